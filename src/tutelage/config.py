@@ -1,0 +1,279 @@
+"""The configuration: one frozen model per section, read from TOML, changed by dotted overrides, printed by ``--help``.
+
+The docstring under each field is its documentation: ``tutelage train --help`` prints it. Nothing unknown is accepted, and
+an unknown key is answered with the nearest known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+import types
+import typing
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tutelage.errors import InputError
+
+PositiveInt = typing.Annotated[int, Field(ge=1)]
+NonNegativeInt = typing.Annotated[int, Field(ge=0)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+
+
+class ModelConfig(Section):
+    id: str = "smollm2"
+    """A Hugging Face directory or hub name; "smollm2" is the embedded SmolLM2-135M-Instruct."""
+    device: str = "auto"
+    """Where the policy trains: "auto" (the first GPU, else the CPU), "cpu", "cuda", "cuda:1", …"""
+    precision: Literal["bf16-mixed", "fp32"] = "bf16-mixed"
+    """bf16-mixed: float32 master weights, bfloat16 matrix products (autocast). fp32: float32 throughout."""
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass: about 3–4 times less activation memory for about 30 % more time."""
+
+
+class DataConfig(Section):
+    train: str = "arithmetic"
+    """Training rows: a JSONL, JSON or Parquet file, a directory of such shards, a hub name ("openai/gsm8k"), or "arithmetic" (built in)."""
+    train_split: str = "train"
+    """The split to take when `train` is a hub name."""
+    validation: str | None = None
+    """Validation rows, named as `train` is. None: `test_size` of the training rows are held out."""
+    validation_split: str = "test"
+    """The split to take when `validation` is a hub name."""
+    hub_config: str | None = None
+    """The configuration of a hub data set ("main" for openai/gsm8k)."""
+    test_size: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the training rows held out for validation when `validation` is None; 0 validates on training rows and says so."""
+    columns: dict[Literal["prompt", "response", "reference"], str] = {}
+    """For rows of another shape: which column holds the prompt, the response, the reference; dots reach into a row ("info.answer")."""
+    prompt: str = "r1_zero"
+    """Prompt template: "r1_zero", "question_only", "plain", "none" (the row's text as it is), "chat" (the tokenizer's), or a text file with {question}."""
+    filter: bool = True
+    """Keep only training rows whose response earns answer_reward 1.0 against its reference."""
+    size: PositiveInt | None = None
+    """How many training rows to use: the first `size` of a seeded order, so that smaller sets lie inside larger ones. None: all."""
+    max_length: PositiveInt | None = None
+    """Longest prompt + response in tokens. None: the 99.5th percentile of the data, printed."""
+    truncate: Literal["drop", "tail"] = "drop"
+    """Longer rows are dropped and counted, or lose the tail of their response (and then teach no end token)."""
+    on_bad_row: Literal["error", "skip"] = "error"
+    """A malformed row stops the run with its file, line and key, or is skipped and counted in the ledger."""
+    seed: int = 42
+    """Seed of the subset and of the held-out split."""
+
+
+class TrainConfig(Section):
+    lr: float = Field(default=2e-5, gt=0)
+    """Peak learning rate."""
+    batch_size: PositiveInt = 1
+    """Rows in one micro-batch (what must fit in memory at once)."""
+    grad_accum: PositiveInt = 4
+    """Micro-batches in one optimizer step; `batch_size` × `grad_accum` rows make up a step, however they are split."""
+    num_epochs: float = Field(default=2, gt=0)
+    """Passes over the training rows; ignored when `num_steps` is given."""
+    num_steps: PositiveInt | None = None
+    """Optimizer steps, instead of `num_epochs`."""
+    clip_grad: float = Field(default=1.0, gt=0)
+    """Largest L2 norm of the gradient; a larger one is scaled down to it."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate falls after warm-up: to zero along a cosine or a line, or not at all."""
+    warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
+    """Share of the optimizer steps over which the learning rate rises from zero."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """AdamW's decoupled weight decay, on matrices only."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's decay rates of the first and second moment."""
+    loss_normalization: Literal["token", "sequence"] = "token"
+    """What the summed loss of a step is divided by: its response tokens, or its rows (the specification's formula)."""
+    seed: int = 42
+    """Seed of the order of rows and of dropout."""
+
+
+class EvalConfig(Section):
+    every: NonNegativeInt = 300
+    """Evaluate after every so many optimizer steps; 0: only before and after training."""
+    before: bool = True
+    """Evaluate the untouched model first."""
+    examples: NonNegativeInt = 64
+    """Validation problems per evaluation, the same ones each time; 0: all of them."""
+    engine: Literal["native", "vllm"] = "native"
+    """native: the training model itself generates. vllm: a vLLM engine on `device` gets the weights before each evaluation."""
+    device: str = "cuda:1"
+    """Where the vLLM engine runs ("cuda:1", "cpu")."""
+    gpu_memory_utilization: float = Field(default=0.85, gt=0, le=1)
+    """Share of that GPU's memory which vLLM may take."""
+    max_new_tokens: PositiveInt = 512
+    """Longest response in tokens; a response cut off there counts as a cap hit."""
+    temperature: float = Field(default=0.0, ge=0)
+    """0: greedy; otherwise sampling at this temperature."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Sample from the smallest set of tokens that holds this probability."""
+    batch_size: PositiveInt = 64
+    """Prompts generated together by the native engine."""
+    reward: Literal["r1_zero", "question_only"] = "r1_zero"
+    """The grader: think/answer tags, or the last \\boxed{}."""
+    seed: int = 42
+    """Seed of the sampled evaluations and of the choice of validation problems."""
+
+
+class RunConfig(Section):
+    dir: str = "runs/tutelage"
+    """The run directory. A finished run there is never overwritten; an unfinished one is continued."""
+    save_every: NonNegativeInt | None = None
+    """Optimizer steps between checkpoints (weights and optimizer state). None: at each evaluation. 0: only when interrupted."""
+    tracker: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
+    """Where the metrics go besides `metrics.jsonl`."""
+
+
+class Config(Section):
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+    run: RunConfig = RunConfig()
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Config:
+        if self.data.test_size and self.data.validation is None and self.data.size and self.data.size < 2:
+            raise ValueError("data.size must be at least 2 when the validation rows are split from the training rows")
+        return self
+
+
+def load_config(path: str | Path | None = None, overrides: list[str] | None = None) -> Config:
+    """The configuration in a TOML file, then ``--section.key value`` (or ``--section.key=value``) overrides.
+
+    Raises:
+        InputError: the file is missing or is not TOML; a key is unknown (the nearest is named); a value is of the wrong type.
+    """
+    raw: dict[str, Any] = {}
+    if path is not None:
+        try:
+            raw = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(f"config file not found: {path}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+            raise InputError(f"{path}: cannot be read as TOML: {error}") from None
+    for dotted, value in parse_overrides(overrides or []):
+        _assign(raw, dotted, value)
+    return parse_config(raw, where=str(path) if path else "config")
+
+
+def parse_config(raw: dict[str, Any], where: str = "config") -> Config:
+    """A validated Config from nested dicts; every problem in one message."""
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        raise InputError("\n".join(f"{where}: {_explain(problem)}" for problem in error.errors())) from None
+
+
+def parse_overrides(arguments: list[str]) -> list[tuple[str, Any]]:
+    """``["--train.lr", "1e-5", "--data.filter=false"]`` → ``[("train.lr", "1e-5"), ("data.filter", "false")]``."""
+    pairs, rest = [], list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if not argument.startswith("--") or "." not in argument.split("=")[0]:
+            raise InputError(f"unexpected argument {argument!r}: overrides look like --section.key value")
+        key, separator, value = argument[2:].partition("=")
+        if not separator:
+            if not rest or (rest[0].startswith("--") and "." in rest[0]):
+                raise InputError(f"--{key} needs a value")
+            value = rest.pop(0)
+        pairs.append((key, _parse_value(key, value)))
+    return pairs
+
+
+def _parse_value(key: str, text: str) -> Any:
+    """None and bracketed TOML values are decoded; anything else stays text, which the field's own type parses."""
+    if text.lower() == "none" and _accepts_none(key):
+        return None
+    if text[:1] in "[{":
+        try:
+            return tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError as error:
+            raise InputError(f"--{key}: {text!r} is not a TOML value: {error}") from None
+    return text
+
+
+def _accepts_none(dotted: str) -> bool:
+    section, _, field = dotted.partition(".")
+    model = Config.model_fields[section].annotation if section in Config.model_fields else None
+    info = model.model_fields.get(field) if isinstance(model, type) and issubclass(model, Section) else None
+    return info is not None and type(None) in typing.get_args(info.annotation)
+
+
+def _assign(raw: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    for part in parents:
+        raw = raw.setdefault(part, {})
+        if not isinstance(raw, dict):
+            raise InputError(f"--{dotted}: {part} is not a section")
+    raw[last] = value
+
+
+def _explain(problem: Any) -> str:
+    """One pydantic problem in words: the key, what was wrong, what to do."""
+    path = [str(part) for part in problem["loc"]]
+    dotted = ".".join(path)
+    if problem["type"] == "extra_forbidden":
+        known = known_keys()
+        nearest = difflib.get_close_matches(dotted, known, n=1, cutoff=0.5) or [
+            key for key in known if key.split(".")[-1] == path[-1]
+        ]
+        hint = f"did you mean {nearest[0]}?" if nearest else "`tutelage train --help` lists the keys"
+        return f"unknown key {dotted}: {hint}"
+    if problem["type"] == "value_error":
+        return str(problem["msg"]).removeprefix("Value error, ")
+    return f"{dotted}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {problem['input']!r}"
+
+
+def known_keys() -> list[str]:
+    """Every ``section.key`` there is."""
+    return [f"{section}.{key}" for section, key, *_ in describe()]
+
+
+def describe() -> list[tuple[str, str, str, str, str]]:
+    """(section, key, type, default, docstring) of every field: what ``--help`` prints."""
+    rows = []
+    for section, info in Config.model_fields.items():
+        model = typing.cast(type[Section], info.annotation)
+        for key, field in model.model_fields.items():
+            rows.append((section, key, _type_name(field.annotation), _shown(field.default), field.description or ""))
+    return rows
+
+
+def _type_name(annotation: Any) -> str:
+    if typing.get_origin(annotation) is Literal:
+        return " | ".join(str(choice) for choice in typing.get_args(annotation))
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return " | ".join(_type_name(part) for part in typing.get_args(annotation))
+    if typing.get_origin(annotation) is typing.Annotated:
+        return _type_name(typing.get_args(annotation)[0])
+    if annotation is type(None):
+        return "none"
+    if typing.get_origin(annotation) in (dict, tuple):
+        return "table" if typing.get_origin(annotation) is dict else "list"
+    return str(annotation.__name__)
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def to_toml(config: Config) -> str:
+    """The resolved configuration as TOML; fields that are None are left out, as TOML has no null."""
+    return tomli_w.dumps(config.model_dump(exclude_none=True, mode="json"))
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """``section.key: old → new`` for every value that changed."""
+    return [
+        f"{section}.{key}: {_shown(a)} → {_shown(b)}"
+        for section, key, *_ in describe()
+        if (a := getattr(getattr(old, section), key)) != (b := getattr(getattr(new, section), key))
+    ]
