@@ -1,0 +1,100 @@
+"""What a person sees: lines, tables, and progress bars with time left; plain lines when the output is not a terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+PLAIN_EVERY_SECONDS = 10.0
+
+_bars: Progress | None = None
+
+
+def _console() -> Console:
+    # made anew each time, so that a redirected sys.stdout is respected; long lines are for the reader's terminal to wrap
+    terminal = sys.stdout.isatty()
+    return Console(file=sys.stdout, highlight=False, soft_wrap=True, width=None if terminal else 120)
+
+
+def say(text: str = "", style: str | None = None) -> None:
+    """One line (or several), printed as it is."""
+    console = _bars.console if _bars is not None else _console()
+    console.print(text, style=style, markup=False)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A table; the first column is text, the others are aligned to the right."""
+    made = Table(title=title, title_justify="left", title_style="bold")
+    for index, column in enumerate(columns):
+        made.add_column(escape(column), justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        made.add_row(*(escape(str(cell)) for cell in row))
+    console = _bars.console if _bars is not None else _console()
+    console.print(made, soft_wrap=False)
+
+
+@contextlib.contextmanager
+def progress(what: str, total: int | None = None) -> Iterator[Callable[[int, str], None]]:
+    """A wait with a bar; yields ``advance(count, note)``. A total of None is a wait of unknown length. Waits may be nested."""
+    bars = _rich_progress(what, total) if sys.stdout.isatty() else _plain_progress(what, total)
+    with bars as advance:
+        yield advance
+
+
+@contextlib.contextmanager
+def _rich_progress(what: str, total: int | None) -> Iterator[Callable[[int, str], None]]:
+    global _bars
+    outermost = _bars is None
+    bars = _bars or Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
+        TimeRemainingColumn(), TextColumn("{task.fields[note]}"), transient=True, console=_console(),
+    )  # fmt: skip
+    if outermost:
+        _bars = bars
+        bars.start()
+    task = bars.add_task(escape(what), total=total, note="")
+    try:
+        yield lambda count, note="": bars.update(task, advance=count, note=escape(note))
+    finally:
+        bars.remove_task(task)
+        if outermost:
+            bars.stop()
+            _bars = None
+
+
+@contextlib.contextmanager
+def _plain_progress(what: str, total: int | None) -> Iterator[Callable[[int, str], None]]:
+    start = last = time.monotonic()
+    done = 0
+
+    def advance(count: int, note: str = "") -> None:
+        nonlocal done, last
+        done += count
+        now = time.monotonic()
+        if total and now - last >= PLAIN_EVERY_SECONDS and done:
+            left = (now - start) / done * (total - done)
+            print(f"{what}: {done}/{total}, {duration(left)} left{'  ' + note if note else ''}", flush=True)
+            last = now
+
+    yield advance
+    if time.monotonic() - start >= 1:
+        print(f"{what}: done in {duration(time.monotonic() - start)}", flush=True)
+
+
+def duration(seconds: float) -> str:
+    """``7 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    return f"{whole // 60} min {whole % 60:02d} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f} %"
