@@ -15,7 +15,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-NAMES = ("Ava", "Ben", "Chloe", "Dan", "Ella", "Finn", "Grace", "Hugo", "Iris", "Jack", "Lena", "Max", "Nora", "Omar", "Rosa", "Sam")
+NAMES = (
+    "Ava",
+    "Ben",
+    "Chloe",
+    "Dan",
+    "Ella",
+    "Finn",
+    "Grace",
+    "Hugo",
+    "Iris",
+    "Jack",
+    "Lena",
+    "Max",
+    "Nora",
+    "Omar",
+    "Rosa",
+    "Sam",
+)
 THINGS = ("apples", "books", "cards", "coins", "marbles", "pens", "shells", "stamps", "stickers", "sweets")
 VALIDATION_SHARE = 5  # one in five number combinations is kept for validation
 
@@ -44,41 +61,63 @@ def _sums(r: random.Random) -> Problem:
     a, b, c = r.randint(5, 40), r.randint(3, 30), r.randint(2, 20)
     c = min(c, a + b - 1)
     name, thing = r.choice(NAMES), r.choice(THINGS)
-    question = r.choice((
-        f"{name} has {a} {thing}, gets {b} more and gives away {c}. How many {thing} are left?",
-        f"There were {a} {thing} in a box. {name} put in {b} and took out {c}. How many {thing} are in the box now?",
-    ))
+    question = r.choice(
+        (
+            f"{name} has {a} {thing}, gets {b} more and gives away {c}. How many {thing} are left?",
+            f"There were {a} {thing} in a box. {name} put in {b} and took out {c}. How many {thing} are in the box now?",
+        )
+    )
     return Problem("sums", (a, b, c), question, (f"{a} + {b} = {a + b}.", f"{a + b} - {c} = {a + b - c}."), a + b - c)
 
 
 def _products(r: random.Random) -> Problem:
     a, b, c = r.randint(2, 9), r.randint(2, 9), r.randint(1, 20)
     name, thing = r.choice(NAMES), r.choice(THINGS)
-    question = r.choice((
-        f"{name} fills {a} bags with {b} {thing} each and has {c} {thing} left over. How many {thing} are there in all?",
-        f"There are {a} rows of {b} {thing}, and {c} more on the floor. How many {thing} are there?",
-    ))
-    return Problem("products", (a, b, c), question, (f"{a} * {b} = {a * b}.", f"{a * b} + {c} = {a * b + c}."), a * b + c)
+    question = r.choice(
+        (
+            f"{name} fills {a} bags with {b} {thing} each and has {c} {thing} left over. How many {thing} are there in all?",
+            f"There are {a} rows of {b} {thing}, and {c} more on the floor. How many {thing} are there?",
+        )
+    )
+    return Problem(
+        "products", (a, b, c), question, (f"{a} * {b} = {a * b}.", f"{a * b} + {c} = {a * b + c}."), a * b + c
+    )
 
 
 def _shares(r: random.Random) -> Problem:
     people, each, extra = r.randint(2, 9), r.randint(2, 12), r.randint(1, 10)
     total, thing = people * each, r.choice(THINGS)
-    question = r.choice((
-        f"{people} friends share {total} {thing} equally. {r.choice(NAMES)}, one of them, already had {extra}. How many {thing} does that friend have now?",
-        f"{total} {thing} are split equally among {people} children. One child finds {extra} more. How many {thing} does that child have?",
-    ))
-    return Problem("shares", (people, each, extra), question, (f"{total} / {people} = {each}.", f"{each} + {extra} = {each + extra}."), each + extra)
+    question = r.choice(
+        (
+            f"{people} friends share {total} {thing} equally. {r.choice(NAMES)}, one of them, already had {extra}. How many {thing} does that friend have now?",
+            f"{total} {thing} are split equally among {people} children. One child finds {extra} more. How many {thing} does that child have?",
+        )
+    )
+    return Problem(
+        "shares",
+        (people, each, extra),
+        question,
+        (f"{total} / {people} = {each}.", f"{each} + {extra} = {each + extra}."),
+        each + extra,
+    )
 
 
 def _rates(r: random.Random) -> Problem:
     speed, hours, more = r.randint(2, 12) * 5, r.randint(2, 6), r.randint(1, 20)
-    question = r.choice((
-        f"A train goes {speed} km each hour for {hours} hours and then {more} km more. How many km does it go?",
-        f"{r.choice(NAMES)} drives at {speed} km per hour for {hours} hours, then walks {more} km. How many km is the whole trip?",
-    ))
+    question = r.choice(
+        (
+            f"A train goes {speed} km each hour for {hours} hours and then {more} km more. How many km does it go?",
+            f"{r.choice(NAMES)} drives at {speed} km per hour for {hours} hours, then walks {more} km. How many km is the whole trip?",
+        )
+    )
     far = speed * hours
-    return Problem("rates", (speed, hours, more), question, (f"{speed} * {hours} = {far}.", f"{far} + {more} = {far + more}."), far + more)
+    return Problem(
+        "rates",
+        (speed, hours, more),
+        question,
+        (f"{speed} * {hours} = {far}.", f"{far} + {more} = {far + more}."),
+        far + more,
+    )
 
 
 def _money(r: random.Random) -> Problem:
@@ -86,54 +125,92 @@ def _money(r: random.Random) -> Problem:
     cost = count * price
     paid = cost + r.randint(1, 30)
     name, thing = r.choice(NAMES), r.choice(THINGS)
-    question = r.choice((
-        f"{name} buys {count} {thing} at ${price} each and pays with ${paid}. How many dollars of change does {name} get?",
-        f"{name} had ${paid} and bought {count} {thing} for ${price} each. How many dollars are left?",
-    ))
-    return Problem("money", (count, price, paid), question, (f"{count} * {price} = {cost}.", f"{paid} - {cost} = {paid - cost}."), paid - cost)
+    question = r.choice(
+        (
+            f"{name} buys {count} {thing} at ${price} each and pays with ${paid}. How many dollars of change does {name} get?",
+            f"{name} had ${paid} and bought {count} {thing} for ${price} each. How many dollars are left?",
+        )
+    )
+    return Problem(
+        "money",
+        (count, price, paid),
+        question,
+        (f"{count} * {price} = {cost}.", f"{paid} - {cost} = {paid - cost}."),
+        paid - cost,
+    )
 
 
 def _time(r: random.Random) -> Problem:
     hours, minutes, pause = r.randint(1, 4), r.randint(1, 11) * 5, r.randint(1, 6) * 5
-    question = r.choice((
-        f"A film runs {hours} hours and {minutes} minutes, with a break of {pause} minutes. How many minutes is that in all?",
-        f"{r.choice(NAMES)} works {hours} hours and {minutes} minutes, then rests {pause} minutes. How many minutes pass?",
-    ))
+    question = r.choice(
+        (
+            f"A film runs {hours} hours and {minutes} minutes, with a break of {pause} minutes. How many minutes is that in all?",
+            f"{r.choice(NAMES)} works {hours} hours and {minutes} minutes, then rests {pause} minutes. How many minutes pass?",
+        )
+    )
     whole = hours * 60
-    steps = (f"{hours} * 60 = {whole}.", f"{whole} + {minutes} = {whole + minutes}.", f"{whole + minutes} + {pause} = {whole + minutes + pause}.")
+    steps = (
+        f"{hours} * 60 = {whole}.",
+        f"{whole} + {minutes} = {whole + minutes}.",
+        f"{whole + minutes} + {pause} = {whole + minutes + pause}.",
+    )
     return Problem("time", (hours, minutes, pause), question, steps, whole + minutes + pause)
 
 
 def _fractions(r: random.Random) -> Problem:
     part, unit = r.choice((2, 3, 4, 5)), r.randint(2, 12)
     total, name, thing = part * unit, r.choice(NAMES), r.choice(THINGS)
-    question = r.choice((
-        f"{name} has {total} {thing} and gives away 1/{part} of them. How many {thing} does {name} keep?",
-        f"1/{part} of the {total} {thing} in a shop are sold. How many {thing} remain?",
-    ))
-    return Problem("fractions", (total, part), question, (f"{total} / {part} = {unit}.", f"{total} - {unit} = {total - unit}."), total - unit)
+    question = r.choice(
+        (
+            f"{name} has {total} {thing} and gives away 1/{part} of them. How many {thing} does {name} keep?",
+            f"1/{part} of the {total} {thing} in a shop are sold. How many {thing} remain?",
+        )
+    )
+    return Problem(
+        "fractions",
+        (total, part),
+        question,
+        (f"{total} / {part} = {unit}.", f"{total} - {unit} = {total - unit}."),
+        total - unit,
+    )
 
 
 def _comparisons(r: random.Random) -> Problem:
     few, times = r.randint(3, 15), r.randint(2, 6)
     (first, second), thing = r.sample(NAMES, 2), r.choice(THINGS)
     many = few * times
-    question = r.choice((
-        f"{first} has {few} {thing}. {second} has {times} times as many. How many more {thing} does {second} have than {first}?",
-        f"{second} has {times} times as many {thing} as {first}, who has {few}. By how many {thing} is {second} ahead?",
-    ))
-    return Problem("comparisons", (few, times), question, (f"{few} * {times} = {many}.", f"{many} - {few} = {many - few}."), many - few)
+    question = r.choice(
+        (
+            f"{first} has {few} {thing}. {second} has {times} times as many. How many more {thing} does {second} have than {first}?",
+            f"{second} has {times} times as many {thing} as {first}, who has {few}. By how many {thing} is {second} ahead?",
+        )
+    )
+    return Problem(
+        "comparisons",
+        (few, times),
+        question,
+        (f"{few} * {times} = {many}.", f"{many} - {few} = {many - few}."),
+        many - few,
+    )
 
 
 def _percents(r: random.Random) -> Problem:
     percent, tens = r.choice((10, 20, 50)), r.randint(2, 20)
     price, thing = tens * 10, r.choice(THINGS)
     off = price * percent // 100
-    question = r.choice((
-        f"A set of {thing} costs ${price}. The shop takes {percent}% off. How many dollars does it cost now?",
-        f"{r.choice(NAMES)} saves {percent}% on a ${price} set of {thing}. How many dollars must be paid?",
-    ))
-    return Problem("percents", (price, percent), question, (f"{percent}% of {price} is {off}.", f"{price} - {off} = {price - off}."), price - off)
+    question = r.choice(
+        (
+            f"A set of {thing} costs ${price}. The shop takes {percent}% off. How many dollars does it cost now?",
+            f"{r.choice(NAMES)} saves {percent}% on a ${price} set of {thing}. How many dollars must be paid?",
+        )
+    )
+    return Problem(
+        "percents",
+        (price, percent),
+        question,
+        (f"{percent}% of {price} is {off}.", f"{price} - {off} = {price - off}."),
+        price - off,
+    )
 
 
 KINDS: tuple[Callable[[random.Random], Problem], ...] = (
@@ -165,7 +242,9 @@ def problems(split: Literal["train", "validation"], seed: int = 0) -> Iterator[P
                 kinds.remove(kind)
 
 
-def rows(split: Literal["train", "validation"], count: int, seed: int = 0, wrong_share: float = 0.12) -> list[dict[str, Any]]:
+def rows(
+    split: Literal["train", "validation"], count: int, seed: int = 0, wrong_share: float = 0.12
+) -> list[dict[str, Any]]:
     """`count` rows in the specification's message format.
 
     Of the training rows, exactly ``round(count × wrong_share)`` have a last step that slipped, and so a wrong answer;
@@ -177,11 +256,17 @@ def rows(split: Literal["train", "validation"], count: int, seed: int = 0, wrong
     for index, problem in zip(range(count), problems(split, seed), strict=False):
         slipped = max(0, problem.answer + r.choice((-10, -3, -2, -1, 1, 2, 3, 10)))
         slipped = slipped if slipped != problem.answer else problem.answer + 1
-        user = {"role": "user", "content": problem.question, "info": {"reference_answer": str(problem.answer), "kind": problem.kind}}
+        user = {
+            "role": "user",
+            "content": problem.question,
+            "info": {"reference_answer": str(problem.answer), "kind": problem.kind},
+        }
         assistant = {"role": "assistant", "content": solution(problem, slipped if index in wrong else None)}
         made.append({"messages": [user, assistant], "planted_error": index in wrong})
     if len(made) < count:
-        raise ValueError(f"the built-in task has {len(made)} distinct {split} problems for seed {seed}; {count} were asked for")
+        raise ValueError(
+            f"the built-in task has {len(made)} distinct {split} problems for seed {seed}; {count} were asked for"
+        )
     return made
 
 

@@ -5,12 +5,29 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
+from rich.text import Text
+
+
+class Advance(Protocol):
+    """Tells a progress bar that `count` more are done."""
+
+    def __call__(self, count: int, note: str = "") -> None: ...
+
 
 PLAIN_EVERY_SECONDS = 10.0
 
@@ -23,7 +40,7 @@ def _console() -> Console:
     return Console(file=sys.stdout, highlight=False, soft_wrap=True, width=None if terminal else 120)
 
 
-def say(text: str = "", style: str | None = None) -> None:
+def say(text: str | Text = "", style: str | None = None) -> None:
     """One line (or several), printed as it is."""
     console = _bars.console if _bars is not None else _console()
     console.print(text, style=style, markup=False)
@@ -41,7 +58,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
 
 
 @contextlib.contextmanager
-def progress(what: str, total: int | None = None) -> Iterator[Callable[[int, str], None]]:
+def progress(what: str, total: int | None = None) -> Iterator[Advance]:
     """A wait with a bar; yields ``advance(count, note)``. A total of None is a wait of unknown length. Waits may be nested."""
     bars = _rich_progress(what, total) if sys.stdout.isatty() else _plain_progress(what, total)
     with bars as advance:
@@ -49,7 +66,7 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[[int, str
 
 
 @contextlib.contextmanager
-def _rich_progress(what: str, total: int | None) -> Iterator[Callable[[int, str], None]]:
+def _rich_progress(what: str, total: int | None) -> Iterator[Advance]:
     global _bars
     outermost = _bars is None
     bars = _bars or Progress(
@@ -61,7 +78,11 @@ def _rich_progress(what: str, total: int | None) -> Iterator[Callable[[int, str]
         bars.start()
     task = bars.add_task(escape(what), total=total, note="")
     try:
-        yield lambda count, note="": bars.update(task, advance=count, note=escape(note))
+
+        def advance(count: int, note: str = "") -> None:
+            bars.update(task, advance=count, note=escape(note))
+
+        yield advance
     finally:
         bars.remove_task(task)
         if outermost:
@@ -70,7 +91,7 @@ def _rich_progress(what: str, total: int | None) -> Iterator[Callable[[int, str]
 
 
 @contextlib.contextmanager
-def _plain_progress(what: str, total: int | None) -> Iterator[Callable[[int, str], None]]:
+def _plain_progress(what: str, total: int | None) -> Iterator[Advance]:
     start = last = time.monotonic()
     done = 0
 
@@ -93,7 +114,9 @@ def duration(seconds: float) -> str:
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
-    return f"{whole // 60} min {whole % 60:02d} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return (
+        f"{whole // 60} min {whole % 60:02d} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    )
 
 
 def percent(share: float | None) -> str:

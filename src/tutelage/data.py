@@ -33,7 +33,9 @@ class BadRow(ValueError):
 # ── shapes ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def parse_row(row: dict[str, Any], columns: dict[Any, str] | None = None, needs_response: bool = True) -> dict[str, str]:
+def parse_row(
+    row: dict[str, Any], columns: dict[Any, str] | None = None, needs_response: bool = True
+) -> dict[str, str]:
     """A raw row as ``{"prompt", "response", "reference"}``, by the column mapping if there is one, else by its shape.
 
     Raises:
@@ -49,7 +51,10 @@ def parse_row(row: dict[str, Any], columns: dict[Any, str] | None = None, needs_
         else:
             shapes = "; ".join(" + ".join(keys) for keys, _ in _SHAPES)
             raise BadRow(f"keys {sorted(row)} are of no known shape ({shapes}): name them in data.columns")
-    pair = {key: str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value for key, value in pair.items()}
+    pair = {
+        key: str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+        for key, value in pair.items()
+    }
     for key, value in pair.items():
         if value is not None and not isinstance(value, str):
             raise BadRow(f"{key} is {type(value).__name__}, not text")
@@ -97,7 +102,13 @@ def build_text_pairs(example: dict[str, Any]) -> dict[str, Any]:
 
 
 def _first_reference(*places: Any) -> Any:
-    found = (place[key] for place in places if isinstance(place, dict) for key in _REFERENCE_KEYS if place.get(key) is not None)
+    found = (
+        place[key]
+        for place in places
+        if isinstance(place, dict)
+        for key in _REFERENCE_KEYS
+        if place.get(key) is not None
+    )
     return next(found, None)
 
 
@@ -111,7 +122,11 @@ def _gsm8k(row: dict[str, Any]) -> dict[str, Any]:
         reference = _first_reference({**row, "answer": None}) if "</answer>" in final else row["answer"]
         return {"prompt": row["question"], "response": row["answer"], "reference": reference}
     work = re.sub(r"<<[^<>]*>>", "", work).strip()
-    return {"prompt": row["question"], "response": think_answer(work, final.strip()), "reference": final.strip().replace(",", "")}
+    return {
+        "prompt": row["question"],
+        "response": think_answer(work, final.strip()),
+        "reference": final.strip().replace(",", ""),
+    }
 
 
 def _math(row: dict[str, Any]) -> dict[str, Any]:
@@ -169,7 +184,9 @@ def load_template(name: str) -> str:
         text = file.read_text(encoding="utf-8") if file.is_file() else Path(name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         known = sorted(file.name.removesuffix(".txt") for file in shipped.iterdir() if file.name.endswith(".txt"))
-        raise InputError(f"data.prompt: {name!r} is neither a template ({', '.join(known)}, none, chat) nor a readable file") from None
+        raise InputError(
+            f"data.prompt: {name!r} is neither a template ({', '.join(known)}, none, chat) nor a readable file"
+        ) from None
     if text.count("{question}") != 1:
         raise InputError(f"{name}: a prompt template holds {{question}} exactly once")
     return text
@@ -208,12 +225,22 @@ class Ledger:
     def counts(self) -> Counter[str]:
         return Counter(fate.fate for fate in self)
 
+    def summary(self) -> str:
+        """``450 kept, 62 wrong answer``."""
+        return ", ".join(f"{count} {fate}" for fate, count in self.counts().most_common())
+
     def __iter__(self) -> Iterator[Fate]:
         return iter(self._fates.values())
 
 
 def to_examples(
-    rows: Sequence[Row], template: str, ledger: Ledger, *, columns: dict[Any, str] | None = None, on_bad_row: str = "error", needs_response: bool = True
+    rows: Sequence[Row],
+    template: str,
+    ledger: Ledger,
+    *,
+    columns: dict[Any, str] | None = None,
+    on_bad_row: str = "error",
+    needs_response: bool = True,
 ) -> list[Example]:
     """Examples of the well-formed rows; malformed ones raise, or are marked "malformed" in the ledger.
 
@@ -234,7 +261,9 @@ def to_examples(
         examples.append(Example(prompt, response, pair["reference"], row.source))
     if bad and on_bad_row == "error":
         more = f" (and {len(bad) - 1} more malformed rows)" if len(bad) > 1 else ""
-        raise InputError(f'{bad[0]}{more}; mend the row, or set data.on_bad_row = "skip" to leave such rows out and count them')
+        raise InputError(
+            f'{bad[0]}{more}; mend the row, or set data.on_bad_row = "skip" to leave such rows out and count them'
+        )
     if not examples:
         raise InputError(f"all {len(rows)} rows are malformed; the first: {bad[0]}")
     return examples
@@ -250,8 +279,17 @@ def judge(example: Example, style: str = "r1_zero") -> tuple[str, Verdict]:
     return ("kept" if verdict.equal else "wrong format" if verdict.layer == "format" else "wrong answer"), verdict
 
 
-def keep_correct(examples: Iterable[Example], ledger: Ledger, style: str = "r1_zero") -> list[Example]:
-    """The examples whose response is graded right; the others are marked in the ledger with the reason."""
+def keep_correct(
+    examples: Sequence[Example],
+    ledger: Ledger,
+    style: str = "r1_zero",
+    on_graded: Callable[[int], None] = lambda count: None,
+) -> list[Example]:
+    """The examples whose response is graded right; the others are marked in the ledger with the reason.
+
+    Raises:
+        InputError: nothing survives; the message counts why and shows one row.
+    """
     kept = []
     for example in examples:
         fate, verdict = judge(example, style)
@@ -259,6 +297,13 @@ def keep_correct(examples: Iterable[Example], ledger: Ledger, style: str = "r1_z
             kept.append(example)
         else:
             ledger.mark(example.source, fate, f"{verdict.layer}: {verdict.why}")
+        on_graded(1)
+    if not kept:
+        first = examples[0]
+        raise InputError(
+            f"nothing survives the filter ({ledger.summary()}); the first row, {first.source}: reference {first.reference!r}, response ends "
+            f"{first.response[-80:]!r}. Mend the data, or set data.filter = false"
+        )
     return kept
 
 
@@ -272,7 +317,14 @@ def seeded_order(count: int, seed: int) -> list[int]:
 # ── the specification's functions ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def load_data(subset: int | None = None, seed: int = 42, test_size: float | None = None, *, source: str = "arithmetic", split: str = "train") -> dict[str, Any]:
+def load_data(
+    subset: int | None = None,
+    seed: int = 42,
+    test_size: float | None = None,
+    *,
+    source: str = "arithmetic",
+    split: str = "train",
+) -> dict[str, Any]:
     """The specification's loader: raw rows as Hugging Face datasets.
 
     Args:
@@ -294,7 +346,11 @@ def load_data(subset: int | None = None, seed: int = 42, test_size: float | None
         raise InputError(f"subset is {subset}, but {source} has {len(rows)} rows")
     if test_size is not None and not 0 <= test_size < 1:
         raise InputError(f"test_size is {test_size}; it is a share of the rows, at least 0 and below 1")
-    chosen = [rows[index].value for index in seeded_order(len(rows), seed)[:subset]] if subset is not None else [row.value for row in rows]
+    chosen = (
+        [rows[index].value for index in seeded_order(len(rows), seed)[:subset]]
+        if subset is not None
+        else [row.value for row in rows]
+    )
     try:
         whole = datasets.Dataset.from_list(chosen)
     except Exception as error:  # pyarrow's errors: a column of mixed types

@@ -48,7 +48,12 @@ def log_generations(
 
 
 def log_generations_vllm(
-    vllm_model: Any, prompts: list[str], ground_truths: list[str], reward_fn: RewardFn, sampling_params: Any, batch_size: int = 8
+    vllm_model: Any,
+    prompts: list[str],
+    ground_truths: list[str],
+    reward_fn: RewardFn,
+    sampling_params: Any,
+    batch_size: int = 8,
 ) -> dict[str, Any]:
     """Generate with a vLLM engine, grade, and summarise: the same records and summary as `log_generations`.
 
@@ -120,4 +125,6 @@ def summarize(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _check(prompts: Sequence[str], ground_truths: Sequence[str]) -> None:
     if len(prompts) != len(ground_truths) or not prompts:
-        raise ValueError(f"{len(prompts)} prompts and {len(ground_truths)} ground truths: as many of each are needed, and at least one")
+        raise ValueError(
+            f"{len(prompts)} prompts and {len(ground_truths)} ground truths: as many of each are needed, and at least one"
+        )

@@ -56,7 +56,9 @@ class Head:
     def __init__(self, model: Any) -> None:
         self.linear = model.get_output_embeddings()
         config = model.config.get_text_config()
-        self.scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
+        self.scale = float(getattr(config, "logit_scale", None) or 1.0) / float(
+            getattr(config, "logits_scaling", None) or 1.0
+        )
         self.cap = getattr(config, "final_logit_softcapping", None)
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -80,7 +82,9 @@ def choose_device(name: str) -> torch.device:
         raise InputError(f'{name!r} is not a device: write "auto", "cpu", "cuda" or "cuda:1"') from None
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device.type == "cuda" and (device.index or 0) >= count:
-        raise InputError(f'device {name!r} is not there: this machine has {count} CUDA GPU{"" if count == 1 else "s"}; use "auto" or "cpu"')
+        raise InputError(
+            f'device {name!r} is not there: this machine has {count} CUDA GPU{"" if count == 1 else "s"}; use "auto" or "cpu"'
+        )
     if device.type not in ("cpu", "cuda"):
         raise InputError(f'device {name!r} is not supported: use "cpu" or "cuda"')
     return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
@@ -215,4 +219,6 @@ def _check_head(policy: Policy, model_id: str) -> None:
 
 def _cannot_load(what: str, model_id: str, error: Exception) -> InputError:
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return InputError(f"{model_id}: the {what} cannot be loaded; it is neither a model directory here nor on the Hugging Face hub in reach: {lines[0]}")
+    return InputError(
+        f"{model_id}: the {what} cannot be loaded; it is neither a model directory here nor on the Hugging Face hub in reach: {lines[0]}"
+    )

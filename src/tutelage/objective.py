@@ -30,7 +30,9 @@ def compute_entropy(logits: torch.Tensor) -> torch.Tensor:
     return log_z.squeeze(-1) - (probs * logits.masked_fill(torch.isneginf(logits), 0.0)).sum(dim=-1)
 
 
-def masked_normalize(tensor: torch.Tensor, mask: torch.Tensor, normalize_constant: float, dim: int | None = None) -> torch.Tensor:
+def masked_normalize(
+    tensor: torch.Tensor, mask: torch.Tensor, normalize_constant: float, dim: int | None = None
+) -> torch.Tensor:
     """Sum over `dim` (or over everything) where mask is 1, divided by a constant.
 
     Masked-out elements never count, not even when they are infinite or NaN. Half-precision input is summed in float32.
@@ -46,7 +48,10 @@ def masked_normalize(tensor: torch.Tensor, mask: torch.Tensor, normalize_constan
 
 
 def sft_microbatch_train_step(
-    policy_log_probs: torch.Tensor, response_mask: torch.Tensor, gradient_accumulation_steps: int, normalize_constant: float = 1.0
+    policy_log_probs: torch.Tensor,
+    response_mask: torch.Tensor,
+    gradient_accumulation_steps: int,
+    normalize_constant: float = 1.0,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The specification's micro-batch step: loss, and its backward pass.
 
@@ -68,7 +73,9 @@ def sft_microbatch_train_step(
             f"policy_log_probs has shape {tuple(policy_log_probs.shape)}, response_mask {tuple(response_mask.shape)}: both must be (batch, seq_len)"
         )
     if gradient_accumulation_steps < 1 or normalize_constant <= 0:
-        raise ValueError(f"gradient_accumulation_steps is {gradient_accumulation_steps}, normalize_constant {normalize_constant}: both must be positive")
+        raise ValueError(
+            f"gradient_accumulation_steps is {gradient_accumulation_steps}, normalize_constant {normalize_constant}: both must be positive"
+        )
     masked_ce_sum = masked_normalize(-_wide(policy_log_probs), response_mask, normalize_constant)
     loss = masked_ce_sum / (policy_log_probs.shape[0] * gradient_accumulation_steps)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -76,7 +83,11 @@ def sft_microbatch_train_step(
 
 
 def get_response_log_probs(
-    model: torch.nn.Module, input_ids: torch.Tensor, labels: torch.Tensor, return_token_entropy: bool = False, with_grad: bool = False
+    model: torch.nn.Module,
+    input_ids: torch.Tensor,
+    labels: torch.Tensor,
+    return_token_entropy: bool = False,
+    with_grad: bool = False,
 ) -> dict[str, torch.Tensor]:
     """Log-probability of each label under the model, and on demand the entropy of each next-token distribution.
 

@@ -125,13 +125,20 @@ def tokenize_prompt_and_output(
         ValueError: the lists differ in length or are empty.
     """
     if len(prompt_strs) != len(output_strs) or not prompt_strs:
-        raise ValueError(f"{len(prompt_strs)} prompts and {len(output_strs)} outputs: as many of each are needed, and at least one")
-    pairs = [(encode_prompt(tokenizer, prompt), encode_response(tokenizer, output)) for prompt, output in zip(prompt_strs, output_strs, strict=True)]
+        raise ValueError(
+            f"{len(prompt_strs)} prompts and {len(output_strs)} outputs: as many of each are needed, and at least one"
+        )
+    pairs = [
+        (encode_prompt(tokenizer, prompt), encode_response(tokenizer, output))
+        for prompt, output in zip(prompt_strs, output_strs, strict=True)
+    ]
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     return pad_and_shift(pairs, 0 if pad is None else int(pad), max_length)
 
 
-def pad_and_shift(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int, max_length: int | None = None) -> dict[str, torch.Tensor]:
+def pad_and_shift(
+    pairs: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int, max_length: int | None = None
+) -> dict[str, torch.Tensor]:
     """The tensors of `tokenize_prompt_and_output` from (prompt ids, response ids). Masks come from positions, so pad may equal end."""
     merged = [[*prompt, *response][:max_length] for prompt, response in pairs]
     width = max(map(len, merged))
@@ -140,4 +147,8 @@ def pad_and_shift(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: 
     for row, (sequence, (prompt, _)) in enumerate(zip(merged, pairs, strict=True)):
         ids[row, : len(sequence)] = torch.tensor(sequence, dtype=torch.long)
         mask[row, len(prompt) : len(sequence)] = True
-    return {"input_ids": ids[:, :-1].contiguous(), "labels": ids[:, 1:].contiguous(), "response_mask": mask[:, 1:].contiguous()}
+    return {
+        "input_ids": ids[:, :-1].contiguous(),
+        "labels": ids[:, 1:].contiguous(),
+        "response_mask": mask[:, 1:].contiguous(),
+    }

