@@ -58,7 +58,7 @@ def solution(problem: Problem, answer: int | None = None) -> str:
 
 
 def _sums(r: random.Random) -> Problem:
-    a, b, c = r.randint(5, 40), r.randint(3, 30), r.randint(2, 20)
+    a, b, c = r.randint(3, 20), r.randint(2, 10), r.randint(1, 9)
     c = min(c, a + b - 1)
     name, thing = r.choice(NAMES), r.choice(THINGS)
     question = r.choice(
@@ -71,7 +71,7 @@ def _sums(r: random.Random) -> Problem:
 
 
 def _products(r: random.Random) -> Problem:
-    a, b, c = r.randint(2, 9), r.randint(2, 9), r.randint(1, 20)
+    a, b, c = r.randint(2, 6), r.randint(2, 9), r.randint(1, 10)
     name, thing = r.choice(NAMES), r.choice(THINGS)
     question = r.choice(
         (
@@ -85,7 +85,7 @@ def _products(r: random.Random) -> Problem:
 
 
 def _shares(r: random.Random) -> Problem:
-    people, each, extra = r.randint(2, 9), r.randint(2, 12), r.randint(1, 10)
+    people, each, extra = r.randint(2, 6), r.randint(2, 9), r.randint(1, 9)
     total, thing = people * each, r.choice(THINGS)
     question = r.choice(
         (
@@ -103,7 +103,7 @@ def _shares(r: random.Random) -> Problem:
 
 
 def _rates(r: random.Random) -> Problem:
-    speed, hours, more = r.randint(2, 12) * 5, r.randint(2, 6), r.randint(1, 20)
+    speed, hours, more = r.randint(1, 6) * 10, r.randint(2, 5), r.randint(1, 9)
     question = r.choice(
         (
             f"A train goes {speed} km each hour for {hours} hours and then {more} km more. How many km does it go?",
@@ -121,9 +121,9 @@ def _rates(r: random.Random) -> Problem:
 
 
 def _money(r: random.Random) -> Problem:
-    count, price = r.randint(2, 8), r.randint(2, 9)
+    count, price = r.randint(2, 6), r.randint(2, 9)
     cost = count * price
-    paid = cost + r.randint(1, 30)
+    paid = cost + r.randint(1, 10)
     name, thing = r.choice(NAMES), r.choice(THINGS)
     question = r.choice(
         (
@@ -141,7 +141,7 @@ def _money(r: random.Random) -> Problem:
 
 
 def _time(r: random.Random) -> Problem:
-    hours, minutes, pause = r.randint(1, 4), r.randint(1, 11) * 5, r.randint(1, 6) * 5
+    hours, minutes, pause = r.randint(1, 3), r.randint(1, 5) * 10, r.randint(1, 9)
     question = r.choice(
         (
             f"A film runs {hours} hours and {minutes} minutes, with a break of {pause} minutes. How many minutes is that in all?",
@@ -158,7 +158,7 @@ def _time(r: random.Random) -> Problem:
 
 
 def _fractions(r: random.Random) -> Problem:
-    part, unit = r.choice((2, 3, 4, 5)), r.randint(2, 12)
+    part, unit = r.choice((2, 3, 4, 5)), r.randint(2, 9)
     total, name, thing = part * unit, r.choice(NAMES), r.choice(THINGS)
     question = r.choice(
         (
@@ -176,7 +176,7 @@ def _fractions(r: random.Random) -> Problem:
 
 
 def _comparisons(r: random.Random) -> Problem:
-    few, times = r.randint(3, 15), r.randint(2, 6)
+    few, times = r.randint(2, 10), r.randint(2, 5)
     (first, second), thing = r.sample(NAMES, 2), r.choice(THINGS)
     many = few * times
     question = r.choice(
@@ -195,7 +195,7 @@ def _comparisons(r: random.Random) -> Problem:
 
 
 def _percents(r: random.Random) -> Problem:
-    percent, tens = r.choice((10, 20, 50)), r.randint(2, 20)
+    percent, tens = r.choice((10, 20, 50)), r.randint(1, 10)
     price, thing = tens * 10, r.choice(THINGS)
     off = price * percent // 100
     question = r.choice(

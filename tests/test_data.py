@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tutelage import arithmetic, build_text_pairs, filter_correct_dataset, load_data
+from tutelage.data import BadRow, Example, Ledger, apply_template, judge, keep_correct, load_template, parse_row, seeded_order, to_examples
+from tutelage.errors import InputError
+from tutelage.sources import Row, read_rows
+
+MESSAGES = {
+    "messages": [
+        {"role": "user", "content": "What is 2 + 2?", "info": {"reference_answer": "4"}},
+        {"role": "assistant", "content": "<think> 2 + 2 = 4 </think> <answer> 4 </answer>"},
+    ]
+}
+GSM8K = {"question": "How many?", "answer": "He has 48/2 = <<48/2=24>>24 clips.\nSo 48+24 = <<48+24=72>>1,072.\n#### 1,072"}
+MATH = {"problem": "Find $x$.", "solution": "We get $x = \\boxed{\\frac{1}{2}}$.", "level": "Level 1"}
+
+
+def test_text_pairs_of_a_message_row():
+    expected = {"prompt": "What is 2 + 2?", "response": MESSAGES["messages"][1]["content"], "reference": "4"}
+    assert build_text_pairs(MESSAGES) == expected
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        lambda row: row["messages"][1].update(info={"reference_answer": "5"}),
+        lambda row: row["messages"][0].update(info={"ground_truth": "5"}),
+        lambda row: row.update(reference_answer="5"),
+        lambda row: row.update(info={"answer": "5"}),
+    ],
+)
+def test_the_reference_has_fallbacks(place):
+    row = json.loads(json.dumps(MESSAGES))
+    row["messages"][0]["info"] = {}
+    place(row)
+    assert build_text_pairs(row)["reference"] == "5"
+
+
+def test_gsm8k_rows_lose_their_calculator_marks():
+    pair = parse_row(GSM8K)
+    assert pair["reference"] == "1072"
+    assert pair["response"] == "<think> He has 48/2 = 24 clips.\nSo 48+24 = 1,072. </think> <answer> 1,072 </answer>"
+
+
+def test_math_rows_take_the_boxed_answer():
+    pair = parse_row(MATH)
+    assert pair["reference"] == "\\frac{1}{2}"
+    assert pair["response"].endswith("</think> <answer> \\frac{1}{2} </answer>")
+
+
+def test_prompt_response_rows_and_numbers_as_references():
+    assert parse_row({"prompt": "p", "response": "r", "reference": 4}) == {"prompt": "p", "response": "r", "reference": "4"}
+
+
+def test_a_column_mapping_reaches_into_the_row():
+    row = {"q": "p", "out": {"text": "r"}, "meta": {"gold": 3}}
+    columns = {"prompt": "q", "response": "out.text", "reference": "meta.gold"}
+    assert parse_row(row, columns) == {"prompt": "p", "response": "r", "reference": "3"}
+    with pytest.raises(BadRow, match=r"'out\.body'.*not in this row"):
+        parse_row(row, {**columns, "response": "out.body"})
+
+
+@pytest.mark.parametrize(
+    ("row", "what"),
+    [
+        ({"foo": 1}, "no known shape"),
+        ({"messages": "hello"}, "messages is not a list"),
+        ({"messages": [{"content": "x"}]}, r"messages\[0\] has no role"),
+        ({"messages": [{"role": "assistant", "content": "x"}]}, "no user turn"),
+        ({"messages": [MESSAGES["messages"][0], MESSAGES["messages"][0]]}, "more than one user turn"),
+        ({"messages": [MESSAGES["messages"][0]]}, "response is empty or missing"),
+        ({"prompt": "p", "response": ["r"]}, "response is list, not text"),
+        ({"prompt": " ", "response": "r"}, "prompt is empty"),
+        ({"prompt": "p", "response": "r", "reference": " "}, "reference is empty"),
+        ({"problem": "p", "solution": "no box"}, "boxed"),
+    ],
+)
+def test_a_malformed_row_says_which_key(row, what):
+    with pytest.raises(BadRow, match=what):
+        parse_row(row)
+
+
+def test_malformed_rows_stop_with_file_line_and_key_or_are_counted(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(MESSAGES) + "\n\n{broken\n" + json.dumps({"prompt": "p", "response": 7.5}) + '\n["list"]\n' + json.dumps({"x": 1}) + "\n")
+    rows = read_rows(str(path))
+    with pytest.raises(InputError, match=r"rows\.jsonl:3: not valid JSON .* and 2 more malformed rows.*on_bad_row"):
+        to_examples(rows, "{question}", Ledger(()))
+    ledger = Ledger(row.source for row in rows)
+    assert len(to_examples(rows, "{question}", ledger, on_bad_row="skip")) == 2
+    assert ledger.counts() == {"kept": 2, "malformed": 3}
+
+
+def test_nothing_but_malformed_rows_is_an_error_even_when_skipping():
+    with pytest.raises(InputError, match="all 1 rows are malformed"):
+        to_examples([Row("f:1", {"x": 1})], "{question}", Ledger(["f:1"]), on_bad_row="skip")
+
+
+def test_shipped_templates_hold_the_question_once():
+    for name in ("r1_zero", "question_only", "plain", "none"):
+        assert load_template(name).count("{question}") == 1
+
+
+def test_a_template_that_opens_the_think_block_takes_it_from_the_response():
+    pair = {"prompt": "Q {question}?", "response": "<think> a </think> <answer> b </answer>", "reference": "b"}
+    prompt, response = apply_template(pair, load_template("r1_zero"))
+    assert prompt.endswith("User: Q {question}?\nAssistant: <think>")
+    assert response == " a </think> <answer> b </answer>"
+    assert apply_template(pair, "{question}") == (pair["prompt"], pair["response"])
+
+
+def test_a_template_file_must_hold_the_question(tmp_path):
+    file = tmp_path / "mine.txt"
+    file.write_text("Solve!")
+    with pytest.raises(InputError, match="exactly once"):
+        load_template(str(file))
+    file.write_text("Solve: {question}")
+    assert load_template(str(file)) == "Solve: {question}"
+    with pytest.raises(InputError, match="neither a template"):
+        load_template("r1zero")
+
+
+def example(response: str, reference: str) -> Example:
+    return Example("p", response, reference, "f:1")
+
+
+@pytest.mark.parametrize(
+    ("response", "reference", "fate"),
+    [
+        ("<think> x </think> <answer> 4 </answer>", "4", "kept"),
+        ("<think> x </think> <answer> 5 </answer>", "4", "wrong answer"),
+        ("the answer is 4", "4", "wrong format"),
+        ("<think> x </think> <answer> 4 </answer>", "", "no reference"),
+    ],
+)
+def test_fates_of_the_filter(response, reference, fate):
+    assert judge(example(response, reference))[0] == fate
+
+
+def test_an_undecided_grade_is_not_a_wrong_one(monkeypatch):
+    from tutelage.grading import pool
+
+    monkeypatch.setattr(pool, "symbolically_equal", lambda gold, answer: (None, "stopped at the limit"))
+    assert judge(example("<think> x </think> <answer> \\sqrt{2} </answer>", "\\frac{2}{\\sqrt{2}}"))[0] == "undecided"
+
+
+def test_nothing_left_by_the_filter_is_an_error_with_counts():
+    with pytest.raises(InputError, match=r"nothing survives the filter \(1 wrong answer\).*f:1"):
+        keep_correct([example("<think> x </think> <answer> 5 </answer>", "4")], Ledger(["f:1"]))
+
+
+def test_the_filter_finds_exactly_the_planted_errors():
+    rows = arithmetic.rows("train", 100)
+    kept = filter_correct_dataset(rows, log_filter_stats=False)
+    assert kept == [row for row in rows if not row["planted_error"]] and len(kept) == 88
+
+
+def test_the_filter_reports_and_returns_what_it_was_given(capsys):
+    import datasets
+
+    whole = datasets.Dataset.from_list(arithmetic.rows("train", 50))
+    kept = filter_correct_dataset(whole, seed=1, debug_samples=2)
+    assert isinstance(kept, datasets.Dataset) and len(kept) == 44
+    printed = capsys.readouterr().out
+    assert "filter: 50 → 44 rows (44 kept, 6 wrong answer)" in printed and printed.count("response:") == 2
+
+
+def test_load_data_samples_nested_subsets_and_splits(data_file):
+    small, large = (load_data(size, 7, source=str(data_file))["train"] for size in (8, 16))
+    assert small["messages"] == large["messages"][:8]
+    parts = load_data(None, 42, 0.25, source=str(data_file))
+    assert (len(parts["train"]), len(parts["test"])) == (36, 12)
+    questions = {split: {row["messages"][0]["content"] for row in part} for split, part in parts.items()}
+    assert not questions["train"] & questions["test"]
+    same = load_data(source=str(data_file))
+    assert len(same["train"]) == len(same["test"]) == 48
+    assert build_text_pairs(same["train"][0])["reference"]
+
+
+@pytest.mark.parametrize(("arguments", "what"), [({"subset": 99}, "has 48 rows"), ({"test_size": 1.5}, "share"), ({"test_size": 0.001}, "empty")])
+def test_load_data_refuses_what_cannot_be(data_file, arguments, what):
+    with pytest.raises(InputError, match=what):
+        load_data(**arguments, source=str(data_file))
+
+
+def test_prefixes_of_the_seeded_order_are_nested():
+    assert seeded_order(100, 3)[:10] == seeded_order(100, 3)[:20][:10]
+    assert sorted(seeded_order(100, 3)) == list(range(100)) and seeded_order(100, 3) != seeded_order(100, 4)

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tutelage.generation import Completion, Sampling, cut_at_stop
+from tutelage.generation.native import _choose, generate
+from tutelage.objective import compute_entropy
+
+TEXTS = ["Ava has 3 pens.", "There are 4 rows of 5 sweets, and 2 more.", "A", "Ben has 2 times as many"]
+
+
+@pytest.fixture
+def prompts(tokenizer):
+    return [tokenizer.encode(text) for text in TEXTS]
+
+
+def greedy_by_hand(model, prompt, count):
+    """One row, no cache, no padding: (tokens, entropies)."""
+    ids, entropies = list(prompt), []
+    model.eval()
+    with torch.no_grad():
+        for _ in range(count):
+            logits = model(torch.tensor([ids])).logits[0, -1]
+            entropies.append(compute_entropy(logits).item())
+            ids.append(int(logits.argmax()))
+            if ids[-1] == 0:
+                break
+    return ids[len(prompt) :], entropies
+
+
+def test_batched_generation_with_a_cache_equals_one_row_without(model, tokenizer, prompts):
+    completions = generate(model, tokenizer, prompts, Sampling(12, temperature=0, stop=()), batch_size=3)
+    for prompt, completion in zip(prompts, completions, strict=True):
+        tokens, entropies = greedy_by_hand(model, prompt, 12)
+        assert list(completion.token_ids) == tokens
+        assert completion.entropies == pytest.approx(entropies, abs=1e-4)
+
+
+def test_a_sampled_response_does_not_depend_on_its_batch(model, tokenizer, prompts):
+    sampling = Sampling(10, temperature=1.0, top_p=0.9, stop=(), seed=5)
+    batched = generate(model, tokenizer, prompts, sampling, batch_size=4)
+    single = generate(model, tokenizer, prompts, sampling, batch_size=1)
+    assert [completion.token_ids for completion in batched] == [completion.token_ids for completion in single]
+    other = generate(model, tokenizer, prompts, Sampling(10, temperature=1.0, top_p=0.9, stop=(), seed=6))
+    assert [completion.token_ids for completion in other] != [completion.token_ids for completion in batched]
+
+
+def test_generation_leaves_the_random_state_the_mode_and_the_tokenizer_alone(model, tokenizer, prompts):
+    model.train()
+    side, state = tokenizer.padding_side, torch.get_rng_state()
+    generate(model, tokenizer, prompts, Sampling(3, temperature=1.0))
+    assert model.training and tokenizer.padding_side == side and torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_training_mode_is_restored_after_an_error(model, tokenizer):
+    model.train()
+    with pytest.raises(RuntimeError):
+        generate(model, tokenizer, [[10**9]], Sampling(3))
+    assert model.training
+
+
+class Script:
+    """A model that says fixed tokens, whatever it is asked."""
+
+    def __init__(self, tokens: list[int], vocabulary: int) -> None:
+        self.tokens, self.vocabulary, self.said, self.training, self.config = tokens, vocabulary, 0, False, None
+
+    def get_input_embeddings(self):
+        return torch.nn.Embedding(2, 2)
+
+    def eval(self):
+        return self
+
+    def train(self, mode: bool = True):
+        return self
+
+    def __call__(self, input_ids, **_):
+        from types import SimpleNamespace
+
+        logits = torch.zeros(len(input_ids), 1, self.vocabulary)
+        logits[..., self.tokens[self.said]] = 50.0
+        self.said += 1
+        return SimpleNamespace(logits=logits)
+
+
+def said(tokenizer, text: str, cap: int = 200, stop=("</answer>",), end: bool = False) -> Completion:
+    tokens = tokenizer.encode(text) + ([tokenizer.eos_token_id] if end else []) + tokenizer.encode(" and so on" * 100)
+    return generate(Script(tokens, len(tokenizer)), tokenizer, [[1, 2]], Sampling(cap, temperature=0, stop=stop))[0]
+
+
+def test_generation_ends_at_the_stop_string_which_stays_in_the_text(tokenizer):
+    completion = said(tokenizer, "<think> a </think> <answer> 4 </answer> more")
+    assert completion.text == "<think> a </think> <answer> 4 </answer>" and completion.finish_reason == "stop"
+
+
+def test_generation_ends_at_the_end_token_which_does_not(tokenizer):
+    completion = said(tokenizer, "4 it is", end=True)
+    assert (completion.text, completion.finish_reason) == ("4 it is", "stop")
+    assert completion.token_ids[-1] == tokenizer.eos_token_id
+
+
+def test_generation_cut_off_at_the_cap_says_so(tokenizer):
+    completion = said(tokenizer, "on and on", cap=3)
+    assert completion.finish_reason == "length" and len(completion.token_ids) == len(completion.entropies) == 3
+
+
+def test_the_text_ends_with_the_earliest_stop_string():
+    assert cut_at_stop("a STOP b END", ("END", "STOP")) == ("a STOP", True)
+    assert cut_at_stop("a b", ("END",)) == ("a b", False)
+
+
+def test_sampling_follows_the_distribution_and_top_p():
+    logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]]))
+    uniforms = [(index + 0.5) / 1000 for index in range(1000)]
+    counts = torch.bincount(torch.tensor(_choose(logits.expand(1000, -1), Sampling(temperature=1.0), uniforms)), minlength=4)
+    assert counts.tolist() == [500, 300, 150, 50]
+    nucleus = torch.bincount(torch.tensor(_choose(logits.expand(1000, -1), Sampling(temperature=1.0, top_p=0.8), uniforms)), minlength=4)
+    assert nucleus.tolist() == [625, 375, 0, 0]
+    assert set(_choose(logits.expand(1000, -1), Sampling(temperature=1e-3), uniforms)) == {0}
+    assert _choose(logits, Sampling(temperature=1.0, top_p=1e-6), [0.999]) == [0]
+
+
+@pytest.mark.parametrize("arguments", [{"max_new_tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0}])
+def test_impossible_sampling_is_refused(arguments):
+    with pytest.raises(ValueError, match="must be"):
+        Sampling(**arguments)

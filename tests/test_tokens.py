@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tutelage import tokenize_prompt_and_output
+from tutelage.data import Example, Ledger
+from tutelage.errors import InputError
+from tutelage.tokens import Stops, TokenizedExample, choose_max_length, encode_prompt, encode_response, fit, prompt_template, tokenize
+
+PROMPTS = ["Two and two?", "A longer question, with more words?"]
+OUTPUTS = ["<think> 2 + 2 = 4. </think> <answer> 4 </answer>", "short"]
+
+
+def test_shapes_shift_and_mask_are_the_specifications(tokenizer):
+    batch = tokenize_prompt_and_output(PROMPTS, OUTPUTS, tokenizer)
+    joined = [tokenizer.encode(p, add_special_tokens=False) + tokenizer.encode(o, add_special_tokens=False) for p, o in zip(PROMPTS, OUTPUTS)]
+    longest = max(map(len, joined))
+    assert all(batch[key].shape == (2, longest - 1) for key in ("input_ids", "labels", "response_mask"))
+    assert batch["response_mask"].dtype == torch.bool
+    for row, ids in enumerate(joined):
+        prompt = len(tokenizer.encode(PROMPTS[row], add_special_tokens=False))
+        assert batch["input_ids"][row, : len(ids)].tolist() == ids[: longest - 1]
+        assert batch["labels"][row, : len(ids) - 1].tolist() == ids[1:]
+        assert batch["response_mask"][row].tolist() == [prompt <= index < len(ids) for index in range(1, longest)]
+
+
+def test_the_masked_labels_are_exactly_the_response(tokenizer):
+    batch = tokenize_prompt_and_output(PROMPTS, OUTPUTS, tokenizer)
+    for row, output in enumerate(OUTPUTS):
+        assert tokenizer.decode(batch["labels"][row][batch["response_mask"][row]].tolist()) == output
+
+
+def test_an_end_token_in_the_response_is_supervised_although_it_is_the_padding_token(tokenizer):
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id
+    batch = tokenize_prompt_and_output(PROMPTS, [output + tokenizer.eos_token for output in OUTPUTS], tokenizer)
+    for row in range(2):
+        assert batch["labels"][row][batch["response_mask"][row]][-1] == tokenizer.eos_token_id
+
+
+def test_max_length_cuts_the_tail_and_the_mask_with_it(tokenizer):
+    whole = tokenize_prompt_and_output(PROMPTS, OUTPUTS, tokenizer)
+    cut = tokenize_prompt_and_output(PROMPTS, OUTPUTS, tokenizer, max_length=9)
+    for key in whole:
+        assert cut[key].shape == (2, 8)
+        assert torch.equal(cut[key], whole[key][:, :8])
+
+
+def test_as_many_outputs_as_prompts_are_needed(tokenizer):
+    with pytest.raises(ValueError, match="2 prompts and 1 outputs"):
+        tokenize_prompt_and_output(PROMPTS, OUTPUTS[:1], tokenizer)
+
+
+def test_a_start_token_comes_once_and_an_end_token_never(tokenizer):
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer.bos_token = "<|end|>"
+    tokenizer._tokenizer.post_processor = TemplateProcessing(single="<|end|> $A <|end|>", special_tokens=[("<|end|>", 0)])
+    assert tokenizer("x").input_ids == [0, *tokenizer.encode("x", add_special_tokens=False), 0]
+    assert encode_prompt(tokenizer, "x") == [0, *tokenizer.encode("x", add_special_tokens=False)]
+    assert encode_prompt(tokenizer, "<|end|>x") == encode_prompt(tokenizer, "x")
+    assert encode_response(tokenizer, "x") == tokenizer.encode("x", add_special_tokens=False)
+
+
+def test_every_uncut_row_teaches_the_end_token(tokenizer):
+    rows = tokenize([Example(p, o, "", f"r{i}") for i, (p, o) in enumerate(zip(PROMPTS, OUTPUTS))], tokenizer, Stops.of(tokenizer))
+    assert all(row.response_ids[-1] == tokenizer.eos_token_id and row.ends for row in rows)
+
+
+def test_a_tokenizer_without_an_end_token_is_refused(tokenizer):
+    tokenizer.eos_token = None
+    with pytest.raises(InputError, match="no end token"):
+        Stops.of(tokenizer)
+
+
+def test_max_length_is_the_995th_permille():
+    assert choose_max_length(range(1, 1001)) == 995
+    assert choose_max_length([7]) == 7
+    lengths = [10] * 199 + [1000]
+    assert choose_max_length(lengths) == 10
+
+
+def rows_of(*shapes: tuple[int, int]) -> list[TokenizedExample]:
+    return [TokenizedExample(f"r{i}", tuple(range(p)), tuple(range(r))) for i, (p, r) in enumerate(shapes)]
+
+
+def test_long_rows_are_dropped_and_counted():
+    ledger = Ledger(["r0", "r1"])
+    assert [row.source for row in fit(rows_of((3, 5), (3, 6)), 8, "drop", ledger)] == ["r0"]
+    assert ledger.counts() == {"kept": 1, "too long": 1}
+
+
+def test_truncation_cuts_the_response_and_never_the_prompt_or_fakes_an_end():
+    ledger = Ledger(["r0", "r1", "r2"])
+    kept = fit(rows_of((3, 5), (3, 6), (8, 2)), 8, "tail", ledger)
+    assert [(len(row.prompt_ids), len(row.response_ids), row.ends) for row in kept] == [(3, 5, True), (3, 5, False)]
+    assert kept[1].response_ids == (0, 1, 2, 3, 4)
+    assert ledger.counts() == {"kept": 1, "truncated": 1, "too long": 1}
+
+
+def test_the_chat_template_needs_to_exist(tokenizer):
+    with pytest.raises(InputError, match="no chat template"):
+        prompt_template("chat", tokenizer)
+    tokenizer.chat_template = "{% for m in messages %}<u>{{ m.content }}</u>{% endfor %}{% if add_generation_prompt %}<a>{% endif %}"
+    assert prompt_template("chat", tokenizer) == "<u>{question}</u><a>"

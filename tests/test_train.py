@@ -1,0 +1,245 @@
+"""The trainer's numerical claims, on a tiny model: the split into micro-batches changes nothing, a resumed run is the same run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from tutelage import train_one_size
+from tutelage.errors import InputError, RunError
+from tutelage.model import load_policy
+from tutelage.objective import get_response_log_probs, sft_microbatch_train_step
+from tutelage.prepare import prepare
+from tutelage.tokens import pad_and_shift
+from tutelage.train import Interrupted, accumulate_gradients
+
+
+def gradients_of(make_config, tokenizer, batch_size: int, grad_accum: int, **changes) -> tuple[float, float, dict[str, torch.Tensor]]:
+    config = make_config(train__batch_size=batch_size, train__grad_accum=grad_accum, train__clip_grad=1e9, **changes)
+    policy = load_policy(config.model, tokenizer)
+    examples = prepare(config, tokenizer).train[:8]
+    loss, norm, _ = accumulate_gradients(policy, examples, config, step=0)
+    return loss, norm, {name: parameter.grad.clone() for name, parameter in policy.model.named_parameters()}
+
+
+@pytest.mark.parametrize("normalization", ["token", "sequence"])
+@pytest.mark.parametrize(("batch_size", "grad_accum"), [(8, 1), (2, 4), (3, 3)])
+def test_the_gradient_does_not_depend_on_the_split_into_micro_batches(make_config, tokenizer, normalization, batch_size, grad_accum):
+    one = gradients_of(make_config, tokenizer, 1, 8, train__loss_normalization=normalization)
+    other = gradients_of(make_config, tokenizer, batch_size, grad_accum, train__loss_normalization=normalization)
+    assert other[0] == pytest.approx(one[0], rel=1e-6) and other[1] == pytest.approx(one[1], rel=1e-5)
+    for name, gradient in one[2].items():
+        torch.testing.assert_close(other[2][name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_activation_checkpointing_changes_nothing(make_config, tokenizer):
+    plain = gradients_of(make_config, tokenizer, 4, 2)
+    recomputed = gradients_of(make_config, tokenizer, 4, 2, model__activation_checkpointing=True)
+    assert recomputed[0] == plain[0]
+    for name, gradient in plain[2].items():
+        torch.testing.assert_close(recomputed[2][name], gradient)
+
+
+def test_sequence_normalization_is_the_specifications_step(make_config, tokenizer):
+    """2 × 4 rows through the specification's own functions, against the trainer."""
+    config = make_config(train__batch_size=2, train__grad_accum=4, train__clip_grad=1e9, train__loss_normalization="sequence")
+    policy = load_policy(config.model, tokenizer)
+    examples = sorted(prepare(config, tokenizer).train[:8], key=len, reverse=True)
+    losses = []
+    for start in range(0, 8, 2):
+        batch = pad_and_shift([(row.prompt_ids, row.response_ids) for row in examples[start : start + 2]], 0)
+        log_probs = get_response_log_probs(policy.model, batch["input_ids"], batch["labels"], with_grad=True)["log_probs"]
+        losses.append(sft_microbatch_train_step(log_probs, batch["response_mask"], 4)[0].item())
+    theirs = {name: parameter.grad.clone() for name, parameter in policy.model.named_parameters()}
+    loss, _, _ = accumulate_gradients(policy, examples, config, step=0)
+    assert loss == pytest.approx(sum(losses), rel=1e-6)
+    for name, parameter in policy.model.named_parameters():
+        torch.testing.assert_close(parameter.grad, theirs[name], rtol=1e-4, atol=1e-6)
+
+
+def test_the_token_loss_is_the_mean_over_response_tokens(make_config, tokenizer):
+    config = make_config()
+    policy = load_policy(config.model, tokenizer)
+    examples = prepare(config, tokenizer).train[:8]
+    loss, _, tokens = accumulate_gradients(policy, examples, config, step=0)
+    batch = pad_and_shift([(row.prompt_ids, row.response_ids) for row in examples], 0)
+    log_probs = get_response_log_probs(policy.model, batch["input_ids"], batch["labels"])["log_probs"][batch["response_mask"]]
+    assert tokens == len(log_probs) == sum(len(row.response_ids) for row in examples)
+    assert loss == pytest.approx(-log_probs.mean().item(), rel=1e-5)
+
+
+def lines_of(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def without_times(lines: list[dict]) -> list[dict]:
+    return [{key: value for key, value in line.items() if key not in ("time", "seconds", "tokens_per_second")} for line in lines]
+
+
+def weights_of(run: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(run / "model" / "model.safetensors")
+
+
+def test_a_run_directory_explains_itself_and_its_model_loads_anywhere(make_config, tokenizer):
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+    result = train_one_size(make_config())
+    run = result.directory
+    assert {path.name for path in run.iterdir() if not path.name.startswith(".")} == {
+        "config.toml", "environment.json", "ledger.jsonl", "metrics.jsonl", "generations.jsonl", "model", "result.json",
+    }  # fmt: skip
+    metrics = lines_of(run / "metrics.jsonl")
+    assert [line["step"] for line in metrics if line["kind"] == "train"] == [1, 2, 3, 4]
+    assert [line["step"] for line in metrics if line["kind"] == "eval"] == [0, 2, 4]
+    records = lines_of(run / "generations.jsonl")
+    assert [record["step"] for record in records] == [0] * 4 + [2] * 4 + [4] * 4
+    assert [record["prompt"] for record in records[:4]] == [record["prompt"] for record in records[4:8]]
+    fates = [fate["fate"] for fate in lines_of(run / "ledger.jsonl")]
+    assert len(fates) == 48 and fates.count("validation") == 10
+    environment = json.loads((run / "environment.json").read_text())
+    assert environment["packages"]["torch"] and environment["machine"]["cores"] and environment["git"] is not None
+    model, reloaded = AutoModelForCausalLM.from_pretrained(run / "model"), AutoTokenizer.from_pretrained(run / "model")
+    assert GenerationConfig.from_pretrained(run / "model").eos_token_id == tokenizer.eos_token_id == reloaded.eos_token_id
+    assert model.config.use_cache
+    output = model.generate(**reloaded("Ava has", return_tensors="pt"), max_new_tokens=3)
+    assert output.shape[1] > 2
+    card = (run / "model" / "README.md").read_text()
+    assert "after 4 optimizer steps" in card and "| 4 |" in card
+
+
+def test_training_lowers_the_loss_of_what_it_trains_on(make_config):
+    result = train_one_size(make_config(train__num_steps=30, train__lr=1e-2, eval__every=0, eval__before=False, model__precision="bf16-mixed"))
+    losses = [line["loss"] for line in lines_of(result.directory / "metrics.jsonl") if line["kind"] == "train"]
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_evaluating_does_not_change_training(make_config, tmp_path):
+    plain = train_one_size(make_config(eval__every=0, eval__before=False, run__dir=str(tmp_path / "a")))
+    watched = train_one_size(make_config(eval__every=1, eval__temperature=1.0, run__dir=str(tmp_path / "b")))
+    ours, theirs = weights_of(plain.directory), weights_of(watched.directory)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_an_interrupted_run_continues_to_the_same_end_bit_for_bit(make_config, tmp_path, monkeypatch):
+    changes = {"train__num_steps": 6, "eval__every": 4}
+    whole = train_one_size(make_config(run__dir=str(tmp_path / "whole"), **changes)).directory
+    config = make_config(run__dir=str(tmp_path / "parts"), **changes)
+
+    from tutelage import train
+
+    original, calls = train.accumulate_gradients, []
+
+    def interrupting(*arguments):
+        calls.append(arguments)
+        if len(calls) == 4:
+            os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C in the middle of the fourth step
+        return original(*arguments)
+
+    monkeypatch.setattr(train, "accumulate_gradients", interrupting)
+    with pytest.raises(Interrupted, match=r"after step 3 of 6.*\n.*tutelage train .*config\.toml"):
+        train_one_size(config)
+    assert not (tmp_path / "parts" / "result.json").exists()
+    parts = train_one_size(config).directory
+
+    ours, theirs = weights_of(whole), weights_of(parts)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    for name in ("metrics.jsonl", "generations.jsonl", "ledger.jsonl"):
+        assert without_times(lines_of(whole / name)) == without_times(lines_of(parts / name))
+
+
+def test_a_killed_run_continues_from_its_last_checkpoint(make_config, tmp_path, monkeypatch):
+    whole = train_one_size(make_config(run__dir=str(tmp_path / "whole"))).directory
+    config = make_config(run__dir=str(tmp_path / "parts"))  # checkpoints at step 2, with the evaluation
+
+    from tutelage import train
+
+    original = train.update_weights
+    monkeypatch.setattr(train, "update_weights", lambda policy, optimizer, lr: (_ for _ in ()).throw(OSError("killed")) if optimizer.state and policy_is_at(3, tmp_path) else original(policy, optimizer, lr))
+    with pytest.raises(OSError, match="killed"):
+        train_one_size(config)
+    monkeypatch.setattr(train, "update_weights", original)
+    parts = train_one_size(config).directory
+    ours, theirs = weights_of(whole), weights_of(parts)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert without_times(lines_of(whole / "metrics.jsonl")) == without_times(lines_of(parts / "metrics.jsonl"))
+
+
+def policy_is_at(step: int, tmp_path: Path) -> bool:
+    lines = lines_of(tmp_path / "parts" / "metrics.jsonl")
+    return max((line["step"] for line in lines), default=0) == step
+
+
+def test_a_loss_that_is_not_a_number_stops_before_any_weight_changes(make_config, tokenizer):
+    config = make_config()
+    policy = load_policy(config.model, tokenizer)
+    examples = prepare(config, tokenizer).train[:8]
+    with torch.no_grad():
+        policy.model.model.norm.weight[0] = float("nan")
+    with pytest.raises(RunError, match=r"step 1: the loss is nan.*no weight was changed.*train\.jsonl:"):
+        accumulate_gradients(policy, examples, config, step=0)
+
+
+def test_sizes_are_nested_subsets_with_their_fates_in_the_ledger(make_config, tokenizer):
+    small, large = (prepare(make_config(data__size=size), tokenizer) for size in (8, 16))
+    assert [row.source for row in small.train] == [row.source for row in large.train][:8]
+    assert small.ledger.counts()["kept"] == 8
+    assert [example.prompt for example in small.validation] == [example.prompt for example in large.validation]
+
+
+def test_train_one_size_takes_the_size(make_config):
+    result = train_one_size(make_config(train__num_steps=1, eval__every=0, eval__before=False), 8)
+    fates = [fate["fate"] for fate in lines_of(result.directory / "ledger.jsonl")]
+    assert fates.count("kept") == 8
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"data__size": 999}, "only .* training rows are left"),
+        ({"data__max_length": 5}, "no training row fits"),
+        ({"data__train": "/nowhere.jsonl"}, "no such file"),
+        ({"data__prompt": "r1"}, "neither a template"),
+        ({"data__test_size": 0.001}, "leaves one side empty"),
+        ({"model__id": "./no-model"}, "no model there"),
+        ({"model__id": "nobody/nothing"}, "cannot be loaded"),
+        ({"model__device": "cuda:7"}, "is not there: this machine has"),
+        ({"model__device": "tpu-9"}, "is not a device"),
+    ],
+)
+def test_bad_input_is_found_before_the_run_directory_is_made(make_config, changes, what):
+    config = make_config(**changes)
+    with pytest.raises(InputError, match=what):
+        train_one_size(config)
+    assert not Path(config.run.dir).exists()
+
+
+def test_a_finished_run_is_never_overwritten(make_config):
+    config = make_config(train__num_steps=1, eval__every=0)
+    before = (train_one_size(config).directory / "metrics.jsonl").read_text()
+    with pytest.raises(InputError, match="holds a finished run"):
+        train_one_size(config)
+    assert (Path(config.run.dir) / "metrics.jsonl").read_text() == before
+
+
+def test_too_small_a_disk_is_found_before_training(make_config, monkeypatch):
+    import shutil
+    from types import SimpleNamespace
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(InputError, match="GB free, and the run needs"):
+        train_one_size(make_config())
+
+
+def test_vllm_is_asked_for_before_anything_is_read(make_config, monkeypatch):
+    import importlib.util
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="pip install"):
+        train_one_size(make_config(eval__engine="vllm", data__train="/nowhere.jsonl"))
