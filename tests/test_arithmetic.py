@@ -34,7 +34,9 @@ def test_each_step_of_a_right_solution_is_true():
             if " = " in step:
                 left, right = step.rstrip(".").split(" = ")
                 a, operation, b = left.split()
-                value = {"+": int(a) + int(b), "-": int(a) - int(b), "*": int(a) * int(b), "/": int(a) / int(b)}[operation]
+                value = {"+": int(a) + int(b), "-": int(a) - int(b), "*": int(a) * int(b), "/": int(a) / int(b)}[
+                    operation
+                ]
                 assert value == int(right), problem
         assert problem.steps[-1].endswith(f"= {problem.answer}.")
 
@@ -42,12 +44,18 @@ def test_each_step_of_a_right_solution_is_true():
 def test_validation_shares_neither_questions_nor_numbers_with_training():
     train, validation = take("train", 2000, seed=1), take("validation", 500, seed=2)
     assert not {problem.question for problem in train} & {problem.question for problem in validation}
-    assert not {(problem.kind, problem.numbers) for problem in train} & {(problem.kind, problem.numbers) for problem in validation}
+    assert not {(problem.kind, problem.numbers) for problem in train} & {
+        (problem.kind, problem.numbers) for problem in validation
+    }
     assert {problem.kind for problem in train} == {problem.kind for problem in validation}
 
 
 def test_rows_are_a_function_of_the_seed_and_questions_are_distinct():
-    assert arithmetic.rows("train", 64, seed=3) == arithmetic.rows("train", 64, seed=3) != arithmetic.rows("train", 64, seed=4)
+    assert (
+        arithmetic.rows("train", 64, seed=3)
+        == arithmetic.rows("train", 64, seed=3)
+        != arithmetic.rows("train", 64, seed=4)
+    )
     questions = [row["messages"][0]["content"] for row in arithmetic.rows("train", 2000)]
     assert len(set(questions)) == 2000
 

@@ -30,7 +30,18 @@ def test_micro_batches_hold_every_row_once_and_group_by_length():
 
 def test_the_learning_rate_warms_up_and_falls():
     config = TrainConfig(lr=1.0, warmup_ratio=0.2, schedule="linear")
-    assert [round(lr_at(step, 10, config), 4) for step in range(10)] == [0.5, 1.0, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]
+    assert [round(lr_at(step, 10, config), 4) for step in range(10)] == [
+        0.5,
+        1.0,
+        1.0,
+        0.875,
+        0.75,
+        0.625,
+        0.5,
+        0.375,
+        0.25,
+        0.125,
+    ]
     cosine = [lr_at(step, 10, TrainConfig(lr=1.0, warmup_ratio=0.0)) for step in range(10)]
     assert cosine[0] == 1.0 and abs(cosine[5] - 0.5) < 1e-12 and cosine == sorted(cosine, reverse=True)
     assert lr_at(9, 10, TrainConfig(lr=1.0, warmup_ratio=0.0, schedule="constant")) == 1.0

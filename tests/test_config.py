@@ -2,14 +2,27 @@ from __future__ import annotations
 
 import pytest
 
-from tutelage.config import Config, describe, differences, load_config, parse_config, parse_overrides, to_toml
+from tutelage.config import Config, describe, differences, load_config, parse_config, to_toml
 from tutelage.errors import InputError
+from tutelage.overrides import parse_overrides, split_overrides
 
 
 def test_a_file_and_overrides_make_a_config(tmp_path):
     file = tmp_path / "c.toml"
     file.write_text('[model]\nid = "m"\n[train]\nlr = 1e-4\nbetas = [0.8, 0.9]\n')
-    config = load_config(file, ["--train.lr", "5e-5", "--data.filter=false", "--data.max_length", "none", "--data.columns.prompt", "q", "--data.size=8"])
+    config = load_config(
+        file,
+        [
+            "--train.lr",
+            "5e-5",
+            "--data.filter=false",
+            "--data.max_length",
+            "none",
+            "--data.columns.prompt",
+            "q",
+            "--data.size=8",
+        ],
+    )
     assert (config.model.id, config.train.lr, config.train.betas, config.data.filter) == ("m", 5e-5, (0.8, 0.9), False)
     assert (config.data.max_length, config.data.columns, config.data.size) == (None, {"prompt": "q"}, 8)
 
@@ -49,7 +62,9 @@ def test_a_missing_or_broken_file_is_said(tmp_path):
         load_config(tmp_path / "bad.toml")
 
 
-@pytest.mark.parametrize("arguments", [["--train.lr"], ["train.lr", "1"], ["--lr", "1"], ["--train.lr", "--train.seed", "1"]])
+@pytest.mark.parametrize(
+    "arguments", [["--train.lr"], ["train.lr", "1"], ["--lr", "1"], ["--train.lr", "--train.seed", "1"]]
+)
 def test_a_bad_override_is_said(arguments):
     with pytest.raises(InputError, match="needs a value|unexpected argument"):
         parse_overrides(arguments)
@@ -72,3 +87,22 @@ def test_every_field_is_documented():
 def test_a_config_cannot_be_changed_in_place():
     with pytest.raises(ValueError, match="frozen"):
         Config().train.lr = 1.0
+
+
+def test_overrides_are_told_apart_from_a_commands_own_arguments():
+    arguments = [
+        "eval",
+        "--eval.temperature",
+        "0.7",
+        "run",
+        "data.jsonl",
+        "--out",
+        "x",
+        "--data.filter=false",
+        "--train.lr",
+        "-1",
+    ]
+    assert split_overrides(arguments) == (
+        ["eval", "run", "data.jsonl", "--out", "x"],
+        ["--eval.temperature", "0.7", "--data.filter=false", "--train.lr", "-1"],
+    )

@@ -5,7 +5,18 @@ import json
 import pytest
 
 from tutelage import arithmetic, build_text_pairs, filter_correct_dataset, load_data
-from tutelage.data import BadRow, Example, Ledger, apply_template, judge, keep_correct, load_template, parse_row, seeded_order, to_examples
+from tutelage.data import (
+    BadRow,
+    Example,
+    Ledger,
+    apply_template,
+    judge,
+    keep_correct,
+    load_template,
+    parse_row,
+    seeded_order,
+    to_examples,
+)
 from tutelage.errors import InputError
 from tutelage.sources import Row, read_rows
 
@@ -15,7 +26,10 @@ MESSAGES = {
         {"role": "assistant", "content": "<think> 2 + 2 = 4 </think> <answer> 4 </answer>"},
     ]
 }
-GSM8K = {"question": "How many?", "answer": "He has 48/2 = <<48/2=24>>24 clips.\nSo 48+24 = <<48+24=72>>1,072.\n#### 1,072"}
+GSM8K = {
+    "question": "How many?",
+    "answer": "He has 48/2 = <<48/2=24>>24 clips.\nSo 48+24 = <<48+24=72>>1,072.\n#### 1,072",
+}
 MATH = {"problem": "Find $x$.", "solution": "We get $x = \\boxed{\\frac{1}{2}}$.", "level": "Level 1"}
 
 
@@ -53,7 +67,11 @@ def test_math_rows_take_the_boxed_answer():
 
 
 def test_prompt_response_rows_and_numbers_as_references():
-    assert parse_row({"prompt": "p", "response": "r", "reference": 4}) == {"prompt": "p", "response": "r", "reference": "4"}
+    assert parse_row({"prompt": "p", "response": "r", "reference": 4}) == {
+        "prompt": "p",
+        "response": "r",
+        "reference": "4",
+    }
 
 
 def test_a_column_mapping_reaches_into_the_row():
@@ -86,9 +104,16 @@ def test_a_malformed_row_says_which_key(row, what):
 
 def test_malformed_rows_stop_with_file_line_and_key_or_are_counted(tmp_path):
     path = tmp_path / "rows.jsonl"
-    path.write_text(json.dumps(MESSAGES) + "\n\n{broken\n" + json.dumps({"prompt": "p", "response": 7.5}) + '\n["list"]\n' + json.dumps({"x": 1}) + "\n")
+    path.write_text(
+        json.dumps(MESSAGES)
+        + "\n\n{broken\n"
+        + json.dumps({"prompt": "p", "response": 7.5})
+        + '\n["list"]\n'
+        + json.dumps({"x": 1})
+        + "\n"
+    )
     rows = read_rows(str(path))
-    with pytest.raises(InputError, match=r"rows\.jsonl:3: not valid JSON .* and 2 more malformed rows.*on_bad_row"):
+    with pytest.raises(InputError, match=r"rows\.jsonl:3: not valid JSON .*\(and 2 more malformed rows\).*on_bad_row"):
         to_examples(rows, "{question}", Ledger(()))
     ledger = Ledger(row.source for row in rows)
     assert len(to_examples(rows, "{question}", ledger, on_bad_row="skip")) == 2
@@ -181,7 +206,10 @@ def test_load_data_samples_nested_subsets_and_splits(data_file):
     assert build_text_pairs(same["train"][0])["reference"]
 
 
-@pytest.mark.parametrize(("arguments", "what"), [({"subset": 99}, "has 48 rows"), ({"test_size": 1.5}, "share"), ({"test_size": 0.001}, "empty")])
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [({"subset": 99}, "has 48 rows"), ({"test_size": 1.5}, "share"), ({"test_size": 0.001}, "empty")],
+)
 def test_load_data_refuses_what_cannot_be(data_file, arguments, what):
     with pytest.raises(InputError, match=what):
         load_data(**arguments, source=str(data_file))

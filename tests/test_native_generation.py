@@ -55,7 +55,7 @@ def test_generation_leaves_the_random_state_the_mode_and_the_tokenizer_alone(mod
 
 def test_the_training_mode_is_restored_after_an_error(model, tokenizer):
     model.train()
-    with pytest.raises(RuntimeError):
+    with pytest.raises(IndexError):
         generate(model, tokenizer, [[10**9]], Sampling(3))
     assert model.training
 
@@ -113,9 +113,13 @@ def test_the_text_ends_with_the_earliest_stop_string():
 def test_sampling_follows_the_distribution_and_top_p():
     logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]]))
     uniforms = [(index + 0.5) / 1000 for index in range(1000)]
-    counts = torch.bincount(torch.tensor(_choose(logits.expand(1000, -1), Sampling(temperature=1.0), uniforms)), minlength=4)
+    counts = torch.bincount(
+        torch.tensor(_choose(logits.expand(1000, -1), Sampling(temperature=1.0), uniforms)), minlength=4
+    )
     assert counts.tolist() == [500, 300, 150, 50]
-    nucleus = torch.bincount(torch.tensor(_choose(logits.expand(1000, -1), Sampling(temperature=1.0, top_p=0.8), uniforms)), minlength=4)
+    nucleus = torch.bincount(
+        torch.tensor(_choose(logits.expand(1000, -1), Sampling(temperature=1.0, top_p=0.8), uniforms)), minlength=4
+    )
     assert nucleus.tolist() == [625, 375, 0, 0]
     assert set(_choose(logits.expand(1000, -1), Sampling(temperature=1e-3), uniforms)) == {0}
     assert _choose(logits, Sampling(temperature=1.0, top_p=1e-6), [0.999]) == [0]

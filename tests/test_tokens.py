@@ -6,7 +6,16 @@ import torch
 from tutelage import tokenize_prompt_and_output
 from tutelage.data import Example, Ledger
 from tutelage.errors import InputError
-from tutelage.tokens import Stops, TokenizedExample, choose_max_length, encode_prompt, encode_response, fit, prompt_template, tokenize
+from tutelage.tokens import (
+    Stops,
+    TokenizedExample,
+    choose_max_length,
+    encode_prompt,
+    encode_response,
+    fit,
+    prompt_template,
+    tokenize,
+)
 
 PROMPTS = ["Two and two?", "A longer question, with more words?"]
 OUTPUTS = ["<think> 2 + 2 = 4. </think> <answer> 4 </answer>", "short"]
@@ -14,7 +23,10 @@ OUTPUTS = ["<think> 2 + 2 = 4. </think> <answer> 4 </answer>", "short"]
 
 def test_shapes_shift_and_mask_are_the_specifications(tokenizer):
     batch = tokenize_prompt_and_output(PROMPTS, OUTPUTS, tokenizer)
-    joined = [tokenizer.encode(p, add_special_tokens=False) + tokenizer.encode(o, add_special_tokens=False) for p, o in zip(PROMPTS, OUTPUTS)]
+    joined = [
+        tokenizer.encode(p, add_special_tokens=False) + tokenizer.encode(o, add_special_tokens=False)
+        for p, o in zip(PROMPTS, OUTPUTS)
+    ]
     longest = max(map(len, joined))
     assert all(batch[key].shape == (2, longest - 1) for key in ("input_ids", "labels", "response_mask"))
     assert batch["response_mask"].dtype == torch.bool
@@ -55,7 +67,9 @@ def test_a_start_token_comes_once_and_an_end_token_never(tokenizer):
     from tokenizers.processors import TemplateProcessing
 
     tokenizer.bos_token = "<|end|>"
-    tokenizer._tokenizer.post_processor = TemplateProcessing(single="<|end|> $A <|end|>", special_tokens=[("<|end|>", 0)])
+    tokenizer._tokenizer.post_processor = TemplateProcessing(
+        single="<|end|> $A <|end|>", special_tokens=[("<|end|>", 0)]
+    )
     assert tokenizer("x").input_ids == [0, *tokenizer.encode("x", add_special_tokens=False), 0]
     assert encode_prompt(tokenizer, "x") == [0, *tokenizer.encode("x", add_special_tokens=False)]
     assert encode_prompt(tokenizer, "<|end|>x") == encode_prompt(tokenizer, "x")
@@ -63,7 +77,9 @@ def test_a_start_token_comes_once_and_an_end_token_never(tokenizer):
 
 
 def test_every_uncut_row_teaches_the_end_token(tokenizer):
-    rows = tokenize([Example(p, o, "", f"r{i}") for i, (p, o) in enumerate(zip(PROMPTS, OUTPUTS))], tokenizer, Stops.of(tokenizer))
+    rows = tokenize(
+        [Example(p, o, "", f"r{i}") for i, (p, o) in enumerate(zip(PROMPTS, OUTPUTS))], tokenizer, Stops.of(tokenizer)
+    )
     assert all(row.response_ids[-1] == tokenizer.eos_token_id and row.ends for row in rows)
 
 
@@ -101,5 +117,7 @@ def test_truncation_cuts_the_response_and_never_the_prompt_or_fakes_an_end():
 def test_the_chat_template_needs_to_exist(tokenizer):
     with pytest.raises(InputError, match="no chat template"):
         prompt_template("chat", tokenizer)
-    tokenizer.chat_template = "{% for m in messages %}<u>{{ m.content }}</u>{% endfor %}{% if add_generation_prompt %}<a>{% endif %}"
+    tokenizer.chat_template = (
+        "{% for m in messages %}<u>{{ m.content }}</u>{% endfor %}{% if add_generation_prompt %}<a>{% endif %}"
+    )
     assert prompt_template("chat", tokenizer) == "<u>{question}</u><a>"

@@ -58,16 +58,15 @@ def solution(problem: Problem, answer: int | None = None) -> str:
 
 
 def _sums(r: random.Random) -> Problem:
-    a, b, c = r.randint(3, 20), r.randint(2, 10), r.randint(1, 9)
-    c = min(c, a + b - 1)
+    a, b, c = r.randint(3, 20), r.randint(2, 10), r.randint(2, 9)
     name, thing = r.choice(NAMES), r.choice(THINGS)
     question = r.choice(
         (
-            f"{name} has {a} {thing}, gets {b} more and gives away {c}. How many {thing} are left?",
-            f"There were {a} {thing} in a box. {name} put in {b} and took out {c}. How many {thing} are in the box now?",
+            f"{name} has {a} {thing}, finds {b} more and is given {c}. How many {thing} does {name} have now?",
+            f"There were {a} {thing} in a box. {name} put in {b}, and later {c} more. How many {thing} are in the box now?",
         )
     )
-    return Problem("sums", (a, b, c), question, (f"{a} + {b} = {a + b}.", f"{a + b} - {c} = {a + b - c}."), a + b - c)
+    return Problem("sums", (a, b, c), question, (f"{a} + {b} = {a + b}.", f"{a + b} + {c} = {a + b + c}."), a + b + c)
 
 
 def _products(r: random.Random) -> Problem:
@@ -121,27 +120,21 @@ def _rates(r: random.Random) -> Problem:
 
 
 def _money(r: random.Random) -> Problem:
-    count, price = r.randint(2, 6), r.randint(2, 9)
-    cost = count * price
-    paid = cost + r.randint(1, 10)
+    count, price, fare = r.randint(2, 6), r.randint(2, 9), r.randint(1, 9)
     name, thing = r.choice(NAMES), r.choice(THINGS)
     question = r.choice(
         (
-            f"{name} buys {count} {thing} at ${price} each and pays with ${paid}. How many dollars of change does {name} get?",
-            f"{name} had ${paid} and bought {count} {thing} for ${price} each. How many dollars are left?",
+            f"{name} buys {count} {thing} at ${price} each and pays ${fare} for the bus. How many dollars does {name} spend?",
+            f"{count} {thing} at ${price} each are sent for a fee of ${fare}. How many dollars does {name} pay?",
         )
     )
-    return Problem(
-        "money",
-        (count, price, paid),
-        question,
-        (f"{count} * {price} = {cost}.", f"{paid} - {cost} = {paid - cost}."),
-        paid - cost,
-    )
+    cost = count * price
+    steps = (f"{count} * {price} = {cost}.", f"{cost} + {fare} = {cost + fare}.")
+    return Problem("money", (count, price, fare), question, steps, cost + fare)
 
 
 def _time(r: random.Random) -> Problem:
-    hours, minutes, pause = r.randint(1, 3), r.randint(1, 5) * 10, r.randint(1, 9)
+    hours, minutes, pause = r.randint(2, 4), r.randint(1, 5) * 10, r.randint(1, 9)
     question = r.choice(
         (
             f"A film runs {hours} hours and {minutes} minutes, with a break of {pause} minutes. How many minutes is that in all?",
@@ -179,38 +172,26 @@ def _comparisons(r: random.Random) -> Problem:
     few, times = r.randint(2, 10), r.randint(2, 5)
     (first, second), thing = r.sample(NAMES, 2), r.choice(THINGS)
     many = few * times
-    question = r.choice(
-        (
-            f"{first} has {few} {thing}. {second} has {times} times as many. How many more {thing} does {second} have than {first}?",
-            f"{second} has {times} times as many {thing} as {first}, who has {few}. By how many {thing} is {second} ahead?",
-        )
-    )
-    return Problem(
-        "comparisons",
-        (few, times),
-        question,
-        (f"{few} * {times} = {many}.", f"{many} - {few} = {many - few}."),
-        many - few,
-    )
+    if r.random() < 0.5:
+        question = f"{first} has {few} {thing}. {second} has {times} times as many. How many more {thing} does {second} have than {first}?"
+        last, answer = f"{many} - {few} = {many - few}.", many - few
+    else:
+        question = f"{second} has {times} times as many {thing} as {first}, who has {few}. How many {thing} do they have together?"
+        last, answer = f"{many} + {few} = {many + few}.", many + few
+    return Problem("comparisons", (few, times), question, (f"{few} * {times} = {many}.", last), answer)
 
 
 def _percents(r: random.Random) -> Problem:
-    percent, tens = r.choice((10, 20, 50)), r.randint(1, 10)
-    price, thing = tens * 10, r.choice(THINGS)
-    off = price * percent // 100
+    percent, price = r.choice((10, 20, 50)), r.randint(1, 10) * 10
+    name, extra = r.choice(NAMES), price * percent // 100
     question = r.choice(
         (
-            f"A set of {thing} costs ${price}. The shop takes {percent}% off. How many dollars does it cost now?",
-            f"{r.choice(NAMES)} saves {percent}% on a ${price} set of {thing}. How many dollars must be paid?",
+            f"{name}'s meal costs ${price}, and {name} adds a tip of {percent}%. How many dollars is that in all?",
+            f"A ticket for ${price} becomes {percent}% dearer. How many dollars must {name} pay now?",
         )
     )
-    return Problem(
-        "percents",
-        (price, percent),
-        question,
-        (f"{percent}% of {price} is {off}.", f"{price} - {off} = {price - off}."),
-        price - off,
-    )
+    steps = (f"{percent}% of {price} is {extra}.", f"{price} + {extra} = {price + extra}.")
+    return Problem("percents", (price, percent), question, steps, price + extra)
 
 
 KINDS: tuple[Callable[[random.Random], Problem], ...] = (

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from tutelage.errors import InputError, RunError
+from tutelage.machine import prepare_process
+from tutelage.overrides import split_overrides
 
 OVERRIDES = "Any setting can be changed: --section.key value (tutelage train --help lists them all)."
 
@@ -79,11 +80,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 2 for bad input found before any compute, 1 after, 130 for Ctrl-C."""
-    # threads that spin while they wait steal the cores from the ones that compute; must be set before torch is imported
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    prepare_process()
     parser = build_parser()
-    arguments, overrides = parser.parse_known_args(argv)
+    others, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
+    arguments = parser.parse_args(others)
     if arguments.version:
         from importlib.metadata import version
 

@@ -17,6 +17,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tutelage.errors import InputError
+from tutelage.overrides import parse_overrides
 
 PositiveInt = typing.Annotated[int, Field(ge=1)]
 NonNegativeInt = typing.Annotated[int, Field(ge=0)]
@@ -132,6 +133,8 @@ class RunConfig(Section):
 
 
 class Config(Section):
+    """A whole configuration: what `train_one_size` takes and ``config.toml`` holds."""
+
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
@@ -159,8 +162,8 @@ def load_config(path: str | Path | None = None, overrides: list[str] | None = No
             raise InputError(f"config file not found: {path}") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
             raise InputError(f"{path}: cannot be read as TOML: {error}") from None
-    for dotted, value in parse_overrides(overrides or []):
-        _assign(raw, dotted, value)
+    for dotted, text in parse_overrides(overrides or []):
+        _assign(raw, dotted, _parse_value(dotted, text))
     return parse_config(raw, where=str(path) if path else "config")
 
 
@@ -170,22 +173,6 @@ def parse_config(raw: dict[str, Any], where: str = "config") -> Config:
         return Config.model_validate(raw)
     except ValidationError as error:
         raise InputError("\n".join(f"{where}: {_explain(problem)}" for problem in error.errors())) from None
-
-
-def parse_overrides(arguments: list[str]) -> list[tuple[str, Any]]:
-    """``["--train.lr", "1e-5", "--data.filter=false"]`` → ``[("train.lr", "1e-5"), ("data.filter", "false")]``."""
-    pairs, rest = [], list(arguments)
-    while rest:
-        argument = rest.pop(0)
-        if not argument.startswith("--") or "." not in argument.split("=")[0]:
-            raise InputError(f"unexpected argument {argument!r}: overrides look like --section.key value")
-        key, separator, value = argument[2:].partition("=")
-        if not separator:
-            if not rest or (rest[0].startswith("--") and "." in rest[0]):
-                raise InputError(f"--{key} needs a value")
-            value = rest.pop(0)
-        pairs.append((key, _parse_value(key, value)))
-    return pairs
 
 
 def _parse_value(key: str, text: str) -> Any:
@@ -222,9 +209,8 @@ def _explain(problem: Any) -> str:
     dotted = ".".join(path)
     if problem["type"] == "extra_forbidden":
         known = known_keys()
-        nearest = difflib.get_close_matches(dotted, known, n=1, cutoff=0.5) or [
-            key for key in known if key.split(".")[-1] == path[-1]
-        ]
+        same_name = [key for key in known if key.split(".")[-1] == path[-1]]
+        nearest = same_name or difflib.get_close_matches(dotted, known, n=1, cutoff=0.5)
         hint = f"did you mean {nearest[0]}?" if nearest else "`tutelage train --help` lists the keys"
         return f"unknown key {dotted}: {hint}"
     if problem["type"] == "value_error":

@@ -15,8 +15,8 @@ CHUNK = 1024
 def compute_entropy(logits: torch.Tensor) -> torch.Tensor:
     """Shannon entropy in nats of each next-token distribution.
 
-    H = log Z − Σ p·logit with log Z = logsumexp(logits), in float32 whatever the input's precision. A logit of −inf (a
-    forbidden token) contributes nothing.
+    H = log Z − Σ p·logit with log Z = logsumexp(logits), in float32 whatever the input's precision. The largest logit is taken
+    off first, which changes nothing but rounding. A logit of −inf (a forbidden token) contributes nothing.
 
     Args:
         logits: (…, vocabulary).
@@ -25,6 +25,7 @@ def compute_entropy(logits: torch.Tensor) -> torch.Tensor:
         (…), float32 (float64 for float64 logits).
     """
     logits = _wide(logits)
+    logits = logits - logits.amax(dim=-1, keepdim=True)
     log_z = torch.logsumexp(logits, dim=-1, keepdim=True)
     probs = torch.exp(logits - log_z)
     return log_z.squeeze(-1) - (probs * logits.masked_fill(torch.isneginf(logits), 0.0)).sum(dim=-1)

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tutelage.cli import main
+from tutelage.config import known_keys
+
+HEAVY = ("torch", "transformers", "datasets", "vllm", "sympy", "pyarrow", "numpy")
+
+
+def test_help_lists_the_commands_and_imports_nothing_heavy():
+    code = f"import sys; sys.argv = ['tutelage', '--help']\ntry:\n    from tutelage.cli import main; main()\nfinally:\n    print([m for m in {HEAVY} if m in sys.modules])"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    assert printed.strip().endswith("[]")
+    for command in ("demo", "train", "eval", "filter", "ask", "grade"):
+        assert f"\n    {command}" in printed
+
+
+def test_train_help_shows_every_setting(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "--help"])
+    assert stopped.value.code == 0
+    printed = capsys.readouterr().out
+    for key in known_keys():
+        assert f"--{key}  (" in printed
+
+
+def test_version_and_no_command(capsys):
+    assert main(["--version"]) == 0 and capsys.readouterr().out.startswith("tutelage 0.")
+    assert main([]) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["train", "--train.learning_rate", "1"], "unknown key train.learning_rate: did you mean"),
+        (["train", "nothing.toml"], "config file not found"),
+        (["train", "--train.batch_size", "-4"], "train.batch_size"),
+        (["train", "--train.lr", "x"], "train.lr"),
+        (["train", "--model.id", "./nothing"], "no model there"),
+        (["train", "--model.device", "cuda:9"], "is not there"),
+        (["filter", "nothing.jsonl", "--out", "x.jsonl"], "no such file"),
+        (["eval", "./nothing", "data.jsonl"], "no model there"),
+        (["ask", "./nothing", "hi"], "no model there"),
+        (["grade", " ", "4"], "reference answer is empty"),
+        (["grade", "4", "4", "--extra.option", "1"], "takes no settings"),
+    ],
+)
+def test_bad_input_is_one_message_without_a_traceback_and_exit_code_2(arguments, what, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("tutelage: ") and what in error and "Traceback" not in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_grade_prints_the_verdict_and_the_layer(capsys):
+    assert main(["grade", "1/2", "0.5"]) == 0
+    assert capsys.readouterr().out == "equal  (layer: exact)\n"
+    main(["grade", "1/2", "0.6"])
+    assert capsys.readouterr().out.startswith("not equal  (layer: exact; ")
+
+
+def test_filter_writes_the_kept_rows_and_every_fate(data_file, tmp_path, capsys):
+    out = tmp_path / "kept.jsonl"
+    assert main(["filter", str(data_file), "--out", str(out)]) == 0
+    rows = [json.loads(line) for line in data_file.read_text().splitlines()]
+    assert [json.loads(line) for line in out.read_text().splitlines()] == [
+        row for row in rows if not row["planted_error"]
+    ]
+    fates = [json.loads(line) for line in (tmp_path / "kept.ledger.jsonl").read_text().splitlines()]
+    assert [fate["fate"] == "wrong answer" for fate in fates] == [row["planted_error"] for row in rows]
+    printed = capsys.readouterr().out
+    assert "wrong answer" in printed and "(reference " in printed
+    assert main(["filter", str(data_file), "--out", str(out)]) == 2
+    assert "is not overwritten" in capsys.readouterr().err
+
+
+def test_train_eval_and_ask_follow_each_other(tiny_model, data_file, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = tmp_path / "c.toml"
+    config.write_text(
+        f'[model]\nid = "{tiny_model}"\nprecision = "fp32"\n[data]\ntrain = "{data_file}"\nprompt = "plain"\n[eval]\nexamples = 4\nmax_new_tokens = 6\n'
+    )
+    assert main(["train", str(config), "--train.num_steps", "2", "--run.dir", "run"]) == 0
+    printed = capsys.readouterr().out
+    for part in (
+        "What became of each row",
+        "max_length is",
+        "⟦<think>",
+        "<|end|>⟧",
+        "Before and after, 4 validation problems",
+        "step 0: accuracy",
+        "run/model",
+    ):
+        assert part in printed
+    assert main(["eval", "run", str(data_file), "--out", "graded"]) == 0
+    assert "run on " in capsys.readouterr().out
+    records = [json.loads(line) for line in (tmp_path / "graded" / "generations.jsonl").read_text().splitlines()]
+    assert len(records) == 4 and records[0]["prompt"].startswith("Question: ")
+    assert json.loads((tmp_path / "graded" / "summary.json").read_text())["examples"] == 4
+    assert main(["ask", "run", "Ava has 3 pens?"]) == 0
+    assert "cut off after 6 tokens" in capsys.readouterr().out
+    assert main(["train", str(config), "--train.num_steps", "2", "--run.dir", "run"]) == 2
+    assert "holds a finished run" in capsys.readouterr().err

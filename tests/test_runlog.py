@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tutelage import checkpoint
+from tutelage.config import parse_config, to_toml
+from tutelage.errors import InputError, RunError
+from tutelage.runlog import append_lines, open_run, read_lines
+
+
+def config_of(directory, **train):
+    return parse_config({"run": {"dir": str(directory)}, "train": train})
+
+
+def test_a_run_directory_in_use_is_refused(tmp_path):
+    holder = (
+        "import sys; from tutelage.config import parse_config; from tutelage.runlog import open_run\n"
+        f"with open_run(parse_config({{'run': {{'dir': {str(tmp_path / 'run')!r}}}}})):\n    print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen([sys.executable, "-c", holder], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"held\n"
+        with pytest.raises(InputError, match="in use by another process"), open_run(config_of(tmp_path / "run")):
+            pass
+        process.stdin.close()
+    with open_run(config_of(tmp_path / "run")):
+        pass
+
+
+def test_another_configuration_is_refused_with_the_difference(tmp_path):
+    with open_run(config_of(tmp_path, lr=1e-4)):
+        pass
+    with pytest.raises(InputError, match=r"train\.lr: 0\.0001 → 0\.001"), open_run(config_of(tmp_path, lr=1e-3)):
+        pass
+    assert (tmp_path / "config.toml").read_text() == to_toml(config_of(tmp_path, lr=1e-4))
+
+
+def test_a_directory_that_is_no_run_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(InputError, match=r"not empty and not a run \(thesis\.txt\)"), open_run(config_of(tmp_path)):
+        pass
+
+
+def test_a_place_that_cannot_be_written_is_said(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"), open_run(config_of(tmp_path / "file" / "run")):
+        pass
+
+
+def test_lines_survive_a_torn_end_and_are_dropped_after_a_step(tmp_path):
+    with open_run(config_of(tmp_path)) as log:
+        for step in (1, 2, 3):
+            log.metrics(kind="train", step=step, loss=1.0)
+            log.generations(step, [{"response": "é"}])
+        with (tmp_path / "metrics.jsonl").open("a") as file:
+            file.write('{"kind": "train", "st')
+        assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [1, 2, 3]
+        log.forget_after(2)
+        log.metrics(kind="train", step=3, loss=2.0)
+        assert [(line["step"], line["loss"]) for line in read_lines(tmp_path / "metrics.jsonl")] == [
+            (1, 1.0),
+            (2, 1.0),
+            (3, 2.0),
+        ]
+        assert [line["step"] for line in read_lines(tmp_path / "generations.jsonl")] == [1, 2]
+
+
+def test_a_full_disk_is_one_clear_error():
+    from pathlib import Path
+
+    with pytest.raises(RunError, match="/dev/full: cannot be written: No space left on device"):
+        append_lines(Path("/dev/full"), [{"a": 1}])
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_earlier_one(tmp_path, model, monkeypatch):
+    import torch
+
+    optimizer = torch.optim.AdamW(model.parameters())
+    first = checkpoint.save(tmp_path, 1, model, optimizer)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(RunError, match="step-00000002: the checkpoint could not be written: No space left on device"):
+        checkpoint.save(tmp_path, 2, model, optimizer)
+    assert checkpoint.latest(tmp_path) == first
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [first.name]
+
+
+def test_an_incomplete_checkpoint_is_not_taken(tmp_path, model):
+    import torch
+
+    optimizer = torch.optim.AdamW(model.parameters())
+    checkpoint.save(tmp_path, 1, model, optimizer)
+    newest = checkpoint.save(tmp_path, 2, model, optimizer)
+    assert checkpoint.latest(tmp_path) == newest
+    with (newest / "state.pt").open("r+b") as file:
+        file.truncate(100)
+    assert checkpoint.latest(tmp_path) is None
+
+
+def test_metrics_reach_the_tracker_that_was_chosen(tmp_path):
+    pytest.importorskip("tensorboard")
+    config = parse_config({"run": {"dir": str(tmp_path / "run"), "tracker": "tensorboard"}})
+    with open_run(config) as log:
+        log.metrics(kind="eval", step=3, accuracy=0.5)
+    assert list((tmp_path / "run" / "tensorboard").glob("events*"))
+
+
+def test_a_tracker_that_is_not_installed_is_said(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with (
+        pytest.raises(InputError, match=r"tutelage\[tracking\]"),
+        open_run(parse_config({"run": {"dir": str(tmp_path), "tracker": "wandb"}})),
+    ):
+        pass
