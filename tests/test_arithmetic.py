@@ -34,9 +34,7 @@ def test_each_step_of_a_right_solution_is_true():
             if " = " in step:
                 left, right = step.rstrip(".").split(" = ")
                 a, operation, b = left.split()
-                value = {"+": int(a) + int(b), "-": int(a) - int(b), "*": int(a) * int(b), "/": int(a) / int(b)}[
-                    operation
-                ]
+                value = {"+": int(a) + int(b), "-": int(a) - int(b), "*": int(a) * int(b), "/": int(a) / int(b)}[operation]
                 assert value == int(right), problem
         assert problem.steps[-1].endswith(f"= {problem.answer}.")
 
@@ -51,11 +49,7 @@ def test_validation_shares_neither_questions_nor_numbers_with_training():
 
 
 def test_rows_are_a_function_of_the_seed_and_questions_are_distinct():
-    assert (
-        arithmetic.rows("train", 64, seed=3)
-        == arithmetic.rows("train", 64, seed=3)
-        != arithmetic.rows("train", 64, seed=4)
-    )
+    assert arithmetic.rows("train", 64, seed=3) == arithmetic.rows("train", 64, seed=3) != arithmetic.rows("train", 64, seed=4)
     questions = [row["messages"][0]["content"] for row in arithmetic.rows("train", 2000)]
     assert len(set(questions)) == 2000
 

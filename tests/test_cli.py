@@ -69,9 +69,7 @@ def test_filter_writes_the_kept_rows_and_every_fate(data_file, tmp_path, capsys)
     out = tmp_path / "kept.jsonl"
     assert main(["filter", str(data_file), "--out", str(out)]) == 0
     rows = [json.loads(line) for line in data_file.read_text().splitlines()]
-    assert [json.loads(line) for line in out.read_text().splitlines()] == [
-        row for row in rows if not row["planted_error"]
-    ]
+    assert [json.loads(line) for line in out.read_text().splitlines()] == [row for row in rows if not row["planted_error"]]
     fates = [json.loads(line) for line in (tmp_path / "kept.ledger.jsonl").read_text().splitlines()]
     assert [fate["fate"] == "wrong answer" for fate in fates] == [row["planted_error"] for row in rows]
     printed = capsys.readouterr().out

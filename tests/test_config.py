@@ -62,9 +62,7 @@ def test_a_missing_or_broken_file_is_said(tmp_path):
         load_config(tmp_path / "bad.toml")
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--train.lr"], ["train.lr", "1"], ["--lr", "1"], ["--train.lr", "--train.seed", "1"]]
-)
+@pytest.mark.parametrize("arguments", [["--train.lr"], ["train.lr", "1"], ["--lr", "1"], ["--train.lr", "--train.seed", "1"]])
 def test_a_bad_override_is_said(arguments):
     with pytest.raises(InputError, match="needs a value|unexpected argument"):
         parse_overrides(arguments)

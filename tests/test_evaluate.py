@@ -37,19 +37,14 @@ def test_records_and_summary_of_graded_completions():
     assert [record["format_reward"] for record in result["records"]] == [1.0, 1.0, 0.0]
     summary = result["summary"]
     assert set(summary) == SUMMARY_KEYS
-    assert (
-        summary["accuracy"] == pytest.approx(1 / 3)
-        and summary["accuracy_ci95"][0] < 1 / 3 < summary["accuracy_ci95"][1]
-    )
+    assert summary["accuracy"] == pytest.approx(1 / 3) and summary["accuracy_ci95"][0] < 1 / 3 < summary["accuracy_ci95"][1]
     assert (
         summary["avg_response_length"],
         summary["avg_response_length_correct"],
         summary["avg_response_length_incorrect"],
     ) == (17 / 3, 3, 7)
     assert summary["avg_token_entropy"] == pytest.approx(2.0)
-    assert (summary["cap_hit_rate"], summary["no_answer_rate"], summary["format_rate"]) == pytest.approx(
-        (1 / 3, 1 / 3, 2 / 3)
-    )
+    assert (summary["cap_hit_rate"], summary["no_answer_rate"], summary["format_rate"]) == pytest.approx((1 / 3, 1 / 3, 2 / 3))
 
 
 def test_a_mean_over_nothing_is_none():
@@ -86,8 +81,7 @@ def test_log_generations_vllm_returns_the_same_shape_from_an_engine(tokenizer):
             asked.append(len(prompts))
             text = "<think> a </think> <answer> 4 </answer>"
             return [
-                SimpleNamespace(outputs=[SimpleNamespace(text=text, token_ids=[1, 2], finish_reason="stop")])
-                for _ in prompts
+                SimpleNamespace(outputs=[SimpleNamespace(text=text, token_ids=[1, 2], finish_reason="stop")]) for _ in prompts
             ]
 
     params = SimpleNamespace(stop=["</answer>"])

@@ -144,9 +144,7 @@ def test_hostile_answers_are_never_accepted_and_the_next_pair_is_unaffected(answ
 def test_a_comparison_that_does_not_end_is_undecided_and_the_worker_survives(monkeypatch):
     monkeypatch.setattr(pool, "SECONDS", 0.5)
     pool.close()
-    equal, why = pool.symbolically_equal(
-        r"\int_0^1 e^{e^{e^x}} dx", r"\int_0^1 e^{e^{e^{x+0}}} \cdot \sin(\cos(x^{x^x})) dx"
-    )
+    equal, why = pool.symbolically_equal(r"\int_0^1 e^{e^{e^x}} dx", r"\int_0^1 e^{e^{e^{x+0}}} \cdot \sin(\cos(x^{x^x})) dx")
     assert equal is None and "limit" in why
     assert pool.symbolically_equal("x^2-1", "(x-1)(x+1)")[0] is True
     pool.close()
@@ -170,9 +168,7 @@ def test_grading_works_from_threads_and_leaves_the_alarm_of_the_caller_alone():
     signal.alarm(3600)
     try:
         verdicts: list[bool | None] = []
-        threads = [
-            threading.Thread(target=lambda: verdicts.append(grade("x^2-1", "(x-1)(x+1)").equal)) for _ in range(3)
-        ]
+        threads = [threading.Thread(target=lambda: verdicts.append(grade("x^2-1", "(x-1)(x+1)").equal)) for _ in range(3)]
         for thread in threads:
             thread.start()
         for thread in threads:

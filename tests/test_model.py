@@ -46,9 +46,7 @@ def test_response_rows_through_the_head_equal_the_whole_model(family, tiny_model
     AutoModelForCausalLM.from_config(families()[family]).save_pretrained(tmp_path)
     policy = load_policy(ModelConfig(id=str(tmp_path), device="cpu", precision="fp32"), tokenizer)
     batch = pad_and_shift(PAIRS, 0)
-    whole = get_response_log_probs(policy.model, batch["input_ids"], batch["labels"])["log_probs"][
-        batch["response_mask"]
-    ]
+    whole = get_response_log_probs(policy.model, batch["input_ids"], batch["labels"])["log_probs"][batch["response_mask"]]
     torch.testing.assert_close(policy.response_log_probs(batch), whole, rtol=1e-5, atol=1e-5)
 
 

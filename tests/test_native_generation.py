@@ -113,9 +113,7 @@ def test_the_text_ends_with_the_earliest_stop_string():
 def test_sampling_follows_the_distribution_and_top_p():
     logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]]))
     uniforms = [(index + 0.5) / 1000 for index in range(1000)]
-    counts = torch.bincount(
-        torch.tensor(_choose(logits.expand(1000, -1), Sampling(temperature=1.0), uniforms)), minlength=4
-    )
+    counts = torch.bincount(torch.tensor(_choose(logits.expand(1000, -1), Sampling(temperature=1.0), uniforms)), minlength=4)
     assert counts.tolist() == [500, 300, 150, 50]
     nucleus = torch.bincount(
         torch.tensor(_choose(logits.expand(1000, -1), Sampling(temperature=1.0, top_p=0.8), uniforms)), minlength=4

@@ -121,7 +121,5 @@ def test_chunked_head_equals_the_whole_in_value_and_gradient(chunk):
     gradients = torch.autograd.grad(whole.sum(), [hidden, head.weight, head.bias])
     chunked = head_log_probs(hidden, head, labels, chunk)
     torch.testing.assert_close(chunked, whole)
-    for ours, theirs in zip(
-        torch.autograd.grad(chunked.sum(), [hidden, head.weight, head.bias]), gradients, strict=True
-    ):
+    for ours, theirs in zip(torch.autograd.grad(chunked.sum(), [hidden, head.weight, head.bias]), gradients, strict=True):
         torch.testing.assert_close(ours, theirs)

@@ -67,9 +67,7 @@ def test_a_start_token_comes_once_and_an_end_token_never(tokenizer):
     from tokenizers.processors import TemplateProcessing
 
     tokenizer.bos_token = "<|end|>"
-    tokenizer._tokenizer.post_processor = TemplateProcessing(
-        single="<|end|> $A <|end|>", special_tokens=[("<|end|>", 0)]
-    )
+    tokenizer._tokenizer.post_processor = TemplateProcessing(single="<|end|> $A <|end|>", special_tokens=[("<|end|>", 0)])
     assert tokenizer("x").input_ids == [0, *tokenizer.encode("x", add_special_tokens=False), 0]
     assert encode_prompt(tokenizer, "x") == [0, *tokenizer.encode("x", add_special_tokens=False)]
     assert encode_prompt(tokenizer, "<|end|>x") == encode_prompt(tokenizer, "x")

@@ -51,17 +51,13 @@ def test_activation_checkpointing_changes_nothing(make_config, tokenizer):
 
 def test_sequence_normalization_is_the_specifications_step(make_config, tokenizer):
     """2 × 4 rows through the specification's own functions, against the trainer."""
-    config = make_config(
-        train__batch_size=2, train__grad_accum=4, train__clip_grad=1e9, train__loss_normalization="sequence"
-    )
+    config = make_config(train__batch_size=2, train__grad_accum=4, train__clip_grad=1e9, train__loss_normalization="sequence")
     policy = load_policy(config.model, tokenizer)
     examples = sorted(prepare(config, tokenizer).train[:8], key=len, reverse=True)
     losses = []
     for start in range(0, 8, 2):
         batch = pad_and_shift([(row.prompt_ids, row.response_ids) for row in examples[start : start + 2]], 0)
-        log_probs = get_response_log_probs(policy.model, batch["input_ids"], batch["labels"], with_grad=True)[
-            "log_probs"
-        ]
+        log_probs = get_response_log_probs(policy.model, batch["input_ids"], batch["labels"], with_grad=True)["log_probs"]
         losses.append(sft_microbatch_train_step(log_probs, batch["response_mask"], 4)[0].item())
     theirs = {name: parameter.grad.clone() for name, parameter in policy.model.named_parameters()}
     loss, _, _ = accumulate_gradients(policy, examples, config, step=0)
@@ -76,9 +72,7 @@ def test_the_token_loss_is_the_mean_over_response_tokens(make_config, tokenizer)
     examples = prepare(config, tokenizer).train[:8]
     loss, _, tokens = accumulate_gradients(policy, examples, config, step=0)
     batch = pad_and_shift([(row.prompt_ids, row.response_ids) for row in examples], 0)
-    log_probs = get_response_log_probs(policy.model, batch["input_ids"], batch["labels"])["log_probs"][
-        batch["response_mask"]
-    ]
+    log_probs = get_response_log_probs(policy.model, batch["input_ids"], batch["labels"])["log_probs"][batch["response_mask"]]
     assert tokens == len(log_probs) == sum(len(row.response_ids) for row in examples)
     assert loss == pytest.approx(-log_probs.mean().item(), rel=1e-5)
 
@@ -88,10 +82,7 @@ def lines_of(path: Path) -> list[dict]:
 
 
 def without_times(lines: list[dict]) -> list[dict]:
-    return [
-        {key: value for key, value in line.items() if key not in ("time", "seconds", "tokens_per_second")}
-        for line in lines
-    ]
+    return [{key: value for key, value in line.items() if key not in ("time", "seconds", "tokens_per_second")} for line in lines]
 
 
 def weights_of(run: Path) -> dict[str, torch.Tensor]:
@@ -119,9 +110,7 @@ def test_a_run_directory_explains_itself_and_its_model_loads_anywhere(make_confi
     environment = json.loads((run / "environment.json").read_text())
     assert environment["packages"]["torch"] and environment["machine"]["cores"] and environment["git"] is not None
     model, reloaded = AutoModelForCausalLM.from_pretrained(run / "model"), AutoTokenizer.from_pretrained(run / "model")
-    assert (
-        GenerationConfig.from_pretrained(run / "model").eos_token_id == tokenizer.eos_token_id == reloaded.eos_token_id
-    )
+    assert GenerationConfig.from_pretrained(run / "model").eos_token_id == tokenizer.eos_token_id == reloaded.eos_token_id
     assert model.config.use_cache
     output = model.generate(**reloaded("Ava has", return_tensors="pt"), max_new_tokens=3)
     assert output.shape[1] > 2
@@ -131,9 +120,7 @@ def test_a_run_directory_explains_itself_and_its_model_loads_anywhere(make_confi
 
 def test_training_lowers_the_loss_of_what_it_trains_on(make_config):
     result = train_one_size(
-        make_config(
-            train__num_steps=30, train__lr=1e-2, eval__every=0, eval__before=False, model__precision="bf16-mixed"
-        )
+        make_config(train__num_steps=30, train__lr=1e-2, eval__every=0, eval__before=False, model__precision="bf16-mixed")
     )
     losses = [line["loss"] for line in lines_of(result.directory / "metrics.jsonl") if line["kind"] == "train"]
     assert losses[-1] < 0.6 * losses[0]

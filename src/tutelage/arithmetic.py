@@ -78,9 +78,7 @@ def _products(r: random.Random) -> Problem:
             f"There are {a} rows of {b} {thing}, and {c} more on the floor. How many {thing} are there?",
         )
     )
-    return Problem(
-        "products", (a, b, c), question, (f"{a} * {b} = {a * b}.", f"{a * b} + {c} = {a * b + c}."), a * b + c
-    )
+    return Problem("products", (a, b, c), question, (f"{a} * {b} = {a * b}.", f"{a * b} + {c} = {a * b + c}."), a * b + c)
 
 
 def _shares(r: random.Random) -> Problem:
@@ -88,8 +86,10 @@ def _shares(r: random.Random) -> Problem:
     total, thing = people * each, r.choice(THINGS)
     question = r.choice(
         (
-            f"{people} friends share {total} {thing} equally. {r.choice(NAMES)}, one of them, already had {extra}. How many {thing} does that friend have now?",
-            f"{total} {thing} are split equally among {people} children. One child finds {extra} more. How many {thing} does that child have?",
+            f"{people} friends share {total} {thing} equally. One of them, {r.choice(NAMES)}, already had {extra}."
+            f" How many {thing} does that friend have now?",
+            f"{total} {thing} are split equally among {people} children. One child finds {extra} more."
+            f" How many {thing} does that child have?",
         )
     )
     return Problem(
@@ -176,7 +176,9 @@ def _comparisons(r: random.Random) -> Problem:
         question = f"{first} has {few} {thing}. {second} has {times} times as many. How many more {thing} does {second} have than {first}?"
         last, answer = f"{many} - {few} = {many - few}.", many - few
     else:
-        question = f"{second} has {times} times as many {thing} as {first}, who has {few}. How many {thing} do they have together?"
+        question = (
+            f"{second} has {times} times as many {thing} as {first}, who has {few}. How many {thing} do they have together?"
+        )
         last, answer = f"{many} + {few} = {many + few}.", many + few
     return Problem("comparisons", (few, times), question, (f"{few} * {times} = {many}.", last), answer)
 
@@ -223,9 +225,7 @@ def problems(split: Literal["train", "validation"], seed: int = 0) -> Iterator[P
                 kinds.remove(kind)
 
 
-def rows(
-    split: Literal["train", "validation"], count: int, seed: int = 0, wrong_share: float = 0.12
-) -> list[dict[str, Any]]:
+def rows(split: Literal["train", "validation"], count: int, seed: int = 0, wrong_share: float = 0.12) -> list[dict[str, Any]]:
     """`count` rows in the specification's message format.
 
     Of the training rows, exactly ``round(count × wrong_share)`` have a last step that slipped, and so a wrong answer;
@@ -245,9 +245,7 @@ def rows(
         assistant = {"role": "assistant", "content": solution(problem, slipped if index in wrong else None)}
         made.append({"messages": [user, assistant], "planted_error": index in wrong})
     if len(made) < count:
-        raise ValueError(
-            f"the built-in task has {len(made)} distinct {split} problems for seed {seed}; {count} were asked for"
-        )
+        raise ValueError(f"the built-in task has {len(made)} distinct {split} problems for seed {seed}; {count} were asked for")
     return made
 
 

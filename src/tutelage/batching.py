@@ -34,6 +34,4 @@ def micro_batches(examples: Sequence[TokenizedExample], batch_size: int, pad_id:
     """
     ordered = sorted(examples, key=len, reverse=True)
     groups = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
-    return [
-        pad_and_shift([(example.prompt_ids, example.response_ids) for example in group], pad_id) for group in groups
-    ]
+    return [pad_and_shift([(example.prompt_ids, example.response_ids) for example in group], pad_id) for group in groups]

@@ -42,9 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
 
-    commands.add_parser(
-        "demo", help="the whole job in about four minutes on two cores: filter, train, evaluate, report"
-    )
+    commands.add_parser("demo", help="the whole job in about four minutes on two cores: filter, train, evaluate, report")
 
     train = commands.add_parser(
         "train", help="train by a configuration, evaluating while it trains", add_help=False, allow_abbrev=False,
@@ -55,9 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     train.add_argument("-h", "--help", action=SettingsHelp)
 
-    evaluate = commands.add_parser(
-        "eval", help="grade any model on any data", description=OVERRIDES, allow_abbrev=False
-    )
+    evaluate = commands.add_parser("eval", help="grade any model on any data", description=OVERRIDES, allow_abbrev=False)
     evaluate.add_argument("model", help="a run directory, a model directory, a hub name, or smollm2")
     evaluate.add_argument("data", help="a file, a directory of shards, a hub name, or arithmetic")
     evaluate.add_argument("--out", type=Path, help="a new directory for the generations (default: evaluations/…)")

@@ -54,7 +54,7 @@ class DataConfig(Section):
     columns: dict[Literal["prompt", "response", "reference"], str] = {}
     """For rows of another shape: which column holds the prompt, the response, the reference; dots reach into a row ("info.answer")."""
     prompt: str = "r1_zero"
-    """Prompt template: "r1_zero", "question_only", "plain", "none" (the row's text as it is), "chat" (the tokenizer's), or a text file with {question}."""
+    """Prompt template: "r1_zero", "question_only", "plain", "none" (bare), "chat" (the tokenizer's), or a file with {question}."""
     filter: bool = True
     """Keep only training rows whose response earns answer_reward 1.0 against its reference."""
     size: PositiveInt | None = None

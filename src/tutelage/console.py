@@ -99,9 +99,10 @@ def _plain_progress(what: str, total: int | None) -> Iterator[Advance]:
         nonlocal done, last
         done += count
         now = time.monotonic()
-        if total and now - last >= PLAIN_EVERY_SECONDS and done:
-            left = (now - start) / done * (total - done)
-            print(f"{what}: {done}/{total}, {duration(left)} left{'  ' + note if note else ''}", flush=True)
+        if total and now - last >= PLAIN_EVERY_SECONDS:
+            # what finishes first says little about the rest: no forecast from less than a tenth
+            left = f", {duration((now - start) / done * (total - done))} left" if done >= total / 10 else ""
+            print(f"{what}: {done}/{total}{left}{'  ' + note if note else ''}", flush=True)
             last = now
 
     yield advance
@@ -114,9 +115,7 @@ def duration(seconds: float) -> str:
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
-    return (
-        f"{whole // 60} min {whole % 60:02d} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    )
+    return f"{whole // 60} min {whole % 60:02d} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def percent(share: float | None) -> str:

@@ -33,9 +33,7 @@ class BadRow(ValueError):
 # ── shapes ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def parse_row(
-    row: dict[str, Any], columns: dict[Any, str] | None = None, needs_response: bool = True
-) -> dict[str, str]:
+def parse_row(row: dict[str, Any], columns: dict[Any, str] | None = None, needs_response: bool = True) -> dict[str, str]:
     """A raw row as ``{"prompt", "response", "reference"}``, by the column mapping if there is one, else by its shape.
 
     Raises:
@@ -102,13 +100,7 @@ def build_text_pairs(example: dict[str, Any]) -> dict[str, Any]:
 
 
 def _first_reference(*places: Any) -> Any:
-    found = (
-        place[key]
-        for place in places
-        if isinstance(place, dict)
-        for key in _REFERENCE_KEYS
-        if place.get(key) is not None
-    )
+    found = (place[key] for place in places if isinstance(place, dict) for key in _REFERENCE_KEYS if place.get(key) is not None)
     return next(found, None)
 
 
@@ -261,9 +253,7 @@ def to_examples(
         examples.append(Example(prompt, response, pair["reference"], row.source))
     if bad and on_bad_row == "error":
         more = f" (and {len(bad) - 1} more malformed rows)" if len(bad) > 1 else ""
-        raise InputError(
-            f'{bad[0]}{more}; mend the row, or set data.on_bad_row = "skip" to leave such rows out and count them'
-        )
+        raise InputError(f'{bad[0]}{more}; mend the row, or set data.on_bad_row = "skip" to leave such rows out and count them')
     if not examples:
         raise InputError(f"all {len(rows)} rows are malformed; the first: {bad[0]}")
     return examples
@@ -301,8 +291,8 @@ def keep_correct(
     if not kept:
         first = examples[0]
         raise InputError(
-            f"nothing survives the filter ({ledger.summary()}); the first row, {first.source}: reference {first.reference!r}, response ends "
-            f"{first.response[-80:]!r}. Mend the data, or set data.filter = false"
+            f"nothing survives the filter ({ledger.summary()}); the first row, {first.source}: reference {first.reference!r},"
+            f" response ends {first.response[-80:]!r}. Mend the data, or set data.filter = false"
         )
     return kept
 

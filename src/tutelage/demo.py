@@ -11,7 +11,7 @@ from tutelage.filtering import filter_file
 from tutelage.runlog import read_lines
 from tutelage.train import Result, train_one_size
 
-TRAINING_ROWS = 640
+TRAINING_ROWS = 512
 VALIDATION_ROWS = 64
 DIRECTORY = "tutelage-demo"
 
@@ -27,14 +27,15 @@ def demo_config(directory: Path) -> Config:
                 "filter": False,  # done, and shown, in a step of its own
             },
             "train": {
-                "lr": 3e-4,
-                "batch_size": 8,
+                "lr": 1.5e-4,
+                "batch_size": 16,
                 "grad_accum": 1,
                 "num_epochs": 1,
                 "schedule": "linear",
-                "warmup_ratio": 0.05,
+                "warmup_ratio": 0.1,
+                "betas": (0.9, 0.99),
             },
-            "eval": {"every": 35, "examples": VALIDATION_ROWS, "max_new_tokens": 96},
+            "eval": {"every": 15, "examples": VALIDATION_ROWS, "max_new_tokens": 64},
             "run": {"dir": str(directory / "run"), "save_every": 0},
         }
     )
@@ -47,8 +48,8 @@ def demo() -> None:
     console.say("Tutelage demo", style="bold")
     console.say(
         f"This writes {TRAINING_ROWS} worked arithmetic problems (12 % of them wrong on purpose), filters out the wrong ones, lets\n"
-        f"SmolLM2-135M-Instruct solve {VALIDATION_ROWS} other problems, trains it on the right ones and lets it try again: about 4 minutes on two\n"
-        f"idle cores. Everything goes to {directory}/. Ctrl-C stops it and keeps what was measured.\n"
+        f"SmolLM2-135M-Instruct solve {VALIDATION_ROWS} other problems, trains it on the right ones and lets it try again:\n"
+        f"about four minutes on two idle cores. Everything goes to {directory}/. Ctrl-C stops it and keeps what was measured.\n"
     )
     (directory / "data").mkdir(parents=True)
     train, validation = directory / "data" / "train.jsonl", directory / "data" / "validation.jsonl"
@@ -97,7 +98,10 @@ def _solved(result: Result) -> None:
         if after["answer_reward"] > 0 and not first["answer_reward"] > 0:
             console.say("\nA problem it used to fail:", style="bold")
             console.say(
-                f"{after['prompt'].strip()}\n  before: {' '.join(first['response'].split())[:240]}\n  after:  {after['response'].strip()}\n  reference: {after['ground_truth']}"
+                f"{after['prompt'].strip()}\n"
+                f"  before: {' '.join(first['response'].split())[:240]}\n"
+                f"  after:  {after['response'].strip()}\n"
+                f"  reference: {after['ground_truth']}"
             )
             return
     console.say("\nNo problem that failed before is solved now.")

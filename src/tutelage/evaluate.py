@@ -5,11 +5,40 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tutelage import grading
+from tutelage.config import EvalConfig
+from tutelage.data import Example
 from tutelage.generation import Completion, Sampling
+from tutelage.model import Policy
 from tutelage.stats import mean, wilson_interval
 from tutelage.tokens import encode_prompt
 
 RewardFn = Callable[[str, str], dict[str, float]]
+REWARD_FUNCTIONS: dict[str, RewardFn] = {
+    "r1_zero": grading.r1_zero_reward_fn,
+    "question_only": grading.question_only_reward_fn,
+}
+
+
+def solve(
+    policy: Policy, examples: Sequence[Example], config: EvalConfig, on_finished: Callable[[int], None] = lambda count: None
+) -> dict[str, Any]:
+    """`log_generations` of a policy on examples, as an evaluation is configured."""
+    with policy.autocast():
+        return log_generations(
+            policy.model,
+            policy.tokenizer,
+            [example.prompt for example in examples],
+            [example.reference for example in examples],
+            REWARD_FUNCTIONS[config.reward],
+            max_new_tokens=config.max_new_tokens,
+            temperature=config.temperature,
+            top_p=config.top_p,
+            stop=policy.stops.strings,
+            seed=config.seed,
+            batch_size=config.batch_size,
+            on_finished=on_finished,
+        )
 
 
 def log_generations(

@@ -45,7 +45,8 @@ def filter_file(data: str, out: Path, config: DataConfig | None = None, style: s
         example = by_source.get(sample.source)
         if example is not None:
             console.say(
-                f"{sample.fate}: {' '.join(example.prompt.split())[:160]}\n  {example.response.strip()[-200:]}   (reference {example.reference})"
+                f"{sample.fate}: {' '.join(example.prompt.split())[:160]}\n"
+                f"  {example.response.strip()[-200:]}   (reference {example.reference})"
             )
     return len(kept)
 

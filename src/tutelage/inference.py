@@ -11,13 +11,12 @@ from tutelage import console, show
 from tutelage.config import Config, load_config
 from tutelage.data import Ledger, apply_template, seeded_order, to_examples
 from tutelage.errors import InputError
-from tutelage.evaluate import log_generations
+from tutelage.evaluate import solve
 from tutelage.generation import Sampling, native
 from tutelage.model import Policy, load_policy, load_tokenizer
 from tutelage.runlog import append_lines, write_text
 from tutelage.sources import read_rows
 from tutelage.tokens import encode_prompt, prompt_template
-from tutelage.train import reward_function
 
 
 def config_of(model: str, overrides: list[str]) -> Config:
@@ -50,9 +49,7 @@ def ask(model: str, question: str, overrides: list[str]) -> str:
         config.eval.max_new_tokens, config.eval.temperature, config.eval.top_p, policy.stops.strings, config.eval.seed
     )
     with console.progress("answering"), policy.autocast():
-        completion = native.generate(
-            policy.model, policy.tokenizer, [encode_prompt(policy.tokenizer, prompt)], sampling
-        )[0]
+        completion = native.generate(policy.model, policy.tokenizer, [encode_prompt(policy.tokenizer, prompt)], sampling)[0]
     cut = (
         ""
         if completion.finish_reason == "stop"
@@ -75,32 +72,23 @@ def evaluate_file(model: str, data: str, overrides: list[str], out: Path | None)
     template = prompt_template(config.data.prompt, tokenizer)
     rows = read_rows(data, config.data.validation_split, config.data.hub_config)
     columns = {field: column for field, column in config.data.columns.items() if field != "response"}
-    examples = to_examples(
-        rows, template, Ledger(()), columns=columns, on_bad_row=config.data.on_bad_row, needs_response=False
-    )
-    chosen = [
-        examples[index] for index in seeded_order(len(examples), config.eval.seed)[: config.eval.examples or None]
-    ]
+    examples = to_examples(rows, template, Ledger(()), columns=columns, on_bad_row=config.data.on_bad_row, needs_response=False)
+    chosen = [examples[index] for index in seeded_order(len(examples), config.eval.seed)[: config.eval.examples or None]]
     policy = _load(config)
-    with console.progress(f"solving {len(chosen)} problems", len(chosen)) as advance, policy.autocast():
-        result = log_generations(
-            policy.model, tokenizer, [example.prompt for example in chosen], [example.reference for example in chosen],
-            reward_function(config.eval.reward), max_new_tokens=config.eval.max_new_tokens, temperature=config.eval.temperature,
-            top_p=config.eval.top_p, stop=policy.stops.strings, seed=config.eval.seed, batch_size=config.eval.batch_size, on_finished=advance,
-        )  # fmt: skip
+    with console.progress(f"solving {len(chosen)} problems", len(chosen)) as advance:
+        result = solve(policy, chosen, config.eval, advance)
     directory.mkdir(parents=True)
     append_lines(
         directory / "generations.jsonl",
         [{"source": e.source, **r} for e, r in zip(chosen, result["records"], strict=True)],
     )
-    write_text(
-        directory / "summary.json", json.dumps({"model": model, "data": data, **result["summary"]}, indent=2) + "\n"
-    )
+    write_text(directory / "summary.json", json.dumps({"model": model, "data": data, **result["summary"]}, indent=2) + "\n")
     show.summary_table(f"{model} on {data}", result["summary"])
     console.say(
-        f"of {len(examples)} problems {len(chosen)} were solved (eval.examples = {config.eval.examples}); every response is in {directory}/generations.jsonl"
+        f"{len(chosen)} of the {len(examples)} problems were asked (eval.examples = {config.eval.examples});"
+        f" every response is in {directory}/generations.jsonl"
     )
-    return result["summary"]  # type: ignore[no-any-return]
+    return result["summary"]
 
 
 def _load(config: Config) -> Policy:

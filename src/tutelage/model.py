@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import io
 import os
 import shutil
 import tempfile
@@ -56,9 +57,7 @@ class Head:
     def __init__(self, model: Any) -> None:
         self.linear = model.get_output_embeddings()
         config = model.config.get_text_config()
-        self.scale = float(getattr(config, "logit_scale", None) or 1.0) / float(
-            getattr(config, "logits_scaling", None) or 1.0
-        )
+        self.scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
         self.cap = getattr(config, "final_logit_softcapping", None)
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -157,7 +156,8 @@ def embedded_model() -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=".converting-", dir=cache))
     try:
-        with console.progress("converting the embedded model (once)"):
+        # transformers draws a bar of its own here that cannot be switched off
+        with console.progress("converting the embedded model (once)"), contextlib.redirect_stderr(io.StringIO()):
             source = Path(package.origin).parent
             model: Any = AutoModelForCausalLM.from_pretrained(source, gguf_file=EMBEDDED_GGUF, dtype=torch.float32)
             # the weights are float32 from here on: nothing must remember that they once were quantized
@@ -213,7 +213,8 @@ def _check_head(policy: Policy, model_id: str) -> None:
         theirs = policy.model(input_ids=ids, use_cache=False).logits
     if not torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4):
         raise InputError(
-            f"{model_id}: the head of {type(policy.model).__name__} is not a linear layer with scaling or soft-capping, so its loss cannot be computed exactly"
+            f"{model_id}: the head of {type(policy.model).__name__} is not a linear layer with scaling or soft-capping,"
+            " so its loss cannot be computed exactly"
         )
 
 

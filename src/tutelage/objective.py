@@ -31,9 +31,7 @@ def compute_entropy(logits: torch.Tensor) -> torch.Tensor:
     return log_z.squeeze(-1) - (probs * logits.masked_fill(torch.isneginf(logits), 0.0)).sum(dim=-1)
 
 
-def masked_normalize(
-    tensor: torch.Tensor, mask: torch.Tensor, normalize_constant: float, dim: int | None = None
-) -> torch.Tensor:
+def masked_normalize(tensor: torch.Tensor, mask: torch.Tensor, normalize_constant: float, dim: int | None = None) -> torch.Tensor:
     """Sum over `dim` (or over everything) where mask is 1, divided by a constant.
 
     Masked-out elements never count, not even when they are infinite or NaN. Half-precision input is summed in float32.
@@ -71,7 +69,8 @@ def sft_microbatch_train_step(
     """
     if policy_log_probs.ndim != 2 or policy_log_probs.shape != response_mask.shape:
         raise ValueError(
-            f"policy_log_probs has shape {tuple(policy_log_probs.shape)}, response_mask {tuple(response_mask.shape)}: both must be (batch, seq_len)"
+            f"policy_log_probs has shape {tuple(policy_log_probs.shape)}, response_mask {tuple(response_mask.shape)}:"
+            " both must be (batch, seq_len)"
         )
     if gradient_accumulation_steps < 1 or normalize_constant <= 0:
         raise ValueError(
@@ -79,7 +78,7 @@ def sft_microbatch_train_step(
         )
     masked_ce_sum = masked_normalize(-_wide(policy_log_probs), response_mask, normalize_constant)
     loss = masked_ce_sum / (policy_log_probs.shape[0] * gradient_accumulation_steps)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     return loss.detach(), {"masked_ce_sum": masked_ce_sum.detach(), "num_response_tokens": response_mask.sum()}
 
 

@@ -59,9 +59,7 @@ def prepare(config: Config, tokenizer: Any) -> Prepared:
     train = _subset(kept, data, ledger)
     _check_supervision(train, stops)
     chosen = seeded_order(len(validation), config.eval.seed)[: config.eval.examples or None]
-    return Prepared(
-        train, [validation[index] for index in chosen], ledger, lengths, max_length, data.max_length is None
-    )
+    return Prepared(train, [validation[index] for index in chosen], ledger, lengths, max_length, data.max_length is None)
 
 
 def _split(rows: list[Row], data: DataConfig, ledger: Ledger) -> tuple[list[Row], list[Row]]:

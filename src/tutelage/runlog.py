@@ -34,9 +34,7 @@ class RunLog:
         if self._tracker is not None:
             kind = values.get("kind", "train")
             numbers = {
-                f"{kind}/{key}": value
-                for key, value in values.items()
-                if isinstance(value, int | float) and key != "step"
+                f"{kind}/{key}": value for key, value in values.items() if isinstance(value, int | float) and key != "step"
             }
             self._tracker(numbers, values["step"])
 
@@ -97,7 +95,8 @@ def _refuse_to_overwrite(directory: Path, config: Config) -> None:
         changed = differences(load_config(directory / "config.toml"), config)
         if changed:
             raise InputError(
-                f"run.dir: {directory} holds an unfinished run of another configuration; give this run another --run.dir, or undo: {'; '.join(changed)}"
+                f"run.dir: {directory} holds an unfinished run of another configuration; give this run another --run.dir,"
+                f" or undo: {'; '.join(changed)}"
             )
     elif others:
         raise InputError(
@@ -113,11 +112,7 @@ def environment() -> dict[str, Any]:
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
-    gpus = (
-        [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-        if torch.cuda.is_available()
-        else []
-    )
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     return {
         "command": sys.argv,
         "python": platform.python_version(),
@@ -131,9 +126,7 @@ def environment() -> dict[str, Any]:
             "torch_threads": torch.get_num_threads(),
         },
         "environment_variables": {
-            key: os.environ[key]
-            for key in ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
-            if key in os.environ
+            key: os.environ[key] for key in ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES") if key in os.environ
         },
         "git": _git_state(),
     }
@@ -151,9 +144,7 @@ def _git_state() -> dict[str, Any] | None:
     """Commit and uncommitted changes of the directory the run was started in; None where that is no git checkout."""
 
     def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", *arguments], capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     try:
         return {
@@ -173,7 +164,7 @@ def _start_tracker(config: RunConfig, directory: Path, whole: Config) -> Any:
         if config.tracker == "tensorboard":
             from torch.utils.tensorboard import SummaryWriter
 
-            writer: Any = SummaryWriter(directory / "tensorboard")  # type: ignore[no-untyped-call]
+            writer: Any = SummaryWriter(directory / "tensorboard")
 
             def track(numbers: dict[str, float], step: int) -> None:
                 for key, value in numbers.items():

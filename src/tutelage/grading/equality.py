@@ -101,13 +101,7 @@ def normalize(text: str) -> str:
         text = text.removesuffix(".").rstrip() if not text.endswith("..") else text
         if text == before:
             break
-    text = (
-        _NOISE.sub(" ", text)
-        .replace("\\dfrac", "\\frac")
-        .replace("\\tfrac", "\\frac")
-        .replace("\\%", "%")
-        .replace("\\$", "$")
-    )
+    text = _NOISE.sub(" ", text).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").replace("\\%", "%").replace("\\$", "$")
     text = _THOUSANDS.sub(lambda match: match.group(1) + re.sub(r"\D", "", match.group(2)), text)
     if re.fullmatch(r"-?\s*\$\s*-?[\d.]+", text):
         text = text.replace("$", "")

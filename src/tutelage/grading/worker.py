@@ -106,9 +106,7 @@ def _compare(gold: str, answer: str) -> dict[str, Any]:
     from math_verify import LatexExtractionConfig, parse, verify
 
     def read(text: str) -> list[Any]:
-        found: list[Any] = parse(
-            f"\\boxed{{{text}}}", extraction_config=[LatexExtractionConfig()], parsing_timeout=None
-        )
+        found: list[Any] = parse(f"\\boxed{{{text}}}", extraction_config=[LatexExtractionConfig()], parsing_timeout=None)
         return found
 
     parsed_gold, parsed_answer = read(gold), read(answer)
