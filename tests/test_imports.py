@@ -80,6 +80,7 @@ def test_only_one_file_knows_vllm():
         ("tutelage.grading", ("torch", "transformers", "vllm", "sympy", "math_verify", "pydantic")),
         ("tutelage.stats", ("torch", "transformers", "vllm", "numpy")),
         ("tutelage.config", ("torch", "transformers")),
+        ("tutelage.filtering", ("torch", "transformers", "datasets", "sympy")),
         ("tutelage.objective", ("transformers", "vllm", "datasets")),
         ("tutelage.train", ("vllm", "datasets", "wandb", "trackio")),
     ],

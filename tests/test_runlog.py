@@ -54,17 +54,18 @@ def test_lines_survive_a_torn_end_and_are_dropped_after_a_step(tmp_path):
         for step in (1, 2, 3):
             log.metrics(kind="train", step=step, loss=1.0)
             log.generations(step, [{"response": "é"}])
+            if step < 3:  # the third evaluation was not finished
+                log.metrics(kind="eval", step=step, loss=0.0)
         with (tmp_path / "metrics.jsonl").open("a") as file:
             file.write('{"kind": "train", "st')
-        assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [1, 2, 3]
-        log.forget_after(2)
-        log.metrics(kind="train", step=3, loss=2.0)
-        assert [(line["step"], line["loss"]) for line in read_lines(tmp_path / "metrics.jsonl")] == [
-            (1, 1.0),
-            (2, 1.0),
-            (3, 2.0),
-        ]
+        assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [1, 1, 2, 2, 3]
+        log.forget_after(3)
+        assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [1, 1, 2, 2, 3]
         assert [line["step"] for line in read_lines(tmp_path / "generations.jsonl")] == [1, 2]
+        log.forget_after(1)
+        assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [1, 1]
+        assert read_lines(tmp_path / "generations.jsonl") == [{"step": 1, "response": "é"}]
+        assert log.has_evaluation(1) and not log.has_evaluation(2)
 
 
 def test_a_full_disk_is_one_clear_error():

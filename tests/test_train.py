@@ -25,8 +25,8 @@ def gradients_of(
     config = make_config(train__batch_size=batch_size, train__grad_accum=grad_accum, train__clip_grad=1e9, **changes)
     policy = load_policy(config.model, tokenizer)
     examples = prepare(config, tokenizer).train[:8]
-    loss, norm, _ = accumulate_gradients(policy, examples, config, step=0)
-    return loss, norm, {name: parameter.grad.clone() for name, parameter in policy.model.named_parameters()}
+    step = accumulate_gradients(policy, examples, config, step=0)
+    return step.loss, step.grad_norm, {name: parameter.grad.clone() for name, parameter in policy.model.named_parameters()}
 
 
 @pytest.mark.parametrize("normalization", ["token", "sequence"])
@@ -60,7 +60,7 @@ def test_sequence_normalization_is_the_specifications_step(make_config, tokenize
         log_probs = get_response_log_probs(policy.model, batch["input_ids"], batch["labels"], with_grad=True)["log_probs"]
         losses.append(sft_microbatch_train_step(log_probs, batch["response_mask"], 4)[0].item())
     theirs = {name: parameter.grad.clone() for name, parameter in policy.model.named_parameters()}
-    loss, _, _ = accumulate_gradients(policy, examples, config, step=0)
+    loss = accumulate_gradients(policy, examples, config, step=0).loss
     assert loss == pytest.approx(sum(losses), rel=1e-6)
     for name, parameter in policy.model.named_parameters():
         torch.testing.assert_close(parameter.grad, theirs[name], rtol=1e-4, atol=1e-6)
@@ -70,11 +70,11 @@ def test_the_token_loss_is_the_mean_over_response_tokens(make_config, tokenizer)
     config = make_config()
     policy = load_policy(config.model, tokenizer)
     examples = prepare(config, tokenizer).train[:8]
-    loss, _, tokens = accumulate_gradients(policy, examples, config, step=0)
+    step = accumulate_gradients(policy, examples, config, step=0)
     batch = pad_and_shift([(row.prompt_ids, row.response_ids) for row in examples], 0)
     log_probs = get_response_log_probs(policy.model, batch["input_ids"], batch["labels"])["log_probs"][batch["response_mask"]]
-    assert tokens == len(log_probs) == sum(len(row.response_ids) for row in examples)
-    assert loss == pytest.approx(-log_probs.mean().item(), rel=1e-5)
+    assert step.response_tokens == len(log_probs) == sum(len(row.response_ids) for row in examples)
+    assert step.loss == pytest.approx(-log_probs.mean().item(), rel=1e-5)
 
 
 def lines_of(path: Path) -> list[dict]:
@@ -133,61 +133,115 @@ def test_evaluating_does_not_change_training(make_config, tmp_path):
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_an_interrupted_run_continues_to_the_same_end_bit_for_bit(make_config, tmp_path, monkeypatch):
-    changes = {"train__num_steps": 6, "eval__every": 4}
-    whole = train_one_size(make_config(run__dir=str(tmp_path / "whole"), **changes)).directory
-    config = make_config(run__dir=str(tmp_path / "parts"), **changes)
-
-    from tutelage import train
-
-    original, calls = train.accumulate_gradients, []
-
-    def interrupting(*arguments):
-        calls.append(arguments)
-        if len(calls) == 4:
-            os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C in the middle of the fourth step
-        return original(*arguments)
-
-    monkeypatch.setattr(train, "accumulate_gradients", interrupting)
-    with pytest.raises(Interrupted, match=r"after step 3 of 6.*\n.*tutelage train .*config\.toml"):
-        train_one_size(config)
-    assert not (tmp_path / "parts" / "result.json").exists()
-    parts = train_one_size(config).directory
-
+def assert_same_run(whole: Path, parts: Path) -> None:
+    """The same weights, losses, gradient norms and generations, bit for bit, each step once."""
     ours, theirs = weights_of(whole), weights_of(parts)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     for name in ("metrics.jsonl", "generations.jsonl", "ledger.jsonl"):
         assert without_times(lines_of(whole / name)) == without_times(lines_of(parts / name))
 
 
-def test_a_killed_run_continues_from_its_last_checkpoint(make_config, tmp_path, monkeypatch):
+def interrupt_at_call(monkeypatch, name: str, call: int, signal_number: int = signal.SIGINT) -> None:
+    """Ctrl-C in the middle of a call of a function in `tutelage.train`."""
+    from tutelage import train
+
+    original, calls = getattr(train, name), []
+
+    def interrupting(*arguments):
+        calls.append(arguments)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal_number)
+        return original(*arguments)
+
+    monkeypatch.setattr(train, name, interrupting)
+
+
+@pytest.mark.parametrize(
+    ("name", "call", "step"),
+    [
+        ("accumulate_gradients", 1, 0),  # after the first evaluation
+        ("accumulate_gradients", 4, 3),
+        ("update_weights", 4, 4),  # in the middle of the update: the step is finished first
+        ("solve", 1, 0),  # during the evaluation before training
+        ("solve", 2, 4),  # during one on the way
+        ("solve", 3, 6),  # during the last
+    ],
+)
+def test_an_interrupted_run_continues_to_the_same_end_bit_for_bit(make_config, tmp_path, monkeypatch, name, call, step):
+    changes = {"train__num_steps": 6, "eval__every": 4, "run__save_every": 0}
+    whole = train_one_size(make_config(run__dir=str(tmp_path / "whole"), **changes)).directory
+    config = make_config(run__dir=str(tmp_path / "parts"), **changes)
+    with monkeypatch.context() as patch:
+        interrupt_at_call(patch, name, call)
+        with pytest.raises(Interrupted, match=rf"after step {step} of 6.*\n.*tutelage train .*config\.toml"):
+            train_one_size(config)
+    assert not (tmp_path / "parts" / "result.json").exists()
+    assert_same_run(whole, train_one_size(config).directory)
+    assert not (tmp_path / "parts" / "checkpoints").exists()
+
+
+class Killed(BaseException):
+    """Nothing catches this: what a SIGKILL leaves behind."""
+
+
+@pytest.mark.parametrize(("name", "call"), [("update_weights", 4), ("solve", 2)])
+def test_a_killed_run_continues_from_its_last_checkpoint(make_config, tmp_path, monkeypatch, name, call):
     whole = train_one_size(make_config(run__dir=str(tmp_path / "whole"))).directory
-    config = make_config(run__dir=str(tmp_path / "parts"))  # checkpoints at step 2, with the evaluation
+    config = make_config(run__dir=str(tmp_path / "parts"))  # a checkpoint at step 2
 
     from tutelage import train
 
-    original = train.update_weights
-    monkeypatch.setattr(
-        train,
-        "update_weights",
-        lambda policy, optimizer, lr: (
-            (_ for _ in ()).throw(OSError("killed"))
-            if optimizer.state and policy_is_at(3, tmp_path)
-            else original(policy, optimizer, lr)
-        ),
-    )
-    with pytest.raises(OSError, match="killed"):
-        train_one_size(config)
-    monkeypatch.setattr(train, "update_weights", original)
-    parts = train_one_size(config).directory
-    ours, theirs = weights_of(whole), weights_of(parts)
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert without_times(lines_of(whole / "metrics.jsonl")) == without_times(lines_of(parts / "metrics.jsonl"))
+    original, calls = getattr(train, name), []
+
+    def dying(*arguments):
+        calls.append(arguments)
+        if len(calls) == call:
+            raise Killed
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, name, dying)
+        with pytest.raises(Killed):
+            train_one_size(config)
+    assert [path.name for path in (tmp_path / "parts" / "checkpoints").iterdir()] == ["step-00000002"]
+    assert_same_run(whole, train_one_size(config).directory)
 
 
-def policy_is_at(step: int, tmp_path: Path) -> bool:
-    lines = lines_of(tmp_path / "parts" / "metrics.jsonl")
-    return max((line["step"] for line in lines), default=0) == step
+def test_an_unfinished_run_refuses_another_configuration(make_config, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt_at_call(patch, "accumulate_gradients", 2)
+        with pytest.raises(Interrupted):
+            train_one_size(make_config())
+    with pytest.raises(InputError, match=r"unfinished run of another configuration.*train\.lr: 0\.001 → 0\.1"):
+        train_one_size(make_config(train__lr=0.1))
+
+
+def test_a_model_that_cannot_be_saved_is_one_clear_error_and_can_be_saved_later(make_config, monkeypatch):
+    from transformers import LlamaForCausalLM
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    config = make_config()
+    with monkeypatch.context() as patch:
+        patch.setattr(LlamaForCausalLM, "save_pretrained", full)
+        with pytest.raises(
+            RunError, match="the model could not be written: .*No space left on device.*run the same command again"
+        ):
+            train_one_size(config)
+    assert not list(Path(config.run.dir).glob(".model.tmp*"))
+    assert (train_one_size(config).directory / "model" / "model.safetensors").is_file()
+
+
+def test_too_little_memory_is_one_clear_error_that_says_what_to_do(make_config, monkeypatch):
+    from tutelage import train
+
+    def too_much(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(train, "accumulate_gradients", too_much)
+    with pytest.raises(RunError, match=r"step 1 does not fit.*Halve train\.batch_size"):
+        train_one_size(make_config())
 
 
 def test_a_loss_that_is_not_a_number_stops_before_any_weight_changes(make_config, tokenizer):

@@ -106,30 +106,35 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(arguments: argparse.Namespace, overrides: list[str]) -> None:
-    from tutelage.config import load_config
-
     match arguments.command:
         case "demo":
+            _start()
             from tutelage.demo import demo
 
             demo()
         case "train":
+            from tutelage.config import load_config
+
             config = load_config(arguments.config, overrides)
+            _start()
             from tutelage import show
             from tutelage.train import train_one_size
 
             result = train_one_size(config)
             show.finished(result.directory, result.evaluations)
         case "eval":
+            _start()
             from tutelage.inference import evaluate_file
 
             evaluate_file(arguments.model, arguments.data, overrides, arguments.out)
         case "filter":
-            config = load_config(None, overrides)
+            from tutelage.config import load_config
             from tutelage.filtering import filter_file
 
+            config = load_config(None, overrides)
             filter_file(arguments.data, arguments.out, config.data, config.eval.reward)
         case "ask":
+            _start()
             from tutelage.inference import ask
 
             print(ask(arguments.model, arguments.question, overrides))
@@ -141,6 +146,14 @@ def _dispatch(arguments: argparse.Namespace, overrides: list[str]) -> None:
             verdict = grade(arguments.gold, arguments.answer)
             word = {True: "equal", False: "not equal", None: "undecided"}[verdict.equal]
             print(f"{word}  (layer: {verdict.layer}{'; ' + verdict.why if verdict.why and not verdict.equal else ''})")
+
+
+def _start() -> None:
+    """Import torch and transformers, which takes seconds, behind a sign of life."""
+    from tutelage import console
+
+    with console.progress("starting"):
+        import tutelage.train  # noqa: F401
 
 
 if __name__ == "__main__":

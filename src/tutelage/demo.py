@@ -11,7 +11,7 @@ from tutelage.filtering import filter_file
 from tutelage.runlog import read_lines
 from tutelage.train import Result, train_one_size
 
-TRAINING_ROWS = 512
+TRAINING_ROWS = 560
 VALIDATION_ROWS = 64
 DIRECTORY = "tutelage-demo"
 
@@ -35,7 +35,7 @@ def demo_config(directory: Path) -> Config:
                 "warmup_ratio": 0.1,
                 "betas": (0.9, 0.99),
             },
-            "eval": {"every": 15, "examples": VALIDATION_ROWS, "max_new_tokens": 64},
+            "eval": {"every": 15, "examples": VALIDATION_ROWS, "max_new_tokens": 80},
             "run": {"dir": str(directory / "run"), "save_every": 0},
         }
     )

@@ -16,7 +16,7 @@ import torch
 
 from tutelage import console
 from tutelage.config import ModelConfig
-from tutelage.errors import InputError
+from tutelage.errors import InputError, RunError
 from tutelage.objective import head_log_probs
 from tutelage.tokens import Stops
 
@@ -173,7 +173,11 @@ def embedded_model() -> Path:
 
 
 def save_model(policy: Policy, target: Path, card: str) -> None:
-    """A Hugging Face directory with weights, tokenizer, stop token and model card, renamed into place when complete."""
+    """A Hugging Face directory with weights, tokenizer, stop token and model card, renamed into place when complete.
+
+    Raises:
+        RunError: it cannot be written (a full disk); nothing half-written is left.
+    """
     folder = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(folder, ignore_errors=True)
     model = policy.model
@@ -184,10 +188,14 @@ def save_model(policy: Policy, target: Path, card: str) -> None:
     model.generation_config.do_sample = False
     model.generation_config.temperature = model.generation_config.top_p = model.generation_config.top_k = None
     model.config.use_cache = True
-    model.save_pretrained(folder)
-    policy.tokenizer.save_pretrained(folder)
-    (folder / "README.md").write_text(card, encoding="utf-8")
-    folder.rename(target)
+    try:
+        model.save_pretrained(folder)
+        policy.tokenizer.save_pretrained(folder)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        folder.rename(target)
+    except Exception as error:  # safetensors reports a full disk with an error of its own
+        shutil.rmtree(folder, ignore_errors=True)
+        raise RunError(f"{target}: the model could not be written: {error}. Make room, and run the same command again") from None
 
 
 def size_in_bytes(model: Any) -> int:

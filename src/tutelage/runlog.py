@@ -45,12 +45,19 @@ class RunLog:
         """The evaluations so far, oldest first."""
         return [line for line in read_lines(self.directory / "metrics.jsonl") if line["kind"] == "eval"]
 
+    def has_evaluation(self, step: int) -> bool:
+        return any(line["step"] == step for line in self.evaluations())
+
     def forget_after(self, step: int) -> None:
-        """Drop lines beyond a step that the run goes back to, so that each step appears once."""
-        for name in ("metrics.jsonl", "generations.jsonl"):
-            path = self.directory / name
-            kept = [line for line in read_lines(path) if line["step"] <= step]
-            write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
+        """Drop the lines beyond a step that the run goes back to, and the generations of an evaluation that was not finished.
+
+        So each step appears once, however often the run was interrupted.
+        """
+        metrics = [line for line in read_lines(self.directory / "metrics.jsonl") if line["step"] <= step]
+        evaluated = {line["step"] for line in metrics if line["kind"] == "eval"}
+        generations = [line for line in read_lines(self.directory / "generations.jsonl") if line["step"] in evaluated]
+        for name, lines in (("metrics.jsonl", metrics), ("generations.jsonl", generations)):
+            write_text(self.directory / name, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write ``result.json``: its presence says that the run is finished."""

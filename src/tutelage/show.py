@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
@@ -13,9 +13,11 @@ from tutelage import console
 from tutelage.config import Config
 from tutelage.console import percent
 from tutelage.data import Ledger
-from tutelage.prepare import Prepared
 from tutelage.stats import wilson_interval
-from tutelage.tokens import TokenizedExample
+
+if TYPE_CHECKING:  # `tutelage filter` shows its ledger without torch
+    from tutelage.prepare import Prepared
+    from tutelage.tokens import TokenizedExample
 
 MEANS = (
     ("mean length (tokens)", "avg_response_length"),

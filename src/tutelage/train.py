@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import random
 import shutil
 import signal
 import threading
@@ -70,46 +71,47 @@ def train_one_size(config: Config, size: int | None = None) -> Result:
 
 
 def run(policy: Policy, prepared: Prepared, config: Config, log: RunLog) -> Result:
-    """Train, evaluating on the way; save the model at the end."""
+    """Train from where the run stands to its end, evaluating on the way, and save the model."""
     train, rows_per_step = config.train, config.train.batch_size * config.train.grad_accum
+    epoch = batching.steps_per_epoch(len(prepared.train), rows_per_step)
     total = batching.total_steps(len(prepared.train), rows_per_step, train.num_epochs, train.num_steps)
+    save_every = config.run.save_every if config.run.save_every is not None else config.eval.every
     optimizer = make_optimizer(policy.model, train)
     step = _resume(policy, optimizer, log)
     evaluate = Evaluator(policy, prepared.validation, config, log)
-    save_every = config.run.save_every if config.run.save_every is not None else config.eval.every
     policy.model.config.use_cache = False
     policy.model.train()
     try:
-        if step == 0 and config.eval.before:
-            evaluate(0)
         with console.progress("training", total) as advance:
             advance(step)
-            while step < total:
-                started = time.monotonic()
-                examples = [
-                    prepared.train[row] for row in batching.step_rows(len(prepared.train), rows_per_step, train.seed, step)
-                ]
-                loss, grad_norm, tokens = accumulate_gradients(policy, examples, config, step)
-                with _uninterrupted():  # weights, optimizer and step number change together or not at all
-                    update_weights(policy, optimizer, lr_at(step, total, train))
-                    step += 1
-                seconds = time.monotonic() - started
-                log.metrics(
-                    kind="train", step=step, epoch=round(step / batching.steps_per_epoch(len(prepared.train), rows_per_step), 4), loss=loss,
-                    grad_norm=grad_norm, lr=lr_at(step - 1, total, train), response_tokens=tokens, seconds=round(seconds, 4),
-                    tokens_per_second=round(sum(map(len, examples)) / seconds, 1),
-                )  # fmt: skip
-                advance(1, f"loss {loss:.4f}")
-                if step < total and config.eval.every and step % config.eval.every == 0:
+            while True:
+                if evaluation_due(step, total, config) and not log.has_evaluation(step):
                     evaluate(step)
-                if step < total and save_every and step % save_every == 0:
+                if step == total:
+                    break
+                started, lr = time.monotonic(), lr_at(step, total, train)
+                rows = batching.step_rows(len(prepared.train), rows_per_step, train.seed, step)
+                examples = [prepared.train[row] for row in rows]
+                gradients = accumulate_gradients(policy, examples, config, step)
+                with _uninterrupted():  # weights, optimizer, step number and log change together or not at all
+                    update_weights(policy, optimizer, lr)
+                    step += 1
+                    speed = _speed(examples, time.monotonic() - started)
+                    log.metrics(kind="train", step=step, epoch=round(step / epoch, 4), lr=lr, **vars(gradients), **speed)
+                advance(1, f"loss {gradients.loss:.4f}")
+                if save_every and step % save_every == 0 and step < total:
                     checkpoint.save(log.directory, step, policy.model, optimizer)
-        evaluate(total)
     except KeyboardInterrupt:
-        checkpoint.save(log.directory, step, policy.model, optimizer)
+        with contextlib.suppress(KeyboardInterrupt), _uninterrupted():
+            checkpoint.save(log.directory, step, policy.model, optimizer)
         raise Interrupted(
             f"interrupted after step {step} of {total}; everything measured is in {log.directory}.\n"
             f"To go on from there: tutelage train {log.directory / 'config.toml'}"
+        ) from None
+    except torch.OutOfMemoryError as error:
+        raise RunError(
+            f"step {step + 1} does not fit in the memory of {policy.device}: {str(error).splitlines()[0]} Halve train.batch_size and"
+            " double train.grad_accum (the result is the same), set model.activation_checkpointing = true, or lower eval.batch_size"
         ) from None
     evaluations = log.evaluations()
     with console.progress("saving the model"):
@@ -119,10 +121,24 @@ def run(policy: Policy, prepared: Prepared, config: Config, log: RunLog) -> Resu
     return Result(log.directory, evaluations, total)
 
 
-def accumulate_gradients(
-    policy: Policy, examples: Sequence[TokenizedExample], config: Config, step: int
-) -> tuple[float, float, int]:
-    """Forward and backward over one step's rows, gradients clipped: (loss, gradient norm before clipping, response tokens).
+def evaluation_due(step: int, total: int, config: Config) -> bool:
+    """Before training if wanted, every `eval.every` steps, and at the end."""
+    if step in (0, total):
+        return step == total or config.eval.before
+    return config.eval.every > 0 and step % config.eval.every == 0
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """What is known of a step before the weights change: its loss, the norm of its gradient before clipping, its size."""
+
+    loss: float
+    grad_norm: float
+    response_tokens: int
+
+
+def accumulate_gradients(policy: Policy, examples: Sequence[TokenizedExample], config: Config, step: int) -> Gradients:
+    """Forward and backward over one step's rows, gradients clipped.
 
     The loss is one sum over response tokens, divided once by a number that is known before the first backward pass; so the
     gradient does not depend on how the rows are split into micro-batches.
@@ -136,7 +152,8 @@ def accumulate_gradients(
     policy.model.zero_grad(set_to_none=True)  # also what an interrupted step had left
     loss = torch.zeros((), dtype=torch.float64, device=policy.device)
     for index, batch in enumerate(batching.micro_batches(examples, config.train.batch_size, pad)):
-        torch.manual_seed(hash((config.train.seed, step, index)))  # dropout is a function of (seed, step, micro-batch)
+        # dropout is a function of (seed, step, micro-batch): a resumed run draws the same
+        torch.manual_seed(random.Random(f"{config.train.seed}-{step}-{index}").getrandbits(63))
         part = -policy.response_log_probs(batch).sum() / denominator
         part.backward()
         loss += part.detach().double()
@@ -147,7 +164,7 @@ def accumulate_gradients(
             f"step {step + 1}: the loss is {loss.item()}, its gradient norm {norm.item()}; no weight was changed."
             f" The step's rows: {sources}"
         )
-    return loss.item(), norm.item(), tokens
+    return Gradients(loss.item(), norm.item(), tokens)
 
 
 def update_weights(policy: Policy, optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -215,6 +232,10 @@ def _resume(policy: Policy, optimizer: torch.optim.Optimizer, log: RunLog) -> in
         console.say(f"continuing after step {step} ({found})", style="bold")
     log.forget_after(step if found is not None else -1)
     return step
+
+
+def _speed(examples: Sequence[TokenizedExample], seconds: float) -> dict[str, float]:
+    return {"seconds": round(seconds, 4), "tokens_per_second": round(sum(map(len, examples)) / seconds, 1)}
 
 
 def _check_space(directory: Path, policy: Policy, config: Config) -> None:
