@@ -46,6 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser(
         "train", help="train by a configuration, evaluating while it trains", add_help=False, allow_abbrev=False,
+        usage="tutelage train [CONFIG.toml] [--section.key value …]",
         description="Train by a TOML file and overrides. Run again in an unfinished run directory, it goes on from the last checkpoint.",
     )  # fmt: skip
     train.add_argument(

@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     SpinnerColumn,
     TextColumn,
@@ -70,17 +69,28 @@ def _rich_progress(what: str, total: int | None) -> Iterator[Advance]:
     global _bars
     outermost = _bars is None
     bars = _bars or Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
-        TimeRemainingColumn(), TextColumn("{task.fields[note]}"), transient=True, console=_console(),
-    )  # fmt: skip
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[count]}"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        transient=True,
+        console=_console(),
+    )
     if outermost:
         _bars = bars
         bars.start()
-    task = bars.add_task(escape(what), total=total, note="")
+    task = bars.add_task(escape(what), total=total, count=f"0/{total}" if total else "", left="left" if total else "", note="")
+    done = 0
     try:
 
         def advance(count: int, note: str = "") -> None:
-            bars.update(task, advance=count, note=escape(note))
+            nonlocal done
+            done += count
+            bars.update(task, completed=done, count=f"{done}/{total}" if total else "", note=escape(note))
 
         yield advance
     finally:

