@@ -46,6 +46,8 @@ def test_version_and_no_command(capsys):
         (["filter", "nothing.jsonl", "--out", "x.jsonl"], "no such file"),
         (["eval", "./nothing", "data.jsonl"], "no model there"),
         (["ask", "./nothing", "hi"], "no model there"),
+        (["ask", "nobody/nothing", " "], "the question is empty"),
+        (["eval", "smollm2", "arithmetic", "--eval.engine", "vllm", "--eval.device", "cuda:9"], "is not"),
         (["grade", " ", "4"], "reference answer is empty"),
         (["grade", "4", "4", "--extra.option", "1"], "takes no settings"),
     ],

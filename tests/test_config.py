@@ -32,7 +32,9 @@ def test_a_file_and_overrides_make_a_config(tmp_path):
     [
         ({"train": {"learning_rate": 1}}, r"unknown key train\.learning_rate"),
         ({"train": {"grad_acum": 1}}, r"did you mean train\.grad_accum\?"),
-        ({"trian": {}}, "unknown key trian"),
+        ({"trian": {}}, r"unknown key trian: did you mean train\?"),
+        ({"train": {"betas": [1.5, 0.9]}}, r"train\.betas\.0"),
+        ({"train": {"num_epochs": float("inf")}}, r"train\.num_epochs"),
         ({"eval": {"lr": 1}}, r"did you mean train\.lr\?"),
         ({"train": {"lr": "fast"}}, r"train\.lr: .*number.*'fast'"),
         ({"train": {"batch_size": -1}}, r"train\.batch_size: .*greater.*-1"),

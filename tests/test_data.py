@@ -74,6 +74,19 @@ def test_prompt_response_rows_and_numbers_as_references():
     }
 
 
+@pytest.mark.parametrize(
+    ("row", "reference"),
+    [
+        ({"problem": "p", "solution": "so \\boxed 5$", "answer": None}, "5"),
+        ({"problem": "p", "solution": "so \\boxed{7}", "answer": 0}, "0"),
+        ({"problem": "p", "answer": 204}, "204"),
+        ({"prompt": "p", "reference": 0}, "0"),
+    ],
+)
+def test_problems_with_a_reference_of_any_form(row, reference):
+    assert parse_row(row, needs_response=False)["reference"] == reference
+
+
 def test_a_column_mapping_reaches_into_the_row():
     row = {"q": "p", "out": {"text": "r"}, "meta": {"gold": 3}}
     columns = {"prompt": "q", "response": "out.text", "reference": "meta.gold"}
@@ -95,6 +108,10 @@ def test_a_column_mapping_reaches_into_the_row():
         ({"prompt": " ", "response": "r"}, "prompt is empty"),
         ({"prompt": "p", "response": "r", "reference": " "}, "reference is empty"),
         ({"problem": "p", "solution": "no box"}, "boxed"),
+        ({"question": "q", "answer": None}, "answer is null"),
+        ({"messages": [{"role": ["user"], "content": "x"}]}, r"messages\[0\] has no role"),
+        ({"prompt": "p \ud83d", "response": "r"}, "half of a surrogate pair"),
+        ({"prompt": "p", "response": "r", "reference": ""}, "reference is empty"),
     ],
 )
 def test_a_malformed_row_says_which_key(row, what):
@@ -204,6 +221,12 @@ def test_load_data_samples_nested_subsets_and_splits(data_file):
     same = load_data(source=str(data_file))
     assert len(same["train"]) == len(same["test"]) == 48
     assert build_text_pairs(same["train"][0])["reference"]
+
+
+def test_load_data_keeps_columns_that_the_first_row_lacks(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "a", "response": "b"}\n{"prompt": "c", "response": "d", "reference": "5"}\n')
+    assert load_data(source=str(path))["train"]["reference"] == [None, "5"]
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,31 @@ def test_different_answers_are_not_equal(gold, answer):
     assert grade(gold, answer).equal is False
 
 
+@pytest.mark.parametrize(
+    ("gold", "answer", "equal"),
+    [
+        ("[0, 100]", "[0,100]", True),
+        ("(1, 234)", "(1,234)", True),
+        ("(1234)", "(1,234)", False),
+        ("1,234,567.5", "1234567.5", True),
+        ("-1,234", "-1234", True),
+        ("$1,234", "1234", True),
+        ("12,34", "1234", False),
+    ],
+)
+def test_thousands_separators_are_read_in_single_numbers_only(gold, answer, equal):
+    assert grade(gold, answer).equal is equal
+
+
+def test_an_answer_that_is_refused_is_undecided_and_not_wrong():
+    assert grade("120", "5!").equal is None and grade("4", "1" * 5000).equal is None
+    assert grade("Yes", "Yes!").layer != "limit"
+
+
+def test_a_box_without_braces_is_read():
+    assert boxed_answer(r"so $x = \boxed 5$.") == "5"
+
+
 def test_fractions_are_exact():
     from fractions import Fraction
 

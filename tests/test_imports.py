@@ -16,10 +16,10 @@ SOURCE = Path(tutelage.__file__).parent
 # from the bottom to the top: a room may import rooms of lower levels only
 LEVELS = [
     {"errors", "stats", "arithmetic", "machine"},
-    {"overrides", "grading", "sources", "console", "objective"},
+    {"overrides", "grading", "sources", "console", "objective", "checkpoint"},
     {"config", "data", "generation"},
     {"tokens", "runlog"},
-    {"batching", "optim", "model", "checkpoint"},
+    {"batching", "optim", "model"},
     {"prepare", "evaluate"},
     {"show"},
     {"train", "filtering", "inference"},

@@ -73,6 +73,22 @@ def test_a_vocabulary_that_is_too_small_is_refused(tmp_path, tokenizer):
         load_policy(ModelConfig(id=str(tmp_path), device="cpu"), tokenizer)
 
 
+def test_weights_that_are_missing_are_not_made_up(tiny_model, tokenizer, tmp_path):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(tiny_model, tmp_path / "torn")
+    weights = load_file(tmp_path / "torn" / "model.safetensors")
+    save_file(
+        {name: tensor for name, tensor in weights.items() if "layers.1." not in name},
+        tmp_path / "torn" / "model.safetensors",
+        {"format": "pt"},
+    )
+    with pytest.raises(InputError, match=r"\d+ weights are missing.*layers\.1\."):
+        load_policy(ModelConfig(id=str(tmp_path / "torn"), device="cpu"), tokenizer)
+
+
 def test_without_its_package_the_embedded_model_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setenv("TUTELAGE_CACHE", str(tmp_path))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from tutelage import checkpoint
-from tutelage.config import parse_config, to_toml
+from tutelage.config import parse_config
 from tutelage.errors import InputError, RunError
 from tutelage.runlog import append_lines, open_run, read_lines
 
@@ -29,12 +29,10 @@ def test_a_run_directory_in_use_is_refused(tmp_path):
         pass
 
 
-def test_another_configuration_is_refused_with_the_difference(tmp_path):
-    with open_run(config_of(tmp_path, lr=1e-4)):
+def test_a_directory_where_nothing_was_begun_is_left_as_it_was(tmp_path):
+    with open_run(config_of(tmp_path / "run")):
         pass
-    with pytest.raises(InputError, match=r"train\.lr: 0\.0001 → 0\.001"), open_run(config_of(tmp_path, lr=1e-3)):
-        pass
-    assert (tmp_path / "config.toml").read_text() == to_toml(config_of(tmp_path, lr=1e-4))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_directory_that_is_no_run_is_left_alone(tmp_path):
@@ -118,3 +116,17 @@ def test_a_tracker_that_is_not_installed_is_said(tmp_path, monkeypatch):
         open_run(parse_config({"run": {"dir": str(tmp_path), "tracker": "wandb"}})),
     ):
         pass
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path, monkeypatch):
+    from pathlib import Path
+
+    from tutelage.runlog import write_text
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(RunError, match="No space left"):
+        write_text(tmp_path / "a.json", "{}")
+    assert list(tmp_path.iterdir()) == []

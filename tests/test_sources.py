@@ -23,6 +23,18 @@ def test_jsonl_json_and_parquet_hold_the_same_rows(tmp_path):
     assert read_rows(str(tmp_path / "a.jsonl"))[1].source.endswith("a.jsonl:2")
 
 
+def test_a_byte_order_mark_and_windows_line_ends_do_not_matter(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(map(json.dumps, ROWS)).encode())
+    assert [row.value for row in read_rows(str(tmp_path / "a.jsonl"))] == ROWS
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"a": ' + "9" * 5000 + "}", "{", "7"])
+def test_an_unreadable_line_is_that_lines_problem(tmp_path, line):
+    (tmp_path / "a.jsonl").write_text(json.dumps(ROWS[0]) + "\n" + line + "\n" + json.dumps(ROWS[1]))
+    rows = read_rows(str(tmp_path / "a.jsonl"))
+    assert [bool(row.problem) for row in rows] == [False, True, False] and rows[1].source.endswith(":2")
+
+
 def test_a_directory_is_its_shards_in_order(tmp_path):
     for name, row in zip(("part-1.jsonl", "part-0.jsonl"), ROWS):
         (tmp_path / name).write_text(json.dumps(row))

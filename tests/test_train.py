@@ -97,7 +97,7 @@ def test_a_run_directory_explains_itself_and_its_model_loads_anywhere(make_confi
     result = train_one_size(make_config())
     run = result.directory
     assert {path.name for path in run.iterdir() if not path.name.startswith(".")} == {
-        "config.toml", "environment.json", "ledger.jsonl", "metrics.jsonl", "generations.jsonl", "model", "result.json",
+        "config.toml", "environment.json", "prompt.txt", "data.json", "ledger.jsonl", "metrics.jsonl", "generations.jsonl", "model", "result.json",
     }  # fmt: skip
     metrics = lines_of(run / "metrics.jsonl")
     assert [line["step"] for line in metrics if line["kind"] == "train"] == [1, 2, 3, 4]
@@ -216,6 +216,102 @@ def test_an_unfinished_run_refuses_another_configuration(make_config, monkeypatc
         train_one_size(make_config(train__lr=0.1))
 
 
+def test_an_unfinished_run_may_go_on_with_another_split_or_place(make_config, tmp_path, monkeypatch):
+    whole = train_one_size(make_config(run__dir=str(tmp_path / "whole"))).directory
+    with monkeypatch.context() as patch:
+        interrupt_at_call(patch, "accumulate_gradients", 2)
+        with pytest.raises(Interrupted):
+            train_one_size(make_config(run__save_every=0))
+    resumed = train_one_size(make_config(train__batch_size=2, train__grad_accum=4, eval__batch_size=1, run__save_every=0))
+    ours, theirs = weights_of(whole), weights_of(resumed.directory)
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-5)
+
+
+def test_an_unfinished_run_refuses_other_rows(make_config, data_file, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt_at_call(patch, "accumulate_gradients", 2)
+        with pytest.raises(Interrupted):
+            train_one_size(make_config())
+    data_file.write_text("".join(reversed(data_file.read_text().splitlines(keepends=True))))
+    with pytest.raises(InputError, match="unfinished run on other rows"):
+        train_one_size(make_config())
+
+
+def test_a_run_that_left_no_checkpoint_starts_again_and_keeps_what_it_measured(make_config, monkeypatch):
+    from tutelage import train
+
+    config = make_config(run__save_every=0)
+
+    def dying(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "update_weights", dying)
+        with pytest.raises(Killed):
+            train_one_size(config)
+    result = train_one_size(make_config(run__save_every=0, train__lr=1e-4))  # nothing to continue: another configuration is fine
+    assert [line["step"] for line in lines_of(result.directory / "metrics.before-restart-1.jsonl")] == [0]
+    assert [line["step"] for line in result.evaluations] == [0, 2, 4]
+
+
+def test_a_polite_kill_in_the_middle_of_an_update_finishes_it_first(make_config, tmp_path, monkeypatch):
+    whole = train_one_size(make_config(run__dir=str(tmp_path / "whole"))).directory
+    config = make_config(run__dir=str(tmp_path / "parts"))
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as the command line does
+    try:
+        with monkeypatch.context() as patch:
+            interrupt_at_call(patch, "update_weights", 3, signal.SIGTERM)
+            with pytest.raises(Interrupted, match="after step 3"):
+                train_one_size(config)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    assert_same_run(whole, train_one_size(config).directory)
+
+
+def test_a_run_killed_between_its_model_and_its_result_finishes(make_config, monkeypatch):
+    config = make_config()
+    result = train_one_size(config)
+    (result.directory / "result.json").unlink()
+    assert (train_one_size(config).directory / "result.json").is_file()
+
+
+def test_a_correctable_mistake_does_not_spoil_the_run_directory(make_config, tmp_path):
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    AutoModelForCausalLM.from_config(
+        LlamaConfig(vocab_size=50, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+    ).save_pretrained(tmp_path / "small")
+    config = make_config()
+    from transformers import AutoTokenizer
+
+    AutoTokenizer.from_pretrained(config.model.id).save_pretrained(tmp_path / "small")
+    with pytest.raises(InputError, match="embedding only 50"):
+        train_one_size(make_config(model__id=str(tmp_path / "small")))
+    assert not Path(config.run.dir).exists()
+    train_one_size(config)
+
+
+def test_sequences_longer_than_the_model_are_refused(make_config):
+    with pytest.raises(
+        InputError, match=r"longest prompt \+ eval.max_new_tokens is \d+ tokens, but the model has positions for 512"
+    ):
+        train_one_size(make_config(eval__max_new_tokens=500))
+
+
+def test_malformed_validation_rows_are_counted(make_config, data_file, tmp_path, tokenizer):
+    validation = tmp_path / "validation.jsonl"
+    validation.write_text('{"prompt": "a", "reference": "1"}\n{"prompt": "b"}\n')
+    prepared = prepare(make_config(data__validation=str(validation), data__on_bad_row="skip"), tokenizer)
+    assert len(prepared.validation) == 1 and prepared.ledger.counts()["malformed"] == 1
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_size_that_is_none_is_refused(make_config, size):
+    with pytest.raises(InputError, match=r"data\.size"):
+        train_one_size(make_config(), size)
+
+
 def test_a_model_that_cannot_be_saved_is_one_clear_error_and_can_be_saved_later(make_config, monkeypatch):
     from transformers import LlamaForCausalLM
 
@@ -240,7 +336,7 @@ def test_too_little_memory_is_one_clear_error_that_says_what_to_do(make_config, 
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     monkeypatch.setattr(train, "accumulate_gradients", too_much)
-    with pytest.raises(RunError, match=r"step 1 does not fit.*Halve train\.batch_size"):
+    with pytest.raises(RunError, match=r"memory of cpu is too small.*\n.*after step 0 of 4.*\n.*--train\.batch_size HALF"):
         train_one_size(make_config())
 
 

@@ -16,7 +16,7 @@ def steps_per_epoch(rows: int, rows_per_step: int) -> int:
 
 
 def total_steps(rows: int, rows_per_step: int, num_epochs: float, num_steps: int | None) -> int:
-    return num_steps if num_steps is not None else math.ceil(num_epochs * steps_per_epoch(rows, rows_per_step))
+    return num_steps if num_steps is not None else math.ceil(num_epochs * steps_per_epoch(rows, rows_per_step) - 1e-9)
 
 
 def step_rows(rows: int, rows_per_step: int, seed: int, step: int) -> list[int]:

@@ -6,11 +6,12 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from tutelage.errors import RunError
+
+if TYPE_CHECKING:  # who only asks for the latest checkpoint needs no torch
+    import torch
 
 
 def save(directory: Path, step: int, model: Any, optimizer: torch.optim.Optimizer) -> Path:
@@ -21,6 +22,8 @@ def save(directory: Path, step: int, model: Any, optimizer: torch.optim.Optimize
     Raises:
         RunError: it could not be written (a full disk); earlier checkpoints are untouched.
     """
+    import torch
+
     parent = directory / "checkpoints"
     target, beside = parent / f"step-{step:08d}", parent / f".tmp-step-{step:08d}"
     try:
@@ -53,6 +56,8 @@ def latest(directory: Path) -> Path | None:
 
 def load(path: Path, model: Any, optimizer: torch.optim.Optimizer) -> int:
     """Restore weights and optimizer state in place; returns the number of optimizer steps done."""
+    import torch
+
     state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])

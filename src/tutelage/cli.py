@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -80,16 +81,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     prepare_process()
     parser = build_parser()
     others, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
-    arguments = parser.parse_args(others)
-    if arguments.version:
-        from importlib.metadata import version
-
-        print(f"tutelage {version('tutelage')}")
-        return 0
-    if arguments.command is None:
-        parser.print_help()
-        return 2
     try:
+        arguments = parser.parse_args(others)
+        if arguments.version:
+            from importlib.metadata import version
+
+            print(f"tutelage {version('tutelage')}")
+            return 0
+        if arguments.command is None:
+            parser.print_help()
+            return 2
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill ends as Ctrl-C does
         if overrides and arguments.command in ("demo", "grade"):
             raise InputError(f"tutelage {arguments.command} takes no settings; got {' '.join(overrides)}")
@@ -97,11 +98,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"tutelage: {error}", file=sys.stderr)
         return 2
-    except RunError as error:
-        print(f"tutelage: {error}", file=sys.stderr)
+    except BrokenPipeError:  # `tutelage … | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    except (RunError, OSError, MemoryError) as error:
+        print(f"tutelage: {str(error) or 'out of memory'}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as interruption:
-        print(f"\ntutelage: {interruption or 'interrupted'}", file=sys.stderr)
+        print(f"\ntutelage: {str(interruption) or 'interrupted'}", file=sys.stderr)
         return 130
     return 0
 

@@ -10,6 +10,7 @@ import difflib
 import tomllib
 import types
 import typing
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,11 +21,12 @@ from tutelage.errors import InputError
 from tutelage.overrides import parse_overrides
 
 PositiveInt = typing.Annotated[int, Field(ge=1)]
+DecayRate = typing.Annotated[float, Field(ge=0, lt=1)]
 NonNegativeInt = typing.Annotated[int, Field(ge=0)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class ModelConfig(Section):
@@ -88,7 +90,7 @@ class TrainConfig(Section):
     """Share of the optimizer steps over which the learning rate rises from zero."""
     weight_decay: float = Field(default=0.0, ge=0)
     """AdamW's decoupled weight decay, on matrices only."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[DecayRate, DecayRate] = (0.9, 0.999)
     """AdamW's decay rates of the first and second moment."""
     loss_normalization: Literal["token", "sequence"] = "token"
     """What the summed loss of a step is divided by: its response tokens, or its rows (the specification's formula)."""
@@ -209,6 +211,8 @@ def _explain(problem: Any) -> str:
     dotted = ".".join(path)
     if problem["type"] == "extra_forbidden":
         known = known_keys()
+        if len(path) == 1:  # a section
+            known = list(Config.model_fields)
         same_name = [key for key in known if key.split(".")[-1] == path[-1]]
         nearest = same_name or difflib.get_close_matches(dotted, known, n=1, cutoff=0.5)
         hint = f"did you mean {nearest[0]}?" if nearest else "`tutelage train --help` lists the keys"
@@ -256,10 +260,16 @@ def to_toml(config: Config) -> str:
     return tomli_w.dumps(config.model_dump(exclude_none=True, mode="json"))
 
 
-def differences(old: Config, new: Config) -> list[str]:
-    """``section.key: old → new`` for every value that changed."""
+def differences(old: Config, new: Config, may_change: Collection[str] = ()) -> list[str]:
+    """``section.key: old → new`` for every value that changed, but those that may.
+
+    How a step's rows are split into micro-batches may only change if the rows of a step do not.
+    """
+    if old.train.batch_size * old.train.grad_accum != new.train.batch_size * new.train.grad_accum:
+        may_change = set(may_change) - {"train.batch_size", "train.grad_accum"}
     return [
         f"{section}.{key}: {_shown(a)} → {_shown(b)}"
         for section, key, *_ in describe()
-        if (a := getattr(getattr(old, section), key)) != (b := getattr(getattr(new, section), key))
+        if f"{section}.{key}" not in may_change
+        and (a := getattr(getattr(old, section), key)) != (b := getattr(getattr(new, section), key))
     ]

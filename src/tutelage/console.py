@@ -57,15 +57,18 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
 
 
 @contextlib.contextmanager
-def progress(what: str, total: int | None = None) -> Iterator[Advance]:
-    """A wait with a bar; yields ``advance(count, note)``. A total of None is a wait of unknown length. Waits may be nested."""
-    bars = _rich_progress(what, total) if sys.stdout.isatty() else _plain_progress(what, total)
+def progress(what: str, total: int | None = None, done: int = 0) -> Iterator[Advance]:
+    """A wait with a bar; yields ``advance(count, note)``. A total of None is a wait of unknown length. Waits may be nested.
+
+    `done` says how many of the total were done before.
+    """
+    bars = _rich_progress(what, total, done) if sys.stdout.isatty() else _plain_progress(what, total, done)
     with bars as advance:
         yield advance
 
 
 @contextlib.contextmanager
-def _rich_progress(what: str, total: int | None) -> Iterator[Advance]:
+def _rich_progress(what: str, total: int | None, done: int) -> Iterator[Advance]:
     global _bars
     outermost = _bars is None
     bars = _bars or Progress(
@@ -84,7 +87,7 @@ def _rich_progress(what: str, total: int | None) -> Iterator[Advance]:
         _bars = bars
         bars.start()
     task = bars.add_task(escape(what), total=total, count=f"0/{total}" if total else "", left="left" if total else "", note="")
-    done = 0
+    bars.update(task, completed=done)
     try:
 
         def advance(count: int, note: str = "") -> None:
@@ -101,9 +104,9 @@ def _rich_progress(what: str, total: int | None) -> Iterator[Advance]:
 
 
 @contextlib.contextmanager
-def _plain_progress(what: str, total: int | None) -> Iterator[Advance]:
+def _plain_progress(what: str, total: int | None, done: int) -> Iterator[Advance]:
     start = last = time.monotonic()
-    done = 0
+    before = done
 
     def advance(count: int, note: str = "") -> None:
         nonlocal done, last
@@ -111,7 +114,8 @@ def _plain_progress(what: str, total: int | None) -> Iterator[Advance]:
         now = time.monotonic()
         if total and now - last >= PLAIN_EVERY_SECONDS:
             # what finishes first says little about the rest: no forecast from less than a tenth
-            left = f", {duration((now - start) / done * (total - done))} left" if done >= total / 10 else ""
+            new = done - before
+            left = f", {duration((now - start) / new * (total - done))} left" if new >= (total - before) / 10 else ""
             print(f"{what}: {done}/{total}{left}{'  ' + note if note else ''}", flush=True)
             last = now
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from collections import Counter
@@ -47,21 +48,34 @@ def parse_row(row: dict[str, Any], columns: dict[Any, str] | None = None, needs_
                 pair = parse(row)
                 break
         else:
-            shapes = "; ".join(" + ".join(keys) for keys, _ in _SHAPES)
-            raise BadRow(f"keys {sorted(row)} are of no known shape ({shapes}): name them in data.columns")
-    pair = {
-        key: str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
-        for key, value in pair.items()
-    }
+            raise BadRow(_unknown_shape(row))
+    pair = {key: _as_text(value) for key, value in pair.items()}
     for key, value in pair.items():
         if value is not None and not isinstance(value, str):
             raise BadRow(f"{key} is {type(value).__name__}, not text")
+        if value is not None and any("\ud800" <= character <= "\udfff" for character in value):
+            raise BadRow(f"{key} holds half of a surrogate pair, which is no character")
     if pair["reference"] is not None and not pair["reference"].strip():
         raise BadRow("reference is empty: an empty answer would count as right")
     for key in ("prompt", "response") if needs_response else ("prompt", "reference"):
         if not (pair[key] or "").strip():
             raise BadRow(f"{key} is empty or missing")
     return {key: value or "" for key, value in pair.items()}
+
+
+def _as_text(value: Any) -> Any:
+    """Numbers as they are written; NaN, which data frames write for nothing, as nothing."""
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _unknown_shape(row: dict[str, Any]) -> str:
+    empty = sorted(key for keys, _ in _SHAPES for key in keys if key in row and row[key] is None)
+    if empty:
+        return f"{empty[0]} is null"
+    shapes = "; ".join(" + ".join(keys) for keys, _ in _SHAPES)
+    return f"keys {sorted(row)} are of no known shape ({shapes}): name them in data.columns"
 
 
 _FIELDS = ("prompt", "response", "reference")
@@ -86,7 +100,7 @@ def build_text_pairs(example: dict[str, Any]) -> dict[str, Any]:
         raise BadRow("messages is not a list")
     by_role: dict[str, dict[str, Any]] = {}
     for index, message in enumerate(messages):
-        if not isinstance(message, dict) or "role" not in message:
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise BadRow(f"messages[{index}] has no role")
         if message["role"] in ("user", "assistant") and message["role"] in by_role:
             raise BadRow(f"messages has more than one {message['role']} turn; only single-turn rows are supported")
@@ -125,7 +139,7 @@ def _math(row: dict[str, Any]) -> dict[str, Any]:
     """MATH: the reference is the last ``\\boxed{}`` of the solution, unless the row has an answer of its own."""
     solution = row["solution"] if isinstance(row["solution"], str) else ""
     boxed = boxed_answer(solution)
-    reference = row.get("answer") or boxed
+    reference = row["answer"] if row.get("answer") not in (None, "") else boxed
     if reference is None:
         raise BadRow("solution has no \\boxed{}")
     response = solution if "</think>" in solution else think_answer(solution.strip(), boxed or str(reference))
@@ -140,11 +154,16 @@ def _prompt_reference(row: dict[str, Any]) -> dict[str, Any]:
     return _prompt_response({**row, "response": ""})
 
 
+def _problem_reference(row: dict[str, Any]) -> dict[str, Any]:
+    return {"prompt": row["problem"], "response": None, "reference": row["answer"]}
+
+
 _SHAPES: tuple[tuple[tuple[str, ...], Callable[[dict[str, Any]], dict[str, Any]]], ...] = (
     (("messages",), build_text_pairs),
     (("prompt", "response"), _prompt_response),
     (("problem", "solution"), _math),
     (("question", "answer"), _gsm8k),
+    (("problem", "answer"), _problem_reference),
     (("prompt",), _prompt_reference),
 )
 
@@ -341,8 +360,9 @@ def load_data(
         if subset is not None
         else [row.value for row in rows]
     )
+    keys = list(dict.fromkeys(key for row in chosen for key in row))  # from_list takes its columns from the first row alone
     try:
-        whole = datasets.Dataset.from_list(chosen)
+        whole = datasets.Dataset.from_list([{key: row.get(key) for key in keys} for row in chosen])
     except Exception as error:  # pyarrow's errors: a column of mixed types
         raise InputError(f"{source}: the rows do not fit one table, a column has mixed types: {error}") from None
     if not test_size:
@@ -375,6 +395,7 @@ def filter_correct_dataset(ds: Any, *, seed: int = 42, log_filter_stats: bool = 
         print(f"filter: {len(pairs)} → {len(kept)} rows ({fates})")
     for index in random.Random(seed).sample(range(len(pairs)), min(debug_samples, len(pairs))):
         fate, verdict = judged[index]
-        print(f"row {index}: {fate} ({verdict.layer}) reference {pairs[index]['reference']!r}")
+        reward = 1.0 if verdict.equal else 0.0
+        print(f"row {index}: {fate}, answer_reward {reward} (layer {verdict.layer}), reference {pairs[index]['reference']!r}")
         print(f"  prompt: {pairs[index]['prompt'][:200]!r}\n  response: {pairs[index]['response'][-200:]!r}")
     return ds.select(kept) if hasattr(ds, "select") else [ds[index] for index in kept]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tutelage import grading
+from tutelage import console, grading
 from tutelage.config import EvalConfig
 from tutelage.data import Example
-from tutelage.generation import Completion, Sampling
-from tutelage.model import Policy
+from tutelage.generation import Completion, Sampling, native, vllm
+from tutelage.model import Policy, choose_device
 from tutelage.stats import mean, wilson_interval
 from tutelage.tokens import encode_prompt
 
@@ -21,24 +21,39 @@ REWARD_FUNCTIONS: dict[str, RewardFn] = {
 
 
 def solve(
-    policy: Policy, examples: Sequence[Example], config: EvalConfig, on_finished: Callable[[int], None] = lambda count: None
+    policy: Policy,
+    examples: Sequence[Example],
+    config: EvalConfig,
+    on_finished: Callable[[int], None] = lambda count: None,
+    engine: Any = None,
 ) -> dict[str, Any]:
-    """`log_generations` of a policy on examples, as an evaluation is configured."""
+    """Records and summary of a policy on examples, as an evaluation is configured; `engine` generates in its place if given."""
+    prompts, references = [example.prompt for example in examples], [example.reference for example in examples]
+    reward_fn, stop = REWARD_FUNCTIONS[config.reward], policy.stops.strings
+    if engine is not None:
+        sampling = Sampling(config.max_new_tokens, config.temperature, config.top_p, stop, config.seed)
+        params = vllm.sampling_params(sampling, policy.stops.end_token_id)
+        return log_generations_vllm(engine, prompts, references, reward_fn, params, batch_size=len(prompts))
     with policy.autocast():
         return log_generations(
-            policy.model,
-            policy.tokenizer,
-            [example.prompt for example in examples],
-            [example.reference for example in examples],
-            REWARD_FUNCTIONS[config.reward],
-            max_new_tokens=config.max_new_tokens,
-            temperature=config.temperature,
-            top_p=config.top_p,
-            stop=policy.stops.strings,
-            seed=config.seed,
-            batch_size=config.batch_size,
+            policy.model, policy.tokenizer, prompts, references, reward_fn, max_new_tokens=config.max_new_tokens,
+            temperature=config.temperature, top_p=config.top_p, stop=stop, seed=config.seed, batch_size=config.batch_size,
             on_finished=on_finished,
-        )
+        )  # fmt: skip
+
+
+def require_engine(config: EvalConfig) -> None:
+    """Raises InputError where vLLM or the device that it is configured for is not there."""
+    vllm.require()
+    choose_device(config.device)
+
+
+def start_engine(config: EvalConfig, model_path: str) -> Any:
+    """The vLLM engine of `eval.engine = "vllm"`, or None for the native one."""
+    if config.engine == "native":
+        return None
+    with console.progress("starting vLLM"):
+        return vllm.init_vllm(model_path, config.device, config.seed, config.gpu_memory_utilization)
 
 
 def log_generations(
@@ -67,8 +82,6 @@ def log_generations(
     Returns:
         ``{"records": [...], "summary": {...}}``; see `grade_completions`.
     """
-    from tutelage.generation import native
-
     _check(prompts, ground_truths)
     sampling = Sampling(max_new_tokens, temperature, top_p, tuple(stop), seed)
     ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
@@ -88,8 +101,6 @@ def log_generations_vllm(
 
     Token entropy is None here: vLLM returns the log-probabilities of a few tokens, not the distribution.
     """
-    from tutelage.generation import vllm
-
     _check(prompts, ground_truths)
     tokenizer = vllm_model.get_tokenizer()
     completions: list[Completion] = []

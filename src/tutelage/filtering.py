@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from tutelage import console
 from tutelage.config import DataConfig
 from tutelage.data import Ledger, keep_correct, load_template, to_examples
 from tutelage.errors import InputError
-from tutelage.runlog import append_lines, write_text
+from tutelage.runlog import append_lines, to_lines, write_text
 from tutelage.show import ledger_table
 from tutelage.sources import read_rows
 
@@ -37,7 +36,7 @@ def filter_file(data: str, out: Path, config: DataConfig | None = None, style: s
     examples = to_examples(rows, load_template("none"), ledger, columns=config.columns, on_bad_row=config.on_bad_row)
     with console.progress("grading the worked solutions", len(examples)) as advance:
         kept = {example.source for example in keep_correct(examples, ledger, style, on_graded=advance)}
-    write_text(out, "".join(json.dumps(row.value, ensure_ascii=False) + "\n" for row in rows if row.source in kept))
+    write_text(out, to_lines(row.value for row in rows if row.source in kept))
     append_lines(ledger_path, [vars(fate) for fate in ledger])
     ledger_table(ledger)
     by_source = {example.source: example for example in examples}

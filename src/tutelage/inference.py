@@ -11,9 +11,9 @@ from tutelage import console, show
 from tutelage.config import Config, load_config
 from tutelage.data import Ledger, apply_template, seeded_order, to_examples
 from tutelage.errors import InputError
-from tutelage.evaluate import solve
+from tutelage.evaluate import require_engine, solve, start_engine
 from tutelage.generation import Sampling, native
-from tutelage.model import Policy, load_policy, load_tokenizer
+from tutelage.model import Policy, check_positions, load_policy, load_tokenizer, resolve
 from tutelage.runlog import append_lines, write_text
 from tutelage.sources import read_rows
 from tutelage.tokens import encode_prompt, prompt_template
@@ -26,12 +26,12 @@ def config_of(model: str, overrides: list[str]) -> Config:
         model: a run directory, the ``model/`` in one, another model directory, a hub name, or "smollm2".
     """
     path = Path(model)
-    run = next(
-        (place for place in (path, path.parent) if (place / "config.toml").is_file() and (place / "model").is_dir()),
-        None,
-    )
-    if run is not None:
-        return load_config(run / "config.toml", [f"--model.id={run / 'model'}", *overrides])
+    run = path.parent if path.name == "model" and path.is_dir() else path
+    if (run / "config.toml").is_file() and (run / "model").is_dir():
+        # the prompt template as it was then, whatever has become of its file
+        return load_config(
+            run / "config.toml", [f"--model.id={run / 'model'}", f"--data.prompt={run / 'prompt.txt'}", *overrides]
+        )
     if (path / "config.toml").is_file():
         raise InputError(
             f"{model}: this run has no model yet; it is written when training ends. To go on: tutelage train {path / 'config.toml'}"
@@ -42,6 +42,8 @@ def config_of(model: str, overrides: list[str]) -> Config:
 def ask(model: str, question: str, overrides: list[str]) -> str:
     """The model's response to one question, in the prompt it was trained with."""
     config = config_of(model, overrides)
+    if not question.strip():
+        raise InputError("the question is empty")
     policy = _load(config)
     template = prompt_template(config.data.prompt, policy.tokenizer)
     prompt, _ = apply_template({"prompt": question, "response": ""}, template)
@@ -65,30 +67,47 @@ def evaluate_file(model: str, data: str, overrides: list[str], out: Path | None)
         InputError: `out` exists, or a row has no prompt or reference.
     """
     config = config_of(model, overrides)
+    if config.eval.engine == "vllm":
+        require_engine(config.eval)
     directory = out or Path("evaluations") / f"{Path(model).name}-{Path(data).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     if directory.exists():
         raise InputError(f"{directory} exists and is not overwritten; choose another --out")
     tokenizer = load_tokenizer(config.model.id)
     template = prompt_template(config.data.prompt, tokenizer)
     rows = read_rows(data, config.data.validation_split, config.data.hub_config)
-    columns = {field: column for field, column in config.data.columns.items() if field != "response"}
-    examples = to_examples(rows, template, Ledger(()), columns=columns, on_bad_row=config.data.on_bad_row, needs_response=False)
+    ledger = Ledger(row.source for row in rows)
+    examples = to_examples(
+        rows,
+        template,
+        ledger,
+        columns={field: column for field, column in config.data.columns.items() if field != "response"},
+        on_bad_row=config.data.on_bad_row,
+        needs_response=False,
+    )
     chosen = [examples[index] for index in seeded_order(len(examples), config.eval.seed)[: config.eval.examples or None]]
     policy = _load(config)
+    longest = max(len(encode_prompt(tokenizer, example.prompt)) for example in chosen)
+    check_positions(policy, longest + config.eval.max_new_tokens, "the longest prompt + eval.max_new_tokens")
+    try:
+        directory.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"{directory}: cannot be written: {error.strerror}") from None
+    engine = start_engine(config.eval, resolve(config.model.id))
     with console.progress(f"solving {len(chosen)} problems", len(chosen)) as advance:
-        result = solve(policy, chosen, config.eval, advance)
-    directory.mkdir(parents=True)
+        result = solve(policy, chosen, config.eval, advance, engine)
     append_lines(
         directory / "generations.jsonl",
         [{"source": e.source, **r} for e, r in zip(chosen, result["records"], strict=True)],
     )
-    write_text(directory / "summary.json", json.dumps({"model": model, "data": data, **result["summary"]}, indent=2) + "\n")
-    show.summary_table(f"{model} on {data}", result["summary"])
+    malformed = ledger.counts()["malformed"]
+    summary = {"model": model, "data": data, "rows": len(rows), "malformed_rows": malformed, **result["summary"]}
+    write_text(directory / "summary.json", json.dumps(summary, indent=2) + "\n")
+    show.summary_table(f"{model} on {data}", summary)
     console.say(
         f"{len(chosen)} of the {len(examples)} problems were asked (eval.examples = {config.eval.examples});"
-        f" every response is in {directory}/generations.jsonl"
+        f" {malformed} rows were malformed; every response is in {directory}/generations.jsonl"
     )
-    return result["summary"]
+    return summary
 
 
 def _load(config: Config) -> Policy:

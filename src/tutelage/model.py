@@ -110,9 +110,12 @@ def load_policy(config: ModelConfig, tokenizer: Any) -> Policy:
     quiet()
     device, path = choose_device(config.device), resolve(config.id)
     try:
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+        model, report = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
     except Exception as error:
         raise _cannot_load("model", config.id, error) from None
+    lost = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+    if lost:  # transformers would go on with random ones
+        raise InputError(f"{config.id}: {len(lost)} weights are missing or of another shape, {lost[0]} among them")
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         raise InputError(f"{config.id}: the tokenizer has {len(tokenizer)} tokens, the model's embedding only {rows}")
@@ -153,8 +156,13 @@ def embedded_model() -> Path:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     quiet()
-    cache.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".converting-", dir=cache))
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=".converting-", dir=cache))
+    except OSError as error:
+        raise InputError(
+            f"{cache}: cannot be written ({error.strerror}); TUTELAGE_CACHE names another place for the cache"
+        ) from None
     try:
         # transformers draws a bar of its own here that cannot be switched off
         with console.progress("converting the embedded model (once)"), contextlib.redirect_stderr(io.StringIO()):
@@ -192,10 +200,18 @@ def save_model(policy: Policy, target: Path, card: str) -> None:
         model.save_pretrained(folder)
         policy.tokenizer.save_pretrained(folder)
         (folder / "README.md").write_text(card, encoding="utf-8")
+        shutil.rmtree(target, ignore_errors=True)  # of a run that died before it could say that it was finished
         folder.rename(target)
     except Exception as error:  # safetensors reports a full disk with an error of its own
         shutil.rmtree(folder, ignore_errors=True)
         raise RunError(f"{target}: the model could not be written: {error}. Make room, and run the same command again") from None
+
+
+def check_positions(policy: Policy, longest: int, what: str) -> None:
+    """Raises InputError if sequences of `longest` tokens are more than the model has positions for."""
+    limit = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
+    if limit is not None and longest > limit:
+        raise InputError(f"{what} is {longest} tokens, but the model has positions for {limit}")
 
 
 def size_in_bytes(model: Any) -> int:

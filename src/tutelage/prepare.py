@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from tutelage.config import Config, DataConfig
 from tutelage.data import Example, Ledger, keep_correct, seeded_order, to_examples
 from tutelage.errors import InputError
 from tutelage.sources import Row, read_rows
-from tutelage.tokens import Stops, TokenizedExample, choose_max_length, fit, prompt_template, tokenize
+from tutelage.tokens import Stops, TokenizedExample, choose_max_length, encode_prompt, fit, prompt_template, tokenize
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,20 @@ class Prepared:
     lengths: list[int]
     max_length: int
     max_length_was_chosen: bool
+    template: str
+
+    def longest_prompt(self, tokenizer: Any) -> int:
+        """Tokens of the longest validation prompt."""
+        return max(len(encode_prompt(tokenizer, example.prompt)) for example in self.validation)
+
+    def fingerprint(self) -> str:
+        """A hash of all that is trained and validated on: a run is continued only on the same rows."""
+        digest = hashlib.sha256()
+        for row in self.train:
+            digest.update(repr((row.prompt_ids, row.response_ids)).encode())
+        for example in self.validation:
+            digest.update(repr((example.prompt, example.reference)).encode())
+        return digest.hexdigest()
 
 
 def prepare(config: Config, tokenizer: Any) -> Prepared:
@@ -41,7 +56,7 @@ def prepare(config: Config, tokenizer: Any) -> Prepared:
     validation = to_examples(
         validation_rows,
         template,
-        Ledger(()),
+        ledger,
         columns=_validation_columns(data),
         on_bad_row=data.on_bad_row,
         needs_response=False,
@@ -59,7 +74,8 @@ def prepare(config: Config, tokenizer: Any) -> Prepared:
     train = _subset(kept, data, ledger)
     _check_supervision(train, stops)
     chosen = seeded_order(len(validation), config.eval.seed)[: config.eval.examples or None]
-    return Prepared(train, [validation[index] for index in chosen], ledger, lengths, max_length, data.max_length is None)
+    problems = [validation[index] for index in chosen]
+    return Prepared(train, problems, ledger, lengths, max_length, data.max_length is None, template)
 
 
 def _split(rows: list[Row], data: DataConfig, ledger: Ledger) -> tuple[list[Row], list[Row]]:

