@@ -93,7 +93,7 @@ def test_train_eval_and_ask_follow_each_other(tiny_model, data_file, tmp_path, c
         "max_length is",
         "⟦<think>",
         "<|end|>⟧",
-        "Before and after, 4 validation problems",
+        "Before and after (4 validation problems",
         "step 0: accuracy",
         "run/model",
     ):

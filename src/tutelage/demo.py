@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -35,7 +38,7 @@ def demo_config(directory: Path) -> Config:
                 "warmup_ratio": 0.1,
                 "betas": (0.9, 0.99),
             },
-            "eval": {"every": 15, "examples": VALIDATION_ROWS, "max_new_tokens": 80},
+            "eval": {"every": 16, "examples": VALIDATION_ROWS, "max_new_tokens": 80},
             "run": {"dir": str(directory / "run"), "save_every": 0},
         }
     )
@@ -66,18 +69,23 @@ def demo() -> None:
     console.say("\n3. What changed", style="bold")
     show.before_after(result.evaluations[0], result.evaluations[-1])
     _solved(result)
-    run = result.directory
+    run, program = result.directory, _program()
     console.say(
         f"\nAll of it took {console.duration(time.monotonic() - started)}. Where everything lies:\n"
         f"  {run}/model/             the trained model: a Hugging Face directory\n"
         f"  {run}/generations.jsonl  every response of every evaluation, graded\n"
         f"  {run}/metrics.jsonl      loss, learning rate, speed, accuracy, step by step\n"
-        f"  {directory}/data/            the data, and the fate of every row\n"
+        f"  {directory}/data/{' ' * (len(str(run)) - len(str(directory)))}              the data, and the fate of every row\n"
         "\nThree things to try next:\n"
-        f'  tutelage ask {run} "Mia has 14 pens, gets 9 more and gives away 5. How many pens are left?"\n'
-        f"  tutelage eval {run} {validation} --eval.temperature 0.7\n"
-        "  tutelage train --data.train YOUR_ROWS.jsonl --run.dir runs/mine     (tutelage train --help lists every setting)"
+        f'  {program} ask {run} "Mia has 14 pens, finds 9 more and is given 5. How many pens does Mia have now?"\n'
+        f"  {program} eval {run} {validation} --eval.temperature 0.7\n"
+        f"  {program} train --data.train YOUR_ROWS.jsonl --run.dir runs/mine     ({program} train --help lists every setting)"
     )
+
+
+def _program() -> str:
+    """What to type: the name if it is on the path, else where it lies (`make demo` does not activate its environment)."""
+    return "tutelage" if shutil.which("tutelage") else os.path.relpath(sys.argv[0])
 
 
 def _free_directory() -> Path:

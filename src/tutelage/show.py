@@ -99,7 +99,7 @@ def before_after(before: dict[str, Any], after: dict[str, Any]) -> None:
     shares = (("accuracy", "accuracy"), ("well-formed answers", "format_rate"), ("cut off at the cap", "cap_hit_rate"))
     rows = [(name, share(before, key), share(after, key)) for name, key in shares]
     rows += [(name, number(before[key]), number(after[key])) for name, key in MEANS]
-    console.table(f"Before and after, {count} validation problems, 95 % intervals in brackets", ("", "before", "after"), rows)
+    console.table(f"Before and after ({count} validation problems, 95 % intervals)", ("", "before", "after"), rows)
 
 
 def curve(evaluations: Sequence[dict[str, Any]]) -> list[str]:
