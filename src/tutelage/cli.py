@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -139,10 +140,12 @@ def _dispatch(arguments: argparse.Namespace, overrides: list[str]) -> None:
             config = load_config(None, overrides)
             filter_file(arguments.data, arguments.out, config.data, config.eval.reward)
         case "ask":
-            _start()
-            from tutelage.inference import ask
+            with contextlib.redirect_stdout(sys.stderr):  # standard output is for the answer
+                _start()
+                from tutelage.inference import ask
 
-            print(ask(arguments.model, arguments.question, overrides))
+                answer = ask(arguments.model, arguments.question, overrides)
+            print(answer)
         case "grade":
             from tutelage.grading import grade
 
