@@ -17,7 +17,8 @@ SOURCE = Path(tutelage.__file__).parent
 LEVELS = [
     {"errors", "stats", "arithmetic", "machine"},
     {"overrides", "grading", "sources", "console", "objective", "checkpoint"},
-    {"config", "data", "generation"},
+    {"config", "shapes", "generation"},
+    {"data"},
     {"tokens", "runlog"},
     {"batching", "optim", "model"},
     {"prepare", "evaluate"},

@@ -109,6 +109,21 @@ def test_metrics_reach_the_tracker_that_was_chosen(tmp_path):
     assert list((tmp_path / "run" / "tensorboard").glob("events*"))
 
 
+@pytest.mark.parametrize("name", ["wandb", "trackio"])
+def test_metrics_reach_a_tracker_with_the_interface_of_wandb(tmp_path, monkeypatch, name):
+    from types import SimpleNamespace
+
+    started, logged = [], []
+    fake = SimpleNamespace(
+        init=lambda **options: started.append(options), log=lambda numbers, step: logged.append((numbers, step))
+    )
+    monkeypatch.setitem(sys.modules, name, fake)
+    with open_run(parse_config({"run": {"dir": str(tmp_path / "first"), "tracker": name}})) as log:
+        log.metrics(kind="train", step=2, loss=0.5, note="text")
+    assert started[0]["name"] == "first" and started[0]["config"]["run"]["tracker"] == name
+    assert logged == [({"train/loss": 0.5}, 2)]
+
+
 def test_a_tracker_that_is_not_installed_is_said(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with (

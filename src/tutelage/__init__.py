@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tutelage.config import Config, load_config
-    from tutelage.data import build_text_pairs, filter_correct_dataset, load_data
+    from tutelage.data import filter_correct_dataset, load_data
     from tutelage.errors import InputError, RunError
     from tutelage.evaluate import log_generations, log_generations_vllm
     from tutelage.generation.vllm import init_vllm, load_policy_into_vllm_instance
     from tutelage.grading import question_only_reward_fn, r1_zero_reward_fn
     from tutelage.objective import compute_entropy, get_response_log_probs, masked_normalize, sft_microbatch_train_step
+    from tutelage.shapes import build_text_pairs
     from tutelage.tokens import tokenize_prompt_and_output
     from tutelage.train import train_one_size
 
@@ -23,7 +24,7 @@ _HOMES = {
     "Config": "config",
     "InputError": "errors",
     "RunError": "errors",
-    "build_text_pairs": "data",
+    "build_text_pairs": "shapes",
     "compute_entropy": "objective",
     "filter_correct_dataset": "data",
     "get_response_log_probs": "objective",

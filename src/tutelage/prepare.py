@@ -49,7 +49,8 @@ def prepare(config: Config, tokenizer: Any) -> Prepared:
     """
     data, stops = config.data, Stops.of(tokenizer)
     template = prompt_template(data.prompt, tokenizer)
-    rows = read_rows(data.train, data.train_split, data.hub_config)
+    with console.progress(f"reading {data.train}"):
+        rows = read_rows(data.train, data.train_split, data.hub_config)
     ledger = Ledger(row.source for row in rows)
     rows, validation_rows = _split(rows, data, ledger)
 
@@ -65,7 +66,8 @@ def prepare(config: Config, tokenizer: Any) -> Prepared:
     if data.filter:
         with console.progress("grading the worked solutions", len(examples)) as advance:
             examples = keep_correct(examples, ledger, config.eval.reward, on_graded=advance)
-    tokenized = tokenize(examples, tokenizer, stops)
+    with console.progress("tokenizing", len(examples)) as advance:
+        tokenized = tokenize(examples, tokenizer, stops, on_tokenized=advance)
     lengths = [len(example) for example in tokenized]
     max_length = data.max_length or choose_max_length(lengths)
     kept = fit(tokenized, max_length, data.truncate, ledger)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -73,16 +73,19 @@ def prompt_template(name: str, tokenizer: PreTrainedTokenizerBase) -> str:
     return text
 
 
-def tokenize(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, stops: Stops) -> list[TokenizedExample]:
+def tokenize(
+    examples: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    stops: Stops,
+    on_tokenized: Callable[[int], None] = lambda count: None,
+) -> list[TokenizedExample]:
     """Ids of every example, the end token included in the response."""
-    return [
-        TokenizedExample(
-            example.source,
-            tuple(encode_prompt(tokenizer, example.prompt)),
-            (*encode_response(tokenizer, example.response), stops.end_token_id),
-        )
-        for example in examples
-    ]
+    tokenized = []
+    for example in examples:
+        prompt_ids, response_ids = encode_prompt(tokenizer, example.prompt), encode_response(tokenizer, example.response)
+        tokenized.append(TokenizedExample(example.source, tuple(prompt_ids), (*response_ids, stops.end_token_id)))
+        on_tokenized(1)
+    return tokenized
 
 
 def choose_max_length(lengths: Sequence[int]) -> int:
