@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tutelage import arithmetic
+from tutelage.runlog import to_lines
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +60,7 @@ def model(tiny_model: str):
 def data_file(tmp_path: Path) -> Path:
     """48 rows of the built-in task, six of them wrong."""
     path = tmp_path / "train.jsonl"
-    arithmetic.write(path, arithmetic.rows("train", 48))
+    path.write_text(to_lines(arithmetic.rows("train", 48)), encoding="utf-8")
     return path
 
 

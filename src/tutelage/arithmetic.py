@@ -7,12 +7,10 @@ whatever the seeds and sizes.
 
 from __future__ import annotations
 
-import json
 import random
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 NAMES = (
@@ -247,8 +245,3 @@ def rows(split: Literal["train", "validation"], count: int, seed: int = 0, wrong
     if len(made) < count:
         raise ValueError(f"the built-in task has {len(made)} distinct {split} problems for seed {seed}; {count} were asked for")
     return made
-
-
-def write(path: str | Path, rows: list[dict[str, Any]]) -> None:
-    """The rows as JSONL."""
-    Path(path).write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

@@ -11,7 +11,7 @@ from pathlib import Path
 from tutelage import arithmetic, console, show
 from tutelage.config import Config, parse_config
 from tutelage.filtering import filter_file
-from tutelage.runlog import read_lines
+from tutelage.runlog import read_lines, to_lines, write_text
 from tutelage.train import Result, train_one_size
 
 TRAINING_ROWS = 560
@@ -56,8 +56,8 @@ def demo() -> None:
     )
     (directory / "data").mkdir(parents=True)
     train, validation = directory / "data" / "train.jsonl", directory / "data" / "validation.jsonl"
-    arithmetic.write(train, arithmetic.rows("train", TRAINING_ROWS))
-    arithmetic.write(validation, arithmetic.rows("validation", VALIDATION_ROWS))
+    write_text(train, to_lines(arithmetic.rows("train", TRAINING_ROWS)))
+    write_text(validation, to_lines(arithmetic.rows("validation", VALIDATION_ROWS)))
 
     console.say("1. Filter: does each worked solution reach its reference answer?", style="bold")
     kept = filter_file(str(train), directory / "data" / "train.filtered.jsonl")
