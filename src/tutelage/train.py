@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from tutelage import batching, checkpoint, console, show
-from tutelage.config import Config, parse_config
+from tutelage.config import Config, EvalConfig, parse_config
 from tutelage.data import Example
 from tutelage.errors import InputError, RunError
 from tutelage.evaluate import require_engine, solve, start_engine
@@ -97,12 +97,9 @@ def run(policy: Policy, prepared: Prepared, config: Config, log: RunLog) -> Resu
     policy.model.config.use_cache = False
     policy.model.train()
     try:
+        evaluate(step, total)
         with console.progress("training", total, done=step) as advance:
-            while True:
-                if evaluation_due(step, total, config) and not log.has_evaluation(step):
-                    evaluate(step)
-                if step == total:
-                    break
+            while step < total:
                 started, lr = time.monotonic(), lr_at(step, total, train)
                 rows = batching.step_rows(len(prepared.train), rows_per_step, train.seed, step)
                 examples = [prepared.train[row] for row in rows]
@@ -115,6 +112,7 @@ def run(policy: Policy, prepared: Prepared, config: Config, log: RunLog) -> Resu
                 advance(1, f"loss {gradients.loss:.4f}")
                 if save_every and step % save_every == 0 and step < total:
                     checkpoint.save(log.directory, step, policy.model, optimizer)
+                evaluate(step, total)
         evaluations = log.evaluations()
         with console.progress("saving the model"):
             save_model(policy, log.directory / "model", show.model_card(config, prepared, evaluations, total))
@@ -144,11 +142,11 @@ def _explained(stop: BaseException, where: str, policy: Policy, log: RunLog) -> 
     )
 
 
-def evaluation_due(step: int, total: int, config: Config) -> bool:
+def evaluation_due(step: int, total: int, config: EvalConfig) -> bool:
     """Before training if wanted, every `eval.every` steps, and at the end."""
     if step in (0, total):
-        return step == total or config.eval.before
-    return config.eval.every > 0 and step % config.eval.every == 0
+        return step == total or config.before
+    return config.every > 0 and step % config.every == 0
 
 
 @dataclass(frozen=True)
@@ -199,13 +197,15 @@ def update_weights(policy: Policy, optimizer: torch.optim.Optimizer, lr: float) 
 
 
 class Evaluator:
-    """Lets the policy solve the validation problems after a step, and logs and prints what came of it."""
+    """Lets the policy solve the validation problems when it is time to, and logs and prints what came of it."""
 
     def __init__(self, policy: Policy, problems: list[Example], config: Config, log: RunLog) -> None:
         self.policy, self.problems, self.config, self.log = policy, problems, config.eval, log
         self.engine = start_engine(config.eval, resolve(config.model.id))
 
-    def __call__(self, step: int) -> None:
+    def __call__(self, step: int, total: int) -> None:
+        if not evaluation_due(step, total, self.config) or self.log.has_evaluation(step):
+            return
         started = time.monotonic()
         with console.progress(f"evaluating at step {step}", len(self.problems)) as advance:
             if self.engine is not None:
