@@ -116,6 +116,7 @@ def test_different_answers_are_not_equal(gold, answer):
         ("-1,234", "-1234", True),
         ("$1,234", "1234", True),
         ("12,34", "1234", False),
+        ("11,\\!111", "11111", True),
     ],
 )
 def test_thousands_separators_are_read_in_single_numbers_only(gold, answer, equal):

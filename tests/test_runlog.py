@@ -56,6 +56,8 @@ def test_lines_survive_a_torn_end_and_are_dropped_after_a_step(tmp_path):
                 log.metrics(kind="eval", step=step, loss=0.0)
         with (tmp_path / "metrics.jsonl").open("a") as file:
             file.write('{"kind": "train", "st')
+        with (tmp_path / "generations.jsonl").open("ab") as file:
+            file.write(b'{"step": 3, "response": "\xc3')  # in the middle of a character
         assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [1, 1, 2, 2, 3]
         log.forget_after(3)
         assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [1, 1, 2, 2, 3]
@@ -103,8 +105,8 @@ def test_an_incomplete_checkpoint_is_not_taken(tmp_path, model):
 
 def test_metrics_reach_the_tracker_that_was_chosen(tmp_path):
     pytest.importorskip("tensorboard")
-    config = parse_config({"run": {"dir": str(tmp_path / "run"), "tracker": "tensorboard"}})
-    with open_run(config) as log:
+    with open_run(config_of(tmp_path / "run")) as log:
+        log.begin(parse_config({"run": {"dir": str(tmp_path / "run"), "tracker": "tensorboard"}}), "{question}", "hash", [])
         log.metrics(kind="eval", step=3, accuracy=0.5)
     assert list((tmp_path / "run" / "tensorboard").glob("events*"))
 
@@ -118,19 +120,26 @@ def test_metrics_reach_a_tracker_with_the_interface_of_wandb(tmp_path, monkeypat
         init=lambda **options: started.append(options), log=lambda numbers, step: logged.append((numbers, step))
     )
     monkeypatch.setitem(sys.modules, name, fake)
-    with open_run(parse_config({"run": {"dir": str(tmp_path / "first"), "tracker": name}})) as log:
+    config = parse_config({"run": {"dir": str(tmp_path / "first"), "tracker": name}})
+    with open_run(config) as log:
+        log.begin(config, "{question}", "hash", [])
         log.metrics(kind="train", step=2, loss=0.5, note="text")
     assert started[0]["name"] == "first" and started[0]["config"]["run"]["tracker"] == name
     assert logged == [({"train/loss": 0.5}, 2)]
 
 
-def test_a_tracker_that_is_not_installed_is_said(tmp_path, monkeypatch):
+def test_a_tracker_that_is_not_installed_is_said(monkeypatch):
+    from tutelage.runlog import require_tracker
+
+    require_tracker("none")
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with (
-        pytest.raises(InputError, match=r"tutelage\[tracking\]"),
-        open_run(parse_config({"run": {"dir": str(tmp_path), "tracker": "wandb"}})),
-    ):
-        pass
+    with pytest.raises(InputError, match=r"tutelage\[tracking\]"):
+        require_tracker("wandb")
+
+
+def test_half_a_character_in_a_row_is_written_as_json_writes_it(tmp_path):
+    append_lines(tmp_path / "a.jsonl", [{"a": "\ud83d"}])
+    assert read_lines(tmp_path / "a.jsonl") == [{"a": "\ud83d"}]
 
 
 def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path, monkeypatch):

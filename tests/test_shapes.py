@@ -53,6 +53,20 @@ def test_math_rows_take_the_boxed_answer():
     assert pair["response"].endswith("</think> <answer> \\frac{1}{2} </answer>")
 
 
+@pytest.mark.parametrize(
+    ("row", "response"),
+    [
+        ({"problem": "p", "solution": "2 + 5 = 7", "answer": "5"}, "2 + 5 = 7"),
+        ({"problem": "p", "solution": "so \\boxed{7}", "answer": "5"}, "<think> so \\boxed{7} </think> <answer> 7 </answer>"),
+        ({"problem": "p", "solution": "", "answer": "5"}, ""),
+        ({"problem": "p", "solution": float("nan"), "answer": "5"}, ""),
+    ],
+)
+def test_a_reference_is_never_written_into_a_response(row, response):
+    pair = parse_row(row, needs_response=False)
+    assert (pair["response"], pair["reference"]) == (response, "5")
+
+
 def test_prompt_response_rows_and_numbers_as_references():
     assert parse_row({"prompt": "p", "response": "r", "reference": 4}) == {
         "prompt": "p",
@@ -96,6 +110,7 @@ def test_a_column_mapping_reaches_into_the_row():
         ({"prompt": "p", "response": "r", "reference": " "}, "reference is empty"),
         ({"problem": "p", "solution": "no box"}, "boxed"),
         ({"question": "q", "answer": None}, "answer is null"),
+        ({"problem": "p", "solution": ["x"], "answer": "5"}, "solution is list, not text"),
         ({"messages": [{"role": ["user"], "content": "x"}]}, r"messages\[0\] has no role"),
         ({"prompt": "p \ud83d", "response": "r"}, "half of a surrogate pair"),
         ({"prompt": "p", "response": "r", "reference": ""}, "reference is empty"),

@@ -322,18 +322,42 @@ def test_a_model_that_cannot_be_saved_is_one_clear_error_and_can_be_saved_later(
     with monkeypatch.context() as patch:
         patch.setattr(LlamaForCausalLM, "save_pretrained", full)
         with pytest.raises(
-            RunError, match="the model could not be written: .*No space left on device.*run the same command again"
+            RunError, match="the model could not be written: .*No space left on device.*\n.*\n.*To go on from there"
         ):
             train_one_size(config)
     assert not list(Path(config.run.dir).glob(".model.tmp*"))
     assert (train_one_size(config).directory / "model" / "model.safetensors").is_file()
 
 
-def test_too_little_memory_is_one_clear_error_that_says_what_to_do(make_config, monkeypatch):
+def test_a_run_directory_that_was_moved_goes_on(make_config, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt_at_call(patch, "accumulate_gradients", 2)
+        with pytest.raises(Interrupted):
+            train_one_size(make_config(run__dir=str(tmp_path / "a")))
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert train_one_size(make_config(run__dir=str(tmp_path / "b"))).steps == 4
+
+
+def test_sampling_defaults_of_the_base_model_do_not_keep_a_model_from_being_saved(make_config, tiny_model, tmp_path):
+    import shutil
+
+    shutil.copytree(tiny_model, tmp_path / "base")
+    (tmp_path / "base" / "generation_config.json").write_text(
+        '{"do_sample": true, "temperature": 0.3, "min_p": 0.15, "eos_token_id": 0}'
+    )
+    run = train_one_size(make_config(model__id=str(tmp_path / "base"), eval__every=0)).directory
+    saved = json.loads((run / "model" / "generation_config.json").read_text())
+    assert saved["eos_token_id"] == 0 and "min_p" not in saved
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_too_little_memory_is_one_clear_error_that_says_what_to_do(make_config, monkeypatch, error):
     from tutelage import train
 
     def too_much(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        raise error
 
     monkeypatch.setattr(train, "accumulate_gradients", too_much)
     with pytest.raises(RunError, match=r"memory of cpu is too small.*\n.*after step 0 of 4.*\n.*--train\.batch_size HALF"):

@@ -105,6 +105,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (RunError, OSError, MemoryError) as error:
         print(f"tutelage: {str(error) or 'out of memory'}", file=sys.stderr)
         return 1
+    except RuntimeError as error:  # torch's, for memory that ran out while a model loads or answers
+        if "memory" not in str(error):
+            raise
+        print(f"tutelage: {str(error).splitlines()[0]}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt as interruption:
         print(f"\ntutelage: {str(interruption) or 'interrupted'}", file=sys.stderr)
         return 130

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tutelage.errors import InputError
 from tutelage.overrides import parse_overrides
@@ -142,12 +142,6 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
     run: RunConfig = RunConfig()
-
-    @model_validator(mode="after")
-    def _coherent(self) -> Config:
-        if self.data.test_size and self.data.validation is None and self.data.size and self.data.size < 2:
-            raise ValueError("data.size must be at least 2 when the validation rows are split from the training rows")
-        return self
 
 
 def load_config(path: str | Path | None = None, overrides: list[str] | None = None) -> Config:

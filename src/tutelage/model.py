@@ -186,15 +186,18 @@ def save_model(policy: Policy, target: Path, card: str) -> None:
     Raises:
         RunError: it cannot be written (a full disk); nothing half-written is left.
     """
+    from transformers import GenerationConfig
+
     folder = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(folder, ignore_errors=True)
     model = policy.model
-    model.generation_config.eos_token_id = policy.stops.end_token_id
-    if policy.tokenizer.pad_token_id is not None:
-        model.generation_config.pad_token_id = policy.tokenizer.pad_token_id
-    # what a base model's own defaults were for sampling is not what was evaluated here
-    model.generation_config.do_sample = False
-    model.generation_config.temperature = model.generation_config.top_p = model.generation_config.top_k = None
+    # made anew: a base model's own sampling defaults are not what was evaluated here
+    model.generation_config = GenerationConfig(
+        bos_token_id=policy.tokenizer.bos_token_id,
+        eos_token_id=policy.stops.end_token_id,
+        pad_token_id=policy.tokenizer.pad_token_id,
+        do_sample=False,
+    )
     model.config.use_cache = True
     try:
         model.save_pretrained(folder)
@@ -204,7 +207,7 @@ def save_model(policy: Policy, target: Path, card: str) -> None:
         folder.rename(target)
     except Exception as error:  # safetensors reports a full disk with an error of its own
         shutil.rmtree(folder, ignore_errors=True)
-        raise RunError(f"{target}: the model could not be written: {error}. Make room, and run the same command again") from None
+        raise RunError(f"{target}: the model could not be written: {error}") from None
 
 
 def check_positions(policy: Policy, longest: int, what: str) -> None:
@@ -212,6 +215,11 @@ def check_positions(policy: Policy, longest: int, what: str) -> None:
     limit = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
     if limit is not None and longest > limit:
         raise InputError(f"{what} is {longest} tokens, but the model has positions for {limit}")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out; on a CPU, torch says so with a plain RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def size_in_bytes(model: Any) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import importlib
 import importlib.metadata
 import json
 import os
@@ -17,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from tutelage import checkpoint
-from tutelage.config import Config, RunConfig, differences, load_config, to_toml
+from tutelage.config import Config, differences, load_config, to_toml
 from tutelage.data import Fate
 from tutelage.errors import InputError, RunError
 
 MAY_CHANGE = frozenset(
-    {"run.save_every", "run.tracker", "model.device", "model.activation_checkpointing", "eval.batch_size"}
+    {"run.dir", "run.save_every", "run.tracker", "model.device", "model.activation_checkpointing", "eval.batch_size"}
     | {"train.batch_size", "train.grad_accum"}  # as long as their product stays, which `differences` checks
 )
 """Settings that an unfinished run may be continued with another value of: they change where and how fast, not what."""
@@ -33,9 +34,9 @@ PACKAGES = ("tutelage", "torch", "transformers", "datasets", "math-verify", "vll
 class RunLog:
     """The files of one run. Lines are appended whole and flushed, so that a killed run keeps what it had measured."""
 
-    def __init__(self, directory: Path, tracker: Any = None) -> None:
+    def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._tracker = tracker
+        self._tracker: Any = None
 
     def metrics(self, **values: Any) -> None:
         """Append to ``metrics.jsonl``, and tell the tracker the numbers."""
@@ -74,6 +75,7 @@ class RunLog:
             write_text(self.directory / "ledger.jsonl", to_lines(vars(fate) for fate in ledger))
         except RunError as error:
             raise InputError(str(error)) from None
+        self._tracker = start_tracker(config, self.directory)
 
     def has_evaluation(self, step: int) -> bool:
         return any(line["step"] == step for line in self.evaluations())
@@ -124,7 +126,7 @@ def open_run(config: Config) -> Iterator[RunLog]:
             ) from None
         refuse_to_overwrite(config)
         try:
-            yield RunLog(directory, _start_tracker(config.run, directory, config))
+            yield RunLog(directory)
         finally:
             if [path.name for path in directory.iterdir()] == [".lock"]:  # nothing was begun: leave nothing behind
                 shutil.rmtree(directory)
@@ -205,34 +207,42 @@ def _git_state() -> dict[str, Any] | None:
         return None
 
 
-def _start_tracker(config: RunConfig, directory: Path, whole: Config) -> Any:
+def require_tracker(name: str) -> None:
+    """Raises InputError where the package of `run.tracker` is not installed."""
+    if name != "none":
+        try:
+            importlib.import_module("torch.utils.tensorboard" if name == "tensorboard" else name)
+        except ImportError:
+            raise InputError(
+                f'run.tracker = "{name}" needs a package that is not installed: pip install "tutelage[tracking]"'
+            ) from None
+
+
+def start_tracker(config: Config, directory: Path) -> Any:
     """A function (numbers, step) that sends metrics to the chosen tracker, or None."""
-    if config.tracker == "none":
+    name = config.run.tracker
+    if name == "none":
         return None
-    try:
-        if config.tracker == "tensorboard":
-            from torch.utils.tensorboard import SummaryWriter
+    if name != "tensorboard":
+        module: Any = importlib.import_module(name)  # wandb, or trackio with the same interface
+        module.init(project="tutelage", name=directory.name, config=config.model_dump(mode="json"))
+        return lambda numbers, step: module.log(numbers, step=step)
+    from torch.utils.tensorboard import SummaryWriter
 
-            writer: Any = SummaryWriter(directory / "tensorboard")
+    writer: Any = SummaryWriter(directory / "tensorboard")
 
-            def track(numbers: dict[str, float], step: int) -> None:
-                for key, value in numbers.items():
-                    writer.add_scalar(key, value, step)
-                writer.flush()
+    def track(numbers: dict[str, float], step: int) -> None:
+        for key, value in numbers.items():
+            writer.add_scalar(key, value, step)
+        writer.flush()
 
-            return track
-        module: Any = __import__(config.tracker)  # wandb, or trackio with the same interface
-    except ImportError:
-        raise InputError(
-            f'run.tracker = "{config.tracker}" needs a package that is not installed: pip install "tutelage[tracking]"'
-        ) from None
-    module.init(project="tutelage", name=directory.name, config=whole.model_dump(mode="json"))
-    return lambda numbers, step: module.log(numbers, step=step)
+    return track
 
 
 def to_lines(values: Iterable[dict[str, Any]]) -> str:
     """JSON lines; what JSON does not know (a date from a Parquet file) as text."""
-    return "".join(json.dumps(value, ensure_ascii=False, default=str) + "\n" for value in values)
+    text = "".join(json.dumps(value, ensure_ascii=False, default=str) + "\n" for value in values)
+    return text.encode("utf-8", "backslashreplace").decode()  # half a surrogate pair, as JSON writes it: \\ud83d
 
 
 def append_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:
@@ -259,5 +269,5 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """The JSON lines of a file; none if there is no file. A torn last line (the process was killed) is left out."""
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
+    lines = path.read_bytes().split(b"\n")  # bytes: the torn end may lie inside a character
     return [json.loads(line) for line in lines[:-1]]

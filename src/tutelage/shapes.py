@@ -116,13 +116,18 @@ def _gsm8k(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _math(row: dict[str, Any]) -> dict[str, Any]:
-    """MATH: the reference is the last ``\\boxed{}`` of the solution, unless the row has an answer of its own."""
-    solution = row["solution"] if isinstance(row["solution"], str) else ""
-    boxed = boxed_answer(solution)
+    """MATH: the reference is the row's own answer if it has one, else the last ``\\boxed{}`` of the solution.
+
+    The boxed answer, never the reference, becomes the answer block; a solution without one stays as it is.
+    """
+    solution = _as_text(row["solution"])
+    if solution is not None and not isinstance(solution, str):
+        raise BadRow(f"solution is {type(solution).__name__}, not text")
+    boxed = boxed_answer(solution or "")
     reference = row["answer"] if row.get("answer") not in (None, "") else boxed
     if reference is None:
-        raise BadRow("solution has no \\boxed{}")
-    response = solution if "</think>" in solution else think_answer(solution.strip(), boxed or str(reference))
+        raise BadRow("solution has no \\boxed{} and the row no answer")
+    response = think_answer((solution or "").strip(), boxed) if boxed and "</think>" not in (solution or "") else solution
     return {"prompt": row["problem"], "response": response, "reference": reference}
 
 

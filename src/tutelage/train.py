@@ -26,6 +26,7 @@ from tutelage.model import (
     Policy,
     check_positions,
     choose_device,
+    is_out_of_memory,
     load_policy,
     load_tokenizer,
     resolve,
@@ -34,7 +35,7 @@ from tutelage.model import (
 )
 from tutelage.optim import lr_at, make_optimizer
 from tutelage.prepare import Prepared, prepare
-from tutelage.runlog import RunLog, open_run, refuse_to_overwrite
+from tutelage.runlog import RunLog, open_run, refuse_to_overwrite, require_tracker
 from tutelage.tokens import TokenizedExample
 
 
@@ -66,6 +67,7 @@ def train_one_size(config: Config, size: int | None = None) -> Result:
         config = parse_config({**raw, "data": {**raw["data"], "size": size}})
     # what can be wrong is found before anything is read or computed
     choose_device(config.model.device)
+    require_tracker(config.run.tracker)
     if config.eval.engine == "vllm":
         require_engine(config.eval)
     resolve(config.model.id)
@@ -117,11 +119,17 @@ def run(policy: Policy, prepared: Prepared, config: Config, log: RunLog) -> Resu
         with console.progress("saving the model"):
             save_model(policy, log.directory / "model", show.model_card(config, prepared, evaluations, total))
         log.finish({"steps": total, "evaluations": evaluations, "model": "model"})
-    except (KeyboardInterrupt, RunError, torch.OutOfMemoryError) as stop:
+    except (KeyboardInterrupt, RuntimeError, MemoryError) as stop:
+        if isinstance(stop, RuntimeError) and not isinstance(stop, RunError) and not is_out_of_memory(stop):
+            raise
+        explained = _explained(stop, f"step {step} of {total}", policy, log)
         policy.model.zero_grad(set_to_none=True)
-        with contextlib.suppress(KeyboardInterrupt), _uninterrupted():
-            checkpoint.save(log.directory, step, policy.model, optimizer)
-        raise _explained(stop, f"step {step} of {total}", policy, log) from None
+        try:
+            with contextlib.suppress(KeyboardInterrupt), _uninterrupted():
+                checkpoint.save(log.directory, step, policy.model, optimizer)
+        except RunError as second:
+            raise RunError(f"{explained}\nBut not from this step: {second}") from None
+        raise explained from None
     checkpoint.remove_all(log.directory)
     return Result(log.directory, evaluations, total)
 

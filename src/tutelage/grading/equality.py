@@ -82,13 +82,13 @@ _UNICODE = str.maketrans(
 )  # fmt: skip
 _WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ("`", "`"))
 _COMMAND_WRAPPER = re.compile(r"\\(?:boxed|fbox|text|textbf|textit|mathrm|mathbf|mbox|displaystyle)\s*\{([^{}]*)\}")
-_NOISE = re.compile(r"\\(?:left|right|displaystyle|[!,;:])|\\ |~")
+_NOISE = re.compile(r"\\(?:left|right|displaystyle|[,;:])|\\ |~")
 _THOUSANDS = re.compile(r"(-?\s*\$?\s*[1-9]\d{0,2})((?:(?:,|\{,\})\d{3})+)(\.\d+)?")  # a whole text, never part of a list
 
 
 def normalize(text: str) -> str:
     """Notation removed that carries no meaning: wrappers, spacing commands, thousands separators, a trailing full stop."""
-    text = text.translate(_UNICODE).strip()
+    text = text.translate(_UNICODE).replace("\\!", "").strip()  # a negative space: 1,\\!000 is 1,000
     for _ in range(8):
         before = text
         for opening, closing in _WRAPPERS:
