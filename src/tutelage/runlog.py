@@ -242,7 +242,7 @@ def start_tracker(config: Config, directory: Path) -> Any:
 def to_lines(values: Iterable[dict[str, Any]]) -> str:
     """JSON lines; what JSON does not know (a date from a Parquet file) as text."""
     text = "".join(json.dumps(value, ensure_ascii=False, default=str) + "\n" for value in values)
-    return text.encode("utf-8", "backslashreplace").decode()  # half a surrogate pair, as JSON writes it: \\ud83d
+    return text.encode("utf-8", "backslashreplace").decode()  # half a surrogate pair, as JSON writes it: \ud83d
 
 
 def append_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:
