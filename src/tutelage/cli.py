@@ -106,7 +106,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"tutelage: {str(error) or 'out of memory'}", file=sys.stderr)
         return 1
     except RuntimeError as error:  # torch's, for memory that ran out while a model loads or answers
-        if "memory" not in str(error):
+        from tutelage.model import is_out_of_memory
+
+        if not is_out_of_memory(error):
             raise
         print(f"tutelage: {str(error).splitlines()[0]}", file=sys.stderr)
         return 1

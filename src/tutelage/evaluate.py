@@ -11,7 +11,7 @@ from tutelage.data import Example
 from tutelage.generation import Completion, Sampling, native, vllm
 from tutelage.model import Policy, choose_device
 from tutelage.stats import mean, wilson_interval
-from tutelage.tokens import encode_prompt
+from tutelage.tokens import Stops, encode_prompt
 
 RewardFn = Callable[[str, str], dict[str, float]]
 REWARD_FUNCTIONS: dict[str, RewardFn] = {
@@ -31,8 +31,7 @@ def solve(
     prompts, references = [example.prompt for example in examples], [example.reference for example in examples]
     reward_fn, stop = REWARD_FUNCTIONS[config.reward], policy.stops.strings
     if engine is not None:
-        sampling = Sampling(config.max_new_tokens, config.temperature, config.top_p, stop, config.seed)
-        params = vllm.sampling_params(sampling, policy.stops.end_token_id)
+        params = vllm.sampling_params(sampling_of(config, policy.stops), policy.stops.end_token_id)
         return log_generations_vllm(engine, prompts, references, reward_fn, params, batch_size=len(prompts))
     with policy.autocast():
         return log_generations(
@@ -40,6 +39,11 @@ def solve(
             temperature=config.temperature, top_p=config.top_p, stop=stop, seed=config.seed, batch_size=config.batch_size,
             on_finished=on_finished,
         )  # fmt: skip
+
+
+def sampling_of(config: EvalConfig, stops: Stops) -> Sampling:
+    """How to generate, as an evaluation is configured."""
+    return Sampling(config.max_new_tokens, config.temperature, config.top_p, stops.strings, config.seed)
 
 
 def require_engine(config: EvalConfig) -> None:

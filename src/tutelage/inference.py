@@ -9,11 +9,12 @@ from typing import Any
 
 from tutelage import console, show
 from tutelage.config import Config, load_config
-from tutelage.data import Ledger, apply_template, seeded_order, to_examples
+from tutelage.data import Ledger, apply_template
 from tutelage.errors import InputError
-from tutelage.evaluate import require_engine, solve, start_engine
-from tutelage.generation import Sampling, native
+from tutelage.evaluate import require_engine, sampling_of, solve, start_engine
+from tutelage.generation import native
 from tutelage.model import Policy, check_positions, load_policy, load_tokenizer, resolve
+from tutelage.prepare import choose_problems, longest_prompt
 from tutelage.runlog import append_lines, write_text
 from tutelage.sources import read_rows
 from tutelage.tokens import encode_prompt, prompt_template
@@ -44,12 +45,10 @@ def ask(model: str, question: str, overrides: list[str]) -> str:
     config = config_of(model, overrides)
     if not question.strip():
         raise InputError("the question is empty")
-    policy = _load(config)
+    policy = _load(config, load_tokenizer(config.model.id))
     template = prompt_template(config.data.prompt, policy.tokenizer)
     prompt, _ = apply_template({"prompt": question, "response": ""}, template)
-    sampling = Sampling(
-        config.eval.max_new_tokens, config.eval.temperature, config.eval.top_p, policy.stops.strings, config.eval.seed
-    )
+    sampling = sampling_of(config.eval, policy.stops)
     with console.progress("answering"), policy.autocast():
         completion = native.generate(policy.model, policy.tokenizer, [encode_prompt(policy.tokenizer, prompt)], sampling)[0]
     cut = (
@@ -76,17 +75,9 @@ def evaluate_file(model: str, data: str, overrides: list[str], out: Path | None)
     template = prompt_template(config.data.prompt, tokenizer)
     rows = read_rows(data, config.data.validation_split, config.data.hub_config)
     ledger = Ledger(row.source for row in rows)
-    examples = to_examples(
-        rows,
-        template,
-        ledger,
-        columns={field: column for field, column in config.data.columns.items() if field != "response"},
-        on_bad_row=config.data.on_bad_row,
-        needs_response=False,
-    )
-    chosen = [examples[index] for index in seeded_order(len(examples), config.eval.seed)[: config.eval.examples or None]]
-    policy = _load(config)
-    longest = max(len(encode_prompt(tokenizer, example.prompt)) for example in chosen)
+    chosen = choose_problems(rows, template, ledger, config)
+    policy = _load(config, tokenizer)
+    longest = longest_prompt(chosen, tokenizer)
     check_positions(policy, longest + config.eval.max_new_tokens, "the longest prompt + eval.max_new_tokens")
     try:
         directory.mkdir(parents=True)
@@ -104,13 +95,12 @@ def evaluate_file(model: str, data: str, overrides: list[str], out: Path | None)
     write_text(directory / "summary.json", json.dumps(summary, indent=2) + "\n")
     show.summary_table(f"{model} on {data}", summary)
     console.say(
-        f"{len(chosen)} of the {len(examples)} problems were asked (eval.examples = {config.eval.examples});"
+        f"{len(chosen)} of the {len(rows) - malformed} problems were asked (eval.examples = {config.eval.examples});"
         f" {malformed} rows were malformed; every response is in {directory}/generations.jsonl"
     )
     return summary
 
 
-def _load(config: Config) -> Policy:
-    tokenizer = load_tokenizer(config.model.id)
+def _load(config: Config, tokenizer: Any) -> Policy:
     with console.progress("loading the model"):
         return load_policy(config.model, tokenizer)

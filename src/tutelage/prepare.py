@@ -27,10 +27,6 @@ class Prepared:
     max_length_was_chosen: bool
     template: str
 
-    def longest_prompt(self, tokenizer: Any) -> int:
-        """Tokens of the longest validation prompt."""
-        return max(len(encode_prompt(tokenizer, example.prompt)) for example in self.validation)
-
     def fingerprint(self) -> str:
         """A hash of all that is trained and validated on: a run is continued only on the same rows."""
         digest = hashlib.sha256()
@@ -54,14 +50,7 @@ def prepare(config: Config, tokenizer: Any) -> Prepared:
     ledger = Ledger(row.source for row in rows)
     rows, validation_rows = _split(rows, data, ledger)
 
-    validation = to_examples(
-        validation_rows,
-        template,
-        ledger,
-        columns=_validation_columns(data),
-        on_bad_row=data.on_bad_row,
-        needs_response=False,
-    )
+    problems = choose_problems(validation_rows, template, ledger, config)
     examples = to_examples(rows, template, ledger, columns=data.columns, on_bad_row=data.on_bad_row)
     if data.filter:
         with console.progress("grading the worked solutions", len(examples)) as advance:
@@ -75,9 +64,19 @@ def prepare(config: Config, tokenizer: Any) -> Prepared:
         raise InputError(f"no training row fits data.max_length = {max_length}: the shortest has {min(lengths)} tokens")
     train = _subset(kept, data, ledger)
     _check_supervision(train, stops)
-    chosen = seeded_order(len(validation), config.eval.seed)[: config.eval.examples or None]
-    problems = [validation[index] for index in chosen]
     return Prepared(train, problems, ledger, lengths, max_length, data.max_length is None, template)
+
+
+def choose_problems(rows: Sequence[Row], template: str, ledger: Ledger, config: Config) -> list[Example]:
+    """The `eval.examples` problems that are asked, the same ones each time. Their rows need no response."""
+    columns = {field: column for field, column in config.data.columns.items() if field != "response"}
+    found = to_examples(rows, template, ledger, columns=columns, on_bad_row=config.data.on_bad_row, needs_response=False)
+    return [found[index] for index in seeded_order(len(found), config.eval.seed)[: config.eval.examples or None]]
+
+
+def longest_prompt(problems: Sequence[Example], tokenizer: Any) -> int:
+    """Tokens of the longest prompt."""
+    return max(len(encode_prompt(tokenizer, problem.prompt)) for problem in problems)
 
 
 def _split(rows: list[Row], data: DataConfig, ledger: Ledger) -> tuple[list[Row], list[Row]]:
@@ -98,11 +97,6 @@ def _split(rows: list[Row], data: DataConfig, ledger: Ledger) -> tuple[list[Row]
     for index in held_out:
         ledger.mark(rows[index].source, "validation", "held out by data.test_size")
     return [row for index, row in enumerate(rows) if index not in held_out], [rows[index] for index in sorted(held_out)]
-
-
-def _validation_columns(data: DataConfig) -> dict[Any, str]:
-    """Validation rows need no response."""
-    return {field: column for field, column in data.columns.items() if field != "response"}
 
 
 def _subset(kept: list[TokenizedExample], data: DataConfig, ledger: Ledger) -> list[TokenizedExample]:

@@ -34,7 +34,7 @@ from tutelage.model import (
     size_in_bytes,
 )
 from tutelage.optim import lr_at, make_optimizer
-from tutelage.prepare import Prepared, prepare
+from tutelage.prepare import Prepared, longest_prompt, prepare
 from tutelage.runlog import RunLog, open_run, refuse_to_overwrite, require_tracker
 from tutelage.tokens import TokenizedExample
 
@@ -80,7 +80,9 @@ def train_one_size(config: Config, size: int | None = None) -> Result:
             policy = load_policy(config.model, tokenizer)
         check_positions(policy, prepared.max_length, "data.max_length")
         check_positions(
-            policy, prepared.longest_prompt(tokenizer) + config.eval.max_new_tokens, "the longest prompt + eval.max_new_tokens"
+            policy,
+            longest_prompt(prepared.validation, tokenizer) + config.eval.max_new_tokens,
+            "the longest prompt + eval.max_new_tokens",
         )
         _check_space(log.directory, policy, config)
         log.begin(config, prepared.template, prepared.fingerprint(), prepared.ledger)
