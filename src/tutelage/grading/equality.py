@@ -1,23 +1,30 @@
-"""Are two answers equal? Cheap and exact layers decide what they can; the rest goes to a symbolic engine in a killable process."""
+"""Are two answers equal? Cheap and exact layers decide what they can; the rest goes to workers that can be stopped.
+
+Layers, in this order: limit, string, exact, text (here), then structure, algebra and math-verify (`symbolic`, in a worker).
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
 from tutelage.grading import pool
+from tutelage.grading.normalize import normalize
+from tutelage.grading.words import same_words
 
-VERSION = "1"
+VERSION = "2"
 """Changes whenever a verdict could change; caches of verdicts hold it in their key."""
 
 MAX_CHARACTERS = 2_000
 MAX_DIGITS = 1_000
+MAX_DEPTH = 50
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`equal` is True, False, or None when a limit was met; `layer` decided; `why` is said when not equal."""
+    """`equal` is True, False, or None when a limit was met (undecided); `layer` decided; `why` is said when not equal."""
 
     equal: bool | None
     layer: str
@@ -30,6 +37,40 @@ def grade(gold: str, answer: str) -> Verdict:
     Raises:
         ValueError: the reference is empty, which would accept an empty answer.
     """
+    return _cheap(gold, answer) or Verdict(*pool.ask([[normalize(gold), normalize(answer)]])[0])
+
+
+def grade_all(
+    pairs: Sequence[tuple[str, str]], workers: int | None = None, on_graded: Callable[[int], None] | None = None
+) -> list[Verdict]:
+    """Compare many (reference, answer) pairs on all cores (or on as many as `workers`); one verdict a pair, in their order.
+
+    `on_graded(n)` is called whenever n more are done, from the calling thread.
+
+    Raises:
+        ValueError: a reference is empty.
+    """
+    verdicts: dict[int, Verdict] = {}
+    open_pairs: list[tuple[int, list[str]]] = []
+    for index, (gold, answer) in enumerate(pairs):
+        verdict = _cheap(gold, answer)
+        if verdict is None:
+            open_pairs.append((index, [normalize(gold), normalize(answer)]))
+        else:
+            verdicts[index] = verdict
+    if on_graded is not None and verdicts:
+        on_graded(len(verdicts))
+    chunks = [open_pairs[start : start + 16] for start in range(0, len(open_pairs), 16)]
+    for chunk, replies in pool.ask_many(chunks, [[pair for _, pair in chunk] for chunk in chunks], workers):
+        for (index, _), reply in zip(chunk, replies, strict=True):
+            verdicts[index] = Verdict(*reply)
+        if on_graded is not None:
+            on_graded(len(chunk))
+    return [verdicts[index] for index in range(len(pairs))]
+
+
+def _cheap(gold: str, answer: str) -> Verdict | None:
+    """The layers that cost microseconds and are bounded by the length; None when they cannot decide."""
     if not gold.strip():
         raise ValueError("the reference answer is empty")
     if len(answer) > MAX_CHARACTERS + len(gold):
@@ -44,12 +85,16 @@ def grade(gold: str, answer: str) -> Verdict:
     if plain_gold == plain_answer:
         return Verdict(True, "string")
     exact_gold, exact_answer = as_fraction(plain_gold), as_fraction(plain_answer)
-    if exact_gold is not None and exact_answer is not None:
+    if exact_gold is not None and exact_answer is not None and (exact_gold == exact_answer or _is_exact(plain_gold, plain_answer)):
         return Verdict(exact_gold == exact_answer, "exact", f"{exact_answer} is not {exact_gold}")
-    if _is_words(plain_gold) or _is_words(plain_answer):
-        return Verdict(plain_gold.casefold() == plain_answer.casefold(), "text", "the words differ")
-    equal, why = pool.symbolically_equal(plain_gold, plain_answer)
-    return Verdict(equal, "symbolic", why)
+    if (same := same_words(plain_gold, plain_answer)) is not None:
+        return Verdict(same, "text", "the words differ")
+    return None
+
+
+def _is_exact(gold: str, answer: str) -> bool:
+    """No decimal point on either side: no tolerance can apply."""
+    return "." not in gold and "." not in answer
 
 
 def _refusal(text: str) -> str | None:
@@ -62,51 +107,7 @@ def _refusal(text: str) -> str | None:
     for character in text:
         depth += (character in "([{") - (character in ")]}")
         deepest = max(deepest, depth)
-    if deepest > 50:
-        return "the answer is nested over 50 deep"
-    if re.search(r"\^\s*\{?\s*-?\d{5,}", text) or re.search(r"\*\*\s*-?\d{5,}", text):
-        return "an exponent has over four digits"
-    if re.search(r"(\^|\*\*)[^,;=+]{0,40}(\^|\*\*)", text) and re.search(
-        r"\d\s*\}*\s*(\^|\*\*)\s*[{(]*\s*-?\d+\s*[)}]*\s*(\^|\*\*)", text
-    ):
-        return "a tower of powers"
-    if re.search(r"[\d)\]}]\s*!", text) or re.search(r"\\d?t?binom", text):
-        return "factorials and binomials are not evaluated"
-    return None
-
-
-_UNICODE = str.maketrans(
-    {"−": "-", "–": "-", "×": "*", "·": "*", "⋅": "*", "÷": "/", "π": "\\pi ", "∞": "\\infty ", "≤": "\\le ", "≥": "\\ge ", "≠": "\\ne ",
-     "∪": "\\cup ", "∩": "\\cap ", "√": "\\sqrt ", "²": "^2", "³": "^3", "½": "\\frac{1}{2}", "¼": "\\frac{1}{4}", "¾": "\\frac{3}{4}",
-     "⅓": "\\frac{1}{3}", "⅔": "\\frac{2}{3}", "°": "^\\circ ", "\u00a0": " ", "\u2009": " ", "\u202f": " "}
-)  # fmt: skip
-_WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ("`", "`"))
-_COMMAND_WRAPPER = re.compile(r"\\(?:boxed|fbox|text|textbf|textit|mathrm|mathbf|mbox|displaystyle)\s*\{([^{}]*)\}")
-_NOISE = re.compile(r"\\(?:left|right|displaystyle|[,;:])|\\ |~")
-_THOUSANDS = re.compile(r"(-?\s*\$?\s*[1-9]\d{0,2})((?:(?:,|\{,\})\d{3})+)(\.\d+)?")  # a whole text, never part of a list
-
-
-def normalize(text: str) -> str:
-    """Notation removed that carries no meaning: wrappers, spacing commands, thousands separators, a trailing full stop."""
-    text = text.translate(_UNICODE).replace("\\!", "").strip()  # a negative space: 1,\\!000 is 1,000
-    for _ in range(8):
-        before = text
-        for opening, closing in _WRAPPERS:
-            if len(text) > len(opening) + len(closing) and text.startswith(opening) and text.endswith(closing):
-                inner = text[len(opening) : -len(closing)]
-                if opening not in inner and closing not in inner:
-                    text = inner.strip()
-        if (match := _COMMAND_WRAPPER.fullmatch(text)) is not None:
-            text = match.group(1).strip()
-        text = text.removesuffix(".").rstrip() if not text.endswith("..") else text
-        if text == before:
-            break
-    text = _NOISE.sub(" ", text).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").replace("\\%", "%").replace("\\$", "$")
-    if (grouped := _THOUSANDS.fullmatch(text.strip())) is not None:
-        text = grouped.group(1) + re.sub(r"\D", "", grouped.group(2)) + (grouped.group(3) or "")
-    if re.fullmatch(r"-?\s*\$\s*-?[\d.]+", text):
-        text = text.replace("$", "")
-    return re.sub(r"\s+", " ", text).strip()
+    return f"the answer is nested over {MAX_DEPTH} deep" if deepest > MAX_DEPTH else None
 
 
 _DECIMAL = r"(?:\d+(?:\.\d*)?|\.\d+)"
@@ -114,32 +115,28 @@ _NUMBER = re.compile(
     rf"(?P<sign>[+-]?)\s*(?:(?P<decimal>{_DECIMAL})"
     rf"|(?P<n>{_DECIMAL})\s*/\s*(?P<d>{_DECIMAL})"
     r"|(?P<whole>\d+\s*)?\\frac\s*(?:\{\s*(?P<fn>-?\d+)\s*\}|(?P<fn1>\d))\s*(?:\{\s*(?P<fd>-?\d+)\s*\}|(?P<fd1>\d))"
-    r"|(?P<pwhole>\d+)\s+(?P<pn>\d+)\s*/\s*(?P<pd>\d+))"
+    r"|(?P<pwhole>\d+)\s+(?P<pn>\d+)\s*/\s*(?P<pd>\d+)"
+    r"|(?P<grouped>[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?))"
 )
 
 
 def as_fraction(text: str) -> Fraction | None:
-    """The exact rational that a normalised text denotes (3, -1.50, 7/2, \\frac12, 3\\frac{1}{2}, 3 1/2), or None."""
+    """The exact rational that a normalised text denotes (3, -1.50, 1,234, 7/2, \\frac12, 3\\frac{1}{2}, 3 1/2), or None."""
     match = _NUMBER.fullmatch(text.strip())
     if match is None:
         return None
     part = match.groupdict()
     try:
-        if part["decimal"]:
-            value = Fraction(part["decimal"])
+        if number := part["decimal"] or part["grouped"]:
+            value = Fraction(number.replace(",", ""))
         elif part["n"]:
             value = Fraction(part["n"]) / Fraction(part["d"])
-        elif part["pn"]:
-            value = int(part["pwhole"]) + Fraction(int(part["pn"]), int(part["pd"]))
         else:
-            value = int(part["whole"] or 0) + Fraction(int(part["fn"] or part["fn1"]), int(part["fd"] or part["fd1"]))
+            top = Fraction(int(part["pn"] or part["fn"] or part["fn1"]), int(part["pd"] or part["fd"] or part["fd1"]))
+            whole = int(part["pwhole"] or part["whole"] or 0)
+            if whole and not 0 < top < 1:
+                return None  # 2\frac{3}{2} is a product to some and a mixed number to others
+            value = whole + top
     except ZeroDivisionError:
         return None
     return -value if part["sign"] == "-" else value
-
-
-def _is_words(text: str) -> bool:
-    """Plain words (two letters or more, no operators): compared as text, so that "x" and "pi" stay mathematics."""
-    return re.fullmatch(r"[A-Za-z][A-Za-z'\-]*(?:[ ,]+[A-Za-z'\-]+)*", text) is not None and any(
-        len(word) > 2 for word in text.split()
-    )

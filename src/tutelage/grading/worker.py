@@ -1,12 +1,15 @@
-"""The process behind the symbolic layer: ``python -m tutelage.grading.worker``.
+"""The process behind the symbolic layers: ``python -m tutelage.grading.worker CPU_SECONDS WALL_SECONDS``.
 
 It imports the mathematics once, stays single-threaded, and forks a child that does the work. The child has memory and CPU
-limits; this process keeps the wall-clock deadline, and kills and re-forks the child (milliseconds) when it is passed. Requests
-and replies are JSON lines on standard input and output; at the end of input both processes end, so no orphan outlives its owner.
+limits and refuses to run code made from text; this process keeps the wall-clock deadline, and replaces a child that was stopped
+(milliseconds). Requests are JSON lists of pairs, a line each, replies lists of [equal, layer, why]; at the end of input both
+processes end, so no orphan outlives the owner.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import os
 import resource
@@ -17,48 +20,54 @@ import sys
 from typing import Any
 
 MEMORY_LIMIT = 1 << 30
-RECYCLE_AFTER = 500
+RECYCLE_AFTER = 2_000
+_PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    seconds = float(sys.argv[1])
+    cpu_seconds, wall_seconds = map(float, sys.argv[1:3])
     replies = os.fdopen(os.dup(1), "w")  # a library that prints must not write into the protocol
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    import math_verify  # noqa: F401  (imported before the fork, so that each child has it for nothing)
+    from tutelage.grading import symbolic
 
-    child: _Child | None = None
+    symbolic.warm_up()  # before the fork, so that each child has it for nothing
+    stopped = [None, "limit", f"stopped at the limit of {cpu_seconds:g} s or {MEMORY_LIMIT >> 20} MB"]
+    child: Child | None = None
     for line in sys.stdin.buffer:
-        if child is None or child.served >= RECYCLE_AFTER:
-            if child is not None:
-                child.end()
-            child = _Child(seconds)
-        reply = child.ask(line, seconds)
-        if reply is None:
-            child = None
-            reply = {"equal": None, "why": f"stopped at the limit of {seconds:g} s or {MEMORY_LIMIT >> 20} MB"}
-        replies.write(json.dumps(reply) + "\n")
+        verdicts = []
+        for pair in json.loads(line):
+            if child is not None and child.served >= RECYCLE_AFTER:
+                child = child.end()
+            child = child or Child(cpu_seconds)
+            verdict = child.ask(json.dumps(pair).encode() + b"\n", wall_seconds)
+            if verdict is None:
+                child = child.end()
+            verdicts.append(verdict or stopped)
+        replies.write(json.dumps(verdicts) + "\n")
         replies.flush()
     if child is not None:
         child.end()
 
 
-class _Child:
+class Child:
     """A forked worker and the socket to it."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, cpu_seconds: float) -> None:
         ours, theirs = socket.socketpair()
         self.served = 0
+        owner = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
             ours.close()
-            _work(theirs, seconds)
+            _restrict(owner)
+            _work(theirs, cpu_seconds)
         theirs.close()
         self.socket = ours
         self.file = ours.makefile("rb")
 
-    def ask(self, line: bytes, seconds: float) -> dict[str, Any] | None:
-        """The reply, or None if there was none in time (the child is dead then)."""
+    def ask(self, line: bytes, seconds: float) -> list[Any] | None:
+        """The verdict, or None if there was none in time."""
         self.served += 1
         try:
             self.socket.sendall(line)
@@ -66,11 +75,8 @@ class _Child:
             answer = self.file.readline() if ready else b""
         except OSError:
             answer = b""
-        if not answer.endswith(b"\n"):
-            self.end()
-            return None
-        reply: dict[str, Any] = json.loads(answer)
-        return reply
+        verdict: list[Any] | None = json.loads(answer) if answer.endswith(b"\n") else None
+        return verdict
 
     def end(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
@@ -79,41 +85,52 @@ class _Child:
         self.socket.close()
 
 
-def _work(requests: socket.socket, seconds: float) -> None:
-    """The child: answers one line after the other until its parent closes the socket; never returns."""
-    signal.signal(signal.SIGALRM, signal.SIG_IGN)
+def _restrict(owner: int) -> None:
+    """Limits of the child; none of them can be raised again."""
+    with contextlib.suppress(OSError, AttributeError):  # Linux: go when the owner goes, even in the middle of a comparison
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != owner:
+        os._exit(0)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    cpu = int(seconds * RECYCLE_AFTER) + 1
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu))
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    sys.addaudithook(refuse_code)
+
+
+def refuse_code(event: str, arguments: tuple[Any, ...]) -> None:
+    """An audit hook: code made from text never runs here, nor does anything that starts a process or opens a connection.
+
+    Raises:
+        PermissionError: for each of these; the comparison that met it is undecided.
+    """
+    if event == "exec":
+        name = getattr(arguments[0], "co_filename", "<string>")
+        forbidden = name.startswith("<") and not name.startswith("<frozen")
+    elif event == "compile":
+        forbidden = arguments[0] is not None and not str(arguments[1]).endswith(".py")
+    else:
+        forbidden = event in ("os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty", "subprocess.Popen", "socket.connect")
+    if forbidden:
+        raise PermissionError(f"{event} is not allowed while grading")
+
+
+def _work(requests: socket.socket, cpu_seconds: float) -> None:
+    """The child: answers one line after the other until its parent closes the socket; never returns."""
+    from tutelage.grading.symbolic import decide
+
     with requests.makefile("rb") as lines:
         for line in lines:
-            gold, answer = json.loads(line)
+            signal.setitimer(signal.ITIMER_PROF, cpu_seconds)  # its default action ends the process
             try:
-                reply = _compare(gold, answer)
+                verdict: list[Any] = list(decide(*json.loads(line)))
             except MemoryError:
                 os._exit(1)
-            except Exception as error:  # a parser's crash is a reason, never a verdict
-                reply = {"equal": None, "why": f"{type(error).__name__}: {str(error)[:200]}"}
-            except BaseException as error:  # math-verify derives its time-outs from BaseException
-                reply = {"equal": None, "why": type(error).__name__}
-            requests.sendall(json.dumps(reply).encode() + b"\n")
+            except BaseException as error:  # a parser's crash is a reason, never a verdict (some libraries' errors are no Exception)
+                verdict = [None, "limit", f"{type(error).__name__}: {str(error)[:200]}"]
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            requests.sendall(json.dumps(verdict).encode() + b"\n")
     os._exit(0)
-
-
-def _compare(gold: str, answer: str) -> dict[str, Any]:
-    from math_verify import LatexExtractionConfig, parse, verify
-
-    def read(text: str) -> list[Any]:
-        found: list[Any] = parse(f"\\boxed{{{text}}}", extraction_config=[LatexExtractionConfig()], parsing_timeout=None)
-        return found
-
-    parsed_gold, parsed_answer = read(gold), read(answer)
-    if not parsed_gold or not parsed_answer:
-        return {"equal": False, "why": f"cannot be read as mathematics: {answer if parsed_gold else gold}"}
-    equal = verify(parsed_gold, parsed_answer, timeout_seconds=None, allow_set_relation_comp=True)
-    return {"equal": bool(equal), "why": "" if equal else "not equal symbolically"}
 
 
 if __name__ == "__main__":

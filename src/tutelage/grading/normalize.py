@@ -1,0 +1,177 @@
+"""One notation for what people and models write: each rule removes a difference that carries no meaning.
+
+The rules work on text, in one order, each in time linear in its length; none of them looks at the other answer.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import unicodedata
+from collections.abc import Callable
+
+_SYMBOLS = {
+    "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\times ", "✕": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "∗": "*", "÷": r"\div ", "⁄": "/", "∕": "/",
+    "∞": r"\infty ", "≤": r"\le ", "≦": r"\le ", "⩽": r"\le ", "≥": r"\ge ", "≧": r"\ge ", "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "≡": r"\equiv ", "∪": r"\cup ",
+    "∩": r"\cap ", "∖": r"\setminus ", "√": r"\sqrt ", "∛": r"\sqrt[3]", "∈": r"\in ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}",
+    "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}", "±": r"\pm ", "∓": r"\mp ", "°": r"^\circ ", "º": r"^\circ ", "′": "'", "’": "'", "‘": "'", "″": "''", "“": '"', "”": '"', "…": r"\ldots ", "⋯": r"\ldots ",
+    "⟨": r"\langle ", "⟩": r"\rangle ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "∠": r"\angle ", "→": r"\to ", "\u200b": "", "\u200c": "", "\u200d": "",
+    "\ufeff": "", "\u2061": "", "\u2062": "", "\u00ad": "", "％": r"\%", "，": ",", "；": ";", "：": ":",
+}  # fmt: skip
+_RAISED, _LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ", "₀₁₂₃₄₅₆₇₈₉₊₋₍₎"
+_PLAIN_DIGITS = str.maketrans(_RAISED + _LOWERED, "0123456789+-()ni" + "0123456789+-()")
+
+
+def unicode_symbols(text: str) -> str:
+    """½ → \\frac{1}{2}, x² → x^{2}, √ → \\sqrt, − → -, θ → \\theta, full-width characters → plain ones."""
+    if text.isascii():
+        return text
+    text = re.sub(f"[{_RAISED}]+", lambda run: "^{" + run[0].translate(_PLAIN_DIGITS) + "}", text)
+    text = re.sub(f"[{_LOWERED}]+", lambda run: "_{" + run[0].translate(_PLAIN_DIGITS) + "}", text)
+    text = re.sub("(\\d)[\u0304\u0305]", r"\\overline{\1}", text).replace("}\\overline{", "")  # 0.3 with a bar of its own
+    return unicodedata.normalize("NFKC", "".join(map(_latex_of, text)))
+
+
+def _latex_of(character: str) -> str:
+    if character.isascii():
+        return character
+    if character in _SYMBOLS:
+        return _SYMBOLS[character]
+    if (slash := unicodedata.decomposition(character).removeprefix("<fraction> ").split()) and "2044" in slash:
+        over = slash.index("2044")
+        top, bottom = ("".join(chr(int(code, 16)) for code in part) for part in (slash[:over], slash[over + 1 :]))
+        return f"\\frac{{{top}}}{{{bottom}}}"
+    if match := re.fullmatch(r"GREEK (SMALL|CAPITAL) LETTER (\w+)", unicodedata.name(character, "")):
+        name = match[2].lower().replace("lamda", "lambda")
+        return f"\\{name if match[1] == 'SMALL' else name.capitalize()} "
+    return character
+
+
+_JSON_DAMAGE = {"\f": "\\f", "\b": "\\b", "\a": "\\a", "\v": "\\v"}
+
+
+def escapes(text: str) -> str:
+    """Backslashes that were doubled (\\\\frac), or eaten with the letter behind them, by a JSON or Python string; a trailing one."""
+    text = re.sub("[\f\b\a\v](?=[a-z])", lambda match: _JSON_DAMAGE[match[0]], text)
+    text = re.sub("\t(?=imes|ext|heta|frac|an\\b|binom|o\\b)", r"\\t", text)
+    if "\\\\" in text and not re.search(r"(?<!\\)\\(?!\\)", text):  # every one is doubled: no matrix is like that
+        text = text.replace("\\\\", "\\")
+    return re.sub(r"\\+\s*$", "", text)
+
+
+_HTML_TAG = re.compile(r"</?(?:b|i|u|p|em|strong|span|div|code|pre|center|font|mark|br)\b[^<>]*>", re.IGNORECASE)
+
+
+def html_markup(text: str) -> str:
+    """<b>7</b> → 7, x<sup>2</sup> → x^{2}, &times; → ×."""
+    if "&" in text and ";" in text:
+        text = unicode_symbols(re.sub(r"&(?:[A-Za-z]+|#\d+|#x[0-9A-Fa-f]+);", lambda match: html.unescape(match[0]), text))
+    if "<" in text and ">" in text:
+        text = re.sub(r"<sup>([^<>]*)</sup>", r"^{\1}", text, flags=re.IGNORECASE)
+        text = re.sub(r"<sub>([^<>]*)</sub>", r"_{\1}", text, flags=re.IGNORECASE)
+        text = _HTML_TAG.sub(" ", text)
+    return text
+
+
+_PAIRS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("__", "__"), ("```", "```"), ("`", "`"), ("*", "*"), ('"', '"'))
+_COMMAND = re.compile(r"\\(?:boxed|fbox|text|textbf|textit|textrm|textnormal|emph|mathrm|mathbf|mathit|mbox|hbox|bf|rm|ensuremath)\s*\{")
+_PROSE = re.compile(
+    r"(?:(?:so|thus|hence|therefore)\b,?\s*)?(?:\*\*)?(?:the\s+)?(?:(?:final|correct)\s+)?(?:answer|result|solution)\s*(?:is|:|=)(?:\*\*)?\s*:?\s+(?=\S)"
+    r"|(?:the|this|its|his|her|their)\s+(?:[a-z-]+\s+){1,6}(?:is|are|equals|was)\s*:?\s+(?=\S)"
+    r"|(?:approximately|about|roughly|exactly)\s+(?=[\d$\\.-])|\\(?:approx|sim)\b|#+\s+(?=\S)", re.IGNORECASE,
+)  # fmt: skip
+
+
+def wrappers(text: str) -> str:
+    """$7$, \\boxed{7}, **7**, `7`, \\text{7}, "The answer is 7.", 7. → 7; what stands in several boxes becomes a list."""
+    for _ in range(8):
+        before, text = text, text.strip()
+        for opening, closing in _PAIRS:
+            inner = text[len(opening) : -len(closing)].strip()
+            if text.startswith(opening) and text.endswith(closing) and inner and opening not in inner and closing not in inner:
+                text = inner
+        if (command := _COMMAND.match(text)) is not None and closing_brace(text, command.end() - 1) == len(text) - 1:
+            text = text[command.end() : -1]
+        elif "\\boxed" in text and (boxes := _boxes(text)):
+            text = ", ".join(boxes)
+        text = _PROSE.sub("", text, count=1) if _PROSE.match(text) else text
+        text = re.sub(r"(?<!\.)(?:\.|,|;|\\\.)\s*$", "", text.replace("\\displaystyle", " ")).strip()
+        if text == before:
+            break
+    return re.sub(r"\$(?!\s*\d)|(?<=\d)\$", " ", text) if text.count("$") > 1 else text  # $x$ and $y$
+
+
+def closing_brace(text: str, start: int) -> int:
+    """The index of the brace that closes the one at `start`, or -1."""
+    depth = 0
+    for index in range(start, len(text)):
+        if text[index] in "{}" and (index == 0 or text[index - 1] != "\\"):
+            depth += 1 if text[index] == "{" else -1
+            if depth == 0:
+                return index
+    return -1
+
+
+def _boxes(text: str) -> list[str]:
+    boxes = []
+    for match in re.finditer(r"\\boxed\s*\{", text):
+        end = closing_brace(text, match.end() - 1)
+        if end > 0:
+            boxes.append(text[match.end() : end].strip())
+    return boxes
+
+
+_SYNONYMS = [
+    (r"\\(?:left|right|bigl|bigr|Bigl|Bigr|biggl|biggr|Biggl|Biggr|big|Big|bigg|Bigg|middle)(?![A-Za-z])\s*\.?(?=\s|\W|$)", ""),
+    (r"\\(?:!|negthinspace|negmedspace|negthickspace)\s*", ""),
+    (r"\\(?:limits|nolimits|displaystyle|textstyle|quad|qquad|thinspace|medspace|thickspace|enspace)(?=[^A-Za-z]|$)", " "),
+    (r"\\q?quad(?=[A-Za-z])", " "),
+    (r"(?<!\\)\\[;: ]|~|(?<!\\)\\,(?!\d{3})", " "),
+    (r"(?<=\d)\\,(?=\d{3})", ","),
+    (r"\\,", " "),
+    (r"\^\s*\{?\s*\\(?:text|mathrm|textrm)\s*\{\s*(th|st|nd|rd)\s*\}\s*\}?|(?<=\d)(?:\^\s*\{?)?(th|st|nd|rd)\b\}?", r"\\text{th}"),
+    (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
+    (r"\\[dt]binom(?![A-Za-z])", r"\\binom"),
+    (r"(?<=\d)\{,\}(?=\d)", ","),
+    (r"\\(?:geqslant|geq)(?![A-Za-z])", r"\\ge "),
+    (r"\\(?:leqslant|leq)(?![A-Za-z])", r"\\le "),
+    (r"\\neq(?![A-Za-z])|\\not\s*=", r"\\ne "),
+    (r"\\(?:lt|gt)(?![A-Za-z])", lambda match: "<" if "l" in match[0] else ">"),
+    (r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?![A-Za-z])", r"\\degree "),
+    (r"\\operatorname\s*\*?\s*\{\s*([A-Za-z]+)\s*\}", r"\\\1 "),
+    (r"\\(?:overline|bar|dot|overset\{\\cdot\})\s*(?=\d)", r"\\overline "),
+    (r"\\(?:l|c|)dots(?:c)?(?![A-Za-z])|\.\.\.", r"\\ldots "),
+]  # fmt: skip
+_COMPILED: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [(re.compile(a), b) for a, b in _SYNONYMS]
+
+
+def latex_synonyms(text: str) -> str:
+    """\\dfrac → \\frac, \\geq → \\ge, \\left( → (, 11,\\! 111 → 11,111, spacing commands → a space."""
+    if "\\" in text or "{" in text or "~" in text or "..." in text:
+        for pattern, replacement in _COMPILED:
+            text = pattern.sub(replacement, text)
+    return text
+
+
+def lines(text: str) -> str:
+    """One answer a line → a list of them."""
+    if "\n" not in text or "\\begin" in text or "\\\\" in text:
+        return text
+    parts = [re.sub(r"^(?:[-*•]|\d+[.)])\s+", "", part.strip()).rstrip(",;.") for part in text.split("\n") if part.strip()]
+    return ", ".join(parts) if all(re.search(r"[\w)}\]]$", part) and re.match(r"[\w(\[\\$-]", part) for part in parts) else text
+
+
+def spaces(text: str) -> str:
+    """One space where there were many; 1 000 000 → 1000000."""
+    text = re.sub(r"\s+", " ", text).strip()
+    return text.replace(" ", "") if re.fullmatch(r"-?\d{1,3}(?: \d{3})+(?:\.\d+)?", text) else text
+
+
+RULES = (unicode_symbols, escapes, html_markup, wrappers, lines, latex_synonyms, wrappers, spaces)
+
+
+def normalize(text: str) -> str:
+    """The text after all rules."""
+    for rule in RULES:
+        text = rule(text)
+    return text

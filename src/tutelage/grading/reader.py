@@ -1,0 +1,749 @@
+"""Reads an answer, LaTeX or plain, into a tree. It reads the whole text or raises `Unreadable`: never a part of it.
+
+A recursive-descent parser for what stands in answers: numbers, expressions, relations, lists, intervals, sets, matrices, units.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+MAX_DEPTH = 60
+MAX_TOKENS = 3_000
+MAX_DIGITS = 1_000
+
+
+class Unreadable(Exception):
+    """The text is not an answer that the grammar knows."""
+
+
+class TooLarge(Exception):
+    """The text is one, but to read or evaluate it would cost too much."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A part of an answer.
+
+    kinds: number (`value` a Fraction, `places` digits after its decimal point or None), symbol, add, multiply, divide, power,
+    negate, plusminus, percent, degree, factorial, call (`value` its name), apply (f(x), perhaps a product), based (digits and
+    base), relation (`value` its operators), list, sequence (`value` its two brackets), set, matrix (a tuple of rows),
+    determinant, union/intersection/setminus, quantity (an expression and its unit), ratio, opaque (compared by its parts).
+    """
+
+    kind: str
+    args: tuple[Any, ...] = ()
+    value: Any = None
+    places: int | None = field(default=None, compare=False)
+
+
+class Token(NamedTuple):
+    kind: str  # number, command, word, symbol, text, mark, separator, end
+    text: str
+    spaced: bool
+    value: Any = None
+
+
+FUNCTIONS = {
+    "sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "coth", "sech", "csch", "arcsin", "arccos", "arctan", "arccot", "arcsec", "arccsc", "arcsinh", "arccosh",
+    "arctanh", "ln", "log", "lg", "exp", "gcd", "lcm", "max", "min", "floor", "ceil", "abs", "det", "deg", "Re", "Im",
+}  # fmt: skip
+_SAME_FUNCTION = {
+    "arsinh": "arcsinh", "arcosh": "arccosh", "artanh": "arctanh", "asin": "arcsin", "acos": "arccos", "atan": "arctan", "asinh": "arcsinh", "acosh": "arccosh", "atanh": "arctanh",
+    "cosec": "csc", "ceiling": "ceil", "tg": "tan", "ctg": "cot", "arctg": "arctan",
+}  # fmt: skip
+_SAME_SYMBOL = {
+    "inf": "infty", "infinity": "infty", "oo": "infty", "varnothing": "emptyset", "varphi": "phi", "varepsilon": "epsilon", "vartheta": "theta", "phi": "phi", "union": "cup",
+    "bigcup": "cup", "backslash": "setminus", "ast": "cdot", "star": "cdot", "lbrace": "{", "rbrace": "}", "lvert": "|", "rvert": "|", "vert": "|", "land": "and", "lor": "or",
+    "wedge": "and", "vee": "or", "iff": "equiv", "simeq": "approx", "thickapprox": "approx", "lbrack": "[", "rbrack": "]",
+}  # fmt: skip
+_PLAIN_NAMES = FUNCTIONS | set(_SAME_FUNCTION) | {"sqrt", "cbrt", "root", "pi", "theta", "alpha", "beta", "gamma", "delta", "lambda", "phi", "omega", "sigma", "infinity", "inf", "oo", "in", "union", "or", "and"}  # fmt: skip
+_WITHIN_RUN = re.compile("(" + "|".join(sorted((n for n in _PLAIN_NAMES if len(n) > 2 and n not in ("inf", "and", "deg", "det", "min", "max")), key=len, reverse=True)) + "|pi)")  # fmt: skip
+_UNIT_WORDS = {
+    "cm", "mm", "km", "kg", "mg", "ml", "ft", "in", "yd", "lb", "lbs", "oz", "hr", "hrs", "sec", "min", "mph", "kph", "day", "sq", "cu", "rad", "pts", "deg", "pct", "percent",
+    "degree", "degrees", "th", "st", "nd", "rd", "per", "am", "pm", "cents", "cent", "AM", "PM", "USD", "EUR", "Hz", "kW", "kWh", "kJ", "mL", "hours", "hour", "unit", "units",
+}  # fmt: skip
+_RELATIONS = {
+    "=": "=", "==": "=", ":=": "=", "equiv": "=", "<": "<", ">": ">", "<=": "<=", "le": "<=", ">=": ">=", "ge": ">=", "!=": "!=", "<>": "!=", "ne": "!=", "approx": "~", "~": "~",
+    "in": "in", "notin": "notin", "to": "to", "cong": "=", "sim": "~", "=<": "<=", "=>": "implies", "implies": "implies", "Rightarrow": "implies",
+}  # fmt: skip
+_GREEK = set("alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi omega "
+             "Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega hbar ell infty emptyset partial nabla angle triangle".split())  # fmt: skip
+_ACCENTS = {"overline": "bar", "bar": "bar", "hat": "hat", "widehat": "hat", "vec": "vec", "overrightarrow": "vec", "tilde": "tilde", "dot": "dot", "ddot": "ddot", "underline": "underline"}  # fmt: skip
+_TEXT_COMMANDS = "text|textbf|textit|textrm|textnormal|mbox|hbox|mathrm|mathbf|mathit|mathsf|mathcal|boldsymbol|bf|rm|emph"
+_OPERATORS_WITH_BOUNDS = {"sum", "prod", "int", "lim", "iint", "oint"}
+
+_TOKEN = re.compile(
+    r"(?P<space>\s+)"
+    rf"|\\(?:{_TEXT_COMMANDS})(?![A-Za-z])\s*(?:\{{(?P<text>[^{{}}\\]*)\}}|(?P<bare>[A-Za-z0-9]))"
+    r"|(?P<repeat>\d*\.\d*(?:\(\d+\)|\\overline\s*(?:\{\d+\}|\d)|\\bar\s*(?:\{\d+\}|\d)|\\dot\s*(?:\{\d\}|\d)(?:\d*\\dot\s*(?:\{\d\}|\d))?|\d(?:\\ldots)))"
+    r"|(?P<number>(?:\d+(?:\.(?!\.)\d*)?|\.\d+)(?:[eE](?:[+-]?\d+)(?![A-Za-z0-9.]))?)"
+    r"|(?P<command>\\[A-Za-z]+|\\.)"
+    r"|(?P<letters>[A-Za-z]+)"
+    r"|(?P<mark><=|>=|=<|=>|!=|<>|==|:=|\*\*|'+|_|[^\w\s])"
+)  # fmt: skip
+_THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?![\d])(?!,\d)")
+
+
+def read(text: str, thousands: bool = True) -> Node:
+    """The tree of a normalised answer.
+
+    `thousands`: read 1,234 as one number where no bracket holds it; otherwise the comma always separates.
+
+    Raises:
+        Unreadable: the grammar does not know the text; TooLarge: it is over a limit.
+    """
+    if thousands:
+        text = _join_thousands(text)
+    tokens = _tokenize(text)
+    if len(tokens) > MAX_TOKENS:
+        raise TooLarge(f"the answer has over {MAX_TOKENS} parts")
+    try:
+        return _Parser(tokens).whole()
+    except RecursionError:
+        raise TooLarge("nested too deep") from None
+
+
+def _join_thousands(text: str) -> str:
+    """1,234 → 1234 outside brackets, and in a bracket where other separators are set off by a space: (1,000, 2,000)."""
+    depth, pieces, start = 0, [], 0
+    for match in _THOUSANDS.finditer(text):
+        for character in text[start : match.start()]:
+            depth += (character in "([{") - (character in ")]}")
+        pieces.append(text[start : match.start()])
+        spaced = depth == 0 or ", " in text or ";" in text
+        pieces.append(match[0].replace(",", "") if spaced else match[0])
+        start = match.end()
+    return "".join(pieces) + text[start:]
+
+
+def _tokenize(text: str) -> list[Token]:
+    tokens: list[Token] = []
+    position, spaced = 0, False
+    while position < len(text):
+        match = _TOKEN.match(text, position)
+        if match is None:
+            raise Unreadable(f"{text[position]!r} is not known")
+        position, kind = match.end(), match.lastgroup
+        if kind == "space":
+            spaced = True
+            continue
+        new = _tokens_of(kind or "", match, spaced, tokens)
+        tokens.extend(new)
+        spaced = False
+    return [*tokens, Token("end", "", spaced)]
+
+
+def _tokens_of(kind: str, match: re.Match[str], spaced: bool, before: list[Token]) -> list[Token]:
+    found = match[0]
+    if kind == "number":
+        if sum(map(str.isdigit, found)) > MAX_DIGITS or (("e" in found.lower()) and len(re.split("[eE]", found)[1]) > 5):
+            raise TooLarge(f"a number has over {MAX_DIGITS} digits or a huge exponent")
+        return [Token("number", found, spaced, Fraction(found))]
+    if kind == "repeat":
+        return [Token("number", found, spaced, _repeating(found))]
+    if kind in ("text", "bare"):
+        return _text_tokens(match[kind].strip(), found, spaced, before)
+    if kind == "letters":
+        return _letter_tokens(found, spaced, before)
+    if kind == "command":
+        name = found[1:]
+        name = _SAME_FUNCTION.get(name, _SAME_SYMBOL.get(name, name))
+        if name in ("and", "or"):
+            return [Token("separator", name, spaced)]
+        if name in ("{", "}", "|", "[", "]"):
+            return [Token("mark", "\\" + name if name in "{}" else name, spaced)]
+        return [Token("command", name, spaced)]
+    return [Token("mark", {"**": "^"}.get(found, found), spaced)]
+
+
+def _repeating(text: str) -> Fraction:
+    """0.(3), 0.1\\overline{6}, 0.\\dot{1}4\\dot{2}, 0.333\\ldots: the exact value."""
+    whole, _, rest = text.partition(".")
+    if rest.endswith("\\ldots"):
+        digits = rest.removesuffix("\\ldots")
+        for length in range(1, len(digits) // 2 + 1):
+            period = digits[-length:]
+            times = 1
+            while digits.endswith(period * (times + 1)):
+                times += 1
+            if times * length >= 3 and times >= 2:
+                fixed = digits[: len(digits) - length * times]
+                break
+        else:
+            raise Unreadable(f"{text} does not say which digits repeat")
+    else:
+        fixed, _, period = rest.partition("(" if "(" in rest else "\\")
+        period = re.sub(r"\D", "", period)
+    if len(fixed) + len(period) > MAX_DIGITS:
+        raise TooLarge("a number has too many digits")
+    scale = 10 ** len(fixed)
+    return Fraction(int(whole + fixed or "0"), scale) + Fraction(int(period), (10 ** len(period) - 1) * scale)
+
+
+def _text_tokens(inner: str, whole: str, spaced: bool, before: list[Token]) -> list[Token]:
+    """\\text{and} separates, \\text{cm} is a unit or a name, \\mathrm{e} and \\text{2/3} are mathematics."""
+    follows_value = bool(before) and (before[-1].kind == "number" or before[-1].text in (")", "}", "]", "$", "pi"))
+    single = len(inner) == 1 and inner.isalpha()
+    if inner.strip(" ,") in ("and", "or", "And", "Or", ","):
+        return [Token("separator", inner, spaced)]
+    if not inner:
+        return []
+    if single and not (follows_value and inner not in "eidx"):
+        return [Token("symbol", inner, spaced)]
+    if not single and (inner in _PLAIN_NAMES or not re.search(r"[A-Za-z]{2}", inner)):
+        return _tokenize(inner)[:-1]
+    if re.fullmatch(r"[0-9A-F]+", inner):
+        return [Token("text", inner, spaced)]
+    return [Token("text", inner, spaced)]
+
+
+def _letter_tokens(run: str, spaced: bool, before: list[Token]) -> list[Token]:
+    """A run of letters: a known name, a unit or a word, or a product of one-letter symbols."""
+    lower = run.lower()
+    follows_value = bool(before) and (before[-1].kind in ("number", "text", "word") or before[-1].text in (")", "}", "]", "pi"))
+    if lower in ("and", "or") and len(run) > 1:
+        return [Token("separator", lower, spaced)]
+    if (lower in _UNIT_WORDS or run in _UNIT_WORDS) and follows_value and not (lower == "in" and spaced and before[-1].kind != "number"):
+        return [Token("word", run, spaced)]
+    if run in _PLAIN_NAMES:
+        name = _SAME_FUNCTION.get(run, _SAME_SYMBOL.get(run, run))
+        return [Token("command", name, spaced)]
+    if len(run) == 1:
+        return [Token("symbol", run, spaced)]
+    pieces = [piece for piece in _WITHIN_RUN.split(run) if piece]
+    if len(pieces) > 1 and sum(len(p) for p in pieces if p not in _PLAIN_NAMES) <= 2:
+        return [t for i, p in enumerate(pieces) for t in _letter_tokens(p, spaced and i == 0, before if i == 0 else [])]
+    if len(run) >= 4 and not run.isupper() or len(run) == 3 and follows_value and spaced and run.islower():
+        return [Token("word", run, spaced)]
+    return [Token("symbol", letter, spaced and index == 0) for index, letter in enumerate(run)]
+
+
+class _Parser:
+    def __init__(self, tokens: list[Token]) -> None:
+        self.tokens, self.at, self.depth, self.bars = tokens, 0, 0, 0
+
+    # --- moving over the tokens
+
+    @property
+    def next(self) -> Token:
+        return self.tokens[self.at]
+
+    def ahead(self, steps: int = 1) -> Token:
+        return self.tokens[min(self.at + steps, len(self.tokens) - 1)]
+
+    def take(self) -> Token:
+        token = self.tokens[self.at]
+        self.at += 1
+        return token
+
+    def sees(self, *texts: str) -> bool:
+        return self.next.kind in ("mark", "command") and self.next.text in texts
+
+    def takes(self, *texts: str) -> bool:
+        if self.sees(*texts):
+            self.at += 1
+            return True
+        return False
+
+    def expect(self, text: str) -> None:
+        if not self.takes(text):
+            raise Unreadable(f"expected {text!r}, found {self.next.text!r}")
+
+    # --- lists and relations
+
+    def whole(self) -> Node:
+        items, _ = self.items()
+        if self.next.kind != "end":
+            raise Unreadable(f"{self.next.text!r} is out of place")
+        if not items:
+            raise Unreadable("nothing to read")
+        return items[0] if len(items) == 1 else Node("list", tuple(items))
+
+    def items(self, closers: tuple[str, ...] = ()) -> tuple[list[Node], int]:
+        """Elements up to a closer or the end, with how many separators stood between; groups of a;b stand as lists of their own."""
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise TooLarge(f"nested over {MAX_DEPTH} deep")
+        groups: list[list[Node]] = [[]]
+        semicolons = separators = 0
+        while self.next.kind != "end" and not self.sees(*closers):
+            groups[-1].append(self.element(closers))
+            between = 0
+            while self.next.kind == "separator" or self.sees(",", ";"):
+                token = self.take()
+                between += 1
+                if token.text == ";":
+                    semicolons += 1
+                    groups.append([])
+            separators += between > 0
+            if not between and self.next.kind != "end" and not self.sees(*closers):
+                raise Unreadable(f"{self.next.text!r} is out of place")
+        self.depth -= 1
+        groups = [group for group in groups if group]
+        if semicolons and any(len(group) > 1 for group in groups):
+            return [group[0] if len(group) == 1 else Node("list", tuple(group)) for group in groups], separators
+        return [node for group in groups for node in group], separators
+
+    def element(self, closers: tuple[str, ...] = ()) -> Node:
+        """One answer: a chain of relations between sets, ratios or expressions."""
+        members, operators = [self.set_expression()], []
+        while self.next.kind in ("mark", "command") and self.next.text in _RELATIONS and not self.sees(*closers):
+            operators.append(_RELATIONS[self.take().text])
+            members.append(self.set_expression())
+        return members[0] if not operators else Node("relation", tuple(members), tuple(operators))
+
+    def set_expression(self) -> Node:
+        if (name := self.worded_name()) is not None:
+            return name
+        node = self.ratio()
+        while self.sees("cup", "cap", "setminus"):
+            kind = {"cup": "union", "cap": "intersection", "setminus": "setminus"}[self.take().text]
+            node = Node(kind, (node, self.ratio()))
+        return node
+
+    def worded_name(self) -> Node | None:
+        """Words before an equals sign: Area = 5."""
+        steps = 0
+        while self.ahead(steps).kind in ("word", "text"):
+            steps += 1
+        if steps and self.ahead(steps).text in ("=", "approx", "~"):
+            return Node("symbol", (), " ".join(self.take().text.lower() for _ in range(steps)))
+        return None
+
+    def ratio(self) -> Node:
+        parts = [self.sum()]
+        while self.sees(":") and not self.bars:
+            self.take()
+            parts.append(self.sum())
+        return parts[0] if len(parts) == 1 else Node("ratio", tuple(parts))
+
+    # --- expressions
+
+    def sum(self) -> Node:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise TooLarge(f"nested over {MAX_DEPTH} deep")
+        terms = [self.signed_term()]
+        while self.sees("+", "-", "pm", "mp"):
+            terms.append(self.signed_term())
+        self.depth -= 1
+        node = terms[0] if len(terms) == 1 else Node("add", tuple(terms))
+        if self.sees("pmod", "bmod", "mod") or (self.sees("(") and self.ahead().text == "mod"):
+            closed = self.takes("(")
+            self.take()
+            modulus = self.argument() if self.sees("{") else self.sum()
+            if closed:
+                self.expect(")")
+            node = Node("opaque", (node, modulus), "mod")
+        return self.with_unit(node)
+
+    def signed_term(self) -> Node:
+        if self.takes("pm", "mp"):
+            return Node("plusminus", (self.term(),))
+        if self.sees("+") and self.ahead().text == "/" and self.ahead(2).text == "-":
+            self.at += 3
+            return Node("plusminus", (self.term(),))
+        negative = False
+        while self.sees("+", "-"):
+            negative ^= self.take().text == "-"
+        node = self.term()
+        return Node("negate", (node,)) if negative else node
+
+    def term(self) -> Node:
+        node = last = self.factor()
+        while True:
+            if self.takes("*", "cdot", "times") or (self.sees_letter_times() and self.take()):
+                last = self.signed_factor()
+                node = Node("multiply", (node, last))
+            elif self.sees("/", "div") and self.ahead().kind not in ("word", "text"):
+                self.take()
+                last = self.signed_factor()
+                node = Node("divide", (node, last))
+            elif self.starts_factor():
+                if self.next.kind == last.kind == "number":
+                    raise Unreadable("two numbers stand side by side")
+                last = self.factor()
+                node = Node("multiply", (_ungrouped(node), last))
+            else:
+                return node
+
+    def signed_factor(self) -> Node:
+        negative = False
+        while self.sees("+", "-"):
+            negative ^= self.take().text == "-"
+        node = self.factor()
+        return Node("negate", (node,)) if negative else node
+
+    def sees_letter_times(self) -> bool:
+        """2.5 x 10^3: the letter stands for the sign."""
+        before = self.tokens[self.at - 1]
+        return (
+            self.next.kind == "symbol" and self.next.text in "xX" and before.kind == "number"
+            and self.ahead().text == "10" and self.ahead(2).text == "^"
+        )  # fmt: skip
+
+    def starts_factor(self) -> bool:
+        token = self.next
+        if token.kind in ("number", "symbol"):
+            return True
+        if token.kind == "mark":
+            if token.text == "|":
+                return not self.bars
+            if token.text == "[":
+                return self.ahead().kind != "end" and self.ahead().text not in ("cup", ",", "and", "cap", ")")
+            return token.text in ("(", "{", "\\{") and not (token.text == "(" and self.ahead().text == "mod")
+        return token.kind == "command" and (
+            token.text in FUNCTIONS or token.text in _GREEK or token.text in _ACCENTS or token.text in _OPERATORS_WITH_BOUNDS
+            or token.text in ("frac", "sqrt", "cbrt", "binom", "begin", "mathbb", "lfloor", "lceil", "langle")
+        )  # fmt: skip
+
+    def factor(self) -> Node:
+        node = self.postfix(self.atom())
+        if self.takes("^"):
+            node = self.postfix(Node("power", (node, self.exponent())))
+        return node
+
+    def exponent(self) -> Node:
+        if self.sees("+", "-"):
+            negative = self.take().text == "-"
+            inner = self.exponent()
+            return Node("negate", (inner,)) if negative else inner
+        if self.sees("{"):
+            return self.argument()
+        node = self.atom()
+        node = self.postfix(node)
+        return Node("power", (node, self.exponent())) if self.takes("^") else node
+
+    def postfix(self, node: Node) -> Node:
+        while True:
+            if self.takes("!"):
+                node = Node("factorial", (node,))
+            elif self.takes("%"):
+                node = Node("percent", (node,))
+            elif self.takes("degree"):
+                node = Node("degree", (node,))
+            elif self.next.kind in ("word", "text") and re.fullmatch("percent|pct|per cent|percents", self.next.text.lower()):
+                self.take()
+                node = Node("percent", (node,))
+            elif self.next.kind in ("word", "text") and re.fullmatch("degrees?|deg", self.next.text.lower()):
+                self.take()
+                node = Node("degree", (node,))
+            elif self.sees("_") and (node.kind == "number" or node.kind == "sequence") and node.places is None:
+                self.take()
+                node = _based(node, self.subscript())
+            else:
+                return node
+
+    def atom(self) -> Node:
+        token = self.take()
+        if token.kind == "number":
+            return self.number(token)
+        if token.kind == "symbol":
+            return self.symbol(token.text)
+        if token.kind == "mark":
+            return self.bracket(token.text)
+        if token.kind == "command":
+            return self.command(token.text)
+        if token.kind == "text" and self.sees("_") and re.fullmatch("[0-9A-Fa-f]+", token.text):
+            self.take()
+            return Node("based", (), (token.text.upper(), self.subscript()))
+        raise Unreadable(f"{token.text!r} is out of place" if token.text else "the text ends too early")
+
+    def number(self, token: Token) -> Node:
+        """A number, or a mixed one: 1\\frac{1}{2}, 1 1/2."""
+        places = len(token.text.partition(".")[2]) if "." in token.text and token.value is not None else None
+        node = Node("number", (), token.value, places)
+        if not token.text.isdigit():
+            return node
+        start = self.at
+        if self.sees("frac"):
+            self.take()
+            top, bottom = self.argument(), self.argument()
+        elif self.next.kind == "number" and self.next.spaced and self.ahead().text == "/" and self.ahead(2).kind == "number":
+            top = Node("number", (), self.take().value)
+            self.take()
+            bottom = Node("number", (), self.take().value)
+        else:
+            return node
+        parts = (top.value, bottom.value)
+        if top.kind == bottom.kind == "number" and all(part.denominator == 1 for part in parts) and 0 < parts[0] < parts[1]:
+            return Node("number", (), token.value + parts[0] / parts[1])
+        self.at = start
+        return node
+
+    def symbol(self, name: str) -> Node:
+        """A symbol with its primes and subscript, in either order, and the bracket of f(x)."""
+        primes, subscript = 0, ""
+        while self.sees("_") or (self.next.kind == "mark" and self.next.text.startswith("'")):
+            if self.takes("_"):
+                subscript += self.subscript()
+            else:
+                primes += len(self.take().text)
+        node = Node("symbol", (), name + "'" * primes + ("_" + subscript if subscript else ""))
+        if self.sees("(") and not self.next.spaced and name.isalpha() and self.ahead().text != "mod":
+            start = self.at
+            self.take()
+            items, _ = self.items((")",))
+            if self.takes(")") and items and all(item.kind != "relation" for item in items):
+                return Node("apply", (node, *items))
+            self.at = start
+        return node
+
+    def subscript(self) -> str:
+        """The text of a subscript without what only groups."""
+        if not self.takes("{"):
+            return self.take().text
+        depth, pieces = 1, []
+        while depth:
+            token = self.take()
+            if token.kind == "end":
+                raise Unreadable("a brace is not closed")
+            depth += (token.text == "{") - (token.text == "}")
+            if token.text not in "{}":
+                pieces.append(token.text)
+        return "".join(pieces)
+
+    def bracket(self, mark: str) -> Node:
+        if mark == "{":
+            items, separators = self.items(("}", "choose", "over"))
+            if self.sees("choose", "over") and len(items) == 1:
+                binomial = self.take().text == "choose"
+                below = self.sum()
+                self.expect("}")
+                return Node("call", (items[0], below), "binom") if binomial else Node("divide", (items[0], below))
+            self.expect("}")
+            if len(items) == 1 and not separators:
+                return items[0]
+            return Node("set", tuple(items))
+        if mark == "\\{":
+            return self.braces()
+        if mark == "|":
+            self.bars += 1
+            node = self.sum()
+            self.expect("|")
+            self.bars -= 1
+            return Node("call", (node,), "abs")
+        if mark == "]":  # French: ]a, b[
+            items, _ = self.items(("[", "]"))
+            return Node("sequence", tuple(items), ("(", ")" if self.take().text == "[" else "]"))
+        if mark in "([":
+            bars, self.bars = self.bars, 0
+            items, separators = self.items((")", "]", "[") if mark == "[" else (")", "]"))
+            self.bars = bars
+            close = self.take().text.replace("[", ")")
+            if close not in (")", "]"):
+                raise Unreadable("a bracket is not closed")
+            if len(items) == 1 and not separators and (mark, close) in (("(", ")"), ("[", "]")):
+                return items[0] if items[0].kind != "number" else Node("sequence", tuple(items), (mark, close))
+            if not items:
+                raise Unreadable("an empty bracket")
+            return Node("sequence", tuple(items), (mark, close))
+        if mark in "$€£¥":
+            return Node("quantity", (self.signed_factor(),), mark)
+        raise Unreadable(f"{mark!r} is out of place")
+
+    def braces(self) -> Node:
+        """A set by its elements, or by a condition: \\{x | x > 3\\}."""
+        self.bars += 1
+        start = self.at
+        first = None
+        if not self.sees("\\}"):
+            first = self.element(("\\}",))
+        self.bars -= 1
+        if first is not None and self.takes("|", "mid", ":"):
+            conditions, _ = self.items(("\\}",))
+            self.expect("\\}")
+            if len(conditions) != 1:
+                raise Unreadable("a set with several conditions")
+            return conditions[0]
+        self.at = start
+        items, separators = self.items(("\\}",))
+        self.expect("\\}")
+        return Node("set", tuple(items), None if items else "empty")
+
+    def argument(self) -> Node:
+        """What \\frac takes: a group, or one digit, letter or command."""
+        if self.takes("{"):
+            items, _ = self.items(("}",))
+            self.expect("}")
+            if len(items) != 1:
+                raise Unreadable("a group of several parts where one is needed")
+            return items[0]
+        token = self.next
+        if token.kind == "number" and len(token.text) > 1 and token.text.isdigit():
+            self.tokens[self.at] = Token("number", token.text[1:], False, Fraction(token.text[1:]))
+            return Node("number", (), Fraction(token.text[0]))
+        return self.atom()
+
+    def command(self, name: str) -> Node:
+        if name == "frac":
+            top = self.argument()
+            return Node("divide", (top, self.argument()))
+        if name in ("sqrt", "cbrt"):
+            degree = Node("number", (), Fraction(2 if name == "sqrt" else 3))
+            if self.takes("["):
+                degree = self.sum()
+                self.expect("]")
+            body = self.argument() if self.sees("{") else self.atom()
+            if body.kind == "sequence" and len(body.args) == 1:
+                body = body.args[0]
+            return Node("call", (body, degree), "root")
+        if name == "binom":
+            top = self.argument()
+            return Node("call", (top, self.argument()), "binom")
+        if name in FUNCTIONS:
+            return self.function(name)
+        if name in _ACCENTS:
+            inner = self.argument()
+            return self.symbol(f"{_ACCENTS[name]} {_plain(inner)}")
+        if name == "begin":
+            return self.environment()
+        if name == "mathbb":
+            self.takes("{")
+            letter = self.take().text
+            self.takes("}")
+            power = f"^{_plain(self.exponent())}" if self.takes("^") else ""
+            return Node("symbol", (), f"mathbb {letter}{power}")
+        if name in ("lfloor", "lceil"):
+            inner = self.sum()
+            self.expect("r" + name[1:])
+            return Node("call", (inner,), name[1:])
+        if name == "langle":
+            items, _ = self.items(("rangle",))
+            self.expect("rangle")
+            return Node("sequence", tuple(items), ("(", ")"))
+        if name in _OPERATORS_WITH_BOUNDS:
+            return self.with_bounds(name)
+        if name == "$":
+            return Node("quantity", (self.signed_factor(),), "$")
+        if name in _GREEK:
+            return self.symbol(name)
+        raise Unreadable(f"\\{name} is not known")
+
+    def function(self, name: str) -> Node:
+        """sin x, \\sin^2(x), \\log_2 8, gcd(a, b)."""
+        power = base = None
+        while self.sees("^", "_"):
+            if self.take().text == "^":
+                power = self.exponent()
+            else:
+                base = self.argument() if self.sees("{") else self.atom()
+        if self.sees("(") or (self.sees("[") and name in ("max", "min")) or (self.sees("{")):
+            opening = self.take().text
+            closer = {"(": ")", "[": "]", "{": "}"}[opening]
+            arguments, _ = self.items((closer,))
+            self.expect(closer)
+            if not arguments:
+                raise Unreadable(f"{name} of nothing")
+        else:
+            arguments = [self.function_argument()]
+        if name == "floor" or name == "ceil" or name == "abs":
+            arguments = arguments[:1] if len(arguments) == 1 else arguments
+        if power == Node("negate", (Node("number", (), Fraction(1)),)) and name in ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh"):
+            name, power = "arc" + name, None
+        node = Node("call", (*arguments, *([base] if base is not None else [])), name + ("_base" if base is not None else ""))
+        return node if power is None else Node("power", (node, power))
+
+    def function_argument(self) -> Node:
+        """What a function without a bracket takes: a product up to a sign or the next function."""
+        if self.sees("+", "-"):
+            negative = self.take().text == "-"
+            inner = self.function_argument()
+            return Node("negate", (inner,)) if negative else inner
+        node = self.factor()
+        while self.starts_factor() and not (self.next.kind == "command" and self.next.text in FUNCTIONS) and not self.sees("(", "[", "\\{"):
+            node = Node("multiply", (node, self.factor()))
+        return node
+
+    def with_bounds(self, name: str) -> Node:
+        """A sum, product, integral or limit: kept whole, and compared by its parts."""
+        bounds: dict[str, Node] = {}
+        while self.sees("_", "^"):
+            which = self.take().text
+            if self.takes("{"):
+                bounds[which] = self.element(("}",))
+                self.expect("}")
+            elif self.next.kind == "number":
+                bounds[which] = Node("number", (), self.take().value)
+            else:
+                bounds[which] = Node("symbol", (), self.take().text)
+        body = self.term()
+        return Node("opaque", (bounds.get("_"), bounds.get("^"), body), name)
+
+    def environment(self) -> Node:
+        self.expect("{")
+        name = ""
+        while not self.takes("}"):
+            name += self.take().text
+            if len(name) > 20:
+                raise Unreadable("\\begin without a name")
+        if name.startswith("array") and self.takes("{"):
+            while not self.takes("}"):
+                if self.take().kind == "end":
+                    raise Unreadable("an array without columns")
+        if name.rstrip("*").removesuffix("matrix") not in ("", "p", "b", "B", "v", "V", "small") and name not in ("array", "cases"):
+            raise Unreadable(f"\\begin{{{name}}} is not known")
+        rows: list[list[Node]] = [[]]
+        while not self.takes("end"):
+            if self.takes("\\"):
+                if self.takes("["):  # the height of a line
+                    while not self.takes("]"):
+                        self.take()
+                rows.append([])
+            elif self.takes("&"):
+                pass
+            elif self.takes("hline", ",") and name == "cases":
+                pass
+            else:
+                rows[-1].append(self.element(("\\", "&", "end")) if name != "cases" else self.element())
+            if len(rows) > 40 or len(rows[-1]) > 40:
+                raise TooLarge("a matrix over 40 × 40")
+        self.expect("{")
+        while not self.takes("}"):
+            if self.take().kind == "end":
+                raise Unreadable("\\end without a name")
+        rows = [row for row in rows if row]
+        if not rows or len({len(row) for row in rows}) != 1:
+            raise Unreadable("a matrix with rows of different lengths")
+        kind = "determinant" if name.startswith("v") else "matrix"
+        return Node(kind, tuple(tuple(row) for row in rows), name if name == "cases" else None)
+
+    def with_unit(self, node: Node) -> Node:
+        """5 cm, 3\\text{ square units}, 7\\text{ m}/\\text{s}^2, 12^{\\text{th}} grade: the value with the words behind it."""
+        words = []
+        while self.next.kind in ("word", "text") or (words and self.sees("/", "^", "cdot", ".", "-")):
+            token = self.take()
+            if token.kind in ("word", "text"):
+                words.append(token.text)
+            elif token.text == "^":
+                words.append("^" + _plain(self.exponent()))
+            elif token.text in ("/", "cdot") and self.next.kind == "symbol":
+                words += ["/", self.take().text]
+            else:
+                words.append(token.text)
+        while words and self.next.kind == "symbol":  # km/h, a tail of one letter
+            words.append(self.take().text)
+        if not words and self.takes("$", "€", "£"):
+            words.append(self.tokens[self.at - 1].text)
+        return node if not words else Node("quantity", (node,), " ".join(words).strip())
+
+
+def _ungrouped(node: Node) -> Node:
+    """The x + y of \\{x + y\\} z, whose braces only group."""
+    return node.args[0] if node.kind == "set" and len(node.args) == 1 else node
+
+
+def _based(node: Node, base: str) -> Node:
+    number = node.args[0].value if node.kind == "sequence" and len(node.args) == 1 else node.value
+    if not isinstance(number, Fraction) or number.denominator != 1:
+        raise Unreadable("a subscript on what is no number")
+    return Node("based", (), (str(number), base))
+
+
+def _plain(node: Node) -> str:
+    """A node as text, for the names of accented symbols."""
+    inside = "".join(_plain(part) for part in node.args if isinstance(part, Node))
+    return f"{node.value if node.value is not None else ''}{inside}"
