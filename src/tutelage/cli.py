@@ -66,6 +66,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     keep.add_argument("data", help="a file, a directory of shards, a hub name, or arithmetic")
     keep.add_argument("--out", type=Path, required=True, help="the JSONL file for the rows that are kept")
+    keep.add_argument(
+        "--control",
+        choices=["random"],
+        help="also write OUT.control.jsonl: as many rows, drawn at random from all well-formed ones",
+    )
 
     ask = commands.add_parser("ask", help="ask a model one question", description=OVERRIDES, allow_abbrev=False)
     ask.add_argument("model", help="a run directory, a model directory, a hub name, or smollm2")
@@ -145,7 +150,7 @@ def _dispatch(arguments: argparse.Namespace, overrides: list[str]) -> None:
             from tutelage.filtering import filter_file
 
             config = load_config(None, overrides)
-            filter_file(arguments.data, arguments.out, config.data, config.eval.reward)
+            filter_file(arguments.data, arguments.out, config.data, config.eval.reward, arguments.control)
         case "ask":
             with contextlib.redirect_stdout(sys.stderr):  # standard output is for the answer
                 _start()

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from tutelage import console
 from tutelage.errors import InputError
-from tutelage.grading import Verdict, grade_response
+from tutelage.grading import Verdict, grade_responses
+from tutelage.machine import cache_directory
 from tutelage.shapes import BadRow, parse_row
 from tutelage.sources import Row, read_rows
+
+if TYPE_CHECKING:
+    from tutelage.grading.cache import VerdictCache
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,11 @@ class Fate:
     why: str = ""
 
 
+def summary(counts: Counter[str]) -> str:
+    """``450 kept, 62 wrong answer``."""
+    return ", ".join(f"{count} {fate}" for fate, count in counts.most_common())
+
+
 class Ledger:
     """Every row's fate, in the order of the rows."""
 
@@ -82,10 +93,19 @@ class Ledger:
 
     def summary(self) -> str:
         """``450 kept, 62 wrong answer``."""
-        return ", ".join(f"{count} {fate}" for fate, count in self.counts().most_common())
+        return summary(self.counts())
 
     def __iter__(self) -> Iterator[Fate]:
         return iter(self._fates.values())
+
+
+def to_example(row: Row, template: str, columns: dict[Any, str] | None = None, needs_response: bool = True) -> Example:
+    """The example of one row. Raises BadRow: the row is malformed."""
+    if row.problem:
+        raise BadRow(row.problem)
+    pair = parse_row(row.value, columns, needs_response)
+    prompt, response = apply_template(pair, template)
+    return Example(prompt, response, pair["reference"], row.source)
 
 
 def to_examples(
@@ -105,31 +125,74 @@ def to_examples(
     examples, bad = [], []
     for row in rows:
         try:
-            if row.problem:
-                raise BadRow(row.problem)
-            pair = parse_row(row.value, columns, needs_response)
+            examples.append(to_example(row, template, columns, needs_response))
         except BadRow as problem:
             bad.append(f"{row.source}: {problem}")
             ledger.mark(row.source, "malformed", str(problem))
-            continue
-        prompt, response = apply_template(pair, template)
-        examples.append(Example(prompt, response, pair["reference"], row.source))
-    if bad and on_bad_row == "error":
-        more = f" (and {len(bad) - 1} more malformed rows)" if len(bad) > 1 else ""
-        raise InputError(f'{bad[0]}{more}; mend the row, or set data.on_bad_row = "skip" to leave such rows out and count them')
-    if not examples:
-        raise InputError(f"all {len(rows)} rows are malformed; the first: {bad[0]}")
+    check_malformed(len(bad), bad[0] if bad else "", len(rows), on_bad_row)
     return examples
 
 
-def judge(example: Example, style: str = "r1_zero") -> tuple[str, Verdict]:
-    """(fate, verdict) of a worked solution against its reference: kept, no reference, wrong format, wrong answer, undecided."""
-    if not example.reference:
-        return "no reference", Verdict(None, "reference", "the row has no reference answer to compare with")
-    verdict = grade_response(example.response, example.reference, style)
-    if verdict.equal is None:
-        return "undecided", verdict
-    return ("kept" if verdict.equal else "wrong format" if verdict.layer == "format" else "wrong answer"), verdict
+def check_malformed(count: int, first: str, rows: int, on_bad_row: str) -> None:
+    """Raises InputError if rows are malformed and that is not allowed, or if no other rows are left."""
+    if count and on_bad_row == "error":
+        more = f" (and {count - 1} more malformed rows)" if count > 1 else ""
+        raise InputError(f'{first}{more}; mend the row, or set data.on_bad_row = "skip" to leave such rows out and count them')
+    if count == rows:
+        raise InputError(f"all {rows} rows are malformed; the first: {first}")
+
+
+# ── filtering by correctness ──────────────────────────────────────────────────────────────────────────────────────────
+
+GRADED_AT_ONCE = 512
+
+
+def judge(
+    examples: Sequence[Example],
+    style: str = "r1_zero",
+    cache: VerdictCache | None = None,
+    on_graded: Callable[[int], None] = lambda count: None,
+) -> Iterator[tuple[Example, str, Verdict]]:
+    """(example, fate, verdict) of each worked solution against its reference, graded on all cores.
+
+    The fates: kept, no reference, wrong format, wrong answer, undecided.
+    """
+    unknown = Verdict(None, "reference", "the row has no reference answer to compare with")
+    for start in range(0, len(examples), GRADED_AT_ONCE):
+        chunk = examples[start : start + GRADED_AT_ONCE]
+        pairs = [(example.response, example.reference) for example in chunk if example.reference]
+        on_graded(len(chunk) - len(pairs))
+        verdicts = iter(grade_responses(pairs, style, cache, on_graded))
+        for example in chunk:
+            verdict = next(verdicts) if example.reference else unknown
+            yield example, _fate(verdict), verdict
+
+
+def _fate(verdict: Verdict) -> str:
+    if verdict.equal:
+        return "kept"
+    if verdict.layer == "reference":
+        return "no reference"
+    return "undecided" if verdict.equal is None else "wrong format" if verdict.layer == "format" else "wrong answer"
+
+
+@contextlib.contextmanager
+def verdict_cache() -> Iterator[VerdictCache | None]:
+    """The verdicts of earlier filtering; None, and a line that says why, where they cannot be kept."""
+    import sqlite3
+
+    from tutelage.grading.cache import VerdictCache
+
+    try:
+        cache = VerdictCache(cache_directory())
+    except (OSError, sqlite3.Error) as error:
+        console.say(f"verdicts are not kept for the next time: {cache_directory()}: {error}")
+        yield None
+        return
+    try:
+        yield cache
+    finally:
+        cache.close()
 
 
 def keep_correct(
@@ -144,20 +207,22 @@ def keep_correct(
         InputError: nothing survives; the message counts why and shows one row.
     """
     kept = []
-    for example in examples:
-        fate, verdict = judge(example, style)
-        if fate == "kept":
-            kept.append(example)
-        else:
-            ledger.mark(example.source, fate, f"{verdict.layer}: {verdict.why}")
-        on_graded(1)
+    with verdict_cache() as cache:
+        for example, fate, verdict in judge(examples, style, cache, on_graded):
+            if fate == "kept":
+                kept.append(example)
+            else:
+                ledger.mark(example.source, fate, f"{verdict.layer}: {verdict.why}")
     if not kept:
-        first = examples[0]
-        raise InputError(
-            f"nothing survives the filter ({ledger.summary()}); the first row, {first.source}: reference {first.reference!r},"
-            f" response ends {first.response[-80:]!r}. Mend the data, or set data.filter = false"
-        )
+        raise nothing_survives(ledger.summary(), examples[0])
     return kept
+
+
+def nothing_survives(summary: str, first: Example) -> InputError:
+    return InputError(
+        f"nothing survives the filter ({summary}); the first row, {first.source}: reference {first.reference!r},"
+        f" response ends {first.response[-80:]!r}. Mend the data, or set data.filter = false"
+    )
 
 
 def seeded_order(count: int, seed: int) -> list[int]:
@@ -232,11 +297,10 @@ def filter_correct_dataset(ds: Any, *, seed: int = 42, log_filter_stats: bool = 
             pairs.append(parse_row(row))
         except BadRow as problem:
             raise InputError(f"row {index}: {problem}") from None
-    judged = [judge(Example(**pair, source=f"row {index}")) for index, pair in enumerate(pairs)]
+    judged = [judged[1:] for judged in judge([Example(**pair, source=f"row {index}") for index, pair in enumerate(pairs)])]
     kept = [index for index, (fate, _) in enumerate(judged) if fate == "kept"]
     if log_filter_stats:
-        fates = ", ".join(f"{count} {fate}" for fate, count in Counter(fate for fate, _ in judged).most_common())
-        print(f"filter: {len(pairs)} → {len(kept)} rows ({fates})")
+        print(f"filter: {len(pairs)} → {len(kept)} rows ({summary(Counter(fate for fate, _ in judged))})")
     for index in random.Random(seed).sample(range(len(pairs)), min(debug_samples, len(pairs))):
         fate, verdict = judged[index]
         reward = 1.0 if verdict.equal else 0.0

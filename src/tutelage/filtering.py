@@ -1,56 +1,176 @@
-"""``tutelage filter``: a file of rows in, the rows whose solution is right out, and the fate of each beside it."""
+"""``tutelage filter``: a file of rows in, the rows whose solution is right out, and the fate of each beside it.
+
+Rows stream through: memory does not grow with their number. Verdicts are kept as they come, so that filtering that was interrupted
+goes on when it is run again.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TextIO
 
 from tutelage import console
 from tutelage.config import DataConfig
-from tutelage.data import Ledger, keep_correct, load_template, to_examples
-from tutelage.errors import InputError
-from tutelage.runlog import append_lines, to_lines, write_text
-from tutelage.show import ledger_table
-from tutelage.sources import read_rows
+from tutelage.data import (
+    GRADED_AT_ONCE,
+    Example,
+    Fate,
+    check_malformed,
+    judge,
+    load_template,
+    nothing_survives,
+    summary,
+    to_example,
+    verdict_cache,
+)
+from tutelage.errors import InputError, RunError
+from tutelage.grading import Verdict
+from tutelage.runlog import to_lines
+from tutelage.shapes import BadRow
+from tutelage.show import fate_table
+from tutelage.sources import Row, iter_rows
 
 
-def filter_file(data: str, out: Path, config: DataConfig | None = None, style: str = "r1_zero") -> int:
+def filter_file(
+    data: str, out: Path, config: DataConfig | None = None, style: str = "r1_zero", control: str | None = None
+) -> int:
     """Write the raw rows that are kept to `out` (JSONL) and every row's fate to ``OUT.ledger.jsonl``; print a table and samples.
+
+    Args:
+        control: "random" also writes ``OUT.control.jsonl``: as many rows as were kept, drawn at random from all well-formed rows.
+            Training on both shows what filtering by correctness buys, apart from the number of rows.
 
     Returns:
         How many rows were kept.
 
     Raises:
-        InputError: `out` exists, a row is malformed, or nothing survives.
+        InputError: a file to write exists, a row is malformed, or nothing survives.
     """
     config = config or DataConfig()
-    ledger_path = out.with_suffix(".ledger.jsonl")
-    for path in (out, ledger_path):
+    ledger_path, control_path = out.with_suffix(".ledger.jsonl"), out.with_suffix(".control.jsonl")
+    for path in (out, ledger_path, *([control_path] if control else [])):
         if path.exists():
             raise InputError(f"{path} exists and is not overwritten; remove it, or choose another --out")
     if not out.parent.is_dir():
         raise InputError(f"{out.parent}: no such directory to write {out.name} to")
-    rows = read_rows(data, config.train_split, config.hub_config)
-    ledger = Ledger(row.source for row in rows)
-    # the prompt plays no part in grading, but a template that opens the think block changes the response
-    examples = to_examples(rows, load_template("none"), ledger, columns=config.columns, on_bad_row=config.on_bad_row)
-    with console.progress("grading the worked solutions", len(examples)) as advance:
-        kept = {example.source for example in keep_correct(examples, ledger, style, on_graded=advance)}
-    write_text(out, to_lines(row.value for row in rows if row.source in kept))
-    append_lines(ledger_path, [vars(fate) for fate in ledger])
-    ledger_table(ledger)
-    by_source = {example.source: example for example in examples}
-    for sample in _samples(ledger):
-        example = by_source.get(sample.source)
-        if example is not None:
+
+    def rows() -> Iterator[Row]:
+        return iter_rows(data, config.train_split, config.hub_config)
+
+    with console.progress(f"reading {data}"):
+        well_formed = _check(rows(), config)
+    tally = _Tally()
+    with writing(out) as kept_lines, writing(ledger_path) as fate_lines:
+        with console.progress("grading the worked solutions", len(well_formed)) as advance, _going_on():
+            for row, fate, example, verdict in _judged(rows(), config, style, advance):
+                fate_lines.write(to_lines([vars(fate)]))
+                if fate.fate == "kept":
+                    kept_lines.write(to_lines([row.value]))
+                tally.count(fate, example, verdict)
+        kept = tally.fates["kept"]
+        if not kept:
+            assert tally.first is not None
+            raise nothing_survives(summary(tally.fates), tally.first)
+    if control:
+        chosen = set(random.Random(config.seed).sample(well_formed, kept))
+        with writing(control_path) as lines:
+            for number, row in enumerate(rows()):
+                if number in chosen:
+                    lines.write(to_lines([row.value]))
+    tally.show()
+    files = [f"{out} ({kept} rows)", f"{ledger_path} (the fate of each row)"]
+    console.say("wrote " + ", ".join(files + ([f"{control_path} ({kept} rows drawn at random)"] if control else [])))
+    return kept
+
+
+def _check(rows: Iterator[Row], config: DataConfig) -> list[int]:
+    """The numbers of the well-formed rows; raises InputError for malformed ones before anything is graded."""
+    well_formed: list[int] = []
+    malformed, first, number = 0, "", -1
+    for number, row in enumerate(rows):
+        try:
+            to_example(row, "{question}", config.columns)
+            well_formed.append(number)
+        except BadRow as problem:
+            malformed, first = malformed + 1, first or f"{row.source}: {problem}"
+    check_malformed(malformed, first, number + 1, config.on_bad_row)
+    return well_formed
+
+
+def _judged(
+    rows: Iterator[Row], config: DataConfig, style: str, advance: Callable[[int], None]
+) -> Iterator[tuple[Row, Fate, Example | None, Verdict | None]]:
+    """Each row with its fate, in their order, some hundreds at a time."""
+    template = load_template(
+        "none"
+    )  # the prompt plays no part in grading; one that opens the think block would change the response
+    with verdict_cache() as cache:
+        while chunk := [row for row, _ in zip(rows, range(GRADED_AT_ONCE), strict=False)]:
+            examples, problems = [], {}
+            for row in chunk:
+                try:
+                    examples.append(to_example(row, template, config.columns))
+                except BadRow as problem:
+                    problems[row.source] = str(problem)
+            judged = judge(examples, style, cache, advance)
+            for row in chunk:
+                if row.source in problems:
+                    yield row, Fate(row.source, "malformed", problems[row.source]), None, None
+                    continue
+                example, fate, verdict = next(judged)
+                yield row, Fate(row.source, fate, f"{verdict.layer}: {verdict.why}".rstrip(": ")), example, verdict
+
+
+class _Tally:
+    """Counts by fate and by layer, and the first row of each fate."""
+
+    def __init__(self) -> None:
+        self.fates: Counter[str] = Counter()
+        self.layers: Counter[str] = Counter()
+        self.reasons: dict[str, str] = {}
+        self.samples: dict[str, Example] = {}
+        self.first: Example | None = None
+
+    def count(self, fate: Fate, example: Example | None, verdict: Verdict | None) -> None:
+        self.fates[fate.fate] += 1
+        if fate.fate != "kept":
+            self.reasons.setdefault(fate.fate, f"{fate.source}: {fate.why}")
+        if example is not None and verdict is not None:
+            self.layers[verdict.layer] += 1
+            self.samples.setdefault(fate.fate, example)
+            self.first = self.first or example
+
+    def show(self) -> None:
+        fate_table(self.fates, self.reasons)
+        console.say(f"decided by: {summary(self.layers)}")
+        for fate, example in self.samples.items():
             console.say(
-                f"{sample.fate}: {' '.join(example.prompt.split())[:160]}\n"
-                f"  {example.response.strip()[-200:]}   (reference {example.reference})"
+                f"{fate}: {' '.join(example.prompt.split())[:160]}\n"
+                f"  {example.response.strip()[-200:]}   (reference {example.reference or 'missing'})"
             )
-    return len(kept)
 
 
-def _samples(ledger: Ledger) -> list[Any]:
-    """The first row that was kept and the first that was not."""
-    kept = [fate for fate in ledger if fate.fate == "kept"][:1]
-    return kept + [fate for fate in ledger if fate.fate not in ("kept", "malformed")][:1]
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[TextIO]:
+    """A text file that appears under its name when all is written, or not at all. Raises RunError when it cannot be written."""
+    beside = path.with_name(f".{path.name}.tmp")
+    try:
+        with beside.open("w", encoding="utf-8") as file:
+            yield file
+        beside.replace(path)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror}") from None
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _going_on() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted; the verdicts so far are kept, the same command goes on from them") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from pathlib import Path
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
 
@@ -24,3 +25,8 @@ def prepare_process() -> None:
             mallopt(M_MMAP_MAX, 0)
             mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
             mallopt(M_TOP_PAD, 64 << 20)
+
+
+def cache_directory() -> Path:
+    """Where what can be made again is kept: the directory TUTELAGE_CACHE names, else ~/.cache/tutelage."""
+    return Path(os.environ.get("TUTELAGE_CACHE") or Path.home() / ".cache" / "tutelage")

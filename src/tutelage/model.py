@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
-import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import torch
 from tutelage import console
 from tutelage.config import ModelConfig
 from tutelage.errors import InputError, RunError
+from tutelage.machine import cache_directory
 from tutelage.objective import head_log_probs
 from tutelage.tokens import Stops
 
@@ -144,7 +144,7 @@ def embedded_model() -> Path:
 
     The conversion is written beside its place and renamed into it, so that an interrupted one leaves nothing behind.
     """
-    cache = Path(os.environ.get("TUTELAGE_CACHE") or Path.home() / ".cache" / "tutelage")
+    cache = cache_directory()
     target = cache / "smollm2-135m-instruct"
     if (target / "config.json").is_file():
         return target

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,9 +43,13 @@ def preview(prepared: Prepared, tokenizer: Any) -> None:
 
 def ledger_table(ledger: Ledger, title: str = "What became of each row") -> None:
     """How many rows met which fate, with one reason each."""
-    counts = ledger.counts()
-    total = sum(counts.values())
     reasons = {fate.fate: f"{fate.source}: {fate.why}" for fate in reversed(list(ledger)) if fate.why}
+    fate_table(ledger.counts(), reasons, title)
+
+
+def fate_table(counts: Counter[str], reasons: Mapping[str, str], title: str = "What became of each row") -> None:
+    """The same from counts and one reason a fate."""
+    total = sum(counts.values())
     rows = [(fate, count, percent(count / total), reasons.get(fate, "")) for fate, count in counts.most_common()]
     console.table(title, ("fate", "rows", "share", "for example"), [*rows, ("all", total, "", "")])
 

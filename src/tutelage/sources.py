@@ -28,30 +28,42 @@ class Row:
 
 
 def read_rows(name: str, split: str = "train", hub_config: str | None = None) -> list[Row]:
-    """All rows of a source, in its order; shards of a directory in the order of their names.
+    """All rows of a source: the list of `iter_rows`."""
+    return list(iter_rows(name, split, hub_config))
+
+
+def iter_rows(name: str, split: str = "train", hub_config: str | None = None) -> Iterator[Row]:
+    """The rows of a source, one after the other, in its order; shards of a directory in the order of their names.
 
     Raises:
         InputError: nothing is there, the kind is unknown, a file cannot be read as what it is, or it holds no row.
     """
+    empty = True
+    for row in _rows_of(name, split, hub_config):
+        empty = False
+        yield row
+    if empty:
+        raise InputError(f"{name}: the data set is empty")
+
+
+def _rows_of(name: str, split: str, hub_config: str | None) -> Iterator[Row]:
     path = Path(name).expanduser()
     if name == "arithmetic":
         part: Literal["train", "validation"] = "train" if split == "train" else "validation"
         made = arithmetic.rows(part, BUILT_IN_ROWS[part])
-        rows = [Row(f"arithmetic/{part}:{number}", value) for number, value in enumerate(made, 1)]
+        yield from (Row(f"arithmetic/{part}:{number}", value) for number, value in enumerate(made, 1))
     elif path.is_dir():
         shards = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
         if not shards:
             raise InputError(f"{path}: no {', '.join(SUFFIXES)} file in this directory")
-        rows = [row for shard in shards for row in _read_file(shard)]
+        for shard in shards:
+            yield from _read_file(shard)
     elif path.is_file():
-        rows = list(_read_file(path))
+        yield from _read_file(path)
     elif path.suffix in SUFFIXES or name.startswith((".", "/", "~")):
         raise InputError(f"{name}: no such file or directory")
     else:
-        rows = _read_hub(name, split, hub_config)
-    if not rows:
-        raise InputError(f"{name}: the data set is empty")
-    return rows
+        yield from _read_hub(name, split, hub_config)
 
 
 def _read_file(path: Path) -> Iterator[Row]:
@@ -63,8 +75,9 @@ def _read_file(path: Path) -> Iterator[Row]:
         elif path.suffix == ".parquet":
             import pyarrow.parquet
 
-            for number, value in enumerate(pyarrow.parquet.read_table(path).to_pylist(), 1):
-                yield Row(f"{path}:row {number}", value)
+            with pyarrow.parquet.ParquetFile(path) as file:
+                values = (value for batch in file.iter_batches(1_000) for value in batch.to_pylist())
+                yield from (Row(f"{path}:row {number}", value) for number, value in enumerate(values, 1))
         else:
             raise InputError(f"{path}: unknown kind of file {path.suffix!r}; known are {', '.join(SUFFIXES)}")
     except UnicodeDecodeError as error:
@@ -113,7 +126,7 @@ def _object(source: str, value: Any) -> Row:
     return Row(source, {}, f"a row is an object with keys, this is {type(value).__name__}")
 
 
-def _read_hub(name: str, split: str, config: str | None) -> list[Row]:
+def _read_hub(name: str, split: str, config: str | None) -> Iterator[Row]:
     import datasets
 
     try:
@@ -123,4 +136,4 @@ def _read_hub(name: str, split: str, config: str | None) -> list[Row]:
         raise InputError(
             f"{name}: neither a file nor a directory here, and not loaded from the Hugging Face hub (split {split!r}): {reason}"
         ) from None
-    return [Row(f"{name}/{split}:{number}", value) for number, value in enumerate(loaded, 1)]
+    yield from (Row(f"{name}/{split}:{number}", value) for number, value in enumerate(loaded, 1))

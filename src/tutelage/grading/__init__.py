@@ -6,10 +6,16 @@ Importing this package costs nothing heavy: the symbolic layer starts its own pr
 
 from __future__ import annotations
 
-from tutelage.grading.equality import VERSION, Verdict, grade
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from tutelage.grading.equality import Verdict, grade, grade_all
 from tutelage.grading.format import boxed_answer, tagged_answer
 
-__all__ = ["VERSION", "Verdict", "grade", "grade_response", "question_only_reward_fn", "r1_zero_reward_fn"]
+if TYPE_CHECKING:
+    from tutelage.grading.cache import VerdictCache
+
+__all__ = ["Verdict", "grade", "grade_all", "grade_response", "grade_responses", "question_only_reward_fn", "r1_zero_reward_fn"]
 
 
 def r1_zero_reward_fn(response: str, ground_truth: str) -> dict[str, float]:
@@ -37,11 +43,38 @@ def question_only_reward_fn(response: str, ground_truth: str) -> dict[str, float
 
 def grade_response(response: str, ground_truth: str, style: str = "r1_zero") -> Verdict:
     """The full verdict on a response: its layer is "format" when no answer could be taken out of it."""
-    answer = tagged_answer(response) if style == "r1_zero" else boxed_answer(response)
-    if answer is None:
-        what = "no single <think>…</think> <answer>…</answer>" if style == "r1_zero" else "no \\boxed{}"
-        return Verdict(False, "format", what)
-    return grade(ground_truth, answer)
+    return grade_responses([(response, ground_truth)], style)[0]
+
+
+def grade_responses(
+    pairs: Sequence[tuple[str, str]],
+    style: str = "r1_zero",
+    cache: VerdictCache | None = None,
+    on_graded: Callable[[int], None] = lambda count: None,
+) -> list[Verdict]:
+    """The verdicts on many (response, reference) pairs, on all cores.
+
+    Args:
+        style: "r1_zero" (think and answer tags) or "question_only" (the last box).
+        cache: verdicts known from earlier; new ones are added.
+        on_graded: called with how many more are done.
+
+    Raises:
+        ValueError: a reference is empty.
+    """
+    take = tagged_answer if style == "r1_zero" else boxed_answer
+    answers = [(reference, take(response)) for response, reference in pairs]
+    if any(not reference.strip() for reference, _ in answers):
+        raise ValueError("the reference answer is empty")
+    questions = [(reference, answer) for reference, answer in answers if answer is not None]
+    known = cache.find(questions) if cache is not None else {}
+    on_graded(len(answers) - len(questions))
+    found = dict(zip(questions, grade_all(questions, known=known, on_graded=on_graded), strict=True))
+    if cache is not None:
+        cache.keep({pair: verdict for pair, verdict in found.items() if pair not in known})
+    missing = "no single <think>…</think> <answer>…</answer>" if style == "r1_zero" else "no \\boxed{}"
+    malformed = Verdict(False, "format", missing)
+    return [found[reference, answer] if answer is not None else malformed for reference, answer in answers]
 
 
 def _rewards(verdict: Verdict) -> dict[str, float]:

@@ -6,7 +6,7 @@ Layers, in this order: limit, string, exact, text (here), then structure, algebr
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -14,12 +14,13 @@ from tutelage.grading import pool
 from tutelage.grading.normalize import normalize
 from tutelage.grading.words import same_words
 
-VERSION = "2"
-"""Changes whenever a verdict could change; caches of verdicts hold it in their key."""
-
 MAX_CHARACTERS = 2_000
 MAX_DIGITS = 1_000
 MAX_DEPTH = 50
+MAX_TOLERANCE = Fraction(1, 20)
+"""Half a unit of the first decimal: no decimal is met by what differs more (see `expressions`)."""
+CHUNK = 16
+"""Pairs a worker is given at a time."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,11 @@ class Verdict:
     equal: bool | None
     layer: str
     why: str = ""
+
+    @property
+    def by_the_clock(self) -> bool:
+        """Undecided because time on the wall ran out: on a less busy machine it may be decided."""
+        return self.equal is None and self.why.startswith(pool.OUT_OF_TIME)
 
 
 def grade(gold: str, answer: str) -> Verdict:
@@ -41,32 +47,40 @@ def grade(gold: str, answer: str) -> Verdict:
 
 
 def grade_all(
-    pairs: Sequence[tuple[str, str]], workers: int | None = None, on_graded: Callable[[int], None] | None = None
+    pairs: Sequence[tuple[str, str]],
+    workers: int | None = None,
+    *,
+    known: Mapping[tuple[str, str], Verdict] | None = None,
+    on_graded: Callable[[int], None] | None = None,
 ) -> list[Verdict]:
     """Compare many (reference, answer) pairs on all cores (or on as many as `workers`); one verdict a pair, in their order.
 
-    `on_graded(n)` is called whenever n more are done, from the calling thread.
+    Args:
+        known: verdicts that need not be found again.
+        on_graded: called with how many more are done, from the calling thread.
 
     Raises:
         ValueError: a reference is empty.
     """
-    verdicts: dict[int, Verdict] = {}
-    open_pairs: list[tuple[int, list[str]]] = []
-    for index, (gold, answer) in enumerate(pairs):
-        verdict = _cheap(gold, answer)
+    verdicts = dict(known or {})
+    left: list[tuple[str, str]] = []
+    for pair in dict.fromkeys(pairs):
+        verdict = verdicts.get(pair) or _cheap(*pair)
         if verdict is None:
-            open_pairs.append((index, [normalize(gold), normalize(answer)]))
+            left.append(pair)
         else:
-            verdicts[index] = verdict
-    if on_graded is not None and verdicts:
-        on_graded(len(verdicts))
-    chunks = [open_pairs[start : start + 16] for start in range(0, len(open_pairs), 16)]
-    for chunk, replies in pool.ask_many(chunks, [[pair for _, pair in chunk] for chunk in chunks], workers):
-        for (index, _), reply in zip(chunk, replies, strict=True):
-            verdicts[index] = Verdict(*reply)
+            verdicts[pair] = verdict
+    chunks = [left[start : start + CHUNK] for start in range(0, len(left), CHUNK)]
+    questions = [[[normalize(side) for side in pair] for pair in chunk] for chunk in chunks]
+    done = len(pairs) - len(left)
+    for number, replies in pool.ask_many(questions, workers):
         if on_graded is not None:
-            on_graded(len(chunk))
-    return [verdicts[index] for index in range(len(pairs))]
+            on_graded(done)
+        verdicts.update((pair, Verdict(*reply)) for pair, reply in zip(chunks[number], replies, strict=True))
+        done = len(replies)
+    if on_graded is not None:
+        on_graded(done)
+    return [verdicts[pair] for pair in pairs]
 
 
 def _cheap(gold: str, answer: str) -> Verdict | None:
@@ -85,16 +99,14 @@ def _cheap(gold: str, answer: str) -> Verdict | None:
     if plain_gold == plain_answer:
         return Verdict(True, "string")
     exact_gold, exact_answer = as_fraction(plain_gold), as_fraction(plain_answer)
-    if exact_gold is not None and exact_answer is not None and (exact_gold == exact_answer or _is_exact(plain_gold, plain_answer)):
-        return Verdict(exact_gold == exact_answer, "exact", f"{exact_answer} is not {exact_gold}")
+    if exact_gold is not None and exact_answer is not None:
+        if exact_gold == exact_answer:
+            return Verdict(True, "exact")
+        if "." not in plain_gold + plain_answer or abs(exact_gold - exact_answer) > MAX_TOLERANCE:
+            return Verdict(False, "exact", f"{plain_answer} is not {plain_gold}")
     if (same := same_words(plain_gold, plain_answer)) is not None:
         return Verdict(same, "text", "the words differ")
     return None
-
-
-def _is_exact(gold: str, answer: str) -> bool:
-    """No decimal point on either side: no tolerance can apply."""
-    return "." not in gold and "." not in answer
 
 
 def _refusal(text: str) -> str | None:

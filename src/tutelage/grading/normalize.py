@@ -11,12 +11,15 @@ import unicodedata
 from collections.abc import Callable
 
 _SYMBOLS = {
-    "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\times ", "✕": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "∗": "*", "÷": r"\div ", "⁄": "/", "∕": "/",
-    "∞": r"\infty ", "≤": r"\le ", "≦": r"\le ", "⩽": r"\le ", "≥": r"\ge ", "≧": r"\ge ", "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "≡": r"\equiv ", "∪": r"\cup ",
-    "∩": r"\cap ", "∖": r"\setminus ", "√": r"\sqrt ", "∛": r"\sqrt[3]", "∈": r"\in ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}",
-    "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}", "±": r"\pm ", "∓": r"\mp ", "°": r"^\circ ", "º": r"^\circ ", "′": "'", "’": "'", "‘": "'", "″": "''", "“": '"', "”": '"', "…": r"\ldots ", "⋯": r"\ldots ",
-    "⟨": r"\langle ", "⟩": r"\rangle ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "∠": r"\angle ", "→": r"\to ", "\u200b": "", "\u200c": "", "\u200d": "",
-    "\ufeff": "", "\u2061": "", "\u2062": "", "\u00ad": "", "％": r"\%", "，": ",", "；": ";", "：": ":",
+    "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\times ", "✕": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ",
+    "∙": r"\cdot ", "∗": "*", "÷": r"\div ", "⁄": "/", "∕": "/", "∞": r"\infty ", "≤": r"\le ", "≦": r"\le ", "⩽": r"\le ",
+    "≥": r"\ge ", "≧": r"\ge ", "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "≡": r"\equiv ", "∪": r"\cup ", "∩": r"\cap ",
+    "∖": r"\setminus ", "√": r"\sqrt ", "∛": r"\sqrt[3]", "∈": r"\in ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}",
+    "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}", "±": r"\pm ", "∓": r"\mp ",
+    "°": r"^\circ ", "º": r"^\circ ", "′": "'", "’": "'", "‘": "'", "″": "''", "“": '"', "”": '"', "…": r"\ldots ",
+    "⋯": r"\ldots ", "⟨": r"\langle ", "⟩": r"\rangle ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ",
+    "∠": r"\angle ", "→": r"\to ", "\u200b": "", "\u200c": "", "\u200d": "", "\ufeff": "", "\u2061": "", "\u2062": "",
+    "\u00ad": "", "％": r"\%", "，": ",", "；": ";", "：": ":",
 }  # fmt: skip
 _RAISED, _LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ", "₀₁₂₃₄₅₆₇₈₉₊₋₍₎"
 _PLAIN_DIGITS = str.maketrans(_RAISED + _LOWERED, "0123456789+-()ni" + "0123456789+-()")
@@ -73,8 +76,13 @@ def html_markup(text: str) -> str:
     return text
 
 
-_PAIRS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("__", "__"), ("```", "```"), ("`", "`"), ("*", "*"), ('"', '"'))
-_COMMAND = re.compile(r"\\(?:boxed|fbox|text|textbf|textit|textrm|textnormal|emph|mathrm|mathbf|mathit|mbox|hbox|bf|rm|ensuremath)\s*\{")
+_PAIRS = (
+    ("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("__", "__"), ("```", "```"), ("`", "`"),
+    ("*", "*"), ('"', '"'),
+)  # fmt: skip
+_COMMAND = re.compile(
+    r"\\(?:boxed|fbox|text|textbf|textit|textrm|textnormal|emph|mathrm|mathbf|mathit|mbox|hbox|bf|rm|ensuremath)\s*\{"
+)
 _PROSE = re.compile(
     r"(?:(?:so|thus|hence|therefore)\b,?\s*)?(?:\*\*)?(?:the\s+)?(?:(?:final|correct)\s+)?(?:answer|result|solution)\s*(?:is|:|=)(?:\*\*)?\s*:?\s+(?=\S)"
     r"|(?:the|this|its|his|her|their)\s+(?:[a-z-]+\s+){1,6}(?:is|are|equals|was)\s*:?\s+(?=\S)"
@@ -121,7 +129,7 @@ def _boxes(text: str) -> list[str]:
     return boxes
 
 
-_SYNONYMS = [
+_SYNONYMS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"\\(?:left|right|bigl|bigr|Bigl|Bigr|biggl|biggr|Biggl|Biggr|big|Big|bigg|Bigg|middle)(?![A-Za-z])\s*\.?(?=\s|\W|$)", ""),
     (r"\\(?:!|negthinspace|negmedspace|negthickspace)\s*", ""),
     (r"\\(?:limits|nolimits|displaystyle|textstyle|quad|qquad|thinspace|medspace|thickspace|enspace)(?=[^A-Za-z]|$)", " "),
@@ -142,7 +150,7 @@ _SYNONYMS = [
     (r"\\(?:overline|bar|dot|overset\{\\cdot\})\s*(?=\d)", r"\\overline "),
     (r"\\(?:l|c|)dots(?:c)?(?![A-Za-z])|\.\.\.", r"\\ldots "),
 ]  # fmt: skip
-_COMPILED: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [(re.compile(a), b) for a, b in _SYNONYMS]
+_COMPILED = [(re.compile(pattern), replacement) for pattern, replacement in _SYNONYMS]
 
 
 def latex_synonyms(text: str) -> str:

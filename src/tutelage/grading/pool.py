@@ -7,55 +7,67 @@ owner's signals alone.
 from __future__ import annotations
 
 import atexit
+import contextlib
+import io
 import json
 import os
 import queue
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 
 CPU_SECONDS, WALL_SECONDS = 2.5, 4.0
 """What one comparison may take; the wall clock is the larger, so that a machine that stalls does not refuse right answers."""
+OUT_OF_TIME = "stopped by the clock"
+"""How the reason begins when the wall clock ended a comparison."""
 
 Reply = tuple[bool | None, str, str]
-_idle: queue.LifoQueue[subprocess.Popen[bytes]] = queue.LifoQueue()
-_started: set[subprocess.Popen[bytes]] = set()
+
+
+@dataclass(frozen=True, eq=False)
+class Worker:
+    """A worker process, the way to it (unbuffered: nothing is left in a lock or a buffer at a fork) and the way back."""
+
+    process: subprocess.Popen[bytes]
+    requests: io.RawIOBase
+    replies: io.BufferedReader
+
+
+_idle: queue.LifoQueue[Worker] = queue.LifoQueue()
+_started: set[Worker] = set()
 
 
 def ask(pairs: list[list[str]]) -> list[Reply]:
     """(equal, layer, why) of each pair of normalised answers. Safe to call from any thread."""
-    request = json.dumps(pairs).encode() + b"\n"
     for _attempt in range(2):  # a worker that somebody killed is replaced once
         worker = _take()
-        assert worker.stdin is not None and worker.stdout is not None
         try:
-            worker.stdin.write(request)
-            worker.stdin.flush()
-            line = worker.stdout.readline()
+            unsent = memoryview(json.dumps(pairs).encode() + b"\n")
+            while unsent:
+                unsent = unsent[worker.requests.write(unsent) or 0 :]
+            line = worker.replies.readline()
         except OSError:
             line = b""
         except BaseException:  # Ctrl-C in the middle: the reply would be taken for the next question's
             _end(worker)
             raise
-        if line:
+        if line.endswith(b"\n"):
             _idle.put(worker)
             return [(equal, layer, why) for equal, layer, why in json.loads(line)]
         _end(worker)
-    return [(None, "limit", "the grading process ended twice without an answer")] * len(pairs)
+    return [(None, "limit", f"{OUT_OF_TIME}: the grading process ended twice without an answer")] * len(pairs)
 
 
-def ask_many(keys: Sequence[Any], requests: Sequence[list[list[str]]], workers: int | None = None) -> Iterator[tuple[Any, list[Reply]]]:
-    """(key, replies) of each request as it is done, asked on all cores."""
-    from concurrent.futures import ThreadPoolExecutor, as_completed
-
+def ask_many(requests: Sequence[list[list[str]]], workers: int | None = None) -> Iterator[tuple[int, list[Reply]]]:
+    """(index, replies) of each request as it is done, asked on all cores."""
     count = min(workers or len(os.sched_getaffinity(0)), len(requests))
     if count < 2:
-        for key, request in zip(keys, requests, strict=True):
-            yield key, ask(request)
+        yield from ((index, ask(request)) for index, request in enumerate(requests))
         return
     with ThreadPoolExecutor(count, thread_name_prefix="grading") as threads:
-        waiting = {threads.submit(ask, request): key for key, request in zip(keys, requests, strict=True)}
+        waiting = {threads.submit(ask, request): index for index, request in enumerate(requests)}
         try:
             for done in as_completed(waiting):
                 yield waiting[done], done.result()
@@ -64,32 +76,39 @@ def ask_many(keys: Sequence[Any], requests: Sequence[list[list[str]]], workers: 
                 future.cancel()
 
 
-def _take() -> subprocess.Popen[bytes]:
+def _take() -> Worker:
     try:
         return _idle.get_nowait()
     except queue.Empty:
-        command = [sys.executable, "-m", "tutelage.grading.worker", str(CPU_SECONDS), str(WALL_SECONDS)]
-        worker = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
-        )
-        _started.add(worker)
-        return worker
+        pass
+    command = [sys.executable, "-m", "tutelage.grading.worker", str(CPU_SECONDS), str(WALL_SECONDS)]
+    process = subprocess.Popen(
+        command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    assert isinstance(process.stdin, io.RawIOBase) and isinstance(process.stdout, io.RawIOBase)
+    worker = Worker(process, process.stdin, io.BufferedReader(process.stdout))
+    _started.add(worker)
+    return worker
 
 
-def _end(worker: subprocess.Popen[bytes]) -> None:
+def _end(worker: Worker, grace_seconds: float = 0.0) -> None:
+    """Close the way to a worker, which ends it; kill it if that takes long."""
     _started.discard(worker)
-    worker.kill()
-    worker.wait()
+    worker.requests.close()
+    if grace_seconds:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            worker.process.wait(grace_seconds)
+    worker.process.kill()
+    worker.process.wait()
+    worker.replies.close()
 
 
 def _forget() -> None:
     """In a forked process: the parent's workers are not ours, and our copies of their pipes must not keep them alive."""
     global _idle
     for worker in _started:
-        for pipe in (worker.stdin, worker.stdout):
-            if pipe is not None:
-                os.close(pipe.detach().detach() if hasattr(pipe, "detach") else pipe.fileno())  # type: ignore[attr-defined]
-        worker.returncode = 0  # so that nobody waits for another process's child
+        worker.requests.close()
+        worker.process.returncode = 0  # nobody here may wait for another process's child
     _started.clear()
     _idle = queue.LifoQueue()
 
@@ -100,14 +119,7 @@ os.register_at_fork(after_in_child=_forget)
 @atexit.register
 def close() -> None:
     """End the workers; they also end by themselves when this process does, however it does."""
-    while _started:
-        worker = _started.pop()
-        if worker.stdin is not None:
-            worker.stdin.close()
-        try:
-            worker.wait(timeout=1)
-        except subprocess.TimeoutExpired:
-            worker.kill()
-            worker.wait()
     while not _idle.empty():
         _idle.get_nowait()
+    while _started:
+        _end(_started.pop(), grace_seconds=1.0)

@@ -6,84 +6,28 @@ A recursive-descent parser for what stands in answers: numbers, expressions, rel
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, NamedTuple
+
+from tutelage.grading.lexer import FUNCTIONS, Token, tokenize
+from tutelage.grading.tree import Node, TooLarge, Unreadable
 
 MAX_DEPTH = 60
 MAX_TOKENS = 3_000
-MAX_DIGITS = 1_000
-
-
-class Unreadable(Exception):
-    """The text is not an answer that the grammar knows."""
-
-
-class TooLarge(Exception):
-    """The text is one, but to read or evaluate it would cost too much."""
-
-
-@dataclass(frozen=True)
-class Node:
-    """A part of an answer.
-
-    kinds: number (`value` a Fraction, `places` digits after its decimal point or None), symbol, add, multiply, divide, power,
-    negate, plusminus, percent, degree, factorial, call (`value` its name), apply (f(x), perhaps a product), based (digits and
-    base), relation (`value` its operators), list, sequence (`value` its two brackets), set, matrix (a tuple of rows),
-    determinant, union/intersection/setminus, quantity (an expression and its unit), ratio, opaque (compared by its parts).
-    """
-
-    kind: str
-    args: tuple[Any, ...] = ()
-    value: Any = None
-    places: int | None = field(default=None, compare=False)
-
-
-class Token(NamedTuple):
-    kind: str  # number, command, word, symbol, text, mark, separator, end
-    text: str
-    spaced: bool
-    value: Any = None
-
-
-FUNCTIONS = {
-    "sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "coth", "sech", "csch", "arcsin", "arccos", "arctan", "arccot", "arcsec", "arccsc", "arcsinh", "arccosh",
-    "arctanh", "ln", "log", "lg", "exp", "gcd", "lcm", "max", "min", "floor", "ceil", "abs", "det", "deg", "Re", "Im",
-}  # fmt: skip
-_SAME_FUNCTION = {
-    "arsinh": "arcsinh", "arcosh": "arccosh", "artanh": "arctanh", "asin": "arcsin", "acos": "arccos", "atan": "arctan", "asinh": "arcsinh", "acosh": "arccosh", "atanh": "arctanh",
-    "cosec": "csc", "ceiling": "ceil", "tg": "tan", "ctg": "cot", "arctg": "arctan",
-}  # fmt: skip
-_SAME_SYMBOL = {
-    "inf": "infty", "infinity": "infty", "oo": "infty", "varnothing": "emptyset", "varphi": "phi", "varepsilon": "epsilon", "vartheta": "theta", "phi": "phi", "union": "cup",
-    "bigcup": "cup", "backslash": "setminus", "ast": "cdot", "star": "cdot", "lbrace": "{", "rbrace": "}", "lvert": "|", "rvert": "|", "vert": "|", "land": "and", "lor": "or",
-    "wedge": "and", "vee": "or", "iff": "equiv", "simeq": "approx", "thickapprox": "approx", "lbrack": "[", "rbrack": "]",
-}  # fmt: skip
-_PLAIN_NAMES = FUNCTIONS | set(_SAME_FUNCTION) | {"sqrt", "cbrt", "root", "pi", "theta", "alpha", "beta", "gamma", "delta", "lambda", "phi", "omega", "sigma", "infinity", "inf", "oo", "in", "union", "or", "and"}  # fmt: skip
-_WITHIN_RUN = re.compile("(" + "|".join(sorted((n for n in _PLAIN_NAMES if len(n) > 2 and n not in ("inf", "and", "deg", "det", "min", "max")), key=len, reverse=True)) + "|pi)")  # fmt: skip
-_UNIT_WORDS = {
-    "cm", "mm", "km", "kg", "mg", "ml", "ft", "in", "yd", "lb", "lbs", "oz", "hr", "hrs", "sec", "min", "mph", "kph", "day", "sq", "cu", "rad", "pts", "deg", "pct", "percent",
-    "degree", "degrees", "th", "st", "nd", "rd", "per", "am", "pm", "cents", "cent", "AM", "PM", "USD", "EUR", "Hz", "kW", "kWh", "kJ", "mL", "hours", "hour", "unit", "units",
-}  # fmt: skip
 _RELATIONS = {
-    "=": "=", "==": "=", ":=": "=", "equiv": "=", "<": "<", ">": ">", "<=": "<=", "le": "<=", ">=": ">=", "ge": ">=", "!=": "!=", "<>": "!=", "ne": "!=", "approx": "~", "~": "~",
-    "in": "in", "notin": "notin", "to": "to", "cong": "=", "sim": "~", "=<": "<=", "=>": "implies", "implies": "implies", "Rightarrow": "implies",
+    "=": "=", "==": "=", ":=": "=", "equiv": "=", "<": "<", ">": ">", "<=": "<=", "le": "<=", ">=": ">=", "ge": ">=",
+    "!=": "!=", "<>": "!=", "ne": "!=", "approx": "~", "~": "~", "in": "in", "notin": "notin", "to": "to", "cong": "=",
+    "sim": "~", "=<": "<=", "=>": "implies", "implies": "implies", "Rightarrow": "implies",
 }  # fmt: skip
-_GREEK = set("alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi omega "
-             "Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega hbar ell infty emptyset partial nabla angle triangle".split())  # fmt: skip
-_ACCENTS = {"overline": "bar", "bar": "bar", "hat": "hat", "widehat": "hat", "vec": "vec", "overrightarrow": "vec", "tilde": "tilde", "dot": "dot", "ddot": "ddot", "underline": "underline"}  # fmt: skip
-_TEXT_COMMANDS = "text|textbf|textit|textrm|textnormal|mbox|hbox|mathrm|mathbf|mathit|mathsf|mathcal|boldsymbol|bf|rm|emph"
+_GREEK = {
+    "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu", "nu", "xi", "pi",
+    "rho", "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega", "Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma",
+    "Upsilon", "Phi", "Psi", "Omega", "hbar", "ell", "infty", "emptyset", "partial", "nabla", "angle", "triangle",
+}  # fmt: skip
+_ACCENTS = {
+    "overline": "bar", "bar": "bar", "hat": "hat", "widehat": "hat", "vec": "vec", "overrightarrow": "vec", "tilde": "tilde",
+    "dot": "dot", "ddot": "ddot", "underline": "underline",
+}  # fmt: skip
 _OPERATORS_WITH_BOUNDS = {"sum", "prod", "int", "lim", "iint", "oint"}
-
-_TOKEN = re.compile(
-    r"(?P<space>\s+)"
-    rf"|\\(?:{_TEXT_COMMANDS})(?![A-Za-z])\s*(?:\{{(?P<text>[^{{}}\\]*)\}}|(?P<bare>[A-Za-z0-9]))"
-    r"|(?P<repeat>\d*\.\d*(?:\(\d+\)|\\overline\s*(?:\{\d+\}|\d)|\\bar\s*(?:\{\d+\}|\d)|\\dot\s*(?:\{\d\}|\d)(?:\d*\\dot\s*(?:\{\d\}|\d))?|\d(?:\\ldots)))"
-    r"|(?P<number>(?:\d+(?:\.(?!\.)\d*)?|\.\d+)(?:[eE](?:[+-]?\d+)(?![A-Za-z0-9.]))?)"
-    r"|(?P<command>\\[A-Za-z]+|\\.)"
-    r"|(?P<letters>[A-Za-z]+)"
-    r"|(?P<mark><=|>=|=<|=>|!=|<>|==|:=|\*\*|'+|_|[^\w\s])"
-)  # fmt: skip
 _THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?![\d])(?!,\d)")
 
 
@@ -97,7 +41,7 @@ def read(text: str, thousands: bool = True) -> Node:
     """
     if thousands:
         text = _join_thousands(text)
-    tokens = _tokenize(text)
+    tokens = tokenize(text)
     if len(tokens) > MAX_TOKENS:
         raise TooLarge(f"the answer has over {MAX_TOKENS} parts")
     try:
@@ -117,108 +61,6 @@ def _join_thousands(text: str) -> str:
         pieces.append(match[0].replace(",", "") if spaced else match[0])
         start = match.end()
     return "".join(pieces) + text[start:]
-
-
-def _tokenize(text: str) -> list[Token]:
-    tokens: list[Token] = []
-    position, spaced = 0, False
-    while position < len(text):
-        match = _TOKEN.match(text, position)
-        if match is None:
-            raise Unreadable(f"{text[position]!r} is not known")
-        position, kind = match.end(), match.lastgroup
-        if kind == "space":
-            spaced = True
-            continue
-        new = _tokens_of(kind or "", match, spaced, tokens)
-        tokens.extend(new)
-        spaced = False
-    return [*tokens, Token("end", "", spaced)]
-
-
-def _tokens_of(kind: str, match: re.Match[str], spaced: bool, before: list[Token]) -> list[Token]:
-    found = match[0]
-    if kind == "number":
-        if sum(map(str.isdigit, found)) > MAX_DIGITS or (("e" in found.lower()) and len(re.split("[eE]", found)[1]) > 5):
-            raise TooLarge(f"a number has over {MAX_DIGITS} digits or a huge exponent")
-        return [Token("number", found, spaced, Fraction(found))]
-    if kind == "repeat":
-        return [Token("number", found, spaced, _repeating(found))]
-    if kind in ("text", "bare"):
-        return _text_tokens(match[kind].strip(), found, spaced, before)
-    if kind == "letters":
-        return _letter_tokens(found, spaced, before)
-    if kind == "command":
-        name = found[1:]
-        name = _SAME_FUNCTION.get(name, _SAME_SYMBOL.get(name, name))
-        if name in ("and", "or"):
-            return [Token("separator", name, spaced)]
-        if name in ("{", "}", "|", "[", "]"):
-            return [Token("mark", "\\" + name if name in "{}" else name, spaced)]
-        return [Token("command", name, spaced)]
-    return [Token("mark", {"**": "^"}.get(found, found), spaced)]
-
-
-def _repeating(text: str) -> Fraction:
-    """0.(3), 0.1\\overline{6}, 0.\\dot{1}4\\dot{2}, 0.333\\ldots: the exact value."""
-    whole, _, rest = text.partition(".")
-    if rest.endswith("\\ldots"):
-        digits = rest.removesuffix("\\ldots")
-        for length in range(1, len(digits) // 2 + 1):
-            period = digits[-length:]
-            times = 1
-            while digits.endswith(period * (times + 1)):
-                times += 1
-            if times * length >= 3 and times >= 2:
-                fixed = digits[: len(digits) - length * times]
-                break
-        else:
-            raise Unreadable(f"{text} does not say which digits repeat")
-    else:
-        fixed, _, period = rest.partition("(" if "(" in rest else "\\")
-        period = re.sub(r"\D", "", period)
-    if len(fixed) + len(period) > MAX_DIGITS:
-        raise TooLarge("a number has too many digits")
-    scale = 10 ** len(fixed)
-    return Fraction(int(whole + fixed or "0"), scale) + Fraction(int(period), (10 ** len(period) - 1) * scale)
-
-
-def _text_tokens(inner: str, whole: str, spaced: bool, before: list[Token]) -> list[Token]:
-    """\\text{and} separates, \\text{cm} is a unit or a name, \\mathrm{e} and \\text{2/3} are mathematics."""
-    follows_value = bool(before) and (before[-1].kind == "number" or before[-1].text in (")", "}", "]", "$", "pi"))
-    single = len(inner) == 1 and inner.isalpha()
-    if inner.strip(" ,") in ("and", "or", "And", "Or", ","):
-        return [Token("separator", inner, spaced)]
-    if not inner:
-        return []
-    if single and not (follows_value and inner not in "eidx"):
-        return [Token("symbol", inner, spaced)]
-    if not single and (inner in _PLAIN_NAMES or not re.search(r"[A-Za-z]{2}", inner)):
-        return _tokenize(inner)[:-1]
-    if re.fullmatch(r"[0-9A-F]+", inner):
-        return [Token("text", inner, spaced)]
-    return [Token("text", inner, spaced)]
-
-
-def _letter_tokens(run: str, spaced: bool, before: list[Token]) -> list[Token]:
-    """A run of letters: a known name, a unit or a word, or a product of one-letter symbols."""
-    lower = run.lower()
-    follows_value = bool(before) and (before[-1].kind in ("number", "text", "word") or before[-1].text in (")", "}", "]", "pi"))
-    if lower in ("and", "or") and len(run) > 1:
-        return [Token("separator", lower, spaced)]
-    if (lower in _UNIT_WORDS or run in _UNIT_WORDS) and follows_value and not (lower == "in" and spaced and before[-1].kind != "number"):
-        return [Token("word", run, spaced)]
-    if run in _PLAIN_NAMES:
-        name = _SAME_FUNCTION.get(run, _SAME_SYMBOL.get(run, run))
-        return [Token("command", name, spaced)]
-    if len(run) == 1:
-        return [Token("symbol", run, spaced)]
-    pieces = [piece for piece in _WITHIN_RUN.split(run) if piece]
-    if len(pieces) > 1 and sum(len(p) for p in pieces if p not in _PLAIN_NAMES) <= 2:
-        return [t for i, p in enumerate(pieces) for t in _letter_tokens(p, spaced and i == 0, before if i == 0 else [])]
-    if len(run) >= 4 and not run.isupper() or len(run) == 3 and follows_value and spaced and run.islower():
-        return [Token("word", run, spaced)]
-    return [Token("symbol", letter, spaced and index == 0) for index, letter in enumerate(run)]
 
 
 class _Parser:
@@ -560,7 +402,7 @@ class _Parser:
                 raise Unreadable("a set with several conditions")
             return conditions[0]
         self.at = start
-        items, separators = self.items(("\\}",))
+        items, _ = self.items(("\\}",))
         self.expect("\\}")
         return Node("set", tuple(items), None if items else "empty")
 
@@ -640,9 +482,8 @@ class _Parser:
                 raise Unreadable(f"{name} of nothing")
         else:
             arguments = [self.function_argument()]
-        if name == "floor" or name == "ceil" or name == "abs":
-            arguments = arguments[:1] if len(arguments) == 1 else arguments
-        if power == Node("negate", (Node("number", (), Fraction(1)),)) and name in ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh"):
+        inverse = Node("negate", (Node("number", (), Fraction(1)),))
+        if power == inverse and name in ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh"):
             name, power = "arc" + name, None
         node = Node("call", (*arguments, *([base] if base is not None else [])), name + ("_base" if base is not None else ""))
         return node if power is None else Node("power", (node, power))
@@ -654,7 +495,11 @@ class _Parser:
             inner = self.function_argument()
             return Node("negate", (inner,)) if negative else inner
         node = self.factor()
-        while self.starts_factor() and not (self.next.kind == "command" and self.next.text in FUNCTIONS) and not self.sees("(", "[", "\\{"):
+        while (
+            self.starts_factor()
+            and not (self.next.kind == "command" and self.next.text in FUNCTIONS)
+            and not self.sees("(", "[", "\\{")
+        ):
             node = Node("multiply", (node, self.factor()))
         return node
 
@@ -684,7 +529,10 @@ class _Parser:
             while not self.takes("}"):
                 if self.take().kind == "end":
                     raise Unreadable("an array without columns")
-        if name.rstrip("*").removesuffix("matrix") not in ("", "p", "b", "B", "v", "V", "small") and name not in ("array", "cases"):
+        if name.rstrip("*").removesuffix("matrix") not in ("", "p", "b", "B", "v", "V", "small") and name not in (
+            "array",
+            "cases",
+        ):
             raise Unreadable(f"\\begin{{{name}}} is not known")
         rows: list[list[Node]] = [[]]
         while not self.takes("end"):
@@ -693,9 +541,7 @@ class _Parser:
                     while not self.takes("]"):
                         self.take()
                 rows.append([])
-            elif self.takes("&"):
-                pass
-            elif self.takes("hline", ",") and name == "cases":
+            elif self.takes("&") or (name == "cases" and self.takes(",")):
                 pass
             else:
                 rows[-1].append(self.element(("\\", "&", "end")) if name != "cases" else self.element())
@@ -713,7 +559,7 @@ class _Parser:
 
     def with_unit(self, node: Node) -> Node:
         """5 cm, 3\\text{ square units}, 7\\text{ m}/\\text{s}^2, 12^{\\text{th}} grade: the value with the words behind it."""
-        words = []
+        words: list[str] = []
         while self.next.kind in ("word", "text") or (words and self.sees("/", "^", "cdot", ".", "-")):
             token = self.take()
             if token.kind in ("word", "text"):

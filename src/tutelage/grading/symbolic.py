@@ -5,13 +5,16 @@ This runs in a worker process under limits (`worker`); nothing here may be calle
 
 from __future__ import annotations
 
+import contextlib
 import re
 from fractions import Fraction
 from functools import cache
 from typing import Any
 
 from tutelage.grading import compare
-from tutelage.grading.reader import Node, TooLarge, Unreadable, read
+from tutelage.grading.expressions import is_scalar
+from tutelage.grading.reader import read
+from tutelage.grading.tree import Node, TooLarge, Unreadable
 
 
 def decide(gold: str, answer: str) -> tuple[bool | None, str, str]:
@@ -41,7 +44,7 @@ def _by_reading(gold: str, answer: str) -> tuple[bool, str, str] | None:
             if thousands and "," in gold + answer:
                 continue
             return None
-        layer = "algebra" if all(compare.is_scalar(node) for node in nodes) else "structure"
+        layer = "algebra" if all(is_scalar(node) for node in nodes) else "structure"
         if compare.equal(*nodes):
             return True, layer, ""
         if layer == "algebra" or "," not in gold + answer:
@@ -56,8 +59,10 @@ def _by_reading(gold: str, answer: str) -> tuple[bool, str, str] | None:
 def _decimal_comma(gold: str, answer: str, nodes: tuple[Node, Node]) -> bool:
     """1,5 = 1.5, where the comma cannot separate thousands and the other side is a single number."""
     for text, other in ((gold, nodes[1]), (answer, nodes[0])):
-        if re.fullmatch(r"-?\d+,\d+", text) and compare.is_scalar(other):
-            return compare.equal(Node("number", (), abs(Fraction(text.replace(",", ".")))), _absolute(other, text.startswith("-")))
+        if re.fullmatch(r"-?\d+,\d+", text) and is_scalar(other):
+            return compare.equal(
+                Node("number", (), abs(Fraction(text.replace(",", ".")))), _absolute(other, text.startswith("-"))
+            )
     return False
 
 
@@ -109,7 +114,7 @@ def _converter() -> Any:
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig, _Latex2Sympy
     from sympy import Rational
 
-    class Converter(_Latex2Sympy):  # type: ignore[misc]
+    class Converter(_Latex2Sympy):
         def parse_number(self, text: str) -> Any:
             return Rational(*Fraction(text.replace(",", "")).as_integer_ratio())
 
@@ -124,12 +129,16 @@ def _same_size(gold: Any, answer: Any) -> bool:
     return bool(difference <= size * Fraction(1, 10**12))
 
 
+WARM_UP = [
+    (r"\sqrt{2}", "1"), ("x+1", "x"), (r"\int_0^1 x dx", r"\frac{1}{2}"), (r"\sum_{k=1}^{3} k", "6"), (r"\lim_{x \to 0} x", "0"),
+    ("(1,2)", r"\{1,2\}"), ("x<3", "(1,2)"),
+]  # fmt: skip
+
+
 def warm_up() -> None:
     """Import and use everything once, so that nothing is loaded when answers are read."""
-    for gold, answer in ((r"\sqrt{2}", "1"), ("x+1", "x"), (r"\int_0^1 x dx", r"\frac{1}{2}"), (r"\sum_{k=1}^{3} k", "6"), (r"\lim_{x \to 0} x", "0"), ("(1,2)", r"\{1,2\}"), ("x<3", "(1,2)")):  # fmt: skip
+    for gold, answer in WARM_UP:
         decide(gold, answer)
         for text in (gold, answer):
-            try:
+            with contextlib.suppress(Exception):
                 _math_verify(text, text)
-            except Exception:
-                continue

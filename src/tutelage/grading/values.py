@@ -13,15 +13,14 @@ from fractions import Fraction
 from hashlib import blake2b
 from typing import Any
 
-from mpmath.ctx_mp import MPContext
+from mpmath.ctx_mp import MPContext  # type: ignore[import-untyped]
 
-from tutelage.grading.reader import Node, TooLarge
+from tutelage.grading.tree import Node, TooLarge
 
 DIGITS = 50
 MANY_DIGITS = 400
 MAX_BITS = 100_000
 MAX_FACTORIAL = 5_000
-CONSTANTS = ("pi", "e", "i", "infty")
 
 
 class Undefined(ArithmeticError):
@@ -35,25 +34,6 @@ def _context(digits: int) -> MPContext:
 
 
 _CONTEXTS = {digits: _context(digits) for digits in (DIGITS, MANY_DIGITS)}
-
-
-def symbols_of(node: Any) -> set[str]:
-    """The names that need a value."""
-    if isinstance(node, Node):
-        own = {node.value} if node.kind == "symbol" and node.value not in CONSTANTS else set()
-        return own.union(*(symbols_of(part) for part in node.args))
-    return set().union(*(symbols_of(part) for part in node)) if isinstance(node, tuple) else set()
-
-
-def kinds_of(node: Any) -> Iterator[tuple[str, Any]]:
-    """(kind, value) of the node and of all below it."""
-    if isinstance(node, Node):
-        yield node.kind, node.value
-        for part in node.args:
-            yield from kinds_of(part)
-    elif isinstance(node, tuple):
-        for part in node:
-            yield from kinds_of(part)
 
 
 def points(names: set[str], count: int) -> Iterator[dict[str, Fraction]]:
@@ -226,9 +206,8 @@ class _Evaluator:
         argument = self.mpf(arguments[0])
         if name in ("exp", "sinh", "cosh"):
             self.limit(abs(argument))
-        if name in ("sin", "cos", "tan", "cot", "sec", "csc"):
-            if abs(argument) > 10**30:
-                raise TooLarge(f"{name} of a huge number")
+        if name in ("sin", "cos", "tan", "cot", "sec", "csc") and abs(argument) > 10**30:
+            raise TooLarge(f"{name} of a huge number")
         return self.finite(getattr(self.mp, function)(argument))
 
     def logarithm(self, name: str, arguments: list[Any]) -> Any:
@@ -282,8 +261,10 @@ class _Evaluator:
 
 
 _ELEMENTARY = {
-    "exp": "exp", "sin": "sin", "cos": "cos", "tan": "tan", "cot": "cot", "sec": "sec", "csc": "csc", "sinh": "sinh", "cosh": "cosh", "tanh": "tanh", "coth": "coth", "sech": "sech",
-    "arcsin": "asin", "arccos": "acos", "arctan": "atan", "arccot": "acot", "arcsec": "asec", "arccsc": "acsc", "arcsinh": "asinh", "arccosh": "acosh", "arctanh": "atanh", "Re": "re", "Im": "im",
+    "exp": "exp", "sin": "sin", "cos": "cos", "tan": "tan", "cot": "cot", "sec": "sec", "csc": "csc", "sinh": "sinh",
+    "cosh": "cosh", "tanh": "tanh", "coth": "coth", "sech": "sech", "arcsin": "asin", "arccos": "acos", "arctan": "atan",
+    "arccot": "acot", "arcsec": "asec", "arccsc": "acsc", "arcsinh": "asinh", "arccosh": "acosh", "arctanh": "atanh",
+    "Re": "re", "Im": "im",
 }  # fmt: skip
 
 
@@ -323,6 +304,11 @@ def _determinant(rows: tuple[tuple[Node, ...], ...]) -> Node:
 # --- comparing two values
 
 
+def as_mpf(number: Any) -> Any:
+    """The number with DIGITS digits."""
+    return _CONTEXTS[DIGITS].mpf(number.numerator) / number.denominator if isinstance(number, Fraction) else number
+
+
 def close(a: Any, b: Any, digits: int = DIGITS) -> bool:
     """Equal: exactly if both are rational, otherwise to 80 % of the digits that were computed."""
     if isinstance(a, Fraction) and isinstance(b, Fraction):
@@ -337,4 +323,6 @@ def close(a: Any, b: Any, digits: int = DIGITS) -> bool:
 
 def is_real(a: Any) -> bool:
     """A real number, up to the digits that were computed."""
-    return isinstance(a, Fraction) or not hasattr(a, "_mpc_") or bool(abs(a.imag) <= abs(a.real) * _CONTEXTS[DIGITS].mpf(10) ** -35)
+    return (
+        isinstance(a, Fraction) or not hasattr(a, "_mpc_") or bool(abs(a.imag) <= abs(a.real) * _CONTEXTS[DIGITS].mpf(10) ** -35)
+    )

@@ -5,11 +5,16 @@ from __future__ import annotations
 import re
 
 _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textit|textrm|textnormal|mbox|hbox|mathrm|mathbf|mathit|emph|rm|bf)\s*\{([^{}]*)\}")
-_MATHEMATICAL = {"pi", "sqrt", "sin", "cos", "tan", "log", "exp", "and", "theta", "alpha", "beta", "infinity", "inf", "cot", "sec", "csc"}
+_MATHEMATICAL = {
+    "pi", "sqrt", "sin", "cos", "tan", "log", "exp", "and", "theta", "alpha", "beta", "infinity", "inf", "cot", "sec", "csc",
+}  # fmt: skip
 _CHOICE = re.compile(r"(?:(?:option|choice|answer)\s*:?\s*)?(?:\(([A-J])\)|([A-J])(?:[.:)](?=\s|$)|$))\s*(.*)", re.IGNORECASE)
 _CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?\s*(?:([ap])\.?\s*m\.?)?", re.IGNORECASE)
-_UNITS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_UNITS = [
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen",
+    "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+]  # fmt: skip
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 
 
 def plain(text: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import enum
 import json
 import os
 import resource
@@ -30,24 +31,36 @@ def main() -> None:
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     from tutelage.grading import symbolic
+    from tutelage.grading.pool import OUT_OF_TIME
 
     symbolic.warm_up()  # before the fork, so that each child has it for nothing
-    stopped = [None, "limit", f"stopped at the limit of {cpu_seconds:g} s or {MEMORY_LIMIT >> 20} MB"]
+    stopped = {
+        Stopped.WALL: [None, "limit", f"{OUT_OF_TIME} after {wall_seconds:g} s"],
+        Stopped.LIMIT: [None, "limit", f"stopped at the limit of {cpu_seconds:g} s of CPU or {MEMORY_LIMIT >> 20} MB"],
+    }
     child: Child | None = None
     for line in sys.stdin.buffer:
         verdicts = []
         for pair in json.loads(line):
             if child is not None and child.served >= RECYCLE_AFTER:
-                child = child.end()
+                child.end()
+                child = None
             child = child or Child(cpu_seconds)
             verdict = child.ask(json.dumps(pair).encode() + b"\n", wall_seconds)
-            if verdict is None:
-                child = child.end()
-            verdicts.append(verdict or stopped)
+            if isinstance(verdict, Stopped):
+                child.end()
+                child = None
+                verdict = stopped[verdict]
+            verdicts.append(verdict)
         replies.write(json.dumps(verdicts) + "\n")
         replies.flush()
     if child is not None:
         child.end()
+
+
+class Stopped(enum.Enum):
+    WALL = enum.auto()
+    LIMIT = enum.auto()
 
 
 class Child:
@@ -66,17 +79,18 @@ class Child:
         self.socket = ours
         self.file = ours.makefile("rb")
 
-    def ask(self, line: bytes, seconds: float) -> list[Any] | None:
-        """The verdict, or None if there was none in time."""
+    def ask(self, line: bytes, seconds: float) -> list[Any] | Stopped:
+        """The verdict, or what stopped the child."""
         self.served += 1
         try:
             self.socket.sendall(line)
             ready, _, _ = select.select([self.socket], [], [], seconds)
-            answer = self.file.readline() if ready else b""
+            if not ready:
+                return Stopped.WALL
+            answer = self.file.readline()
         except OSError:
-            answer = b""
-        verdict: list[Any] | None = json.loads(answer) if answer.endswith(b"\n") else None
-        return verdict
+            return Stopped.LIMIT
+        return json.loads(answer) if answer.endswith(b"\n") else Stopped.LIMIT
 
     def end(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
@@ -110,7 +124,15 @@ def refuse_code(event: str, arguments: tuple[Any, ...]) -> None:
     elif event == "compile":
         forbidden = arguments[0] is not None and not str(arguments[1]).endswith(".py")
     else:
-        forbidden = event in ("os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty", "subprocess.Popen", "socket.connect")
+        forbidden = event in (
+            "os.system",
+            "os.exec",
+            "os.posix_spawn",
+            "os.fork",
+            "os.forkpty",
+            "subprocess.Popen",
+            "socket.connect",
+        )
     if forbidden:
         raise PermissionError(f"{event} is not allowed while grading")
 
@@ -126,7 +148,9 @@ def _work(requests: socket.socket, cpu_seconds: float) -> None:
                 verdict: list[Any] = list(decide(*json.loads(line)))
             except MemoryError:
                 os._exit(1)
-            except BaseException as error:  # a parser's crash is a reason, never a verdict (some libraries' errors are no Exception)
+            except (
+                BaseException
+            ) as error:  # a parser's crash is a reason, never a verdict (some libraries' errors are no Exception)
                 verdict = [None, "limit", f"{type(error).__name__}: {str(error)[:200]}"]
             signal.setitimer(signal.ITIMER_PROF, 0)
             requests.sendall(json.dumps(verdict).encode() + b"\n")

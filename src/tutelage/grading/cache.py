@@ -1,0 +1,67 @@
+"""Verdicts kept on disk by content and grader version: what was graded once is not graded again, also after an interruption."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+from tutelage.grading.equality import Verdict
+
+Pair = tuple[str, str]
+
+
+@cache
+def grader_version() -> str:
+    """A hash of the grader's own code and of the libraries that it asks: it changes whenever a verdict could."""
+    digest = hashlib.blake2b(digest_size=8)
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(file.read_bytes())
+    for library in ("math-verify", "latex2sympy2_extended", "sympy", "mpmath"):
+        digest.update(version(library).encode())
+    return digest.hexdigest()
+
+
+class VerdictCache:
+    """A table from (reference, answer) to `Verdict` in `directory`, for this version of the grader. Several processes may share it.
+
+    Raises:
+        OSError, sqlite3.Error: it cannot be opened, read or written.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.path = directory / f"verdicts-{grader_version()}.sqlite"
+        self._connection = sqlite3.connect(self.path, timeout=30)
+        with self._connection:
+            self._connection.execute(
+                "CREATE TABLE IF NOT EXISTS verdicts (key BLOB PRIMARY KEY, equal INTEGER, layer TEXT, why TEXT) WITHOUT ROWID"
+            )
+
+    def find(self, pairs: Iterable[Pair]) -> dict[Pair, Verdict]:
+        """The verdicts that are known."""
+        keys = {_key(pair): pair for pair in pairs}
+        found, wanted = {}, list(keys)
+        for start in range(0, len(wanted), 500):
+            part = wanted[start : start + 500]
+            query = f"SELECT key, equal, layer, why FROM verdicts WHERE key IN ({','.join('?' * len(part))})"
+            for key, equal, layer, why in self._connection.execute(query, part):
+                found[keys[key]] = Verdict(None if equal is None else bool(equal), layer, why)
+        return found
+
+    def keep(self, verdicts: Mapping[Pair, Verdict]) -> None:
+        """Store verdicts, except those that hang on how busy the machine was."""
+        rows = [(_key(pair), v.equal, v.layer, v.why) for pair, v in verdicts.items() if not v.by_the_clock]
+        with self._connection:
+            self._connection.executemany("INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?, ?)", rows)
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def _key(pair: Pair) -> bytes:
+    parts = (part.encode("utf-8", "surrogatepass") for part in pair)
+    return hashlib.blake2b(b"\0\0".join(parts), digest_size=16).digest()

@@ -1,0 +1,148 @@
+"""One form for what can be said in several: chains cut to what they say, ± written out, matrices calculated, names recognised."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from tutelage.grading.tree import CONSTANTS, Node, kinds_of, symbols_of
+
+
+def simplify(node: Node) -> Node:
+    """Chains cut to what they say, brackets around one thing removed, matrices calculated."""
+    if node.kind == "sequence" and len(node.args) == 1 and node.value != ("{", "}"):
+        return simplify(node.args[0])
+    if node.kind == "matrix":
+        return Node("matrix", tuple(tuple(simplify(entry) for entry in row) for row in node.args), node.value)
+    if node.kind in ("list", "set", "sequence", "union", "intersection", "setminus", "quantity"):
+        parts = tuple(simplify(part) for part in node.args)
+        if node.kind == "quantity" and parts[0].kind == "quantity":  # \$5 million: the inner unit stays
+            return Node("quantity", parts[0].args, f"{parts[0].value} {node.value}")
+        return Node(node.kind, parts, node.value)
+    if node.kind == "relation":
+        return _simplify_relation(node)
+    if node.kind in ("add", "multiply", "negate", "power", "divide") and any(kind == "matrix" for kind, _ in kinds_of(node)):
+        return _matrix_arithmetic(node)
+    return node
+
+
+def _simplify_relation(node: Node) -> Node:
+    """x = 1/3 ≈ 0.333 → x = 1/3; z = 1 + 1 = 2 → z = 2; 5 = x → x = 5; x ∈ [1, 2) stays as its set with its name."""
+    members, operators = [simplify(part) for part in node.args], list(node.value)
+    while operators and operators[-1] == "~" and (len(operators) > 1 or name_of(members[0]) is None):
+        operators.pop()
+        members.pop()
+    if not operators:
+        return members[0]
+    operators = ["=" if operator == "~" else operator for operator in operators]
+    if set(operators) == {"="}:
+        if len(members) == 2 and name_of(members[0]) is None and name_of(members[1]) is not None:
+            members.reverse()
+        if name_of(members[0]) is not None or all(not symbols_of(member) for member in members):
+            first = next((member for member in members if name_of(member) is not None), members[0])
+            members, operators = [first, members[-1]], ["="]
+    if (
+        operators == ["="]
+        and all(member.kind == "sequence" for member in members)
+        and len(members[0].args) == len(members[1].args)
+    ):
+        pass  # (x, y) = (1, 2) keeps its tuple of names
+    return Node("relation", tuple(members), tuple(operators))
+
+
+def _matrix_arithmetic(node: Node) -> Node:
+    """Sums, products and multiples of matrices, entry by entry."""
+    parts = [simplify(part) for part in node.args]
+    if node.kind == "negate":
+        return _entries(parts[0], lambda entry: Node("negate", (entry,)))
+    if node.kind == "add" and all(part.kind == "matrix" for part in parts) and len({shape(part) for part in parts}) == 1:
+        rows = zip(*(part.args for part in parts), strict=True)
+        return Node("matrix", tuple(tuple(Node("add", entries) for entries in zip(*row, strict=True)) for row in rows))
+    if node.kind == "multiply":
+        left, right = parts
+        if left.kind == right.kind == "matrix":
+            if shape(left)[1] != shape(right)[0]:
+                return node
+            columns = list(zip(*right.args, strict=True))
+            return Node("matrix", tuple(tuple(_dot(row, column) for column in columns) for row in left.args))
+        if left.kind == "matrix" or right.kind == "matrix":
+            matrix, factor = (left, right) if left.kind == "matrix" else (right, left)
+            return _entries(matrix, lambda entry: Node("multiply", (factor, entry)))
+    if node.kind == "divide" and parts[0].kind == "matrix":
+        return _entries(parts[0], lambda entry: Node("divide", (entry, parts[1])))
+    if node.kind == "power" and parts[0].kind == "matrix" and parts[1] in (Node("symbol", (), "T"), Node("symbol", (), "top")):
+        return Node("matrix", tuple(zip(*parts[0].args, strict=True)))
+    return node
+
+
+def shape(matrix: Node) -> tuple[int, int]:
+    return len(matrix.args), len(matrix.args[0])
+
+
+def _entries(matrix: Node, change: Callable[[Node], Node]) -> Node:
+    return Node("matrix", tuple(tuple(change(entry) for entry in row) for row in matrix.args))
+
+
+def _dot(row: tuple[Node, ...], column: tuple[Node, ...]) -> Node:
+    return Node("add", tuple(Node("multiply", pair) for pair in zip(row, column, strict=True)))
+
+
+def expand(node: Node) -> Node:
+    """± written out: 1 ± √2 is a list of two; x = ±3 is x = 3, x = -3; {1 ± √5, 2} is a set of three."""
+    if node.kind in ("list", "set"):
+        parts = [expanded for part in node.args for expanded in _signs(part)]
+        return Node(node.kind, tuple(parts), node.value)
+    signs = _signs(node)
+    return node if len(signs) == 1 else Node("list", tuple(signs))
+
+
+def _signs(node: Node) -> list[Node]:
+    if not any(kind == "plusminus" for kind, _ in kinds_of(node)):
+        return [node]
+    both = [_with_sign(node, negative) for negative in (False, True)]
+    return [expand(part) if part.kind == "list" else part for part in both]
+
+
+def _with_sign(node: Any, negative: bool) -> Any:
+    if isinstance(node, tuple):
+        return tuple(_with_sign(part, negative) for part in node)
+    if not isinstance(node, Node):
+        return node
+    args = tuple(_with_sign(part, negative) for part in node.args)
+    if node.kind == "plusminus":
+        return Node("negate", args) if negative else args[0]
+    return Node(node.kind, args, node.value, node.places)
+
+
+def name_of(node: Node) -> str | None:
+    """x, f(x), AB, |AB|, \\angle ABC, V_1 : V_2, (x, y), sin A: what only says which quantity is meant; None for anything else."""
+    match node.kind:
+        case "symbol":
+            return None if node.value in CONSTANTS and node.value != "e" else str(node.value)
+        case "apply":
+            return f"{node.args[0].value}()"
+        case "multiply":
+            parts = [name_of(part) for part in node.args]
+            whole = "".join(part or "?" for part in parts)
+            geometric = re.sub(r"angle|triangle|bar |vec |[\d_{}']", "", whole)
+            return whole if None not in parts and (geometric.isupper() or not geometric) else None
+        case "call":
+            inner = name_of(node.args[0]) if len(node.args) == 1 else None
+            return f"{node.value}({inner})" if inner else None
+        case "ratio" | "divide":
+            parts = [name_of(part) for part in node.args]
+            if None in parts or (node.kind == "divide" and not all(part and any(map(str.isupper, part)) for part in parts)):
+                return None
+            return ":".join(part or "" for part in parts)
+        case "sequence":
+            parts = [name_of(part) for part in node.args]
+            return f"({','.join(part or '' for part in parts)})" if None not in parts and len(parts) > 1 else None
+    return None
+
+
+def assignment(node: Node) -> tuple[str, Node] | None:
+    """(name, value) of "name = value"."""
+    if node.kind == "relation" and node.value == ("=",) and (name := name_of(node.args[0])) is not None:
+        return name, node.args[1]
+    return None

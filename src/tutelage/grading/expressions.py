@@ -1,0 +1,162 @@
+"""Are two expressions equal? The same number, or the same function of the same symbols; with one stated tolerance for decimals."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+from tutelage.grading.tree import Node, kinds_of, symbols_of
+from tutelage.grading.values import DIGITS, MANY_DIGITS, Undefined, as_mpf, close, evaluate, is_real, points
+
+
+def is_scalar(node: Node) -> bool:
+    """One expression, and no list, set, relation or matrix anywhere in it."""
+    kinds = {kind for kind, _ in kinds_of(node)}
+    return not kinds & {"relation", "list", "set", "matrix", "union", "intersection", "setminus", "plusminus"} and not (
+        node.kind == "sequence" and len(node.args) > 1
+    )
+
+
+def equal_expressions(gold: Node, answer: Node) -> bool:
+    """The same value, or the same function of the same symbols.
+
+    Two readings of a percent (its number, or that over a hundred), of a degree (its number, or that in radians) and of a bare \\log
+    (natural, or to base ten) are tried where one side has one.
+    """
+    for node in (gold, answer):
+        if not is_scalar(node):
+            return False
+    for a, b in _readings(gold, answer):
+        if _same_function(a, b, None):
+            return True
+    if any(value == "log" for node in (gold, answer) for _, value in kinds_of(node)):
+        return _same_function(gold, answer, 10)
+    return _rounds_to(gold, answer)
+
+
+def _readings(gold: Node, answer: Node) -> list[tuple[Node, Node]]:
+    pairs = [(gold, answer)]
+    for a, b, flip in ((gold, answer, False), (answer, gold, True)):
+        if a.kind == "percent" and b.kind != "percent":
+            pairs.append((b, a.args[0]) if flip else (a.args[0], b))
+        if a.kind == "degree" and b.kind != "degree" and any(value == "pi" for _, value in kinds_of(b)):
+            radians = Node("divide", (Node("multiply", (a.args[0], Node("symbol", (), "pi"))), Node("number", (), Fraction(180))))
+            pairs.append((b, radians) if flip else (radians, b))
+    return pairs
+
+
+def _same_function(a: Node, b: Node, log_base: int | None) -> bool:
+    names = symbols_of(a) | symbols_of(b)
+    if not names:
+        return _same_constant(a, b, log_base)
+    complex_values = any(node_value == "i" for node in (a, b) for _, node_value in kinds_of(node))
+    for real_only in (True, False) if not complex_values else (False,):
+        used = 0
+        for at in points(names, 30):
+            try:
+                x, y = evaluate(a, at, log_base=log_base), evaluate(b, at, log_base=log_base)
+            except Undefined:
+                continue
+            if real_only and not (is_real(x) and is_real(y)):
+                continue
+            if not _nearly(x, y):
+                return False
+            used += 1
+            if used == 6:
+                break
+        if used >= 3:
+            return True
+    return False
+
+
+def _same_constant(a: Node, b: Node, log_base: int | None) -> bool:
+    """Two numbers: exactly if both are rational; otherwise at 50 digits, and if they agree there or vanish, at 400."""
+    try:
+        for digits in (DIGITS, MANY_DIGITS):
+            x, y = (evaluate(node, None, digits, log_base) for node in (a, b))
+            if isinstance(x, Fraction) and isinstance(y, Fraction):
+                return x == y
+            if not close(x, y, digits) and abs(as_mpf(x) - as_mpf(y)) > 10**-40:
+                return False
+        return close(x, y, MANY_DIGITS) or bool(abs(as_mpf(x) - as_mpf(y)) < 10**-380)
+    except Undefined:
+        return False
+
+
+def constant_factor(a: Node, b: Node) -> Any:
+    """The number c with a = c·b at all points, or None."""
+    if not is_scalar(a) or not is_scalar(b) or symbols_of(a) != symbols_of(b) or not symbols_of(a):
+        return None
+    factor, used = None, 0
+    for at in points(symbols_of(a), 24):
+        try:
+            x, y = evaluate(a, at), evaluate(b, at)
+        except Undefined:
+            continue
+        if x == 0 or y == 0 or not is_real(x) or not is_real(y):
+            continue
+        quotient = x / y if isinstance(x, Fraction) and isinstance(y, Fraction) else as_mpf(x) / as_mpf(y)
+        if factor is not None and not _nearly(quotient, factor):
+            return None
+        factor, used = quotient, used + 1
+        if used == 6:
+            break
+    return factor if used >= 3 else None
+
+
+def _nearly(a: Any, b: Any) -> bool:
+    """Agreement at a point, where digits may have cancelled: exact for rationals, otherwise 30 digits."""
+    if isinstance(a, Fraction) and isinstance(b, Fraction):
+        return a == b
+    x, y = as_mpf(a), as_mpf(b)
+    return bool(abs(x - y) <= 10**-30 * max(abs(x), abs(y)) or abs(x - y) <= 10**-42)
+
+
+def _rounds_to(gold: Node, answer: Node) -> bool:
+    """The stated tolerance. A reference written as a decimal with at least three digits is met by what rounds to it; an exact
+    reference is met by a decimal only when that has twelve digits or more and is its rounding, as a machine prints a number."""
+    try:
+        x, y = evaluate(gold), evaluate(answer)
+    except Undefined:
+        return False
+    if not is_real(x) or not is_real(y) or symbols_of(gold) or symbols_of(answer):
+        return False
+    places, number = _decimal_places(gold), gold
+    if places is None:
+        places, number = _decimal_places(answer), answer
+        if places is None or _significant(number) < 12:
+            return False
+    elif _significant(number) < 3 or (_decimal_places(answer) or 99) <= places:
+        return False
+    half = Fraction(1, 2 * 10**places) * _scale(number)
+    return bool(abs(as_mpf(x) - as_mpf(y)) <= as_mpf(half) * (1 + 10**-9))
+
+
+def _literal(node: Node) -> Node | None:
+    """The decimal in 3.14, -3.14 and 3.14 \\times 10^5."""
+    if node.kind in ("negate", "percent", "degree"):
+        return _literal(node.args[0])
+    if node.kind == "multiply" and node.args[1].kind == "power" and node.args[1].args[0] == Node("number", (), Fraction(10)):
+        return _literal(node.args[0])
+    return node if node.kind == "number" and node.places is not None else None
+
+
+def _decimal_places(node: Node) -> int | None:
+    literal = _literal(node)
+    return None if literal is None else literal.places
+
+
+def _significant(node: Node) -> int:
+    literal = _literal(node)
+    if literal is None or literal.places is None:
+        return 0
+    return len(str(abs(int(literal.value * 10**literal.places))).lstrip("0"))
+
+
+def _scale(node: Node) -> Fraction:
+    """The power of ten behind the literal."""
+    literal = _literal(node)
+    value = evaluate(node)
+    if literal is None or not literal.value or not isinstance(value, Fraction):
+        return Fraction(1)
+    return abs(value / literal.value)

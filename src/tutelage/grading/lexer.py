@@ -1,0 +1,159 @@
+"""From a normalised answer to tokens: numbers, symbols, commands, words, marks."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+from tutelage.grading.tree import TooLarge, Unreadable
+
+MAX_DIGITS = 1_000
+FUNCTIONS = {
+    "sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "coth", "sech", "csch", "arcsin", "arccos", "arctan",
+    "arccot", "arcsec", "arccsc", "arcsinh", "arccosh", "arctanh", "ln", "log", "lg", "exp", "gcd", "lcm", "max", "min",
+    "floor", "ceil", "abs", "det", "deg", "Re", "Im",
+}  # fmt: skip
+_SAME_FUNCTION = {
+    "arsinh": "arcsinh", "arcosh": "arccosh", "artanh": "arctanh", "asin": "arcsin", "acos": "arccos", "atan": "arctan",
+    "asinh": "arcsinh", "acosh": "arccosh", "atanh": "arctanh", "cosec": "csc", "ceiling": "ceil", "tg": "tan", "ctg": "cot",
+    "arctg": "arctan",
+}  # fmt: skip
+_SAME_SYMBOL = {
+    "inf": "infty", "infinity": "infty", "oo": "infty", "varnothing": "emptyset", "varphi": "phi", "varepsilon": "epsilon",
+    "vartheta": "theta", "phi": "phi", "union": "cup", "bigcup": "cup", "backslash": "setminus", "ast": "cdot",
+    "star": "cdot", "lbrace": "{", "rbrace": "}", "lvert": "|", "rvert": "|", "vert": "|", "land": "and", "lor": "or",
+    "wedge": "and", "vee": "or", "iff": "equiv", "simeq": "approx", "thickapprox": "approx", "lbrack": "[", "rbrack": "]",
+}  # fmt: skip
+_PLAIN_NAMES = FUNCTIONS | set(_SAME_FUNCTION) | {
+    "sqrt", "cbrt", "root", "pi", "theta", "alpha", "beta", "gamma", "delta", "lambda", "phi", "omega", "sigma", "infinity", "inf",
+    "oo", "in", "union", "or", "and",
+}  # fmt: skip
+_LONG_NAMES = sorted((n for n in _PLAIN_NAMES - {"inf", "and", "deg", "det", "min", "max"} if len(n) > 2), key=len, reverse=True)
+_WITHIN_RUN = re.compile(f"({'|'.join(_LONG_NAMES)}|pi)")
+_UNIT_WORDS = {
+    "cm", "mm", "km", "kg", "mg", "ml", "ft", "in", "yd", "lb", "lbs", "oz", "hr", "hrs", "sec", "min", "mph", "kph", "day",
+    "sq", "cu", "rad", "pts", "deg", "pct", "percent", "degree", "degrees", "th", "st", "nd", "rd", "per", "am", "pm",
+    "cents", "cent", "AM", "PM", "USD", "EUR", "Hz", "kW", "kWh", "kJ", "mL", "hours", "hour", "unit", "units",
+}  # fmt: skip
+_TEXT_COMMANDS = "text|textbf|textit|textrm|textnormal|mbox|hbox|mathrm|mathbf|mathit|mathsf|mathcal|boldsymbol|bf|rm|emph"
+_TOKEN = re.compile(
+    r"(?P<space>\s+)"
+    rf"|\\(?:{_TEXT_COMMANDS})(?![A-Za-z])\s*(?:\{{(?P<text>[^{{}}\\]*)\}}|(?P<bare>[A-Za-z0-9]))"
+    r"|(?P<repeat>\d*\.\d*(?:\(\d+\)|\\overline\s*(?:\{\d+\}|\d)|\\bar\s*(?:\{\d+\}|\d)|\\dot\s*(?:\{\d\}|\d)(?:\d*\\dot\s*(?:\{\d\}|\d))?|\d(?:\\ldots)))"
+    r"|(?P<number>(?:\d+(?:\.(?!\.)\d*)?|\.\d+)(?:[eE](?:[+-]?\d+)(?![A-Za-z0-9.]))?)"
+    r"|(?P<command>\\[A-Za-z]+|\\.)"
+    r"|(?P<letters>[A-Za-z]+)"
+    r"|(?P<mark><=|>=|=<|=>|!=|<>|==|:=|\*\*|'+|_|[^\w\s])"
+)  # fmt: skip
+
+
+class Token(NamedTuple):
+    kind: str  # number, command, word, symbol, text, mark, separator, end
+    text: str
+    spaced: bool
+    value: Any = None
+
+
+def tokenize(text: str) -> list[Token]:
+    tokens: list[Token] = []
+    position, spaced = 0, False
+    while position < len(text):
+        match = _TOKEN.match(text, position)
+        if match is None:
+            raise Unreadable(f"{text[position]!r} is not known")
+        position, kind = match.end(), match.lastgroup
+        if kind == "space":
+            spaced = True
+            continue
+        new = _tokens_of(kind or "", match, spaced, tokens)
+        tokens.extend(new)
+        spaced = False
+    return [*tokens, Token("end", "", spaced)]
+
+
+def _tokens_of(kind: str, match: re.Match[str], spaced: bool, before: list[Token]) -> list[Token]:
+    found = match[0]
+    if kind == "number":
+        if sum(map(str.isdigit, found)) > MAX_DIGITS or (("e" in found.lower()) and len(re.split("[eE]", found)[1]) > 5):
+            raise TooLarge(f"a number has over {MAX_DIGITS} digits or a huge exponent")
+        return [Token("number", found, spaced, Fraction(found))]
+    if kind == "repeat":
+        return [Token("number", found, spaced, _repeating(found))]
+    if kind in ("text", "bare"):
+        return _text_tokens(match[kind].strip(), found, spaced, before)
+    if kind == "letters":
+        return _letter_tokens(found, spaced, before)
+    if kind == "command":
+        name = found[1:]
+        name = _SAME_FUNCTION.get(name, _SAME_SYMBOL.get(name, name))
+        if name in ("and", "or"):
+            return [Token("separator", name, spaced)]
+        if name in ("{", "}", "|", "[", "]"):
+            return [Token("mark", "\\" + name if name in "{}" else name, spaced)]
+        return [Token("command", name, spaced)]
+    return [Token("mark", {"**": "^"}.get(found, found), spaced)]
+
+
+def _repeating(text: str) -> Fraction:
+    """0.(3), 0.1\\overline{6}, 0.\\dot{1}4\\dot{2}, 0.333\\ldots: the exact value."""
+    whole, _, rest = text.partition(".")
+    if rest.endswith("\\ldots"):
+        digits = rest.removesuffix("\\ldots")
+        for length in range(1, len(digits) // 2 + 1):
+            period = digits[-length:]
+            times = 1
+            while digits.endswith(period * (times + 1)):
+                times += 1
+            if times * length >= 3 and times >= 2:
+                fixed = digits[: len(digits) - length * times]
+                break
+        else:
+            raise Unreadable(f"{text} does not say which digits repeat")
+    else:
+        fixed, _, period = rest.partition("(" if "(" in rest else "\\")
+        period = re.sub(r"\D", "", period)
+    if len(fixed) + len(period) > MAX_DIGITS:
+        raise TooLarge("a number has too many digits")
+    scale = 10 ** len(fixed)
+    return Fraction(int(whole + fixed or "0"), scale) + Fraction(int(period), (10 ** len(period) - 1) * scale)
+
+
+def _text_tokens(inner: str, whole: str, spaced: bool, before: list[Token]) -> list[Token]:
+    """\\text{and} separates, \\text{cm} is a unit or a name, \\mathrm{e} and \\text{2/3} are mathematics."""
+    follows_value = bool(before) and (before[-1].kind == "number" or before[-1].text in (")", "}", "]", "$", "pi"))
+    single = len(inner) == 1 and inner.isalpha()
+    if inner.strip(" ,") in ("and", "or", "And", "Or", ","):
+        return [Token("separator", inner, spaced)]
+    if not inner:
+        return []
+    if single and not (follows_value and inner not in "eidx"):
+        return [Token("symbol", inner, spaced)]
+    if not single and (inner in _PLAIN_NAMES or not re.search(r"[A-Za-z]{2}", inner)):
+        return tokenize(inner)[:-1]
+    return [Token("text", inner, spaced)]
+
+
+def _letter_tokens(run: str, spaced: bool, before: list[Token]) -> list[Token]:
+    """A run of letters: a known name, a unit or a word, or a product of one-letter symbols."""
+    lower = run.lower()
+    follows_value = bool(before) and (before[-1].kind in ("number", "text", "word") or before[-1].text in (")", "}", "]", "pi"))
+    if lower in ("and", "or") and len(run) > 1:
+        return [Token("separator", lower, spaced)]
+    if (
+        (lower in _UNIT_WORDS or run in _UNIT_WORDS)
+        and follows_value
+        and not (lower == "in" and spaced and before[-1].kind != "number")
+    ):
+        return [Token("word", run, spaced)]
+    if run in _PLAIN_NAMES:
+        name = _SAME_FUNCTION.get(run, _SAME_SYMBOL.get(run, run))
+        return [Token("command", name, spaced)]
+    if len(run) == 1:
+        return [Token("symbol", run, spaced)]
+    pieces = [piece for piece in _WITHIN_RUN.split(run) if piece]
+    if len(pieces) > 1 and sum(len(p) for p in pieces if p not in _PLAIN_NAMES) <= 2:
+        return [t for i, p in enumerate(pieces) for t in _letter_tokens(p, spaced and i == 0, before if i == 0 else [])]
+    if (len(run) >= 4 and not run.isupper()) or (len(run) == 3 and follows_value and spaced and run.islower()):
+        return [Token("word", run, spaced)]
+    return [Token("symbol", letter, spaced and index == 0) for index, letter in enumerate(run)]
