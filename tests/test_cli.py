@@ -64,20 +64,13 @@ def test_grade_prints_the_verdict_and_the_layer(capsys):
     assert main(["grade", "1/2", "0.5"]) == 0
     assert capsys.readouterr().out == "equal  (layer: exact)\n"
     main(["grade", "1/2", "0.6"])
-    assert capsys.readouterr().out.startswith("not equal  (layer: exact; ")
-
-
-def test_filter_writes_the_kept_rows_and_every_fate(data_file, tmp_path, capsys):
-    out = tmp_path / "kept.jsonl"
-    assert main(["filter", str(data_file), "--out", str(out)]) == 0
-    rows = [json.loads(line) for line in data_file.read_text().splitlines()]
-    assert [json.loads(line) for line in out.read_text().splitlines()] == [row for row in rows if not row["planted_error"]]
-    fates = [json.loads(line) for line in (tmp_path / "kept.ledger.jsonl").read_text().splitlines()]
-    assert [fate["fate"] == "wrong answer" for fate in fates] == [row["planted_error"] for row in rows]
-    printed = capsys.readouterr().out
-    assert "wrong answer" in printed and "(reference " in printed
-    assert main(["filter", str(data_file), "--out", str(out)]) == 2
-    assert "is not overwritten" in capsys.readouterr().err
+    assert capsys.readouterr().out == "not equal  (layer: exact; 0.6 is not 1/2)\n"
+    main(["grade", r"\sqrt{8}", "2√2"])
+    main(["grade", "[1,2)", "[1,2]"])
+    main(["grade", "4", "9^{9^{9^{9}}}"])
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[:2] == ["equal  (layer: algebra)", "not equal  (layer: structure; not equal)"]
+    assert printed[2].startswith("undecided  (layer: limit; ")
 
 
 def test_train_eval_and_ask_follow_each_other(tiny_model, data_file, tmp_path, capsys, monkeypatch):

@@ -87,14 +87,18 @@ def example(response: str, reference: str) -> Example:
     ],
 )
 def test_fates_of_the_filter(response, reference, fate):
-    assert judge(example(response, reference))[0] == fate
+    assert [judged[1] for judged in judge([example(response, reference)])] == [fate]
 
 
-def test_an_undecided_grade_is_not_a_wrong_one(monkeypatch):
-    from tutelage.grading import pool
+def test_an_undecided_grade_is_not_a_wrong_one():
+    hostile = example("<think> x </think> <answer> 9^{9^{9^{9}}} </answer>", "4")
+    assert [judged[1] for judged in judge([hostile])] == ["undecided"]
 
-    monkeypatch.setattr(pool, "symbolically_equal", lambda gold, answer: (None, "stopped at the limit"))
-    assert judge(example("<think> x </think> <answer> \\sqrt{2} </answer>", "\\frac{2}{\\sqrt{2}}"))[0] == "undecided"
+
+def test_fates_keep_to_their_examples_whatever_lies_between():
+    examples = [example(f"<think> x </think> <answer> {number} </answer>", "4" if number % 3 else "") for number in range(1, 7)]
+    fates = [fate for _, fate, _ in judge(examples)]
+    assert fates == ["wrong answer", "wrong answer", "no reference", "kept", "wrong answer", "no reference"]
 
 
 def test_nothing_left_by_the_filter_is_an_error_with_counts():

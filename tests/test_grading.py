@@ -1,15 +1,16 @@
 from __future__ import annotations
 
-import os
-import signal
-import threading
+import json
+import re
+from pathlib import Path
 
 import pytest
 
 from tutelage import question_only_reward_fn, r1_zero_reward_fn
-from tutelage.grading import grade, pool
-from tutelage.grading.equality import as_fraction, normalize
+from tutelage.grading import grade, grade_all, grade_responses
+from tutelage.grading.equality import as_fraction
 from tutelage.grading.format import boxed_answer, tagged_answer
+from tutelage.grading.normalize import normalize
 
 RIGHT = {"reward": 1.0, "format_reward": 1.0, "answer_reward": 1.0}
 WRONG = {"reward": 0.0, "format_reward": 1.0, "answer_reward": 0.0}
@@ -70,14 +71,50 @@ def test_question_only_takes_the_last_box():
     assert question_only_reward_fn(r"it is \boxed{2", "2") == MALFORMED
 
 
+PAIRS = [json.loads(line) for line in (Path(__file__).parent / "data" / "pairs.jsonl").read_text().splitlines()]
+
+
+def test_the_table_of_pairs_is_graded_right_without_a_false_positive():
+    verdicts = grade_all([(row["gold"], row["pred"]) for row in PAIRS])
+    wrong = [(row["gold"], row["pred"]) for row, verdict in zip(PAIRS, verdicts, strict=True) if bool(verdict.equal) != row["equal"]]
+    assert not [pair for pair in wrong if grade(*pair).equal], "accepted wrongly"
+    assert len(wrong) <= 0.01 * len(PAIRS), wrong
+
+
+def test_every_reference_equals_itself():
+    golds = sorted({row["gold"] for row in PAIRS})
+    for change in (str, lambda gold: f"{gold}.", lambda gold: f"$ {gold} $", lambda gold: f"The answer is {gold}."):
+        verdicts = grade_all([(gold, change(gold)) for gold in golds])
+        assert [gold for gold, verdict in zip(golds, verdicts, strict=True) if not verdict.equal] == []
+
+
+def documented_conventions():
+    """(gold, answer, verdict) of each row of the table of conventions in docs/grading.md."""
+    text = (Path(__file__).parents[1] / "docs" / "grading.md").read_text()
+    table = text.partition("## Conventions")[2]
+    return [
+        (gold, answer, relation == "=")
+        for line in table.splitlines()
+        if line.startswith("|")
+        for gold, relation, answer in re.findall(r"`([^`]+)` (=|≠) `([^`]+)`", line)
+    ]
+
+
+def test_the_conventions_are_what_the_documentation_says():
+    conventions = documented_conventions()
+    assert len(conventions) >= 40
+    verdicts = grade_all([(gold, answer) for gold, answer, _ in conventions])
+    assert [c for c, verdict in zip(conventions, verdicts, strict=True) if verdict.equal is not c[2]] == []
+
+
 @pytest.mark.parametrize(
     ("gold", "answer", "layer"),
     [
         ("72", "72", "string"),
-        ("1072", "1,072", "string"),
         ("72", "72.", "string"),
         ("72", "$72$", "string"),
         ("72", r"\boxed{72}", "string"),
+        ("1072", "1,072", "exact"),
         ("72", "72.0", "exact"),
         (r"\frac{1}{2}", "0.5", "exact"),
         (r"\frac{1}{2}", "2/4", "exact"),
@@ -85,9 +122,12 @@ def test_question_only_takes_the_last_box():
         ("-7/2", r"-3\frac{1}{2}", "exact"),
         ("123456789012345678901", "123456789012345678901.0", "exact"),
         ("east", "East", "text"),
-        (r"\sqrt{8}", r"2\sqrt{2}", "symbolic"),
-        (r"x^2-1", "(x-1)(x+1)", "symbolic"),
-        (r"(1,2)", r"\left( 1, 2 \right)", "symbolic"),
+        ("20:34", "8:34 p.m.", "text"),
+        (r"\text{(C)}", "C. 12", "text"),
+        (r"\sqrt{8}", r"2\sqrt{2}", "algebra"),
+        (r"x^2-1", "(x-1)(x+1)", "algebra"),
+        (r"(1,2)", r"\left( 1.0, 2 \right)", "structure"),
+        (r"\frac{1}{2}", r"\int_0^1 x \, dx", "math-verify"),
     ],
 )
 def test_equal_answers_and_the_layer_that_decides(gold, answer, layer):
@@ -96,36 +136,37 @@ def test_equal_answers_and_the_layer_that_decides(gold, answer, layer):
 
 
 @pytest.mark.parametrize(
-    ("gold", "answer"),
+    ("gold", "answer", "layer"),
     [
-        ("72", "73"), ("72", "-72"), ("72", ""), ("72", "72 or 73"), ("0.5", "0.6"), (r"-3\frac12", "-5/2"), ("123456789012345678901", "123456789012345678902"),
-        ("a+5", "t+5"), ("[1,2)", "[1,2]"), ("east", "west"), (r"\sqrt{2}", "1.4"), ("1/0", "2"),
-    ],
-)  # fmt: skip
-def test_different_answers_are_not_equal(gold, answer):
-    assert grade(gold, answer).equal is False
-
-
-@pytest.mark.parametrize(
-    ("gold", "answer", "equal"),
-    [
-        ("[0, 100]", "[0,100]", True),
-        ("(1, 234)", "(1,234)", True),
-        ("(1234)", "(1,234)", False),
-        ("1,234,567.5", "1234567.5", True),
-        ("-1,234", "-1234", True),
-        ("$1,234", "1234", True),
-        ("12,34", "1234", False),
-        ("11,\\!111", "11111", True),
+        ("72", "73", "exact"),
+        ("72", "", "string"),
+        ("east", "west", "text"),
+        (r"\sqrt{2}", "1.4", "algebra"),
+        ("a+5", "t+5", "algebra"),
+        ("[1,2)", "[1,2]", "structure"),
+        (r"\frac{1}{3}", r"\int_0^1 x \, dx", "math-verify"),
+        ("4", "9^{9^{9^{9}}}", "limit"),
     ],
 )
-def test_thousands_separators_are_read_in_single_numbers_only(gold, answer, equal):
-    assert grade(gold, answer).equal is equal
+def test_answers_that_differ_and_the_layer_that_decides(gold, answer, layer):
+    verdict = grade(gold, answer)
+    assert (verdict.equal, verdict.layer) == (None if layer == "limit" else False, layer)
+    assert verdict.why
 
 
-def test_an_answer_that_is_refused_is_undecided_and_not_wrong():
-    assert grade("120", "5!").equal is None and grade("4", "1" * 5000).equal is None
-    assert grade("Yes", "Yes!").layer != "limit"
+def test_a_batch_gives_the_verdicts_of_single_grades_in_order():
+    pairs = [(str(number), f"{number % 7}^2 - {number}") for number in range(40)] + [("east", "East"), (r"\sqrt{8}", "2√2")] * 3
+    done: list[int] = []
+    assert grade_all(pairs, workers=2, on_graded=done.append) == [grade(*pair) for pair in pairs]
+    assert sum(done) == len(pairs)
+
+
+def test_a_batch_of_responses_keeps_format_and_answer_apart():
+    well, ill = "<think> x </think> <answer> 4 </answer>", "it is 4"
+    verdicts = grade_responses([(ill, "4"), (well, "4"), (well, "5"), (ill, "5")])
+    assert [(verdict.equal, verdict.layer) for verdict in verdicts] == [
+        (False, "format"), (True, "string"), (False, "exact"), (False, "format"),
+    ]  # fmt: skip
 
 
 def test_a_box_without_braces_is_read():
@@ -148,69 +189,5 @@ def test_fractions_are_exact():
 
 
 def test_normalizing_twice_changes_nothing():
-    for text in (r"$\boxed{\text{east}}$.", "**1,234.5**", r"\left( 1, 2\right)", "½ √2"):
+    for text in [row[side] for row in PAIRS for side in ("gold", "pred")]:
         assert normalize(normalize(text)) == normalize(text)
-
-
-HOSTILE = [
-    "9**9**9**9", "9^{9^{9^{9}}}", "10^{100000000}", "10000000!", r"\binom{1000000000}{500000000}", "(" * 5000 + "1" + ")" * 5000, "1" * 100_000,
-    "x" * 1_000_000, "4\0", "\ud800", "__import__('os').system('touch pwned')", r"\sum_{n=1}^{99999}\frac{1}{n^2}", r"\int_0^1 e^{e^{e^x}} dx",
-    "(1+x)^{9999}", r"\begin{pmatrix}" + r" & ".join("1" * 900) + r"\end{pmatrix}",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("answer", HOSTILE, ids=range(len(HOSTILE)))
-def test_hostile_answers_are_never_accepted_and_the_next_pair_is_unaffected(answer, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert grade("4", answer).equal is not True
-    assert grade(r"\sqrt{8}", r"2\sqrt{2}").equal is True
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_comparison_that_does_not_end_is_undecided_and_the_worker_survives(monkeypatch):
-    monkeypatch.setattr(pool, "SECONDS", 0.5)
-    pool.close()
-    equal, why = pool.symbolically_equal(r"\int_0^1 e^{e^{e^x}} dx", r"\int_0^1 e^{e^{e^{x+0}}} \cdot \sin(\cos(x^{x^x})) dx")
-    assert equal is None and "limit" in why
-    assert pool.symbolically_equal("x^2-1", "(x-1)(x+1)")[0] is True
-    pool.close()
-
-
-def test_a_worker_that_was_killed_is_replaced():
-    pool.close()
-    assert pool.symbolically_equal("x^2-1", "(x-1)(x+1)")[0] is True
-    worker = pool._idle.get_nowait()
-    worker.kill()
-    worker.wait()
-    pool._idle.put(worker)
-    assert pool.symbolically_equal("x^2-1", "(x-1)(x+1)")[0] is True
-
-
-def test_grading_works_from_threads_and_leaves_the_alarm_of_the_caller_alone():
-    def handler(*_):
-        raise AssertionError("the caller's alarm rang")
-
-    previous = signal.signal(signal.SIGALRM, handler)
-    signal.alarm(3600)
-    try:
-        verdicts: list[bool | None] = []
-        threads = [threading.Thread(target=lambda: verdicts.append(grade("x^2-1", "(x-1)(x+1)").equal)) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert verdicts == [True] * 3
-        assert signal.alarm(0) > 3000
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, previous)
-
-
-def test_a_fork_starts_workers_of_its_own():
-    assert pool.symbolically_equal("x^2-1", "(x-1)(x+1)")[0] is True
-    child = os.fork()
-    if child == 0:
-        ok = pool.symbolically_equal("y^2-1", "(y-1)(y+1)")[0] is True and pool.symbolically_equal("y", "z")[0] is False
-        os._exit(0 if ok else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert pool.symbolically_equal("x", "y")[0] is False

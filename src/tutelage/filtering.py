@@ -10,6 +10,7 @@ import contextlib
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TextIO
 
@@ -109,7 +110,7 @@ def _judged(
         "none"
     )  # the prompt plays no part in grading; one that opens the think block would change the response
     with verdict_cache() as cache:
-        while chunk := [row for row, _ in zip(rows, range(GRADED_AT_ONCE), strict=False)]:
+        while chunk := list(islice(rows, GRADED_AT_ONCE)):
             examples, problems = [], {}
             for row in chunk:
                 try:
