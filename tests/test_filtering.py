@@ -41,7 +41,9 @@ def test_the_control_is_a_random_subset_of_the_same_size(data_file, tmp_path, ca
     assert [row for row in rows if row in control] == control  # rows of the file, each once, in its order
     assert any(row["planted_error"] for row in control)
     assert "kept.control.jsonl (42 rows drawn at random)" in capsys.readouterr().out
-    assert main(["filter", str(data_file), "--out", str(tmp_path / "kept2.jsonl"), "--control", "random", "--data.seed", "1"]) == 0
+    assert (
+        main(["filter", str(data_file), "--out", str(tmp_path / "kept2.jsonl"), "--control", "random", "--data.seed", "1"]) == 0
+    )
     assert lines_of(tmp_path / "kept2.control.jsonl") != control
 
 
@@ -66,7 +68,9 @@ def test_a_malformed_row_stops_before_anything_is_graded(data_file, tmp_path, mo
 
 def test_nothing_kept_writes_nothing(tmp_path):
     path = tmp_path / "bad.jsonl"
-    path.write_text(to_lines({"prompt": "p", "response": "<think> </think> <answer> 1 </answer>", "reference": "2"} for _ in range(3)))
+    path.write_text(
+        to_lines({"prompt": "p", "response": "<think> </think> <answer> 1 </answer>", "reference": "2"} for _ in range(3))
+    )
     with pytest.raises(InputError, match=r"nothing survives the filter \(3 wrong answer\)"):
         filter_file(str(path), tmp_path / "kept.jsonl")
     assert list(tmp_path.iterdir()) == [path]
@@ -125,7 +129,9 @@ def test_verdicts_that_hang_on_the_clock_are_not_kept(tmp_path):
 
     verdicts = cache.VerdictCache(tmp_path)
     by_clock, by_limit = equality.Verdict(None, "limit", f"{OUT_OF_TIME} after 4 s"), equality.Verdict(None, "limit", "a tower")
-    verdicts.keep({("1", "a"): by_clock, ("1", "b"): by_limit, ("1", "\ud800"): equality.Verdict(False, "text", "the words differ")})
+    verdicts.keep(
+        {("1", "a"): by_clock, ("1", "b"): by_limit, ("1", "\ud800"): equality.Verdict(False, "text", "the words differ")}
+    )
     assert verdicts.find([("1", "a"), ("1", "b"), ("1", "\ud800")]) == {
         ("1", "b"): by_limit,
         ("1", "\ud800"): equality.Verdict(False, "text", "the words differ"),

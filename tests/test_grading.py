@@ -76,7 +76,9 @@ PAIRS = [json.loads(line) for line in (Path(__file__).parent / "data" / "pairs.j
 
 def test_the_table_of_pairs_is_graded_right_without_a_false_positive():
     verdicts = grade_all([(row["gold"], row["pred"]) for row in PAIRS])
-    wrong = [(row["gold"], row["pred"]) for row, verdict in zip(PAIRS, verdicts, strict=True) if bool(verdict.equal) != row["equal"]]
+    wrong = [
+        (row["gold"], row["pred"]) for row, verdict in zip(PAIRS, verdicts, strict=True) if bool(verdict.equal) != row["equal"]
+    ]
     assert not [pair for pair in wrong if grade(*pair).equal], "accepted wrongly"
     assert len(wrong) <= 0.01 * len(PAIRS), wrong
 

@@ -27,7 +27,7 @@ _SAME_SYMBOL = {
 }  # fmt: skip
 _PLAIN_NAMES = FUNCTIONS | set(_SAME_FUNCTION) | {
     "sqrt", "cbrt", "root", "pi", "theta", "alpha", "beta", "gamma", "delta", "lambda", "phi", "omega", "sigma", "infinity", "inf",
-    "oo", "in", "union", "or", "and",
+    "oo", "in", "union", "or", "and", "mod",
 }  # fmt: skip
 _LONG_NAMES = sorted((n for n in _PLAIN_NAMES - {"inf", "and", "deg", "det", "min", "max"} if len(n) > 2), key=len, reverse=True)
 _WITHIN_RUN = re.compile(f"({'|'.join(_LONG_NAMES)}|pi)")
@@ -75,7 +75,7 @@ def tokenize(text: str) -> list[Token]:
 def _tokens_of(kind: str, match: re.Match[str], spaced: bool, before: list[Token]) -> list[Token]:
     found = match[0]
     if kind == "number":
-        if sum(map(str.isdigit, found)) > MAX_DIGITS or (("e" in found.lower()) and len(re.split("[eE]", found)[1]) > 5):
+        if sum(map(str.isdigit, found)) > MAX_DIGITS or len(found.lower().partition("e")[2].lstrip("+-")) > 4:
             raise TooLarge(f"a number has over {MAX_DIGITS} digits or a huge exponent")
         return [Token("number", found, spaced, Fraction(found))]
     if kind == "repeat":

@@ -41,6 +41,8 @@ def read(text: str, thousands: bool = True) -> Node:
     """
     if thousands:
         text = _join_thousands(text)
+    if (based := re.fullmatch(r"\(?([0-9A-F]*[A-F][0-9A-F]*)\)?_\{?(\d+)\}?", text)) is not None:
+        return Node("based", (), (based[1], based[2]))
     tokens = tokenize(text)
     if len(tokens) > MAX_TOKENS:
         raise TooLarge(f"the answer has over {MAX_TOKENS} parts")
@@ -90,6 +92,12 @@ class _Parser:
             return True
         return False
 
+    def closes(self, closers: tuple[str, ...]) -> bool:
+        """A closer comes next; "[" is one (French: [a, b[) only at the end or before a set operation."""
+        if self.sees("["):
+            return "[" in closers and (self.ahead().kind == "end" or self.ahead().text in ("cup", "cap", "setminus"))
+        return self.sees(*closers)
+
     def expect(self, text: str) -> None:
         if not self.takes(text):
             raise Unreadable(f"expected {text!r}, found {self.next.text!r}")
@@ -111,7 +119,7 @@ class _Parser:
             raise TooLarge(f"nested over {MAX_DEPTH} deep")
         groups: list[list[Node]] = [[]]
         semicolons = separators = 0
-        while self.next.kind != "end" and not self.sees(*closers):
+        while self.next.kind != "end" and not self.closes(closers):
             groups[-1].append(self.element(closers))
             between = 0
             while self.next.kind == "separator" or self.sees(",", ";"):
@@ -121,7 +129,7 @@ class _Parser:
                     semicolons += 1
                     groups.append([])
             separators += between > 0
-            if not between and self.next.kind != "end" and not self.sees(*closers):
+            if not between and self.next.kind != "end" and not self.closes(closers):
                 raise Unreadable(f"{self.next.text!r} is out of place")
         self.depth -= 1
         groups = [group for group in groups if group]
@@ -235,7 +243,7 @@ class _Parser:
             if token.text == "|":
                 return not self.bars
             if token.text == "[":
-                return self.ahead().kind != "end" and self.ahead().text not in ("cup", ",", "and", "cap", ")")
+                return not self.closes(("[",))
             return token.text in ("(", "{", "\\{") and not (token.text == "(" and self.ahead().text == "mod")
         return token.kind == "command" and (
             token.text in FUNCTIONS or token.text in _GREEK or token.text in _ACCENTS or token.text in _OPERATORS_WITH_BOUNDS

@@ -6,6 +6,9 @@ This runs in a worker process under limits (`worker`); nothing here may be calle
 from __future__ import annotations
 
 import contextlib
+import importlib
+import logging
+import pkgutil
 import re
 from fractions import Fraction
 from functools import cache
@@ -111,14 +114,18 @@ def _parse(text: str) -> Any:
 
 @cache
 def _converter() -> Any:
-    from latex2sympy2_extended.latex2sympy2 import ConversionConfig, _Latex2Sympy
+    from latex2sympy2_extended import latex2sympy2
     from sympy import Rational
 
-    class Converter(_Latex2Sympy):
-        def parse_number(self, text: str) -> Any:
-            return Rational(*Fraction(text.replace(",", "")).as_integer_ratio())
+    def number(text: str) -> Any:
+        return Rational(*Fraction(text.replace(",", "").replace(" ", "")).as_integer_ratio())
 
-    return Converter(is_real=None, config=ConversionConfig(lowercase_symbols=False))
+    class Converter(latex2sympy2._Latex2Sympy):
+        def parse_number(self, text: str) -> Any:
+            return number(text)
+
+    latex2sympy2.convert_number = number
+    return Converter(is_real=None, config=latex2sympy2.ConversionConfig(lowercase_symbols=False))
 
 
 def _same_size(gold: Any, answer: Any) -> bool:
@@ -135,8 +142,46 @@ WARM_UP = [
 ]  # fmt: skip
 
 
+class _Monomials:
+    """What sympy's polynomials do with exponents, as plain functions: sympy makes its own from text, by exec."""
+
+    def __init__(self, variables: int) -> None:
+        pass
+
+    def mul(self) -> Any:
+        return lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True))
+
+    def pow(self) -> Any:
+        return lambda a, k: tuple(x * k for x in a)
+
+    def mulpow(self) -> Any:
+        return lambda a, b, k: tuple(x + y * k for x, y in zip(a, b, strict=True))
+
+    def ldiv(self) -> Any:
+        return lambda a, b: tuple(x - y for x, y in zip(a, b, strict=True))
+
+    def div(self) -> Any:
+        return lambda a, b: None if any(x < y for x, y in zip(a, b, strict=True)) else tuple(x - y for x, y in zip(a, b, strict=True))
+
+    def lcm(self) -> Any:
+        return lambda a, b: tuple(map(max, a, b))
+
+    def gcd(self) -> Any:
+        return lambda a, b: tuple(map(min, a, b))
+
+
 def warm_up() -> None:
-    """Import and use everything once, so that nothing is loaded when answers are read."""
+    """Import and use everything once, so that nothing is loaded when answers are read, and take code from text out of sympy."""
+    import sympy.physics.units
+    import sympy.polys.rings
+    import sympy.sets.handlers
+    import sympy.sets.setexpr
+
+    for module in pkgutil.iter_modules(sympy.sets.handlers.__path__):
+        importlib.import_module(f"sympy.sets.handlers.{module.name}")
+
+    sympy.polys.rings.MonomialOps = _Monomials
+    logging.getLogger("math_verify").setLevel(logging.CRITICAL)  # it warns that its time-outs are off: the worker has its own
     for gold, answer in WARM_UP:
         decide(gold, answer)
         for text in (gold, answer):

@@ -1,0 +1,131 @@
+"""Each rule of the normaliser removes what it should, and nothing else would: without it the text stays different."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+import pytest
+
+from tutelage.grading import normalize as rules
+from tutelage.grading.normalize import normalize
+
+RULE_EXAMPLES = [
+    (rules.unicode_symbols, "½", r"\frac{1}{2}"),
+    (rules.unicode_symbols, "3²", "3^{2}"),
+    (rules.unicode_symbols, "x⁻¹₀", "x^{-1}_{0}"),
+    (rules.unicode_symbols, "√2", r"\sqrt 2"),
+    (rules.unicode_symbols, "−3", "-3"),
+    (rules.unicode_symbols, "2 × 3 ⋅ 4", r"2 \times 3 \cdot 4"),
+    (rules.unicode_symbols, "θ", r"\theta"),
+    (rules.unicode_symbols, "Δ", r"\Delta"),
+    (rules.unicode_symbols, "１２", "12"),
+    (rules.unicode_symbols, "0.3\u0305", r"0.\overline{3}"),
+    (rules.unicode_symbols, "𝑥", "x"),
+    (rules.escapes, r"\\frac{1}{2}", r"\frac{1}{2}"),
+    (rules.escapes, "\frac{1}{2}", r"\frac{1}{2}"),
+    (rules.escapes, "2 \times 3", r"2 \times 3"),
+    (rules.escapes, "\boxed{7}", "7"),
+    (rules.escapes, "185\\", "185"),
+    (rules.html_markup, "<b>7</b>", "7"),
+    (rules.html_markup, "x<sup>2</sup>", "x^{2}"),
+    (rules.html_markup, "x<sub>1</sub>", "x_{1}"),
+    (rules.html_markup, "2 &times; 3", r"2 \times 3"),
+    (rules.html_markup, "x &lt; 3", "x < 3"),
+    (rules.lines, "1\n2\n3", "1, 2, 3"),
+    (rules.lines, "- 1\n- 2", "1, 2"),
+    (rules.latex_synonyms, r"\dfrac12", r"\frac12"),
+    (rules.wrappers, "$7$", "7"),
+    (rules.wrappers, r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+    (rules.wrappers, r"\boxed{2} and \boxed{3}", "2, 3"),
+    (rules.wrappers, r"$x$ and $y$", "x and y"),
+    (rules.wrappers, r"\text{east}", "east"),
+    (rules.wrappers, "The answer is 7.", "7"),
+    (rules.wrappers, "Final answer: 7", "7"),
+    (rules.wrappers, "The area of the circle is 7", "7"),
+    (rules.wrappers, "about 7", "7"),
+    (rules.wrappers, "7.", "7"),
+    (rules.wrappers, r"$\boxed{\text{east}}$.", "east"),
+    (rules.spaces, "1 000 000", "1000000"),
+    (rules.spaces, "x  +  1", "x + 1"),
+]
+
+
+@pytest.mark.parametrize(("rule", "text", "normal"), RULE_EXAMPLES)
+def test_each_rule_is_needed(rule, text, normal, monkeypatch):
+    assert normalize(text) == normal
+    monkeypatch.setattr(rules, "RULES", [other for other in rules.RULES if other is not rule])
+    assert normalize(text) != normal
+
+
+def test_every_rule_has_an_example():
+    assert {rule for rule, _, _ in RULE_EXAMPLES} == set(rules.RULES)
+
+
+SYNONYM_EXAMPLES = [
+    (r"\left(1, 2\right)", "(1, 2)"),
+    (r"11,\! 111", "11,111"),
+    (r"1\quad 2", "1 2"),
+    (r"2,\quadx", "2, x"),
+    (r"a\;b", "a b"),
+    (r"1\,000", "1,000"),
+    (r"x\,000", "x 000"),
+    (r"12^{\text{th}}", r"12\text{th}"),
+    (r"\tfrac12", r"\frac12"),
+    (r"\dbinom{4}{2}", r"\binom{4}{2}"),
+    ("1{,}000", "1,000"),
+    (r"x \geq 1", r"x \ge 1"),
+    (r"x \leq 1", r"x \le 1"),
+    (r"x \neq 1", r"x \ne 1"),
+    (r"x \lt 1", "x < 1"),
+    (r"90^{\circ}", r"90\degree"),
+    (r"\operatorname{lcm}(a)", r"\lcm (a)"),
+    (r"0.\bar 3", r"0.\overline 3"),
+    ("0.333...", r"0.333\ldots"),
+]
+
+
+@pytest.mark.parametrize("index", range(len(rules._COMPILED)))
+def test_each_synonym_is_needed(index, monkeypatch):
+    text, normal = SYNONYM_EXAMPLES[index]
+    assert normalize(text) == normal
+    monkeypatch.setattr(rules, "_COMPILED", rules._COMPILED[:index] + rules._COMPILED[index + 1 :])
+    assert normalize(text) != normal
+
+
+@pytest.mark.parametrize("pair", rules._PAIRS)
+def test_each_wrapper_is_taken_off(pair, monkeypatch):
+    text = f"{pair[0]}7{pair[1]}"
+    assert normalize(text) == "7"
+    monkeypatch.setattr(rules, "_PAIRS", ())
+    assert normalize(text) != "7"
+
+
+@pytest.mark.parametrize("symbol", rules._SYMBOLS)
+def test_each_symbol_becomes_latex_or_ascii(symbol, monkeypatch):
+    text = f"1{symbol}2"
+    with_symbol = normalize(text)
+    assert with_symbol.isascii()
+    monkeypatch.setattr(rules, "_SYMBOLS", {})
+    assert normalize(text) != with_symbol or unicodedata.normalize("NFKC", symbol).isascii()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1,-2",
+        "[1,2)",
+        r"\{1,2\}",
+        r"x^2 - 1",
+        "Yes!",
+        "0.5",
+        "1 1/2",
+        "a < b > c",
+        r"\begin{pmatrix}1\\2\end{pmatrix}",
+        "$5 and $6",
+        "f(x) = 2x",
+        "5 * 3 * 2",
+    ],
+)
+def test_what_carries_meaning_stays(text):
+    assert re.sub(r"\s", "", normalize(text)) == re.sub(r"\s", "", text)
