@@ -6,7 +6,9 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from tutelage.grading.expressions import equal_expressions, is_scalar
 from tutelage.grading.tree import CONSTANTS, Node, kinds_of, symbols_of
+from tutelage.grading.values import Undefined, as_mpf, evaluate
 
 
 def simplify(node: Node) -> Node:
@@ -15,7 +17,7 @@ def simplify(node: Node) -> Node:
         return simplify(node.args[0])
     if node.kind == "matrix":
         return Node("matrix", tuple(tuple(simplify(entry) for entry in row) for row in node.args), node.value)
-    if node.kind in ("list", "set", "sequence", "union", "intersection", "setminus", "quantity"):
+    if node.kind in ("list", "set", "sequence", "union", "intersection", "setminus", "quantity", "builder", "residue"):
         parts = tuple(simplify(part) for part in node.args)
         if node.kind == "quantity" and parts[0].kind == "quantity":  # \$5 million: the inner unit stays
             return Node("quantity", parts[0].args, f"{parts[0].value} {node.value}")
@@ -28,27 +30,36 @@ def simplify(node: Node) -> Node:
 
 
 def _simplify_relation(node: Node) -> Node:
-    """x = 1/3 ≈ 0.333 → x = 1/3; z = 1 + 1 = 2 → z = 2; 5 = x → x = 5; x ∈ [1, 2) stays as its set with its name."""
+    """x = 1/3 ≈ 0.333 → x = 1/3; z = 1 + 1 = 2 → z = 2; 9/4 = 2.25 → 9/4; a = b = 1 → a = 1, b = 1; 5 = x → x = 5."""
     members, operators = [simplify(part) for part in node.args], list(node.value)
     while operators and operators[-1] == "~" and (len(operators) > 1 or name_of(members[0]) is None):
+        if not _about(members[-2], members[-1]):
+            return node
         operators.pop()
         members.pop()
     if not operators:
         return members[0]
     operators = ["=" if operator == "~" else operator for operator in operators]
     if set(operators) == {"="}:
-        if len(members) == 2 and name_of(members[0]) is None and name_of(members[1]) is not None:
-            members.reverse()
-        if name_of(members[0]) is not None or all(not symbols_of(member) for member in members):
-            first = next((member for member in members if name_of(member) is not None), members[0])
-            members, operators = [first, members[-1]], ["="]
-    if (
-        operators == ["="]
-        and all(member.kind == "sequence" for member in members)
-        and len(members[0].args) == len(members[1].args)
-    ):
-        pass  # (x, y) = (1, 2) keeps its tuple of names
+        names = [member for member in members if name_of(member) is not None]
+        values = [member for member in members if name_of(member) is None]
+        if len(names) == 1 and values:
+            members, operators = [names[0], values[-1]], ["="]
+        elif len(names) > 1 and values and not symbols_of(values[-1]):
+            return Node("list", tuple(Node("relation", (name, values[-1]), ("=",)) for name in names), "and")
+        elif not names and not any(symbols_of(member) for member in members):
+            same = all(is_scalar(member) and equal_expressions(members[0], member) for member in members[1:])
+            return members[0] if same else node
     return Node("relation", tuple(members), tuple(operators))
+
+
+def _about(a: Node, b: Node) -> bool:
+    """Two numbers within a tenth of each other, or two things of which one is no number."""
+    try:
+        x, y = (as_mpf(evaluate(node)) for node in (a, b))
+    except Undefined:
+        return True
+    return bool(abs(x - y) <= abs(x) / 10)
 
 
 def _matrix_arithmetic(node: Node) -> Node:
@@ -120,8 +131,9 @@ def name_of(node: Node) -> str | None:
     match node.kind:
         case "symbol":
             return None if node.value in CONSTANTS and node.value != "e" else str(node.value)
-        case "apply":
-            return f"{node.args[0].value}()"
+        case "apply":  # f(x) by its head alone, f(2) and f(x + 1) with what they are taken of
+            plain_symbol = len(node.args) == 2 and node.args[1].kind == "symbol" and node.args[1].value not in CONSTANTS
+            return f"{node.args[0].value}()" if plain_symbol else f"{node.args[0].value}({node.args[1:]!r})"
         case "multiply":
             parts = [name_of(part) for part in node.args]
             whole = "".join(part or "?" for part in parts)
@@ -146,3 +158,25 @@ def assignment(node: Node) -> tuple[str, Node] | None:
     if node.kind == "relation" and node.value == ("=",) and (name := name_of(node.args[0])) is not None:
         return name, node.args[1]
     return None
+
+
+def renamed(node: Any, names: dict[str, str]) -> Any:
+    """The tree with other names for some symbols."""
+    if isinstance(node, tuple):
+        return tuple(renamed(part, names) for part in node)
+    if not isinstance(node, Node):
+        return node
+    if node.kind == "symbol":
+        return Node("symbol", (), names.get(node.value, node.value))
+    return Node(node.kind, tuple(renamed(part, names) for part in node.args), node.value, node.places)
+
+
+def parameters(node: Node) -> dict[str, str]:
+    """Neutral names for the letters of k ∈ ℤ: which letter counts through the solutions does not matter."""
+    found = [
+        part.args[0].value
+        for part in node.args
+        if isinstance(part, Node) and part.kind == "relation" and part.value == ("in",) and part.args[0].kind == "symbol"
+        and part.args[1].kind == "symbol" and part.args[1].value.startswith("mathbb")
+    ]  # fmt: skip
+    return {name: f"n•{index}" for index, name in enumerate(found)}

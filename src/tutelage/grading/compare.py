@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from typing import Any
 
-from tutelage.grading.canonical import assignment, expand, name_of, shape, simplify
+from tutelage.grading.canonical import assignment, expand, name_of, parameters, renamed, shape, simplify
 from tutelage.grading.expressions import constant_factor, equal_expressions, is_scalar
 from tutelage.grading.regions import FLIPPED, as_interval, flat_union, same_region
 from tutelage.grading.tree import Node, kinds_of, symbols_of
@@ -20,8 +21,12 @@ def equal(gold: Node, answer: Node) -> bool:
     Raises:
         TooLarge: a limit of evaluation was met.
     """
-    gold, answer = (expand(simplify(node)) for node in (gold, answer))
-    return _equal(gold, answer)
+    gold, answer = (_neutral(expand(simplify(node))) for node in (gold, answer))
+    sides = [
+        node.args[0] if node.kind in ("list", "set") and len(node.args) == 1 and other.kind not in ("list", "set", "sequence") else node
+        for node, other in ((gold, answer), (answer, gold))
+    ]  # fmt: skip
+    return _equal(sides[0], sides[1])
 
 
 def has_opaque(node: Node) -> bool:
@@ -29,41 +34,74 @@ def has_opaque(node: Node) -> bool:
     return any(kind == "opaque" and value != "mod" for kind, value in kinds_of(node))
 
 
+def _neutral(node: Node) -> Node:
+    """x = kπ, k ∈ ℤ and {2k : k ∈ ℤ} with neutral names for the letters that only count."""
+    if node.kind in ("list", "set"):
+        node = Node(node.kind, tuple(_neutral(part) for part in node.args), node.value)
+    if node.kind == "builder" and node.args[0].kind == "symbol":
+        return renamed(node, {node.args[0].value: "x•"})
+    return renamed(node, parameters(node)) if node.kind in ("list", "builder") else node
+
+
 def _same_name(a: str, b: str) -> bool:
-    """The same quantity: f(x) and f(n), f(x) and y, the same letters in either case of spacing."""
-    if a == b:
-        return True
-    functions = [name.endswith("()") for name in (a, b)]
-    return any(functions) and (all(functions) or {a, b} & {"y", "Y"} != set())
+    """The same quantity: f(x) and f(n) have one head; a function may also be called y."""
+    return a == b or {a, b} in ({"y", "f()"}, {"y", "g()"}, {"y", "h()"})
 
 
 def _equal(gold: Node, answer: Node) -> bool:
     if gold == answer and gold.places == answer.places:
         return True
-    for a, b in ((gold, answer), (answer, gold)):
-        if a.kind == "quantity":
-            return _equal_quantity(gold, answer)
-        if a.kind in ("list", "set") and len(a.args) == 1 and b.kind not in ("list", "set"):
-            return _equal(gold.args[0], answer) if a is gold else _equal(gold, answer.args[0])
-    if "relation" in (gold.kind, answer.kind):
+    kinds = (gold.kind, answer.kind)
+    if "quantity" in kinds:
+        return _equal_quantity(gold, answer)
+    if "relation" in kinds:
         return _equal_relations(gold, answer)
-    if "list" in (gold.kind, answer.kind) or "set" in (gold.kind, answer.kind):
+    if "list" in kinds or "set" in kinds:
         return _equal_collections(gold, answer)
-    region_kinds = ("union", "intersection", "setminus")
-    if gold.kind in region_kinds or answer.kind in region_kinds or {gold.kind, answer.kind} == {"sequence", "symbol"}:
+    if "builder" in kinds:
+        return _equal_builders(gold, answer)
+    if {*kinds} & {"union", "intersection", "setminus"} or {*kinds} == {"sequence", "symbol"}:
         return _equal_regions(gold, answer)
-    if gold.kind == "sequence" or answer.kind == "sequence":
+    if "sequence" in kinds:
         return _equal_sequences(gold, answer)
-    if "matrix" in (gold.kind, answer.kind):
-        return (
-            gold.kind == answer.kind and gold.value == answer.value and shape(gold) == shape(answer)
-            and all(_equal(a, b) for row, other in zip(gold.args, answer.args, strict=True) for a, b in zip(row, other, strict=True))
-        )  # fmt: skip
-    if "based" in (gold.kind, answer.kind):
+    if "matrix" in kinds:
+        return _equal_matrices(gold, answer)
+    if "based" in kinds:
         return _equal_based(gold, answer)
-    if gold.kind == answer.kind == "ratio":
+    if "residue" in kinds:
+        return _equal_residues(gold, answer)
+    if kinds == ("ratio", "ratio"):
         return len(gold.args) == len(answer.args) and proportional_parts(gold.args, answer.args)
     return equal_expressions(gold, answer)
+
+
+def _equal_matrices(gold: Node, answer: Node) -> bool:
+    """Entry by entry; the cases of a definition have no order."""
+    if gold.kind != answer.kind or gold.value != answer.value or shape(gold) != shape(answer):
+        return False
+    rows = [tuple(Node("sequence", row, ("(", ")")) for row in node.args) for node in (gold, answer)]
+    return _unordered(*rows) if gold.value == "cases" else all(map(_ordered, gold.args, answer.args))
+
+
+def _equal_residues(gold: Node, answer: Node) -> bool:
+    """2 (mod 5) is 7 (mod 5), and nothing in another modulus."""
+    if gold.kind != answer.kind or not _equal(gold.args[1], answer.args[1]):
+        return False
+    difference = Node("add", (gold.args[0], Node("negate", (answer.args[0],))))
+    zero = Node("number", (), Fraction(0))
+    return equal_expressions(Node("opaque", (difference, gold.args[1]), "mod"), zero) or _equal(gold.args[0], answer.args[0])
+
+
+def _equal_builders(gold: Node, answer: Node) -> bool:
+    """{x | x > 3} is a region of the real line; any other is the same when its element and its conditions are."""
+    if gold.kind == answer.kind:
+        return _equal(gold.args[0], answer.args[0]) and _unordered(gold.args[1:], answer.args[1:])
+    builder, other = (gold, answer) if gold.kind == "builder" else (answer, gold)
+    element, *conditions = builder.args
+    if element.kind == "relation" and element.value == ("in",) and element.args[1] == Node("symbol", (), "mathbb R"):
+        element = element.args[0]
+    real = len(conditions) == 1 and element.kind == "symbol" and conditions[0].kind == "relation"
+    return real and symbols_of(conditions[0]) == {element.value} and _equal_regions(conditions[0], other)
 
 
 def _ordered(gold: tuple[Node, ...], answer: tuple[Node, ...]) -> bool:
@@ -95,16 +133,17 @@ def _equal_collections(gold: Node, answer: Node) -> bool:
     """Bare lists and sets have no order, tuples have; named values are compared by their names."""
     if max(len(gold.args), len(answer.args)) > MAX_ELEMENTS:
         return False
+    if any(_is_condition(node) for node in (gold, answer)):
+        return _equal_regions(gold, answer)
     named = [_named_values(node) for node in (gold, answer)]
     by_name = [values if values is not None and len(dict(values)) == len(values) else None for values in named]
-    if by_name[0] is not None and by_name[1] is not None and len(by_name[0]) > 1:
+    if by_name[0] is not None and by_name[1] is not None and max(map(len, by_name)) > 1:
         return _equal_named(by_name[0], by_name[1])
     if (by_name[0] is None) != (by_name[1] is None) and not _one_family(by_name[0] or by_name[1] or []):
-        values = [
-            tuple(value for _, value in pairs) if pairs is not None else _elements(node)
-            for pairs, node in zip(by_name, (gold, answer), strict=True)
-        ]
-        return _ordered(values[0], values[1])
+        return _equal_named_and_bare(by_name, gold, answer)
+    names = [{pair[0] for pair in map(assignment, _elements(node)) if pair is not None} for node in (gold, answer)]
+    if all(names) and names[0] != names[1] and len({re.split("_|'", name)[0] for side in names for name in side}) > 1:
+        return False
     items = [_unnamed(node) for node in (gold, answer)]
     kinds = {gold.kind, answer.kind}
     if kinds <= {"list", "set"}:
@@ -114,10 +153,29 @@ def _equal_collections(gold: Node, answer: Node) -> bool:
     other = answer if gold.kind in ("list", "set") else gold
     if other.kind == "sequence" and (other.value == ("(", ")") or (other.value == ("[", "]") and len(other.args) != 2)):
         return _ordered(*items)
-    if other.kind == "matrix":
-        return False
-    region = {"union", "setminus", "intersection"}
-    return other.kind in region and _equal_regions(gold, answer)
+    return other.kind in ("union", "setminus", "intersection") and _equal_regions(gold, answer)
+
+
+def _is_condition(node: Node) -> bool:
+    """x > 2 and x < 4: a list of inequalities is a region."""
+    return node.kind == "list" and all(
+        part.kind == "relation" and set(part.value) <= {"<", ">", "<=", ">=", "!="} for part in node.args
+    )
+
+
+def _equal_named_and_bare(by_name: list[list[tuple[str, Node]] | None], gold: Node, answer: Node) -> bool:
+    """x = 3, y = 2 and (3, 2): by the order of the names where those are letters, else by the order in which they stand."""
+    sides = []
+    for pairs, node in zip(by_name, (gold, answer), strict=True):
+        if pairs is None:
+            sides.append(_elements(node))
+            continue
+        letters = all(len(name) == 1 for name, _ in pairs)
+        sides.append(tuple(value for _, value in (sorted(pairs, key=lambda pair: pair[0]) if letters else pairs)))
+    if len(sides[0]) == 1 or len(sides[1]) == 1:  # a = b = 5 and 5
+        one, many = sorted(sides, key=len)
+        return len(one) == 1 and all(_equal(one[0], value) for value in many)
+    return _ordered(sides[0], sides[1])
 
 
 def _elements(node: Node) -> tuple[Node, ...]:
@@ -125,20 +183,20 @@ def _elements(node: Node) -> tuple[Node, ...]:
 
 
 def _unnamed(node: Node) -> tuple[Node, ...]:
-    """The elements without their names; a group of named values (p = 5, q = 2) becomes a tuple."""
-    plain = []
+    """The elements without their names; named values that repeat their names (x = 1, y = 2 or x = 3, y = 4) become tuples."""
+    plain: list[Node] = []
+    pairs = _named_values(node)
+    if pairs is not None and 1 < len(dict(pairs)) < len(pairs):
+        width = len(dict(pairs))
+        groups = [sorted(pairs[start : start + width], key=lambda pair: pair[0]) for start in range(0, len(pairs), width)]
+        return tuple(Node("sequence", tuple(value for _, value in group), ("(", ")")) for group in groups)
     for element in _elements(node):
         if element.kind == "list" and (pairs := _named_values(element)) is not None:
             element = Node("sequence", tuple(value for _, value in pairs), ("(", ")"))
         elif (pair := assignment(element)) is not None:
             element = pair[1]
-        plain.append(element)
-    flat = [
-        part
-        for element in plain
-        for part in (element.args if element.kind in ("list", "set") and node.kind == "list" else (element,))
-    ]
-    return tuple(flat)
+        plain += element.args if element.kind in ("list", "set") and node.kind == "list" else (element,)
+    return tuple(plain)
 
 
 def _named_values(node: Node) -> list[tuple[str, Node]] | None:
@@ -214,7 +272,9 @@ def _in_base(node: Node) -> tuple[Any, ...]:
 
 def _equal_quantity(gold: Node, answer: Node) -> bool:
     """A unit may be left out, but two units must be the same."""
-    units = [unit_of(node.value) if node.kind == "quantity" else None for node in (gold, answer)]
+    units = [
+        unit_of(node.value) if node.kind == "quantity" else "degree" if node.kind == "degree" else None for node in (gold, answer)
+    ]
     if units[0] and units[1] and units[0] != units[1]:
         return False
     inner = [node.args[0] if node.kind == "quantity" else node for node in (gold, answer)]
@@ -224,19 +284,17 @@ def _equal_quantity(gold: Node, answer: Node) -> bool:
 def _equal_relations(gold: Node, answer: Node) -> bool:
     named = [assignment(node) for node in (gold, answer)]
     if named[0] is not None and named[1] is not None:
-        if _same_name(named[0][0], named[1][0]):
-            return _equal(named[0][1], named[1][1])
-        if symbols_of(named[0][1]) or symbols_of(named[1][1]):
-            return _equal_equations(gold, answer)
-        return False
+        return _equal_assignments(gold, answer, named[0], named[1])
     for pair, node, other in ((named[0], gold, answer), (named[1], answer, gold)):
         if pair is not None and other.kind != "relation":
-            if other.kind == "list" or (other.kind == "sequence" and node.args[0].kind == "sequence"):
-                return _equal_collections(gold, answer) if other.kind == "list" else _equal_as(node is gold, pair[1], other)
+            if other.kind == "list":
+                return _equal_collections(gold, answer)
             return _equal_as(node is gold, pair[1], other)
     membership = [_membership(node) for node in (gold, answer)]
     if membership[0] is not None or membership[1] is not None:
         sides = [inner or node for inner, node in zip(membership, (gold, answer), strict=True)]
+        if {side.kind for side in sides} == {"set", "sequence"}:
+            return False
         return _equal(sides[0], sides[1])
     if gold.kind == answer.kind == "relation":
         if set(gold.value) | set(answer.value) <= {"="}:
@@ -246,8 +304,29 @@ def _equal_relations(gold: Node, answer: Node) -> bool:
         return _equal_inequalities(gold, answer) or _equal_regions(gold, answer)
     relation, other = (gold, answer) if gold.kind == "relation" else (answer, gold)
     if set(relation.value) & {"<", ">", "<=", ">=", "!="}:
+        if other.kind == "builder":
+            return _equal_builders(gold, answer)
         return other.kind in ("sequence", "union", "setminus", "intersection", "list", "set") and _equal_regions(gold, answer)
     return False
+
+
+def _equal_assignments(gold: Node, answer: Node, first: tuple[str, Node], second: tuple[str, Node]) -> bool:
+    """x = 5 and x = 5.0, f(x) = 2x and f(t) = 2t; under two names only as one equation (x = 2y and y = x/2)."""
+    if _same_name(first[0], second[0]):
+        variables = [_argument_of(node.args[0]) for node in (gold, answer)]
+        if all(variables) and variables[0] != variables[1]:
+            return _equal(renamed(first[1], {variables[0]: "x•"}), renamed(second[1], {variables[1]: "x•"}))
+        return _equal(first[1], second[1])
+    if {first[0][0], second[0][0]} == {"("}:  # (x, y) = (1, 2) and (y, x) = (2, 1)
+        pairs = [_named_values(node) for node in (gold, answer)]
+        return pairs[0] is not None and pairs[1] is not None and _equal_named(pairs[0], pairs[1])
+    return bool(symbols_of(first[1]) or symbols_of(second[1])) and _equal_equations(gold, answer)
+
+
+def _argument_of(name: Node) -> str:
+    """The x of f(x)."""
+    plain = name.kind == "apply" and len(name.args) == 2 and name.args[1].kind == "symbol"
+    return str(name.args[1].value) if plain else ""
 
 
 def _equal_as(gold_is_named: bool, value: Node, other: Node) -> bool:

@@ -6,7 +6,7 @@ from fractions import Fraction
 from typing import Any
 
 from tutelage.grading.tree import Node, kinds_of, symbols_of
-from tutelage.grading.values import DIGITS, MANY_DIGITS, Undefined, as_mpf, close, evaluate, is_real, points
+from tutelage.grading.values import DIGITS, MANY_DIGITS, Undefined, as_mpf, close, evaluate, is_finite, is_real, points
 
 
 def is_scalar(node: Node) -> bool:
@@ -15,6 +15,10 @@ def is_scalar(node: Node) -> bool:
     return not kinds & {"relation", "list", "set", "matrix", "union", "intersection", "setminus", "plusminus"} and not (
         node.kind == "sequence" and len(node.args) > 1
     )
+
+
+DISCRETE = ("lfloor", "lceil", "floor", "ceil", "binom", "mod", "gcd", "lcm", "sum", "prod")
+"""Functions of whole numbers: two of them may agree between the whole numbers and differ there, or the other way round."""
 
 
 def equal_expressions(gold: Node, answer: Node) -> bool:
@@ -49,10 +53,11 @@ def _same_function(a: Node, b: Node, log_base: int | None) -> bool:
     names = symbols_of(a) | symbols_of(b)
     if not names:
         return _same_constant(a, b, log_base)
+    whole = any(kind == "factorial" or value in DISCRETE for node in (a, b) for kind, value in kinds_of(node))
     complex_values = any(node_value == "i" for node in (a, b) for _, node_value in kinds_of(node))
     for real_only in (True, False) if not complex_values else (False,):
         used = 0
-        for at in points(names, 30):
+        for at in points(names, 30, whole):
             try:
                 x, y = evaluate(a, at, log_base=log_base), evaluate(b, at, log_base=log_base)
             except Undefined:
@@ -109,27 +114,36 @@ def _nearly(a: Any, b: Any) -> bool:
     if isinstance(a, Fraction) and isinstance(b, Fraction):
         return a == b
     x, y = as_mpf(a), as_mpf(b)
+    if not is_finite(x) or not is_finite(y):
+        return bool(x == y)
     return bool(abs(x - y) <= 10**-30 * max(abs(x), abs(y)) or abs(x - y) <= 10**-42)
 
 
 def _rounds_to(gold: Node, answer: Node) -> bool:
-    """The stated tolerance. A reference written as a decimal with at least three digits is met by what rounds to it; an exact
-    reference is met by a decimal only when that has twelve digits or more and is its rounding, as a machine prints a number."""
+    """The stated tolerance. A reference written as a decimal with at least three digits is met by an exact answer that has no
+    finite decimal and rounds to it; an exact reference is met by a decimal only when that has twelve digits or more and is its
+    rounding, as a machine prints a number."""
+    if symbols_of(gold) or symbols_of(answer) or (_literal(gold) is None) == (_literal(answer) is None):
+        return False
+    decimal, exact, digits = (gold, answer, 3) if _literal(gold) is not None else (answer, gold, 12)
     try:
-        x, y = evaluate(gold), evaluate(answer)
+        x, y = evaluate(decimal), evaluate(exact)
     except Undefined:
         return False
-    if not is_real(x) or not is_real(y) or symbols_of(gold) or symbols_of(answer):
+    if not (is_real(y) and is_finite(y)) or _significant(decimal) < digits or (isinstance(y, Fraction) and _terminates(y)):
         return False
-    places, number = _decimal_places(gold), gold
-    if places is None:
-        places, number = _decimal_places(answer), answer
-        if places is None or _significant(number) < 12:
-            return False
-    elif _significant(number) < 3 or (_decimal_places(answer) or 99) <= places:
-        return False
-    half = Fraction(1, 2 * 10**places) * _scale(number)
+    places = _decimal_places(decimal) or 0
+    half = Fraction(1, 2 * 10**places) * _scale(decimal)
     return bool(abs(as_mpf(x) - as_mpf(y)) <= as_mpf(half) * (1 + 10**-9))
+
+
+def _terminates(number: Fraction) -> bool:
+    """A finite decimal writes it."""
+    rest = number.denominator
+    for prime in (2, 5):
+        while rest % prime == 0:
+            rest //= prime
+    return rest == 1
 
 
 def _literal(node: Node) -> Node | None:

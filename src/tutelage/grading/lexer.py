@@ -22,8 +22,8 @@ _SAME_FUNCTION = {
 _SAME_SYMBOL = {
     "inf": "infty", "infinity": "infty", "oo": "infty", "varnothing": "emptyset", "varphi": "phi", "varepsilon": "epsilon",
     "vartheta": "theta", "phi": "phi", "union": "cup", "bigcup": "cup", "backslash": "setminus", "ast": "cdot",
-    "star": "cdot", "lbrace": "{", "rbrace": "}", "lvert": "|", "rvert": "|", "vert": "|", "land": "and", "lor": "or",
-    "wedge": "and", "vee": "or", "iff": "equiv", "simeq": "approx", "thickapprox": "approx", "lbrack": "[", "rbrack": "]",
+    "star": "cdot", "lbrace": "{", "rbrace": "}", "lvert": "|", "rvert": "|", "vert": "|",
+    "iff": "equiv", "simeq": "approx", "thickapprox": "approx", "lbrack": "[", "rbrack": "]",
 }  # fmt: skip
 _PLAIN_NAMES = FUNCTIONS | set(_SAME_FUNCTION) | {
     "sqrt", "cbrt", "root", "pi", "theta", "alpha", "beta", "gamma", "delta", "lambda", "phi", "omega", "sigma", "infinity", "inf",
@@ -129,7 +129,9 @@ def _text_tokens(inner: str, whole: str, spaced: bool, before: list[Token]) -> l
         return []
     if single and not (follows_value and inner not in "eidx"):
         return [Token("symbol", inner, spaced)]
-    if not single and (inner in _PLAIN_NAMES or not re.search(r"[A-Za-z]{2}", inner)):
+    if not single and (
+        inner in _PLAIN_NAMES or (not re.search(r"[A-Za-z]{2}", inner) and not (follows_value and inner[0].isalpha()))
+    ):
         return tokenize(inner)[:-1]
     return [Token("text", inner, spaced)]
 

@@ -78,7 +78,7 @@ def html_markup(text: str) -> str:
 
 _PAIRS = (
     ("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("__", "__"), ("```", "```"), ("`", "`"),
-    ("*", "*"), ('"', '"'),
+    ("*", "*"), ('"', '"'), ("'", "'"),
 )  # fmt: skip
 _COMMAND = re.compile(
     r"\\(?:boxed|fbox|text|textbf|textit|textrm|textnormal|emph|mathrm|mathbf|mathit|mbox|hbox|bf|rm|ensuremath)\s*\{"

@@ -9,14 +9,15 @@ import re
 from fractions import Fraction
 
 from tutelage.grading.lexer import FUNCTIONS, Token, tokenize
-from tutelage.grading.tree import Node, TooLarge, Unreadable
+from tutelage.grading.tree import Node, TooLarge, Unreadable, symbols_of
+from tutelage.grading.units import MULTIPLES, is_unit
 
 MAX_DEPTH = 60
 MAX_TOKENS = 3_000
 _RELATIONS = {
     "=": "=", "==": "=", ":=": "=", "equiv": "=", "<": "<", ">": ">", "<=": "<=", "le": "<=", ">=": ">=", "ge": ">=",
     "!=": "!=", "<>": "!=", "ne": "!=", "approx": "~", "~": "~", "in": "in", "notin": "notin", "to": "to", "cong": "=",
-    "sim": "~", "=<": "<=", "=>": "implies", "implies": "implies", "Rightarrow": "implies",
+    "=<": "<=", "=>": "implies", "implies": "implies", "Rightarrow": "implies",
 }  # fmt: skip
 _GREEK = {
     "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu", "nu", "xi", "pi",
@@ -27,14 +28,17 @@ _ACCENTS = {
     "overline": "bar", "bar": "bar", "hat": "hat", "widehat": "hat", "vec": "vec", "overrightarrow": "vec", "tilde": "tilde",
     "dot": "dot", "ddot": "ddot", "underline": "underline",
 }  # fmt: skip
+FUNCTION_LETTERS = "fghFGH"
 _OPERATORS_WITH_BOUNDS = {"sum", "prod", "int", "lim", "iint", "oint"}
 _THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?![\d])(?!,\d)")
 
 
-def read(text: str, thousands: bool = True) -> Node:
+def read(text: str, thousands: bool = True, trusted: bool = False) -> Node:
     """The tree of a normalised answer.
 
-    `thousands`: read 1,234 as one number where no bracket holds it; otherwise the comma always separates.
+    Args:
+        thousands: read 1,234 as one number where no bracket holds it; otherwise the comma always separates.
+        trusted: the text is a reference: any words behind a number are its unit.
 
     Raises:
         Unreadable: the grammar does not know the text; TooLarge: it is over a limit.
@@ -47,7 +51,7 @@ def read(text: str, thousands: bool = True) -> Node:
     if len(tokens) > MAX_TOKENS:
         raise TooLarge(f"the answer has over {MAX_TOKENS} parts")
     try:
-        return _Parser(tokens).whole()
+        return _Parser(tokens, trusted).whole()
     except RecursionError:
         raise TooLarge("nested too deep") from None
 
@@ -66,8 +70,11 @@ def _join_thousands(text: str) -> str:
 
 
 class _Parser:
-    def __init__(self, tokens: list[Token]) -> None:
-        self.tokens, self.at, self.depth, self.bars = tokens, 0, 0, 0
+    def __init__(self, tokens: list[Token], trusted: bool) -> None:
+        self.tokens, self.trusted = tokens, trusted
+        self.at = self.depth = self.bars = 0
+        self.junction: str | None = None
+        """The last "and" or "or" that separated elements."""
 
     # --- moving over the tokens
 
@@ -110,7 +117,7 @@ class _Parser:
             raise Unreadable(f"{self.next.text!r} is out of place")
         if not items:
             raise Unreadable("nothing to read")
-        return items[0] if len(items) == 1 else Node("list", tuple(items))
+        return items[0] if len(items) == 1 else Node("list", tuple(items), self.junction)
 
     def items(self, closers: tuple[str, ...] = ()) -> tuple[list[Node], int]:
         """Elements up to a closer or the end, with how many separators stood between; groups of a;b stand as lists of their own."""
@@ -125,6 +132,8 @@ class _Parser:
             while self.next.kind == "separator" or self.sees(",", ";"):
                 token = self.take()
                 between += 1
+                if token.kind == "separator" and token.text.lower() in ("and", "or"):
+                    self.junction = token.text.lower()
                 if token.text == ";":
                     semicolons += 1
                     groups.append([])
@@ -146,13 +155,18 @@ class _Parser:
         return members[0] if not operators else Node("relation", tuple(members), tuple(operators))
 
     def set_expression(self) -> Node:
-        if (name := self.worded_name()) is not None:
+        if (name := self.worded_name() or self.call_before_equals()) is not None:
             return name
         node = self.ratio()
-        while self.sees("cup", "cap", "setminus"):
-            kind = {"cup": "union", "cap": "intersection", "setminus": "setminus"}[self.take().text]
+        while self.sees("cup", "cap", "setminus") or self.sees_letter_union():
+            kind = {"cap": "intersection", "setminus": "setminus"}.get(self.take().text, "union")
             node = Node(kind, (node, self.ratio()))
         return node
+
+    def sees_letter_union(self) -> bool:
+        """(1, 2) U (3, 4)"""
+        before = self.tokens[self.at - 1].text
+        return self.next.text == "U" and before in (")", "]") and self.ahead().text in ("(", "[", "]")
 
     def worded_name(self) -> Node | None:
         """Words before an equals sign: Area = 5."""
@@ -162,6 +176,24 @@ class _Parser:
         if steps and self.ahead(steps).text in ("=", "approx", "~"):
             return Node("symbol", (), " ".join(self.take().text.lower() for _ in range(steps)))
         return None
+
+    def call_before_equals(self) -> Node | None:
+        """W(n) before an equals sign is a function, whatever its letter."""
+        if self.next.kind != "symbol" or self.ahead().text != "(" or self.ahead().spaced:
+            return None
+        depth, end = 0, self.at + 1
+        while end < len(self.tokens):
+            depth += (self.tokens[end].text == "(") - (self.tokens[end].text == ")")
+            if depth == 0:
+                break
+            end += 1
+        if end + 1 >= len(self.tokens) or self.tokens[end + 1].text not in ("=", "approx"):
+            return None
+        head = Node("symbol", (), self.take().text)
+        self.take()
+        arguments, _ = self.items((")",))
+        self.expect(")")
+        return Node("apply", (head, *arguments))
 
     def ratio(self) -> Node:
         parts = [self.sum()]
@@ -181,13 +213,15 @@ class _Parser:
             terms.append(self.signed_term())
         self.depth -= 1
         node = terms[0] if len(terms) == 1 else Node("add", tuple(terms))
-        if self.sees("pmod", "bmod", "mod") or (self.sees("(") and self.ahead().text == "mod"):
+        if self.takes("bmod"):
+            node = Node("opaque", (node, self.sum()), "mod")
+        elif self.sees("pmod", "mod") or (self.sees("(") and self.ahead().text == "mod"):
             closed = self.takes("(")
             self.take()
-            modulus = self.argument() if self.sees("{") else self.sum()
+            modulus = self.argument() if self.sees("{") else self.factor() if not closed else self.sum()
             if closed:
                 self.expect(")")
-            node = Node("opaque", (node, modulus), "mod")
+            node = Node("residue", (node, modulus))
         return self.with_unit(node)
 
     def signed_term(self) -> Node:
@@ -238,7 +272,7 @@ class _Parser:
     def starts_factor(self) -> bool:
         token = self.next
         if token.kind in ("number", "symbol"):
-            return True
+            return not self.sees_letter_union()
         if token.kind == "mark":
             if token.text == "|":
                 return not self.bars
@@ -270,7 +304,8 @@ class _Parser:
     def postfix(self, node: Node) -> Node:
         while True:
             if self.takes("!"):
-                node = Node("factorial", (node,))
+                double = self.takes("!")
+                node = Node("call", (node,), "double factorial") if double else Node("factorial", (node,))
             elif self.takes("%"):
                 node = Node("percent", (node,))
             elif self.takes("degree"):
@@ -325,21 +360,23 @@ class _Parser:
         return node
 
     def symbol(self, name: str) -> Node:
-        """A symbol with its primes and subscript, in either order, and the bracket of f(x)."""
+        """A symbol with its primes and subscript, in either order; f, g and h are functions, other letters are factors."""
         primes, subscript = 0, ""
         while self.sees("_") or (self.next.kind == "mark" and self.next.text.startswith("'")):
             if self.takes("_"):
                 subscript += self.subscript()
             else:
                 primes += len(self.take().text)
-        node = Node("symbol", (), name + "'" * primes + ("_" + subscript if subscript else ""))
-        if self.sees("(") and not self.next.spaced and name.isalpha() and self.ahead().text != "mod":
-            start = self.at
+        name += "'" * primes + ("_" + subscript if subscript else "")
+        if name[0] in FUNCTION_LETTERS and self.sees("^") and self.ahead().text == "{" and self.ahead(2).text == "-":
+            self.take()  # f^{-1}(x)
+            name += f"^{_plain(self.exponent())}"
+        node = Node("symbol", (), name)
+        if name[0] in FUNCTION_LETTERS and self.sees("(") and not self.next.spaced:
             self.take()
-            items, _ = self.items((")",))
-            if self.takes(")") and items and all(item.kind != "relation" for item in items):
-                return Node("apply", (node, *items))
-            self.at = start
+            arguments, _ = self.items((")",))
+            self.expect(")")
+            return Node("apply", (node, *arguments))
         return node
 
     def subscript(self) -> str:
@@ -391,7 +428,7 @@ class _Parser:
             if not items:
                 raise Unreadable("an empty bracket")
             return Node("sequence", tuple(items), (mark, close))
-        if mark in "$€£¥":
+        if mark in "$€£¥¢":
             return Node("quantity", (self.signed_factor(),), mark)
         raise Unreadable(f"{mark!r} is out of place")
 
@@ -406,13 +443,11 @@ class _Parser:
         if first is not None and self.takes("|", "mid", ":"):
             conditions, _ = self.items(("\\}",))
             self.expect("\\}")
-            if len(conditions) != 1:
-                raise Unreadable("a set with several conditions")
-            return conditions[0]
+            return Node("builder", (first, *conditions))
         self.at = start
         items, _ = self.items(("\\}",))
         self.expect("\\}")
-        return Node("set", tuple(items), None if items else "empty")
+        return Node("set", tuple(items)) if items else Node("symbol", (), "emptyset")
 
     def argument(self) -> Node:
         """What \\frac takes: a group, or one digit, letter or command."""
@@ -430,8 +465,10 @@ class _Parser:
 
     def command(self, name: str) -> Node:
         if name == "frac":
-            top = self.argument()
-            return Node("divide", (top, self.argument()))
+            top, bottom = self.argument(), self.argument()
+            if _is_differential(top) and _is_differential(bottom):
+                raise Unreadable("a derivative")
+            return Node("divide", (top, bottom))
         if name in ("sqrt", "cbrt"):
             degree = Node("number", (), Fraction(2 if name == "sqrt" else 3))
             if self.takes("["):
@@ -469,6 +506,11 @@ class _Parser:
             return self.with_bounds(name)
         if name == "$":
             return Node("quantity", (self.signed_factor(),), "$")
+        if name in ("angle", "triangle"):
+            points = ""
+            while self.next.kind == "symbol" and self.next.text.isupper():
+                points += self.take().text
+            return Node("symbol", (), f"{name} {min(points, points[::-1]) if name == 'angle' else points}")
         if name in _GREEK:
             return self.symbol(name)
         raise Unreadable(f"\\{name} is not known")
@@ -481,9 +523,9 @@ class _Parser:
                 power = self.exponent()
             else:
                 base = self.argument() if self.sees("{") else self.atom()
-        if self.sees("(") or (self.sees("[") and name in ("max", "min")) or (self.sees("{")):
+        if self.sees("(", "{") or (self.sees("[", "\\{") and name in ("max", "min", "gcd", "lcm")):
             opening = self.take().text
-            closer = {"(": ")", "[": "]", "{": "}"}[opening]
+            closer = {"(": ")", "[": "]", "{": "}", "\\{": "\\}"}[opening]
             arguments, _ = self.items((closer,))
             self.expect(closer)
             if not arguments:
@@ -566,23 +608,34 @@ class _Parser:
         return Node(kind, tuple(tuple(row) for row in rows), name if name == "cases" else None)
 
     def with_unit(self, node: Node) -> Node:
-        """5 cm, 3\\text{ square units}, 7\\text{ m}/\\text{s}^2, 12^{\\text{th}} grade: the value with the words behind it."""
+        """5 cm, 3\\text{ square units}, 7\\text{ m}/\\text{s}^2, 12^{\\text{th}} grade, 5 million: the value with the words behind it."""
         words: list[str] = []
         while self.next.kind in ("word", "text") or (words and self.sees("/", "^", "cdot", ".", "-")):
             token = self.take()
             if token.kind in ("word", "text"):
-                words.append(token.text)
+                words += token.text.split()
             elif token.text == "^":
                 words.append("^" + _plain(self.exponent()))
-            elif token.text in ("/", "cdot") and self.next.kind == "symbol":
-                words += ["/", self.take().text]
             else:
                 words.append(token.text)
-        while words and self.next.kind == "symbol":  # km/h, a tail of one letter
-            words.append(self.take().text)
-        if not words and self.takes("$", "€", "£"):
+                if self.next.kind == "symbol":  # km/h
+                    words.append(self.take().text)
+        if not words and self.takes("$", "€", "£", "¥", "¢"):
             words.append(self.tokens[self.at - 1].text)
-        return node if not words else Node("quantity", (node,), " ".join(words).strip())
+        while words and words[0].lower() in MULTIPLES:
+            node = Node("multiply", (node, Node("number", (), Fraction(MULTIPLES[words.pop(0).lower()]))))
+        if not words:
+            return node
+        if node.kind == "ratio" or not is_unit(words, self.trusted and not symbols_of(node)):
+            raise Unreadable(f"{' '.join(words)!r} is no unit")
+        return Node("quantity", (node,), " ".join(words))
+
+
+def _is_differential(node: Node) -> bool:
+    """The d, dx or d^2 of a derivative."""
+    while node.kind in ("multiply", "power"):
+        node = node.args[0]
+    return node.kind == "symbol" and node.value in ("d", "partial")
 
 
 def _ungrouped(node: Node) -> Node:

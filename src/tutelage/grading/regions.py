@@ -78,7 +78,8 @@ def _holds(node: Node, at: Any, variable: str) -> bool:
         case "intersection":
             return all(_holds(part, at, variable) for part in node.args)
         case "list":
-            return (all if _all_strict_parts(node) else any)(_holds(part, at, variable) for part in node.args)
+            both = node.value == "and" or (node.value is None and any("!=" in (part.value or ()) for part in node.args))
+            return (all if both else any)(_holds(part, at, variable) for part in node.args)
         case "setminus":
             return _holds(node.args[0], at, variable) and not _holds(node.args[1], at, variable)
         case "set":
@@ -96,11 +97,6 @@ def _holds(node: Node, at: Any, variable: str) -> bool:
         case "symbol" if node.value == "emptyset":
             return False
     raise Undefined(f"a {node.kind} is no region")
-
-
-def _all_strict_parts(node: Node) -> bool:
-    """x > 1, x ≠ 3: conditions that hold together, as against x < 1 or x > 3; read as "or" when no number satisfies all."""
-    return any(part.kind == "relation" and "!=" in part.value for part in node.args)
 
 
 def _same_point(a: Any, b: Any) -> bool:

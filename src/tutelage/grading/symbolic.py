@@ -19,15 +19,26 @@ from tutelage.grading.expressions import is_scalar
 from tutelage.grading.reader import read
 from tutelage.grading.tree import Node, TooLarge, Unreadable
 
+_WHOLLY_MATHEMATICS = re.compile(
+    r"(?:\\(?!text|mbox|mathrm|hbox)[A-Za-z]+|\\[^A-Za-z]|[A-Za-z](?![A-Za-z]{2})|d[a-z]|[^A-Za-z\\'])*"
+)
+"""No words (Math-Verify multiplies their letters) and no quotation marks."""
+_WORTH_ASKING = re.compile(
+    r"\\(?:sum|prod|i*int|oint|lim|frac\s*\{\s*(?:d|\\partial)|begin|cup|cap|setminus|overline|binom)(?![A-Za-z])"
+)
+"""What our reader does not evaluate, or not in all its forms."""
+
 
 def decide(gold: str, answer: str) -> tuple[bool | None, str, str]:
     """(equal, layer, why) of two normalised answers; equal is None when a limit was met."""
     try:
         verdict = _by_reading(gold, answer)
     except (TooLarge, RecursionError) as error:
-        return None, "limit", str(error)
+        return None, "limit", str(error)[:200]
     if verdict is not None:
         return verdict
+    if not all(_WHOLLY_MATHEMATICS.fullmatch(text) for text in (gold, answer)) or not _WORTH_ASKING.search(gold + answer):
+        return False, "math-verify", f"cannot be read whole: {gold[:80]} or {answer[:80]}"
     if (refusal := _too_costly(gold) or _too_costly(answer)) is not None:
         return None, "limit", refusal
     equal, why = _math_verify(gold, answer)
@@ -42,7 +53,7 @@ def _by_reading(gold: str, answer: str) -> tuple[bool, str, str] | None:
     layer = "structure"
     for thousands in (True, False):
         try:
-            nodes = read(gold, thousands), read(answer, thousands)
+            nodes = read(gold, thousands, trusted=True), read(answer, thousands)
         except Unreadable:
             if thousands and "," in gold + answer:
                 continue
@@ -161,7 +172,9 @@ class _Monomials:
         return lambda a, b: tuple(x - y for x, y in zip(a, b, strict=True))
 
     def div(self) -> Any:
-        return lambda a, b: None if any(x < y for x, y in zip(a, b, strict=True)) else tuple(x - y for x, y in zip(a, b, strict=True))
+        return lambda a, b: (
+            None if any(x < y for x, y in zip(a, b, strict=True)) else tuple(x - y for x, y in zip(a, b, strict=True))
+        )
 
     def lcm(self) -> Any:
         return lambda a, b: tuple(map(max, a, b))

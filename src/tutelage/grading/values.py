@@ -18,9 +18,11 @@ from mpmath.ctx_mp import MPContext  # type: ignore[import-untyped]
 from tutelage.grading.tree import Node, TooLarge
 
 DIGITS = 50
-MANY_DIGITS = 400
+MANY_DIGITS = 1_000
 MAX_BITS = 100_000
 MAX_FACTORIAL = 5_000
+MAX_TERMS = 2_000
+WHOLE_LETTERS = "ijklmnpqrNMK"
 
 
 class Undefined(ArithmeticError):
@@ -36,12 +38,20 @@ def _context(digits: int) -> MPContext:
 _CONTEXTS = {digits: _context(digits) for digits in (DIGITS, MANY_DIGITS)}
 
 
-def points(names: set[str], count: int) -> Iterator[dict[str, Fraction]]:
-    """`count` assignments, of one order of size and sign after another; the same for the same names, wherever they stand."""
+def points(names: set[str], count: int, whole: bool = False) -> Iterator[dict[str, Fraction]]:
+    """`count` assignments, of one order of size and sign after another; the same for the same names, wherever they stand.
+
+    whole: the letters that stand for whole numbers (n, k, …) get small positive ones.
+    """
     ranges = [(0, 1), (1, 4), (-1, 1), (-5, 5), (0, 3), (2, 9), (-2, 2), (-9, 1)]
     for index in range(count):
         low, high = ranges[index % len(ranges)]
-        yield {name: low + (high - low) * Fraction(_hash(index, name) % 99_991, 99_991) for name in names}
+        yield {
+            name: Fraction(1 + _hash(index, name) % (8 + 2 * index))
+            if whole and (name[0] in WHOLE_LETTERS or index % 2)
+            else low + (high - low) * Fraction(_hash(index, name) % 99_991, 99_991)
+            for name in names
+        }
 
 
 def _hash(*parts: Any) -> int:
@@ -257,7 +267,19 @@ class _Evaluator:
             parts.append(self.value(below))
         if above is not None:
             parts.append(self.value(above))
+        if node.value in ("sum", "prod") and inner is not self and len(parts) == 2:
+            low, high = parts
+            if all(isinstance(part, Fraction) and part.denominator == 1 for part in parts) and high - low < MAX_TERMS:
+                return self.terms(node.value, below.args[0].value, range(int(low), int(high) + 1), body)
         return self.opaque(node.value, [*parts, inner.value(body)])
+
+    def terms(self, name: str, variable: str, numbers: range, body: Node) -> Any:
+        """The sum or product over whole numbers, term by term."""
+        total: Any = Fraction(0 if name == "sum" else 1)
+        for number in numbers:
+            term = _Evaluator({**self.at, variable: Fraction(number)}, self.mp, self.log_base).value(body)
+            total = self.both(total, term, (lambda a, b: a + b) if name == "sum" else (lambda a, b: a * b))
+        return total
 
 
 _ELEMENTARY = {
@@ -319,6 +341,10 @@ def close(a: Any, b: Any, digits: int = DIGITS) -> bool:
         return bool(x == y)
     tolerance = mp.mpf(10) ** (-int(digits * 0.8))
     return bool(abs(x - y) <= tolerance * max(abs(x), abs(y)))
+
+
+def is_finite(a: Any) -> bool:
+    return isinstance(a, Fraction) or not _CONTEXTS[DIGITS].isinf(a)
 
 
 def is_real(a: Any) -> bool:

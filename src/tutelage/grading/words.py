@@ -8,7 +8,10 @@ _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textit|textrm|textnormal|mbox|hbox
 _MATHEMATICAL = {
     "pi", "sqrt", "sin", "cos", "tan", "log", "exp", "and", "theta", "alpha", "beta", "infinity", "inf", "cot", "sec", "csc",
 }  # fmt: skip
-_CHOICE = re.compile(r"(?:(?:option|choice|answer)\s*:?\s*)?(?:\(([A-J])\)|([A-J])(?:[.:)](?=\s|$)|$))\s*(.*)", re.IGNORECASE)
+_CHOICE = re.compile(
+    r"(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s*:?\s*)?(?:\(([A-Ja-j])\)|([A-J])(?:[.:)](?=\s|$)|$)|([a-j])$)\s*(.*)"
+)
+_NO_TAIL = re.compile(r"\b(?:not?|or|and|nor|wrong|incorrect|false|none|wait|but)\b|(?<![A-Za-z\\])[A-J](?![A-Za-z])")
 _CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?\s*(?:([ap])\.?\s*m\.?)?", re.IGNORECASE)
 _UNITS = [
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen",
@@ -18,44 +21,61 @@ _TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ni
 
 
 def plain(text: str) -> str:
-    """The text without the commands around words and without regard to case: \\text{Even} → even."""
+    """The text without the commands around words: \\text{Even} → Even."""
     text = re.sub(r"\s+", " ", _TEXT_COMMAND.sub(r"\1 ", text).replace("\\ ", " "))
-    return text.strip().strip(".").strip().casefold()
+    return text.strip().strip(".").strip()
 
 
 def same_words(gold: str, answer: str) -> bool | None:
-    """Whether two normalised answers are the same words; None when neither is made of words."""
+    """Whether two normalised answers are the same words; None when that is not for words to decide."""
     gold, answer = plain(gold), plain(answer)
     if gold == answer:
         return True
     clocks = [_CLOCK.fullmatch(side) for side in (gold, answer)]
     if clocks[0] and clocks[1]:
         return _seconds(clocks[0]) == _seconds(clocks[1])
-    letters = [_choice(side) for side in (gold, answer)]
-    if letters[0] is not None and letters[1] is not None:
-        return letters[0] == letters[1]
+    choices = [_choice(side) for side in (gold, answer)]
+    if choices[0] is not None and choices[1] is not None and not (choices[0][1] and choices[1][1]):
+        return choices[0][0] == choices[1][0]
     kinds = [_is_words(side) for side in (gold, answer)]
     if not any(kinds):
         return None
-    numbers = [number_of(side) if of_words else None for side, of_words in zip((gold, answer), kinds, strict=True)]
-    if any(number is not None for number in numbers):
-        sides = [str(number) if number is not None else side for number, side in zip(numbers, (gold, answer), strict=True)]
-        return sides[0] == sides[1]
-    return False
+    sides = [_canonical(side) if of_words else side for side, of_words in zip((gold, answer), kinds, strict=True)]
+    if sides[0] == sides[1]:
+        return True
+    if all(kinds):
+        parts = [sorted(_canonical(part) for part in re.split(r",\s*(?:and\s+)?|\s+and\s+", side) if part) for side in sides]
+        return parts[0] == parts[1]
+    return None if any(side.startswith("\\") for side in sides) else False
+
+
+_SAID_OTHERWISE = {
+    "dne": "does not exist", "undefined": "does not exist", "no solutions": r"\emptyset", "no solution": r"\emptyset",
+    "empty set": r"\emptyset", "all real numbers": r"\mathbb{R}", "all reals": r"\mathbb{R}", "infinity": r"\infty",
+}  # fmt: skip
+
+
+def _canonical(words: str) -> str:
+    """Without regard to case and articles; number words as numbers; set phrases as their symbol."""
+    words = re.sub(r"^(?:the|a|an)\s+(?=\w)", "", words.casefold())
+    number = number_of(words)
+    return str(number) if number is not None else _SAID_OTHERWISE.get(words, words)
 
 
 def _is_words(text: str) -> bool:
     """Plain words, one of them of three letters or more and none of mathematics: "x" and "pi" stay mathematics."""
     words = re.split(r"[ ,]+", text)
     return all(re.fullmatch(r"[^\W\d_]+(?:['’-][^\W\d_]+)*", word) for word in words) and any(
-        len(word) > 2 and word not in _MATHEMATICAL for word in words
+        len(word) > 2 and word.casefold() not in _MATHEMATICAL for word in words
     )
 
 
-def _choice(text: str) -> str | None:
-    """The letter of (C), C, C. or (C) with the choice's text behind it."""
+def _choice(text: str) -> tuple[str, str] | None:
+    """(letter, text behind it) of (C), C, C. 12 or (C) 12; None where another letter or a "not" follows."""
     match = _CHOICE.fullmatch(text)
-    return (match[1] or match[2]).casefold() if match else None
+    if match is None or _NO_TAIL.search(match[4]):
+        return None
+    return (match[1] or match[2] or match[3]).upper(), match[4]
 
 
 def _seconds(clock: re.Match[str]) -> int:
