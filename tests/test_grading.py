@@ -71,7 +71,8 @@ def test_question_only_takes_the_last_box():
     assert question_only_reward_fn(r"it is \boxed{2", "2") == MALFORMED
 
 
-PAIRS = [json.loads(line) for line in (Path(__file__).parent / "data" / "pairs.jsonl").read_text().splitlines()]
+DATA = Path(__file__).parent / "data"
+PAIRS = [json.loads(line) for line in (DATA / "pairs.jsonl").read_text().splitlines()]
 
 
 def test_the_table_of_pairs_is_graded_right_without_a_false_positive():
@@ -81,6 +82,16 @@ def test_the_table_of_pairs_is_graded_right_without_a_false_positive():
     ]
     assert not [pair for pair in wrong if grade(*pair).equal], "accepted wrongly"
     assert len(wrong) <= 0.01 * len(PAIRS), wrong
+
+
+def test_pairs_made_to_be_accepted_wrongly_are_not():
+    """Written by a tester who looked for acceptances that no human would make, and for refusals: those it found at first."""
+    rows = [json.loads(line) for line in (DATA / "adversarial.jsonl").read_text().splitlines()]
+    verdicts = grade_all([(row["gold"], row["pred"]) for row in rows])
+    accepted = [(r["gold"], r["pred"]) for r, verdict in zip(rows, verdicts, strict=True) if verdict.equal and not r["equal"]]
+    refused = [(r["gold"], r["pred"]) for r, verdict in zip(rows, verdicts, strict=True) if r["equal"] and not verdict.equal]
+    assert accepted == []
+    assert len(refused) < 0.6 * sum(row["equal"] for row in rows)  # the rest is named among the weaknesses in docs/grading.md
 
 
 def test_every_reference_equals_itself():
@@ -120,7 +131,7 @@ def test_the_conventions_are_what_the_documentation_says():
         ("72", "72.0", "exact"),
         (r"\frac{1}{2}", "0.5", "exact"),
         (r"\frac{1}{2}", "2/4", "exact"),
-        (r"\frac12", "½", "exact"),
+        (r"\frac12", "½", "string"),
         ("-7/2", r"-3\frac{1}{2}", "exact"),
         ("123456789012345678901", "123456789012345678901.0", "exact"),
         ("east", "East", "text"),

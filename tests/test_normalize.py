@@ -34,7 +34,7 @@ RULE_EXAMPLES = [
     (rules.html_markup, "x &lt; 3", "x < 3"),
     (rules.lines, "1\n2\n3", "1, 2, 3"),
     (rules.lines, "- 1\n- 2", "1, 2"),
-    (rules.latex_synonyms, r"\dfrac12", r"\frac12"),
+    (rules.latex_synonyms, r"\dfrac12", r"\frac{1}{2}"),
     (rules.wrappers, "$7$", "7"),
     (rules.wrappers, r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
     (rules.wrappers, r"\boxed{2} and \boxed{3}", "2, 3"),
@@ -71,7 +71,13 @@ SYNONYM_EXAMPLES = [
     (r"1\,000", "1,000"),
     (r"x\,000", "x 000"),
     (r"12^{\text{th}}", r"12\text{th}"),
-    (r"\tfrac12", r"\frac12"),
+    (r"\frac{\mathrm{d}}{\mathrm{d}x}", r"\frac{d}{dx}"),
+    (r"\tfrac{a}{b}", r"\frac{a}{b}"),
+    (r"\frac1{72}", r"\frac{1}{72}"),
+    (r"\frac{a}2", r"\frac{a}{2}"),
+    (r"\color{red}5", "5"),
+    ("321 in base 5", "321_5"),
+    ("x equals 5", "x = 5"),
     (r"\dbinom{4}{2}", r"\binom{4}{2}"),
     ("1{,}000", "1,000"),
     (r"x \geq 1", r"x \ge 1"),
@@ -95,7 +101,7 @@ def test_each_synonym_is_needed(index, monkeypatch):
 
 @pytest.mark.parametrize("pair", rules._PAIRS)
 def test_each_wrapper_is_taken_off(pair, monkeypatch):
-    text = f"{pair[0]}7{pair[1]}"
+    text = f"{pair[0]} 7 {pair[1]}"
     assert normalize(text) == "7"
     monkeypatch.setattr(rules, "_PAIRS", ())
     assert normalize(text) != "7"

@@ -10,11 +10,16 @@ from tutelage.grading.expressions import equal_expressions, is_scalar
 from tutelage.grading.tree import CONSTANTS, Node, kinds_of, symbols_of
 from tutelage.grading.values import Undefined, as_mpf, evaluate
 
+VARIABLES = frozenset("xyztsurnmkθ") | {"theta"}
+"""Letters that a function is usually taken of; f(a) and P(A) name one value."""
+
 
 def simplify(node: Node) -> Node:
     """Chains cut to what they say, brackets around one thing removed, matrices calculated."""
     if node.kind == "sequence" and len(node.args) == 1 and node.value != ("{", "}"):
         return simplify(node.args[0])
+    if node.kind == "matrix" and node.value == "cases" and all(len(row) == 1 and row[0].kind == "relation" for row in node.args):
+        return Node("list", tuple(simplify(row[0]) for row in node.args), "and")  # a system of equations
     if node.kind == "matrix":
         return Node("matrix", tuple(tuple(simplify(entry) for entry in row) for row in node.args), node.value)
     if node.kind in ("list", "set", "sequence", "union", "intersection", "setminus", "quantity", "builder", "residue"):
@@ -43,14 +48,23 @@ def _simplify_relation(node: Node) -> Node:
     if set(operators) == {"="}:
         names = [member for member in members if name_of(member) is not None]
         values = [member for member in members if name_of(member) is None]
-        if len(names) == 1 and values:
+        if len(names) == 1 and values and _consistent(names[0], values):
             members, operators = [names[0], values[-1]], ["="]
         elif len(names) > 1 and values and not symbols_of(values[-1]):
-            return Node("list", tuple(Node("relation", (name, values[-1]), ("=",)) for name in names), "and")
+            return Node("list", tuple(Node("relation", (name, values[-1]), ("=",)) for name in names), "chain")
         elif not names and not any(symbols_of(member) for member in members):
             same = all(is_scalar(member) and equal_expressions(members[0], member) for member in members[1:])
             return members[0] if same else node
     return Node("relation", tuple(members), tuple(operators))
+
+
+def _consistent(name: Node, values: list[Node]) -> bool:
+    """The members of z = 1 + 1 = 2 are equal; A = bh = 6 says what A is, x = 2y = 6 says more than x = 6."""
+    if all(is_scalar(value) and not symbols_of(value) for value in values):
+        return all(equal_expressions(values[-1], value) for value in values[:-1])
+    if any(symbols_of(value) for value in values[:-1]) and name.kind == "symbol" and name.value.islower():
+        return all(is_scalar(value) for value in values) and all(equal_expressions(values[-1], value) for value in values[:-1])
+    return True
 
 
 def _about(a: Node, b: Node) -> bool:
@@ -132,7 +146,7 @@ def name_of(node: Node) -> str | None:
         case "symbol":
             return None if node.value in CONSTANTS and node.value != "e" else str(node.value)
         case "apply":  # f(x) by its head alone, f(2) and f(x + 1) with what they are taken of
-            plain_symbol = len(node.args) == 2 and node.args[1].kind == "symbol" and node.args[1].value not in CONSTANTS
+            plain_symbol = len(node.args) == 2 and node.args[1].kind == "symbol" and node.args[1].value in VARIABLES
             return f"{node.args[0].value}()" if plain_symbol else f"{node.args[0].value}({node.args[1:]!r})"
         case "multiply":
             parts = [name_of(part) for part in node.args]

@@ -21,12 +21,17 @@ def equal(gold: Node, answer: Node) -> bool:
     Raises:
         TooLarge: a limit of evaluation was met.
     """
-    gold, answer = (_neutral(expand(simplify(node))) for node in (gold, answer))
-    sides = [
-        node.args[0] if node.kind in ("list", "set") and len(node.args) == 1 and other.kind not in ("list", "set", "sequence") else node
-        for node, other in ((gold, answer), (answer, gold))
-    ]  # fmt: skip
-    return _equal(sides[0], sides[1])
+    gold, answer = (expand(simplify(node)) for node in (gold, answer))
+    both_builders = gold.kind == answer.kind == "builder"
+    gold, answer = (_neutral(node, both_builders) for node in (gold, answer))
+    return _equal(_only_element(gold, answer), _only_element(answer, gold))
+
+
+def _only_element(node: Node, other: Node) -> Node:
+    """The 5 of {5}, where the other side is no collection."""
+    if node.kind not in ("list", "set") or len(node.args) != 1 or other.kind in ("list", "set"):
+        return node
+    return node.args[0] if other.kind != "sequence" or node.args[0].kind == "sequence" else node
 
 
 def has_opaque(node: Node) -> bool:
@@ -34,11 +39,9 @@ def has_opaque(node: Node) -> bool:
     return any(kind == "opaque" and value != "mod" for kind, value in kinds_of(node))
 
 
-def _neutral(node: Node) -> Node:
+def _neutral(node: Node, both_builders: bool) -> Node:
     """x = kπ, k ∈ ℤ and {2k : k ∈ ℤ} with neutral names for the letters that only count."""
-    if node.kind in ("list", "set"):
-        node = Node(node.kind, tuple(_neutral(part) for part in node.args), node.value)
-    if node.kind == "builder" and node.args[0].kind == "symbol":
+    if both_builders and node.args[0].kind == "symbol":
         return renamed(node, {node.args[0].value: "x•"})
     return renamed(node, parameters(node)) if node.kind in ("list", "builder") else node
 
@@ -134,10 +137,10 @@ def _equal_collections(gold: Node, answer: Node) -> bool:
     if max(len(gold.args), len(answer.args)) > MAX_ELEMENTS:
         return False
     if any(_is_condition(node) for node in (gold, answer)):
-        return _equal_regions(gold, answer)
+        return _unordered(_elements(gold), _elements(answer)) or _equal_regions(gold, answer)
     named = [_named_values(node) for node in (gold, answer)]
     by_name = [values if values is not None and len(dict(values)) == len(values) else None for values in named]
-    if by_name[0] is not None and by_name[1] is not None and max(map(len, by_name)) > 1:
+    if by_name[0] is not None and by_name[1] is not None and len(by_name[0]) + len(by_name[1]) > 2:
         return _equal_named(by_name[0], by_name[1])
     if (by_name[0] is None) != (by_name[1] is None) and not _one_family(by_name[0] or by_name[1] or []):
         return _equal_named_and_bare(by_name, gold, answer)
@@ -163,6 +166,11 @@ def _is_condition(node: Node) -> bool:
     )
 
 
+def _alphabetic(names: set[str]) -> bool:
+    """x, y, z; a, b, c; m, n: letters that have an order whichever comes first."""
+    return all(len(name) == 1 for name in names) and "".join(sorted(names)) in "abcdefghijklmnopqrstuvwxyz"
+
+
 def _equal_named_and_bare(by_name: list[list[tuple[str, Node]] | None], gold: Node, answer: Node) -> bool:
     """x = 3, y = 2 and (3, 2): by the order of the names where those are letters, else by the order in which they stand."""
     sides = []
@@ -170,11 +178,11 @@ def _equal_named_and_bare(by_name: list[list[tuple[str, Node]] | None], gold: No
         if pairs is None:
             sides.append(_elements(node))
             continue
-        letters = all(len(name) == 1 for name, _ in pairs)
-        sides.append(tuple(value for _, value in (sorted(pairs, key=lambda pair: pair[0]) if letters else pairs)))
-    if len(sides[0]) == 1 or len(sides[1]) == 1:  # a = b = 5 and 5
+        order = sorted(pairs, key=lambda pair: pair[0]) if _alphabetic({name for name, _ in pairs}) else pairs
+        sides.append(tuple(value for _, value in order))
+    if "chain" in (gold.value, answer.value) and 1 in map(len, sides):  # a = b = 5 and 5
         one, many = sorted(sides, key=len)
-        return len(one) == 1 and all(_equal(one[0], value) for value in many)
+        return all(_equal(one[0], value) for value in many)
     return _ordered(sides[0], sides[1])
 
 
@@ -251,8 +259,7 @@ def _equal_based(gold: Node, answer: Node) -> bool:
     """52_8 is 52_8, and 52 where the question has said the base; never a number in another base."""
     if gold.kind == answer.kind:
         return _in_base(gold) == _in_base(answer)
-    based, other = (gold, answer) if gold.kind == "based" else (answer, gold)
-    return other.kind == "number" and other.places is None and str(other.value) == based.value[0]
+    return gold.kind == "based" and answer.kind == "number" and answer.places is None and str(answer.value) == gold.value[0]
 
 
 _BASE_WORDS = {
@@ -364,9 +371,7 @@ def _equal_inequalities(gold: Node, answer: Node) -> bool:
 def _equal_regions(gold: Node, answer: Node) -> bool:
     """Unions, intervals and inequalities: part by part, else as sets of numbers, else (a < x < b and (a, b)) by their bounds."""
     sides = [flat_union(node) for node in (gold, answer)]
-    if all(part.kind in ("sequence", "set", "list") for side in sides for part in side) and _unordered(
-        tuple(sides[0]), tuple(sides[1])
-    ):
+    if all(part.kind in ("sequence", "set") for side in sides for part in side) and _unordered(tuple(sides[0]), tuple(sides[1])):
         return True
     same = same_region(gold, answer)
     if same is not None:

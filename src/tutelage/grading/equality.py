@@ -15,6 +15,7 @@ from tutelage.grading.normalize import normalize
 from tutelage.grading.words import same_words
 
 MAX_CHARACTERS = 2_000
+"""Longer answers, and references, are only compared as they stand."""
 MAX_DIGITS = 1_000
 MAX_DEPTH = 50
 MAX_TOLERANCE = Fraction(1, 20)
@@ -87,13 +88,17 @@ def _cheap(gold: str, answer: str) -> Verdict | None:
     """The layers that cost microseconds and are bounded by the length; None when they cannot decide."""
     if not gold.strip():
         raise ValueError("the reference answer is empty")
-    if len(answer) > MAX_CHARACTERS + len(gold):
-        return Verdict(None, "limit", f"the answer has {len(answer)} characters")
     if gold.strip() == answer.strip():
         return Verdict(True, "string")
+    if len(answer) > MAX_CHARACTERS or len(gold) > MAX_CHARACTERS:
+        return Verdict(
+            None, "limit", f"over {MAX_CHARACTERS} characters ({len(gold)} in the reference, {len(answer)} in the answer)"
+        )
     if (refusal := _refusal(answer)) is not None:
         return Verdict(None, "limit", refusal)
     plain_gold, plain_answer = normalize(gold), normalize(answer)
+    if (refusal := _refusal(plain_answer) or _refusal(plain_gold)) is not None:  # ⑩ and （ are digits and brackets now
+        return Verdict(None, "limit", refusal)
     if not plain_answer:
         return Verdict(False, "string", "the answer is empty")
     if plain_gold == plain_answer:
@@ -112,14 +117,14 @@ def _cheap(gold: str, answer: str) -> Verdict | None:
 def _refusal(text: str) -> str | None:
     """Why an answer is not worth handing to a parser, or None. Each test is linear in the length."""
     if "\0" in text or any(0xD800 <= ord(character) <= 0xDFFF for character in text):
-        return "the answer holds characters that no text has"
+        return "characters that no text has"
     if sum(character.isdigit() for character in text) > MAX_DIGITS:
-        return f"the answer has over {MAX_DIGITS} digits"
+        return f"over {MAX_DIGITS} digits"
     depth = deepest = 0
     for character in text:
         depth += (character in "([{") - (character in ")]}")
         deepest = max(deepest, depth)
-    return f"the answer is nested over {MAX_DEPTH} deep" if deepest > MAX_DEPTH else None
+    return f"nested over {MAX_DEPTH} deep" if deepest > MAX_DEPTH else None
 
 
 _DECIMAL = r"(?:\d+(?:\.\d*)?|\.\d+)"

@@ -45,7 +45,7 @@ def _readings(gold: Node, answer: Node) -> list[tuple[Node, Node]]:
             pairs.append((b, a.args[0]) if flip else (a.args[0], b))
         if a.kind == "degree" and b.kind != "degree" and any(value == "pi" for _, value in kinds_of(b)):
             radians = Node("divide", (Node("multiply", (a.args[0], Node("symbol", (), "pi"))), Node("number", (), Fraction(180))))
-            pairs.append((b, radians) if flip else (radians, b))
+            pairs = [(b, radians) if flip else (radians, b)]
     return pairs
 
 
@@ -57,7 +57,7 @@ def _same_function(a: Node, b: Node, log_base: int | None) -> bool:
     complex_values = any(node_value == "i" for node in (a, b) for _, node_value in kinds_of(node))
     for real_only in (True, False) if not complex_values else (False,):
         used = 0
-        for at in points(names, 30, whole):
+        for at in points(names, 30, whole, (a, b)):
             try:
                 x, y = evaluate(a, at, log_base=log_base), evaluate(b, at, log_base=log_base)
             except Undefined:
@@ -67,7 +67,7 @@ def _same_function(a: Node, b: Node, log_base: int | None) -> bool:
             if not _nearly(x, y):
                 return False
             used += 1
-            if used == 6:
+            if used == 8:
                 break
         if used >= 3:
             return True
@@ -93,7 +93,7 @@ def constant_factor(a: Node, b: Node) -> Any:
     if not is_scalar(a) or not is_scalar(b) or symbols_of(a) != symbols_of(b) or not symbols_of(a):
         return None
     factor, used = None, 0
-    for at in points(symbols_of(a), 24):
+    for at in points(symbols_of(a), 24, seed=(a, b)):
         try:
             x, y = evaluate(a, at), evaluate(b, at)
         except Undefined:
@@ -110,13 +110,13 @@ def constant_factor(a: Node, b: Node) -> Any:
 
 
 def _nearly(a: Any, b: Any) -> bool:
-    """Agreement at a point, where digits may have cancelled: exact for rationals, otherwise 30 digits."""
+    """Agreement at a point, where digits may have cancelled: exact for rationals, otherwise 40 digits."""
     if isinstance(a, Fraction) and isinstance(b, Fraction):
         return a == b
     x, y = as_mpf(a), as_mpf(b)
     if not is_finite(x) or not is_finite(y):
         return bool(x == y)
-    return bool(abs(x - y) <= 10**-30 * max(abs(x), abs(y)) or abs(x - y) <= 10**-42)
+    return bool(abs(x - y) <= 10**-40 * max(abs(x), abs(y)) or abs(x - y) <= 10**-45)
 
 
 def _rounds_to(gold: Node, answer: Node) -> bool:

@@ -42,6 +42,7 @@ _TOKEN = re.compile(
     rf"|\\(?:{_TEXT_COMMANDS})(?![A-Za-z])\s*(?:\{{(?P<text>[^{{}}\\]*)\}}|(?P<bare>[A-Za-z0-9]))"
     r"|(?P<repeat>\d*\.\d*(?:\(\d+\)|\\overline\s*(?:\{\d+\}|\d)|\\bar\s*(?:\{\d+\}|\d)|\\dot\s*(?:\{\d\}|\d)(?:\d*\\dot\s*(?:\{\d\}|\d))?|\d(?:\\ldots)))"
     r"|(?P<number>(?:\d+(?:\.(?!\.)\d*)?|\.\d+)(?:[eE](?:[+-]?\d+)(?![A-Za-z0-9.]))?)"
+    r"|(?P<rate>(?<=[\d }])(?<![A-Za-z] )(?:k?m|cm|ft|mi|k?g)/(?:h|hr|min|sec|s|c?m|mL|L)(?:\^\{?[23]\}?)?(?![A-Za-z]))"
     r"|(?P<command>\\[A-Za-z]+|\\.)"
     r"|(?P<letters>[A-Za-z]+)"
     r"|(?P<mark><=|>=|=<|=>|!=|<>|==|:=|\*\*|'+|_|[^\w\s])"
@@ -80,6 +81,8 @@ def _tokens_of(kind: str, match: re.Match[str], spaced: bool, before: list[Token
         return [Token("number", found, spaced, Fraction(found))]
     if kind == "repeat":
         return [Token("number", found, spaced, _repeating(found))]
+    if kind == "rate":
+        return [Token("text", found, spaced)]
     if kind in ("text", "bare"):
         return _text_tokens(match[kind].strip(), found, spaced, before)
     if kind == "letters":
@@ -129,8 +132,13 @@ def _text_tokens(inner: str, whole: str, spaced: bool, before: list[Token]) -> l
         return []
     if single and not (follows_value and inner not in "eidx"):
         return [Token("symbol", inner, spaced)]
-    if not single and (
-        inner in _PLAIN_NAMES or (not re.search(r"[A-Za-z]{2}", inner) and not (follows_value and inner[0].isalpha()))
+    if (
+        not single
+        and not (follows_value and inner.lower() in _UNIT_WORDS)
+        and (
+            (inner in _PLAIN_NAMES and inner not in ("max", "min"))
+            or (not re.search(r"[A-Za-z]{2}", inner) and not (follows_value and inner[0].isalpha()))
+        )
     ):
         return tokenize(inner)[:-1]
     return [Token("text", inner, spaced)]
@@ -158,4 +166,6 @@ def _letter_tokens(run: str, spaced: bool, before: list[Token]) -> list[Token]:
         return [t for i, p in enumerate(pieces) for t in _letter_tokens(p, spaced and i == 0, before if i == 0 else [])]
     if (len(run) >= 4 and not run.isupper()) or (len(run) == 3 and follows_value and spaced and run.islower()):
         return [Token("word", run, spaced)]
+    if run.isupper():  # AB/AC is not A·B/A·C
+        return [Token("symbol", run, spaced)]
     return [Token("symbol", letter, spaced and index == 0) for index, letter in enumerate(run)]

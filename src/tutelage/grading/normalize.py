@@ -62,7 +62,9 @@ def escapes(text: str) -> str:
     return re.sub(r"\\+\s*$", "", text)
 
 
-_HTML_TAG = re.compile(r"</?(?:b|i|u|p|em|strong|span|div|code|pre|center|font|mark|br)\b[^<>]*>", re.IGNORECASE)
+_HTML_TAG = re.compile(
+    r"</?(?:b|i|u|p|em|strong|span|div|code|pre|center|font|mark|br)(?:\s+[a-z-]+\s*=[^<>]*|\s*/)?>", re.IGNORECASE
+)
 
 
 def html_markup(text: str) -> str:
@@ -83,15 +85,23 @@ _PAIRS = (
 _COMMAND = re.compile(
     r"\\(?:boxed|fbox|text|textbf|textit|textrm|textnormal|emph|mathrm|mathbf|mathit|mbox|hbox|bf|rm|ensuremath)\s*\{"
 )
+_HENCE = r"(?:so|thus|hence|therefore)\b,?\s*"
 _PROSE = re.compile(
-    r"(?:(?:so|thus|hence|therefore)\b,?\s*)?(?:\*\*)?(?:the\s+)?(?:(?:final|correct)\s+)?(?:answer|result|solution)\s*(?:is|:|=)(?:\*\*)?\s*:?\s+(?=\S)"
+    rf"(?:{_HENCE})?(?:\*\*)?(?:the\s+)?(?:(?:final|correct)\s+)?(?:answer|ans|result|solution)\s*(?:is|:|=)(?:\*\*)?\s*:?\s+(?=\S)"
     r"|(?:the|this|its|his|her|their)\s+(?:[a-z-]+\s+){1,6}(?:is|are|equals|was)\s*:?\s+(?=\S)"
-    r"|(?:approximately|about|roughly|exactly)\s+(?=[\d$\\.-])|\\(?:approx|sim)\b|#+\s+(?=\S)", re.IGNORECASE,
+    rf"|{_HENCE}(?=[\d\\$]|[A-Za-z]\s*=)|(?:approximately|about|roughly|exactly)\s+(?=[\d$\\.-])"
+    r"|(?:\\(?:approx|sim|Rightarrow|therefore|implies)\b|⇒|∴|=(?=\s*[^=]))\s*|#+\s+(?=\S)", re.IGNORECASE,
 )  # fmt: skip
+_LEADING_PROSE = re.compile(r"^\s*\\text\s*\{([^{}]*\b(?:is|are|equals)\s*:?\s*)\}")
+_APPROXIMATELY = re.compile(
+    r"[\s,]*(?:\\text\s*\{\s*)?\(\s*(?:or\s+)?(?:approximately|approx\.?|about|\\approx)(?![a-z])[^()]*\)\s*\}?\s*$"
+)
+_DENIAL = re.compile(r"\b(?:not?|wrong|incorrect|error|false|except|never)\b", re.IGNORECASE)
 
 
 def wrappers(text: str) -> str:
     """$7$, \\boxed{7}, **7**, `7`, \\text{7}, "The answer is 7.", 7. → 7; what stands in several boxes becomes a list."""
+    text = _APPROXIMATELY.sub("", _LEADING_PROSE.sub(lambda match: match[1] + " ", text))
     for _ in range(8):
         before, text = text, text.strip()
         for opening, closing in _PAIRS:
@@ -102,11 +112,15 @@ def wrappers(text: str) -> str:
             text = text[command.end() : -1]
         elif "\\boxed" in text and (boxes := _boxes(text)):
             text = ", ".join(boxes)
-        text = _PROSE.sub("", text, count=1) if _PROSE.match(text) else text
+        if (prose := _PROSE.match(text)) is not None and not _DENIAL.search(prose[0]):
+            text = text[prose.end() :]
         text = re.sub(r"(?<!\.)(?:\.|,|;|\\\.)\s*$", "", text.replace("\\displaystyle", " ")).strip()
         if text == before:
             break
-    return re.sub(r"\$(?!\s*\d)|(?<=\d)\$", " ", text) if text.count("$") > 1 else text  # $x$ and $y$
+    if text.count("$") < 2:
+        return text
+    text = re.sub(r"(?<!\\)\$(?=\S)([^$]*[^\s$\\])\$(?!\d)", r" \1 ", text)  # $5$ km, $x$ and $y$
+    return re.sub(r"(?<!\\)\$(?!\s*\d)", " ", text)
 
 
 def closing_brace(text: str, start: int) -> int:
@@ -121,12 +135,18 @@ def closing_brace(text: str, start: int) -> int:
 
 
 def _boxes(text: str) -> list[str]:
-    boxes = []
+    """The contents of the outermost boxes; none if figures stand outside of them."""
+    boxes, outside, end = [], "", 0
     for match in re.finditer(r"\\boxed\s*\{", text):
-        end = closing_brace(text, match.end() - 1)
-        if end > 0:
-            boxes.append(text[match.end() : end].strip())
-    return boxes
+        if match.start() < end:
+            continue
+        close = closing_brace(text, match.end() - 1)
+        if close < 0:
+            return []
+        boxes.append(text[match.end() : close].strip())
+        outside += text[end : match.start()]
+        end = close + 1
+    return [] if re.search(r"\d", outside + text[end:]) else boxes
 
 
 _SYNONYMS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
@@ -138,7 +158,13 @@ _SYNONYMS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"(?<=\d)\\,(?=\d{3})", ","),
     (r"\\,", " "),
     (r"\^\s*\{?\s*\\(?:text|mathrm|textrm)\s*\{\s*(th|st|nd|rd)\s*\}\s*\}?|(?<=\d)(?:\^\s*\{?)?(th|st|nd|rd)\b\}?", r"\\text{th}"),
+    (r"\\mathrm\s*\{\s*d\s*\}", "d"),
     (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
+    (r"\\frac\s*(\d)(?=\s*[\d{\\])", r"\\frac{\1}"),
+    (r"(\\frac\s*\{[^{}]*\})\s*(\d)", r"\1{\2}"),
+    (r"\\(?:text)?color\s*\{\w+\}|\\(?:large|Large|LARGE|huge|Huge|normalsize|small|bold|checkmark)(?![A-Za-z])|[✓✔]", " "),
+    (r"(?<=[\d\w])\s+(?:in\s+)?base\s+(?=\w)", "_"),
+    (r"\bequals\b", "="),
     (r"\\[dt]binom(?![A-Za-z])", r"\\binom"),
     (r"(?<=\d)\{,\}(?=\d)", ","),
     (r"\\(?:geqslant|geq)(?![A-Za-z])", r"\\ge "),
@@ -155,7 +181,7 @@ _COMPILED = [(re.compile(pattern), replacement) for pattern, replacement in _SYN
 
 def latex_synonyms(text: str) -> str:
     """\\dfrac → \\frac, \\geq → \\ge, \\left( → (, 11,\\! 111 → 11,111, spacing commands → a space."""
-    if "\\" in text or "{" in text or "~" in text or "..." in text:
+    if not text.isalnum():
         for pattern, replacement in _COMPILED:
             text = pattern.sub(replacement, text)
     return text

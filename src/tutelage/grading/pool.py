@@ -14,9 +14,11 @@ import os
 import queue
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from pathlib import Path
 
 CPU_SECONDS, WALL_SECONDS = 2.5, 4.0
 """What one comparison may take; the wall clock is the larger, so that a machine that stalls does not refuse right answers."""
@@ -37,18 +39,30 @@ class Worker:
 
 _idle: queue.LifoQueue[Worker] = queue.LifoQueue()
 _started: set[Worker] = set()
+CORES = len(os.sched_getaffinity(0))
+_running = threading.BoundedSemaphore(CORES)
 
 
-def ask(pairs: list[list[str]]) -> list[Reply]:
-    """(equal, layer, why) of each pair of normalised answers. Safe to call from any thread."""
+def ask(pairs: list[list[str]], stopping: threading.Event | None = None) -> list[Reply]:
+    """(equal, layer, why) of each pair of normalised answers. Safe to call from any thread; no more workers run than there are cores.
+
+    `stopping` is set when nobody waits for the replies any more.
+    """
+    with _running:
+        return _ask(pairs, stopping)
+
+
+def _ask(pairs: list[list[str]], stopping: threading.Event | None) -> list[Reply]:
     for _attempt in range(2):  # a worker that somebody killed is replaced once
+        if stopping is not None and stopping.is_set():
+            break
         worker = _take()
         try:
             unsent = memoryview(json.dumps(pairs).encode() + b"\n")
             while unsent:
                 unsent = unsent[worker.requests.write(unsent) or 0 :]
             line = worker.replies.readline()
-        except OSError:
+        except (OSError, ValueError):  # ValueError: closed by another thread
             line = b""
         except BaseException:  # Ctrl-C in the middle: the reply would be taken for the next question's
             _end(worker)
@@ -62,29 +76,37 @@ def ask(pairs: list[list[str]]) -> list[Reply]:
 
 def ask_many(requests: Sequence[list[list[str]]], workers: int | None = None) -> Iterator[tuple[int, list[Reply]]]:
     """(index, replies) of each request as it is done, asked on all cores."""
-    count = min(workers or len(os.sched_getaffinity(0)), len(requests))
+    count = min(workers or CORES, len(requests))
     if count < 2:
         yield from ((index, ask(request)) for index, request in enumerate(requests))
         return
     with ThreadPoolExecutor(count, thread_name_prefix="grading") as threads:
-        waiting = {threads.submit(ask, request): index for index, request in enumerate(requests)}
+        stopping = threading.Event()
+        waiting = {threads.submit(ask, request, stopping): index for index, request in enumerate(requests)}
         try:
             for done in as_completed(waiting):
                 yield waiting[done], done.result()
-        finally:
-            for future in waiting:
-                future.cancel()
+        except BaseException:  # Ctrl-C: the threads must not finish what nobody will read
+            stopping.set()
+            threads.shutdown(wait=False, cancel_futures=True)
+            close()
+            raise
 
 
 def _take() -> Worker:
-    try:
-        return _idle.get_nowait()
-    except queue.Empty:
-        pass
-    command = [sys.executable, "-m", "tutelage.grading.worker", str(CPU_SECONDS), str(WALL_SECONDS)]
+    with contextlib.suppress(queue.Empty):
+        while True:
+            worker = _idle.get_nowait()
+            if worker.process.poll() is None:
+                return worker
+            _end(worker)
+    # -P: a file mpmath.py in the current directory is not the library; the package is found where it was found here
+    command = [sys.executable, "-P", "-m", "tutelage.grading.worker", str(CPU_SECONDS), str(WALL_SECONDS)]
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(
-        command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
-    )
+        command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
     assert isinstance(process.stdin, io.RawIOBase) and isinstance(process.stdout, io.RawIOBase)
     worker = Worker(process, process.stdin, io.BufferedReader(process.stdout))
     _started.add(worker)
@@ -105,12 +127,13 @@ def _end(worker: Worker, grace_seconds: float = 0.0) -> None:
 
 def _forget() -> None:
     """In a forked process: the parent's workers are not ours, and our copies of their pipes must not keep them alive."""
-    global _idle
+    global _idle, _running
     for worker in _started:
         worker.requests.close()
         worker.process.returncode = 0  # nobody here may wait for another process's child
     _started.clear()
     _idle = queue.LifoQueue()
+    _running = threading.BoundedSemaphore(CORES)
 
 
 os.register_at_fork(after_in_child=_forget)

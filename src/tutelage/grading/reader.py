@@ -45,8 +45,8 @@ def read(text: str, thousands: bool = True, trusted: bool = False) -> Node:
     """
     if thousands:
         text = _join_thousands(text)
-    if (based := re.fullmatch(r"\(?([0-9A-F]*[A-F][0-9A-F]*)\)?_\{?(\d+)\}?", text)) is not None:
-        return Node("based", (), (based[1], based[2]))
+    if (based := re.fullmatch(r"\(?([0-9A-F]*[A-F][0-9A-F]*|\d[0-9a-f]*)\)?_\{?(1[1-9])\}?", text)) is not None:
+        return Node("based", (), (based[1].upper(), based[2]))
     tokens = tokenize(text)
     if len(tokens) > MAX_TOKENS:
         raise TooLarge(f"the answer has over {MAX_TOKENS} parts")
@@ -239,7 +239,10 @@ class _Parser:
     def term(self) -> Node:
         node = last = self.factor()
         while True:
-            if self.takes("*", "cdot", "times") or (self.sees_letter_times() and self.take()):
+            if self.sees("times") and last.kind == "symbol" and last.value.startswith("vec "):
+                self.take()
+                node = last = Node("call", (node, self.factor()), "cross product")
+            elif self.takes("*", "cdot", "times") or (self.sees_letter_times() and self.take()):
                 last = self.signed_factor()
                 node = Node("multiply", (node, last))
             elif self.sees("/", "div") and self.ahead().kind not in ("word", "text"):
@@ -247,8 +250,9 @@ class _Parser:
                 last = self.signed_factor()
                 node = Node("divide", (node, last))
             elif self.starts_factor():
-                if self.next.kind == last.kind == "number":
-                    raise Unreadable("two numbers stand side by side")
+                numeric = last.kind == "factorial" or (last.kind == "power" and last.args[0].kind == "number")
+                if self.next.kind == "number" and not numeric:
+                    raise Unreadable("a number stands behind another factor without a sign")
                 last = self.factor()
                 node = Node("multiply", (_ungrouped(node), last))
             else:
@@ -327,7 +331,8 @@ class _Parser:
         if token.kind == "number":
             return self.number(token)
         if token.kind == "symbol":
-            return self.symbol(token.text)
+            segment = len(token.text) == 2 and token.text.isupper()
+            return self.symbol("".join(sorted(token.text)) if segment else token.text)  # the segment AB is BA
         if token.kind == "mark":
             return self.bracket(token.text)
         if token.kind == "command":
@@ -484,8 +489,12 @@ class _Parser:
         if name in FUNCTIONS:
             return self.function(name)
         if name in _ACCENTS:
-            inner = self.argument()
-            return self.symbol(f"{_ACCENTS[name]} {_plain(inner)}")
+            if self.sees("{") and self.ahead().kind == "symbol" and self.ahead(2).text == "}":
+                written = self.ahead().text  # the vector AB is not BA
+                self.at += 3
+            else:
+                written = _plain(self.argument())
+            return self.symbol(f"{_ACCENTS[name]} {written}")
         if name == "begin":
             return self.environment()
         if name == "mathbb":
@@ -523,6 +532,8 @@ class _Parser:
                 power = self.exponent()
             else:
                 base = self.argument() if self.sees("{") else self.atom()
+        if name == "log" and base is None and self.next.kind == "number" and not self.next.spaced and self.ahead().text == "(":
+            base = self.number(self.take())  # log2(8)
         if self.sees("(", "{") or (self.sees("[", "\\{") and name in ("max", "min", "gcd", "lcm")):
             opening = self.take().text
             closer = {"(": ")", "[": "]", "{": "}", "\\{": "\\}"}[opening]
@@ -613,7 +624,7 @@ class _Parser:
         while self.next.kind in ("word", "text") or (words and self.sees("/", "^", "cdot", ".", "-")):
             token = self.take()
             if token.kind in ("word", "text"):
-                words += token.text.split()
+                words += re.findall(r"\^\{?-?\d+\}?|[^\W\d_]+(?:['’.-][^\W\d_]+)*|\S", token.text)
             elif token.text == "^":
                 words.append("^" + _plain(self.exponent()))
             else:

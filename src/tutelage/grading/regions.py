@@ -19,6 +19,8 @@ def same_region(gold: Node, answer: Node) -> bool | None:
     variables = [_variables(node) for node in (gold, answer)]
     if variables[0] and variables[1] and variables[0] != variables[1]:
         return False
+    if any(node.kind == "relation" and not names for node, names in zip((gold, answer), variables, strict=True)):
+        return None  # f(1) < f(2): nothing varies
     variable = next(iter(variables[0] | variables[1]), "")
     names = {name for name in symbols_of(gold) | symbols_of(answer) if not name.startswith(_NAMED_SETS)}
     if names - {variable} or len(variables[0] | variables[1]) > 1:
@@ -43,7 +45,7 @@ def flat_union(node: Node) -> list[Node]:
 def _variables(node: Node) -> set[str]:
     """What the relations in it speak about: their only symbol, or the name f(x) between two bounds."""
     if node.kind == "relation":
-        middles = [part for part in node.args if symbols_of(part)]
+        middles = [part for part in node.args if symbols_of(part) or part.kind == "apply"]
         if len(middles) == 1 and (name := name_of(middles[0])) is not None and not name.startswith("abs"):
             return {name}
         return symbols_of(node)

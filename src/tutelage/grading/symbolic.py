@@ -23,9 +23,7 @@ _WHOLLY_MATHEMATICS = re.compile(
     r"(?:\\(?!text|mbox|mathrm|hbox)[A-Za-z]+|\\[^A-Za-z]|[A-Za-z](?![A-Za-z]{2})|d[a-z]|[^A-Za-z\\'])*"
 )
 """No words (Math-Verify multiplies their letters) and no quotation marks."""
-_WORTH_ASKING = re.compile(
-    r"\\(?:sum|prod|i*int|oint|lim|frac\s*\{\s*(?:d|\\partial)|begin|cup|cap|setminus|overline|binom)(?![A-Za-z])"
-)
+_WORTH_ASKING = re.compile(r"\\(?:sum|prod|i*int|oint|lim|frac\s*\{\s*d|begin|cup|cap|setminus|overline|binom)(?![A-Za-z])")
 """What our reader does not evaluate, or not in all its forms."""
 
 

@@ -38,7 +38,8 @@ def symbols_of(node: Any) -> set[str]:
     """The names that need a value."""
     if isinstance(node, Node):
         own = {node.value} if node.kind == "symbol" and node.value not in CONSTANTS else set()
-        return own.union(*(symbols_of(part) for part in node.args))
+        parts = node.args[1:] if node.kind == "apply" else node.args  # the f of f(x) is no unknown
+        return own.union(*map(symbols_of, parts))
     return set().union(*(symbols_of(part) for part in node)) if isinstance(node, tuple) else set()
 
 

@@ -20,11 +20,12 @@ _UNIT_NAMES = {
 
 
 _KNOWN = {*_UNIT_NAMES, *_UNIT_NAMES.values()} | {
-    "grade", "th", "st", "nd", "rd", "degree", "deg", "am", "pm", "a.m", "p.m", "dm", "nm", "mg", "ton", "acre", "unit", "sq",
-    "cu", "percent", "pt", "qt", "lbs", "g", "c", "k", "f", "rpm", "kw", "kwh", "kj", "mw",
+    "grade", "cup", "pint", "quart", "th", "st", "nd", "rd", "degree", "deg", "am", "pm", "a.m", "p.m", "dm", "nm", "mg",
+    "ton", "acre", "unit", "sq", "cu", "percent", "pt", "qt", "lbs", "g", "c", "k", "f", "rpm", "kw", "kwh", "kj", "mw",
 }  # fmt: skip
 _NEVER = {
-    "halves", "thirds", "quarters", "fourths", "fifths", "sixths", "sevenths", "eighths", "ninths", "tenths", "hundredths",
+    "halves", "fails", "works", "holds", "remains", "rational", "integer", "real", "odd", "even", "prime", "positive",
+    "negative", "thirds", "quarters", "fourths", "fifths", "sixths", "sevenths", "eighths", "ninths", "tenths", "hundredths",
     "thousandths", "more", "less", "fewer", "plus", "minus", "times", "over", "mod", "modulo", "factorial", "out", "below",
     "above", "not", "no", "or", "and", "nor", "wrong", "noon", "midnight", "base", "than", "except", "excluded", "if", "when",
     "where", "for", "false", "choose", "others", "rows", "columns", "versus", "vs", "approximately",
@@ -38,13 +39,15 @@ def is_unit(words: list[str], trusted: bool) -> bool:
     A unit that is known, or a plural noun, with nothing in it that changes the number ("5 more", "5 thirds", "5 out of 6"). In a
     reference (`trusted`) other nouns pass too.
     """
-    names = [word.lower().strip(".,") for word in words if not re.fullmatch(r"[/^.\-\d{}]+|cdot", word)]
+    names = [word.lower().strip(".,") for word in words if not re.fullmatch(r"\^\{?-?\d+\}?|[/.\-]|cdot", word)]
     names = [part for name in names for part in re.split(r"[/\s]+", name) if part]
     if names[:1] in (["squared"], ["cubed"]) or any(
         not re.fullmatch(r"[^\W\d_]+(?:[.'’-][^\W\d_]+)*|[$€£¥¢]", name) or name in _NEVER for name in names
     ):
         return False
-    return trusted or all(len(name) < 2 or name in _KNOWN for name in names) or any(
+    if any(name.endswith("ths") or name.rstrip("s") in MULTIPLES for name in names):
+        return False
+    return trusted or all(len(name) < 2 or name in _KNOWN or name.rstrip("s") in _KNOWN for name in names) or any(
         name in _KNOWN or (name.endswith("s") and len(name) > 3) for name in (names[0], names[-1])
     )  # fmt: skip
 

@@ -38,18 +38,20 @@ def _context(digits: int) -> MPContext:
 _CONTEXTS = {digits: _context(digits) for digits in (DIGITS, MANY_DIGITS)}
 
 
-def points(names: set[str], count: int, whole: bool = False) -> Iterator[dict[str, Fraction]]:
-    """`count` assignments, of one order of size and sign after another; the same for the same names, wherever they stand.
+def points(names: set[str], count: int, whole: bool = False, seed: object = 0) -> Iterator[dict[str, Fraction]]:
+    """`count` assignments, of one order of size and sign after another.
 
-    whole: the letters that stand for whole numbers (n, k, …) get small positive ones.
+    Args:
+        whole: the letters that stand for whole numbers (n, k, …) get small positive ones.
+        seed: what is compared: whoever wrote one side cannot know the points without the other.
     """
-    ranges = [(0, 1), (1, 4), (-1, 1), (-5, 5), (0, 3), (2, 9), (-2, 2), (-9, 1)]
+    ranges = [(0, 1), (-1, 0), (1, 4), (-5, -1), (-9, 9), (-2, 2), (0, 3), (2, 9)]
     for index in range(count):
         low, high = ranges[index % len(ranges)]
         yield {
-            name: Fraction(1 + _hash(index, name) % (8 + 2 * index))
+            name: Fraction(1 + _hash(index, name, seed) % (8 + 2 * index))
             if whole and (name[0] in WHOLE_LETTERS or index % 2)
-            else low + (high - low) * Fraction(_hash(index, name) % 99_991, 99_991)
+            else low + (high - low) * Fraction(_hash(index, name, seed) % 99_991, 99_991)
             for name in names
         }
 
@@ -109,8 +111,6 @@ class _Evaluator:
             case "sequence" | "quantity" if len(node.args) == 1:
                 return self.value(node.args[0])
             case "apply":
-                if len(node.args) == 2:
-                    return self.both(self.value(node.args[0]), self.value(node.args[1]), lambda a, b: a * b)
                 return self.opaque(node.args[0].value, [self.value(part) for part in node.args[1:]])
             case "call":
                 self.in_function += 1
@@ -132,6 +132,8 @@ class _Evaluator:
 
     def both(self, a: Any, b: Any, operation: Callable[[Any, Any], Any]) -> Any:
         exact = isinstance(a, Fraction) and isinstance(b, Fraction)
+        if not exact and (self.mp.isinf(self.mpf(a)) or self.mp.isinf(self.mpf(b))):
+            raise Undefined("arithmetic with infinity")
         result = operation(a, b) if exact else operation(self.mpf(a), self.mpf(b))
         return _small_enough(result) if exact else self.finite(result)
 
@@ -187,6 +189,8 @@ class _Evaluator:
             if number > MAX_FACTORIAL:
                 raise TooLarge(f"the factorial of a number over {MAX_FACTORIAL}")
             return _small_enough(Fraction(math.factorial(int(number))))
+        if isinstance(number, Fraction) and number.denominator == 1:
+            raise Undefined("the factorial of a negative number")
         return self.opaque("factorial", [number])
 
     # --- functions
@@ -247,7 +251,7 @@ class _Evaluator:
     def opaque(self, name: str, arguments: list[Any]) -> Any:
         """A stand-in value for what is not evaluated: the same for the same function of the same values."""
         shown = [self.mp.nstr(self.mpf(argument), 20) for argument in arguments]
-        return Fraction(_hash(name, shown) % 1_000_003, 1_000_003)
+        return Fraction(_hash(name, shown) % 2_000_003 - 1_000_001, 1_000_003)
 
     def bounded_operator(self, node: Node) -> Any:
         """A sum, product, integral, limit or remainder, by its parts; the name of the bound variable does not matter."""

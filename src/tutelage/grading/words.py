@@ -32,7 +32,7 @@ def same_words(gold: str, answer: str) -> bool | None:
     if gold == answer:
         return True
     clocks = [_CLOCK.fullmatch(side) for side in (gold, answer)]
-    if clocks[0] and clocks[1]:
+    if clocks[0] and clocks[1] and all(int(part or 0) < 60 for clock in clocks if clock for part in clock.groups()[1:3]):
         return _seconds(clocks[0]) == _seconds(clocks[1])
     choices = [_choice(side) for side in (gold, answer)]
     if choices[0] is not None and choices[1] is not None and not (choices[0][1] and choices[1][1]):
@@ -66,7 +66,7 @@ def _is_words(text: str) -> bool:
     """Plain words, one of them of three letters or more and none of mathematics: "x" and "pi" stay mathematics."""
     words = re.split(r"[ ,]+", text)
     return all(re.fullmatch(r"[^\W\d_]+(?:['’-][^\W\d_]+)*", word) for word in words) and any(
-        len(word) > 2 and word.casefold() not in _MATHEMATICAL for word in words
+        (re.search(r"[^\W\d_]{3}", word) or word.casefold() == "no") and word.casefold() not in _MATHEMATICAL for word in words
     )
 
 
@@ -86,18 +86,25 @@ def _seconds(clock: re.Match[str]) -> int:
 
 
 def number_of(text: str) -> int | None:
-    """five → 5, twenty-five → 25, three hundred and four → 304; None for other words."""
-    total = current = 0
-    words = re.split(r"[ -]+", text)
-    for word in words:
+    """five → 5, twenty-five → 25, three hundred and four → 304; None for other words, or number words in no such order."""
+    total = group = 0
+    ceiling = 10**9  # of the next part of the group
+    for word in re.split(r"[ -]+", text)[:20]:
         if word in _UNITS:
-            current += _UNITS.index(word)
+            value, room = _UNITS.index(word), 10 if _UNITS.index(word) < 10 else 100
         elif word in _TENS:
-            current += 20 + 10 * _TENS.index(word)
-        elif word == "hundred":
-            current = (current or 1) * 100
-        elif word in ("thousand", "million"):
-            total, current = total + (current or 1) * (1000 if word == "thousand" else 10**6), 0
-        elif word != "and" or len(words) == 1:
+            value, room = 20 + 10 * _TENS.index(word), 100
+        elif word == "hundred" and 0 < group < 100:
+            group, ceiling = group * 100, 100
+            continue
+        elif word in ("thousand", "million") and group:
+            total, group, ceiling = total + group * (1000 if word == "thousand" else 10**6), 0, 10**9
+            continue
+        elif word == "and" and group >= 100:
+            continue
+        else:
             return None
-    return total + current
+        if room > ceiling or ((group and not group % 100 and ceiling != 100) and ceiling < room):
+            return None
+        group, ceiling = group + value, 10 if room == 100 and value % 10 == 0 and value >= 20 else 0
+    return total + group

@@ -30,12 +30,15 @@ def main() -> None:
     replies = os.fdopen(os.dup(1), "w")  # a library that prints must not write into the protocol
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # what the owner ignores or blocks comes down through exec
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
     from tutelage.grading import symbolic
     from tutelage.grading.pool import OUT_OF_TIME
 
     symbolic.warm_up()  # before the fork, so that each child has it for nothing
     stopped = {
         Stopped.WALL: [None, "limit", f"{OUT_OF_TIME} after {wall_seconds:g} s"],
+        Stopped.REFUSED: [None, "limit", "a library wanted to make code from text"],
         Stopped.LIMIT: [None, "limit", f"stopped at the limit of {cpu_seconds:g} s of CPU or {MEMORY_LIMIT >> 20} MB"],
     }
     child: Child | None = None
@@ -61,6 +64,7 @@ def main() -> None:
 class Stopped(enum.Enum):
     WALL = enum.auto()
     LIMIT = enum.auto()
+    REFUSED = enum.auto()
 
 
 class Child:
@@ -78,19 +82,26 @@ class Child:
         theirs.close()
         self.socket = ours
         self.file = ours.makefile("rb")
+        self.poll = select.poll()
+        self.poll.register(ours, select.POLLIN)
+        self.poll.register(0, 0)  # only that its other end was closed
 
     def ask(self, line: bytes, seconds: float) -> list[Any] | Stopped:
         """The verdict, or what stopped the child."""
         self.served += 1
         try:
             self.socket.sendall(line)
-            ready, _, _ = select.select([self.socket], [], [], seconds)
-            if not ready:
+            events = dict(self.poll.poll(1000 * seconds))
+            if 0 in events:  # the owner is gone
+                self.end()
+                os._exit(0)
+            if not events:
                 return Stopped.WALL
             answer = self.file.readline()
         except OSError:
             return Stopped.LIMIT
-        return json.loads(answer) if answer.endswith(b"\n") else Stopped.LIMIT
+        verdict = json.loads(answer) if answer.endswith(b"\n") else Stopped.LIMIT
+        return verdict or Stopped.REFUSED
 
     def end(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
@@ -105,18 +116,24 @@ def _restrict(owner: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != owner:
         os._exit(0)
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    limit = MEMORY_LIMIT if hard == resource.RLIM_INFINITY else min(MEMORY_LIMIT, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     sys.addaudithook(refuse_code)
 
 
+_refused: list[str] = []
+"""What was refused in this process: libraries may swallow the error, and go on with half of what they needed."""
+
+
 def refuse_code(event: str, arguments: tuple[Any, ...]) -> None:
     """An audit hook: code made from text never runs here, nor does anything that starts a process or opens a connection.
 
     Raises:
-        PermissionError: for each of these; the comparison that met it is undecided.
+        PermissionError: for each of these; the comparison that met it is undecided, and this process is replaced.
     """
     if event == "exec":
         name = getattr(arguments[0], "co_filename", "<string>")
@@ -134,6 +151,7 @@ def refuse_code(event: str, arguments: tuple[Any, ...]) -> None:
             "socket.connect",
         )
     if forbidden:
+        _refused.append(event)
         raise PermissionError(f"{event} is not allowed while grading")
 
 
@@ -153,6 +171,8 @@ def _work(requests: socket.socket, cpu_seconds: float) -> None:
             ) as error:  # a parser's crash is a reason, never a verdict (some libraries' errors are no Exception)
                 verdict = [None, "limit", f"{type(error).__name__}: {str(error)[:200]}"]
             signal.setitimer(signal.ITIMER_PROF, 0)
+            if _refused and verdict[0] is not True:
+                verdict = []
             requests.sendall(json.dumps(verdict).encode() + b"\n")
     os._exit(0)
 
