@@ -13,10 +13,11 @@ import time
 from pathlib import Path
 
 import pytest
+from hostile_inputs import HOSTILE, PWN
 
 from tutelage.grading import grade, grade_all, pool
 
-HARD = (r"\frac{1}{7}", r"\int_0^1 e^{e^{e^{x}}} \cdot \sin(\cos(x^{x^x})) dx")
+HARD = (r"\frac{1}{7}", r"\sum_{n=1}^{9999} \frac{1}{n^{999}} + \int \frac{1}{x^{30}+x^{17}+3x+1} dx")
 """A pair that takes Math-Verify longer than any limit."""
 
 
@@ -138,7 +139,21 @@ def test_what_does_not_end_is_undecided_and_the_next_pair_is_graded():
     assert time.monotonic() - started < 60
 
 
-def test_memory_is_limited(monkeypatch):
+def test_hostile_inputs_are_never_accepted_and_leave_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pairs = [
+        pair
+        for _, *hostile in HOSTILE
+        for pair in (tuple(hostile), (r"\sqrt{8}", f"2√2 + {len(hostile[1])} - {len(hostile[1])}"))
+    ]
+    verdicts = grade_all(pairs)
+    accepted = [name for (name, *_), verdict in zip(HOSTILE, verdicts[::2], strict=True) if verdict.equal]
+    assert accepted == []
+    assert all(verdict.equal for verdict in verdicts[1::2])  # each next pair is as if nothing had been
+    assert list(tmp_path.iterdir()) == [] and not Path(PWN).exists()
+
+
+def test_memory_is_limited():
     script = """
     import os
     from tutelage.grading import worker
@@ -163,6 +178,49 @@ def test_a_worker_that_was_killed_is_replaced():
     worker.process.wait()
     pool._idle.put(worker)
     assert grade("x^2-1", "(x-1)(x+1)").equal is True
+
+
+def test_workers_that_died_while_they_were_idle_are_replaced():
+    grade_all([("x+1", f"1+x+{number}-{number}") for number in range(64)], workers=2)
+    for worker in list(pool._started):
+        worker.process.kill()
+        worker.process.wait()
+    assert grade("x+1", "1+x").equal is True
+
+
+def test_ctrl_c_in_a_batch_ends_soon_and_the_next_grade_works():
+    script = f"""
+    import os, signal, threading, time
+    from tutelage.grading import grade, grade_all
+    assert grade("x+1", "1+x").equal
+    threading.Timer(2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    started = time.monotonic()
+    hard = {HARD!r}
+    try:
+        grade_all([(hard[0], hard[1] + f"+{{number}}") for number in range(60)], workers=2)
+    except KeyboardInterrupt:
+        print("INTERRUPTED", time.monotonic() - started < 30, grade("x+1", "1+x").equal)
+    """
+    assert run(script).stdout == "INTERRUPTED True True\n"
+
+
+def test_an_owner_that_ignores_its_children_is_served_too():
+    script = f"""
+    import signal
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPROF])
+    from tutelage.grading import grade_all
+    print([verdict.equal for verdict in grade_all([{HARD!r}, ("x+1", "1+x"), ("x", "y")], workers=1)])
+    """
+    assert run(script).stdout == "[None, True, False]\n"
+
+
+def test_a_file_in_the_current_directory_is_not_taken_for_a_library(tmp_path):
+    (tmp_path / "mpmath.py").write_text("open('pwned', 'w')")
+    (tmp_path / "sympy.py").write_text("open('pwned', 'w')")
+    script = "from tutelage.grading import grade; print(grade(r'\\sqrt{8}', '2√2').equal)"
+    done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert done.stdout == "True\n" and not (tmp_path / "pwned").exists()
 
 
 def test_a_child_that_was_killed_costs_one_pair_at_most():
