@@ -182,6 +182,18 @@ def test_a_batch_of_responses_keeps_format_and_answer_apart():
     ]  # fmt: skip
 
 
+def test_an_answer_that_is_refused_is_undecided_and_not_wrong():
+    assert grade("4", "1" * 5000).equal is None and grade("1" * 5000, "4").equal is None
+    assert grade("7" * 400, "⑩" * 900).equal is None
+    assert grade("120", "5!").equal is True and grade("Yes", "Yes!").layer != "limit"
+
+
+def test_several_boxes_of_a_reference_are_a_list():
+    assert grade(r"\boxed{2} \text{ and } \boxed{3}", "3, 2").equal is True
+    assert grade(r"\boxed{2} \text{ and } \boxed{3}", "3").equal is False
+    assert grade("7", r"8 \boxed{7} 9").equal is not True
+
+
 def test_a_box_without_braces_is_read():
     assert boxed_answer(r"so $x = \boxed 5$.") == "5"
 

@@ -79,6 +79,7 @@ def test_prompt_response_rows_and_numbers_as_references():
     ("row", "reference"),
     [
         ({"problem": "p", "solution": "so \\boxed 5$", "answer": None}, "5"),
+        ({"problem": "p", "solution": "so \\boxed{2} or \\boxed{3}", "answer": None}, "2, 3"),
         ({"problem": "p", "solution": "so \\boxed{7}", "answer": 0}, "0"),
         ({"problem": "p", "answer": 204}, "204"),
         ({"prompt": "p", "reference": 0}, "0"),

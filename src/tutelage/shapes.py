@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tutelage.grading import boxed_answer
+from tutelage.grading.format import boxes
 
 
 class BadRow(ValueError):
@@ -116,14 +116,14 @@ def _gsm8k(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _math(row: dict[str, Any]) -> dict[str, Any]:
-    """MATH: the reference is the row's own answer if it has one, else the last ``\\boxed{}`` of the solution.
+    """MATH: the reference is the row's own answer if it has one, else what the solution has in ``\\boxed{}`` (several boxes: a list).
 
     The boxed answer, never the reference, becomes the answer block; a solution without one stays as it is.
     """
     solution = _as_text(row["solution"])
     if solution is not None and not isinstance(solution, str):
         raise BadRow(f"solution is {type(solution).__name__}, not text")
-    boxed = boxed_answer(solution or "")
+    boxed = ", ".join(content for _, _, content in boxes(solution or "")) or None
     reference = row["answer"] if row.get("answer") not in (None, "") else boxed
     if reference is None:
         raise BadRow("solution has no \\boxed{} and the row no answer")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 def tagged_answer(response: str) -> str | None:
     """The text of the answer block, or None if the response is not one think block followed by one answer block.
@@ -22,16 +24,36 @@ def tagged_answer(response: str) -> str | None:
 
 def boxed_answer(text: str) -> str | None:
     """The content of the last ``\\boxed{…}`` with balanced braces (or of ``\\boxed 5``, as MATH writes at times), or None."""
-    start = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
-    if start < 0:
-        return None
-    rest = text[start:].removeprefix("\\boxed").removeprefix("\\fbox").lstrip()
-    if not rest.startswith("{"):
-        bare = rest.partition("$")[0].split()
-        return bare[0].rstrip(".,") if bare else None
+    found = boxes(text)
+    return found[-1][2] if found else None
+
+
+def boxes(text: str) -> list[tuple[int, int, str]]:
+    """(start, end, content) of each outermost box; none if the last one is not closed."""
+    found, end = [], 0
+    for match in _BOX.finditer(text):
+        if match.start() < end:
+            continue
+        if match[0].endswith("{"):
+            close = closing_brace(text, match.end() - 1)
+            if close < 0:
+                return []
+            found.append((match.start(), close + 1, text[match.end() : close].strip()))
+        else:
+            found.append((match.start(), match.end(), match[1].rstrip(".,")))
+        end = found[-1][1]
+    return found
+
+
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(?<=\s)([^\s${}]+))")
+
+
+def closing_brace(text: str, start: int) -> int:
+    """The index of the brace that closes the one at `start`, or -1."""
     depth = 0
-    for index, character in enumerate(rest):
-        depth += (character == "{") - (character == "}")
-        if depth == 0:
-            return rest[1:index].strip()
-    return None
+    for index in range(start, len(text)):
+        if text[index] in "{}" and (index == 0 or text[index - 1] != "\\"):
+            depth += 1 if text[index] == "{" else -1
+            if depth == 0:
+                return index
+    return -1

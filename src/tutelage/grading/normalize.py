@@ -9,6 +9,9 @@ import html
 import re
 import unicodedata
 from collections.abc import Callable
+from itertools import pairwise
+
+from tutelage.grading.format import boxes, closing_brace
 
 _SYMBOLS = {
     "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\times ", "✕": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ",
@@ -110,8 +113,8 @@ def wrappers(text: str) -> str:
                 text = inner
         if (command := _COMMAND.match(text)) is not None and closing_brace(text, command.end() - 1) == len(text) - 1:
             text = text[command.end() : -1]
-        elif "\\boxed" in text and (boxes := _boxes(text)):
-            text = ", ".join(boxes)
+        elif "\\boxed" in text and (boxed := _boxed_list(text)):
+            text = boxed
         if (prose := _PROSE.match(text)) is not None and not _DENIAL.search(prose[0]):
             text = text[prose.end() :]
         text = re.sub(r"(?<!\.)(?:\.|,|;|\\\.)\s*$", "", text.replace("\\displaystyle", " ")).strip()
@@ -123,30 +126,11 @@ def wrappers(text: str) -> str:
     return re.sub(r"(?<!\\)\$(?!\s*\d)", " ", text)
 
 
-def closing_brace(text: str, start: int) -> int:
-    """The index of the brace that closes the one at `start`, or -1."""
-    depth = 0
-    for index in range(start, len(text)):
-        if text[index] in "{}" and (index == 0 or text[index - 1] != "\\"):
-            depth += 1 if text[index] == "{" else -1
-            if depth == 0:
-                return index
-    return -1
-
-
-def _boxes(text: str) -> list[str]:
-    """The contents of the outermost boxes; none if figures stand outside of them."""
-    boxes, outside, end = [], "", 0
-    for match in re.finditer(r"\\boxed\s*\{", text):
-        if match.start() < end:
-            continue
-        close = closing_brace(text, match.end() - 1)
-        if close < 0:
-            return []
-        boxes.append(text[match.end() : close].strip())
-        outside += text[end : match.start()]
-        end = close + 1
-    return [] if re.search(r"\d", outside + text[end:]) else boxes
+def _boxed_list(text: str) -> str | None:
+    """What stands in the boxes of a text, if no figures stand outside of them."""
+    found = boxes(text)
+    outside = "".join(text[end:start] for (_, end, _), (start, _, _) in pairwise([(0, 0, ""), *found, (len(text), 0, "")]))
+    return ", ".join(content for _, _, content in found) if found and not re.search(r"\d", outside) else None
 
 
 _SYNONYMS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
