@@ -33,7 +33,7 @@ def parse_row(row: dict[str, Any], columns: dict[Any, str] | None = None, needs_
     for key, value in pair.items():
         if value is not None and not isinstance(value, str):
             raise BadRow(f"{key} is {type(value).__name__}, not text")
-        if value is not None and any("\ud800" <= character <= "\udfff" for character in value):
+        if value is not None and re.search("[\ud800-\udfff]", value):
             raise BadRow(f"{key} holds half of a surrogate pair, which is no character")
     if pair["reference"] is not None and not pair["reference"].strip():
         raise BadRow("reference is empty: an empty answer would count as right")

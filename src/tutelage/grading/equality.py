@@ -116,7 +116,7 @@ def _cheap(gold: str, answer: str) -> Verdict | None:
 
 def _refusal(text: str) -> str | None:
     """Why an answer is not worth handing to a parser, or None. Each test is linear in the length."""
-    if "\0" in text or any(0xD800 <= ord(character) <= 0xDFFF for character in text):
+    if "\0" in text or re.search("[\ud800-\udfff]", text):
         return "characters that no text has"
     if sum(character.isdigit() for character in text) > MAX_DIGITS:
         return f"over {MAX_DIGITS} digits"
