@@ -63,6 +63,9 @@ def test_every_rule_has_an_example():
 
 
 SYNONYM_EXAMPLES = [
+    (r"\left\{\begin{array}{l}x=3 \\ y=1\end{array}\right.", r"\begin{cases}x=3 \\ y=1\end{cases}"),
+    (r"f^{\prime\prime}(x)", "f''(x)"),
+    (r"0^{+}", "0^+"),
     (r"\left(1, 2\right)", "(1, 2)"),
     (r"11,\! 111", "11,111"),
     (r"1\quad 2", "1 2"),

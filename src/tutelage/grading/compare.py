@@ -101,6 +101,8 @@ def _equal_builders(gold: Node, answer: Node) -> bool:
         return _equal(gold.args[0], answer.args[0]) and _unordered(gold.args[1:], answer.args[1:])
     builder, other = (gold, answer) if gold.kind == "builder" else (answer, gold)
     element, *conditions = builder.args
+    if len(conditions) == 1 and _is_condition(conditions[0]) and element.kind == "symbol":
+        return symbols_of(conditions[0]) == {element.value} and _equal_regions(conditions[0], other)
     if element.kind == "relation" and element.value == ("in",) and element.args[1] == Node("symbol", (), "mathbb R"):
         element = element.args[0]
     real = len(conditions) == 1 and element.kind == "symbol" and conditions[0].kind == "relation"
@@ -194,8 +196,8 @@ def _unnamed(node: Node) -> tuple[Node, ...]:
     """The elements without their names; named values that repeat their names (x = 1, y = 2 or x = 3, y = 4) become tuples."""
     plain: list[Node] = []
     pairs = _named_values(node)
-    if pairs is not None and 1 < len(dict(pairs)) < len(pairs):
-        width = len(dict(pairs))
+    width = len(dict(pairs or []))
+    if pairs is not None and 1 < width < len(pairs) and len(pairs) % width == 0 and not _one_family(pairs):
         groups = [sorted(pairs[start : start + width], key=lambda pair: pair[0]) for start in range(0, len(pairs), width)]
         return tuple(Node("sequence", tuple(value for _, value in group), ("(", ")")) for group in groups)
     for element in _elements(node):
@@ -215,7 +217,12 @@ def _named_values(node: Node) -> list[tuple[str, Node]] | None:
         if pair is None:
             return None
         names = element.args[0]
-        if names.kind == "sequence" and pair[1].kind == "sequence" and len(names.args) == len(pair[1].args):
+        if (
+            node.kind == "relation"
+            and names.kind == "sequence"
+            and pair[1].kind == "sequence"
+            and len(names.args) == len(pair[1].args)
+        ):
             found += [(name_of(name) or "", value) for name, value in zip(names.args, pair[1].args, strict=True)]
         else:
             found.append(pair)

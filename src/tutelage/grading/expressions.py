@@ -121,8 +121,8 @@ def _nearly(a: Any, b: Any) -> bool:
 
 def _rounds_to(gold: Node, answer: Node) -> bool:
     """The stated tolerance. A reference written as a decimal with at least three digits is met by an exact answer that has no
-    finite decimal and rounds to it; an exact reference is met by a decimal only when that has twelve digits or more and is its
-    rounding, as a machine prints a number."""
+    finite decimal and rounds to it; an exact reference is met by a decimal only when that has twelve digits or more, all of them
+    right to a unit of the last, as a machine prints a number."""
     if symbols_of(gold) or symbols_of(answer) or (_literal(gold) is None) == (_literal(answer) is None):
         return False
     decimal, exact, digits = (gold, answer, 3) if _literal(gold) is not None else (answer, gold, 12)
@@ -133,8 +133,8 @@ def _rounds_to(gold: Node, answer: Node) -> bool:
     if not (is_real(y) and is_finite(y)) or _significant(decimal) < digits or (isinstance(y, Fraction) and _terminates(y)):
         return False
     places = _decimal_places(decimal) or 0
-    half = Fraction(1, 2 * 10**places) * _scale(decimal)
-    return bool(abs(as_mpf(x) - as_mpf(y)) <= as_mpf(half) * (1 + 10**-9))
+    allowed = Fraction(1 if decimal is answer else Fraction(1, 2), 10**places) * _scale(decimal)
+    return bool(abs(as_mpf(x) - as_mpf(y)) <= as_mpf(allowed) * (1 + 10**-9))
 
 
 def _terminates(number: Fraction) -> bool:

@@ -117,7 +117,7 @@ def wrappers(text: str) -> str:
             text = boxed
         if (prose := _PROSE.match(text)) is not None and not _DENIAL.search(prose[0]):
             text = text[prose.end() :]
-        text = re.sub(r"(?<!\.)(?:\.|,|;|\\\.)\s*$", "", text.replace("\\displaystyle", " ")).strip()
+        text = re.sub(r"(?:\\[,;:!. ]|(?<!\.)(?<!\\right)\.|[,;\s])+$", "", text.replace("\\displaystyle", " ")).strip()
         if text == before:
             break
     if text.count("$") < 2:
@@ -134,6 +134,12 @@ def _boxed_list(text: str) -> str | None:
 
 
 _SYNONYMS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
+    (
+        r"\\left\s*\\\{\s*\\begin\{(?:array|aligned)\}(?:\{[lcr|]*\})?(.*?)\\end\{(?:array|aligned)\}\s*\\right\s*\.",
+        r"\\begin{cases}\1\\end{cases}",
+    ),
+    (r"\^\s*\{?\s*((?:\\prime\s*)+)\}?", lambda match: "'" * match[1].count("prime")),
+    (r"\^\s*\{\s*([+*-])\s*\}", r"^\1"),
     (r"\\(?:left|right|bigl|bigr|Bigl|Bigr|biggl|biggr|Biggl|Biggr|big|Big|bigg|Bigg|middle)(?![A-Za-z])\s*\.?(?=\s|\W|$)", ""),
     (r"\\(?:!|negthinspace|negmedspace|negthickspace)\s*", ""),
     (r"\\(?:limits|nolimits|displaystyle|textstyle|quad|qquad|thinspace|medspace|thickspace|enspace)(?=[^A-Za-z]|$)", " "),

@@ -291,7 +291,10 @@ class _Parser:
     def factor(self) -> Node:
         node = self.postfix(self.atom())
         if self.takes("^"):
-            node = self.postfix(Node("power", (node, self.exponent())))
+            exponent = self.exponent()
+            if node.kind == "symbol" and self.takes("_"):
+                node = Node("symbol", (), f"{node.value}_{self.subscript()}")
+            node = self.postfix(Node("power", (node, exponent)))
         return node
 
     def exponent(self) -> Node:
@@ -301,8 +304,9 @@ class _Parser:
             return Node("negate", (inner,)) if negative else inner
         if self.sees("{"):
             return self.argument()
-        node = self.atom()
-        node = self.postfix(node)
+        if self.next.kind == "number" and self.ahead().text == "_":  # x^2_1 is x_1^2
+            return Node("number", (), self.take().value)
+        node = self.postfix(self.atom())
         return Node("power", (node, self.exponent())) if self.takes("^") else node
 
     def postfix(self, node: Node) -> Node:
@@ -376,6 +380,13 @@ class _Parser:
         if name[0] in FUNCTION_LETTERS and self.sees("^") and self.ahead().text == "{" and self.ahead(2).text == "-":
             self.take()  # f^{-1}(x)
             name += f"^{_plain(self.exponent())}"
+        if name == "C" and self.sees("(") and not self.next.spaced and self.ahead().kind == "number":
+            start = self.at
+            self.take()
+            chosen, _ = self.items((")",))
+            if len(chosen) == 2 and self.takes(")"):
+                return Node("call", tuple(chosen), "binom")  # C(12, 5)
+            self.at = start
         node = Node("symbol", (), name)
         if name[0] in FUNCTION_LETTERS and self.sees("(") and not self.next.spaced:
             self.take()
@@ -446,9 +457,15 @@ class _Parser:
             first = self.element(("\\}",))
         self.bars -= 1
         if first is not None and self.takes("|", "mid", ":"):
+            self.junction = None
             conditions, _ = self.items(("\\}",))
             self.expect("\\}")
-            return Node("builder", (first, *conditions))
+            everywhere = Node("relation", (first, Node("symbol", (), "mathbb R")), ("in",))
+            conditions = [condition for condition in conditions if condition != everywhere] or conditions
+            together = len(conditions) > 1 and all(
+                condition.kind == "relation" and condition.value != ("in",) for condition in conditions
+            )
+            return Node("builder", (first, Node("list", tuple(conditions), self.junction)) if together else (first, *conditions))
         self.at = start
         items, _ = self.items(("\\}",))
         self.expect("\\}")

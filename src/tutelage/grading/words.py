@@ -12,6 +12,7 @@ _CHOICE = re.compile(
     r"(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s*:?\s*)?(?:\(([A-Ja-j])\)|([A-J])(?:[.:)](?=\s|$)|$)|([a-j])$)\s*(.*)"
 )
 _NO_TAIL = re.compile(r"\b(?:not?|or|and|nor|wrong|incorrect|false|none|wait|but)\b|(?<![A-Za-z\\])[A-J](?![A-Za-z])")
+_BASED = re.compile(r"\(?([0-9A-F]+)\)?_\{?\w+\}?")
 _CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?\s*(?:([ap])\.?\s*m\.?)?", re.IGNORECASE)
 _UNITS = [
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen",
@@ -30,6 +31,8 @@ def same_words(gold: str, answer: str) -> bool | None:
     """Whether two normalised answers are the same words; None when that is not for words to decide."""
     gold, answer = plain(gold), plain(answer)
     if gold == answer:
+        return True
+    if (based := _BASED.fullmatch(gold)) is not None and answer.upper() == based[1]:
         return True
     clocks = [_CLOCK.fullmatch(side) for side in (gold, answer)]
     if clocks[0] and clocks[1] and all(int(part or 0) < 60 for clock in clocks if clock for part in clock.groups()[1:3]):
