@@ -101,12 +101,11 @@ def _equal_builders(gold: Node, answer: Node) -> bool:
         return _equal(gold.args[0], answer.args[0]) and _unordered(gold.args[1:], answer.args[1:])
     builder, other = (gold, answer) if gold.kind == "builder" else (answer, gold)
     element, *conditions = builder.args
-    if len(conditions) == 1 and _is_condition(conditions[0]) and element.kind == "symbol":
-        return symbols_of(conditions[0]) == {element.value} and _equal_regions(conditions[0], other)
     if element.kind == "relation" and element.value == ("in",) and element.args[1] == Node("symbol", (), "mathbb R"):
         element = element.args[0]
-    real = len(conditions) == 1 and element.kind == "symbol" and conditions[0].kind == "relation"
-    return real and symbols_of(conditions[0]) == {element.value} and _equal_regions(conditions[0], other)
+    if element.kind != "symbol" or len(conditions) != 1 or not (conditions[0].kind == "relation" or _is_condition(conditions[0])):
+        return False
+    return symbols_of(conditions[0]) == {element.value} and _equal_regions(conditions[0], other)
 
 
 def _ordered(gold: tuple[Node, ...], answer: tuple[Node, ...]) -> bool:
