@@ -1,6 +1,6 @@
 """Are two answers equal? Cheap and exact layers decide what they can; the rest goes to workers that can be stopped.
 
-Layers, in this order: limit, string, exact, text (here), then structure, algebra and math-verify (`symbolic`, in a worker).
+Layers, in this order: limit, string, exact, text (here), then structure, algebra, math-verify and unreadable (`symbolic`, in a worker).
 """
 
 from __future__ import annotations

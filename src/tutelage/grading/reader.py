@@ -16,8 +16,8 @@ MAX_DEPTH = 60
 MAX_TOKENS = 3_000
 _RELATIONS = {
     "=": "=", "==": "=", ":=": "=", "equiv": "=", "<": "<", ">": ">", "<=": "<=", "le": "<=", ">=": ">=", "ge": ">=",
-    "!=": "!=", "<>": "!=", "ne": "!=", "approx": "~", "~": "~", "in": "in", "notin": "notin", "to": "to", "cong": "=",
-    "=<": "<=", "=>": "implies", "implies": "implies", "Rightarrow": "implies",
+    "!=": "!=", "<>": "!=", "ne": "!=", "approx": "~", "~": "~", "in": "in", "notin": "notin", "to": "to",
+    "=<": "<=",
 }  # fmt: skip
 _GREEK = {
     "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu", "nu", "xi", "pi",
@@ -30,6 +30,7 @@ _ACCENTS = {
 }  # fmt: skip
 FUNCTION_LETTERS = "fghFGH"
 _OPERATORS_WITH_BOUNDS = {"sum", "prod", "int", "lim", "iint", "oint"}
+_ENVIRONMENTS = {"matrix", "pmatrix", "bmatrix", "Bmatrix", "vmatrix", "Vmatrix", "smallmatrix", "array", "cases"}
 _THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?![\d])(?!,\d)")
 
 
@@ -87,6 +88,8 @@ class _Parser:
 
     def take(self) -> Token:
         token = self.tokens[self.at]
+        if token.kind == "end":
+            raise Unreadable("the text ends too early")
         self.at += 1
         return token
 
@@ -344,7 +347,7 @@ class _Parser:
         if token.kind == "text" and self.sees("_") and re.fullmatch("[0-9A-Fa-f]+", token.text):
             self.take()
             return Node("based", (), (token.text.upper(), self.subscript()))
-        raise Unreadable(f"{token.text!r} is out of place" if token.text else "the text ends too early")
+        raise Unreadable(f"{token.text!r} is out of place")
 
     def number(self, token: Token) -> Node:
         """A number, or a mixed one: 1\\frac{1}{2}, 1 1/2."""
@@ -402,8 +405,6 @@ class _Parser:
         depth, pieces = 1, []
         while depth:
             token = self.take()
-            if token.kind == "end":
-                raise Unreadable("a brace is not closed")
             depth += (token.text == "{") - (token.text == "}")
             if token.text not in "{}":
                 pieces.append(token.text)
@@ -601,16 +602,10 @@ class _Parser:
         name = ""
         while not self.takes("}"):
             name += self.take().text
-            if len(name) > 20:
-                raise Unreadable("\\begin without a name")
-        if name.startswith("array") and self.takes("{"):
+        if name == "array" and self.takes("{"):
             while not self.takes("}"):
-                if self.take().kind == "end":
-                    raise Unreadable("an array without columns")
-        if name.rstrip("*").removesuffix("matrix") not in ("", "p", "b", "B", "v", "V", "small") and name not in (
-            "array",
-            "cases",
-        ):
+                self.take()
+        if name not in _ENVIRONMENTS:
             raise Unreadable(f"\\begin{{{name}}} is not known")
         rows: list[list[Node]] = [[]]
         while not self.takes("end"):
@@ -627,8 +622,7 @@ class _Parser:
                 raise TooLarge("a matrix over 40 × 40")
         self.expect("{")
         while not self.takes("}"):
-            if self.take().kind == "end":
-                raise Unreadable("\\end without a name")
+            self.take()
         rows = [row for row in rows if row]
         if not rows or len({len(row) for row in rows}) != 1:
             raise Unreadable("a matrix with rows of different lengths")
@@ -638,16 +632,14 @@ class _Parser:
     def with_unit(self, node: Node) -> Node:
         """5 cm, 3\\text{ square units}, 7\\text{ m}/\\text{s}^2, 12^{\\text{th}} grade, 5 million: the value with the words behind it."""
         words: list[str] = []
-        while self.next.kind in ("word", "text") or (words and self.sees("/", "^", "cdot", ".", "-")):
+        while self.next.kind in ("word", "text") or (words and self.continues_unit()):
             token = self.take()
             if token.kind in ("word", "text"):
                 words += re.findall(r"\^\{?-?\d+\}?|[^\W\d_]+(?:['’.-][^\W\d_]+)*|\S", token.text)
             elif token.text == "^":
                 words.append("^" + _plain(self.exponent()))
             else:
-                words.append(token.text)
-                if self.next.kind == "symbol":  # km/h
-                    words.append(self.take().text)
+                words += [token.text, self.take().text]
         if not words and self.takes("$", "€", "£", "¥", "¢"):
             words.append(self.tokens[self.at - 1].text)
         while words and words[0].lower() in MULTIPLES:
@@ -657,6 +649,12 @@ class _Parser:
         if node.kind == "ratio" or not is_unit(words, self.trusted and not symbols_of(node)):
             raise Unreadable(f"{' '.join(words)!r} is no unit")
         return Node("quantity", (node,), " ".join(words))
+
+    def continues_unit(self) -> bool:
+        """The power of cm^2, the second part of km/h, a.m or foot-pounds; never a sign before something else (5 cm - x)."""
+        behind = self.ahead()
+        named = behind.kind in ("word", "text") or (behind.kind == "symbol" and behind.text in "hsmgl" and self.sees("/"))
+        return self.sees("^") or (self.sees("/", "cdot", ".", "-") and named)
 
 
 def _is_differential(node: Node) -> bool:

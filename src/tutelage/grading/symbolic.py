@@ -36,11 +36,10 @@ def decide(gold: str, answer: str) -> tuple[bool | None, str, str]:
     if verdict is not None:
         return verdict
     if not all(_WHOLLY_MATHEMATICS.fullmatch(text) for text in (gold, answer)) or not _WORTH_ASKING.search(gold + answer):
-        return False, "math-verify", f"cannot be read whole: {gold[:80]} or {answer[:80]}"
+        return False, "unreadable", f"not read whole: {gold[:80]} or {answer[:80]}"
     if (refusal := _too_costly(gold) or _too_costly(answer)) is not None:
         return None, "limit", refusal
-    equal, why = _math_verify(gold, answer)
-    return equal, "math-verify", why
+    return _math_verify(gold, answer)
 
 
 def _by_reading(gold: str, answer: str) -> tuple[bool, str, str] | None:
@@ -93,8 +92,8 @@ def _too_costly(text: str) -> str | None:
     return None
 
 
-def _math_verify(gold: str, answer: str) -> tuple[bool | None, str]:
-    """Math-Verify's verdict on two texts that its parser accepts whole."""
+def _math_verify(gold: str, answer: str) -> tuple[bool, str, str]:
+    """(equal, layer, why): Math-Verify's verdict on two texts, if its parser accepts them whole."""
     trees = []
     for text in (gold, answer):
         try:
@@ -102,13 +101,13 @@ def _math_verify(gold: str, answer: str) -> tuple[bool | None, str]:
         except (MemoryError, RecursionError):
             raise
         except Exception:  # its parser raises bare Exceptions for what its grammar does not know
-            return False, f"cannot be read as mathematics: {text[:80]}"
+            return False, "unreadable", f"not read whole: {text[:80]}"
     from math_verify import verify
 
     equal = verify(trees[0], trees[1], timeout_seconds=None, allow_set_relation_comp=True, raise_on_error=True)
     if equal and not _same_size(*trees):
-        return False, "not equal beyond the digits that Math-Verify compares"
-    return bool(equal), "" if equal else "not equal"
+        return False, "math-verify", "not equal beyond the digits that Math-Verify compares"
+    return bool(equal), "math-verify", "" if equal else "not equal"
 
 
 def _parse(text: str) -> Any:
