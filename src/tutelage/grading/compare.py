@@ -13,6 +13,7 @@ from tutelage.grading.tree import Node, kinds_of, symbols_of
 from tutelage.grading.units import unit_of
 
 MAX_ELEMENTS = 200
+SIGNS = ("percent", "degree")
 
 
 def equal(gold: Node, answer: Node) -> bool:
@@ -138,7 +139,9 @@ def _equal_collections(gold: Node, answer: Node) -> bool:
     if max(len(gold.args), len(answer.args)) > MAX_ELEMENTS:
         return False
     if any(_is_condition(node) for node in (gold, answer)):
-        return _unordered(_elements(gold), _elements(answer)) or _equal_regions(gold, answer)
+        if gold.value == answer.value and _unordered(_elements(gold), _elements(answer)):
+            return True
+        return _equal_regions(gold, answer)
     named = [_named_values(node) for node in (gold, answer)]
     by_name = [values if values is not None and len(dict(values)) == len(values) else None for values in named]
     if by_name[0] is not None and by_name[1] is not None and len(by_name[0]) + len(by_name[1]) > 2:
@@ -285,9 +288,7 @@ def _in_base(node: Node) -> tuple[Any, ...]:
 
 def _equal_quantity(gold: Node, answer: Node) -> bool:
     """A unit may be left out, but two units must be the same."""
-    units = [
-        unit_of(node.value) if node.kind == "quantity" else "degree" if node.kind == "degree" else None for node in (gold, answer)
-    ]
+    units = [unit_of(node.value) if node.kind == "quantity" else node.kind * (node.kind in SIGNS) for node in (gold, answer)]
     if units[0] and units[1] and units[0] != units[1]:
         return False
     inner = [node.args[0] if node.kind == "quantity" else node for node in (gold, answer)]

@@ -44,7 +44,8 @@ def grade(gold: str, answer: str) -> Verdict:
     Raises:
         ValueError: the reference is empty, which would accept an empty answer.
     """
-    return _cheap(gold, answer) or Verdict(*pool.ask([[normalize(gold), normalize(answer)]])[0])
+    verdict = _cheap(gold, answer)
+    return verdict if isinstance(verdict, Verdict) else Verdict(*pool.ask([verdict])[0])
 
 
 def grade_all(
@@ -64,15 +65,15 @@ def grade_all(
         ValueError: a reference is empty.
     """
     verdicts = dict(known or {})
-    left: list[tuple[str, str]] = []
+    left: dict[tuple[str, str], list[str]] = {}  # with their normal forms
     for pair in dict.fromkeys(pairs):
         verdict = verdicts.get(pair) or _cheap(*pair)
-        if verdict is None:
-            left.append(pair)
-        else:
+        if isinstance(verdict, Verdict):
             verdicts[pair] = verdict
-    chunks = [left[start : start + CHUNK] for start in range(0, len(left), CHUNK)]
-    questions = [[[normalize(side) for side in pair] for pair in chunk] for chunk in chunks]
+        else:
+            left[pair] = verdict
+    chunks = [list(left)[start : start + CHUNK] for start in range(0, len(left), CHUNK)]
+    questions = [[left[pair] for pair in chunk] for chunk in chunks]
     done = len(pairs) - len(left)
     for number, replies in pool.ask_many(questions, workers):
         if on_graded is not None:
@@ -84,8 +85,8 @@ def grade_all(
     return [verdicts[pair] for pair in pairs]
 
 
-def _cheap(gold: str, answer: str) -> Verdict | None:
-    """The layers that cost microseconds and are bounded by the length; None when they cannot decide."""
+def _cheap(gold: str, answer: str) -> Verdict | list[str]:
+    """The layers that cost microseconds and are bounded by the length; the two normal forms when they cannot decide."""
     if not gold.strip():
         raise ValueError("the reference answer is empty")
     if gold.strip() == answer.strip():
@@ -110,8 +111,8 @@ def _cheap(gold: str, answer: str) -> Verdict | None:
         if "." not in plain_gold + plain_answer or abs(exact_gold - exact_answer) > MAX_TOLERANCE:
             return Verdict(False, "exact", f"{plain_answer} is not {plain_gold}")
     if (same := same_words(plain_gold, plain_answer)) is not None:
-        return Verdict(same, "text", "the words differ")
-    return None
+        return Verdict(same, "text", "" if same else "the words differ")
+    return [plain_gold, plain_answer]
 
 
 def _refusal(text: str) -> str | None:

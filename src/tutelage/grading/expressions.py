@@ -6,7 +6,18 @@ from fractions import Fraction
 from typing import Any
 
 from tutelage.grading.tree import Node, kinds_of, symbols_of
-from tutelage.grading.values import DIGITS, MANY_DIGITS, Undefined, as_mpf, close, evaluate, is_finite, is_real, points
+from tutelage.grading.values import (
+    DIGITS,
+    MANY_DIGITS,
+    Undefined,
+    as_mpf,
+    both_vanish,
+    close,
+    evaluate,
+    is_finite,
+    is_real,
+    points,
+)
 
 
 def is_scalar(node: Node) -> bool:
@@ -33,20 +44,32 @@ def equal_expressions(gold: Node, answer: Node) -> bool:
     for a, b in _readings(gold, answer):
         if _same_function(a, b, None):
             return True
-    if any(value == "log" for node in (gold, answer) for _, value in kinds_of(node)):
-        return _same_function(gold, answer, 10)
-    return _rounds_to(gold, answer)
+    has_log = any(value == "log" for node in (gold, answer) for _, value in kinds_of(node))
+    return any(
+        _rounds_to(gold, answer, base) or (base is not None and _same_function(gold, answer, base))
+        for base in ((None, 10) if has_log else (None,))
+    )
 
 
 def _readings(gold: Node, answer: Node) -> list[tuple[Node, Node]]:
     pairs = [(gold, answer)]
     for a, b, flip in ((gold, answer, False), (answer, gold, True)):
-        if a.kind == "percent" and b.kind != "percent":
-            pairs.append((b, a.args[0]) if flip else (a.args[0], b))
-        if a.kind == "degree" and b.kind != "degree" and any(value == "pi" for _, value in kinds_of(b)):
-            radians = Node("divide", (Node("multiply", (a.args[0], Node("symbol", (), "pi"))), Node("number", (), Fraction(180))))
+        number = _without("percent", a)
+        if number is not None and _without("percent", b) is None:
+            pairs.append((b, number) if flip else (number, b))
+        number = _without("degree", a)
+        if number is not None and b.kind != "degree" and any(value == "pi" for _, value in kinds_of(b)):
+            radians = Node("divide", (Node("multiply", (number, Node("symbol", (), "pi"))), Node("number", (), Fraction(180))))
             pairs = [(b, radians) if flip else (radians, b)]
     return pairs
+
+
+def _without(kind: str, node: Node) -> Node | None:
+    """The 5 of 5 % and the -5 of -5 %; None if the sign is not there."""
+    if node.kind == "negate":
+        inner = _without(kind, node.args[0])
+        return None if inner is None else Node("negate", (inner,))
+    return node.args[0] if node.kind == kind else None
 
 
 def _same_function(a: Node, b: Node, log_base: int | None) -> bool:
@@ -64,7 +87,7 @@ def _same_function(a: Node, b: Node, log_base: int | None) -> bool:
                 continue
             if real_only and not (is_real(x) and is_real(y)):
                 continue
-            if not _nearly(x, y):
+            if not nearly(x, y):
                 return False
             used += 1
             if used == 8:
@@ -75,7 +98,7 @@ def _same_function(a: Node, b: Node, log_base: int | None) -> bool:
 
 
 def _same_constant(a: Node, b: Node, log_base: int | None) -> bool:
-    """Two numbers: exactly if both are rational; otherwise at 50 digits, and if they agree there or vanish, at 400."""
+    """Two numbers: exactly if both are rational; otherwise at 50 digits, and if they agree there or vanish, at 1,000."""
     try:
         for digits in (DIGITS, MANY_DIGITS):
             x, y = (evaluate(node, None, digits, log_base) for node in (a, b))
@@ -83,7 +106,7 @@ def _same_constant(a: Node, b: Node, log_base: int | None) -> bool:
                 return x == y
             if not close(x, y, digits) and abs(as_mpf(x) - as_mpf(y)) > 10**-40:
                 return False
-        return close(x, y, MANY_DIGITS) or bool(abs(as_mpf(x) - as_mpf(y)) < 10**-380)
+        return close(x, y, MANY_DIGITS) or both_vanish(x, y, MANY_DIGITS)
     except Undefined:
         return False
 
@@ -98,10 +121,12 @@ def constant_factor(a: Node, b: Node) -> Any:
             x, y = evaluate(a, at), evaluate(b, at)
         except Undefined:
             continue
-        if x == 0 or y == 0 or not is_real(x) or not is_real(y):
+        if (x == 0) != (y == 0):
+            return None
+        if x == 0 or not is_real(x) or not is_real(y):
             continue
         quotient = x / y if isinstance(x, Fraction) and isinstance(y, Fraction) else as_mpf(x) / as_mpf(y)
-        if factor is not None and not _nearly(quotient, factor):
+        if factor is not None and not nearly(quotient, factor):
             return None
         factor, used = quotient, used + 1
         if used == 6:
@@ -109,7 +134,7 @@ def constant_factor(a: Node, b: Node) -> Any:
     return factor if used >= 3 else None
 
 
-def _nearly(a: Any, b: Any) -> bool:
+def nearly(a: Any, b: Any) -> bool:
     """Agreement at a point, where digits may have cancelled: exact for rationals, otherwise 40 digits."""
     if isinstance(a, Fraction) and isinstance(b, Fraction):
         return a == b
@@ -119,7 +144,7 @@ def _nearly(a: Any, b: Any) -> bool:
     return bool(abs(x - y) <= 10**-40 * max(abs(x), abs(y)) or abs(x - y) <= 10**-45)
 
 
-def _rounds_to(gold: Node, answer: Node) -> bool:
+def _rounds_to(gold: Node, answer: Node, log_base: int | None) -> bool:
     """The stated tolerance. A reference written as a decimal with at least three digits is met by an exact answer that has no
     finite decimal and rounds to it; an exact reference is met by a decimal only when that has twelve digits or more, all of them
     right to a unit of the last, as a machine prints a number."""
@@ -127,7 +152,7 @@ def _rounds_to(gold: Node, answer: Node) -> bool:
         return False
     decimal, exact, digits = (gold, answer, 3) if _literal(gold) is not None else (answer, gold, 12)
     try:
-        x, y = evaluate(decimal), evaluate(exact)
+        x, y = evaluate(decimal), evaluate(exact, log_base=log_base)
     except Undefined:
         return False
     if not (is_real(y) and is_finite(y)) or _significant(decimal) < digits or (isinstance(y, Fraction) and _terminates(y)):

@@ -10,7 +10,7 @@ from tutelage.grading.tree import TooLarge, Unreadable
 
 MAX_DIGITS = 1_000
 FUNCTIONS = {
-    "sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "coth", "sech", "csch", "arcsin", "arccos", "arctan",
+    "sin", "cos", "tan", "cot", "sec", "csc", "csch", "sinh", "cosh", "tanh", "coth", "sech", "arcsin", "arccos", "arctan",
     "arccot", "arcsec", "arccsc", "arcsinh", "arccosh", "arctanh", "ln", "log", "lg", "exp", "gcd", "lcm", "max", "min",
     "floor", "ceil", "abs", "det", "deg", "Re", "Im",
 }  # fmt: skip
@@ -21,7 +21,7 @@ _SAME_FUNCTION = {
 }  # fmt: skip
 _SAME_SYMBOL = {
     "inf": "infty", "infinity": "infty", "oo": "infty", "varnothing": "emptyset", "varphi": "phi", "varepsilon": "epsilon",
-    "vartheta": "theta", "phi": "phi", "union": "cup", "bigcup": "cup", "backslash": "setminus", "ast": "cdot",
+    "vartheta": "theta", "union": "cup", "bigcup": "cup", "backslash": "setminus", "ast": "cdot",
     "star": "cdot", "lbrace": "{", "rbrace": "}", "lvert": "|", "rvert": "|", "vert": "|",
     "iff": "equiv", "simeq": "approx", "thickapprox": "approx", "lbrack": "[", "rbrack": "]",
 }  # fmt: skip
@@ -76,7 +76,7 @@ def tokenize(text: str) -> list[Token]:
 def _tokens_of(kind: str, match: re.Match[str], spaced: bool, before: list[Token]) -> list[Token]:
     found = match[0]
     if kind == "number":
-        if sum(map(str.isdigit, found)) > MAX_DIGITS or len(found.lower().partition("e")[2].lstrip("+-")) > 4:
+        if sum(map(str.isdigit, found)) > MAX_DIGITS or len(found.lower().partition("e")[2].lstrip("+-")) > 3:
             raise TooLarge(f"a number has over {MAX_DIGITS} digits or a huge exponent")
         return [Token("number", found, spaced, Fraction(found))]
     if kind == "repeat":

@@ -1,6 +1,6 @@
 """One notation for what people and models write: each rule removes a difference that carries no meaning.
 
-The rules work on text, in one order, each in time linear in its length; none of them looks at the other answer.
+The rules work on text, in one order; none of them looks at the other answer.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ _PROSE = re.compile(
 )  # fmt: skip
 _LEADING_PROSE = re.compile(r"^\s*\\text\s*\{([^{}]*\b(?:is|are|equals)\s*:?\s*)\}")
 _APPROXIMATELY = re.compile(
-    r"[\s,]*(?:\\text\s*\{\s*)?\(\s*(?:or\s+)?(?:approximately|approx\.?|about|\\approx)(?![a-z])[^()]*\)\s*\}?\s*$"
+    r"(?:\\text\s*\{\s*)?\(\s*(?:or\s+)?(?:approximately|approx\.?|about|\\approx)(?![a-z])[^()]*\)\s*\}?\s*$"
 )
 _DENIAL = re.compile(r"\b(?:not?|wrong|incorrect|error|false|except|never)\b", re.IGNORECASE)
 

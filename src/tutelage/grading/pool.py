@@ -20,7 +20,9 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-CPU_SECONDS, WALL_SECONDS = 2.5, 4.0
+from tutelage.errors import RunError
+
+CPU_SECONDS, WALL_SECONDS = 2.5, 3.5
 """What one comparison may take; the wall clock is the larger, so that a machine that stalls does not refuse right answers."""
 OUT_OF_TIME = "stopped by the clock"
 """How the reason begins when the wall clock ended a comparison."""
@@ -103,13 +105,19 @@ def _take() -> Worker:
     # -P: a file mpmath.py in the current directory is not the library; the package is found where it was found here
     command = [sys.executable, "-P", "-m", "tutelage.grading.worker", str(CPU_SECONDS), str(WALL_SECONDS)]
     path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
-    process = subprocess.Popen(
-        command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
-        env={**os.environ, "PYTHONPATH": path},
-    )  # fmt: skip
+    try:
+        process = subprocess.Popen(
+            command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
+            env={**os.environ, "PYTHONPATH": path},
+        )  # fmt: skip
+    except OSError as error:
+        raise RunError(f"a grading process cannot be started: {error.strerror}") from None
     assert isinstance(process.stdin, io.RawIOBase) and isinstance(process.stdout, io.RawIOBase)
     worker = Worker(process, process.stdin, io.BufferedReader(process.stdout))
     _started.add(worker)
+    if worker.replies.readline() != b"ready\n":
+        _end(worker)
+        raise RunError(f"a grading process does not start; `{' '.join(command)} < /dev/null` says why")
     return worker
 
 

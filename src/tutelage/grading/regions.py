@@ -7,10 +7,12 @@ from itertools import pairwise
 from typing import Any
 
 from tutelage.grading.canonical import name_of
+from tutelage.grading.expressions import nearly
 from tutelage.grading.tree import Node, symbols_of
-from tutelage.grading.values import Undefined, as_mpf, close, evaluate, is_real, points
+from tutelage.grading.values import Undefined, as_mpf, close, evaluate, is_finite, is_real
 
 _NAMED_SETS = ("mathbb", "emptyset")
+ZERO = Node("number", (), Fraction(0))
 FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!=", "~": "~"}
 
 
@@ -25,15 +27,28 @@ def same_region(gold: Node, answer: Node) -> bool | None:
     names = {name for name in symbols_of(gold) | symbols_of(answer) if not name.startswith(_NAMED_SETS)}
     if names - {variable} or len(variables[0] | variables[1]) > 1:
         return None
-    boundaries = sorted({b for node in (gold, answer) for b in _boundaries(node, variable)}, key=as_mpf) or [Fraction(0)]
-    just = Fraction(1, 997)
-    tests = [boundaries[0] - 7, boundaries[0] - just, *boundaries, boundaries[-1] + just, boundaries[-1] + 7]
-    tests += [(as_mpf(a) + as_mpf(b)) / 2 for a, b in pairwise(boundaries)]
-    tests += [point["x"] * 3 for point in points({"x"}, 40)]
     try:
-        return all(_holds(gold, test, variable) == _holds(answer, test, variable) for test in tests)
+        found = {boundary for node in (gold, answer) for boundary in _boundaries(node, variable)}
+        boundaries = sorted(found, key=as_mpf) or [Fraction(0)]
+        near = [boundary + side for boundary in boundaries for side in (-JUST, JUST)]
+        between = [(as_mpf(a) + as_mpf(b)) / 2 for a, b in pairwise(boundaries)]
+        tests = [boundaries[0] - 7, *boundaries, *near, *between, boundaries[-1] + 7]
+        sides = [_joined(node, tests, variable) for node in (gold, answer)]
+        return all(_holds(sides[0], test, variable) == _holds(sides[1], test, variable) for test in tests)
     except Undefined:
         return False
+
+
+JUST = Fraction(1, 10**15)
+"""How far beside a boundary its two sides are tried."""
+
+
+def _joined(node: Node, tests: list[Any], variable: str) -> Node:
+    """x > 1, x < 3 hold together where they can; x < 1, x > 3 cannot, so that one of them is enough."""
+    if node.kind != "list" or node.value is not None:
+        return node
+    together = Node("list", node.args, "and")
+    return together if any(_holds(together, test, variable) for test in tests) else node
 
 
 def flat_union(node: Node) -> list[Node]:
@@ -54,22 +69,74 @@ def _variables(node: Node) -> set[str]:
     return set().union(*(_variables(part) for part in node.args if isinstance(part, Node))) if node.args else set()
 
 
-def _boundaries(node: Any, variable: str) -> set[Any]:
-    """Every constant in it, with both signs: the points at which its truth may change."""
-    found: set[Any] = set()
-    if not isinstance(node, Node):
-        return found
-    if node.kind not in ("list", "set", "sequence", "union", "intersection", "setminus", "relation") and not symbols_of(node):
-        try:
-            value = evaluate(node)
-        except Undefined:
-            return found
-        if isinstance(value, Fraction) or (is_real(value) and abs(value) < 10**12):
-            value = value if isinstance(value, Fraction) else value.real
-            found |= {value, -value}
-    for part in node.args:
-        found |= _boundaries(part, variable)
-    return found
+def _boundaries(node: Node, variable: str) -> set[Any]:
+    """The points at which its truth may change. Raises Undefined: they cannot be found."""
+    if node.kind in ("sequence", "set"):
+        values = {evaluate(part) for part in node.args}
+        return {value for value in values if is_finite(value)}
+    if node.kind == "relation":
+        return {root for a, b in pairwise(node.args) for root in _roots(a, b, variable)}
+    return set().union(*(_boundaries(part, variable) for part in node.args)) if node.args else set()
+
+
+def _roots(left: Node, right: Node, variable: str) -> set[Any]:
+    """Where the two sides are equal, for sides that are linear or quadratic between the kinks of their absolute values.
+
+    Raises:
+        Undefined: they are anything else.
+    """
+
+    def difference(at: Any) -> Any:
+        a, b = (at if name_of(side) == variable else evaluate(side, {variable: at}) for side in (left, right))
+        if not (is_real(a) and is_real(b)):
+            raise Undefined("not real everywhere")
+        if not (is_finite(a) and is_finite(b)):
+            raise Undefined("a bound at infinity")
+        return a - b if isinstance(a, Fraction) and isinstance(b, Fraction) else as_mpf(a) - as_mpf(b)
+
+    if any(not symbols_of(side) and not is_finite(evaluate(side)) for side in (left, right)):
+        return set()
+    kinks = {root for side in (left, right) for inner in _absolute_values(side) for root in _roots(inner, ZERO, variable)}
+    ends = sorted(kinks, key=as_mpf) or [Fraction(0)]
+    if not all(isinstance(end, Fraction) for end in ends):
+        ends = [as_mpf(end) for end in ends]
+    spans = [(ends[0] - 8, ends[0], True), *((a, b, False) for a, b in pairwise(ends)), (ends[-1], ends[-1] + 8, True)]
+    roots = set(kinks)
+    for low, high, open_ended in spans:
+        at = [low + (high - low) * step / 6 for step in range(1, 6)]
+        for root in _roots_of_quadratic(at, [difference(point) for point in at]):
+            inside = as_mpf(low) <= as_mpf(root) <= as_mpf(high)
+            beyond = open_ended and (as_mpf(root) < as_mpf(ends[0]) if high == ends[0] else as_mpf(root) > as_mpf(ends[-1]))
+            roots |= {root} if inside or beyond else set()
+    return roots
+
+
+def _roots_of_quadratic(at: list[Any], values: list[Any]) -> list[Any]:
+    """The real roots of the quadratic (or line) through five points, by Newton's divided differences."""
+    if not all(isinstance(number, Fraction) for number in (*at, *values)):
+        at, values = [as_mpf(number) for number in at], [as_mpf(number) for number in values]
+    slopes = [(v - u) / (q - p) for (p, q), (u, v) in zip(pairwise(at), pairwise(values), strict=True)]
+    curves = [(v - u) / (at[index + 2] - at[index]) for index, (u, v) in enumerate(pairwise(slopes))]
+    if not all(nearly(curve, curves[0]) for curve in curves):
+        raise Undefined("neither linear nor quadratic")
+    a = curves[0]
+    b = slopes[0] - a * (at[0] + at[1])
+    c = values[0] - (a * at[0] + b) * at[0]
+    if nearly(a, Fraction(0)):
+        return [] if nearly(b, Fraction(0)) else [-c / b]
+    square = b * b - 4 * a * c
+    if square < 0:
+        return []
+    root = evaluate(Node("call", (Node("number", (), square), Node("number", (), Fraction(2))), "root"))
+    exact = isinstance(root, Fraction) and isinstance(a, Fraction)
+    top = [-b + root, -b - root] if exact else [as_mpf(-b) + as_mpf(root), as_mpf(-b) - as_mpf(root)]
+    return [value / (2 * a) if exact else value / as_mpf(2 * a) for value in top]
+
+
+def _absolute_values(node: Node) -> list[Node]:
+    """The insides of the absolute values in it."""
+    own = [node.args[0]] if node.kind == "call" and node.value == "abs" else []
+    return own + [inner for part in node.args if isinstance(part, Node) for inner in _absolute_values(part)]
 
 
 def _holds(node: Node, at: Any, variable: str) -> bool:
@@ -80,8 +147,7 @@ def _holds(node: Node, at: Any, variable: str) -> bool:
         case "intersection":
             return all(_holds(part, at, variable) for part in node.args)
         case "list":
-            both = node.value == "and" or (node.value is None and any("!=" in (part.value or ()) for part in node.args))
-            return (all if both else any)(_holds(part, at, variable) for part in node.args)
+            return (all if node.value == "and" else any)(_holds(part, at, variable) for part in node.args)
         case "setminus":
             return _holds(node.args[0], at, variable) and not _holds(node.args[1], at, variable)
         case "set":

@@ -27,6 +27,10 @@ _WORTH_ASKING = re.compile(r"\\(?:sum|prod|i*int|oint|lim|frac\s*\{\s*d|begin|cu
 """What our reader does not evaluate, or not in all its forms."""
 
 
+_THOUSANDS_ONLY = re.compile(r"[-+$\\\s]*\d{1,3}(?:,\d{3})+(?![\d,])(?!\s*,)|.*,0\d")
+"""One grouped number, or a group that no list would hold (10,000; 1,050): its commas do not separate."""
+
+
 def decide(gold: str, answer: str) -> tuple[bool | None, str, str]:
     """(equal, layer, why) of two normalised answers; equal is None when a limit was met."""
     try:
@@ -58,7 +62,7 @@ def _by_reading(gold: str, answer: str) -> tuple[bool, str, str] | None:
         layer = "algebra" if all(is_scalar(node) for node in nodes) else "structure"
         if compare.equal(*nodes):
             return True, layer, ""
-        if layer == "algebra" or "," not in gold + answer:
+        if layer == "algebra" or "," not in gold + answer or any(_THOUSANDS_ONLY.match(text) for text in (gold, answer)):
             break
     if any(compare.has_opaque(node) for node in nodes):
         return None
@@ -72,12 +76,12 @@ def _decimal_comma(gold: str, answer: str, nodes: tuple[Node, Node]) -> bool:
     for text, other in ((gold, nodes[1]), (answer, nodes[0])):
         if re.fullmatch(r"-?\d+,\d+", text) and is_scalar(other):
             return compare.equal(
-                Node("number", (), abs(Fraction(text.replace(",", ".")))), _absolute(other, text.startswith("-"))
+                Node("number", (), abs(Fraction(text.replace(",", ".")))), _negated_if(other, text.startswith("-"))
             )
     return False
 
 
-def _absolute(node: Node, negative: bool) -> Node:
+def _negated_if(node: Node, negative: bool) -> Node:
     return Node("negate", (node,)) if negative else node
 
 

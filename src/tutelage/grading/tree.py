@@ -22,7 +22,8 @@ class Node:
     kinds: number (`value` a Fraction, `places` digits after its decimal point or None), symbol, add, multiply, divide, power,
     negate, plusminus, percent, degree, factorial, call (`value` its name), apply (f(x), perhaps a product), based (digits and
     base), relation (`value` its operators), list, sequence (`value` its two brackets), set, matrix (a tuple of rows),
-    determinant, union/intersection/setminus, quantity (an expression and its unit), ratio, opaque (compared by its parts).
+    determinant, union/intersection/setminus, builder (an element and its conditions), residue (a value and its modulus), quantity
+    (an expression and its unit), ratio, opaque (compared by its parts).
     """
 
     kind: str

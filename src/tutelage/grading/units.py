@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from tutelage.grading.words import number_of
+
 MULTIPLES = {"hundred": 100, "thousand": 1_000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
 """Words behind a number that multiply it."""
 
@@ -26,7 +28,8 @@ _KNOWN = {*_UNIT_NAMES, *_UNIT_NAMES.values()} | {
 _NEVER = {
     "halves", "fails", "works", "holds", "remains", "rational", "integer", "real", "odd", "even", "prime", "positive",
     "negative", "thirds", "quarters", "fourths", "fifths", "sixths", "sevenths", "eighths", "ninths", "tenths", "hundredths",
-    "thousandths", "more", "less", "fewer", "plus", "minus", "times", "over", "mod", "modulo", "factorial", "out", "below",
+    "thousandths", "more", "less", "fewer", "plus", "minus", "minuses",
+    "pluses", "times", "over", "mod", "modulo", "factorial", "out", "below",
     "above", "not", "no", "or", "and", "nor", "wrong", "noon", "midnight", "base", "than", "except", "excluded", "if", "when",
     "where", "for", "false", "choose", "others", "rows", "columns", "versus", "vs", "approximately",
 }  # fmt: skip
@@ -45,7 +48,9 @@ def is_unit(words: list[str], trusted: bool) -> bool:
         not re.fullmatch(r"[^\W\d_]+(?:[.'’-][^\W\d_]+)*|[$€£¥¢]", name) or name in _NEVER for name in names
     ):
         return False
-    if any(name.endswith("ths") or name.rstrip("s") in MULTIPLES for name in names):
+    if any(
+        name.endswith("ths") or name.rstrip("s") in MULTIPLES or number_of(name.removesuffix("s")) is not None for name in names
+    ):
         return False
     return trusted or all(len(name) < 2 or name in _KNOWN or name.rstrip("s") in _KNOWN for name in names) or any(
         name in _KNOWN or (name.endswith("s") and len(name) > 3) for name in (names[0], names[-1])
@@ -55,7 +60,8 @@ def is_unit(words: list[str], trusted: bool) -> bool:
 def unit_of(words: str) -> str:
     """One spelling of a unit: cm, centimeter(s); square cm and cm^2; what only counts ("units", "th grade") is no unit."""
     found = []
-    for word in re.findall(r"[A-Za-z]+|\^?-?\d+|[/$€£¥¢°]", words.lower()):
+    for written in re.findall(r"[A-Za-z]+|\^?-?\d+|[/$€£¥¢°]", words):
+        word = written if re.fullmatch("M[A-Za-z]", written) else written.lower()  # MW is not mW
         singular = word[:-1] if word.endswith("s") and len(word) > 2 and not word.endswith("ss") else word
         found.append(_UNIT_NAMES.get(singular, _UNIT_NAMES.get(word, singular)))
     for power, name in (("^2", "square"), ("^3", "cubic")):

@@ -288,7 +288,7 @@ class _Evaluator:
 
 _ELEMENTARY = {
     "exp": "exp", "sin": "sin", "cos": "cos", "tan": "tan", "cot": "cot", "sec": "sec", "csc": "csc", "sinh": "sinh",
-    "cosh": "cosh", "tanh": "tanh", "coth": "coth", "sech": "sech", "arcsin": "asin", "arccos": "acos", "arctan": "atan",
+    "cosh": "cosh", "tanh": "tanh", "coth": "coth", "sech": "sech", "csch": "csch", "arcsin": "asin", "arccos": "acos", "arctan": "atan",
     "arccot": "acot", "arcsec": "asec", "arccsc": "acsc", "arcsinh": "asinh", "arccosh": "acosh", "arctanh": "atanh",
     "Re": "re", "Im": "im",
 }  # fmt: skip
@@ -345,6 +345,13 @@ def close(a: Any, b: Any, digits: int = DIGITS) -> bool:
         return bool(x == y)
     tolerance = mp.mpf(10) ** (-int(digits * 0.8))
     return bool(abs(x - y) <= tolerance * max(abs(x), abs(y)))
+
+
+def both_vanish(a: Any, b: Any, digits: int) -> bool:
+    """The difference is nothing but what rounding leaves of digits that cancelled."""
+    mp = _CONTEXTS[digits]
+    x, y = (mp.mpf(n.numerator) / n.denominator if isinstance(n, Fraction) else n for n in (a, b))
+    return bool(abs(x - y) < mp.mpf(10) ** (-int(digits * 0.9)))
 
 
 def is_finite(a: Any) -> bool:

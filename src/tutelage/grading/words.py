@@ -46,8 +46,10 @@ def same_words(gold: str, answer: str) -> bool | None:
     sides = [_canonical(side) if of_words else side for side, of_words in zip((gold, answer), kinds, strict=True)]
     if sides[0] == sides[1]:
         return True
-    if all(kinds):
-        parts = [sorted(_canonical(part) for part in re.split(r",\s*(?:and\s+)?|\s+and\s+", side) if part) for side in sides]
+    if all(kinds) and "order" not in f"{gold} {answer}":
+        parts = [
+            sorted(_canonical(part.strip()) for part in re.split(r",\s*(?:and\s+)?|\s+and\s+", side) if part) for side in sides
+        ]
         return parts[0] == parts[1]
     return None if any(side.startswith("\\") for side in sides) else False
 

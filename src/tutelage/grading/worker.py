@@ -36,9 +36,10 @@ def main() -> None:
     from tutelage.grading.pool import OUT_OF_TIME
 
     symbolic.warm_up()  # before the fork, so that each child has it for nothing
+    replies.write("ready\n")
+    replies.flush()
     stopped = {
         Stopped.WALL: [None, "limit", f"{OUT_OF_TIME} after {wall_seconds:g} s"],
-        Stopped.REFUSED: [None, "limit", "a library wanted to make code from text"],
         Stopped.LIMIT: [None, "limit", f"stopped at the limit of {cpu_seconds:g} s of CPU or {MEMORY_LIMIT >> 20} MB"],
     }
     child: Child | None = None
@@ -51,9 +52,11 @@ def main() -> None:
             child = child or Child(cpu_seconds)
             verdict = child.ask(json.dumps(pair).encode() + b"\n", wall_seconds)
             if isinstance(verdict, Stopped):
+                verdict = [*stopped[verdict], True]
+            *verdict, spoilt = verdict
+            if spoilt:
                 child.end()
                 child = None
-                verdict = stopped[verdict]
             verdicts.append(verdict)
         replies.write(json.dumps(verdicts) + "\n")
         replies.flush()
@@ -64,7 +67,6 @@ def main() -> None:
 class Stopped(enum.Enum):
     WALL = enum.auto()
     LIMIT = enum.auto()
-    REFUSED = enum.auto()
 
 
 class Child:
@@ -100,8 +102,7 @@ class Child:
             answer = self.file.readline()
         except OSError:
             return Stopped.LIMIT
-        verdict = json.loads(answer) if answer.endswith(b"\n") else Stopped.LIMIT
-        return verdict or Stopped.REFUSED
+        return json.loads(answer) if answer.endswith(b"\n") else Stopped.LIMIT
 
     def end(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
@@ -166,13 +167,12 @@ def _work(requests: socket.socket, cpu_seconds: float) -> None:
                 verdict: list[Any] = list(decide(*json.loads(line)))
             except MemoryError:
                 os._exit(1)
-            except (
-                BaseException
-            ) as error:  # a parser's crash is a reason, never a verdict (some libraries' errors are no Exception)
-                verdict = [None, "limit", f"{type(error).__name__}: {str(error)[:200]}"]
+            except BaseException as error:  # a crash is a reason and never a verdict; some libraries raise what is no Exception
+                verdict = [None, "error", f"{type(error).__name__}: {str(error)[:200]}"]
             signal.setitimer(signal.ITIMER_PROF, 0)
             if _refused and verdict[0] is not True:
-                verdict = []
+                verdict = [None, "limit", "a library wanted to make code from text"]
+            verdict.append(bool(_refused))  # then this process holds half of what the library needed: it is replaced
             requests.sendall(json.dumps(verdict).encode() + b"\n")
     os._exit(0)
 
