@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gc
 import json
+import sqlite3
 import weakref
 
 import pytest
 
 from tutelage import arithmetic, data, filtering, sources
 from tutelage.cli import main
-from tutelage.errors import InputError
+from tutelage.errors import InputError, RunError
 from tutelage.filtering import filter_file
 from tutelage.grading import cache, equality
 from tutelage.runlog import to_lines
@@ -175,3 +176,31 @@ def test_parquet_rows_are_filtered(tmp_path):
     path = tmp_path / "train.parquet"
     datasets.Dataset.from_list(arithmetic.rows("train", 48)).to_parquet(str(path))
     assert filter_file(str(path), tmp_path / "kept.jsonl") == 42
+
+
+def test_a_cache_that_breaks_in_the_middle_is_said_once_and_filtering_goes_on(data_file, tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(cache.VerdictCache, "keep", full)
+    assert filter_file(str(data_file), tmp_path / "kept.jsonl") == 42
+    assert capsys.readouterr().out.count("verdicts are not kept from here on: database or disk is full") == 1
+
+
+def test_a_control_that_cannot_be_written_leaves_nothing_behind(data_file, tmp_path):
+    (tmp_path / ".kept.control.jsonl.tmp").mkdir()
+    with pytest.raises(RunError, match="kept.control.jsonl: cannot be written"):
+        filter_file(str(data_file), tmp_path / "kept.jsonl", control="random")
+    assert {path.name for path in tmp_path.iterdir()} == {"train.jsonl", ".kept.control.jsonl.tmp"}
+
+
+def test_outputs_of_any_name_have_ledgers_of_their_own(data_file, tmp_path):
+    for name in ("kept.v1", "kept.v2"):
+        filter_file(str(data_file), tmp_path / name)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "train.jsonl",
+        "kept.v1",
+        "kept.v1.ledger.jsonl",
+        "kept.v2",
+        "kept.v2.ledger.jsonl",
+    }

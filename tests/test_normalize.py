@@ -48,6 +48,9 @@ RULE_EXAMPLES = [
     (rules.wrappers, r"$\boxed{\text{east}}$.", "east"),
     (rules.spaces, "1 000 000", "1000000"),
     (rules.spaces, "x  +  1", "x + 1"),
+    (rules.phrases, r"\text{No solution.}", r"\emptyset"),
+    (rules.phrases, "all real numbers", r"\mathbb{R}"),
+    (rules.phrases, "DNE", "does not exist"),
 ]
 
 

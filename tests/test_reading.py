@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 from fractions import Fraction
 
 import pytest
@@ -113,3 +115,22 @@ def test_equal_answers_are_equal_in_both_directions(gold, answer):
 def test_different_answers_are_different_in_both_directions(gold, answer):
     assert decide(normalize(gold), normalize(answer))[0] is False
     assert decide(normalize(answer), normalize(gold))[0] is False
+
+
+PIECES = ["\\frac{", "}", "{", "(", ")", "[", "]", "\\{", "\\}", "|", "^", "_", ",", ";", "=", "<", "\\le ", "\\cup ", "\\pm ", "\\sqrt", "\\sin ", "\\log", "\\begin{pmatrix}", "\\end{pmatrix}",
+          "&", "\\\\", "\\text{ cm}", " and ", "%", "!", "'", ":", "x", "f", "n", "AB", "1", "2.5", "1,000", "0.\\overline{3}", "\\pi ", "\\infty ", "\\int_0^1 ", "\\sum_{k=1}^n ", "+", "-", "*", "/", " ", "\\in ", "\\mathbb{R}", "words ", "\\pmod 5"]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_no_text_makes_our_own_code_fail(seed):
+    """Every random text is right, wrong or over a limit: an exception other than those two is a bug."""
+    draw = random.Random(seed)
+    for _ in range(250):
+        gold, answer = ("".join(draw.choice(PIECES) for _ in range(draw.randint(1, 9))) for _ in range(2))
+        normal = normalize(gold), normalize(answer)
+        if "\\int" in gold + answer or "\\sum" in gold + answer or not all(normal):
+            for text in normal:  # Math-Verify takes its time: only our own reading is tried
+                with contextlib.suppress(Unreadable, TooLarge):
+                    read(text)
+            continue
+        assert decide(*normal)[1] in ("structure", "algebra", "exact", "unreadable", "limit", "math-verify"), (gold, answer)

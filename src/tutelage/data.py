@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -162,7 +163,12 @@ def judge(
         chunk = examples[start : start + GRADED_AT_ONCE]
         pairs = [(example.response, example.reference) for example in chunk if example.reference]
         on_graded(len(chunk) - len(pairs))
-        verdicts = iter(grade_responses(pairs, style, cache, on_graded))
+        try:
+            verdicts = iter(grade_responses(pairs, style, cache, on_graded))
+        except sqlite3.Error as error:
+            console.say(f"verdicts are not kept from here on: {error}")
+            cache = None
+            verdicts = iter(grade_responses(pairs, style))
         for example in chunk:
             verdict = next(verdicts) if example.reference else unknown
             yield example, _fate(verdict), verdict
@@ -179,8 +185,6 @@ def _fate(verdict: Verdict) -> str:
 @contextlib.contextmanager
 def verdict_cache() -> Iterator[VerdictCache | None]:
     """The verdicts of earlier filtering; None, and a line that says why, where they cannot be kept."""
-    import sqlite3
-
     from tutelage.grading.cache import VerdictCache
 
     try:

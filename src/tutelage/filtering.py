@@ -1,7 +1,7 @@
 """``tutelage filter``: a file of rows in, the rows whose solution is right out, and the fate of each beside it.
 
-Rows stream through: memory does not grow with their number. Verdicts are kept as they come, so that filtering that was interrupted
-goes on when it is run again.
+Rows stream through: memory does not grow with their number. Verdicts are kept some hundreds at a time, so that filtering that was
+interrupted goes on when it is run again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from tutelage import console
 from tutelage.config import DataConfig
@@ -52,7 +52,9 @@ def filter_file(
         InputError: a file to write exists, a row is malformed, or nothing survives.
     """
     config = config or DataConfig()
-    ledger_path, control_path = out.with_suffix(".ledger.jsonl"), out.with_suffix(".control.jsonl")
+    ledger_path, control_path = (
+        out.with_name(out.name.removesuffix(".jsonl") + end) for end in (".ledger.jsonl", ".control.jsonl")
+    )
     for path in (out, ledger_path, *([control_path] if control else [])):
         if path.exists():
             raise InputError(f"{path} exists and is not overwritten; remove it, or choose another --out")
@@ -65,8 +67,9 @@ def filter_file(
     with console.progress(f"reading {data}"):
         well_formed = _check(rows(), config)
     tally = _Tally()
-    with writing(out) as kept_lines, writing(ledger_path) as fate_lines:
-        with console.progress("grading the worked solutions", len(well_formed)) as advance, _going_on():
+    with contextlib.ExitStack() as files:
+        kept_lines, fate_lines = files.enter_context(writing(out)), files.enter_context(writing(ledger_path))
+        with console.progress("grading the worked solutions", well_formed) as advance, _going_on():
             for row, fate, example, verdict in _judged(rows(), config, style, advance):
                 fate_lines.write(to_lines([vars(fate)]))
                 if fate.fate == "kept":
@@ -76,30 +79,37 @@ def filter_file(
         if not kept:
             assert tally.first is not None
             raise nothing_survives(summary(tally.fates), tally.first)
-    if control:
-        chosen = set(random.Random(config.seed).sample(well_formed, kept))
-        with writing(control_path) as lines:
-            for number, row in enumerate(rows()):
-                if number in chosen:
-                    lines.write(to_lines([row.value]))
+        if control:
+            lines = files.enter_context(writing(control_path))
+            lines.writelines(to_lines([value]) for value in _drawn(rows(), config, well_formed, kept))
     tally.show()
-    files = [f"{out} ({kept} rows)", f"{ledger_path} (the fate of each row)"]
-    console.say("wrote " + ", ".join(files + ([f"{control_path} ({kept} rows drawn at random)"] if control else [])))
+    wrote = [f"{out} ({kept} rows)", f"{ledger_path} (the fate of each row)"]
+    console.say("wrote " + ", ".join(wrote + ([f"{control_path} ({kept} rows drawn at random)"] if control else [])))
     return kept
 
 
-def _check(rows: Iterator[Row], config: DataConfig) -> list[int]:
-    """The numbers of the well-formed rows; raises InputError for malformed ones before anything is graded."""
-    well_formed: list[int] = []
-    malformed, first, number = 0, "", -1
-    for number, row in enumerate(rows):
+def _check(rows: Iterator[Row], config: DataConfig) -> int:
+    """How many rows are well-formed; raises InputError for malformed ones before anything is graded."""
+    well_formed, malformed, first = 0, 0, ""
+    for row in rows:
         try:
             to_example(row, "{question}", config.columns)
-            well_formed.append(number)
+            well_formed += 1
         except BadRow as problem:
             malformed, first = malformed + 1, first or f"{row.source}: {problem}"
-    check_malformed(malformed, first, number + 1, config.on_bad_row)
+    check_malformed(malformed, first, well_formed + malformed, config.on_bad_row)
     return well_formed
+
+
+def _drawn(rows: Iterator[Row], config: DataConfig, well_formed: int, count: int) -> Iterator[dict[str, Any]]:
+    """`count` of the well-formed rows, drawn at random by the seed of the data, in their order."""
+    chosen, number = set(random.Random(config.seed).sample(range(well_formed), count)), 0
+    for row in rows:
+        with contextlib.suppress(BadRow):
+            to_example(row, "{question}", config.columns)
+            if number in chosen:
+                yield row.value
+            number += 1
 
 
 def _judged(
@@ -166,7 +176,8 @@ def writing(path: Path) -> Iterator[TextIO]:
     except OSError as error:
         raise RunError(f"{path}: cannot be written: {error.strerror}") from None
     finally:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

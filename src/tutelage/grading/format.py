@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+TEXT_COMMANDS = "text|textbf|textit|textrm|textnormal|mbox|hbox|mathrm|mathbf|mathit|mathsf|mathcal|boldsymbol|emph|bf|rm"
+"""LaTeX commands that only say how their argument looks."""
+
 
 def tagged_answer(response: str) -> str | None:
     """The text of the answer block, or None if the response is not one think block followed by one answer block.

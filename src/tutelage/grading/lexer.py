@@ -6,6 +6,7 @@ import re
 from fractions import Fraction
 from typing import Any, NamedTuple
 
+from tutelage.grading.format import TEXT_COMMANDS
 from tutelage.grading.tree import TooLarge, Unreadable
 
 MAX_DIGITS = 1_000
@@ -36,10 +37,9 @@ _UNIT_WORDS = {
     "sq", "cu", "rad", "pts", "deg", "pct", "percent", "degree", "degrees", "th", "st", "nd", "rd", "per", "am", "pm",
     "cents", "cent", "AM", "PM", "USD", "EUR", "Hz", "kW", "kWh", "kJ", "mL", "hours", "hour", "unit", "units",
 }  # fmt: skip
-_TEXT_COMMANDS = "text|textbf|textit|textrm|textnormal|mbox|hbox|mathrm|mathbf|mathit|mathsf|mathcal|boldsymbol|bf|rm|emph"
 _TOKEN = re.compile(
     r"(?P<space>\s+)"
-    rf"|\\(?:{_TEXT_COMMANDS})(?![A-Za-z])\s*(?:\{{(?P<text>[^{{}}\\]*)\}}|(?P<bare>[A-Za-z0-9]))"
+    rf"|\\(?:{TEXT_COMMANDS})(?![A-Za-z])\s*(?:\{{(?P<text>[^{{}}\\]*)\}}|(?P<bare>[A-Za-z0-9]))"
     r"|(?P<repeat>\d*\.\d*(?:\(\d+\)|\\overline\s*(?:\{\d+\}|\d)|\\bar\s*(?:\{\d+\}|\d)|\\dot\s*(?:\{\d\}|\d)(?:\d*\\dot\s*(?:\{\d\}|\d))?|\d(?:\\ldots)))"
     r"|(?P<number>(?:\d+(?:\.(?!\.)\d*)?|\.\d+)(?:[eE](?:[+-]?\d+)(?![A-Za-z0-9.]))?)"
     r"|(?P<rate>(?<=[\d }])(?<![A-Za-z] )(?:k?m|cm|ft|mi|k?g)/(?:h|hr|min|sec|s|c?m|mL|L)(?:\^\{?[23]\}?)?(?![A-Za-z]))"

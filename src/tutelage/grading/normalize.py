@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Callable
 from itertools import pairwise
 
-from tutelage.grading.format import boxes, closing_brace
+from tutelage.grading.format import TEXT_COMMANDS, boxes, closing_brace
 
 _SYMBOLS = {
     "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\times ", "✕": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ",
@@ -85,9 +85,7 @@ _PAIRS = (
     ("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("__", "__"), ("```", "```"), ("`", "`"),
     ("*", "*"), ('"', '"'), ("'", "'"),
 )  # fmt: skip
-_COMMAND = re.compile(
-    r"\\(?:boxed|fbox|text|textbf|textit|textrm|textnormal|emph|mathrm|mathbf|mathit|mbox|hbox|bf|rm|ensuremath)\s*\{"
-)
+_COMMAND = re.compile(rf"\\(?:boxed|fbox|ensuremath|{TEXT_COMMANDS})\s*\{{")
 _HENCE = r"(?:so|thus|hence|therefore)\b,?\s*"
 _PROSE = re.compile(
     rf"(?:{_HENCE})?(?:\*\*)?(?:the\s+)?(?:(?:final|correct)\s+)?(?:answer|ans|result|solution)\s*(?:is|:|=)(?:\*\*)?\s*:?\s+(?=\S)"
@@ -185,13 +183,26 @@ def lines(text: str) -> str:
     return ", ".join(parts) if all(re.search(r"[\w)}\]]$", part) and re.match(r"[\w(\[\\$-]", part) for part in parts) else text
 
 
+_PHRASES = {
+    "no solution": r"\emptyset", "no solutions": r"\emptyset", "there is no solution": r"\emptyset", "empty set": r"\emptyset",
+    "the empty set": r"\emptyset", r"\{\}": r"\emptyset", r"\varnothing": r"\emptyset", "infinity": r"\infty",
+    "all real numbers": r"\mathbb{R}", "all reals": r"\mathbb{R}", "the real numbers": r"\mathbb{R}",
+    "dne": "does not exist", "undefined": "does not exist",
+}  # fmt: skip
+
+
+def phrases(text: str) -> str:
+    """What has a symbol, said in words: no solution → \\emptyset."""
+    return _PHRASES.get(re.sub(r"\s+", " ", text).strip().casefold(), text) if len(text) < 30 else text
+
+
 def spaces(text: str) -> str:
     """One space where there were many; 1 000 000 → 1000000."""
     text = re.sub(r"\s+", " ", text).strip()
     return text.replace(" ", "") if re.fullmatch(r"-?\d{1,3}(?: \d{3})+(?:\.\d+)?", text) else text
 
 
-RULES = (unicode_symbols, escapes, html_markup, wrappers, lines, latex_synonyms, wrappers, spaces)
+RULES = (unicode_symbols, escapes, html_markup, wrappers, lines, latex_synonyms, wrappers, spaces, phrases)
 
 
 def normalize(text: str) -> str:

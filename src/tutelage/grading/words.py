@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
-_TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textit|textrm|textnormal|mbox|hbox|mathrm|mathbf|mathit|emph|rm|bf)\s*\{([^{}]*)\}")
+from tutelage.grading.format import TEXT_COMMANDS
+
+_TEXT_COMMAND = re.compile(rf"\\(?:{TEXT_COMMANDS})\s*\{{([^{{}}]*)\}}")
 _MATHEMATICAL = {
     "pi", "sqrt", "sin", "cos", "tan", "log", "exp", "and", "theta", "alpha", "beta", "infinity", "inf", "cot", "sec", "csc",
 }  # fmt: skip
@@ -51,20 +53,14 @@ def same_words(gold: str, answer: str) -> bool | None:
             sorted(_canonical(part.strip()) for part in re.split(r",\s*(?:and\s+)?|\s+and\s+", side) if part) for side in sides
         ]
         return parts[0] == parts[1]
-    return None if any(side.startswith("\\") for side in sides) else False
-
-
-_SAID_OTHERWISE = {
-    "dne": "does not exist", "undefined": "does not exist", "no solutions": r"\emptyset", "no solution": r"\emptyset",
-    "empty set": r"\emptyset", "all real numbers": r"\mathbb{R}", "all reals": r"\mathbb{R}", "infinity": r"\infty",
-}  # fmt: skip
+    return False
 
 
 def _canonical(words: str) -> str:
-    """Without regard to case and articles; number words as numbers; set phrases as their symbol."""
+    """Without regard to case and articles; number words as numbers."""
     words = re.sub(r"^(?:the|a|an)\s+(?=\w)", "", words.casefold())
     number = number_of(words)
-    return str(number) if number is not None else _SAID_OTHERWISE.get(words, words)
+    return words if number is None else str(number)
 
 
 def _is_words(text: str) -> bool:
