@@ -146,9 +146,9 @@ def _equal_collections(gold: Node, answer: Node) -> bool:
     by_name = [values if values is not None and len(dict(values)) == len(values) else None for values in named]
     if by_name[0] is not None and by_name[1] is not None and len(by_name[0]) + len(by_name[1]) > 2:
         return _equal_named(by_name[0], by_name[1])
-    if (by_name[0] is None) != (by_name[1] is None) and not _one_family(by_name[0] or by_name[1] or []):
+    if None in named and by_name != [None, None] and not _one_family(by_name[0] or by_name[1] or []):
         return _equal_named_and_bare(by_name, gold, answer)
-    names = [{pair[0] for pair in map(assignment, _elements(node)) if pair is not None} for node in (gold, answer)]
+    names = [_names_in(node) for node in (gold, answer)]
     if all(names) and names[0] != names[1] and len({re.split("_|'", name)[0] for side in names for name in side}) > 1:
         return False
     items = [_unnamed(node) for node in (gold, answer)]
@@ -161,6 +161,14 @@ def _equal_collections(gold: Node, answer: Node) -> bool:
     if other.kind == "sequence" and (other.value == ("(", ")") or (other.value == ("[", "]") and len(other.args) != 2)):
         return _ordered(*items)
     return other.kind in ("union", "setminus", "intersection") and _equal_regions(gold, answer)
+
+
+def _names_in(node: Node) -> set[str]:
+    """The names of its elements, and of the elements of its groups (p = 5, q = 2; p = 7, q = 2)."""
+    if node.kind == "list":
+        return set().union(*map(_names_in, node.args))
+    pair = assignment(node)
+    return {pair[0]} if pair is not None else set()
 
 
 def _is_condition(node: Node) -> bool:
@@ -237,12 +245,8 @@ def _one_family(pairs: list[tuple[str, Node]]) -> bool:
 
 
 def _equal_named(gold: list[tuple[str, Node]], answer: list[tuple[str, Node]]) -> bool:
-    if {name for name, _ in gold} == {name for name, _ in answer}:
-        others = dict(answer)
-        return all(_equal(value, others[name]) for name, value in gold)
-    return len(gold) == len(answer) and _one_family(gold) and _one_family(answer) and _unordered(
-        tuple(value for _, value in gold), tuple(value for _, value in answer)
-    )  # fmt: skip
+    others = dict(answer)
+    return {name for name, _ in gold} == set(others) and all(_equal(value, others[name]) for name, value in gold)
 
 
 def _equal_sequences(gold: Node, answer: Node) -> bool:
@@ -259,7 +263,8 @@ def _equal_sequences(gold: Node, answer: Node) -> bool:
             matrix = Node("matrix", tuple(row.args for row in rows.args))
             return _equal(matrix, answer) if rows is gold else _equal(gold, matrix)
         return False
-    if len(gold.args) != len(answer.args) or (gold.value != answer.value and len(gold.args) == 2):
+    half_open = {("(", "]"), ("[", ")")} & {gold.value, answer.value}
+    if len(gold.args) != len(answer.args) or (gold.value != answer.value and (half_open or len(gold.args) == 2)):
         return False
     return _ordered(gold.args, answer.args)
 
@@ -306,6 +311,8 @@ def _equal_relations(gold: Node, answer: Node) -> bool:
             return _equal_as(node is gold, pair[1], other)
     membership = [_membership(node) for node in (gold, answer)]
     if membership[0] is not None or membership[1] is not None:
+        if None not in membership and name_of(gold.args[0]) != name_of(answer.args[0]):
+            return False
         sides = [inner or node for inner, node in zip(membership, (gold, answer), strict=True)]
         if {side.kind for side in sides} == {"set", "sequence"}:
             return False

@@ -440,7 +440,9 @@ class _Parser:
             close = self.take().text.replace("[", ")")
             if close not in (")", "]"):
                 raise Unreadable("a bracket is not closed")
-            if len(items) == 1 and not separators and (mark, close) in (("(", ")"), ("[", "]")):
+            if len(items) == 1 and not separators:
+                if (mark, close) not in (("(", ")"), ("[", "]")):
+                    raise Unreadable("a bracket closed by another")
                 return items[0] if items[0].kind != "number" else Node("sequence", tuple(items), (mark, close))
             if not items:
                 raise Unreadable("an empty bracket")

@@ -200,6 +200,8 @@ def as_interval(node: Node) -> Node | None:
     args, operators = node.args, node.value
     if all(operator[0] == ">" for operator in operators):
         args, operators = args[::-1], tuple(FLIPPED[operator] for operator in reversed(operators))
+    if any(operator[0] == ">" for operator in operators):
+        return None
     infinity = Node("symbol", (), "infty")
     if len(args) == 2 and name_of(args[0]) is not None:
         args, operators = (Node("negate", (infinity,)), *args), ("<", *operators)
