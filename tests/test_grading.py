@@ -91,7 +91,7 @@ def test_pairs_made_to_be_accepted_wrongly_are_not():
     accepted = [(r["gold"], r["pred"]) for r, verdict in zip(rows, verdicts, strict=True) if verdict.equal and not r["equal"]]
     refused = [(r["gold"], r["pred"]) for r, verdict in zip(rows, verdicts, strict=True) if r["equal"] and not verdict.equal]
     assert accepted == []
-    assert len(refused) < 0.6 * sum(row["equal"] for row in rows)  # the rest is named among the weaknesses in docs/grading.md
+    assert len(refused) <= 55  # of 146; their kinds stand under "Known weaknesses" in docs/grading.md
 
 
 def test_every_reference_equals_itself():
