@@ -33,7 +33,9 @@ def gsm8k_like(count: int) -> list[dict[str, Any]]:
         gold = draw.choice([draw.randint(1, 200), draw.randint(200, 5_000), draw.randint(5_000, 2_000_000)])
         equal = draw.random() < 0.7
         said = gold if equal else gold + draw.choice([-10, -2, -1, 1, 2, 5, 100])
-        written = draw.choice(["{}", "{}", "{}", "{:,}", "${:,}", "{}.", "{}.00", "{} dollars", r"\${}", "**{}**", r"\boxed{{{}}}"])
+        written = draw.choice(
+            ["{}", "{}", "{}", "{:,}", "${:,}", "{}.", "{}.00", "{} dollars", r"\${}", "**{}**", r"\boxed{{{}}}"]
+        )
         rows.append({"gold": str(gold), "pred": written.format(said), "equal": equal, "category": "gsm8k-like"})
     return rows
 
