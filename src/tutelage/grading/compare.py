@@ -291,8 +291,16 @@ def _in_base(node: Node) -> tuple[Any, ...]:
         return ("written", digits, base)
 
 
+def _with_letter_unit(node: Node, other: Node) -> Node:
+    """7.5 m where the other side says 7.5 meters: only then is a single letter a unit."""
+    if node.kind != "multiply" or other.kind != "quantity" or node.args[1] != Node("symbol", (), unit_of(other.value)):
+        return node
+    return node if symbols_of(node.args[0]) else Node("quantity", (node.args[0],), other.value)
+
+
 def _equal_quantity(gold: Node, answer: Node) -> bool:
     """A unit may be left out, but two units must be the same."""
+    gold, answer = _with_letter_unit(gold, answer), _with_letter_unit(answer, gold)
     units = [unit_of(node.value) if node.kind == "quantity" else node.kind * (node.kind in SIGNS) for node in (gold, answer)]
     if units[0] and units[1] and units[0] != units[1]:
         return False
