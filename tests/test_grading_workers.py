@@ -70,7 +70,7 @@ def test_no_text_of_an_answer_or_a_reference_becomes_code(tmp_path):
     script = f"""
     import os, sys
     from tutelage.grading import symbolic
-    from tutelage.grading.equality import _cheap
+    from tutelage.grading.equality import Verdict, _cheap
     from tutelage.grading.normalize import normalize
     symbolic.warm_up()
     os.chdir({str(tmp_path)!r})
@@ -85,7 +85,7 @@ def test_no_text_of_an_answer_or_a_reference_becomes_code(tmp_path):
     for text in {EXECUTION!r}:
         for gold, answer in (("4.5", text), (text, "4.5"), (r"\\int_0^1 x dx", text)):
             verdict = _cheap(gold, answer)
-            equal = verdict.equal if verdict else symbolic.decide(normalize(gold), normalize(answer))[0]
+            equal = verdict.equal if isinstance(verdict, Verdict) else symbolic.decide(*verdict)[0]
             try:
                 symbolic._math_verify(normalize(gold), normalize(answer))
             except Exception:
