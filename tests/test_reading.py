@@ -96,7 +96,7 @@ EQUAL = [
     ("0", "\\sin\\pi"), ("(0,1)", "(\\sin\\pi, 1)"), ("csch(2)", "1/\\sinh 2"), ("x_1^2", "x^2_1"), ("\\binom{12}{5}", "C(12,5)"), ("f'(x)", "f^{\\prime}(x)"),
     ("x(x+1)", "x^2+x"), ("f_1 + f_2", "f_2+f_1"), ("\\tan^2 y + 1", "\\sec^2 y"), ("\\frac{n(n+1)}{2}", "(n^2+n)/2"), ("a^{-1}", "1/a"), ("\\sqrt[3]{x}^2", "x^{2/3}"), ("e^{x+y}", "e^x e^y"), ("\\ln(xy)", "ln x + ln y"),
     ("y''_1", "y_1''"), ("\\bar{x}_n", "\\overline{x}_n"), ("\\sum_{k=1}^n k^2", "\\sum_{j=1}^{n} j^2"), ("\\int_0^x t dt", "\\int^x_0 t\\,dt"), ("gcd(a,b)", "\\gcd(b, a)"), ("\\lfloor x \\rfloor", "floor(x)"), ("x \\equiv 2 \\pmod 5", "x ≡ 2 (mod 5)"),
-    ("7.5\\text{ meters}", "7.5 m"), ("5 cm^2", "5 square centimeters"), ("3 \\text{ m/s}", "3 m/s"), ("12 km/h", "12 kph"), ("$5", "5 dollars"),
+    ("7.5\\text{ meters}", "7.5 m"), ("5 cm^2", "5 square centimeters"), ("3 \\text{ m/s}", "3 m/s"), ("12 km/h", "12 kph"), ("18 dollars per day", "18 dollars/day"), ("$5", "5 dollars"),
 ]  # fmt: skip
 DIFFERENT = [
     ("1,2,3", "1,2"), ("1,2", "1,2,3"), ("(1,2)", "(2,1)"), ("[1,2)", "(1,2)"), ("(1,2)", "(1,2,3)"), ("\\{1,2\\}", "\\{1,3\\}"), ("x=1,y=2", "x=2,y=1"), ("x = 2, 3", "x = 2"), ("\\pm 3", "3"), ("x<1", "x \\le 1"), ("x<1", "x>1"), ("2x > 6", "x > 6"),
