@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from tutelage import console
 from tutelage.config import DataConfig
@@ -28,9 +28,9 @@ from tutelage.data import (
     to_example,
     verdict_cache,
 )
-from tutelage.errors import InputError, RunError
+from tutelage.errors import InputError
 from tutelage.grading import Verdict
-from tutelage.runlog import to_lines
+from tutelage.runlog import to_lines, writing
 from tutelage.shapes import BadRow
 from tutelage.show import fate_table
 from tutelage.sources import Row, iter_rows
@@ -163,21 +163,6 @@ class _Tally:
                 f"{fate}: {' '.join(example.prompt.split())[:160]}\n"
                 f"  {example.response.strip()[-200:]}   (reference {example.reference or 'missing'})"
             )
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[TextIO]:
-    """A text file that appears under its name when all is written, or not at all. Raises RunError when it cannot be written."""
-    beside = path.with_name(f".{path.name}.tmp")
-    try:
-        with beside.open("w", encoding="utf-8") as file:
-            yield file
-        beside.replace(path)
-    except OSError as error:
-        raise RunError(f"{path}: cannot be written: {error.strerror}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

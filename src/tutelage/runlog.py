@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from tutelage import checkpoint
 from tutelage.config import Config, differences, load_config, to_toml
@@ -254,15 +254,25 @@ def append_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:
         raise RunError(f"{path}: cannot be written: {error.strerror}") from None
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a whole file beside its place and rename it there. Raises RunError when it cannot be written."""
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[TextIO]:
+    """A text file that appears under its name when all is written, or not at all. Raises RunError when it cannot be written."""
     beside = path.with_name(f".{path.name}.tmp")
     try:
-        beside.write_text(text, encoding="utf-8")
+        with beside.open("w", encoding="utf-8") as file:
+            yield file
         beside.replace(path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise RunError(f"{path}: cannot be written: {error.strerror}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file, or nothing (see `writing`)."""
+    with writing(path) as file:
+        file.write(text)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

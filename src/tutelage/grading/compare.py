@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from fractions import Fraction
 from typing import Any
 
 from tutelage.grading.canonical import assignment, expand, name_of, parameters, renamed, shape, simplify
 from tutelage.grading.expressions import constant_factor, equal_expressions, is_scalar
-from tutelage.grading.regions import FLIPPED, as_interval, flat_union, same_region
+from tutelage.grading.regions import FLIPPED, ZERO, as_interval, flat_union, same_region
 from tutelage.grading.tree import Node, kinds_of, symbols_of
 from tutelage.grading.units import unit_of
+from tutelage.grading.words import number_of
 
 MAX_ELEMENTS = 200
 SIGNS = ("percent", "degree")
@@ -91,9 +91,8 @@ def _equal_residues(gold: Node, answer: Node) -> bool:
     """2 (mod 5) is 7 (mod 5), and nothing in another modulus."""
     if gold.kind != answer.kind or not _equal(gold.args[1], answer.args[1]):
         return False
-    difference = Node("add", (gold.args[0], Node("negate", (answer.args[0],))))
-    zero = Node("number", (), Fraction(0))
-    return equal_expressions(Node("opaque", (difference, gold.args[1]), "mod"), zero) or _equal(gold.args[0], answer.args[0])
+    remainder = Node("opaque", (_difference(gold.args[0], answer.args[0]), gold.args[1]), "mod")
+    return equal_expressions(remainder, ZERO) or _equal(gold.args[0], answer.args[0])
 
 
 def _equal_builders(gold: Node, answer: Node) -> bool:
@@ -276,15 +275,9 @@ def _equal_based(gold: Node, answer: Node) -> bool:
     return gold.kind == "based" and answer.kind == "number" and answer.places is None and str(answer.value) == gold.value[0]
 
 
-_BASE_WORDS = {
-    "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "twelve": 12,
-    "sixteen": 16,
-}  # fmt: skip
-
-
 def _in_base(node: Node) -> tuple[Any, ...]:
     digits, base = node.value
-    number = _BASE_WORDS.get(base) or (int(base) if base.isdigit() else 0)
+    number = number_of(base) or (int(base) if base.isdigit() else 0)
     try:
         return ("value", int(digits, number)) if 2 <= number <= 36 else ("written", digits, base)
     except ValueError:
@@ -369,15 +362,15 @@ def _membership(node: Node) -> Node | None:
     return None
 
 
-def _difference(node: Node) -> Node:
-    return Node("add", (node.args[0], Node("negate", (node.args[1],))))
+def _difference(a: Node, b: Node) -> Node:
+    return Node("add", (a, Node("negate", (b,))))
 
 
 def _equal_equations(gold: Node, answer: Node) -> bool:
     """L = R and a multiple of it are one equation: the quotient of the two differences is one number."""
     if len(gold.args) != 2 or len(answer.args) != 2:
         return _unordered(gold.args, answer.args)
-    factor = constant_factor(_difference(gold), _difference(answer))
+    factor = constant_factor(_difference(*gold.args), _difference(*answer.args))
     return factor is not None
 
 
@@ -385,7 +378,7 @@ def _equal_inequalities(gold: Node, answer: Node) -> bool:
     """x + y < 3 and 6 - 2y > 2x: one is a positive multiple of the other, or a negative one with the sign turned."""
     if len(gold.args) != 2 or len(answer.args) != 2 or gold.kind != answer.kind:
         return False
-    factor = constant_factor(_difference(gold), _difference(answer))
+    factor = constant_factor(_difference(*gold.args), _difference(*answer.args))
     operator = answer.value[0]
     return factor is not None and gold.value[0] == (operator if factor > 0 else FLIPPED.get(operator))
 
@@ -406,8 +399,4 @@ def proportional_parts(gold: tuple[Node, ...], answer: tuple[Node, ...]) -> bool
     """1 : 2 and 2 : 4 are one ratio."""
     first = [Node("multiply", (part, answer[0])) for part in gold]
     second = [Node("multiply", (part, gold[0])) for part in answer]
-    return all(equal_expressions(a, b) for a, b in zip(first, second, strict=True)) and not _is_zero(answer[0])
-
-
-def _is_zero(node: Node) -> bool:
-    return node.kind == "number" and node.value == 0
+    return all(equal_expressions(a, b) for a, b in zip(first, second, strict=True)) and answer[0] != ZERO

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from tutelage.grading import pool
+from tutelage.grading.lexer import MAX_DIGITS
 from tutelage.grading.normalize import normalize
 from tutelage.grading.words import same_words
 
 MAX_CHARACTERS = 2_000
 """Longer answers, and references, are only compared as they stand."""
-MAX_DIGITS = 1_000
 MAX_DEPTH = 50
 MAX_TOLERANCE = Fraction(1, 20)
 """Half a unit of the first decimal: no decimal is met by what differs more (see `expressions`)."""

@@ -84,7 +84,7 @@ def _tokens_of(kind: str, match: re.Match[str], spaced: bool, before: list[Token
     if kind == "rate":
         return [Token("text", found, spaced)]
     if kind in ("text", "bare"):
-        return _text_tokens(match[kind].strip(), found, spaced, before)
+        return _text_tokens(match[kind].strip(), spaced, before)
     if kind == "letters":
         return _letter_tokens(found, spaced, before)
     if kind == "command":
@@ -122,7 +122,7 @@ def _repeating(text: str) -> Fraction:
     return Fraction(int(whole + fixed or "0"), scale) + Fraction(int(period), (10 ** len(period) - 1) * scale)
 
 
-def _text_tokens(inner: str, whole: str, spaced: bool, before: list[Token]) -> list[Token]:
+def _text_tokens(inner: str, spaced: bool, before: list[Token]) -> list[Token]:
     """\\text{and} separates, \\text{cm} is a unit or a name, \\mathrm{e} and \\text{2/3} are mathematics."""
     follows_value = bool(before) and (before[-1].kind == "number" or before[-1].text in (")", "}", "]", "$", "pi"))
     single = len(inner) == 1 and inner.isalpha()

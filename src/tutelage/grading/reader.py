@@ -6,6 +6,7 @@ A recursive-descent parser for what stands in answers: numbers, expressions, rel
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from fractions import Fraction
 
 from tutelage.grading.lexer import FUNCTIONS, Token, tokenize
@@ -31,6 +32,10 @@ _ACCENTS = {
 FUNCTION_LETTERS = "fghFGH"
 _OPERATORS_WITH_BOUNDS = {"sum", "prod", "int", "lim", "iint", "oint"}
 _ENVIRONMENTS = {"matrix", "pmatrix", "bmatrix", "Bmatrix", "vmatrix", "Vmatrix", "smallmatrix", "array", "cases"}
+_SIGN_WORDS = {
+    "percent": "percent", "pct": "percent", "per cent": "percent", "percents": "percent",
+    "degree": "degree", "degrees": "degree", "deg": "degree",
+}  # fmt: skip
 _THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?![\d])(?!,\d)")
 
 
@@ -233,10 +238,14 @@ class _Parser:
         if self.sees("+") and self.ahead().text == "/" and self.ahead(2).text == "-":
             self.at += 3
             return Node("plusminus", (self.term(),))
+        return self.signed(self.term)
+
+    def signed(self, part: Callable[[], Node]) -> Node:
+        """Any signs, and what they stand before."""
         negative = False
         while self.sees("+", "-"):
             negative ^= self.take().text == "-"
-        node = self.term()
+        node = part()
         return Node("negate", (node,)) if negative else node
 
     def term(self) -> Node:
@@ -246,11 +255,11 @@ class _Parser:
                 self.take()
                 node = last = Node("call", (node, self.factor()), "cross product")
             elif self.takes("*", "cdot", "times") or (self.sees_letter_times() and self.take()):
-                last = self.signed_factor()
+                last = self.signed(self.factor)
                 node = Node("multiply", (node, last))
             elif self.sees("/", "div") and self.ahead().kind not in ("word", "text"):
                 self.take()
-                last = self.signed_factor()
+                last = self.signed(self.factor)
                 node = Node("divide", (node, last))
             elif self.starts_factor():
                 numeric = last.kind == "factorial" or (last.kind == "power" and last.args[0].kind == "number")
@@ -260,13 +269,6 @@ class _Parser:
                 node = Node("multiply", (_ungrouped(node), last))
             else:
                 return node
-
-    def signed_factor(self) -> Node:
-        negative = False
-        while self.sees("+", "-"):
-            negative ^= self.take().text == "-"
-        node = self.factor()
-        return Node("negate", (node,)) if negative else node
 
     def sees_letter_times(self) -> bool:
         """2.5 x 10^3: the letter stands for the sign."""
@@ -302,9 +304,7 @@ class _Parser:
 
     def exponent(self) -> Node:
         if self.sees("+", "-"):
-            negative = self.take().text == "-"
-            inner = self.exponent()
-            return Node("negate", (inner,)) if negative else inner
+            return self.signed(self.exponent)
         if self.sees("{"):
             return self.argument()
         if self.next.kind == "number" and self.ahead().text == "_":  # x^2_1 is x_1^2
@@ -321,12 +321,8 @@ class _Parser:
                 node = Node("percent", (node,))
             elif self.takes("degree"):
                 node = Node("degree", (node,))
-            elif self.next.kind in ("word", "text") and re.fullmatch("percent|pct|per cent|percents", self.next.text.lower()):
-                self.take()
-                node = Node("percent", (node,))
-            elif self.next.kind in ("word", "text") and re.fullmatch("degrees?|deg", self.next.text.lower()):
-                self.take()
-                node = Node("degree", (node,))
+            elif self.next.kind in ("word", "text") and self.next.text.lower() in _SIGN_WORDS:
+                node = Node(_SIGN_WORDS[self.take().text.lower()], (node,))
             elif self.sees("_") and (node.kind == "number" or node.kind == "sequence") and node.places is None:
                 self.take()
                 node = _based(node, self.subscript())
@@ -448,7 +444,7 @@ class _Parser:
                 raise Unreadable("an empty bracket")
             return Node("sequence", tuple(items), (mark, close))
         if mark in "$€£¥¢":
-            return Node("quantity", (self.signed_factor(),), mark)
+            return Node("quantity", (self.signed(self.factor),), mark)
         raise Unreadable(f"{mark!r} is out of place")
 
     def braces(self) -> Node:
@@ -534,7 +530,7 @@ class _Parser:
         if name in _OPERATORS_WITH_BOUNDS:
             return self.with_bounds(name)
         if name == "$":
-            return Node("quantity", (self.signed_factor(),), "$")
+            return Node("quantity", (self.signed(self.factor),), "$")
         if name in ("angle", "triangle"):
             points = ""
             while self.next.kind == "symbol" and self.next.text.isupper():
@@ -572,9 +568,7 @@ class _Parser:
     def function_argument(self) -> Node:
         """What a function without a bracket takes: a product up to a sign or the next function."""
         if self.sees("+", "-"):
-            negative = self.take().text == "-"
-            inner = self.function_argument()
-            return Node("negate", (inner,)) if negative else inner
+            return self.signed(self.function_argument)
         node = self.factor()
         while (
             self.starts_factor()

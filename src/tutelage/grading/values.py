@@ -15,6 +15,7 @@ from typing import Any
 
 from mpmath.ctx_mp import MPContext  # type: ignore[import-untyped]
 
+from tutelage.grading.lexer import FUNCTIONS
 from tutelage.grading.tree import Node, TooLarge
 
 DIGITS = 50
@@ -286,12 +287,9 @@ class _Evaluator:
         return total
 
 
-_ELEMENTARY = {
-    "exp": "exp", "sin": "sin", "cos": "cos", "tan": "tan", "cot": "cot", "sec": "sec", "csc": "csc", "sinh": "sinh",
-    "cosh": "cosh", "tanh": "tanh", "coth": "coth", "sech": "sech", "csch": "csch", "arcsin": "asin", "arccos": "acos", "arctan": "atan",
-    "arccot": "acot", "arcsec": "asec", "arccsc": "acsc", "arcsinh": "asinh", "arccosh": "acosh", "arctanh": "atanh",
-    "Re": "re", "Im": "im",
-}  # fmt: skip
+_SPECIAL = {"ln", "log", "lg", "gcd", "lcm", "max", "min", "floor", "ceil", "abs", "det", "deg"}
+_ELEMENTARY = {name: "a" + name[3:] if name.startswith("arc") else name.lower() for name in FUNCTIONS - _SPECIAL}
+"""The names that mpmath has for the functions of one number."""
 
 
 def _small_enough(number: Fraction) -> Fraction:
@@ -330,17 +328,16 @@ def _determinant(rows: tuple[tuple[Node, ...], ...]) -> Node:
 # --- comparing two values
 
 
-def as_mpf(number: Any) -> Any:
-    """The number with DIGITS digits."""
-    return _CONTEXTS[DIGITS].mpf(number.numerator) / number.denominator if isinstance(number, Fraction) else number
+def as_mpf(number: Any, digits: int = DIGITS) -> Any:
+    """A rational number with that many digits; another as it is."""
+    return _CONTEXTS[digits].mpf(number.numerator) / number.denominator if isinstance(number, Fraction) else number
 
 
 def close(a: Any, b: Any, digits: int = DIGITS) -> bool:
     """Equal: exactly if both are rational, otherwise to 80 % of the digits that were computed."""
     if isinstance(a, Fraction) and isinstance(b, Fraction):
         return a == b
-    mp = _CONTEXTS[digits]
-    x, y = (mp.mpf(n.numerator) / n.denominator if isinstance(n, Fraction) else n for n in (a, b))
+    mp, x, y = _CONTEXTS[digits], as_mpf(a, digits), as_mpf(b, digits)
     if mp.isinf(x) or mp.isinf(y):
         return bool(x == y)
     tolerance = mp.mpf(10) ** (-int(digits * 0.8))
@@ -349,8 +346,7 @@ def close(a: Any, b: Any, digits: int = DIGITS) -> bool:
 
 def both_vanish(a: Any, b: Any, digits: int) -> bool:
     """The difference is nothing but what rounding leaves of digits that cancelled."""
-    mp = _CONTEXTS[digits]
-    x, y = (mp.mpf(n.numerator) / n.denominator if isinstance(n, Fraction) else n for n in (a, b))
+    mp, x, y = _CONTEXTS[digits], as_mpf(a, digits), as_mpf(b, digits)
     return bool(abs(x - y) < mp.mpf(10) ** (-int(digits * 0.9)))
 
 
