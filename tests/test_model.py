@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from tutelage.config import ModelConfig
+from tutelage.embedded import EMBEDDED, embedded_model
 from tutelage.errors import InputError
-from tutelage.model import EMBEDDED, Head, embedded_model, load_policy, load_tokenizer
-from tutelage.objective import get_response_log_probs
-from tutelage.tokens import pad_and_shift
+from tutelage.model import load_policy, load_tokenizer
+from tutelage.objective import Head, get_response_log_probs
+from tutelage.packing import pack, pad
+from tutelage.tokens import TokenizedExample, pad_and_shift
 
 PAIRS = [([1, 2, 3], [4, 5, 6, 7]), ([1, 2], [9]), ([5], [6, 7, 8])]
 
@@ -47,20 +49,26 @@ def test_response_rows_through_the_head_equal_the_whole_model(family, tiny_model
     policy = load_policy(ModelConfig(id=str(tmp_path), device="cpu", precision="fp32"), tokenizer)
     batch = pad_and_shift(PAIRS, 0)
     whole = get_response_log_probs(policy.model, batch["input_ids"], batch["labels"])["log_probs"][batch["response_mask"]]
-    torch.testing.assert_close(policy.response_log_probs(batch), whole, rtol=1e-5, atol=1e-5)
+    examples = [TokenizedExample("pair", tuple(prompt), tuple(response)) for prompt, response in PAIRS]
+    torch.testing.assert_close(policy.score(pad(examples, 0)).log_probs, whole, rtol=1e-5, atol=1e-5)
+    assert policy.packs == ("gemma2" not in family)
+    if policy.packs:
+        batch = pack(examples)
+        torch.testing.assert_close(policy.score(batch).log_probs[torch.cat(batch.of_examples)], whole, rtol=1e-5, atol=1e-5)
 
 
 def test_a_head_that_does_more_is_refused_and_not_approximated(tiny_model, tokenizer, monkeypatch):
-    monkeypatch.setattr(Head, "__call__", lambda self, hidden: 2 * self.linear(hidden))
+    monkeypatch.setattr(Head, "__call__", lambda self, hidden: 2 * hidden @ self.weight.T)
     with pytest.raises(InputError, match="cannot be computed exactly"):
         load_policy(ModelConfig(id=tiny_model, device="cpu"), tokenizer)
 
 
 def test_bf16_mixed_keeps_float32_masters(tiny_model, tokenizer):
     policy = load_policy(ModelConfig(id=tiny_model, device="cpu", precision="bf16-mixed"), tokenizer)
-    log_probs = policy.response_log_probs(pad_and_shift(PAIRS, 0))
-    assert log_probs.dtype == torch.float32
-    log_probs.sum().backward()
+    with policy.computing():
+        scores = policy.score(pad([TokenizedExample("pair", tuple(prompt), tuple(response)) for prompt, response in PAIRS], 0))
+        assert scores.log_probs.dtype == torch.float32
+        scores.total.backward()
     assert all(parameter.dtype == parameter.grad.dtype == torch.float32 for parameter in policy.model.parameters())
 
 

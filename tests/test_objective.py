@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tutelage import compute_entropy, get_response_log_probs, masked_normalize, sft_microbatch_train_step
-from tutelage.objective import head_log_probs
+from tutelage.objective import Head, score
 
 
 def test_entropy_equals_the_definition():
@@ -113,13 +113,56 @@ def test_response_log_probs_of_bf16_logits_are_computed_in_float32():
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 100])
-def test_chunked_head_equals_the_whole_in_value_and_gradient(chunk):
+@pytest.mark.parametrize("form", [{}, {"bias": True}, {"scale": 0.5, "cap": 3.0}, {"bias": True, "scale": 2.0, "cap": 5.0}])
+def test_the_fused_objective_equals_the_plain_one_in_value_gradient_and_entropy(chunk, form):
     torch.manual_seed(0)
-    hidden, labels = torch.randn(10, 8, requires_grad=True), torch.randint(0, 20, (10,))
-    head = torch.nn.Linear(8, 20)
-    whole = torch.log_softmax(head(hidden), -1).gather(-1, labels[:, None]).squeeze(-1)
-    gradients = torch.autograd.grad(whole.sum(), [hidden, head.weight, head.bias])
-    chunked = head_log_probs(hidden, head, labels, chunk)
-    torch.testing.assert_close(chunked, whole)
-    for ours, theirs in zip(torch.autograd.grad(chunked.sum(), [hidden, head.weight, head.bias]), gradients, strict=True):
+    hidden, labels, weights = torch.randn(10, 8, requires_grad=True), torch.randint(0, 20, (10,)), torch.rand(10)
+    weight = torch.randn(20, 8, requires_grad=True)
+    bias = torch.randn(20, requires_grad=True) if form.get("bias") else None
+    leaves = [leaf for leaf in (hidden, weight, bias) if leaf is not None]
+    scale, cap = form.get("scale", 1.0), form.get("cap")
+    logits = torch.nn.functional.linear(hidden, weight, bias) * scale
+    logits = logits if cap is None else cap * torch.tanh(logits / cap)
+    plain = torch.log_softmax(logits, -1).gather(-1, labels[:, None]).squeeze(-1)
+    gradients = torch.autograd.grad((plain * weights).sum(), leaves, retain_graph=True)
+
+    head = Head(weight, bias, scale, cap)
+    weighted = score(hidden, head, labels, weights, entropy=True, chunk=chunk)
+    torch.testing.assert_close(weighted.log_probs, plain)
+    torch.testing.assert_close(weighted.entropies, compute_entropy(logits))
+    torch.testing.assert_close(weighted.total, (plain * weights).sum())
+    for ours, theirs in zip(torch.autograd.grad(3 * weighted.total, leaves), gradients, strict=True):
+        torch.testing.assert_close(ours, 3 * theirs)
+
+    free = score(hidden, head, labels, chunk=chunk)  # what a log-probability counts is only known later
+    for ours, theirs in zip(torch.autograd.grad((free.log_probs * weights).sum(), leaves), gradients, strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_a_frozen_head_gets_no_gradient_and_costs_none():
+    hidden, head = torch.randn(6, 4, requires_grad=True), Head(torch.randn(9, 4))
+    score(hidden, head, torch.arange(6), torch.ones(6)).total.backward()
+    assert hidden.grad is not None and head.weight.grad is None
+
+
+def test_the_fused_objective_never_holds_a_tensor_of_tokens_by_vocabulary():
+    """Every tensor that the forward and the backward pass make is seen: the largest is a chunk's, or the weight's gradient."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Largest(TorchDispatchMode):
+        size = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            for tensor in out if isinstance(out, tuple | list) else (out,):
+                if isinstance(tensor, torch.Tensor):
+                    self.size = max(self.size, tensor.numel())
+            return out
+
+    tokens, width, vocabulary, chunk = 640, 8, 500, 16
+    hidden, weight = torch.randn(tokens, width, requires_grad=True), torch.randn(vocabulary, width, requires_grad=True)
+    for weights in (torch.ones(tokens), None):
+        with Largest() as largest:
+            scores = score(hidden, Head(weight), torch.zeros(tokens, dtype=torch.long), weights, entropy=True, chunk=chunk)
+            scores.total.backward()
+        assert largest.size == max(chunk * vocabulary, tokens * width)

@@ -14,18 +14,25 @@ from tutelage import train_one_size
 from tutelage.errors import InputError, RunError
 from tutelage.model import load_policy
 from tutelage.objective import get_response_log_probs, sft_microbatch_train_step
+from tutelage.packing import step_batches
+from tutelage.plan import arrange
 from tutelage.prepare import prepare
 from tutelage.tokens import pad_and_shift
 from tutelage.train import Interrupted, accumulate_gradients
 
 
+def batches_of(policy, examples, config, budget=None, pad_id=None):
+    return step_batches(examples, budget or 10**6, config.train.batch_size, pad_id)
+
+
 def gradients_of(
-    make_config, tokenizer, batch_size: int, grad_accum: int, **changes
+    make_config, tokenizer, batch_size: int, grad_accum: int, layout=None, **changes
 ) -> tuple[float, float, dict[str, torch.Tensor]]:
     config = make_config(train__batch_size=batch_size, train__grad_accum=grad_accum, train__clip_grad=1e9, **changes)
     policy = load_policy(config.model, tokenizer)
     examples = prepare(config, tokenizer).train[:8]
-    step = accumulate_gradients(policy, examples, config, step=0)
+    policy = arrange(policy, config, 256, 10_000)
+    step = accumulate_gradients(policy, examples, batches_of(policy, examples, config, **layout or {}), config, step=0)
     return step.loss, step.grad_norm, {name: parameter.grad.clone() for name, parameter in policy.model.named_parameters()}
 
 
@@ -34,16 +41,31 @@ def gradients_of(
 def test_the_gradient_does_not_depend_on_the_split_into_micro_batches(
     make_config, tokenizer, normalization, batch_size, grad_accum
 ):
-    one = gradients_of(make_config, tokenizer, 1, 8, train__loss_normalization=normalization)
-    other = gradients_of(make_config, tokenizer, batch_size, grad_accum, train__loss_normalization=normalization)
+    padded = {"pad_id": 0}
+    one = gradients_of(make_config, tokenizer, 1, 8, padded, train__loss_normalization=normalization)
+    other = gradients_of(make_config, tokenizer, batch_size, grad_accum, padded, train__loss_normalization=normalization)
     assert other[0] == pytest.approx(one[0], rel=1e-6) and other[1] == pytest.approx(one[1], rel=1e-5)
     for name, gradient in one[2].items():
         torch.testing.assert_close(other[2][name], gradient, rtol=1e-4, atol=1e-6)
 
 
-def test_activation_checkpointing_changes_nothing(make_config, tokenizer):
-    plain = gradients_of(make_config, tokenizer, 4, 2)
-    recomputed = gradients_of(make_config, tokenizer, 4, 2, model__activation_checkpointing=True)
+@pytest.mark.parametrize("normalization", ["token", "sequence"])
+@pytest.mark.parametrize("budget", [10**6, 200, 1])
+def test_packed_is_unpacked(make_config, tokenizer, normalization, budget):
+    padded = gradients_of(make_config, tokenizer, 1, 8, {"pad_id": 0}, train__loss_normalization=normalization)
+    packed = gradients_of(make_config, tokenizer, 1, 8, {"budget": budget}, train__loss_normalization=normalization)
+    assert packed[0] == pytest.approx(padded[0], rel=1e-6) and packed[1] == pytest.approx(padded[1], rel=1e-5)
+    for name, gradient in padded[2].items():
+        torch.testing.assert_close(packed[2][name], gradient, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("what", ["selective", "full"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16-mixed", "bf16-sr"])
+def test_activation_checkpointing_changes_nothing(make_config, tokenizer, what, precision):
+    plain = gradients_of(make_config, tokenizer, 4, 2, model__precision=precision)
+    recomputed = gradients_of(
+        make_config, tokenizer, 4, 2, model__precision=precision, model__activation_checkpointing=what
+    )  # fmt: skip
     assert recomputed[0] == plain[0]
     for name, gradient in plain[2].items():
         torch.testing.assert_close(recomputed[2][name], gradient)
@@ -60,7 +82,7 @@ def test_sequence_normalization_is_the_specifications_step(make_config, tokenize
         log_probs = get_response_log_probs(policy.model, batch["input_ids"], batch["labels"], with_grad=True)["log_probs"]
         losses.append(sft_microbatch_train_step(log_probs, batch["response_mask"], 4)[0].item())
     theirs = {name: parameter.grad.clone() for name, parameter in policy.model.named_parameters()}
-    loss = accumulate_gradients(policy, examples, config, step=0).loss
+    loss = accumulate_gradients(policy, examples, batches_of(policy, examples, config), config, step=0).loss
     assert loss == pytest.approx(sum(losses), rel=1e-6)
     for name, parameter in policy.model.named_parameters():
         torch.testing.assert_close(parameter.grad, theirs[name], rtol=1e-4, atol=1e-6)
@@ -70,7 +92,7 @@ def test_the_token_loss_is_the_mean_over_response_tokens(make_config, tokenizer)
     config = make_config()
     policy = load_policy(config.model, tokenizer)
     examples = prepare(config, tokenizer).train[:8]
-    step = accumulate_gradients(policy, examples, config, step=0)
+    step = accumulate_gradients(policy, examples, batches_of(policy, examples, config), config, step=0)
     batch = pad_and_shift([(row.prompt_ids, row.response_ids) for row in examples], 0)
     log_probs = get_response_log_probs(policy.model, batch["input_ids"], batch["labels"])["log_probs"][batch["response_mask"]]
     assert step.response_tokens == len(log_probs) == sum(len(row.response_ids) for row in examples)
@@ -371,7 +393,7 @@ def test_a_loss_that_is_not_a_number_stops_before_any_weight_changes(make_config
     with torch.no_grad():
         policy.model.model.norm.weight[0] = float("nan")
     with pytest.raises(RunError, match=r"step 1: the loss is nan.*no weight was changed.*train\.jsonl:"):
-        accumulate_gradients(policy, examples, config, step=0)
+        accumulate_gradients(policy, examples, batches_of(policy, examples, config), config, step=0)
 
 
 def test_sizes_are_nested_subsets_with_their_fates_in_the_ledger(make_config, tokenizer):

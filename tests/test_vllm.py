@@ -38,8 +38,8 @@ before = gap()
 optimizer = torch.optim.SGD(policy.model.parameters(), lr=0.05)
 for _ in range(3):
     policy.model.zero_grad()
-    batch = {"input_ids": torch.tensor([ids[:-1]]), "labels": torch.tensor([ids[1:]]), "response_mask": torch.ones(1, len(ids) - 1, dtype=torch.bool)}
-    (-policy.response_log_probs(batch).mean()).backward()
+    log_probs = get_response_log_probs(policy, torch.tensor([ids[:-1]]), torch.tensor([ids[1:]]), with_grad=True)["log_probs"]
+    (-log_probs.mean()).backward()
     optimizer.step()
 unsynced = gap()
 load_policy_into_vllm_instance(policy.model, llm)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tutelage.errors import InputError
 from tutelage.overrides import parse_overrides
@@ -34,10 +34,39 @@ class ModelConfig(Section):
     """A Hugging Face directory or hub name; "smollm2" is the embedded SmolLM2-135M-Instruct."""
     device: str = "auto"
     """Where the policy trains: "auto" (the first GPU, else the CPU), "cpu", "cuda", "cuda:1", …"""
-    precision: Literal["bf16-mixed", "fp32"] = "bf16-mixed"
-    """bf16-mixed: float32 master weights, bfloat16 matrix products (autocast). fp32: float32 throughout."""
-    activation_checkpointing: bool = False
-    """Recompute activations in the backward pass: about 3–4 times less activation memory for about 30 % more time."""
+    precision: Literal["bf16-mixed", "bf16-sr", "fp32"] = "bf16-mixed"
+    """bf16-mixed: float32 master weights, bfloat16 compute. bf16-sr: bfloat16 weights, updated with stochastic rounding, in about
+    half the memory. fp32: float32 throughout."""
+    activation_checkpointing: Literal["auto", "none", "selective", "full"] = "auto"
+    """What the backward pass computes again. selective: all but matrix products and attention; full: each layer, for about a third
+    more time. auto: the first of none, selective and full that is planned to fit in memory, printed."""
+    activation_offload: bool = False
+    """Keep activations in the host's memory until the backward pass (CUDA only)."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the layers. auto: where the planned run is long enough to earn the compile time back, printed."""
+    lora: Literal["none", "lora", "dora"] = "none"
+    """Train all weights, or low-rank adapters (PEFT) over frozen ones, merged into them when the model is saved."""
+    lora_rank: PositiveInt = 16
+    """Rank of the adapters."""
+    lora_alpha: PositiveInt = 32
+    """The adapters' output is scaled by this over their rank."""
+    lora_targets: list[str] = ["all-linear"]
+    """Names of the layers that get adapters; all-linear: every linear layer but the head."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_bf16_is_refused(cls, raw: Any) -> Any:
+        if isinstance(raw, dict) and raw.get("precision") == "bf16":
+            raise ValueError(
+                "model.precision = bf16 is refused: plain bfloat16 weights lose every update below 1/256 of a weight, and training"
+                " stalls; use bf16-sr (stochastic rounding, the same memory) or bf16-mixed (float32 masters)"
+            )
+        if isinstance(raw, dict) and raw.get("precision") == "bf16-sr" and raw.get("lora", "none") != "none":
+            raise ValueError(
+                "model.precision = bf16-sr with model.lora: adapters are float32, so there is nothing to round; use bf16-mixed,"
+                " which holds the frozen weights in bfloat16"
+            )
+        return raw
 
 
 class DataConfig(Section):
@@ -75,7 +104,7 @@ class TrainConfig(Section):
     lr: float = Field(default=2e-5, gt=0)
     """Peak learning rate."""
     batch_size: PositiveInt = 1
-    """Rows in one micro-batch (what must fit in memory at once)."""
+    """Rows of `data.max_length` that must fit in memory at once; how many shorter ones share a micro-batch is up to `pack`."""
     grad_accum: PositiveInt = 4
     """Micro-batches in one optimizer step; `batch_size` × `grad_accum` rows make up a step, however they are split."""
     num_epochs: float = Field(default=2, gt=0)
@@ -92,6 +121,12 @@ class TrainConfig(Section):
     """AdamW's decoupled weight decay, on matrices only."""
     betas: tuple[DecayRate, DecayRate] = (0.9, 0.999)
     """AdamW's decay rates of the first and second moment."""
+    optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
+    """adamw: fused, or with stochastic rounding for bf16-sr. adamw-8bit: moments in 8-bit blocks (torchao), a quarter of the state."""
+    pack: bool = True
+    """Lay the rows of a step out in packs where every shared prefix is computed once: exact, and faster than padded rows."""
+    pack_tokens: PositiveInt | None = None
+    """Largest pack in tokens. None: `batch_size` × `data.max_length`."""
     loss_normalization: Literal["token", "sequence"] = "token"
     """What the summed loss of a step is divided by: its response tokens, or its rows (the specification's formula)."""
     seed: int = 42

@@ -134,3 +134,11 @@ def duration(seconds: float) -> str:
 
 def percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.1f} %"
+
+
+def quiet_transformers() -> None:
+    """Libraries that draw their own bars leave that to us."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()

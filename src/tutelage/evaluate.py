@@ -9,7 +9,8 @@ from tutelage import console, grading
 from tutelage.config import EvalConfig
 from tutelage.data import Example
 from tutelage.generation import Completion, Sampling, native, vllm
-from tutelage.model import Policy, choose_device
+from tutelage.model import choose_device
+from tutelage.policy import Policy
 from tutelage.stats import mean, wilson_interval
 from tutelage.tokens import Stops, encode_prompt
 
@@ -33,7 +34,7 @@ def solve(
     if engine is not None:
         params = vllm.sampling_params(sampling_of(config, policy.stops), policy.stops.end_token_id)
         return log_generations_vllm(engine, prompts, references, reward_fn, params, batch_size=len(prompts))
-    with policy.autocast():
+    with policy.computing():
         return log_generations(
             policy.model, policy.tokenizer, prompts, references, reward_fn, max_new_tokens=config.max_new_tokens,
             temperature=config.temperature, top_p=config.top_p, stop=stop, seed=config.seed, batch_size=config.batch_size,

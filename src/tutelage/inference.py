@@ -13,7 +13,8 @@ from tutelage.data import Ledger, apply_template
 from tutelage.errors import InputError
 from tutelage.evaluate import require_engine, sampling_of, solve, start_engine
 from tutelage.generation import native
-from tutelage.model import Policy, check_positions, load_policy, load_tokenizer, resolve
+from tutelage.model import check_positions, load_policy, load_tokenizer, resolve
+from tutelage.policy import Policy
 from tutelage.prepare import choose_problems, longest_prompt
 from tutelage.runlog import append_lines, write_text
 from tutelage.sources import read_rows
@@ -49,7 +50,7 @@ def ask(model: str, question: str, overrides: list[str]) -> str:
     template = prompt_template(config.data.prompt, policy.tokenizer)
     prompt, _ = apply_template({"prompt": question, "response": ""}, template)
     sampling = sampling_of(config.eval, policy.stops)
-    with console.progress("answering"), policy.autocast():
+    with console.progress("answering"), policy.computing():
         completion = native.generate(policy.model, policy.tokenizer, [encode_prompt(policy.tokenizer, prompt)], sampling)[0]
     cut = (
         ""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch.utils.checkpoint import checkpoint
 
 CHUNK = 1024
 """Rows that meet the vocabulary at a time: at 151,936 entries one float32 chunk is 0.6 GB."""
@@ -83,7 +84,7 @@ def sft_microbatch_train_step(
 
 
 def get_response_log_probs(
-    model: torch.nn.Module,
+    model: Any,
     input_ids: torch.Tensor,
     labels: torch.Tensor,
     return_token_entropy: bool = False,
@@ -92,7 +93,8 @@ def get_response_log_probs(
     """Log-probability of each label under the model, and on demand the entropy of each next-token distribution.
 
     Args:
-        model: a causal language model whose output has ``.logits`` of shape (batch, seq_len, vocabulary).
+        model: a causal language model whose output has ``.logits`` of shape (batch, seq_len, vocabulary); or a `Policy`, which
+            computes shared prefixes once and never holds all logits.
         input_ids, labels: (batch, seq_len); labels are the inputs shifted by one. Padding must be on the right.
         with_grad: keep the graph (training) or not (evaluation).
 
@@ -100,6 +102,10 @@ def get_response_log_probs(
         ``log_probs`` (batch, seq_len) float32, and ``token_entropy`` (batch, seq_len), detached, when asked for.
     """
     with contextlib.nullcontext() if with_grad else torch.no_grad():
+        if hasattr(model, "score_rows"):
+            scores: Scores = model.score_rows(input_ids, labels, entropy=return_token_entropy)
+            entropy = {} if scores.entropies is None else {"token_entropy": scores.entropies.view_as(labels)}
+            return {"log_probs": scores.log_probs.view_as(labels), **entropy}
         logits = model(input_ids).logits
         log_probs = torch.stack([_label_log_probs(row, label) for row, label in zip(logits, labels, strict=True)])
         result = {"log_probs": log_probs}
@@ -109,27 +115,141 @@ def get_response_log_probs(
     return result
 
 
-def head_log_probs(hidden: torch.Tensor, head: Any, labels: torch.Tensor, chunk: int = CHUNK) -> torch.Tensor:
-    """Log-probabilities of labels from hidden states, without ever keeping a (rows × vocabulary) tensor.
+@dataclass(frozen=True)
+class Head:
+    """The map from hidden states to logits: ``cap · tanh(scale · (h Wᵀ + b) / cap)``, without the cap where there is none.
 
-    Each chunk of rows goes through the head, and again in the backward pass.
-
-    Args:
-        hidden: (rows, hidden size) of the positions that predict a response token.
-        head: maps (rows, hidden size) to logits (rows, vocabulary).
-        labels: (rows,).
-
-    Returns:
-        (rows,) float32.
+    Attributes:
+        weight: (vocabulary, hidden size); bias: (vocabulary,) or None.
     """
 
-    def one(part: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        return _label_log_probs(head(part), label)
+    weight: torch.Tensor
+    bias: torch.Tensor | None = None
+    scale: float = 1.0
+    cap: float | None = None
 
-    parts = zip(hidden.split(chunk), labels.split(chunk), strict=True)
-    if not torch.is_grad_enabled():
-        return torch.cat([one(part, label) for part, label in parts])
-    return torch.cat([checkpoint(one, part, label, use_reentrant=False) for part, label in parts])
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(rows, hidden size) → (rows, vocabulary), at least float32 from the matrix product on."""
+        bias = None if self.bias is None else self.bias.to(hidden.dtype)
+        logits = _wide(torch.nn.functional.linear(hidden, self.weight.to(hidden.dtype), bias))
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What `score` says of its targets.
+
+    Attributes:
+        total: the sum of weight · log-probability.
+        log_probs, entropies: (targets,), at least float32; `entropies` in nats and detached, None unless asked for.
+    """
+
+    total: torch.Tensor
+    log_probs: torch.Tensor
+    entropies: torch.Tensor | None
+
+
+def score(
+    hidden: torch.Tensor,
+    head: Head,
+    labels: torch.Tensor,
+    weights: torch.Tensor | None = None,
+    entropy: bool = False,
+    chunk: int = CHUNK,
+) -> Scores:
+    """Log-probability of each label, and on demand each distribution's entropy, without a (targets × vocabulary) tensor.
+
+    `chunk` targets at a time meet the vocabulary. With `weights`, which say beforehand what each log-probability counts in
+    `total`, the gradients are computed in the same pass (as Liger Kernel does, Hsu et al. 2024), and only `total` can be
+    differentiated. Without them `total` is the plain sum, `log_probs` can be differentiated by anything, and the backward pass
+    computes each chunk's logits again.
+
+    Args:
+        hidden: (targets, hidden size) of the positions that predict the labels.
+        labels, weights: (targets,).
+    """
+    learns = torch.is_grad_enabled()
+    total, log_probs, entropies = _Score.apply(
+        hidden, head.weight, head.bias, (head.scale, head.cap), labels, weights, entropy, chunk, learns
+    )
+    return Scores(total if weights is not None else log_probs.sum(), log_probs, entropies if entropy else None)
+
+
+class _Score(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *given: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        hidden, weight, bias, form, labels, weights, entropy, chunk, learns = given
+        ctx.set_materialize_grads(False)
+        ctx.form, ctx.chunk, ctx.now = form, chunk, weights is not None
+        wanted = ctx.needs_input_grad[:3] if learns and ctx.now else (False,) * 3
+        log_probs, entropies, gradients = _by_chunks(hidden, Head(weight, bias, *form), labels, weights, wanted, entropy, chunk)
+        if ctx.now:
+            ctx.mark_non_differentiable(log_probs, entropies)
+            ctx.gradients = gradients
+            return torch.dot(weights.to(log_probs.dtype), log_probs), log_probs, entropies
+        ctx.mark_non_differentiable(entropies)
+        ctx.save_for_backward(hidden, weight, bias, labels)
+        return log_probs.new_zeros(()), log_probs, entropies
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Any) -> tuple[Any, ...]:
+        of_total, of_log_probs, _ = upstream
+        if ctx.now:
+            gradients = tuple(None if g is None else g.mul_(of_total.to(g.dtype)) for g in ctx.gradients)
+            del ctx.gradients
+        else:
+            hidden, weight, bias, labels = ctx.saved_tensors
+            head, wanted = Head(weight, bias, *ctx.form), ctx.needs_input_grad[:3]
+            _, _, gradients = _by_chunks(hidden, head, labels, of_log_probs, wanted, False, ctx.chunk)
+        return (*gradients, *(None,) * 6)
+
+
+def _by_chunks(
+    hidden: torch.Tensor,
+    head: Head,
+    labels: torch.Tensor,
+    upstream: torch.Tensor | None,
+    wanted: Sequence[bool],
+    entropy: bool,
+    chunk: int,
+) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor | None, ...]]:
+    """Log-probabilities, entropies (empty unless asked for), and the wanted gradients of Σ upstream · log p by hidden, weight, bias.
+
+    ∂ log p(y) / ∂ logits = onehot(y) − p, through the cap (whose slope is 1 − (logits / cap)²), the scale and the matrix.
+    """
+    computed = replace(head, weight=head.weight.to(hidden.dtype))  # once, not for each chunk
+    log_probs = torch.empty(len(labels), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
+    entropies = log_probs.new_empty(len(labels) if entropy else 0)
+    by_hidden = torch.empty_like(hidden) if wanted[0] else None
+    by_weight = torch.zeros_like(head.weight, dtype=log_probs.dtype) if wanted[1] else None
+    by_bias = torch.zeros_like(head.bias, dtype=log_probs.dtype) if wanted[2] and head.bias is not None else None
+    for start in range(0, len(labels), chunk):
+        part = slice(start, start + chunk)
+        label = labels[part, None]
+        logits = computed(hidden[part])
+        logs = torch.log_softmax(logits, dim=-1)
+        log_probs[part] = logs.gather(1, label).squeeze(1)
+        if not (entropy or any(wanted)):
+            continue
+        probs = logs.exp()
+        if entropy:
+            entropies[part] = -torch.linalg.vecdot(probs, logs)
+        if any(wanted):
+            assert upstream is not None
+            by_logits = probs.neg_().scatter_add_(1, label, torch.ones_like(label, dtype=probs.dtype))
+            by_logits *= upstream[part, None] * head.scale
+            if head.cap is not None:
+                by_logits *= 1 - (logits / head.cap) ** 2
+            if by_bias is not None:
+                by_bias += by_logits.sum(dim=0)
+            by_logits = by_logits.to(hidden.dtype)
+            if by_hidden is not None:
+                torch.mm(by_logits, computed.weight, out=by_hidden[part])
+            if by_weight is not None:
+                by_weight += by_logits.T @ hidden[part]
+    return log_probs, entropies, (by_hidden, by_weight, by_bias)
 
 
 def _label_log_probs(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

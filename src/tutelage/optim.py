@@ -1,21 +1,79 @@
-"""The optimizer and the learning-rate schedule."""
+"""The optimizers, the learning-rate schedule, and how many weights a step really changed."""
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from typing import Any
 
 import torch
 
-from tutelage.config import TrainConfig
+from tutelage.config import Config, TrainConfig
+from tutelage.errors import InputError
+
+SAMPLED = 4096
+"""Elements of each weight that are watched for change."""
 
 
-def make_optimizer(model: Any, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019), fused; weight decay on matrices only."""
+def needs_torchao(config: Config) -> bool:
+    return config.model.precision == "bf16-sr" or config.train.optimizer == "adamw-8bit"
+
+
+def require(config: Config) -> None:
+    """Raises InputError where the configured optimizer is not installed."""
+    if needs_torchao(config) and importlib.util.find_spec("torchao") is None:
+        raise InputError(
+            f"model.precision = {config.model.precision} with train.optimizer = {config.train.optimizer} needs torchao,"
+            " which is not installed: pip install 'tutelage[gpu]'"
+        )
+
+
+def make_optimizer(model: Any, config: Config) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov & Hutter 2019), weight decay on matrices only: torch's fused one on float32 weights, else torchao's.
+
+    bfloat16 weights are rounded stochastically, so that updates below their precision survive on average; the 8-bit variant
+    holds its moments in blocks of 8-bit numbers (Dettmers et al. 2022).
+    """
+    train = config.train
     matrices = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.ndim >= 2]
     vectors = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.lr, betas=config.betas, fused=True)
+    groups = [{"params": matrices, "weight_decay": train.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    groups = [group for group in groups if group["params"]]
+    if not needs_torchao(config):
+        return torch.optim.AdamW(groups, lr=train.lr, betas=train.betas, fused=True)
+    from torchao.optim import AdamW8bit, _AdamW
+
+    kind: Any = AdamW8bit if train.optimizer == "adamw-8bit" else _AdamW
+    optimizer: torch.optim.Optimizer = kind(
+        groups, lr=train.lr, betas=train.betas, bf16_stochastic_round=config.model.precision == "bf16-sr"
+    )
+    return optimizer
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """The learning rate of every group; torchao holds its own as a tensor, which compiled code reads."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
+
+
+class Watch:
+    """The share of weights that an optimizer step changes, by `SAMPLED` elements of each; near zero, training stands still."""
+
+    def __init__(self, model: Any) -> None:
+        self.weights = [parameter.detach() for parameter in model.parameters() if parameter.requires_grad]
+        self.before = self._sample()
+
+    def _sample(self) -> list[torch.Tensor]:
+        return [weight.flatten()[:: max(1, weight.numel() // SAMPLED)].clone() for weight in self.weights]
+
+    def changed(self) -> float:
+        """The share of weights that changed since the watch was made."""
+        shares = [(now != then).float().mean() for now, then in zip(self._sample(), self.before, strict=True)]
+        sizes = [float(weight.numel()) for weight in self.weights]
+        return float(torch.stack(shares).cpu().double() @ torch.tensor(sizes, dtype=torch.float64)) / sum(sizes)
 
 
 def lr_at(step: int, total: int, config: TrainConfig) -> float:

@@ -23,7 +23,8 @@ from tutelage.data import Fate
 from tutelage.errors import InputError, RunError
 
 MAY_CHANGE = frozenset(
-    {"run.dir", "run.save_every", "run.tracker", "model.device", "model.activation_checkpointing", "eval.batch_size"}
+    {"run.dir", "run.save_every", "run.tracker", "eval.batch_size", "train.pack", "train.pack_tokens"}
+    | {"model.device", "model.activation_checkpointing", "model.activation_offload", "model.compile"}
     | {"train.batch_size", "train.grad_accum"}  # as long as their product stays, which `differences` checks
 )
 """Settings that an unfinished run may be continued with another value of: they change where and how fast, not what."""

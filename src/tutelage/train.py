@@ -9,21 +9,21 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-from tutelage import batching, checkpoint, console, show
+from tutelage import checkpoint, console, lora, optim, packing, plan, show
 from tutelage.config import Config, EvalConfig, parse_config
 from tutelage.data import Example
 from tutelage.errors import InputError, RunError
 from tutelage.evaluate import require_engine, solve, start_engine
 from tutelage.generation.vllm import load_policy_into_vllm_instance
 from tutelage.model import (
-    Policy,
     check_positions,
     choose_device,
     is_out_of_memory,
@@ -33,10 +33,13 @@ from tutelage.model import (
     save_model,
     size_in_bytes,
 )
-from tutelage.optim import lr_at, make_optimizer
+from tutelage.policy import Policy
 from tutelage.prepare import Prepared, longest_prompt, prepare
 from tutelage.runlog import RunLog, open_run, refuse_to_overwrite, require_tracker
+from tutelage.speed import matrix_rate, step_flops
 from tutelage.tokens import TokenizedExample
+
+T = TypeVar("T")
 
 
 class Interrupted(KeyboardInterrupt):
@@ -67,6 +70,9 @@ def train_one_size(config: Config, size: int | None = None) -> Result:
         config = parse_config({**raw, "data": {**raw["data"], "size": size}})
     # what can be wrong is found before anything is read or computed
     choose_device(config.model.device)
+    optim.require(config)
+    if config.model.lora != "none":
+        lora.require()
     require_tracker(config.run.tracker)
     if config.eval.engine == "vllm":
         require_engine(config.eval)
@@ -92,31 +98,46 @@ def train_one_size(config: Config, size: int | None = None) -> Result:
 def run(policy: Policy, prepared: Prepared, config: Config, log: RunLog) -> Result:
     """Train from where the run stands to its end, evaluating on the way, and save the model."""
     train, rows_per_step = config.train, config.train.batch_size * config.train.grad_accum
-    epoch = batching.steps_per_epoch(len(prepared.train), rows_per_step)
-    total = batching.total_steps(len(prepared.train), rows_per_step, train.num_epochs, train.num_steps)
+    epoch = packing.steps_per_epoch(len(prepared.train), rows_per_step)
+    total = packing.total_steps(len(prepared.train), rows_per_step, train.num_epochs, train.num_steps)
     save_every = config.run.save_every if config.run.save_every is not None else config.eval.every
-    optimizer = make_optimizer(policy.model, train)
+    policy = replace(policy, packs=policy.packs and train.pack)
+    budget = train.pack_tokens or train.batch_size * prepared.max_length
+    tokens = sum(map(len, prepared.train)) * total // epoch
+    optimizer = optim.make_optimizer(policy.model, config)
     step = _resume(policy, optimizer, log)
+    policy = plan.arrange(policy, config, budget, tokens * (total - step) // total)
+
+    def batches_of(step: int) -> tuple[list[TokenizedExample], list[packing.Batch]]:
+        rows = packing.step_rows(len(prepared.train), rows_per_step, train.seed, step)
+        examples = [prepared.train[row] for row in rows]
+        return examples, packing.step_batches(examples, budget, train.batch_size, None if policy.packs else policy.pad_token_id)
+
     evaluate = Evaluator(policy, prepared.validation, config, log)
     policy.model.config.use_cache = False
     policy.model.train()
     try:
         evaluate(step, total)
-        with console.progress("training", total, done=step) as advance:
-            while step < total:
-                started, lr = time.monotonic(), lr_at(step, total, train)
-                rows = batching.step_rows(len(prepared.train), rows_per_step, train.seed, step)
-                examples = [prepared.train[row] for row in rows]
-                gradients = accumulate_gradients(policy, examples, config, step)
+        with console.progress("training", total, done=step) as advance, prefetched(batches_of, range(step, total)) as ahead:
+            clock = Clock()
+            for examples, batches in ahead:
+                lr = optim.lr_at(step, total, train)
+                clock.lap("data")
+                gradients = accumulate_gradients(policy, examples, batches, config, step)
+                clock.lap("forward_backward")
                 with _uninterrupted():  # weights, optimizer, step number and log change together or not at all
-                    update_weights(policy, optimizer, lr)
+                    changed = update_weights(policy, optimizer, lr)
                     step += 1
-                    speed = _speed(examples, time.monotonic() - started)
-                    log.metrics(kind="train", step=step, epoch=round(step / epoch, 4), lr=lr, **vars(gradients), **speed)
+                    clock.lap("optimizer")
+                    speed = _speed(policy, examples, batches, clock)
+                    log.metrics(
+                        kind="train", step=step, epoch=round(step / epoch, 4), lr=lr, **vars(gradients), weights_changed=changed, **speed
+                    )  # fmt: skip
                 advance(1, f"loss {gradients.loss:.4f}")
                 if save_every and step % save_every == 0 and step < total:
                     checkpoint.save(log.directory, step, policy.model, optimizer)
                 evaluate(step, total)
+                clock = Clock()
         evaluations = log.evaluations()
         with console.progress("saving the model"):
             save_model(policy, log.directory / "model", show.model_card(config, prepared, evaluations, total))
@@ -148,7 +169,7 @@ def _explained(stop: BaseException, where: str, policy: Policy, log: RunLog) -> 
         return RunError(f"{stop}\n{how}")
     return RunError(
         f"the memory of {policy.device} is too small: {str(stop).splitlines()[0]}\n{how} --train.batch_size HALF --train.grad_accum DOUBLE"
-        " (the result is the same); or with --model.activation_checkpointing true, or a smaller --eval.batch_size"
+        " (the result is the same); or with --model.activation_checkpointing full, or a smaller --eval.batch_size"
     )
 
 
@@ -168,42 +189,75 @@ class Gradients:
     response_tokens: int
 
 
-def accumulate_gradients(policy: Policy, examples: Sequence[TokenizedExample], config: Config, step: int) -> Gradients:
-    """Forward and backward over one step's rows, gradients clipped.
+def accumulate_gradients(
+    policy: Policy, examples: Sequence[TokenizedExample], batches: Sequence[packing.Batch], config: Config, step: int
+) -> Gradients:
+    """Forward and backward over one step's rows, laid out in batches; gradients clipped.
 
     The loss is one sum over response tokens, divided once by a number that is known before the first backward pass; so the
-    gradient does not depend on how the rows are split into micro-batches.
+    gradient does not depend on how the rows are laid out.
 
     Raises:
         RunError: loss or gradient is not finite; no weight was changed.
     """
     tokens = sum(len(example.response_ids) for example in examples)
     denominator = tokens if config.train.loss_normalization == "token" else len(examples)
-    pad = policy.tokenizer.pad_token_id if policy.tokenizer.pad_token_id is not None else policy.stops.end_token_id
     policy.model.zero_grad(set_to_none=True)  # also what an interrupted step had left
     loss = torch.zeros((), dtype=torch.float64, device=policy.device)
-    for index, batch in enumerate(batching.micro_batches(examples, config.train.batch_size, pad)):
-        # dropout is a function of (seed, step, micro-batch): a resumed run draws the same
-        torch.manual_seed(random.Random(f"{config.train.seed}-{step}-{index}").getrandbits(63))
-        part = -policy.response_log_probs(batch).sum() / denominator
-        part.backward()
-        loss += part.detach().double()
+    with policy.computing():
+        for index, batch in enumerate(batches):
+            # dropout is a function of (seed, step, batch): a resumed run draws the same
+            torch.manual_seed(random.Random(f"{config.train.seed}-{step}-{index}").getrandbits(63))
+            part = -policy.score(batch, batch.weights / denominator).total
+            part.backward()
+            loss += part.detach().double()
     norm = torch.nn.utils.clip_grad_norm_(policy.model.parameters(), config.train.clip_grad)
-    if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
+    total, size = torch.stack([loss, norm.double()]).tolist()  # the one time that a step waits for the device
+    if not (math.isfinite(total) and math.isfinite(size)):
         sources = ", ".join(example.source for example in examples)
         raise RunError(
-            f"step {step + 1}: the loss is {loss.item()}, its gradient norm {norm.item()}; no weight was changed."
-            f" The step's rows: {sources}"
+            f"step {step + 1}: the loss is {total}, its gradient norm {size}; no weight was changed. The step's rows: {sources}"
         )
-    return Gradients(loss.item(), norm.item(), tokens)
+    return Gradients(total, size, tokens)
 
 
-def update_weights(policy: Policy, optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """One optimizer step at learning rate `lr`."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr
+def update_weights(policy: Policy, optimizer: torch.optim.Optimizer, lr: float) -> float:
+    """One optimizer step at learning rate `lr`; the share of weights that it changed."""
+    watch = optim.Watch(policy.model)
+    optim.set_lr(optimizer, lr)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
+    return round(watch.changed(), 4)
+
+
+@contextlib.contextmanager
+def prefetched(make: Callable[[int], T], steps: Iterable[int]) -> Iterator[Iterator[T]]:
+    """What `make` gives for each step, made in a thread of its own while the step before it computes."""
+    with ThreadPoolExecutor(1) as worker:
+
+        def ahead() -> Iterator[T]:
+            coming: Future[T] | None = None
+            for step in steps:
+                following = worker.submit(make, step)
+                if coming is not None:
+                    yield coming.result()
+                coming = following
+            if coming is not None:
+                yield coming.result()
+
+        yield ahead()
+
+
+class Clock:
+    """The seconds between laps, by the name of what ended there."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.laps[name], self._last = now - self._last, now
 
 
 class Evaluator:
@@ -240,8 +294,19 @@ def _resume(policy: Policy, optimizer: torch.optim.Optimizer, log: RunLog) -> in
     return step
 
 
-def _speed(examples: Sequence[TokenizedExample], seconds: float) -> dict[str, float]:
-    return {"seconds": round(seconds, 4), "tokens_per_second": round(sum(map(len, examples)) / seconds, 1)}
+def _speed(
+    policy: Policy, examples: Sequence[TokenizedExample], batches: Sequence[packing.Batch], clock: Clock
+) -> dict[str, float]:
+    """What a step's metrics say of its speed: tokens are the rows' own, each counted; the matrix share is of distinct ones."""
+    seconds = sum(clock.laps.values())
+    rate = matrix_rate(policy.device, torch.float32 if policy.precision == "fp32" else torch.bfloat16)
+    return {
+        "seconds": round(seconds, 4),
+        **{f"{name}_seconds": round(lap, 4) for name, lap in clock.laps.items()},
+        "tokens_per_second": round(sum(map(len, examples)) / seconds, 1),
+        "distinct_tokens": sum(batch.input_ids.numel() for batch in batches),
+        "matrix_share": round(sum(step_flops(policy, batch) for batch in batches) / seconds / rate, 4),
+    }
 
 
 def _check_space(directory: Path, policy: Policy, config: Config) -> None:

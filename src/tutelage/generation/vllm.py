@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from tutelage import lora
 from tutelage.errors import InputError
 from tutelage.generation import Completion, Sampling, cut_at_stop
 
@@ -72,8 +73,8 @@ def load_policy_into_vllm_instance(policy: Any, llm: Any) -> None:
         RuntimeError: the engine still has requests running.
     """
     policy = getattr(policy, "_orig_mod", policy)
-    # state_dict, unlike named_parameters, holds a tied head under its own name too: without it a CPU engine keeps the old one
-    weights = ((name, tensor.detach()) for name, tensor in policy.state_dict().items())
+    # a state, unlike named_parameters, holds a tied head under its own name too: without it a CPU engine keeps the old one
+    weights = ((name, tensor.detach()) for name, tensor in lora.merged_state(policy).items())
     llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
     llm.collective_rpc(_repack_head)
     if not llm.reset_prefix_cache():

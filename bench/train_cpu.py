@@ -1,0 +1,229 @@
+"""Training speed and memory on a CPU: ours beside TRL, our unpacked path and the specification's plain loop, on the same work.
+
+    pip install -r bench/requirements.txt
+    python bench/train_cpu.py --data train.jsonl [--rows 16] [--steps 4] [--rounds 3]
+
+`train.jsonl` holds GSM8K's rows ({"question", "answer"}), asked in the r1_zero prompt. Every side trains SmolLM2-135M on the same
+rows in the same order, the same rows in each optimizer step, with the same optimizer (fused AdamW), allocator and thread settings;
+all but the specification's loop, which computes in float32, hold float32 weights and compute in bfloat16. Each side runs in a
+process of its own, the sides alternate, and each round starts with another one. Steps of the first round's order are compared by
+their medians; the matrix rate is measured in each of our processes. Machines are noisy: read the ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from harness import machine, peak_rss, write
+
+SIDES = ("ours", "ours, compiled", "ours, unpacked", "TRL, one batch", "TRL, four batches", "specification's loop")
+WARMUP = 2
+
+
+def rows_of(arguments: argparse.Namespace) -> tuple[Any, Any, list[Any]]:
+    """(configuration, tokenizer, tokenized rows): every side trains on these."""
+    from tutelage.config import parse_config
+    from tutelage.model import load_tokenizer
+    from tutelage.prepare import prepare
+
+    count = arguments.rows * (arguments.steps + WARMUP)
+    config = parse_config(
+        {
+            "model": {"device": "cpu", "activation_checkpointing": "none"},
+            "data": {"train": arguments.data, "size": count, "filter": False, "max_length": 1024},
+            "train": {"batch_size": arguments.rows, "grad_accum": 1},
+        }
+    )
+    tokenizer = load_tokenizer("smollm2")
+    return config, tokenizer, prepare(config, tokenizer).train
+
+
+def ours(arguments: argparse.Namespace, packed: bool, compiled: bool) -> dict[str, Any]:
+    from dataclasses import replace
+
+    from tutelage import packing
+    from tutelage.model import load_policy
+    from tutelage.optim import make_optimizer
+    from tutelage.speed import matrix_rate, step_flops
+    from tutelage.train import accumulate_gradients, update_weights
+
+    config, tokenizer, rows = rows_of(arguments)
+    policy = load_policy(config.model, tokenizer)
+    policy = replace(policy, packs=packed)
+    if compiled:
+        policy.compile()
+    policy.model.train()
+    optimizer = make_optimizer(policy.model, config.train)
+    seconds, flops = [], []
+    for start in range(0, len(rows), arguments.rows):
+        started = time.monotonic()
+        examples = rows[start : start + arguments.rows]
+        batches = packing.step_batches(examples, arguments.budget, 4, None if packed else 0)
+        accumulate_gradients(policy, examples, batches, config, start)
+        update_weights(policy, optimizer, config.train.lr)
+        seconds.append(time.monotonic() - started)
+        flops.append(sum(step_flops(policy, batch) for batch in batches))
+    peak = peak_rss()
+    return {"seconds": seconds, "peak_gb": peak, "flops": flops, "matrix_rate": matrix_rate(policy.device)}
+
+
+def trl(arguments: argparse.Namespace, batches: int) -> dict[str, Any]:
+    import tempfile
+
+    from datasets import Dataset
+    from transformers import TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    from tutelage.model import resolve
+
+    config, tokenizer, rows = rows_of(arguments)
+    data = Dataset.from_list(
+        [
+            {
+                "input_ids": [*row.prompt_ids, *row.response_ids],
+                "completion_mask": [0] * len(row.prompt_ids) + [1] * len(row.response_ids),
+            }
+            for row in rows
+        ]
+    )
+    seconds: list[float] = []
+
+    class Clock(TrainerCallback):
+        started = 0.0
+
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            self.started = time.monotonic()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            seconds.append(time.monotonic() - self.started)
+
+    with tempfile.TemporaryDirectory() as folder:
+        settings = SFTConfig(
+            folder, use_cpu=True, bf16=True, per_device_train_batch_size=arguments.rows // batches, gradient_accumulation_steps=batches,
+            gradient_checkpointing=False, loss_type="chunked_nll", max_length=1024, num_train_epochs=1, learning_rate=config.train.lr,
+            optim="adamw_torch_fused", train_sampling_strategy="sequential", save_strategy="no", report_to="none", disable_tqdm=True,
+            logging_strategy="no", model_init_kwargs={"dtype": "float32"}, max_grad_norm=config.train.clip_grad,
+        )  # fmt: skip
+        trainer = SFTTrainer(resolve("smollm2"), settings, train_dataset=data, processing_class=tokenizer, callbacks=[Clock()])
+        trainer.train()
+    return {"seconds": seconds, "peak_gb": peak_rss()}
+
+
+def specification(arguments: argparse.Namespace) -> dict[str, Any]:
+    """float32, one row at a time with activation checkpointing, logits of every position: SPEC.md's loop as it is written."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from tutelage import get_response_log_probs, sft_microbatch_train_step
+    from tutelage.model import resolve
+    from tutelage.tokens import pad_and_shift
+
+    _, _, rows = rows_of(arguments)
+    model = AutoModelForCausalLM.from_pretrained(resolve("smollm2"), dtype=torch.float32)
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.config.use_cache = False
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, fused=True)
+    seconds = []
+    for start in range(0, len(rows), arguments.rows):
+        started = time.monotonic()
+        for row in rows[start : start + arguments.rows]:
+            batch = pad_and_shift([(row.prompt_ids, row.response_ids)], 0)
+            scored = get_response_log_probs(model, batch["input_ids"], batch["labels"], with_grad=True)
+            sft_microbatch_train_step(scored["log_probs"], batch["response_mask"], arguments.rows)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        seconds.append(time.monotonic() - started)
+    return {"seconds": seconds, "peak_gb": peak_rss()}
+
+
+def child(arguments: argparse.Namespace) -> None:
+    from tutelage.machine import prepare_process
+
+    prepare_process()  # every side gets our allocator and thread settings
+    run = {
+        "ours": lambda: ours(arguments, packed=True, compiled=False),
+        "ours, compiled": lambda: ours(arguments, packed=True, compiled=True),
+        "ours, unpacked": lambda: ours(arguments, packed=False, compiled=False),
+        "TRL, one batch": lambda: trl(arguments, 1),
+        "TRL, four batches": lambda: trl(arguments, 4),
+        "specification's loop": lambda: specification(arguments),
+    }
+    print("RESULT" + json.dumps(run[arguments.child]()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="GSM8K's training rows as JSONL")
+    parser.add_argument("--rows", type=int, default=16, help="rows in one optimizer step (a multiple of 4)")
+    parser.add_argument("--steps", type=int, default=4, help=f"timed steps of each process, after {WARMUP} that are not")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--budget", type=int, default=4096, help="our packs' largest size in tokens")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
+    parser.add_argument("--child", choices=SIDES, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        child(arguments)
+        return
+    measured: dict[str, list[dict[str, Any]]] = {side: [] for side in arguments.sides}
+    for number in range(arguments.rounds):
+        turn = number % len(arguments.sides)
+        for side in (*arguments.sides[turn:], *arguments.sides[:turn]):
+            command = [sys.executable, __file__, *sys.argv[1:], "--child", side]
+            done = subprocess.run(command, env={**os.environ, "OMP_WAIT_POLICY": "passive"}, capture_output=True, text=True)
+            if done.returncode:
+                raise SystemExit(f"{side} failed:\n{done.stderr[-3000:]}")
+            measured[side].append(json.loads(done.stdout.split("RESULT")[1]))
+            print(f"round {number + 1}, {side}: {[round(s, 2) for s in measured[side][-1]['seconds']]} s", flush=True)
+    report(arguments, measured)
+
+
+def report(arguments: argparse.Namespace, measured: dict[str, list[dict[str, Any]]]) -> None:
+    _, _, rows = rows_of(arguments)
+    tokens = [sum(map(len, rows[at : at + arguments.rows])) for at in range(0, len(rows), arguments.rows)]
+    table = {}
+    for side, runs in measured.items():
+        rates = [t / s for run in runs for t, s in list(zip(tokens, run["seconds"], strict=True))[WARMUP:]]
+        table[side] = {
+            "tokens_per_second": statistics.median(rates),
+            "slowest": min(rates),
+            "fastest": max(rates),
+            "peak_gb": statistics.median(run["peak_gb"] for run in runs),
+        }
+    result: dict[str, Any] = {"machine": machine(), "arguments": vars(arguments), "sides": table}
+    fast = [side for side in ("ours", "ours, compiled") if side in table]
+    peers = [side for side in table if side.startswith("TRL")]
+    if fast:
+        mine = max(fast, key=lambda side: table[side]["tokens_per_second"])
+        runs = measured[mine]
+        reached = [f / s for run in runs for f, s in list(zip(run["flops"], run["seconds"], strict=True))[WARMUP:]]
+        result |= {"best_of_ours": mine, "matrix_gflops": statistics.median(run["matrix_rate"] for run in runs) / 1e9}
+        result["share_of_matmul_rate"] = statistics.median(reached) / 1e9 / result["matrix_gflops"]
+        if peers:
+            best = max(peers, key=lambda side: table[side]["tokens_per_second"])
+            result["trl_best"] = best
+            result["ratio_vs_trl_best"] = table[mine]["tokens_per_second"] / table[best]["tokens_per_second"]
+            result["peak_memory_ratio_vs_trl_best"] = table[mine]["peak_gb"] / table[best]["peak_gb"]
+        if "specification's loop" in table:
+            loop = table["specification's loop"]["tokens_per_second"]
+            result["ratio_vs_spec_loop"] = table[mine]["tokens_per_second"] / loop
+    print(f"{'side':<24}{'tokens/s':>10}{'slowest':>9}{'fastest':>9}{'peak GB':>9}")
+    for side, row in table.items():
+        print(f"{side:<24}{row['tokens_per_second']:>10.0f}{row['slowest']:>9.0f}{row['fastest']:>9.0f}{row['peak_gb']:>9.1f}")
+    for key in ("ratio_vs_trl_best", "ratio_vs_spec_loop", "share_of_matmul_rate", "peak_memory_ratio_vs_trl_best"):
+        if key in result:
+            print(f"{key}: {result[key]:.2f}")
+    write(Path(__file__).stem, result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,284 @@
+"""Attention within a pack: token q attends to token k iff ``k <= q < ends[k]``. One function, with a back end per device.
+
+It is registered with transformers under `NAME`. A call that carries a `Layout` is packed; any other (generation with its cache)
+goes to transformers' own SDPA function. Padded rows go there too.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+NAME = "tutelage"
+QUERY_BLOCK = 256
+"""Queries that meet their keys at a time on a CPU: bounds the scores that are held, and skips most of what is masked."""
+CUDA_MULTIPLE = 128
+"""FlexAttention's block size: packs are filled up to a multiple of it, so that few shapes are compiled."""
+
+
+class UnsupportedAttention(ValueError):
+    """The model's attention does more than a causal softmax over all earlier tokens, so it cannot be packed exactly."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A pack's mask in the form that a back end reads.
+
+    Attributes:
+        blocks, ancestors: for the CPU. Each block (start, stop, own, from, to) are queries start…stop − 1, which attend to
+            ``ancestors[from:to]``, then causally to the tokens from `own` on.
+        flex: for CUDA where prefixes are shared: FlexAttention's block mask.
+        bounds, longest: for CUDA where nothing is shared: where each row starts and ends (int32), and the longest row's length.
+    """
+
+    blocks: torch.Tensor | None = None
+    ancestors: torch.Tensor | None = None
+    flex: Any = None
+    bounds: torch.Tensor | None = None
+    longest: int = 0
+
+
+def layout(ends: torch.Tensor, device: torch.device) -> Layout:
+    """The layout of a pack with subtree ends `ends` (tokens,), still on the CPU, for the back end of `device`."""
+    if device.type == "cpu":
+        return Layout(*_blocks(ends))
+    starts = _starts(ends)
+    if not any(bool((ends[:start] > start).any()) for start in starts):
+        bounds = torch.tensor([*starts, len(ends)], dtype=torch.int32)
+        return Layout(bounds=bounds.to(device), longest=int(bounds.diff().max()))
+    return Layout(flex=flex_mask(ends.to(device)))
+
+
+def multiple(device: torch.device) -> int:
+    """What a pack's length should be a multiple of on a device, so that its kernels are compiled for few shapes."""
+    return CUDA_MULTIPLE if device.type == "cuda" else 1
+
+
+def flex_mask(ends: torch.Tensor) -> Any:
+    """FlexAttention's block mask of a pack."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    def visible(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        return (key <= query) & (query < ends[key])
+
+    return create_block_mask(visible, None, None, len(ends), len(ends), device=str(ends.device))
+
+
+def dense_mask(ends: torch.Tensor) -> torch.Tensor:
+    """(tokens, tokens) bool, True where query (row) may attend to key (column): the definition, for tests and small packs."""
+    place = torch.arange(len(ends), device=ends.device)
+    return (place[None, :] <= place[:, None]) & (place[:, None] < ends[None, :])
+
+
+def register() -> None:
+    """Make the attention known to transformers under `NAME`; generation with it makes its masks as SDPA does."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(NAME, attend)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+def attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    layout: Layout | None = None,
+    **others: Any,
+) -> tuple[torch.Tensor, None]:
+    """transformers' attention function: query (1, heads, tokens, size), key and value with as many heads or a divisor of them.
+
+    Returns:
+        ((1, tokens, heads, size), None).
+
+    Raises:
+        UnsupportedAttention: what the model asks for beyond causal attention: a sliding window, soft-capping, sinks, dropout.
+    """
+    if layout is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **others
+        )  # fmt: skip
+    asked = [name for name in ("sliding_window", "softcap", "s_aux", "position_bias") if others.get(name) is not None]
+    if asked or dropout:
+        raise UnsupportedAttention(" and ".join(asked) or "attention dropout")
+    scaling = scaling if scaling is not None else query.shape[-1] ** -0.5
+    if layout.blocks is not None:
+        assert layout.ancestors is not None
+        return _attend_cpu(query[0], key[0], value[0], layout.blocks, layout.ancestors, scaling)[None], None
+    if layout.bounds is not None:
+        return _attend_rows(query, key, value, layout.bounds, layout.longest, scaling), None
+    grouped = query.shape[1] != key.shape[1]
+    attended = _compiled_flex()(query, key, value, block_mask=layout.flex, scale=scaling, enable_gqa=grouped)
+    return attended.transpose(1, 2), None
+
+
+# --- CUDA
+
+
+def _attend_rows(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bounds: torch.Tensor, longest: int, scaling: float
+) -> torch.Tensor:
+    """Causal attention within each of several rows laid end to end: FlashAttention's kernel, or torch's own."""
+    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    flash = _flash_attention()
+    if flash is not None:
+        attended: torch.Tensor = flash(q, k, v, bounds, bounds, longest, longest, softmax_scale=scaling, causal=True)
+        return attended[None]
+    from torch.nn.attention.varlen import varlen_attn
+
+    attended = varlen_attn(  # type: ignore[assignment]
+        q, k, v, bounds, bounds, longest, longest,
+        scale=scaling, window_size=(-1, 0), enable_gqa=q.shape[1] != k.shape[1],
+    )  # fmt: skip
+    return attended[None]
+
+
+@functools.cache
+def _flash_attention() -> Any:
+    try:
+        from flash_attn import flash_attn_varlen_func
+    except ImportError:
+        return None
+    return flash_attn_varlen_func
+
+
+@functools.cache
+def _compiled_flex() -> Any:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention)
+
+
+# --- CPU
+
+
+def _starts(ends: torch.Tensor) -> list[int]:
+    """Where a token is not the child of the one before it: where each row's own tokens begin."""
+    tokens = torch.arange(1, len(ends))
+    return [0, *(tokens[ends[:-1] == tokens]).tolist()]
+
+
+def _blocks(ends: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """`Layout.blocks` and `Layout.ancestors` of a pack."""
+    starts = _starts(ends)
+    blocks: list[tuple[int, int, int, int, int]] = []
+    ancestors: list[torch.Tensor] = []
+    known = 0
+    for start, stop in zip(starts, [*starts[1:], len(ends)], strict=True):
+        above = (ends[:start] > start).nonzero().flatten()
+        ancestors.append(above)
+        for first in range(start, stop, QUERY_BLOCK):
+            blocks.append((first, min(first + QUERY_BLOCK, stop), start, known, known + len(above)))
+        known += len(above)
+    return torch.tensor(blocks), torch.cat(ancestors)
+
+
+@torch.library.custom_op("tutelage::packed_attention", mutates_args=())
+def _attend_cpu(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, blocks: torch.Tensor, ancestors: torch.Tensor, scaling: float
+) -> torch.Tensor:
+    """query (heads, tokens, size), key and value (key heads, tokens, size) → (tokens, heads, size).
+
+    Query heads that share a key head are one matrix, so each block is a few batched matrix products and a softmax, which is
+    faster on a CPU than its flash kernel. Like that one it keeps no probabilities for the backward pass.
+    """
+    heads, tokens, _ = query.shape
+    attended = query.new_empty(tokens, heads, value.shape[-1])
+    for start, stop, own, first, last in blocks.tolist():
+        above, width = ancestors[first:last], stop - start
+        probs = _probabilities(
+            _grouped(query[:, start:stop] * scaling, len(key)), _with_ancestors(key, own, stop, above), width
+        )  # fmt: skip
+        part = torch.bmm(probs, _with_ancestors(value, own, stop, above))
+        attended[start:stop] = part.view(heads, width, -1).transpose(0, 1)
+    return attended
+
+
+@_attend_cpu.register_fake
+def _(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *others: Any) -> torch.Tensor:
+    return query.new_empty(query.shape[1], query.shape[0], value.shape[-1])
+
+
+@torch.library.custom_op("tutelage::packed_attention_backward", mutates_args=())
+def _attend_cpu_backward(
+    gradient: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    blocks: torch.Tensor,
+    ancestors: torch.Tensor,
+    scaling: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The gradients of query, key and value; the probabilities are computed again."""
+    heads, groups = len(query), len(key)
+    by_query = torch.empty_like(query)
+    # many blocks add to one ancestor: in float32
+    by_key, by_value = (torch.zeros_like(it, dtype=torch.promote_types(it.dtype, torch.float32)) for it in (key, value))
+    for start, stop, own, first, last in blocks.tolist():
+        above, width = ancestors[first:last], stop - start
+        q, k = _grouped(query[:, start:stop] * scaling, groups), _with_ancestors(key, own, stop, above)
+        g = _grouped(gradient[start:stop].transpose(0, 1), groups)
+        probs = _probabilities(q, k, width)
+        _add_with_ancestors(by_value, torch.bmm(probs.transpose(1, 2), g), own, stop, above)
+        by_probs = torch.bmm(g, _with_ancestors(value, own, stop, above).transpose(1, 2))
+        by_scores = torch.ops.aten._softmax_backward_data(by_probs, probs, -1, probs.dtype)
+        by_query[:, start:stop] = torch.bmm(by_scores, k).view(heads, width, -1).mul_(scaling)
+        _add_with_ancestors(by_key, torch.bmm(by_scores.transpose(1, 2), q), own, stop, above)
+    return by_query, by_key.to(key.dtype), by_value.to(value.dtype)
+
+
+@_attend_cpu_backward.register_fake
+def _(gradient: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *others: Any) -> Any:
+    return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+
+
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    *tensors, ctx.scaling = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    return (*_attend_cpu_backward(gradient, *ctx.saved_tensors, ctx.scaling), None, None, None)
+
+
+_attend_cpu.register_autograd(_backward, setup_context=_save_for_backward)
+
+
+def _probabilities(q: torch.Tensor, k: torch.Tensor, width: int) -> torch.Tensor:
+    """softmax(q kᵀ) of a block, (key heads, heads per key head × queries, keys), zero where a key comes later."""
+    scores = torch.bmm(q, k.transpose(1, 2))
+    scores.view(len(q), -1, width, scores.shape[-1])[..., -width:] += _later(width, scores.dtype)
+    return torch.softmax(scores, dim=-1)
+
+
+@functools.lru_cache(maxsize=2 * QUERY_BLOCK)
+def _later(width: int, dtype: torch.dtype) -> torch.Tensor:
+    """(width, width), −inf above the diagonal, else 0."""
+    return torch.full((width, width), -torch.inf, dtype=dtype).triu_(1)
+
+
+def _grouped(tensor: torch.Tensor, groups: int) -> torch.Tensor:
+    """(heads, queries, size) → (key heads, heads per key head × queries, size)."""
+    return tensor.reshape(groups, -1, tensor.shape[-1])
+
+
+def _with_ancestors(tensor: torch.Tensor, own: int, stop: int, above: torch.Tensor) -> torch.Tensor:
+    """The keys or values of a block: its ancestors', then its own up to its last query."""
+    mine = tensor[:, own:stop]
+    return torch.cat([tensor.index_select(1, above), mine], dim=1) if len(above) else mine
+
+
+def _add_with_ancestors(total: torch.Tensor, part: torch.Tensor, own: int, stop: int, above: torch.Tensor) -> None:
+    """The transpose of `_with_ancestors`."""
+    if len(above):
+        total.index_add_(1, above, part[:, : len(above)].to(total.dtype))
+    total[:, own:stop] += part[:, len(above) :]

@@ -1,0 +1,109 @@
+"""What is decided before the first step from what the run will need: which activations to keep, and whether to compile."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tutelage import console
+from tutelage.config import Config
+from tutelage.errors import InputError
+from tutelage.objective import CHUNK
+from tutelage.policy import Policy, Recomputation
+from tutelage.speed import matrix_rate
+
+COMPILE_SECONDS = 90
+"""What compiling one layer, forward and backward, is reckoned to cost; measured here: 10–45 s."""
+COMPILED_GAIN = {"cpu": 0.08, "cuda": 0.2}
+"""The share of a step that compiled layers are reckoned to save."""
+USUAL_SHARE = 0.4
+"""The share of the matrix rate that training is reckoned to reach."""
+HEADROOM = 0.9
+"""The share of free memory that a plan may use."""
+
+
+def arrange(policy: Policy, config: Config, pack_tokens: int, planned_tokens: int) -> Policy:
+    """Set the policy up for a run of `planned_tokens` tokens in packs of `pack_tokens`, and say what was decided.
+
+    Raises:
+        InputError: activations cannot be offloaded from this device.
+    """
+    wanted = config.model.activation_checkpointing
+    if wanted == "auto":
+        wanted = choose_recomputation(policy, config, pack_tokens)
+        console.say(f"activation checkpointing: {wanted} (planned for packs of {pack_tokens:,} tokens)")
+    policy.recompute(wanted)
+    if config.model.activation_offload and policy.device.type != "cuda":
+        raise InputError("model.activation_offload: activations on a CPU are in the host's memory already; leave it out")
+    if _compiles(policy, config, planned_tokens):
+        if wanted == "selective":
+            policy.recompute("none")  # a compiled layer itself computes again what is cheap
+        policy.compile()
+    return replace(policy, offload=config.model.activation_offload)
+
+
+def choose_recomputation(policy: Policy, config: Config, pack_tokens: int) -> Recomputation:
+    """The first of none, selective and full whose planned memory fits into what is free on the device; full if none does."""
+    free = HEADROOM * free_memory(policy.device) - state_to_come(policy, config)
+    choices: tuple[Recomputation, ...] = ("none", "selective", "full")
+    return next((kind for kind in choices if activation_bytes(policy, pack_tokens, kind) <= free), "full")
+
+
+def state_to_come(policy: Policy, config: Config) -> float:
+    """Bytes of what training adds to the loaded weights: gradients, moments, and bfloat16 copies under bf16-mixed."""
+    moments = 2.1 if config.train.optimizer == "adamw-8bit" else 8.0
+    total = 0.0
+    for weight in policy.model.parameters():
+        size = weight.element_size()
+        total += weight.numel() * 2.0 * (policy.precision == "bf16-mixed" and size == 4)
+        if weight.requires_grad:
+            total += weight.numel() * (size + moments * (size / 4 if moments == 8.0 else 1))
+    return total
+
+
+def activation_bytes(policy: Policy, tokens: int, kind: Recomputation) -> float:
+    """Bytes that the backward pass of one batch holds beyond weights and gradients, at most.
+
+    By layer and token, of the hidden size h and the intermediate size i, in the precision of the computation: 24h + 8i with
+    everything kept, 6h + 2i with matrix products and attention, h with the layer's input alone (then one layer's whole beside
+    it). And the head: a chunk's logits in float32, thrice, and its weight's gradient in float32.
+    """
+    config: Any = policy.model.config.get_text_config()
+    h, i, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    width = 4 if policy.precision == "fp32" else 2
+    whole = width * tokens * (24 * h + 8 * i)
+    kept = {
+        "none": layers * whole,
+        "selective": layers * width * tokens * (6 * h + 2 * i) + whole,
+        "full": layers * width * tokens * h + whole,
+    }
+    return kept[kind] + policy.head.weight.shape[0] * (12.0 * min(CHUNK, tokens) + 4.0 * h)
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that are free on a device now; infinite where this machine does not say."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    try:
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        return 1024.0 * int(lines["MemAvailable"].split()[0])
+    except (OSError, KeyError, ValueError):
+        return float("inf")
+
+
+def _compiles(policy: Policy, config: Config, planned_tokens: int) -> bool:
+    if config.model.compile != "auto":
+        return config.model.compile == "on"
+    dtype = torch.float32 if policy.precision == "fp32" else torch.bfloat16
+    weights = sum(weight.numel() for weight in policy.model.parameters())
+    seconds = 6 * weights * planned_tokens / (USUAL_SHARE * matrix_rate(policy.device, dtype))
+    saved = COMPILED_GAIN[policy.device.type] * seconds
+    earns = saved > 2 * COMPILE_SECONDS
+    console.say(
+        f"compilation: {'on' if earns else 'off'} (about {seconds / 60:.0f} min of training are planned; compiled layers would save"
+        f" about {saved / 60:.1f} min of it, compiling costs about {COMPILE_SECONDS / 60:.1f})"
+    )
+    return earns

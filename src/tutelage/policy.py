@@ -1,0 +1,197 @@
+"""The model that is trained, and how it computes: precision, packs, the fused objective, activations, compilation."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+
+from tutelage import attention, console
+from tutelage.errors import InputError
+from tutelage.machine import cache_directory
+from tutelage.objective import Head, Scores, score
+from tutelage.packing import Batch, pack, pack_labels, pad, padded_batch
+from tutelage.tokens import Stops, TokenizedExample, encode_prompt, encode_response
+
+Recomputation = Literal["none", "selective", "full"]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The model that is trained, with what belongs to it.
+
+    Attributes:
+        precision: as `model.precision` of the configuration.
+        packs: whether rows that share prefixes may be packed, which `keep_if_packable` proves.
+        offload: keep what the backward pass needs in the memory of the host.
+    """
+
+    model: Any
+    tokenizer: Any
+    stops: Stops
+    device: torch.device
+    precision: str
+    head: Head
+    packs: bool = False
+    offload: bool = False
+
+    @property
+    def pad_token_id(self) -> int:
+        """What padded rows are filled with; the end token where there is no other."""
+        pad_token_id = self.tokenizer.pad_token_id
+        return int(pad_token_id if pad_token_id is not None else self.stops.end_token_id)
+
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """Within it, the model computes in its precision; a backward pass belongs inside.
+
+        For bf16-mixed every float32 weight is replaced by a bfloat16 copy with the float32 master behind it in the graph, so
+        that gradients arrive, and add up, in float32. The embedding is looked up in float32, for one token's gradients are
+        many, and its output cast; the head casts by itself. The copies are made once for all batches of a step.
+        """
+        if self.precision != "bf16-mixed":
+            yield
+            return
+        embedding = self.model.get_input_embeddings()
+        handle = embedding.register_forward_hook(lambda module, arguments, output: output.to(torch.bfloat16))
+        masters = [
+            (module, name, parameter)
+            for module in self.model.modules()
+            if module is not embedding
+            for name, parameter in module._parameters.items()
+            if parameter is not None and parameter.dtype == torch.float32
+        ]
+        try:
+            for module, name, parameter in masters:
+                module._parameters[name] = parameter.to(torch.bfloat16)
+            yield
+        finally:
+            handle.remove()
+            for module, name, parameter in masters:
+                module._parameters[name] = parameter
+
+    def score(self, batch: Batch, weights: torch.Tensor | None = None, entropy: bool = False) -> Scores:
+        """`objective.score` of a batch's targets, whose positions alone meet the vocabulary. Call it within `computing`."""
+        packed = {}
+        if batch.ends is not None:
+            batch = batch.filled(attention.multiple(self.device))
+            assert batch.ends is not None
+            packed = {
+                "position_ids": batch.position_ids.to(self.device),
+                "layout": attention.layout(batch.ends, self.device),
+                # transformers makes no mask of its own where it is given one of four dimensions
+                "attention_mask": torch.ones((1, 1, 1, 1), dtype=torch.bool, device=self.device),
+            }
+        batch = batch.to(self.device)
+        with torch.autograd.graph.save_on_cpu(pin_memory=True) if self.offload else contextlib.nullcontext():
+            hidden = self.model.base_model(input_ids=batch.input_ids, use_cache=False, **packed).last_hidden_state
+        hidden = hidden.flatten(0, 1).index_select(0, batch.sources)
+        weights = None if weights is None else weights.to(self.device, non_blocking=True)
+        return score(hidden, self.head, batch.labels, weights, entropy)
+
+    def score_rows(self, input_ids: torch.Tensor, labels: torch.Tensor, entropy: bool = False) -> Scores:
+        """`objective.score` of every label of right-padded rows, both (rows, width), packed where the model allows."""
+        everywhere = torch.ones_like(labels, dtype=torch.bool)
+        batch = pack_labels(input_ids, labels) if self.packs else padded_batch(input_ids, labels, everywhere)
+        with self.computing():
+            return self.score(batch, entropy=entropy)
+
+    def recompute(self, what: Recomputation) -> None:
+        """Activation checkpointing (Chen et al. 2016): what each layer's backward pass computes again."""
+        if what == "none":
+            self.model.gradient_checkpointing_disable()
+            return
+        options: dict[str, Any] = {"use_reentrant": False}
+        if what == "selective":
+            options["context_fn"] = functools.partial(create_selective_checkpoint_contexts, _keep_products)
+        self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+
+    def compile(self) -> None:
+        """Compile each layer by itself: one compilation serves all of them, and lengths are dynamic."""
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_directory() / "inductor"))
+        for layer in self.layers():
+            layer.compile(dynamic=True)
+
+    def layers(self) -> list[torch.nn.Module]:
+        """The decoder layers."""
+        from transformers.modeling_layers import GradientCheckpointingLayer
+
+        return [module for module in self.model.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
+def _keep_products(ctx: Any, operation: Any, *arguments: Any, **options: Any) -> CheckpointPolicy:
+    """Matrix products and attention are kept; what is cheap is computed again."""
+    return CheckpointPolicy.MUST_SAVE if operation in _products() else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+@functools.cache
+def _products() -> frozenset[Any]:
+    aten = torch.ops.aten
+    return frozenset(
+        {aten.mm.default, aten.addmm.default, torch.ops.tutelage.packed_attention.default}
+        | {aten._scaled_dot_product_flash_attention.default, aten._scaled_dot_product_efficient_attention.default}
+        | {aten._scaled_dot_product_flash_attention_for_cpu.default, torch.ops.higher_order.flex_attention}
+    )
+
+
+def head_of(model: Any) -> Head:
+    """The head of a causal language model: its output layer, with the scale and the cap that its configuration names."""
+    linear, config = model.get_output_embeddings(), model.config.get_text_config()
+    scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
+    return Head(linear.weight, getattr(linear, "bias", None), scale, getattr(config, "final_logit_softcapping", None))
+
+
+def check_head(policy: Policy, model_id: str) -> None:
+    """Hidden states through the head must give the model's own logits; a head that does more is refused, not approximated."""
+    ids = torch.arange(1, 9, device=policy.device)[None] % policy.head.weight.shape[0]
+    policy.model.eval()
+    with torch.no_grad():
+        ours = policy.head(policy.model.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+        theirs = policy.model(input_ids=ids, use_cache=False).logits.float()
+    tolerance = 1e-4 if ours.dtype == policy.head.weight.dtype else 0.05 * theirs.abs().max().item()
+    if not torch.allclose(ours, theirs, rtol=1e-4, atol=tolerance):
+        raise InputError(
+            f"{model_id}: the head of {type(policy.model).__name__} is not a linear layer with scaling or soft-capping,"
+            " so its loss cannot be computed exactly"
+        )
+
+
+def keep_if_packable(policy: Policy) -> Policy:
+    """The policy, packing if packs give this model's own hidden states; proven on it, and said where they do not.
+
+    Two rows with a prefix in common, packed, must give what each gives alone under the model's own attention: a sliding window,
+    soft-capping, attention biases and recurrent layers all fail here. On success the model keeps our attention.
+    """
+    model, own = policy.model, policy.model.config._attn_implementation
+    prompt, responses = "Question: what is one and one?\nAnswer:", (" The sum of one and one is 2.", " It is two.")
+    prompt_ids = tuple(encode_prompt(policy.tokenizer, prompt))
+    rows = [TokenizedExample("probe", prompt_ids, tuple(encode_response(policy.tokenizer, text))) for text in responses]
+    # bfloat16 weights can only be compared to their own rounding, far below what a leak changes
+    tolerance = 1e-3 if policy.head.weight.dtype == torch.float32 else 0.25
+    reason = ""
+    with torch.no_grad():
+        alone = torch.cat([policy.score(pad([row], 0)).log_probs for row in rows])
+        try:
+            if not model._supports_attention_backend:
+                raise attention.UnsupportedAttention("attention of its own kind")
+            attention.register()
+            model.set_attn_implementation(attention.NAME)
+            batch = pack(rows)
+            packed = policy.score(batch).log_probs[torch.cat(batch.of_examples)]
+            if (packed - alone).abs().mean() > tolerance:
+                reason = "layers that carry state from token to token, or a mask of its own"
+        except attention.UnsupportedAttention as unsupported:
+            reason = str(unsupported)
+    if reason:
+        model.set_attn_implementation(own)
+        console.say(
+            f"{type(model).__name__} has {reason}: it is trained unpacked, on padded rows, which is exact but slower",
+            style="yellow",
+        )
+    return replace(policy, packs=not reason)

@@ -1,0 +1,59 @@
+"""How fast the device multiplies matrices, and how many floating-point operations a step needs."""
+
+from __future__ import annotations
+
+import functools
+import time
+from typing import Any
+
+import torch
+
+from tutelage.packing import Batch
+from tutelage.policy import Policy
+
+
+@functools.cache
+def matrix_rate(device: torch.device, dtype: torch.dtype = torch.bfloat16) -> float:
+    """Floating-point operations per second of a large matrix product on this device, measured now: the best of a few."""
+    size = 8192 if device.type == "cuda" else 2048
+    a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
+    best = float("inf")
+    for _ in range(6):
+        _synchronize(device)
+        started = time.perf_counter()
+        a @ b
+        _synchronize(device)
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best
+
+
+def step_flops(policy: Policy, batch: Batch) -> float:
+    """Floating-point operations of a batch, forward and backward, by its distinct tokens: six for each weight that a token meets,
+    and twelve per pair of tokens that attend and unit of a head's width. What is computed again does not count.
+
+    Frozen weights need no gradient of their own: four instead of six.
+    """
+    config: Any = policy.model.config.get_text_config()
+    layers = sum(_operations(layer) for layer in policy.layers())
+    tokens, targets = batch.input_ids.numel(), len(batch.sources)
+    head = policy.head.weight.numel() * (6 if policy.head.weight.requires_grad else 4)
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    attention = 12 * _pairs(batch) * size * config.num_attention_heads * config.num_hidden_layers
+    return float(layers * tokens + head * targets + attention)
+
+
+def _operations(layer: torch.nn.Module) -> int:
+    return sum(weight.numel() * (6 if weight.requires_grad else 4) for weight in layer.parameters() if weight.ndim == 2)
+
+
+def _pairs(batch: Batch) -> int:
+    """How many (query, key) pairs attend."""
+    if batch.ends is None:
+        rows, width = batch.input_ids.shape
+        return rows * width * (width + 1) // 2
+    return int(batch.position_ids.sum()) + batch.position_ids.numel()
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

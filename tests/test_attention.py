@@ -1,0 +1,113 @@
+"""Packed attention against the definition, `dense_mask`; the back ends for CUDA by what of them runs without one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tutelage import attention
+from tutelage.attention import Layout, UnsupportedAttention, attend, dense_mask, flex_mask, layout
+from tutelage.packing import build_trie
+
+CPU = torch.device("cpu")
+tries = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=9).map(tuple), min_size=1, max_size=6)
+
+
+def ends_of(sequences) -> torch.Tensor:
+    return torch.tensor(build_trie(sequences).ends)
+
+
+def reference(query, key, value, ends, scaling):
+    """Softmax over what `dense_mask` allows, key heads repeated."""
+    repeat = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(repeat, 1), value.repeat_interleave(repeat, 1)
+    scores = (query @ key.transpose(-1, -2) * scaling).masked_fill(~dense_mask(ends), -torch.inf)
+    return (torch.softmax(scores, -1) @ value).transpose(1, 2)
+
+
+def tensors(tokens: int, heads: int = 4, key_heads: int = 2, dtype=torch.float64):
+    torch.manual_seed(0)
+    shapes = ((1, heads, tokens, 8), (1, key_heads, tokens, 8), (1, key_heads, tokens, 8))
+    return [torch.randn(shape, dtype=dtype, requires_grad=True) for shape in shapes]
+
+
+@settings(deadline=None)
+@given(tries, st.sampled_from([(4, 2), (4, 4), (3, 1)]), st.sampled_from([1, 2, 256]))
+def test_packed_attention_is_masked_attention_in_value_and_gradient(sequences, heads, block):
+    ends = ends_of(sequences)
+    query, key, value = tensors(len(ends), *heads)
+    before, attention.QUERY_BLOCK = attention.QUERY_BLOCK, block
+    try:
+        ours, _ = attend(None, query, key, value, None, scaling=0.3, layout=layout(ends, CPU))
+    finally:
+        attention.QUERY_BLOCK = before
+    theirs = reference(query, key, value, ends, 0.3)
+    torch.testing.assert_close(ours, theirs)
+    upstream = torch.randn_like(theirs)
+    for mine, other in zip(
+        torch.autograd.grad(ours, (query, key, value), upstream), torch.autograd.grad(theirs, (query, key, value), upstream)
+    ):
+        torch.testing.assert_close(mine, other)
+
+
+def test_the_packed_operation_passes_torchs_own_checks():
+    query, key, value = (tensor[0].detach().requires_grad_() for tensor in tensors(5))
+    made = layout(ends_of([(1, 2, 3), (1, 4), (5,)]), CPU)
+    torch.library.opcheck(attention._attend_cpu, (query, key, value, made.blocks, made.ancestors, 0.3))
+
+
+@pytest.mark.parametrize("sequences", [[(1, 2, 3), (1, 2, 4, 5), (6, 7)], [(1, 2), (3, 4)]])
+def test_the_flex_mask_is_the_mask(sequences):
+    from torch.nn.attention.flex_attention import flex_attention
+
+    ends = ends_of(sequences)
+    query, key, value = (tensor.detach() for tensor in tensors(len(ends), 2, 2, torch.float32))
+    ours = flex_attention(query, key, value, block_mask=flex_mask(ends), scale=0.3).transpose(1, 2)
+    torch.testing.assert_close(ours, reference(query, key, value, ends, 0.3))
+
+
+def test_rows_that_share_nothing_go_to_the_kernels_for_variable_lengths():
+    cuda = torch.device("cuda")
+    moved = {"to": lambda tensor, device, **_: tensor}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "to", moved["to"])
+        apart, shared = layout(ends_of([(1, 2), (3, 4, 5)]), cuda), layout(ends_of([(1, 2), (1, 3)]), cuda)
+    assert apart.bounds.tolist() == [0, 2, 5] and apart.longest == 3 and apart.flex is None
+    assert shared.bounds is None and shared.flex is not None
+
+
+@pytest.mark.parametrize("asked", [{"sliding_window": 4}, {"softcap": 30.0}, {"s_aux": torch.ones(4)}, {"dropout": 0.1}])
+def test_attention_that_is_not_plain_is_refused(asked):
+    with pytest.raises(UnsupportedAttention):
+        attend(None, *tensors(3), None, layout=layout(ends_of([(1, 2, 3)]), CPU), **asked)
+
+
+def test_without_a_layout_it_is_transformers_own():
+    query, key, value = (tensor.detach() for tensor in tensors(6, 2, 2))
+    module = torch.nn.Module()
+    module.is_causal = True
+    ours, _ = attend(module, query, key, value, None, scaling=0.3)
+    torch.testing.assert_close(ours, reference(query, key, value, ends_of([(1, 2, 3, 4, 5, 6)]), 0.3))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU; the masks are tested on the CPU above")
+@pytest.mark.parametrize("sequences", [[(1, 2, 3), (1, 2, 4, 5), (6, 7)], [(1, 2), (3, 4, 5)]])
+def test_cuda_attends_as_the_cpu_does(sequences):
+    device = torch.device("cuda")
+    ends = ends_of(sequences)
+    ends = torch.cat([ends, torch.arange(len(ends), 128) + 1])
+    torch.manual_seed(0)
+    query, key, value = (
+        torch.randn(1, heads, 128, 64, device=device, dtype=torch.bfloat16, requires_grad=True) for heads in (4, 2, 2)
+    )
+    made: Layout = layout(ends, device)
+    ours, _ = attend(None, query, key, value, None, scaling=0.125, layout=made)
+    theirs = reference(query, key, value, ends.to(device), 0.125)
+    torch.testing.assert_close(ours, theirs, rtol=0.05, atol=0.05)
+    upstream = torch.randn_like(theirs)
+    for mine, other in zip(
+        torch.autograd.grad(ours, (query, key, value), upstream), torch.autograd.grad(theirs, (query, key, value), upstream)
+    ):
+        torch.testing.assert_close(mine, other, rtol=0.05, atol=0.1)
