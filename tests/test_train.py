@@ -104,7 +104,8 @@ def lines_of(path: Path) -> list[dict]:
 
 
 def without_times(lines: list[dict]) -> list[dict]:
-    return [{key: value for key, value in line.items() if key not in ("time", "seconds", "tokens_per_second")} for line in lines]
+    of_time = ("time", "tokens_per_second", "matrix_share")
+    return [{key: value for key, value in line.items() if key not in of_time and not key.endswith("seconds")} for line in lines]
 
 
 def weights_of(run: Path) -> dict[str, torch.Tensor]:

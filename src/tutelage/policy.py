@@ -188,10 +188,12 @@ def keep_if_packable(policy: Policy) -> Policy:
                 reason = "layers that carry state from token to token, or a mask of its own"
         except attention.UnsupportedAttention as unsupported:
             reason = str(unsupported)
+        except TypeError:  # a forward pass that hands nothing on
+            reason = "attention of its own kind"
     if reason:
         model.set_attn_implementation(own)
         console.say(
-            f"{type(model).__name__} has {reason}: it is trained unpacked, on padded rows, which is exact but slower",
+            f"{type(model).__name__} has {reason}: it is trained on padded rows, which is as exact but slower",
             style="yellow",
         )
     return replace(policy, packs=not reason)

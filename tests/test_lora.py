@@ -1,0 +1,92 @@
+"""Adapters train in packs through the fused head, and what is saved is a model without them that says the same."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+
+import pytest
+import torch
+
+from tutelage import train_one_size
+from tutelage.errors import InputError
+from tutelage.lora import merged_state, require
+from tutelage.model import load_policy
+from tutelage.packing import pack, pad
+from tutelage.tokens import TokenizedExample
+
+needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="PEFT is not installed")
+ROWS = [TokenizedExample("a", (5, 6, 7), (8, 9)), TokenizedExample("b", (5, 6), (10, 11, 12))]
+
+
+@needs_peft
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_a_run_with_adapters_trains_them_alone_and_saves_a_plain_model(make_config, tokenizer, kind):
+    from transformers import AutoModelForCausalLM
+
+    config = make_config(model__lora=kind, model__lora_rank=4, train__lr=1e-2)
+    result = train_one_size(config)
+    lines = [json.loads(line) for line in (result.directory / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if line["kind"] == "train"]
+    assert losses[-1] < losses[0]
+    saved = AutoModelForCausalLM.from_pretrained(result.directory / "model").state_dict()
+    plain = load_policy(make_config().model, tokenizer).model.state_dict()
+    assert saved.keys() == plain.keys()
+    changed = {name for name in saved if not torch.equal(saved[name].float(), plain[name])}
+    assert changed and all(name.endswith("proj.weight") for name in changed)
+
+
+@needs_peft
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_the_merged_weights_compute_what_the_adapters_do_and_merging_leaves_no_trace(make_config, tokenizer, kind):
+    policy = load_policy(make_config(model__lora=kind, model__lora_rank=4).model, tokenizer)
+    torch.manual_seed(0)
+    for name, parameter in policy.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    before = {name: tensor.clone() for name, tensor in policy.model.state_dict().items()}
+    with torch.no_grad():
+        adapted = policy.score(pack(ROWS)).log_probs
+        state = merged_state(policy.model)
+        assert torch.equal(policy.score(pack(ROWS)).log_probs, adapted)
+        plain = load_policy(make_config().model, tokenizer)
+        unchanged = plain.score(pack(ROWS)).log_probs
+        plain.model.load_state_dict(state)
+        merged = plain.score(pack(ROWS)).log_probs
+    torch.testing.assert_close(merged, adapted, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(unchanged, adapted, atol=1e-3)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in policy.model.state_dict().items())
+
+
+@needs_peft
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16-mixed"])
+def test_adapters_are_packed_exactly_and_alone_get_gradients(make_config, tokenizer, kind, precision):
+    config = make_config(model__lora=kind, model__lora_rank=4, model__precision=precision)
+    policy = load_policy(config.model, tokenizer)
+    gradients = []
+    for batch in (pack(ROWS), pad(ROWS, 0)):
+        policy.model.zero_grad()
+        with policy.computing():
+            policy.score(batch, batch.weights).total.backward()
+        gradients.append({name: p.grad.clone() for name, p in policy.model.named_parameters() if p.grad is not None})
+    packed, padded = gradients
+    assert packed.keys() == padded.keys() and all("lora_" in name for name in packed)
+    assert all(gradient.dtype == torch.float32 for gradient in packed.values())
+    if precision == "fp32":
+        for name, gradient in packed.items():
+            torch.testing.assert_close(gradient, padded[name], rtol=1e-4, atol=1e-6)
+    else:
+        assert policy.head.weight.dtype == torch.bfloat16
+
+
+@needs_peft
+def test_layers_that_are_not_there_are_told(make_config, tokenizer):
+    with pytest.raises(InputError, match=r"model\.lora_targets = \['no_such_proj'\]"):
+        load_policy(make_config(model__lora="lora", model__lora_targets=["no_such_proj"]).model, tokenizer)
+
+
+def test_a_missing_peft_is_told_with_its_remedy(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"pip install 'tutelage\[lora\]'"):
+        require()

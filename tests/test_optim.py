@@ -1,0 +1,81 @@
+"""Low-precision weights and moments train as float32 ones do; plain bfloat16 would not."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+import torch
+
+from tutelage.errors import InputError
+from tutelage.model import load_policy
+from tutelage.optim import Watch, make_optimizer, require, set_lr
+from tutelage.packing import step_batches
+from tutelage.prepare import prepare
+from tutelage.train import accumulate_gradients, update_weights
+
+needs_torchao = pytest.mark.skipif(importlib.util.find_spec("torchao") is None, reason="torchao is not installed")
+
+
+def losses_of(make_config, tokenizer, steps: int, lr: float, **changes) -> tuple[list[float], list[float]]:
+    """Losses and shares of changed weights over some steps on the same eight rows."""
+    config = make_config(train__lr=lr, **changes)
+    policy = load_policy(config.model, tokenizer)
+    examples = prepare(config, tokenizer).train[:8]
+    optimizer = make_optimizer(policy.model, config)
+    losses, changed = [], []
+    for step in range(steps):
+        gradients = accumulate_gradients(policy, examples, step_batches(examples, 10**6, 8), config, step)
+        changed.append(update_weights(policy, optimizer, lr))
+        losses.append(gradients.loss)
+    return losses, changed
+
+
+@needs_torchao
+@pytest.mark.parametrize(
+    "low",
+    [
+        {"model__precision": "bf16-sr"},
+        {"model__precision": "bf16-sr", "train__optimizer": "adamw-8bit"},
+        {"model__precision": "fp32", "train__optimizer": "adamw-8bit"},
+        {"model__precision": "bf16-mixed", "train__optimizer": "adamw-8bit"},
+    ],
+)
+def test_low_precision_follows_the_loss_of_float32(make_config, tokenizer, low):
+    exact, _ = losses_of(make_config, tokenizer, 25, 2e-3)
+    ours, _ = losses_of(make_config, tokenizer, 25, 2e-3, **low)
+    assert exact[-1] < 0.8 * exact[0]
+    assert ours[-1] == pytest.approx(exact[-1], rel=0.05)
+
+
+@needs_torchao
+def test_stochastic_rounding_keeps_updates_that_rounding_to_nearest_loses(make_config, tokenizer):
+    """At a learning rate of 1e-5 an update is far below a bfloat16 weight's last bit: few weights move, and the loss still falls."""
+    exact, _ = losses_of(make_config, tokenizer, 40, 1e-5)
+    rounded, changed = losses_of(make_config, tokenizer, 40, 1e-5, model__precision="bf16-sr")
+    assert 0 < changed[-1] < 0.5
+    assert rounded[0] - rounded[-1] == pytest.approx(exact[0] - exact[-1], rel=0.5)
+
+
+def test_the_watch_tells_the_share_of_weights_that_changed():
+    model = torch.nn.Linear(10, 10, bias=False)
+    watch = Watch(model)
+    with torch.no_grad():
+        model.weight[:3] += 1
+    assert watch.changed() == pytest.approx(0.3)
+
+
+@needs_torchao
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw-8bit"])
+def test_the_learning_rate_can_be_set_whatever_holds_it(make_config, tokenizer, optimizer):
+    config = make_config(model__precision="bf16-sr", train__optimizer=optimizer)
+    made = make_optimizer(load_policy(config.model, tokenizer).model, config)
+    set_lr(made, 0.25)
+    assert all(float(group["lr"]) == 0.25 for group in made.param_groups)
+
+
+def test_a_missing_torchao_is_told_with_its_remedy(make_config, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"needs torchao, which is not installed: pip install 'tutelage\[gpu\]'"):
+        require(make_config(model__precision="bf16-sr"))
+    require(make_config())

@@ -1,0 +1,176 @@
+"""What makes training fast changes nothing: packs on each family of models, compiled layers, planned activations."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tutelage import get_response_log_probs, plan
+from tutelage.config import ModelConfig
+from tutelage.errors import InputError
+from tutelage.model import load_policy
+from tutelage.packing import pack, pad
+from tutelage.speed import matrix_rate, step_flops
+from tutelage.tokens import TokenizedExample
+
+ROWS = [
+    TokenizedExample("a", (5, 6, 7), (8, 9)),
+    TokenizedExample("b", (5, 6, 7), (8,)),  # a prefix of another row
+    TokenizedExample("c", (5, 6), (10, 11, 12)),
+    TokenizedExample("c again", (5, 6), (10, 11, 12)),
+    TokenizedExample("d", (13,), (5,)),
+]
+
+
+def gradients(policy, batch):
+    policy.model.zero_grad()
+    with policy.computing():
+        scores = policy.score(batch, batch.weights / 7, entropy=True)
+        scores.total.backward()
+    found = {name: parameter.grad.clone() for name, parameter in policy.model.named_parameters() if parameter.grad is not None}
+    return scores, found
+
+
+def assert_same(policy, one, other, of_one, of_other, tolerance=1e-5):
+    (a, by_a), (b, by_b) = gradients(policy, one), gradients(policy, other)
+    torch.testing.assert_close(a.total, b.total, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(a.log_probs[of_one], b.log_probs[of_other], rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(a.entropies[of_one], b.entropies[of_other], rtol=tolerance, atol=tolerance)
+    assert by_a.keys() == by_b.keys()
+    for name, gradient in by_a.items():
+        scale = float(gradient.abs().max())
+        torch.testing.assert_close(by_b[name], gradient, rtol=10 * tolerance, atol=tolerance * scale)
+
+
+def saved(config, path) -> ModelConfig:
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(path)
+    return ModelConfig(id=str(path), device="cpu", precision="fp32")
+
+
+def tiny(**more):
+    return dict(
+        vocab_size=400, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        max_position_embeddings=128,
+    ) | more  # fmt: skip
+
+
+@pytest.mark.parametrize("family", ["Llama", "Qwen2", "Qwen3", "Gemma", "Olmo2", "SmolLM3", "Granite", "Mixtral"])
+def test_packed_is_unpacked_on_every_family(family, tmp_path, tokenizer):
+    import transformers
+
+    more = {"head_dim": 8} if family in ("Qwen3", "Gemma") else {"pad_token_id": 0} if family == "SmolLM3" else {}
+    if family == "Mixtral":
+        more = {"num_local_experts": 2, "sliding_window": None}
+    policy = load_policy(saved(getattr(transformers, f"{family}Config")(**tiny(**more)), tmp_path), tokenizer)
+    assert policy.packs
+    packed, padded = pack(ROWS), pad(ROWS, 0)
+    assert packed.input_ids.numel() == 10 < padded.input_ids.numel()
+    assert_same(policy, packed, padded, torch.cat(packed.of_examples), torch.cat(padded.of_examples))
+
+
+@pytest.mark.parametrize(
+    ("family", "more", "why"),
+    [
+        ("Mistral", {"sliding_window": 4}, "sliding_window"),
+        ("Gemma2", {"head_dim": 8}, "softcap"),
+        ("Llama", {"attention_dropout": 0.0, "num_hidden_layers": 1}, ""),
+        ("Bloom", None, "attention of its own kind"),
+        ("Mamba", None, "attention of its own kind"),
+    ],
+)
+def test_what_cannot_be_packed_is_told_and_trained_unpacked(family, more, why, tmp_path, tokenizer, capsys):
+    import transformers
+
+    small = dict(vocab_size=400, hidden_size=32, num_hidden_layers=2)
+    config = getattr(transformers, f"{family}Config")
+    policy = load_policy(saved(config(**(tiny(**more) if more is not None else small)), tmp_path), tokenizer)
+    told = capsys.readouterr().out
+    assert policy.packs == (not why) and (not why or "trained on padded rows" in told)
+    assert why in told
+    scores, found = gradients(policy, pad(ROWS, 0))
+    whole = policy.model(torch.tensor([[5, 6, 7, 8, 9]])).logits.log_softmax(-1)
+    torch.testing.assert_close(scores.log_probs[:2], whole[0, [2, 3], [8, 9]], rtol=1e-4, atol=1e-4)
+    assert found
+
+
+def test_get_response_log_probs_of_a_policy_are_those_of_its_model(make_config, tokenizer):
+    policy = load_policy(make_config().model, tokenizer)
+    ids = torch.randint(1, 100, (3, 9))
+    ids[1:, :5] = ids[0, :5]
+    inputs, labels = ids[:, :-1], ids[:, 1:]
+    plain = get_response_log_probs(policy.model, inputs, labels, return_token_entropy=True, with_grad=True)
+    packed = get_response_log_probs(policy, inputs, labels, return_token_entropy=True, with_grad=True)
+    for key, value in plain.items():
+        torch.testing.assert_close(packed[key], value, rtol=1e-5, atol=1e-5)
+    upstream = torch.randn_like(plain["log_probs"])
+    parameters = list(policy.model.parameters())
+    for ours, theirs in zip(
+        torch.autograd.grad((packed["log_probs"] * upstream).sum(), parameters),
+        torch.autograd.grad((plain["log_probs"] * upstream).sum(), parameters),
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    assert not get_response_log_probs(policy, inputs, labels)["log_probs"].requires_grad
+
+
+def test_compiled_layers_compute_what_the_others_do(make_config, tokenizer):
+    policy = load_policy(make_config().model, tokenizer)
+    batch = pack(ROWS)
+    plain, by_plain = gradients(policy, batch)
+    policy.compile()
+    for rows in (ROWS, ROWS[:3]):  # another length needs no other code
+        compiled, by_compiled = gradients(policy, pack(rows))
+        if rows is ROWS:
+            torch.testing.assert_close(compiled.log_probs, plain.log_probs)
+            for name, gradient in by_plain.items():
+                torch.testing.assert_close(by_compiled[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_bf16_mixed_gradients_are_near_those_of_float32(make_config, tokenizer):
+    batch = pack(ROWS)
+    _, exact = gradients(load_policy(make_config().model, tokenizer), batch)
+    _, mixed = gradients(load_policy(make_config(model__precision="bf16-mixed").model, tokenizer), batch)
+    for name, gradient in exact.items():
+        assert mixed[name].dtype == torch.float32
+        assert (mixed[name] - gradient).norm() < 0.03 * gradient.norm()
+
+
+def test_the_plan_keeps_what_fits_and_says_so(make_config, tokenizer, monkeypatch, capsys):
+    config = make_config()
+    policy = load_policy(config.model, tokenizer)
+    needed = {kind: plan.activation_bytes(policy, 4096, kind) for kind in ("none", "selective", "full")}
+    assert needed["none"] > needed["selective"] > needed["full"]
+    state = plan.state_to_come(policy, config)
+    for kind, bytes_needed in needed.items():
+        monkeypatch.setattr(plan, "free_memory", lambda device, free=bytes_needed: (state + free) / plan.HEADROOM + 1)
+        assert plan.choose_recomputation(policy, config, 4096) == kind
+    monkeypatch.setattr(plan, "free_memory", lambda device: 0.0)
+    plan.arrange(policy, config, 4096, 10**6)
+    assert "activation checkpointing: full" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("tokens", "compiles"), [(10**3, False), (10**13, True)])
+def test_layers_are_compiled_when_the_run_is_long_enough(make_config, tokenizer, monkeypatch, capsys, tokens, compiles):
+    config = make_config()
+    policy = load_policy(config.model, tokenizer)
+    asked = []
+    monkeypatch.setattr(type(policy), "compile", lambda self: asked.append(True))
+    plan.arrange(policy, config, 128, tokens)
+    assert bool(asked) == compiles and f"compilation: {'on' if compiles else 'off'}" in capsys.readouterr().out
+
+
+def test_activations_on_a_cpu_cannot_be_offloaded(make_config, tokenizer):
+    config = make_config(model__activation_offload=True)
+    with pytest.raises(InputError, match="activation_offload"):
+        plan.arrange(load_policy(config.model, tokenizer), config, 128, 1)
+
+
+def test_operations_are_counted_as_by_hand(make_config, tokenizer):
+    policy = load_policy(make_config().model, tokenizer)
+    batch = pack([TokenizedExample("a", (1, 2), (3, 4)), TokenizedExample("b", (1, 2), (5,))])
+    layer = 32 * 32 * 2 + 2 * 32 * 16 + 3 * 32 * 64
+    pairs = 1 + 2 + 3 + 4 + 3
+    assert step_flops(policy, batch) == 6 * 2 * layer * 5 + 6 * 32 * policy.head.weight.shape[0] * 3 + 12 * 2 * 4 * 8 * pairs
+    assert matrix_rate(torch.device("cpu")) > 1e8
