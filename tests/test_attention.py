@@ -55,7 +55,7 @@ def test_packed_attention_is_masked_attention_in_value_and_gradient(sequences, h
 def test_the_packed_operation_passes_torchs_own_checks():
     query, key, value = (tensor[0].detach().requires_grad_() for tensor in tensors(5))
     made = layout(ends_of([(1, 2, 3), (1, 4), (5,)]), CPU)
-    torch.library.opcheck(attention._attend_cpu, (query, key, value, made.blocks, made.ancestors, 0.3))
+    torch.library.opcheck(attention._attend_cpu, (query, key, value, made.blocks, made.above, 0.3))
 
 
 @pytest.mark.parametrize("sequences", [[(1, 2, 3), (1, 2, 4, 5), (6, 7)], [(1, 2), (3, 4)]])

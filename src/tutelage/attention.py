@@ -7,6 +7,7 @@ goes to transformers' own SDPA function. Padded rows go there too.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,14 +29,14 @@ class Layout:
     """A pack's mask in the form that a back end reads.
 
     Attributes:
-        blocks, ancestors: for the CPU. Each block (start, stop, own, from, to) are queries start…stop − 1, which attend to
-            ``ancestors[from:to]``, then causally to the tokens from `own` on.
+        blocks, above: for the CPU. Each block (start, stop, own, from, to) are queries start…stop − 1, which attend to the
+            tokens of the ranges ``above[from:to]``, then causally to those from `own` on.
         flex: for CUDA where prefixes are shared: FlexAttention's block mask.
         bounds, longest: for CUDA where nothing is shared: where each row starts and ends (int32), and the longest row's length.
     """
 
     blocks: torch.Tensor | None = None
-    ancestors: torch.Tensor | None = None
+    above: torch.Tensor | None = None
     flex: Any = None
     bounds: torch.Tensor | None = None
     longest: int = 0
@@ -112,8 +113,8 @@ def attend(
         raise UnsupportedAttention(" and ".join(asked) or "attention dropout")
     scaling = scaling if scaling is not None else query.shape[-1] ** -0.5
     if layout.blocks is not None:
-        assert layout.ancestors is not None
-        return _attend_cpu(query[0], key[0], value[0], layout.blocks, layout.ancestors, scaling)[None], None
+        assert layout.above is not None
+        return _attend_cpu(query[0], key[0], value[0], layout.blocks, layout.above, scaling)[None], None
     if layout.bounds is not None:
         return _attend_rows(query, key, value, layout.bounds, layout.longest, scaling), None
     grouped = query.shape[1] != key.shape[1]
@@ -168,23 +169,24 @@ def _starts(ends: torch.Tensor) -> list[int]:
 
 
 def _blocks(ends: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """`Layout.blocks` and `Layout.ancestors` of a pack."""
+    """`Layout.blocks` and `Layout.above` of a pack."""
     starts = _starts(ends)
     blocks: list[tuple[int, int, int, int, int]] = []
-    ancestors: list[torch.Tensor] = []
-    known = 0
+    above: list[tuple[int, int]] = []
     for start, stop in zip(starts, [*starts[1:], len(ends)], strict=True):
-        above = (ends[:start] > start).nonzero().flatten()
-        ancestors.append(above)
-        for first in range(start, stop, QUERY_BLOCK):
-            blocks.append((first, min(first + QUERY_BLOCK, stop), start, known, known + len(above)))
-        known += len(above)
-    return torch.tensor(blocks), torch.cat(ancestors)
+        known = len(above)
+        for token in (ends[:start] > start).nonzero().flatten().tolist():
+            if len(above) > known and above[-1][1] == token:
+                above[-1] = (above[-1][0], token + 1)
+            else:
+                above.append((token, token + 1))
+        blocks += [(first, min(first + QUERY_BLOCK, stop), start, known, len(above)) for first in range(start, stop, QUERY_BLOCK)]
+    return torch.tensor(blocks), torch.tensor(above, dtype=torch.long).view(-1, 2)
 
 
 @torch.library.custom_op("tutelage::packed_attention", mutates_args=())
 def _attend_cpu(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, blocks: torch.Tensor, ancestors: torch.Tensor, scaling: float
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, blocks: torch.Tensor, above: torch.Tensor, scaling: float
 ) -> torch.Tensor:
     """query (heads, tokens, size), key and value (key heads, tokens, size) → (tokens, heads, size).
 
@@ -193,13 +195,11 @@ def _attend_cpu(
     """
     heads, tokens, _ = query.shape
     attended = query.new_empty(tokens, heads, value.shape[-1])
-    for start, stop, own, first, last in blocks.tolist():
-        above, width = ancestors[first:last], stop - start
-        probs = _probabilities(
-            _grouped(query[:, start:stop] * scaling, len(key)), _with_ancestors(key, own, stop, above), width
-        )  # fmt: skip
-        part = torch.bmm(probs, _with_ancestors(value, own, stop, above))
-        attended[start:stop] = part.view(heads, width, -1).transpose(0, 1)
+    query = query * scaling
+    for start, stop, sees in _each(blocks, above):
+        probs = _probabilities(_grouped(query[:, start:stop], len(key)), _gather(key, sees), stop - start)
+        part = torch.bmm(probs, _gather(value, sees))
+        attended[start:stop] = part.view(heads, stop - start, -1).transpose(0, 1)
     return attended
 
 
@@ -215,25 +215,24 @@ def _attend_cpu_backward(
     key: torch.Tensor,
     value: torch.Tensor,
     blocks: torch.Tensor,
-    ancestors: torch.Tensor,
+    above: torch.Tensor,
     scaling: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The gradients of query, key and value; the probabilities are computed again."""
     heads, groups = len(query), len(key)
     by_query = torch.empty_like(query)
-    # many blocks add to one ancestor: in float32
+    # many blocks add to one token above them: in float32
     by_key, by_value = (torch.zeros_like(it, dtype=torch.promote_types(it.dtype, torch.float32)) for it in (key, value))
-    for start, stop, own, first, last in blocks.tolist():
-        above, width = ancestors[first:last], stop - start
-        q, k = _grouped(query[:, start:stop] * scaling, groups), _with_ancestors(key, own, stop, above)
-        g = _grouped(gradient[start:stop].transpose(0, 1), groups)
-        probs = _probabilities(q, k, width)
-        _add_with_ancestors(by_value, torch.bmm(probs.transpose(1, 2), g), own, stop, above)
-        by_probs = torch.bmm(g, _with_ancestors(value, own, stop, above).transpose(1, 2))
+    query, gradient = query * scaling, gradient.transpose(0, 1)
+    for start, stop, sees in _each(blocks, above):
+        q, k, g = _grouped(query[:, start:stop], groups), _gather(key, sees), _grouped(gradient[:, start:stop], groups)
+        probs = _probabilities(q, k, stop - start)
+        _scatter(by_value, torch.bmm(probs.transpose(1, 2), g), sees)
+        by_probs = torch.bmm(g, _gather(value, sees).transpose(1, 2))
         by_scores = torch.ops.aten._softmax_backward_data(by_probs, probs, -1, probs.dtype)
-        by_query[:, start:stop] = torch.bmm(by_scores, k).view(heads, width, -1).mul_(scaling)
-        _add_with_ancestors(by_key, torch.bmm(by_scores.transpose(1, 2), q), own, stop, above)
-    return by_query, by_key.to(key.dtype), by_value.to(value.dtype)
+        by_query[:, start:stop] = torch.bmm(by_scores, k).view(heads, stop - start, -1)
+        _scatter(by_key, torch.bmm(by_scores.transpose(1, 2), q), sees)
+    return by_query.mul_(scaling), by_key.to(key.dtype), by_value.to(value.dtype)
 
 
 @_attend_cpu_backward.register_fake
@@ -271,14 +270,19 @@ def _grouped(tensor: torch.Tensor, groups: int) -> torch.Tensor:
     return tensor.reshape(groups, -1, tensor.shape[-1])
 
 
-def _with_ancestors(tensor: torch.Tensor, own: int, stop: int, above: torch.Tensor) -> torch.Tensor:
-    """The keys or values of a block: its ancestors', then its own up to its last query."""
-    mine = tensor[:, own:stop]
-    return torch.cat([tensor.index_select(1, above), mine], dim=1) if len(above) else mine
+def _each(blocks: torch.Tensor, above: torch.Tensor) -> Iterator[tuple[int, int, list[list[int]]]]:
+    """Each block's first query, the one after its last, and the ranges of tokens that it sees, its own last."""
+    ranges = above.tolist()
+    for start, stop, own, first, last in blocks.tolist():
+        yield start, stop, [*ranges[first:last], [own, stop]]
 
 
-def _add_with_ancestors(total: torch.Tensor, part: torch.Tensor, own: int, stop: int, above: torch.Tensor) -> None:
-    """The transpose of `_with_ancestors`."""
-    if len(above):
-        total.index_add_(1, above, part[:, : len(above)].to(total.dtype))
-    total[:, own:stop] += part[:, len(above) :]
+def _gather(tensor: torch.Tensor, ranges: list[list[int]]) -> torch.Tensor:
+    """(heads, tokens, size) → (heads, tokens of the ranges, size)."""
+    return torch.cat([tensor[:, start:stop] for start, stop in ranges], dim=1)
+
+
+def _scatter(total: torch.Tensor, part: torch.Tensor, ranges: list[list[int]]) -> None:
+    """Add to `total` what belongs to the tokens of the ranges: the transpose of `_gather`."""
+    for (start, stop), piece in zip(ranges, part.split([stop - start for start, stop in ranges], dim=1), strict=True):
+        total[:, start:stop] += piece
