@@ -1,4 +1,4 @@
-"""What the benches share: the machine in words, this process's peak memory, and where results go."""
+"""What the benches share: sides that alternate in processes of their own, the machine in words, peak memory, results."""
 
 from __future__ import annotations
 
@@ -6,8 +6,35 @@ import json
 import os
 import platform
 import resource
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+
+def alternate(script: str, sides: Sequence[str], rounds: int) -> dict[str, list[dict[str, Any]]]:
+    """Run this script once for each side and round with ``--child SIDE``; each round starts with another side.
+
+    A child prints its result with `answer`. A side that fails is told, and has no result of that round.
+    """
+    measured: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
+    for number in range(rounds):
+        turn = number % len(sides)
+        for side in (*sides[turn:], *sides[:turn]):
+            command = [sys.executable, script, *sys.argv[1:], "--child", side]
+            done = subprocess.run(command, env={**os.environ, "OMP_WAIT_POLICY": "passive"}, capture_output=True, text=True)
+            if done.returncode:
+                print(f"round {number + 1}, {side}: failed: {(done.stderr.strip().splitlines() or ['?'])[-1]}", flush=True)
+                continue
+            measured[side].append(json.loads(done.stdout.split("RESULT")[1]))
+            print(f"round {number + 1}, {side}: {[round(s, 3) for s in measured[side][-1]['seconds']]} s", flush=True)
+    return {side: runs for side, runs in measured.items() if runs}
+
+
+def answer(result: dict[str, Any]) -> None:
+    """A child's result, to its parent."""
+    print("RESULT" + json.dumps(result))
 
 
 def machine() -> str:
@@ -28,8 +55,19 @@ def peak_rss() -> float:
 
 
 def write(name: str, result: dict[str, Any]) -> None:
-    """bench/results/`name`.json."""
+    """bench/results/`name`.json, with the machine it was measured on."""
     path = Path(__file__).parent / "results" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps({"machine": machine(), **result}, indent=2) + "\n", encoding="utf-8")
     print(f"written to {path}")
+
+
+def tabulate(rows: Sequence[dict[str, Any]]) -> None:
+    """Print rows of equal keys as a table."""
+    cells = [
+        [str(key) for key in rows[0]],
+        *([f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows),
+    ]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for line in cells:
+        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))

@@ -6,23 +6,18 @@
 `train.jsonl` holds GSM8K's rows ({"question", "answer"}), asked in the r1_zero prompt. Every side trains SmolLM2-135M on the same
 rows in the same order, the same rows in each optimizer step, with the same optimizer (fused AdamW), allocator and thread settings;
 all but the specification's loop, which computes in float32, hold float32 weights and compute in bfloat16. Each side runs in a
-process of its own, the sides alternate, and each round starts with another one. Steps of the first round's order are compared by
-their medians; the matrix rate is measured in each of our processes. Machines are noisy: read the ratios.
+process of its own, the sides alternate, and each round starts with another one; medians over all timed steps are compared. The
+matrix rate is measured in each of our processes after its steps. Machines are noisy: read the ratios.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
-import subprocess
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
-from harness import machine, peak_rss, write
+from harness import alternate, answer, peak_rss, tabulate, write
 
 SIDES = ("ours", "ours, compiled", "ours, unpacked", "TRL, one batch", "TRL, four batches", "specification's loop")
 WARMUP = 2
@@ -37,7 +32,7 @@ def rows_of(arguments: argparse.Namespace) -> tuple[Any, Any, list[Any]]:
     count = arguments.rows * (arguments.steps + WARMUP)
     config = parse_config(
         {
-            "model": {"device": "cpu", "activation_checkpointing": "none"},
+            "model": {"device": "cpu", "activation_checkpointing": "none", "compile": "off"},
             "data": {"train": arguments.data, "size": count, "filter": False, "max_length": 1024},
             "train": {"batch_size": arguments.rows, "grad_accum": 1},
         }
@@ -61,7 +56,7 @@ def ours(arguments: argparse.Namespace, packed: bool, compiled: bool) -> dict[st
     if compiled:
         policy.compile()
     policy.model.train()
-    optimizer = make_optimizer(policy.model, config.train)
+    optimizer = make_optimizer(policy.model, config)
     seconds, flops = [], []
     for start in range(0, len(rows), arguments.rows):
         started = time.monotonic()
@@ -158,7 +153,7 @@ def child(arguments: argparse.Namespace) -> None:
         "TRL, four batches": lambda: trl(arguments, 4),
         "specification's loop": lambda: specification(arguments),
     }
-    print("RESULT" + json.dumps(run[arguments.child]()))
+    answer(run[arguments.child]())
 
 
 def main() -> None:
@@ -174,17 +169,7 @@ def main() -> None:
     if arguments.child:
         child(arguments)
         return
-    measured: dict[str, list[dict[str, Any]]] = {side: [] for side in arguments.sides}
-    for number in range(arguments.rounds):
-        turn = number % len(arguments.sides)
-        for side in (*arguments.sides[turn:], *arguments.sides[:turn]):
-            command = [sys.executable, __file__, *sys.argv[1:], "--child", side]
-            done = subprocess.run(command, env={**os.environ, "OMP_WAIT_POLICY": "passive"}, capture_output=True, text=True)
-            if done.returncode:
-                raise SystemExit(f"{side} failed:\n{done.stderr[-3000:]}")
-            measured[side].append(json.loads(done.stdout.split("RESULT")[1]))
-            print(f"round {number + 1}, {side}: {[round(s, 2) for s in measured[side][-1]['seconds']]} s", flush=True)
-    report(arguments, measured)
+    report(arguments, alternate(__file__, arguments.sides, arguments.rounds))
 
 
 def report(arguments: argparse.Namespace, measured: dict[str, list[dict[str, Any]]]) -> None:
@@ -194,12 +179,13 @@ def report(arguments: argparse.Namespace, measured: dict[str, list[dict[str, Any
     for side, runs in measured.items():
         rates = [t / s for run in runs for t, s in list(zip(tokens, run["seconds"], strict=True))[WARMUP:]]
         table[side] = {
+            "side": side,
             "tokens_per_second": statistics.median(rates),
             "slowest": min(rates),
             "fastest": max(rates),
             "peak_gb": statistics.median(run["peak_gb"] for run in runs),
         }
-    result: dict[str, Any] = {"machine": machine(), "arguments": vars(arguments), "sides": table}
+    result: dict[str, Any] = {"arguments": vars(arguments), "sides": list(table.values())}
     fast = [side for side in ("ours", "ours, compiled") if side in table]
     peers = [side for side in table if side.startswith("TRL")]
     if fast:
@@ -216,13 +202,11 @@ def report(arguments: argparse.Namespace, measured: dict[str, list[dict[str, Any
         if "specification's loop" in table:
             loop = table["specification's loop"]["tokens_per_second"]
             result["ratio_vs_spec_loop"] = table[mine]["tokens_per_second"] / loop
-    print(f"{'side':<24}{'tokens/s':>10}{'slowest':>9}{'fastest':>9}{'peak GB':>9}")
-    for side, row in table.items():
-        print(f"{side:<24}{row['tokens_per_second']:>10.0f}{row['slowest']:>9.0f}{row['fastest']:>9.0f}{row['peak_gb']:>9.1f}")
+    tabulate(list(table.values()))
     for key in ("ratio_vs_trl_best", "ratio_vs_spec_loop", "share_of_matmul_rate", "peak_memory_ratio_vs_trl_best"):
         if key in result:
             print(f"{key}: {result[key]:.2f}")
-    write(Path(__file__).stem, result)
+    write("train_cpu", result)
 
 
 if __name__ == "__main__":
