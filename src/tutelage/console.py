@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -137,8 +138,10 @@ def percent(share: float | None) -> str:
 
 
 def quiet_transformers() -> None:
-    """Libraries that draw their own bars leave that to us."""
-    from transformers.utils import logging
+    """Libraries that draw their own bars leave that to us, and torchao its remarks on kernels that this machine has no use for."""
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    from transformers.utils import logging as of_transformers
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    of_transformers.disable_progress_bar()
+    of_transformers.set_verbosity_error()

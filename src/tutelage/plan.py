@@ -29,9 +29,13 @@ def arrange(policy: Policy, config: Config, pack_tokens: int, planned_tokens: in
     """Set the policy up for a run of `planned_tokens` tokens in packs of `pack_tokens`, and say what was decided.
 
     Raises:
-        InputError: activations cannot be offloaded from this device.
+        InputError: activations cannot be checkpointed in this model, or not be offloaded from this device.
     """
     wanted = config.model.activation_checkpointing
+    if not policy.model.supports_gradient_checkpointing:
+        if wanted not in ("auto", "none"):
+            raise InputError(f'model.activation_checkpointing: {type(policy.model).__name__} does not support it; set it to "none"')
+        wanted = "none"
     if wanted == "auto":
         wanted = choose_recomputation(policy, config, pack_tokens)
         console.say(f"activation checkpointing: {wanted} (planned for packs of {pack_tokens:,} tokens)")
@@ -72,7 +76,8 @@ def activation_bytes(policy: Policy, tokens: int, kind: Recomputation) -> float:
     it). And the head: a chunk's logits in float32, thrice, and its weight's gradient in float32.
     """
     config: Any = policy.model.config.get_text_config()
-    h, i, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    h, layers = config.hidden_size, config.num_hidden_layers
+    i = getattr(config, "intermediate_size", None) or 4 * h
     width = 4 if policy.precision == "fp32" else 2
     whole = width * tokens * (24 * h + 8 * i)
     kept = {

@@ -105,7 +105,8 @@ class Policy:
     def recompute(self, what: Recomputation) -> None:
         """Activation checkpointing (Chen et al. 2016): what each layer's backward pass computes again."""
         if what == "none":
-            self.model.gradient_checkpointing_disable()
+            if self.model.is_gradient_checkpointing:
+                self.model.gradient_checkpointing_disable()
             return
         options: dict[str, Any] = {"use_reentrant": False}
         if what == "selective":

@@ -31,19 +31,20 @@ def step_flops(policy: Policy, batch: Batch) -> float:
     """Floating-point operations of a batch, forward and backward, by its distinct tokens: six for each weight that a token meets,
     and twelve per pair of tokens that attend and unit of a head's width. What is computed again does not count.
 
-    Frozen weights need no gradient of their own: four instead of six.
+    Frozen weights need no gradient of their own: four instead of six. Every expert of a mixture counts, chosen or not.
     """
+    tokens, targets, head = batch.input_ids.numel(), len(batch.sources), policy.head.weight
+    elsewhere = {id(head), id(policy.model.get_input_embeddings().weight)}
+    layers = sum(_operations(weight) for weight in policy.model.parameters() if weight.ndim >= 2 and id(weight) not in elsewhere)
     config: Any = policy.model.config.get_text_config()
-    layers = sum(_operations(layer) for layer in policy.layers())
-    tokens, targets = batch.input_ids.numel(), len(batch.sources)
-    head = policy.head.weight.numel() * (6 if policy.head.weight.requires_grad else 4)
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    attention = 12 * _pairs(batch) * size * config.num_attention_heads * config.num_hidden_layers
-    return float(layers * tokens + head * targets + attention)
+    heads = getattr(config, "num_attention_heads", None) or 0  # a recurrent model has none
+    size = getattr(config, "head_dim", None) or config.hidden_size // max(heads, 1)
+    attention = 12 * _pairs(batch) * size * heads * config.num_hidden_layers
+    return float(layers * tokens + _operations(head) * targets + attention)
 
 
-def _operations(layer: torch.nn.Module) -> int:
-    return sum(weight.numel() * (6 if weight.requires_grad else 4) for weight in layer.parameters() if weight.ndim == 2)
+def _operations(weight: torch.Tensor) -> int:
+    return weight.numel() * (6 if weight.requires_grad else 4)
 
 
 def _pairs(batch: Batch) -> int:
