@@ -55,8 +55,8 @@ def peak_rss() -> float:
 
 
 def write(name: str, result: dict[str, Any]) -> None:
-    """bench/results/`name`.json, with the machine it was measured on."""
-    path = Path(__file__).parent / "results" / f"{name}.json"
+    """bench/results/`name`.json, with the machine it was measured on; the directory BENCH_RESULTS, if set, takes its place."""
+    path = Path(os.environ.get("BENCH_RESULTS") or Path(__file__).parent / "results") / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({"machine": machine(), **result}, indent=2) + "\n", encoding="utf-8")
     print(f"written to {path}")

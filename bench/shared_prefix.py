@@ -17,14 +17,14 @@ from typing import Any
 from harness import tabulate, write
 
 
-def rows_sharing(count: int, length: int, shared: int, group: int) -> list[Any]:
-    """Rows of `length` ids; each `group` of them share their first `shared`, all of which are prompt (and one more is)."""
+def rows_sharing(count: int, length: int, shared: int, group: int, vocabulary: int) -> list[Any]:
+    """Rows of `length` random ids; each `group` of them share their first `shared`, which are their prompt (one id at least)."""
     from tutelage.tokens import TokenizedExample
 
     draw = random.Random(0)
 
     def ids(how_many: int) -> list[int]:
-        return [draw.randrange(1000, 40_000) for _ in range(how_many)]
+        return [draw.randrange(vocabulary) for _ in range(how_many)]
 
     rows = []
     for number in range(count):
@@ -55,6 +55,7 @@ def main() -> None:
     config = parse_config({"model": {"id": arguments.model, "device": "cpu"}})
     policy = load_policy(config.model, load_tokenizer(arguments.model))
     policy.model.train()
+    vocabulary = policy.head.weight.shape[0]
 
     def gain(rows: list[Any]) -> dict[str, Any]:
         layouts = {
@@ -82,12 +83,15 @@ def main() -> None:
     for percent in (0, 10, 30, 50, 70, 90):
         shared = arguments.length * percent // 100
         by_share.append(
-            {"shared_percent": percent, **gain(rows_sharing(arguments.rows, arguments.length, shared, arguments.rows))}
+            {
+                "shared_percent": percent,
+                **gain(rows_sharing(arguments.rows, arguments.length, shared, arguments.rows, vocabulary)),
+            }
         )
     tabulate(by_share)
     by_group = []
     for group in (1, 2, 4, 8):
-        rows = rows_sharing(arguments.rows, arguments.length, arguments.length // 2, group)
+        rows = rows_sharing(arguments.rows, arguments.length, arguments.length // 2, group, vocabulary)
         by_group.append({"solutions_per_problem": group, **gain(rows)})
     tabulate(by_group)
     write("shared_prefix", {"arguments": vars(arguments), "by_share": by_share, "by_solutions": by_group})

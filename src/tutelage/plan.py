@@ -34,7 +34,9 @@ def arrange(policy: Policy, config: Config, pack_tokens: int, planned_tokens: in
     wanted = config.model.activation_checkpointing
     if not policy.model.supports_gradient_checkpointing:
         if wanted not in ("auto", "none"):
-            raise InputError(f'model.activation_checkpointing: {type(policy.model).__name__} does not support it; set it to "none"')
+            raise InputError(
+                f'model.activation_checkpointing: {type(policy.model).__name__} does not support it; set it to "none"'
+            )
         wanted = "none"
     if wanted == "auto":
         wanted = choose_recomputation(policy, config, pack_tokens)

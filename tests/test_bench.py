@@ -1,0 +1,46 @@
+"""The benches run, at toy size and without their peers; what they print at full size is no claim of a test."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).parent.parent / "bench"
+needs_torchao = pytest.mark.skipif(importlib.util.find_spec("torchao") is None, reason="torchao is not installed")
+
+
+def run(tmp_path, script: str, *arguments: str) -> dict:
+    done = subprocess.run(
+        [sys.executable, str(BENCH / script), *arguments],
+        env={**os.environ, "BENCH_RESULTS": str(tmp_path)}, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0 and "failed" not in done.stdout, done.stdout + done.stderr[-3000:]
+    (result,) = tmp_path.glob("*.json")
+    return json.loads(result.read_text())
+
+
+def test_the_memory_of_the_fused_objective_is_measured(tmp_path):
+    result = run(tmp_path, "memory.py", "--vocabulary", "3000", "--hidden", "16", "--tokens", "64", "128")
+    assert [point["tokens"] for point in result["points"]] == [64, 128]
+
+
+def test_the_gain_of_shared_prefixes_is_measured(tmp_path, tiny_model):
+    result = run(tmp_path, "shared_prefix.py", "--model", tiny_model, "--rows", "8", "--length", "20", "--repeats", "1")
+    shares = {row["shared_percent"]: row["distinct"] / row["tokens"] for row in result["by_share"]}
+    assert shares[0] > shares[50] > shares[90] and len(result["by_solutions"]) == 4
+
+
+@needs_torchao
+def test_the_gpu_bench_runs_on_a_cpu_at_toy_size(tmp_path):
+    result = run(
+        tmp_path, "train_gpu.py", "--toy", "--lengths", "24", "--rows", "4", "--rows-in-memory", "2", "--steps", "1",
+        "--rounds", "1", "--compile", "off", "--sides", "ours, mixed", "ours, mixed, unpacked",
+    )  # fmt: skip
+    assert [row["side"] for row in result["sides"]] == ["ours, mixed", "ours, mixed, unpacked", "ours, sr, capped"]
+    assert all(row["tokens_per_second"] > 0 and row["mfu"] > 0 for row in result["sides"])
