@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from tutelage import get_response_log_probs, plan
-from tutelage.config import ModelConfig
+from tutelage.config import Config, ModelConfig
 from tutelage.errors import InputError
+from tutelage.generation import Sampling, native
 from tutelage.model import load_policy
 from tutelage.packing import pack, pad
 from tutelage.speed import matrix_rate, step_flops
@@ -94,6 +97,8 @@ def test_what_cannot_be_packed_is_told_and_trained_unpacked(family, more, why, t
     whole = policy.model(torch.tensor([[5, 6, 7, 8, 9]])).logits.log_softmax(-1)
     torch.testing.assert_close(scores.log_probs[:2], whole[0, [2, 3], [8, 9]], rtol=1e-4, atol=1e-4)
     assert found
+    plan.arrange(policy, Config(model={"compile": "off"}), 64, 1)
+    assert step_flops(policy, pad(ROWS, 0)) > 0
 
 
 def test_get_response_log_probs_of_a_policy_are_those_of_its_model(make_config, tokenizer):
@@ -119,7 +124,10 @@ def test_compiled_layers_compute_what_the_others_do(make_config, tokenizer):
     policy = load_policy(make_config().model, tokenizer)
     batch = pack(ROWS)
     plain, by_plain = gradients(policy, batch)
+    prompts, greedy = [[5, 6, 7], [5, 6]], Sampling(4, temperature=0)
+    said = native.generate(policy.model, tokenizer, prompts, greedy)
     policy.compile()
+    assert native.generate(policy.model, tokenizer, prompts, greedy) == said
     for rows in (ROWS, ROWS[:3]):  # another length needs no other code
         compiled, by_compiled = gradients(policy, pack(rows))
         if rows is ROWS:
@@ -159,6 +167,31 @@ def test_layers_are_compiled_when_the_run_is_long_enough(make_config, tokenizer,
     monkeypatch.setattr(type(policy), "compile", lambda self: asked.append(True))
     plan.arrange(policy, config, 128, tokens)
     assert bool(asked) == compiles and f"compilation: {'on' if compiles else 'off'}" in capsys.readouterr().out
+
+
+def test_a_run_that_goes_on_keeps_what_was_decided(make_config, tokenizer, monkeypatch, tmp_path, capsys):
+    config, record = make_config(), tmp_path / "plan.json"
+    policy = load_policy(config.model, tokenizer)
+    plan.arrange(policy, config, 128, 10**3, record)
+    monkeypatch.setattr(plan, "free_memory", lambda device: 0.0)
+    plan.arrange(policy, config, 128, 10**13, record)
+    told = capsys.readouterr().out
+    assert told.count("activation checkpointing: none") == 2 and "compilation: off (as before)" in told
+
+
+def test_offloaded_activations_give_the_same_gradients(make_config, tokenizer):
+    policy = load_policy(make_config().model, tokenizer)
+    _, here = gradients(policy, pack(ROWS))
+    _, there = gradients(replace(policy, offload=True), pack(ROWS))
+    assert all(torch.equal(gradient, there[name]) for name, gradient in here.items())
+
+
+def test_a_model_that_cannot_be_checkpointed_says_so(make_config, tokenizer, monkeypatch):
+    config = make_config(model__activation_checkpointing="full")
+    policy = load_policy(config.model, tokenizer)
+    monkeypatch.setattr(type(policy.model), "supports_gradient_checkpointing", False)
+    with pytest.raises(InputError, match="does not support it"):
+        plan.arrange(policy, config, 128, 1)
 
 
 def test_activations_on_a_cpu_cannot_be_offloaded(make_config, tokenizer):

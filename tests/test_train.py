@@ -18,7 +18,7 @@ from tutelage.packing import step_batches
 from tutelage.plan import arrange
 from tutelage.prepare import prepare
 from tutelage.tokens import pad_and_shift
-from tutelage.train import Interrupted, accumulate_gradients
+from tutelage.train import Interrupted, accumulate_gradients, prefetched
 
 
 def batches_of(policy, examples, config, budget=None, pad_id=None):
@@ -120,7 +120,7 @@ def test_a_run_directory_explains_itself_and_its_model_loads_anywhere(make_confi
     result = train_one_size(make_config())
     run = result.directory
     assert {path.name for path in run.iterdir() if not path.name.startswith(".")} == {
-        "config.toml", "environment.json", "prompt.txt", "data.json", "ledger.jsonl", "metrics.jsonl", "generations.jsonl", "model", "result.json",
+        "config.toml", "environment.json", "plan.json", "prompt.txt", "data.json", "ledger.jsonl", "metrics.jsonl", "generations.jsonl", "model", "result.json",
     }  # fmt: skip
     metrics = lines_of(run / "metrics.jsonl")
     assert [line["step"] for line in metrics if line["kind"] == "train"] == [1, 2, 3, 4]
@@ -201,6 +201,52 @@ def test_an_interrupted_run_continues_to_the_same_end_bit_for_bit(make_config, t
     assert not (tmp_path / "parts" / "result.json").exists()
     assert_same_run(whole, train_one_size(config).directory)
     assert not (tmp_path / "parts" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("needs", "how"),
+    [
+        ("torchao", {"model__precision": "bf16-sr"}),
+        ("torchao", {"model__precision": "bf16-sr", "train__optimizer": "adamw-8bit"}),
+        ("peft", {"model__precision": "bf16-mixed", "model__lora": "dora", "model__lora_rank": 2}),
+        ("torch", {"train__pack": False}),
+    ],
+)
+def test_whatever_the_precision_an_interrupted_run_is_the_same_run(make_config, tmp_path, monkeypatch, needs, how):
+    pytest.importorskip(needs)
+    changes = {"train__num_steps": 4, "eval__every": 0, "run__save_every": 0, **how}
+    whole = train_one_size(make_config(run__dir=str(tmp_path / "whole"), **changes)).directory
+    config = make_config(run__dir=str(tmp_path / "parts"), **changes)
+    with monkeypatch.context() as patch:
+        interrupt_at_call(patch, "accumulate_gradients", 3)
+        with pytest.raises(Interrupted):
+            train_one_size(config)
+    assert_same_run(whole, train_one_size(config).directory)
+
+
+def test_each_step_tells_where_its_time_went(make_config):
+    lines = lines_of(train_one_size(make_config()).directory / "metrics.jsonl")
+    for line in (line for line in lines if line["kind"] == "train"):
+        parts = [line[f"{part}_seconds"] for part in ("data", "forward_backward", "optimizer")]
+        assert sum(parts) == pytest.approx(line["seconds"], abs=0.001) and line["tokens_per_second"] > 0
+        assert line["matrix_share"] > 0 and 0 < line["weights_changed"] <= 1 and line["distinct_tokens"] > 0
+
+
+def test_batches_made_ahead_come_in_order_and_their_errors_are_not_lost():
+    made = []
+
+    def make(step):
+        made.append(step)
+        if step == 3:
+            raise ValueError("step 3 is bad")
+        return step
+
+    with prefetched(make, range(5)) as ahead:
+        assert [next(ahead), next(ahead), next(ahead)] == [0, 1, 2]
+        with pytest.raises(ValueError, match="step 3 is bad"):
+            next(ahead)
+    with prefetched(make, range(2)) as ahead:
+        assert next(ahead) == 0  # and a loop that stops early leaves nothing running
 
 
 class Killed(BaseException):

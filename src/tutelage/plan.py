@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,30 +26,59 @@ HEADROOM = 0.9
 """The share of free memory that a plan may use."""
 
 
-def arrange(policy: Policy, config: Config, pack_tokens: int, planned_tokens: int) -> Policy:
+def arrange(policy: Policy, config: Config, pack_tokens: int, planned_tokens: int, record: Path | None = None) -> Policy:
     """Set the policy up for a run of `planned_tokens` tokens in packs of `pack_tokens`, and say what was decided.
+
+    What "auto" has decided is written to `record`; a run that goes on reads it there, so that it computes as it did before.
 
     Raises:
         InputError: activations cannot be checkpointed in this model, or not be offloaded from this device.
     """
+    decided: dict[str, Any] = json.loads(record.read_text(encoding="utf-8")) if record is not None and record.is_file() else {}
+    recomputation = _recomputation(policy, config, pack_tokens, decided)
+    compiled = _compiles(policy, config, planned_tokens, decided)
+    if record is not None:
+        record.write_text(json.dumps({"activation_checkpointing": recomputation, "compile": compiled}) + "\n", encoding="utf-8")
+    if config.model.activation_offload and policy.device.type != "cuda":
+        raise InputError("model.activation_offload: activations on a CPU are in the host's memory already; leave it out")
+    # a compiled layer itself computes again what is cheap
+    policy.recompute("none" if compiled and recomputation == "selective" else recomputation)
+    if compiled:
+        policy.compile()
+    return replace(policy, offload=config.model.activation_offload)
+
+
+def _recomputation(policy: Policy, config: Config, pack_tokens: int, decided: dict[str, Any]) -> Recomputation:
     wanted = config.model.activation_checkpointing
     if not policy.model.supports_gradient_checkpointing:
         if wanted not in ("auto", "none"):
             raise InputError(
                 f'model.activation_checkpointing: {type(policy.model).__name__} does not support it; set it to "none"'
             )
-        wanted = "none"
-    if wanted == "auto":
-        wanted = choose_recomputation(policy, config, pack_tokens)
-        console.say(f"activation checkpointing: {wanted} (planned for packs of {pack_tokens:,} tokens)")
-    policy.recompute(wanted)
-    if config.model.activation_offload and policy.device.type != "cuda":
-        raise InputError("model.activation_offload: activations on a CPU are in the host's memory already; leave it out")
-    if _compiles(policy, config, planned_tokens):
-        if wanted == "selective":
-            policy.recompute("none")  # a compiled layer itself computes again what is cheap
-        policy.compile()
-    return replace(policy, offload=config.model.activation_offload)
+        return "none"
+    if wanted != "auto":
+        return wanted
+    chosen: Recomputation = decided.get("activation_checkpointing") or choose_recomputation(policy, config, pack_tokens)
+    console.say(f"activation checkpointing: {chosen} (planned for packs of {pack_tokens:,} tokens)")
+    return chosen
+
+
+def _compiles(policy: Policy, config: Config, planned_tokens: int, decided: dict[str, Any]) -> bool:
+    if config.model.compile != "auto":
+        return config.model.compile == "on"
+    if "compile" in decided:
+        console.say(f"compilation: {'on' if decided['compile'] else 'off'} (as before)")
+        return bool(decided["compile"])
+    dtype = torch.float32 if policy.precision == "fp32" else torch.bfloat16
+    weights = sum(weight.numel() for weight in policy.model.parameters())
+    seconds = 6 * weights * planned_tokens / (USUAL_SHARE * matrix_rate(policy.device, dtype))
+    saved = COMPILED_GAIN[policy.device.type] * seconds
+    earns = saved > 2 * COMPILE_SECONDS
+    console.say(
+        f"compilation: {'on' if earns else 'off'} (about {seconds / 60:.0f} min of training are planned; compiled layers would save"
+        f" about {saved / 60:.1f} min of it, compiling costs about {COMPILE_SECONDS / 60:.1f})"
+    )
+    return earns
 
 
 def choose_recomputation(policy: Policy, config: Config, pack_tokens: int) -> Recomputation:
@@ -99,18 +129,3 @@ def free_memory(device: torch.device) -> float:
         return 1024.0 * int(lines["MemAvailable"].split()[0])
     except (OSError, KeyError, ValueError):
         return float("inf")
-
-
-def _compiles(policy: Policy, config: Config, planned_tokens: int) -> bool:
-    if config.model.compile != "auto":
-        return config.model.compile == "on"
-    dtype = torch.float32 if policy.precision == "fp32" else torch.bfloat16
-    weights = sum(weight.numel() for weight in policy.model.parameters())
-    seconds = 6 * weights * planned_tokens / (USUAL_SHARE * matrix_rate(policy.device, dtype))
-    saved = COMPILED_GAIN[policy.device.type] * seconds
-    earns = saved > 2 * COMPILE_SECONDS
-    console.say(
-        f"compilation: {'on' if earns else 'off'} (about {seconds / 60:.0f} min of training are planned; compiled layers would save"
-        f" about {saved / 60:.1f} min of it, compiling costs about {COMPILE_SECONDS / 60:.1f})"
-    )
-    return earns

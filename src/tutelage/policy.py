@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -14,7 +13,6 @@ from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint
 
 from tutelage import attention, console
 from tutelage.errors import InputError
-from tutelage.machine import cache_directory
 from tutelage.objective import Head, Scores, score
 from tutelage.packing import Batch, pack, pack_labels, pad, padded_batch
 from tutelage.tokens import Stops, TokenizedExample, encode_prompt, encode_response
@@ -89,7 +87,7 @@ class Policy:
                 "attention_mask": torch.ones((1, 1, 1, 1), dtype=torch.bool, device=self.device),
             }
         batch = batch.to(self.device)
-        with torch.autograd.graph.save_on_cpu(pin_memory=True) if self.offload else contextlib.nullcontext():
+        with self._offloading() if self.offload else contextlib.nullcontext():
             hidden = self.model.base_model(input_ids=batch.input_ids, use_cache=False, **packed).last_hidden_state
         hidden = hidden.flatten(0, 1).index_select(0, batch.sources)
         weights = None if weights is None else weights.to(self.device, non_blocking=True)
@@ -101,6 +99,21 @@ class Policy:
         batch = pack_labels(input_ids, labels) if self.packs else padded_batch(input_ids, labels, everywhere)
         with self.computing():
             return self.score(batch, entropy=entropy)
+
+    def _offloading(self) -> contextlib.AbstractContextManager[Any]:
+        """What the backward pass needs waits in the host's memory, but for weights, which stay on the device anyway."""
+        weights = {parameter.untyped_storage().data_ptr() for parameter in self.model.parameters()}
+
+        def leave(tensor: torch.Tensor) -> torch.Tensor | tuple[torch.device, torch.Tensor]:
+            if tensor.untyped_storage().data_ptr() in weights:
+                return tensor
+            there = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
+            return tensor.device, there.copy_(tensor, non_blocking=tensor.is_cuda)
+
+        def fetch(left: torch.Tensor | tuple[torch.device, torch.Tensor]) -> torch.Tensor:
+            return left if isinstance(left, torch.Tensor) else left[1].to(left[0], non_blocking=True)
+
+        return torch.autograd.graph.saved_tensors_hooks(leave, fetch)
 
     def recompute(self, what: Recomputation) -> None:
         """Activation checkpointing (Chen et al. 2016): what each layer's backward pass computes again."""
@@ -115,7 +128,6 @@ class Policy:
 
     def compile(self) -> None:
         """Compile each layer by itself: one compilation serves all of them, and lengths are dynamic."""
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_directory() / "inductor"))
         for layer in self.layers():
             layer.compile(dynamic=True)
 

@@ -106,7 +106,10 @@ def run(policy: Policy, prepared: Prepared, config: Config, log: RunLog) -> Resu
     tokens = sum(map(len, prepared.train)) * total // epoch
     optimizer = optim.make_optimizer(policy.model, config)
     step = _resume(policy, optimizer, log)
-    policy = plan.arrange(policy, config, budget, tokens * (total - step) // total)
+    record = log.directory / "plan.json"
+    if step == 0:
+        record.unlink(missing_ok=True)
+    policy = plan.arrange(policy, config, budget, tokens, record)
 
     def batches_of(step: int) -> tuple[list[TokenizedExample], list[packing.Batch]]:
         rows = packing.step_rows(len(prepared.train), rows_per_step, train.seed, step)

@@ -132,9 +132,12 @@ def _end_token_ids(model: Any, tokenizer: Any) -> set[int]:
 
 @contextlib.contextmanager
 def _evaluating(model: Any) -> Iterator[None]:
+    """In evaluation mode, and uncompiled: layers compiled for training would be compiled anew for each length of the cache."""
     was_training = model.training
+    compiled = any(module._compiled_call_impl is not None for module in model.modules())
     model.eval()
     try:
-        yield
+        with torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext():
+            yield
     finally:
         model.train(was_training)
