@@ -47,14 +47,15 @@ def rows_of(length: int, count: int, vocabulary: int) -> list[Any]:
 
 
 def save_model(folder: str, toy: bool) -> None:
-    """A model of that shape with random weights, and a tokenizer that nothing will be asked of but its end token."""
+    """A model of that shape with random weights, and a tokenizer of bytes."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-    words = Tokenizer(models.WordLevel({"<end>": 0, "<unk>": 1}, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>", pad_token="<end>").save_pretrained(folder)
+    alphabet = {"<end>": 0} | {letter: number for number, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()), 1)}
+    letters = Tokenizer(models.BPE(alphabet, []))
+    letters.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    PreTrainedTokenizerFast(tokenizer_object=letters, eos_token="<end>", pad_token="<end>").save_pretrained(folder)
     torch.manual_seed(0)
     Qwen2ForCausalLM(Qwen2Config(**(TOY if toy else QWEN), eos_token_id=0, pad_token_id=0, bos_token_id=None)).save_pretrained(
         folder

@@ -52,6 +52,8 @@ class ModelConfig(Section):
     """The adapters' output is scaled by this over their rank."""
     lora_targets: list[str] = ["all-linear"]
     """Names of the layers that get adapters; all-linear: every linear layer but the head."""
+    lora_seed: int = 42
+    """Seed of the adapters' first values."""
 
     @model_validator(mode="before")
     @classmethod

@@ -39,7 +39,9 @@ def attach(model: Any, config: ModelConfig) -> None:
         task_type="CAUSAL_LM",
     )
     try:
-        inject_adapter_in_model(settings, model)
+        with torch.random.fork_rng():
+            torch.manual_seed(config.lora_seed)
+            inject_adapter_in_model(settings, model)
     except ValueError as error:
         raise InputError(f"model.lora_targets = {list(config.lora_targets)}: {str(error).splitlines()[0]}") from None
     for name, parameter in model.named_parameters():
