@@ -10,7 +10,7 @@ import torch
 
 from tutelage import train_one_size
 from tutelage.errors import InputError
-from tutelage.lora import merged_state, require
+from tutelage.lora import merged_weights, require
 from tutelage.model import load_policy
 from tutelage.packing import pack, pad
 from tutelage.tokens import TokenizedExample
@@ -47,7 +47,7 @@ def test_the_merged_weights_compute_what_the_adapters_do_and_merging_leaves_no_t
     before = {name: tensor.clone() for name, tensor in policy.model.state_dict().items()}
     with torch.no_grad():
         adapted = policy.score(pack(ROWS)).log_probs
-        state = merged_state(policy.model)
+        state = dict(merged_weights(policy.model))
         assert torch.equal(policy.score(pack(ROWS)).log_probs, adapted)
         plain = load_policy(make_config().model, tokenizer)
         unchanged = plain.score(pack(ROWS)).log_probs

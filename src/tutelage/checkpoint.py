@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # who only asks for the latest checkpoint needs no torch
 
 
 def save(directory: Path, step: int, model: Any, optimizer: torch.optim.Optimizer) -> Path:
-    """Write weights and optimizer state after `step` optimizer steps; older checkpoints go once this one is complete.
+    """Write trained weights and optimizer state after `step` optimizer steps; older checkpoints go once this one is complete.
 
     Order of rows and randomness are functions of (seed, step), so nothing else is needed to continue exactly.
 
@@ -30,7 +30,8 @@ def save(directory: Path, step: int, model: Any, optimizer: torch.optim.Optimize
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
         with (beside / "state.pt").open("wb") as file:
-            torch.save({"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
+            state = {name: tensor for name, tensor in model.state_dict().items() if name not in _frozen(model)}
+            torch.save({"step": step, "model": state, "optimizer": optimizer.state_dict()}, file)
             file.flush()
             os.fsync(file.fileno())
         size = (beside / "state.pt").stat().st_size
@@ -59,9 +60,16 @@ def load(path: Path, model: Any, optimizer: torch.optim.Optimizer) -> int:
     import torch
 
     state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
-    model.load_state_dict(state["model"])
+    missing, unexpected = model.load_state_dict(state["model"], strict=False)
+    if unexpected or not set(missing) <= _frozen(model):
+        raise RunError(f"{path}: the checkpoint is of another model: {[*unexpected, *sorted(set(missing) - _frozen(model))][0]}")
     optimizer.load_state_dict(state["optimizer"])
     return int(state["step"])
+
+
+def _frozen(model: Any) -> set[str]:
+    """Names of the weights that are not trained: they are where the model came from."""
+    return {name for name, parameter in model.named_parameters(remove_duplicate=False) if not parameter.requires_grad}
 
 
 def remove_all(directory: Path) -> None:

@@ -57,7 +57,9 @@ class ModelConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _plain_bf16_is_refused(cls, raw: Any) -> Any:
+    def _refuse_what_would_not_train(cls, raw: Any) -> Any:
+        if isinstance(raw, dict) and isinstance(raw.get("activation_checkpointing"), bool):  # as runs wrote it once
+            raw = raw | {"activation_checkpointing": "full" if raw["activation_checkpointing"] else "none"}
         if isinstance(raw, dict) and raw.get("precision") == "bf16":
             raise ValueError(
                 "model.precision = bf16 is refused: plain bfloat16 weights lose every update below 1/256 of a weight, and training"

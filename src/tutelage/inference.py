@@ -105,4 +105,4 @@ def evaluate_file(model: str, data: str, overrides: list[str], out: Path | None)
 def _load(config: Config, tokenizer: Any) -> Policy:
     saved = config.model.model_copy(update={"lora": "none"})  # a run's adapters are merged into the model that it saved
     with console.progress("loading the model"):
-        return load_policy(saved, tokenizer)
+        return load_policy(saved, tokenizer, to_train=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,7 +24,7 @@ def attach(model: Any, config: ModelConfig) -> None:
     """Give the model adapters, as configured, and freeze all else. Adapters are float32 whatever the weights under them are.
 
     Raises:
-        InputError: PEFT is not installed, or no layer of the model has a name among `model.lora_targets`.
+        InputError: PEFT is not installed; no layer has a name among `model.lora_targets`, or the embedding or the head has one.
     """
     if config.lora == "none":
         return
@@ -44,30 +45,35 @@ def attach(model: Any, config: ModelConfig) -> None:
             inject_adapter_in_model(settings, model)
     except ValueError as error:
         raise InputError(f"model.lora_targets = {list(config.lora_targets)}: {str(error).splitlines()[0]}") from None
+    if any(hasattr(layer, "base_layer") for layer in (model.get_output_embeddings(), model.get_input_embeddings())):
+        raise InputError(
+            f"model.lora_targets = {list(config.lora_targets)}: the embedding and the head get no adapters; leave them out"
+        )
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("lora_" in name)
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
 
 
-def merged_state(model: Any) -> dict[str, torch.Tensor]:
-    """The state of a model with its adapters merged into the weights under them, under the names of a model without any.
+def merged_weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """The weights of a model under the names of one without adapters, each adapter merged into the weight under it.
 
-    The model itself is left as it was, to the bit.
+    Merged ones are made one at a time, in float32, and rounded once to the precision of the weight; the model is left as it was.
     """
-    state: dict[str, torch.Tensor] = model.state_dict()
-    if not any("lora_" in name for name in state):
-        return state
-    from peft.tuners.tuners_utils import BaseTunerLayer
+    adapted = {f"{name}.base_layer.weight": module for name, module in model.named_modules() if hasattr(module, "base_layer")}
+    for name, tensor in model.state_dict().items():
+        if "lora_" not in name:
+            yield name.replace(".base_layer.", "."), _merged(adapted[name]) if name in adapted else tensor
 
-    merged = {name.replace(".base_layer.", "."): tensor for name, tensor in state.items() if "lora_" not in name}
-    for name, module in model.named_modules():
-        if isinstance(module, BaseTunerLayer):
-            weight: Any = module.get_base_layer().weight
-            before = weight.detach().clone()
-            module.merge()
-            merged[f"{name}.weight"] = weight.detach().clone()
-            module.merged_adapters.clear()
-            with torch.no_grad():
-                weight.copy_(before)
+
+def _merged(module: Any) -> torch.Tensor:
+    """The weight of one adapted layer. PEFT merges into a copy that stands in for the weight meanwhile, whatever interrupts it."""
+    weight, before = module.base_layer.weight, module.base_layer.weight.data
+    try:
+        weight.data = before.float().clone()
+        module.merge()
+        merged: torch.Tensor = weight.data.to(before.dtype)
+    finally:
+        weight.data = before
+        module.merged_adapters.clear()
     return merged

@@ -52,8 +52,10 @@ def load_tokenizer(model_id: str) -> Any:
     return tokenizer
 
 
-def load_policy(config: ModelConfig, tokenizer: Any) -> Policy:
-    """The model on its device, ready to train, in float32 weights; bfloat16 ones for bf16-sr, and under LoRA unless all is float32.
+def load_policy(config: ModelConfig, tokenizer: Any, to_train: bool = True) -> Policy:
+    """The model on its device, in float32 weights; bfloat16 ones for bf16-sr, and under LoRA unless all is float32.
+
+    Only what is loaded `to_train` is tried in packs.
 
     Raises:
         InputError: it cannot be loaded or trained exactly; the message says why.
@@ -77,7 +79,7 @@ def load_policy(config: ModelConfig, tokenizer: Any) -> Policy:
     model.to(device)
     policy = Policy(model, tokenizer, Stops.of(tokenizer), device, config.precision, head_of(model))
     check_head(policy, config.id)
-    policy = keep_if_packable(policy)
+    policy = keep_if_packable(policy) if to_train else policy
     lora.attach(model, config)
     return policy
 
@@ -114,7 +116,7 @@ def save_model(policy: Policy, target: Path, card: str) -> None:
     )
     model.config.use_cache = True
     try:
-        model.save_pretrained(folder, state_dict=lora.merged_state(model))
+        model.save_pretrained(folder, state_dict=dict(lora.merged_weights(model)))
         policy.tokenizer.save_pretrained(folder)
         (folder / "README.md").write_text(card, encoding="utf-8")
         shutil.rmtree(target, ignore_errors=True)  # of a run that died before it could say that it was finished
@@ -136,9 +138,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
-def size_in_bytes(model: Any) -> int:
-    """Bytes of all distinct parameters."""
-    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+def size_in_bytes(model: Any, trained: bool = False) -> int:
+    """Bytes of all distinct parameters, or of those alone that are trained."""
+    return sum(weight.numel() * weight.element_size() for weight in model.parameters() if weight.requires_grad or not trained)
 
 
 def _cannot_load(what: str, model_id: str, error: Exception) -> InputError:

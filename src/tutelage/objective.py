@@ -227,29 +227,41 @@ def _by_chunks(
     by_bias = torch.zeros_like(head.bias, dtype=log_probs.dtype) if wanted[2] and head.bias is not None else None
     for start in range(0, len(labels), chunk):
         part = slice(start, start + chunk)
-        label = labels[part, None]
-        logits = computed(hidden[part])
-        logs = torch.log_softmax(logits, dim=-1)
-        log_probs[part] = logs.gather(1, label).squeeze(1)
-        if not (entropy or any(wanted)):
-            continue
-        probs = logs.exp()
-        if entropy:
-            entropies[part] = -torch.linalg.vecdot(probs, logs)
-        if any(wanted):
-            assert upstream is not None
-            by_logits = probs.neg_().scatter_add_(1, label, torch.ones_like(label, dtype=probs.dtype))
-            by_logits *= upstream[part, None] * head.scale
-            if head.cap is not None:
-                by_logits *= 1 - (logits / head.cap) ** 2
+        g = upstream[part] if upstream is not None and any(wanted) else None
+        log_probs[part], entropy_of_part, by_logits = _one_chunk(hidden[part], computed, labels[part], g, entropy)
+        if entropy_of_part is not None:
+            entropies[part] = entropy_of_part
+        if by_logits is not None:
             if by_bias is not None:
-                by_bias += by_logits.sum(dim=0)
-            by_logits = by_logits.to(hidden.dtype)
+                by_bias += by_logits.sum(dim=0, dtype=by_bias.dtype)
             if by_hidden is not None:
                 torch.mm(by_logits, computed.weight, out=by_hidden[part])
             if by_weight is not None:
                 by_weight += by_logits.T @ hidden[part]
+        del by_logits  # else it would live beside the next chunk
     return log_probs, entropies, (by_hidden, by_weight, by_bias)
+
+
+def _one_chunk(
+    hidden: torch.Tensor, head: Head, labels: torch.Tensor, upstream: torch.Tensor | None, entropy: bool
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    """Log-probabilities, entropies if asked for, and, given the gradients of the log-probabilities, those of the linear layer's
+    output in the precision of `hidden`. At most two float32 tensors of (targets, vocabulary) live at a time, three under a cap.
+    """
+    logits = head(hidden)
+    slope = head.scale if head.cap is None else (1 - (logits / head.cap) ** 2).mul_(head.scale)
+    logs = torch.log_softmax(logits, dim=-1)
+    del logits
+    log_probs = logs.gather(1, labels[:, None]).squeeze(1)
+    if not entropy and upstream is None:
+        return log_probs, None, None
+    probs = logs.exp() if entropy else logs.exp_()
+    entropies = -torch.linalg.vecdot(probs, logs) if entropy else None
+    if upstream is None:
+        return log_probs, entropies, None
+    by_logits = probs.neg_()
+    by_logits[torch.arange(len(labels), device=labels.device), labels] += 1
+    return log_probs, entropies, by_logits.mul_(upstream[:, None]).mul_(slope).to(hidden.dtype)
 
 
 def _label_log_probs(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

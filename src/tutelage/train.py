@@ -109,7 +109,8 @@ def run(policy: Policy, prepared: Prepared, config: Config, log: RunLog) -> Resu
     record = log.directory / "plan.json"
     if step == 0:
         record.unlink(missing_ok=True)
-    policy = plan.arrange(policy, config, budget, tokens, record)
+    largest = max(budget, prepared.max_length) if policy.packs else train.batch_size * prepared.max_length
+    policy = plan.arrange(policy, config, largest, tokens, record)
 
     def batches_of(step: int) -> tuple[list[TokenizedExample], list[packing.Batch]]:
         rows = packing.step_rows(len(prepared.train), rows_per_step, train.seed, step)
@@ -215,7 +216,7 @@ def accumulate_gradients(
             part.backward()
             loss += part.detach().double()
     norm = torch.nn.utils.clip_grad_norm_(policy.model.parameters(), config.train.clip_grad)
-    total, size = torch.stack([loss, norm.double()]).tolist()  # the one time that a step waits for the device
+    total, size = torch.stack([loss, norm.double()]).tolist()  # both at once: each would wait for the device
     if not (math.isfinite(total) and math.isfinite(size)):
         sources = ", ".join(example.source for example in examples)
         raise RunError(
@@ -314,8 +315,8 @@ def _speed(
 
 def _check_space(directory: Path, policy: Policy, config: Config) -> None:
     """The disk must hold the model, and a checkpoint beside its predecessor."""
-    weights = size_in_bytes(policy.model)
-    needed = weights + (0 if config.run.save_every == 0 else 6 * weights)
+    checkpoint_size = 3 * size_in_bytes(policy.model, trained=True)
+    needed = size_in_bytes(policy.model) + (0 if config.run.save_every == 0 else 2 * checkpoint_size)
     free = shutil.disk_usage(directory).free
     if free < needed:
         raise InputError(

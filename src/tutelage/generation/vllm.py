@@ -74,7 +74,7 @@ def load_policy_into_vllm_instance(policy: Any, llm: Any) -> None:
     """
     policy = getattr(policy, "_orig_mod", policy)
     # a state, unlike named_parameters, holds a tied head under its own name too: without it a CPU engine keeps the old one
-    weights = ((name, tensor.detach()) for name, tensor in lora.merged_state(policy).items())
+    weights = ((name, tensor.detach()) for name, tensor in lora.merged_weights(policy))
     llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
     llm.collective_rpc(_repack_head)
     if not llm.reset_prefix_cache():
