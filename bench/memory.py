@@ -1,9 +1,9 @@
 """Peak memory of the loss against the number of tokens: our fused objective, and logits as a whole.
 
-    python bench/memory.py [--vocabulary 151936] [--hidden 512] [--tokens 512 1024 2048 4096 8192]
+    python bench/memory.py [--vocabulary 151936] [--hidden 512] [--tokens 1024 2048 4096 8192]
 
 Each point is a process of its own: hidden states and a head's weight in bfloat16 and float32, log-probabilities and entropies of
-all labels forward, gradients of both backward. What is reported is the largest resident memory beyond what the inputs take.
+all labels forward, gradients of both backward. A chunk has 1,024 tokens, so fewer would need less. What is reported is the largest resident memory beyond what the inputs take.
 The whole logits are left out where they would need more than `--most` GB.
 """
 
@@ -43,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vocabulary", type=int, default=151_936, help="Qwen2.5's")
     parser.add_argument("--hidden", type=int, default=512)
-    parser.add_argument("--tokens", type=int, nargs="+", default=[512, 1024, 2048, 4096, 8192])
+    parser.add_argument("--tokens", type=int, nargs="+", default=[1024, 2048, 4096, 8192])
     parser.add_argument("--most", type=float, default=16.0, help="GB that whole logits may take: five times their float32 size")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

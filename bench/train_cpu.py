@@ -19,7 +19,10 @@ from typing import Any
 
 from harness import alternate, answer, peak_rss, tabulate, write
 
-SIDES = ("ours", "ours, compiled", "ours, unpacked", "TRL, one batch", "TRL, four batches", "specification's loop")
+SIDES = (
+    "ours", "ours, compiled", "ours, unpacked",
+    "TRL, one batch", "TRL, four batches", "TRL, four batches, compiled", "specification's loop",
+)  # fmt: skip
 WARMUP = 2
 
 
@@ -70,7 +73,7 @@ def ours(arguments: argparse.Namespace, packed: bool, compiled: bool) -> dict[st
     return {"seconds": seconds, "peak_gb": peak, "flops": flops, "matrix_rate": matrix_rate(policy.device)}
 
 
-def trl(arguments: argparse.Namespace, batches: int) -> dict[str, Any]:
+def trl(arguments: argparse.Namespace, batches: int, compiled: bool = False) -> dict[str, Any]:
     import tempfile
 
     from datasets import Dataset
@@ -105,7 +108,7 @@ def trl(arguments: argparse.Namespace, batches: int) -> dict[str, Any]:
             folder, use_cpu=True, bf16=True, per_device_train_batch_size=arguments.rows // batches, gradient_accumulation_steps=batches,
             gradient_checkpointing=False, loss_type="chunked_nll", max_length=1024, num_train_epochs=1, learning_rate=config.train.lr,
             optim="adamw_torch_fused", train_sampling_strategy="sequential", save_strategy="no", report_to="none", disable_tqdm=True,
-            logging_strategy="no", model_init_kwargs={"dtype": "float32"}, max_grad_norm=config.train.clip_grad,
+            logging_strategy="no", model_init_kwargs={"dtype": "float32"}, max_grad_norm=config.train.clip_grad, torch_compile=compiled,
         )  # fmt: skip
         trainer = SFTTrainer(resolve("smollm2"), settings, train_dataset=data, processing_class=tokenizer, callbacks=[Clock()])
         trainer.train()
@@ -151,6 +154,7 @@ def child(arguments: argparse.Namespace) -> None:
         "ours, unpacked": lambda: ours(arguments, packed=False, compiled=False),
         "TRL, one batch": lambda: trl(arguments, 1),
         "TRL, four batches": lambda: trl(arguments, 4),
+        "TRL, four batches, compiled": lambda: trl(arguments, 4, compiled=True),
         "specification's loop": lambda: specification(arguments),
     }
     answer(run[arguments.child]())

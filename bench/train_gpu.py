@@ -3,7 +3,8 @@
     pip install -r bench/requirements.txt [liger-kernel flash-attn]
     python bench/train_gpu.py [--lengths 512 2048 4096] [--rounds 2] [--cap 24]
 
-Random weights of that shape (its configuration is below) on rows of random ids, a third of them prompt, all of which share the
+"checkpointed" sides compute activations again, the others keep them, so that like stands beside like; a side that does not fit is
+told as failed. Random weights of that shape (its configuration is below) on rows of random ids, a third of them prompt, all of which share the
 r1_zero template's length as a prefix. Every side holds bfloat16 compute; "mixed" sides hold float32 masters, as TRL does from a
 float32 model; "sr" is bfloat16 weights with stochastic rounding. Sides alternate, each in a process of its own. The share of the
 peak (MFU) counts 6 operations per weight and token of the rows' own tokens, against the matrix rate measured in our processes.
@@ -30,7 +31,10 @@ QWEN = dict(
 TOY = QWEN | dict(vocab_size=400, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
 TEMPLATE = 90
 WARMUP = 3
-SIDES = ("ours, mixed", "ours, sr", "ours, mixed, unpacked", "TRL", "TRL + Liger")
+SIDES = (
+    "ours, mixed", "ours, mixed, compiled", "ours, mixed, checkpointed", "ours, mixed, unpacked", "ours, sr",
+    "TRL", "TRL, checkpointed", "TRL + Liger", "TRL + Liger, checkpointed",
+)  # fmt: skip
 
 
 def rows_of(length: int, count: int, vocabulary: int) -> list[Any]:
@@ -62,7 +66,7 @@ def save_model(folder: str, toy: bool) -> None:
     )
 
 
-def ours(arguments: argparse.Namespace, folder: str, length: int, precision: str, packed: bool) -> dict[str, Any]:
+def ours(arguments: argparse.Namespace, folder: str, length: int, side: str) -> dict[str, Any]:
     import torch
 
     from tutelage import packing, plan
@@ -72,9 +76,16 @@ def ours(arguments: argparse.Namespace, folder: str, length: int, precision: str
     from tutelage.speed import matrix_rate
     from tutelage.train import accumulate_gradients, update_weights
 
-    budget = arguments.rows_in_memory * length
-    model = {"id": folder, "device": "cpu" if arguments.toy else "cuda", "precision": precision, "compile": arguments.compile}
-    config = parse_config({"model": model, "train": {"batch_size": arguments.rows_in_memory}})
+    capped, together = "capped" in side, 1 if "capped" in side else arguments.rows_in_memory
+    budget = together * length
+    model = {
+        "id": folder,
+        "device": "cpu" if arguments.toy else "cuda",
+        "precision": "bf16-sr" if "sr" in side else "bf16-mixed",
+        "compile": "on" if "compiled" in side else "off",
+        "activation_checkpointing": "auto" if capped else "full" if "checkpointed" in side else "none",
+    }
+    config = parse_config({"model": model, "train": {"batch_size": together}})
     policy = load_policy(config.model, load_tokenizer(folder))
     optimizer = make_optimizer(policy.model, config)
     policy = plan.arrange(policy, config, budget, 10**9)
@@ -84,8 +95,8 @@ def ours(arguments: argparse.Namespace, folder: str, length: int, precision: str
     for at in range(0, len(rows), arguments.rows):
         started = time.monotonic()
         examples = rows[at : at + arguments.rows]
-        pad_id = None if packed and policy.packs else policy.pad_token_id
-        batches = packing.step_batches(examples, budget, arguments.rows_in_memory, pad_id)
+        pad_id = None if policy.packs and "unpacked" not in side else policy.pad_token_id
+        batches = packing.step_batches(examples, budget, together, pad_id)
         accumulate_gradients(policy, examples, batches, config, at)
         update_weights(policy, optimizer, config.train.lr)
         if not arguments.toy:
@@ -95,7 +106,7 @@ def ours(arguments: argparse.Namespace, folder: str, length: int, precision: str
     return {"seconds": seconds, "peak_gb": peak(arguments), "weights": weights, "matrix_rate": matrix_rate(policy.device)}
 
 
-def trl(arguments: argparse.Namespace, folder: str, length: int, liger: bool) -> dict[str, Any]:
+def trl(arguments: argparse.Namespace, folder: str, length: int, side: str) -> dict[str, Any]:
     import torch
     from datasets import Dataset
     from transformers import TrainerCallback
@@ -103,6 +114,7 @@ def trl(arguments: argparse.Namespace, folder: str, length: int, liger: bool) ->
 
     from tutelage.model import load_tokenizer
 
+    liger = "Liger" in side
     rows = rows_of(length, arguments.rows * (arguments.steps + WARMUP), (TOY if arguments.toy else QWEN)["vocab_size"])
     data = Dataset.from_list(
         [
@@ -129,7 +141,7 @@ def trl(arguments: argparse.Namespace, folder: str, length: int, liger: bool) ->
     with tempfile.TemporaryDirectory() as out:
         settings = SFTConfig(
             out, use_cpu=arguments.toy, bf16=True, per_device_train_batch_size=arguments.rows_in_memory,
-            gradient_accumulation_steps=arguments.rows // arguments.rows_in_memory, gradient_checkpointing=not arguments.toy,
+            gradient_accumulation_steps=arguments.rows // arguments.rows_in_memory, gradient_checkpointing="checkpointed" in side,
             loss_type="nll" if liger else "chunked_nll", use_liger_kernel=liger, max_length=length, num_train_epochs=1,
             train_sampling_strategy="sequential", save_strategy="no", report_to="none", disable_tqdm=True, logging_strategy="no",
             optim="adamw_torch_fused", model_init_kwargs={"dtype": "float32"},
@@ -156,8 +168,8 @@ def child(arguments: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         save_model(folder, arguments.toy)
         if side.startswith("TRL"):
-            return trl(arguments, folder, int(length), "Liger" in side)
-        return ours(arguments, folder, int(length), "bf16-sr" if "sr" in side else "bf16-mixed", "unpacked" not in side)
+            return trl(arguments, folder, int(length), side)
+        return ours(arguments, folder, int(length), side)
 
 
 def main() -> None:
@@ -168,7 +180,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4, help=f"timed steps of each process, after {WARMUP} that are not")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--cap", type=float, default=24.0, help="GB of the card that the last run may take")
-    parser.add_argument("--compile", choices=("on", "off"), default="on")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
     parser.add_argument("--toy", action="store_true", help="on a CPU, at a toy shape")
     parser.add_argument("--child", help=argparse.SUPPRESS)

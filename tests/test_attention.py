@@ -69,13 +69,16 @@ def test_the_flex_mask_is_the_mask(sequences):
 
 
 def test_rows_that_share_nothing_go_to_the_kernels_for_variable_lengths():
-    meta = torch.device("meta")  # anything but a CPU
-    apart = layout(ends_of([(1, 2), (3, 4, 5)]), meta)
-    assert apart.bounds.shape == (3,) and apart.longest == 3 and apart.flex is None
+    meta, apart, shared = torch.device("meta"), ends_of([(1, 2), (3, 4, 5)]), ends_of([(1, 2), (1, 3)])  # anything but a CPU
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "flex_mask", lambda ends: "flex")
-        shared = layout(ends_of([(1, 2), (1, 3)]), meta)
-    assert shared.bounds is None and shared.flex == "flex"
+        patch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+        rows = layout(apart, meta)
+        assert rows.bounds.shape == (3,) and rows.longest == 3 and rows.flex is None
+        assert layout(shared, meta).bounds is None and layout(shared, meta).flex == "flex"
+        assert layout(apart, meta, torch.float32).flex == "flex"  # those kernels take half precision only
+        patch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+        assert layout(apart, meta).flex == "flex"
 
 
 @pytest.mark.parametrize("asked", [{"sliding_window": 4}, {"softcap": 30.0}, {"s_aux": torch.ones(4)}, {"dropout": 0.1}])

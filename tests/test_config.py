@@ -42,7 +42,9 @@ def test_a_file_and_overrides_make_a_config(tmp_path):
         ({"data": {"max_length": 0}}, r"data\.max_length"),
         ({"train": {"schedule": "step"}}, r"train\.schedule: .*'cosine'.*'step'"),
         ({"data": {"columns": {"question": "q"}}}, r"data\.columns\.question"),
-        ({"model": {"precision": "bf16"}}, r"model\.precision"),
+        ({"model": {"precision": "bf16"}}, "bf16 is refused: plain bfloat16 weights lose every update"),
+        ({"model": {"precision": "bf16-sr", "lora": "lora"}}, "nothing to round"),
+        ({"model": {"precision": "bf17"}}, r"model\.precision"),
     ],
 )
 def test_a_bad_value_names_its_key_and_what_was_wrong(raw, what):
@@ -106,3 +108,8 @@ def test_overrides_are_told_apart_from_a_commands_own_arguments():
         ["eval", "run", "data.jsonl", "--out", "x"],
         ["--eval.temperature", "0.7", "--data.filter=false", "--train.lr", "-1"],
     )
+
+
+def test_how_earlier_runs_wrote_activation_checkpointing_is_still_read():
+    assert parse_config({"model": {"activation_checkpointing": True}}).model.activation_checkpointing == "full"
+    assert parse_config({"model": {"activation_checkpointing": False}}).model.activation_checkpointing == "none"

@@ -8,10 +8,11 @@ import json
 import pytest
 import torch
 
-from tutelage import train_one_size
-from tutelage.errors import InputError
+from tutelage import checkpoint, train_one_size
+from tutelage.errors import InputError, RunError
 from tutelage.lora import merged_weights, require
 from tutelage.model import load_policy
+from tutelage.optim import make_optimizer
 from tutelage.packing import pack, pad
 from tutelage.tokens import TokenizedExample
 
@@ -84,6 +85,46 @@ def test_adapters_are_packed_exactly_and_alone_get_gradients(make_config, tokeni
 def test_layers_that_are_not_there_are_told(make_config, tokenizer):
     with pytest.raises(InputError, match=r"model\.lora_targets = \['no_such_proj'\]"):
         load_policy(make_config(model__lora="lora", model__lora_targets=["no_such_proj"]).model, tokenizer)
+
+
+@needs_peft
+@pytest.mark.parametrize("targets", [["q_proj", "lm_head"], ["embed_tokens"]])
+def test_the_head_and_the_embedding_get_no_adapters(make_config, tokenizer, targets):
+    with pytest.raises(InputError, match="the embedding and the head get no adapters"):
+        load_policy(make_config(model__lora="lora", model__lora_targets=targets).model, tokenizer)
+
+
+@needs_peft
+def test_merging_that_is_interrupted_changes_nothing(make_config, tokenizer, monkeypatch):
+    from peft.tuners.lora.layer import Linear
+
+    policy = load_policy(make_config(model__lora="lora").model, tokenizer)
+    before = {name: tensor.clone() for name, tensor in policy.model.state_dict().items()}
+    original = Linear.merge
+
+    def dying(self):
+        original(self)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Linear, "merge", dying)
+        dict(merged_weights(policy.model))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in policy.model.state_dict().items())
+
+
+@needs_peft
+def test_a_checkpoint_holds_the_adapters_alone(make_config, tokenizer, tmp_path):
+    config = make_config(model__lora="lora")
+    policy = load_policy(config.model, tokenizer)
+    path = checkpoint.save(tmp_path, 1, policy.model, make_optimizer(policy.model, config))
+    state = torch.load(path / "state.pt", weights_only=True)["model"]
+    assert state and all("lora_" in name for name in state)
+    other = load_policy(make_config(model__lora="lora", model__lora_seed=1).model, tokenizer)
+    assert checkpoint.load(path, other.model, make_optimizer(other.model, config)) == 1
+    assert all(torch.equal(tensor, policy.model.state_dict()[name]) for name, tensor in other.model.state_dict().items())
+    plain = load_policy(make_config().model, tokenizer)
+    with pytest.raises(RunError, match="of another model"):
+        checkpoint.load(path, plain.model, make_optimizer(plain.model, make_config()))
 
 
 def test_a_missing_peft_is_told_with_its_remedy(monkeypatch):

@@ -79,7 +79,8 @@ def test_packed_is_unpacked_on_every_family(family, tmp_path, tokenizer):
     [
         ("Mistral", {"sliding_window": 4}, "sliding_window"),
         ("Gemma2", {"head_dim": 8}, "softcap"),
-        ("Llama", {"attention_dropout": 0.0, "num_hidden_layers": 1}, ""),
+        ("Llama", {"attention_dropout": 0.1}, "attention dropout"),
+        ("Llama", {"attention_dropout": 0.0}, ""),
         ("Bloom", None, "attention of its own kind"),
         ("Mamba", None, "attention of its own kind"),
     ],
@@ -93,6 +94,7 @@ def test_what_cannot_be_packed_is_told_and_trained_unpacked(family, more, why, t
     told = capsys.readouterr().out
     assert policy.packs == (not why) and (not why or "trained on padded rows" in told)
     assert why in told
+    assert not policy.model.training
     scores, found = gradients(policy, pad(ROWS, 0))
     whole = policy.model(torch.tensor([[5, 6, 7, 8, 9]])).logits.log_softmax(-1)
     torch.testing.assert_close(scores.log_probs[:2], whole[0, [2, 3], [8, 9]], rtol=1e-4, atol=1e-4)
@@ -192,6 +194,13 @@ def test_a_model_that_cannot_be_checkpointed_says_so(make_config, tokenizer, mon
     monkeypatch.setattr(type(policy.model), "supports_gradient_checkpointing", False)
     with pytest.raises(InputError, match="does not support it"):
         plan.arrange(policy, config, 128, 1)
+
+
+def test_gradients_that_would_outlive_their_precision_are_refused(make_config, tokenizer):
+    policy = load_policy(make_config(model__precision="bf16-mixed").model, tokenizer)
+    policy.recompute("full")
+    with pytest.raises(ValueError, match="within `computing`"):
+        get_response_log_probs(policy, torch.ones(1, 4, dtype=torch.long), torch.ones(1, 4, dtype=torch.long), with_grad=True)
 
 
 def test_activations_on_a_cpu_cannot_be_offloaded(make_config, tokenizer):

@@ -32,7 +32,8 @@ class Layout:
         blocks, above: for the CPU. Each block (start, stop, own, from, to) are queries start…stop − 1, which attend to the
             tokens of the ranges ``above[from:to]``, then causally to those from `own` on.
         flex: for CUDA where prefixes are shared: FlexAttention's block mask.
-        bounds, longest: for CUDA where nothing is shared: where each row starts and ends (int32), and the longest row's length.
+        bounds, longest, flash: for CUDA where nothing is shared: where each row starts and ends (int32), the longest row's length,
+            and FlashAttention's kernel, None for torch's own.
     """
 
     blocks: torch.Tensor | None = None
@@ -40,17 +41,23 @@ class Layout:
     flex: Any = None
     bounds: torch.Tensor | None = None
     longest: int = 0
+    flash: Any = None
 
 
-def layout(ends: torch.Tensor, device: torch.device) -> Layout:
-    """The layout of a pack with subtree ends `ends` (tokens,), still on the CPU, for the back end of `device`."""
+def layout(ends: torch.Tensor, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> Layout:
+    """The layout of a pack with subtree ends `ends` (tokens,), still on the CPU, for the back end of `device` that takes `dtype`."""
     if device.type == "cpu":
         return Layout(*_blocks(ends))
     starts = _starts(ends)
-    if not any(bool((ends[:start] > start).any()) for start in starts):
+    if has_row_kernels(device, dtype) and not any(bool((ends[:start] > start).any()) for start in starts):
         bounds = torch.tensor([*starts, len(ends)], dtype=torch.int32)
-        return Layout(bounds=bounds.to(device), longest=int(bounds.diff().max()))
+        return Layout(bounds=bounds.to(device), longest=int(bounds.diff().max()), flash=_flash_attention())
     return Layout(flex=flex_mask(ends.to(device)))
+
+
+def has_row_kernels(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether kernels for rows of different lengths run here: they need half precision and a GPU since Ampere."""
+    return dtype in (torch.bfloat16, torch.float16) and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def multiple(device: torch.device) -> int:
@@ -116,7 +123,7 @@ def attend(
         assert layout.above is not None
         return _attend_cpu(query[0], key[0], value[0], layout.blocks, layout.above, scaling)[None], None
     if layout.bounds is not None:
-        return _attend_rows(query, key, value, layout.bounds, layout.longest, scaling), None
+        return _attend_rows(query, key, value, layout, scaling), None
     grouped = query.shape[1] != key.shape[1]
     attended = _compiled_flex()(query, key, value, block_mask=layout.flex, scale=scaling, enable_gqa=grouped)
     return attended.transpose(1, 2), None
@@ -125,14 +132,13 @@ def attend(
 # --- CUDA
 
 
-def _attend_rows(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bounds: torch.Tensor, longest: int, scaling: float
-) -> torch.Tensor:
-    """Causal attention within each of several rows laid end to end: FlashAttention's kernel, or torch's own."""
+def _attend_rows(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout, scaling: float) -> torch.Tensor:
+    """Causal attention within each of several rows laid end to end."""
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    flash = _flash_attention()
-    if flash is not None:
-        attended: torch.Tensor = flash(q, k, v, bounds, bounds, longest, longest, softmax_scale=scaling, causal=True)
+    bounds, longest = layout.bounds, layout.longest
+    assert bounds is not None
+    if layout.flash is not None:
+        attended: torch.Tensor = layout.flash(q, k, v, bounds, bounds, longest, longest, softmax_scale=scaling, causal=True)
         return attended[None]
     from torch.nn.attention.varlen import varlen_attn
 

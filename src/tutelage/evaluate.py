@@ -34,7 +34,7 @@ def solve(
     if engine is not None:
         params = vllm.sampling_params(sampling_of(config, policy.stops), policy.stops.end_token_id)
         return log_generations_vllm(engine, prompts, references, reward_fn, params, batch_size=len(prompts))
-    with policy.computing():
+    with policy.computing(with_head=True):
         return log_generations(
             policy.model, policy.tokenizer, prompts, references, reward_fn, max_new_tokens=config.max_new_tokens,
             temperature=config.temperature, top_p=config.top_p, stop=stop, seed=config.seed, batch_size=config.batch_size,

@@ -50,7 +50,7 @@ def ask(model: str, question: str, overrides: list[str]) -> str:
     template = prompt_template(config.data.prompt, policy.tokenizer)
     prompt, _ = apply_template({"prompt": question, "response": ""}, template)
     sampling = sampling_of(config.eval, policy.stops)
-    with console.progress("answering"), policy.computing():
+    with console.progress("answering"), policy.computing(with_head=True):
         completion = native.generate(policy.model, policy.tokenizer, [encode_prompt(policy.tokenizer, prompt)], sampling)[0]
     cut = (
         ""

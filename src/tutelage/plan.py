@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -69,9 +70,8 @@ def _compiles(policy: Policy, config: Config, planned_tokens: int, decided: dict
     if "compile" in decided:
         console.say(f"compilation: {'on' if decided['compile'] else 'off'} (as before)")
         return bool(decided["compile"])
-    dtype = torch.float32 if policy.precision == "fp32" else torch.bfloat16
     weights = sum(weight.numel() for weight in policy.model.parameters())
-    seconds = 6 * weights * planned_tokens / (USUAL_SHARE * matrix_rate(policy.device, dtype))
+    seconds = 6 * weights * planned_tokens / (USUAL_SHARE * matrix_rate(policy.device, policy.compute_dtype))
     saved = COMPILED_GAIN[policy.device.type] * seconds
     earns = saved > 2 * COMPILE_SECONDS
     console.say(
@@ -105,7 +105,8 @@ def activation_bytes(policy: Policy, tokens: int, kind: Recomputation) -> float:
 
     By layer and token, of the hidden size h and the intermediate size i, in the precision of the computation: 24h + 8i with
     everything kept, 6h + 2i with matrix products and attention, h with the layer's input alone (then one layer's whole beside
-    it). And the head: a chunk's logits in float32, thrice, and its weight's gradient in float32.
+    it). And the head: a chunk's logits, twice in float32 and once in bfloat16; its weight's gradient in float32, and a bfloat16
+    copy and product of it.
     """
     config: Any = policy.model.config.get_text_config()
     h, layers = config.hidden_size, config.num_hidden_layers
@@ -117,15 +118,21 @@ def activation_bytes(policy: Policy, tokens: int, kind: Recomputation) -> float:
         "selective": layers * width * tokens * (6 * h + 2 * i) + whole,
         "full": layers * width * tokens * h + whole,
     }
-    return kept[kind] + policy.head.weight.shape[0] * (12.0 * min(CHUNK, tokens) + 4.0 * h)
+    return kept[kind] + policy.head.weight.shape[0] * (10.0 * min(CHUNK, tokens) + 8.0 * h)
 
 
 def free_memory(device: torch.device) -> float:
     """Bytes that are free on a device now; infinite where this machine does not say."""
     if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
-    try:
+        free, whole = torch.cuda.mem_get_info(device)
+        allowed = whole * torch.cuda.get_per_process_memory_fraction(device)
+        return min(float(free), allowed - torch.cuda.memory_allocated(device))
+    known = [float("inf")]
+    with contextlib.suppress(OSError, KeyError, ValueError):
         lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        return 1024.0 * int(lines["MemAvailable"].split()[0])
-    except (OSError, KeyError, ValueError):
-        return float("inf")
+        known.append(1024.0 * int(lines["MemAvailable"].split()[0]))
+    with contextlib.suppress(OSError, KeyError, ValueError):  # a container's own limit, where there is one
+        group = Path("/sys/fs/cgroup")
+        used = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        known.append(float((group / "memory.max").read_text()) - float(used["anon"]))
+    return min(known)

@@ -45,23 +45,28 @@ class Policy:
         pad_token_id = self.tokenizer.pad_token_id
         return int(pad_token_id if pad_token_id is not None else self.stops.end_token_id)
 
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        return torch.float32 if self.precision == "fp32" else torch.bfloat16
+
     @contextlib.contextmanager
-    def computing(self) -> Iterator[None]:
-        """Within it, the model computes in its precision; a backward pass belongs inside.
+    def computing(self, with_head: bool = False) -> Iterator[None]:
+        """Within it, the model computes in its precision; a backward pass belongs inside. Generation needs the model's head too.
 
         For bf16-mixed every float32 weight is replaced by a bfloat16 copy with the float32 master behind it in the graph, so
         that gradients arrive, and add up, in float32. The embedding is looked up in float32, for one token's gradients are
-        many, and its output cast; the head casts by itself. The copies are made once for all batches of a step.
+        many, and its output cast; `score` casts the head by itself. The copies are made once for all batches of a step.
         """
         if self.precision != "bf16-mixed":
             yield
             return
         embedding = self.model.get_input_embeddings()
+        as_they_are = (embedding,) if with_head else (embedding, self.model.get_output_embeddings())
         handle = embedding.register_forward_hook(lambda module, arguments, output: output.to(torch.bfloat16))
         masters = [
             (module, name, parameter)
             for module in self.model.modules()
-            if module is not embedding
+            if all(module is not other for other in as_they_are)
             for name, parameter in module._parameters.items()
             if parameter is not None and parameter.dtype == torch.float32
         ]
@@ -76,17 +81,14 @@ class Policy:
 
     def score(self, batch: Batch, weights: torch.Tensor | None = None, entropy: bool = False) -> Scores:
         """`objective.score` of a batch's targets, whose positions alone meet the vocabulary. Call it within `computing`."""
-        packed = {}
-        if batch.ends is not None:
-            batch = batch.filled(attention.multiple(self.device))
-            assert batch.ends is not None
-            packed = {
-                "position_ids": batch.position_ids.to(self.device),
-                "layout": attention.layout(batch.ends, self.device),
-                # transformers makes no mask of its own where it is given one of four dimensions
-                "attention_mask": torch.ones((1, 1, 1, 1), dtype=torch.bool, device=self.device),
-            }
+        batch = batch.filled(attention.multiple(self.device))
+        layout = None if batch.ends is None else attention.layout(batch.ends, self.device, self.compute_dtype)
         batch = batch.to(self.device)
+        packed = {}
+        if layout is not None:
+            # transformers makes no mask of its own where it is given one of four dimensions
+            mask = torch.ones((1, 1, 1, 1), dtype=torch.bool, device=self.device)
+            packed = {"position_ids": batch.position_ids, "layout": layout, "attention_mask": mask}
         with self._offloading() if self.offload else contextlib.nullcontext():
             hidden = self.model.base_model(input_ids=batch.input_ids, use_cache=False, **packed).last_hidden_state
         hidden = hidden.flatten(0, 1).index_select(0, batch.sources)
@@ -95,6 +97,10 @@ class Policy:
 
     def score_rows(self, input_ids: torch.Tensor, labels: torch.Tensor, entropy: bool = False) -> Scores:
         """`objective.score` of every label of right-padded rows, both (rows, width), packed where the model allows."""
+        if torch.is_grad_enabled() and self.precision == "bf16-mixed" and self.model.is_gradient_checkpointing:
+            raise ValueError(
+                "with bf16-mixed and activation checkpointing, call `score` and the backward pass within `computing`"
+            )
         everywhere = torch.ones_like(labels, dtype=torch.bool)
         batch = pack_labels(input_ids, labels) if self.packs else padded_batch(input_ids, labels, everywhere)
         with self.computing():
@@ -145,11 +151,18 @@ def _keep_products(ctx: Any, operation: Any, *arguments: Any, **options: Any) ->
 
 @functools.cache
 def _products() -> frozenset[Any]:
+    import torch.nn.attention.varlen  # registers its operation
+
     aten = torch.ops.aten
     return frozenset(
-        {aten.mm.default, aten.addmm.default, torch.ops.tutelage.packed_attention.default}
+        {
+            aten.mm.default,
+            aten.addmm.default,
+            torch.ops.tutelage.packed_attention.default,
+            torch.ops.torch_attn._varlen_attn.default,
+        }
         | {aten._scaled_dot_product_flash_attention.default, aten._scaled_dot_product_efficient_attention.default}
-        | {aten._scaled_dot_product_flash_attention_for_cpu.default, torch.ops.higher_order.flex_attention}
+        | {aten._scaled_dot_product_flash_attention_for_cpu.default}
     )
 
 
@@ -199,10 +212,19 @@ def keep_if_packable(policy: Policy) -> Policy:
             packed = policy.score(batch).log_probs[torch.cat(batch.of_examples)]
             if (packed - alone).abs().mean() > tolerance:
                 reason = "layers that carry state from token to token, or a mask of its own"
+            model.train()  # dropout within attention shows only then
+            for rows_together in (rows, rows[:1]):  # with a prefix to share, and without: on a GPU, two back ends
+                with policy.computing():
+                    policy.score(pack(rows_together))
         except attention.UnsupportedAttention as unsupported:
             reason = str(unsupported)
         except TypeError:  # a forward pass that hands nothing on
             reason = "attention of its own kind"
+        except RuntimeError as error:
+            if policy.device.type == "cpu":
+                raise
+            reason = f"no kernel for packed attention here ({str(error).splitlines()[0]})"
+    model.eval()
     if reason:
         model.set_attn_implementation(own)
         console.say(

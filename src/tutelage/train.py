@@ -173,7 +173,8 @@ def _explained(stop: BaseException, where: str, policy: Policy, log: RunLog) -> 
         return RunError(f"{stop}\n{how}")
     return RunError(
         f"the memory of {policy.device} is too small: {str(stop).splitlines()[0]}\n{how} --train.batch_size HALF --train.grad_accum DOUBLE"
-        " (the result is the same); or with --model.activation_checkpointing full, or a smaller --eval.batch_size"
+        " (the result is the same; and a smaller --train.pack_tokens where it is set); or with --model.activation_checkpointing full,"
+        " or a smaller --eval.batch_size"
     )
 
 
@@ -303,7 +304,7 @@ def _speed(
 ) -> dict[str, float]:
     """What a step's metrics say of its speed: tokens are the rows' own, each counted; the matrix share is of distinct ones."""
     seconds = sum(clock.laps.values())
-    rate = matrix_rate(policy.device, torch.float32 if policy.precision == "fp32" else torch.bfloat16)
+    rate = matrix_rate(policy.device, policy.compute_dtype)
     return {
         "seconds": round(seconds, 4),
         **{f"{name}_seconds": round(lap, 4) for name, lap in clock.laps.items()},
