@@ -2,9 +2,9 @@
 
     python bench/memory.py [--vocabulary 151936] [--hidden 512] [--tokens 1024 2048 4096 8192]
 
-Each point is a process of its own: hidden states and a head's weight in bfloat16 and float32, log-probabilities and entropies of
-all labels forward, gradients of both backward. A chunk has 1,024 tokens, so fewer would need less. What is reported is the largest resident memory beyond what the inputs take.
-The whole logits are left out where they would need more than `--most` GB.
+Each point is a process of its own: hidden states in bfloat16 and a head's weight in float32, log-probabilities and entropies of all
+labels forward, gradients of both backward. A chunk has 1,024 tokens, so fewer would need less. What is reported is the largest
+resident memory beyond what the inputs take. The whole logits are left out where they would need more than `--most` GB.
 """
 
 from __future__ import annotations

@@ -3,12 +3,12 @@
     pip install -r bench/requirements.txt [liger-kernel flash-attn]
     python bench/train_gpu.py [--lengths 512 2048 4096] [--rounds 2] [--cap 24]
 
-"checkpointed" sides compute activations again, the others keep them, so that like stands beside like; a side that does not fit is
-told as failed. Random weights of that shape (its configuration is below) on rows of random ids, a third of them prompt, all of which share the
-r1_zero template's length as a prefix. Every side holds bfloat16 compute; "mixed" sides hold float32 masters, as TRL does from a
-float32 model; "sr" is bfloat16 weights with stochastic rounding. Sides alternate, each in a process of its own. The share of the
-peak (MFU) counts 6 operations per weight and token of the rows' own tokens, against the matrix rate measured in our processes.
-Last, full fine-tuning with rows of 4,096 tokens runs in a process that may take `--cap` GB of the card.
+Random weights of that shape (its configuration is below) on rows of random ids, a third of them prompt, all of which share the
+r1_zero template's length as a prefix. All sides compute in bfloat16; "mixed" sides hold float32 masters, as TRL does from a
+float32 model; "sr" is bfloat16 weights with stochastic rounding. "checkpointed" sides compute activations again, the others keep
+them, so that like stands beside like; a side that does not fit is told as failed. Sides alternate, each in a process of its own.
+The share of the peak (MFU) counts 6 operations per weight and token of the rows' own tokens, against the matrix rate measured in
+our processes. Last, full fine-tuning with rows of the greatest length runs in a process that may take `--cap` GB of the card.
 
 `--toy` runs every side on a CPU in seconds at a toy shape: that is what the tests do.
 """
