@@ -8,6 +8,8 @@ import platform
 import resource
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,46 @@ def alternate(script: str, sides: Sequence[str], rounds: int) -> dict[str, list[
             measured[side].append(json.loads(done.stdout.split("RESULT")[1]))
             print(f"round {number + 1}, {side}: {[round(s, 3) for s in measured[side][-1]['seconds']]} s", flush=True)
     return {side: runs for side, runs in measured.items() if runs}
+
+
+def trl_steps(model: str, tokenizer: Any, rows: Sequence[Any], batch: int, accumulation: int, **settings: Any) -> list[float]:
+    """Seconds of each optimizer step of TRL's SFTTrainer on tokenized rows, in their order: float32 weights, bfloat16 compute."""
+    import torch
+    from datasets import Dataset
+    from transformers import TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    data = Dataset.from_list(
+        [
+            {
+                "input_ids": [*row.prompt_ids, *row.response_ids],
+                "completion_mask": [0] * len(row.prompt_ids) + [1] * len(row.response_ids),
+            }
+            for row in rows
+        ]
+    )
+    seconds: list[float] = []
+
+    class Clock(TrainerCallback):
+        started = 0.0
+
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            self.started = time.monotonic()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            seconds.append(time.monotonic() - self.started)
+
+    usual = dict(
+        bf16=True, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation, num_train_epochs=1,
+        loss_type="chunked_nll", optim="adamw_torch_fused", train_sampling_strategy="sequential", save_strategy="no",
+        report_to="none", disable_tqdm=True, logging_strategy="no", model_init_kwargs={"dtype": "float32"},
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = SFTConfig(folder, **usual | settings)  # type: ignore[arg-type]
+        SFTTrainer(model, arguments, train_dataset=data, processing_class=tokenizer, callbacks=[Clock()]).train()
+    return seconds
 
 
 def answer(result: dict[str, Any]) -> None:

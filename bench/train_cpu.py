@@ -17,7 +17,7 @@ import statistics
 import time
 from typing import Any
 
-from harness import alternate, answer, peak_rss, tabulate, write
+from harness import alternate, answer, peak_rss, tabulate, trl_steps, write
 
 SIDES = (
     "ours", "ours, compiled", "ours, unpacked",
@@ -74,44 +74,13 @@ def ours(arguments: argparse.Namespace, packed: bool, compiled: bool) -> dict[st
 
 
 def trl(arguments: argparse.Namespace, batches: int, compiled: bool = False) -> dict[str, Any]:
-    import tempfile
-
-    from datasets import Dataset
-    from transformers import TrainerCallback
-    from trl import SFTConfig, SFTTrainer
-
     from tutelage.model import resolve
 
     config, tokenizer, rows = rows_of(arguments)
-    data = Dataset.from_list(
-        [
-            {
-                "input_ids": [*row.prompt_ids, *row.response_ids],
-                "completion_mask": [0] * len(row.prompt_ids) + [1] * len(row.response_ids),
-            }
-            for row in rows
-        ]
-    )
-    seconds: list[float] = []
-
-    class Clock(TrainerCallback):
-        started = 0.0
-
-        def on_step_begin(self, *_: Any, **__: Any) -> None:
-            self.started = time.monotonic()
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            seconds.append(time.monotonic() - self.started)
-
-    with tempfile.TemporaryDirectory() as folder:
-        settings = SFTConfig(
-            folder, use_cpu=True, bf16=True, per_device_train_batch_size=arguments.rows // batches, gradient_accumulation_steps=batches,
-            gradient_checkpointing=False, loss_type="chunked_nll", max_length=1024, num_train_epochs=1, learning_rate=config.train.lr,
-            optim="adamw_torch_fused", train_sampling_strategy="sequential", save_strategy="no", report_to="none", disable_tqdm=True,
-            logging_strategy="no", model_init_kwargs={"dtype": "float32"}, max_grad_norm=config.train.clip_grad, torch_compile=compiled,
-        )  # fmt: skip
-        trainer = SFTTrainer(resolve("smollm2"), settings, train_dataset=data, processing_class=tokenizer, callbacks=[Clock()])
-        trainer.train()
+    seconds = trl_steps(
+        resolve("smollm2"), tokenizer, rows, arguments.rows // batches, batches, use_cpu=True, gradient_checkpointing=False,
+        max_length=1024, learning_rate=config.train.lr, max_grad_norm=config.train.clip_grad, torch_compile=compiled,
+    )  # fmt: skip
     return {"seconds": seconds, "peak_gb": peak_rss()}
 
 

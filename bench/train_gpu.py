@@ -22,7 +22,7 @@ import tempfile
 import time
 from typing import Any
 
-from harness import alternate, answer, peak_rss, tabulate, write
+from harness import alternate, answer, peak_rss, tabulate, trl_steps, write
 
 QWEN = dict(
     vocab_size=151_936, hidden_size=1536, intermediate_size=8960, num_hidden_layers=28, num_attention_heads=12, num_key_value_heads=2,
@@ -107,46 +107,14 @@ def ours(arguments: argparse.Namespace, folder: str, length: int, side: str) -> 
 
 
 def trl(arguments: argparse.Namespace, folder: str, length: int, side: str) -> dict[str, Any]:
-    import torch
-    from datasets import Dataset
-    from transformers import TrainerCallback
-    from trl import SFTConfig, SFTTrainer
-
     from tutelage.model import load_tokenizer
 
-    liger = "Liger" in side
+    liger, together = "Liger" in side, arguments.rows_in_memory
     rows = rows_of(length, arguments.rows * (arguments.steps + WARMUP), (TOY if arguments.toy else QWEN)["vocab_size"])
-    data = Dataset.from_list(
-        [
-            {
-                "input_ids": [*row.prompt_ids, *row.response_ids],
-                "completion_mask": [0] * len(row.prompt_ids) + [1] * len(row.response_ids),
-            }
-            for row in rows
-        ]
-    )
-    seconds: list[float] = []
-
-    class Clock(TrainerCallback):
-        started = 0.0
-
-        def on_step_begin(self, *_: Any, **__: Any) -> None:
-            self.started = time.monotonic()
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            if not arguments.toy:
-                torch.cuda.synchronize()
-            seconds.append(time.monotonic() - self.started)
-
-    with tempfile.TemporaryDirectory() as out:
-        settings = SFTConfig(
-            out, use_cpu=arguments.toy, bf16=True, per_device_train_batch_size=arguments.rows_in_memory,
-            gradient_accumulation_steps=arguments.rows // arguments.rows_in_memory, gradient_checkpointing="checkpointed" in side,
-            loss_type="nll" if liger else "chunked_nll", use_liger_kernel=liger, max_length=length, num_train_epochs=1,
-            train_sampling_strategy="sequential", save_strategy="no", report_to="none", disable_tqdm=True, logging_strategy="no",
-            optim="adamw_torch_fused", model_init_kwargs={"dtype": "float32"},
-        )  # fmt: skip
-        SFTTrainer(folder, settings, train_dataset=data, processing_class=load_tokenizer(folder), callbacks=[Clock()]).train()
+    seconds = trl_steps(
+        folder, load_tokenizer(folder), rows, together, arguments.rows // together, use_cpu=arguments.toy, max_length=length,
+        gradient_checkpointing="checkpointed" in side, loss_type="nll" if liger else "chunked_nll", use_liger_kernel=liger,
+    )  # fmt: skip
     return {"seconds": seconds, "peak_gb": peak(arguments)}
 
 
