@@ -9,19 +9,22 @@ each and their ratio. Machines are noisy: read the ratio, over several rounds, a
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
-import subprocess
-import sys
 import time
-from pathlib import Path
+
+from harness import alternate, answer, write
+
+SIDES = ("kept", "returned")
+WARMUP = 2
 
 
-def child(steps: int) -> None:
-    """Print the seconds of each training step, the first two (warm-up) left out."""
-    from tutelage import batching
+def child(side: str, steps: int) -> list[float]:
+    """Seconds of each training step."""
+    if side == "kept":
+        from tutelage.machine import prepare_process
+
+        prepare_process()
+    from tutelage import packing
     from tutelage.config import parse_config
     from tutelage.model import load_policy, load_tokenizer
     from tutelage.optim import make_optimizer
@@ -33,55 +36,34 @@ def child(steps: int) -> None:
     rows = prepare(config, tokenizer).train
     policy = load_policy(config.model, tokenizer)
     policy.model.train()
-    optimizer = make_optimizer(policy.model, config.train)
+    optimizer = make_optimizer(policy.model, config)
     seconds = []
-    for step in range(steps + 2):
-        examples = [rows[row] for row in batching.step_rows(len(rows), 16, 0, step)]
+    for step in range(steps + WARMUP):
+        examples = [rows[row] for row in packing.step_rows(len(rows), 16, 0, step)]
         started = time.monotonic()
-        accumulate_gradients(policy, examples, config, step)
+        accumulate_gradients(policy, examples, packing.step_batches(examples, 4096, 16), config, step)
         update_weights(policy, optimizer, 1e-5)
         seconds.append(time.monotonic() - started)
-    print("SECONDS" + json.dumps(seconds[2:]))
-
-
-def measure(setting: str, steps: int) -> list[float]:
-    environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
-    command = [sys.executable, __file__, "--child", setting, "--steps", str(steps)]
-    printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-    measured: list[float] = json.loads(printed.split("SECONDS")[1])
-    return measured
+    return seconds
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--child", choices=("kept", "returned"), help=argparse.SUPPRESS)
+    parser.add_argument("--steps", type=int, default=6, help=f"timed steps of each process, after {WARMUP} that are not")
+    parser.add_argument("--child", choices=SIDES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        if arguments.child == "kept":
-            from tutelage.machine import prepare_process
-
-            prepare_process()
-        child(arguments.steps)
+        answer({"seconds": child(arguments.child, arguments.steps)})
         return
-    seconds: dict[str, list[float]] = {"kept": [], "returned": []}
-    for number in range(arguments.rounds):
-        for setting in ("kept", "returned") if number % 2 == 0 else ("returned", "kept"):
-            seconds[setting] += measure(setting, arguments.steps)
-    medians = {setting: statistics.median(values) for setting, values in seconds.items()}
-    result = {
-        "machine": f"{platform.platform()}, {os.cpu_count()} cores",
-        "median_step_seconds": medians,
-        "ratio_returned_to_kept": medians["returned"] / medians["kept"],
-    }
-    path = Path(__file__).parent / "results" / "allocator.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(result, indent=2) + "\n")
+    measured = alternate(__file__, SIDES, arguments.rounds)
+    medians = {side: statistics.median(second for run in measured[side] for second in run["seconds"][WARMUP:]) for side in SIDES}
+    ratio = medians["returned"] / medians["kept"]
     print(
         f"freed memory kept:     median step {medians['kept']:.2f} s\nfreed memory returned: median step {medians['returned']:.2f} s"
     )
-    print(f"ratio {result['ratio_returned_to_kept']:.2f}  (written to {path})")
+    print(f"ratio {ratio:.2f}")
+    write("allocator", {"median_step_seconds": medians, "ratio_returned_to_kept": ratio})
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from tutelage.config import Config
 from tutelage.errors import InputError
 from tutelage.objective import CHUNK
 from tutelage.policy import Policy, Recomputation
+from tutelage.runlog import write_text
 from tutelage.speed import matrix_rate
 
 COMPILE_SECONDS = 60
@@ -35,13 +36,13 @@ def arrange(policy: Policy, config: Config, pack_tokens: int, planned_tokens: in
     Raises:
         InputError: activations cannot be checkpointed in this model, or not be offloaded from this device.
     """
+    if config.model.activation_offload and policy.device.type != "cuda":
+        raise InputError("model.activation_offload: activations on a CPU are in the host's memory already; leave it out")
     decided: dict[str, Any] = json.loads(record.read_text(encoding="utf-8")) if record is not None and record.is_file() else {}
     recomputation = _recomputation(policy, config, pack_tokens, decided)
     compiled = _compiles(policy, config, planned_tokens, decided)
     if record is not None:
-        record.write_text(json.dumps({"activation_checkpointing": recomputation, "compile": compiled}) + "\n", encoding="utf-8")
-    if config.model.activation_offload and policy.device.type != "cuda":
-        raise InputError("model.activation_offload: activations on a CPU are in the host's memory already; leave it out")
+        write_text(record, json.dumps({"activation_checkpointing": recomputation, "compile": compiled}) + "\n")
     # a compiled layer itself computes again what is cheap
     policy.recompute("none" if compiled and recomputation == "selective" else recomputation)
     if compiled:

@@ -134,14 +134,11 @@ class Policy:
 
     def compile(self) -> None:
         """Compile each layer by itself: one compilation serves all of them, and lengths are dynamic."""
-        for layer in self.layers():
-            layer.compile(dynamic=True)
-
-    def layers(self) -> list[torch.nn.Module]:
-        """The decoder layers."""
         from transformers.modeling_layers import GradientCheckpointingLayer
 
-        return [module for module in self.model.modules() if isinstance(module, GradientCheckpointingLayer)]
+        for module in self.model.modules():
+            if isinstance(module, GradientCheckpointingLayer):  # what every decoder layer of transformers is
+                module.compile(dynamic=True)
 
 
 def _keep_products(ctx: Any, operation: Any, *arguments: Any, **options: Any) -> CheckpointPolicy:

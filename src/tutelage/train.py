@@ -150,13 +150,7 @@ def run(policy: Policy, prepared: Prepared, config: Config, log: RunLog) -> Resu
         if isinstance(stop, RuntimeError) and not isinstance(stop, RunError) and not is_out_of_memory(stop):
             raise
         explained = _explained(stop, f"step {step} of {total}", policy, log)
-        policy.model.zero_grad(set_to_none=True)
-        try:
-            with contextlib.suppress(KeyboardInterrupt), _uninterrupted():
-                checkpoint.save(log.directory, step, policy.model, optimizer)
-        except RunError as second:
-            raise RunError(f"{explained}\nBut not from this step: {second}") from None
-        raise explained from None
+        raise _saved(explained, policy, optimizer, step, log) from None
     checkpoint.remove_all(log.directory)
     return Result(log.directory, evaluations, total)
 
@@ -176,6 +170,17 @@ def _explained(stop: BaseException, where: str, policy: Policy, log: RunLog) -> 
         " (the result is the same; and a smaller --train.pack_tokens where it is set); or with --model.activation_checkpointing full,"
         " or a smaller --eval.batch_size"
     )
+
+
+def _saved(explained: BaseException, policy: Policy, optimizer: torch.optim.Optimizer, step: int, log: RunLog) -> BaseException:
+    """`explained` once the state after `step` is saved; if it cannot be, what says so too."""
+    policy.model.zero_grad(set_to_none=True)
+    try:
+        with contextlib.suppress(KeyboardInterrupt), _uninterrupted():
+            checkpoint.save(log.directory, step, policy.model, optimizer)
+    except RunError as second:
+        return RunError(f"{explained}\nBut not from this step: {second}")
+    return explained
 
 
 def evaluation_due(step: int, total: int, config: EvalConfig) -> bool:
