@@ -74,7 +74,7 @@ def make_config(tiny_model: str, data_file: Path, tmp_path: Path):
             "model": {"id": tiny_model, "device": "cpu", "precision": "fp32"},
             "data": {"train": str(data_file), "prompt": "plain", "test_size": 0.2},
             "train": {"lr": 1e-3, "batch_size": 4, "grad_accum": 2, "num_steps": 4},
-            "eval": {"every": 2, "examples": 4, "max_new_tokens": 8},
+            "eval": {"every": 2, "examples": 4, "full": False, "max_new_tokens": 8, "backend": "native"},
             "run": {"dir": str(tmp_path / "run")},
         }
         for key, value in changes.items():

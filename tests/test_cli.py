@@ -47,7 +47,7 @@ def test_version_and_no_command(capsys):
         (["eval", "./nothing", "data.jsonl"], "no model there"),
         (["ask", "./nothing", "hi"], "no model there"),
         (["ask", "nobody/nothing", " "], "the question is empty"),
-        (["eval", "smollm2", "arithmetic", "--eval.engine", "vllm", "--eval.device", "cuda:9"], "is not"),
+        (["eval", "smollm2", "arithmetic", "--eval.backend", "vllm", "--eval.device", "cuda:9"], "is not"),
         (["grade", " ", "4"], "reference answer is empty"),
         (["grade", "4", "4", "--extra.option", "1"], "takes no settings"),
     ],
@@ -77,7 +77,7 @@ def test_train_eval_and_ask_follow_each_other(tiny_model, data_file, tmp_path, c
     monkeypatch.chdir(tmp_path)
     config = tmp_path / "c.toml"
     config.write_text(
-        f'[model]\nid = "{tiny_model}"\nprecision = "fp32"\n[data]\ntrain = "{data_file}"\nprompt = "plain"\n[eval]\nexamples = 4\nmax_new_tokens = 6\n'
+        f'[model]\nid = "{tiny_model}"\nprecision = "fp32"\n[data]\ntrain = "{data_file}"\nprompt = "plain"\n[eval]\nexamples = 4\nmax_new_tokens = 6\nbackend = "native"\n'
     )
     assert main(["train", str(config), "--train.num_steps", "2", "--run.dir", "run"]) == 0
     printed = capsys.readouterr().out
@@ -86,7 +86,7 @@ def test_train_eval_and_ask_follow_each_other(tiny_model, data_file, tmp_path, c
         "max_length is",
         "⟦<think>",
         "<|end|>⟧",
-        "Before and after (4 validation problems",
+        "Before and after (5 validation problems",
         "step 0: accuracy",
         "run/model",
     ):

@@ -166,9 +166,10 @@ def assert_same_run(whole: Path, parts: Path) -> None:
 
 def interrupt_at_call(monkeypatch, name: str, call: int, signal_number: int = signal.SIGINT) -> None:
     """Ctrl-C in the middle of a call of a function in `tutelage.train`."""
-    from tutelage import train
+    from tutelage import live, train
 
-    original, calls = getattr(train, name), []
+    room = live if name == "solve" else train
+    original, calls = getattr(room, name), []
 
     def interrupting(*arguments):
         calls.append(arguments)
@@ -176,7 +177,7 @@ def interrupt_at_call(monkeypatch, name: str, call: int, signal_number: int = si
             os.kill(os.getpid(), signal_number)
         return original(*arguments)
 
-    monkeypatch.setattr(train, name, interrupting)
+    monkeypatch.setattr(room, name, interrupting)
 
 
 @pytest.mark.parametrize(
@@ -258,9 +259,10 @@ def test_a_killed_run_continues_from_its_last_checkpoint(make_config, tmp_path, 
     whole = train_one_size(make_config(run__dir=str(tmp_path / "whole"))).directory
     config = make_config(run__dir=str(tmp_path / "parts"))  # a checkpoint at step 2
 
-    from tutelage import train
+    from tutelage import live, train
 
-    original, calls = getattr(train, name), []
+    room = live if name == "solve" else train
+    original, calls = getattr(room, name), []
 
     def dying(*arguments):
         calls.append(arguments)
@@ -269,7 +271,7 @@ def test_a_killed_run_continues_from_its_last_checkpoint(make_config, tmp_path, 
         return original(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, name, dying)
+        patch.setattr(room, name, dying)
         with pytest.raises(Killed):
             train_one_size(config)
     assert [path.name for path in (tmp_path / "parts" / "checkpoints").iterdir()] == ["step-00000002"]
@@ -499,4 +501,4 @@ def test_vllm_is_asked_for_before_anything_is_read(make_config, monkeypatch):
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install"):
-        train_one_size(make_config(eval__engine="vllm", data__train="/nowhere.jsonl"))
+        train_one_size(make_config(eval__backend="vllm", data__train="/nowhere.jsonl"))

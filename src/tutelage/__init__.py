@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tutelage.config import Config, load_config
     from tutelage.data import filter_correct_dataset, load_data
+    from tutelage.engines import init_vllm, load_policy_into_vllm_instance
     from tutelage.errors import InputError, RunError
     from tutelage.evaluate import log_generations, log_generations_vllm
-    from tutelage.generation.vllm import init_vllm, load_policy_into_vllm_instance
     from tutelage.grading import question_only_reward_fn, r1_zero_reward_fn
     from tutelage.objective import compute_entropy, get_response_log_probs, masked_normalize, sft_microbatch_train_step
     from tutelage.shapes import build_text_pairs
@@ -28,10 +28,10 @@ _HOMES = {
     "compute_entropy": "objective",
     "filter_correct_dataset": "data",
     "get_response_log_probs": "objective",
-    "init_vllm": "generation.vllm",
+    "init_vllm": "engines",
     "load_config": "config",
     "load_data": "data",
-    "load_policy_into_vllm_instance": "generation.vllm",
+    "load_policy_into_vllm_instance": "engines",
     "log_generations": "evaluate",
     "log_generations_vllm": "evaluate",
     "masked_normalize": "objective",

@@ -60,6 +60,11 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("model", help="a run directory, a model directory, a hub name, or smollm2")
     evaluate.add_argument("data", help="a file, a directory of shards, a hub name, or arithmetic")
     evaluate.add_argument("--out", type=Path, help="a new directory for the generations (default: evaluations/…)")
+    evaluate.add_argument(
+        "--backend",
+        choices=["auto", "vllm", "native"],
+        help="what generates; vllm: one engine on each GPU in sight (eval.backend)",
+    )
 
     keep = commands.add_parser(
         "filter", help="keep the rows whose worked solution is right", description=OVERRIDES, allow_abbrev=False
@@ -139,11 +144,13 @@ def _dispatch(arguments: argparse.Namespace, overrides: list[str]) -> None:
             from tutelage.train import train_one_size
 
             result = train_one_size(config)
-            show.finished(result.directory, result.evaluations)
+            show.finished(result.directory, result.evaluations, result.evaluation_cost)
         case "eval":
             _start()
             from tutelage.inference import evaluate_file
 
+            if arguments.backend is not None:
+                overrides = [*overrides, f"--eval.backend={arguments.backend}"]
             evaluate_file(arguments.model, arguments.data, overrides, arguments.out)
         case "filter":
             from tutelage.config import load_config

@@ -142,16 +142,41 @@ class EvalConfig(Section):
     """Evaluate after every so many optimizer steps; 0: only before and after training."""
     before: bool = True
     """Evaluate the untouched model first."""
-    examples: NonNegativeInt = 64
-    """Validation problems per evaluation, the same ones each time; 0: all of them."""
-    engine: Literal["native", "vllm"] = "native"
-    """native: the training model itself generates. vllm: a vLLM engine on `device` gets the weights before each evaluation."""
-    device: str = "cuda:1"
-    """Where the vLLM engine runs ("cuda:1", "cpu")."""
+    examples: NonNegativeInt | None = None
+    """The panel: validation problems that every evaluation asks, the same ones each time. 0: all; none: as `interval_width` needs."""
+    interval_width: float = Field(default=0.25, gt=0, lt=1)
+    """Widest 95 % interval of the panel's accuracy that will do; it sets the size of the panel where `examples` is none."""
+    full: bool = True
+    """Ask all validation problems, not the panel alone, before and after training."""
+    backend: Literal["auto", "vllm", "native"] = "auto"
+    """vllm: an engine in a process of its own gets the weights before each evaluation. native: the training model itself generates.
+    auto: vLLM where it is installed and fits, printed."""
+    mode: Literal["auto", "sync", "async"] = "auto"
+    """async: training goes on while vLLM generates; results bear the step whose weights they used. sync: training waits.
+    auto: async where vLLM has a device of its own."""
+    when_busy: Literal["wait", "skip", "queue"] = "wait"
+    """When an evaluation is due while one is in flight (async): wait for that one, leave this one out (never the last), or keep a
+    copy of the weights in the host's memory and evaluate it afterwards."""
+    device: str = "auto"
+    """Where vLLM runs: "cuda:1", "cpu", …; auto: a GPU that is not trained on, else the one that is, else the CPU."""
     gpu_memory_utilization: float = Field(default=0.85, gt=0, le=1)
-    """Share of that GPU's memory which vLLM may take."""
+    """Share of a GPU's memory that vLLM may take; on the GPU that is trained on, at most what training leaves."""
+    in_turns: Literal["auto", "on", "off"] = "auto"
+    """On the GPU that is trained on: let vLLM sleep, its memory given back, while training computes. auto: where both at once
+    are not planned to fit."""
+    offload_optimizer: bool = True
+    """In turns, the optimizer's state waits in the host's memory while vLLM generates."""
+    timeout: float = Field(default=600.0, gt=0)
+    """Seconds without a finished response after which vLLM counts as hung, and is restarted, once."""
+    entropy: Literal["exact", "top-k", "off"] = "exact"
+    """Token entropy of what vLLM generated: exact, by one packed pass of the policy; top-k: a lower bound from the 20 likeliest
+    tokens that vLLM tells of; off. The native backend is always exact, or off."""
     max_new_tokens: PositiveInt = 512
     """Longest response in tokens; a response cut off there counts as a cap hit."""
+    min_new_tokens: NonNegativeInt = 0
+    """Before so many tokens nothing ends a response."""
+    samples: PositiveInt = 1
+    """Responses per problem, each with a seed of its own: accuracy is their mean, pass@k and maj@k come with it."""
     temperature: float = Field(default=0.0, ge=0)
     """0: greedy; otherwise sampling at this temperature."""
     top_p: float = Field(default=1.0, gt=0, le=1)
@@ -162,6 +187,27 @@ class EvalConfig(Section):
     """The grader: think/answer tags, or the last \\boxed{}."""
     seed: int = 42
     """Seed of the sampled evaluations and of the choice of validation problems."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_what_older_runs_wrote(cls, raw: Any) -> Any:
+        if isinstance(raw, dict) and "engine" in raw:
+            raw = {"backend": raw["engine"], **{key: value for key, value in raw.items() if key != "engine"}}
+        return raw
+
+    @model_validator(mode="after")
+    def _refuse_what_cannot_be(self) -> EvalConfig:
+        if self.backend == "native" and self.mode == "async":
+            raise ValueError(
+                'eval.mode = "async" needs eval.backend = "vllm": the training model cannot train while it generates'
+            )
+        if self.backend == "native" and self.entropy == "top-k":
+            raise ValueError('eval.entropy = "top-k" is a lower bound for vLLM; the native backend knows the exact entropy')
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ValueError("eval.min_new_tokens is larger than eval.max_new_tokens")
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError("eval.samples > 1 at eval.temperature = 0 would be the same response again; set a temperature")
+        return self
 
 
 class RunConfig(Section):

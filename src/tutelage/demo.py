@@ -38,7 +38,7 @@ def demo_config(directory: Path) -> Config:
                 "warmup_ratio": 0.1,
                 "betas": (0.9, 0.99),
             },
-            "eval": {"every": 16, "examples": VALIDATION_ROWS, "max_new_tokens": 80},
+            "eval": {"every": 16, "examples": VALIDATION_ROWS, "max_new_tokens": 80, "backend": "native"},
             "run": {"dir": str(directory / "run"), "save_every": 0},
         }
     )

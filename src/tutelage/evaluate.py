@@ -3,62 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import replace
+from itertools import combinations
+from typing import Any, Literal
 
-from tutelage import console, grading
+from tutelage import grading
 from tutelage.config import EvalConfig
 from tutelage.data import Example
-from tutelage.generation import Completion, Sampling, native, vllm
-from tutelage.model import choose_device
+from tutelage.engines import Engine
+from tutelage.generation import Completion, Sampling, native
 from tutelage.policy import Policy
-from tutelage.stats import mean, wilson_interval
-from tutelage.tokens import Stops, encode_prompt
+from tutelage.stats import clustered_interval, majority_at_k, mean, pass_at_k, powers_of_two
+from tutelage.tokens import Stops, TokenizedExample, encode_prompt
 
 RewardFn = Callable[[str, str], dict[str, float]]
 REWARD_FUNCTIONS: dict[str, RewardFn] = {
     "r1_zero": grading.r1_zero_reward_fn,
     "question_only": grading.question_only_reward_fn,
 }
-
-
-def solve(
-    policy: Policy,
-    examples: Sequence[Example],
-    config: EvalConfig,
-    on_finished: Callable[[int], None] = lambda count: None,
-    engine: Any = None,
-) -> dict[str, Any]:
-    """Records and summary of a policy on examples, as an evaluation is configured; `engine` generates in its place if given."""
-    prompts, references = [example.prompt for example in examples], [example.reference for example in examples]
-    reward_fn, stop = REWARD_FUNCTIONS[config.reward], policy.stops.strings
-    if engine is not None:
-        params = vllm.sampling_params(sampling_of(config, policy.stops), policy.stops.end_token_id)
-        return log_generations_vllm(engine, prompts, references, reward_fn, params, batch_size=len(prompts))
-    with policy.computing(with_head=True):
-        return log_generations(
-            policy.model, policy.tokenizer, prompts, references, reward_fn, max_new_tokens=config.max_new_tokens,
-            temperature=config.temperature, top_p=config.top_p, stop=stop, seed=config.seed, batch_size=config.batch_size,
-            on_finished=on_finished,
-        )  # fmt: skip
+Entropy = Literal["exact", "top-k", "off"]
+TOP_K = 20
+"""Tokens that `entropy="top-k"` sums over: as many as vLLM tells unless it is started otherwise."""
 
 
 def sampling_of(config: EvalConfig, stops: Stops) -> Sampling:
     """How to generate, as an evaluation is configured."""
-    return Sampling(config.max_new_tokens, config.temperature, config.top_p, stops.strings, config.seed)
+    return Sampling(
+        config.max_new_tokens, config.temperature, config.top_p, stops.strings, config.seed, config.samples,
+        config.min_new_tokens, TOP_K if config.entropy == "top-k" else 0,
+    )  # fmt: skip
 
 
-def require_engine(config: EvalConfig) -> None:
-    """Raises InputError where vLLM or the device that it is configured for is not there."""
-    vllm.require()
-    choose_device(config.device)
+def solve(
+    policy: Policy, examples: Sequence[Example], config: EvalConfig, on_finished: Callable[[int], None] = lambda count: None
+) -> list[dict[str, Any]]:
+    """Records of a policy that solves problems by itself, as an evaluation is configured."""
+    prompts = [encode_prompt(policy.tokenizer, example.prompt) for example in examples]
+    sampling = replace(sampling_of(config, policy.stops), top_logprobs=0)
+    with policy.computing(with_head=True):
+        completions = native.generate(
+            policy.model, policy.tokenizer, prompts, sampling, batch_size=config.batch_size, on_finished=on_finished
+        )
+    if config.entropy == "off":
+        completions = [replace(completion, entropies=None) for completion in completions]
+    return grade_examples(examples, completions, config)
 
 
-def start_engine(config: EvalConfig, model_path: str) -> Any:
-    """The vLLM engine of `eval.engine = "vllm"`, or None for the native one."""
-    if config.engine == "native":
-        return None
-    with console.progress("starting vLLM"):
-        return vllm.init_vllm(model_path, config.device, config.seed, config.gpu_memory_utilization)
+def grade_examples(examples: Sequence[Example], completions: Sequence[Completion], config: EvalConfig) -> list[dict[str, Any]]:
+    """Records of the completions of problems, as an evaluation is configured."""
+    prompts, references = [example.prompt for example in examples], [example.reference for example in examples]
+    return grade_completions(prompts, references, completions, REWARD_FUNCTIONS[config.reward])
 
 
 def log_generations(
@@ -73,6 +67,8 @@ def log_generations(
     top_p: float = 1.0,
     stop: Sequence[str] = ("</answer>",),
     seed: int = 0,
+    samples: int = 1,
+    min_new_tokens: int = 0,
     batch_size: int = 8,
     on_finished: Callable[[int], None] = lambda count: None,
 ) -> dict[str, Any]:
@@ -82,82 +78,165 @@ def log_generations(
         prompts, ground_truths: as many of each. Prompts are tokenized as in training.
         reward_fn: (response, ground truth) → ``{"reward", "format_reward", "answer_reward"}``.
         temperature: 0 is greedy.
+        samples: responses per prompt.
         on_finished: told how many responses have just finished.
 
     Returns:
-        ``{"records": [...], "summary": {...}}``; see `grade_completions`.
+        ``{"records": [...], "summary": {...}}``; see `grade_completions` and `summarize`.
     """
     _check(prompts, ground_truths)
-    sampling = Sampling(max_new_tokens, temperature, top_p, tuple(stop), seed)
+    sampling = Sampling(max_new_tokens, temperature, top_p, tuple(stop), seed, samples, min_new_tokens)
     ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
     completions = native.generate(model, tokenizer, ids, sampling, batch_size=batch_size, on_finished=on_finished)
-    return grade_completions(prompts, ground_truths, completions, reward_fn)
+    records = grade_completions(prompts, ground_truths, completions, reward_fn)
+    return {"records": records, "summary": summarize(records)}
 
 
 def log_generations_vllm(
-    vllm_model: Any,
+    vllm_model: Engine,
     prompts: list[str],
     ground_truths: list[str],
     reward_fn: RewardFn,
     sampling_params: Any,
     batch_size: int = 8,
+    *,
+    entropy: Entropy = "exact",
+    on_finished: Callable[[int], None] = lambda count: None,
 ) -> dict[str, Any]:
-    """Generate with a vLLM engine, grade, and summarise: the same records and summary as `log_generations`.
+    """Generate with a vLLM engine, grade, and summarise: what `log_generations` returns, by the same code.
 
-    Token entropy is None here: vLLM returns the log-probabilities of a few tokens, not the distribution.
+    Args:
+        vllm_model: what `init_vllm` returned.
+        sampling_params: a `Sampling`, or vLLM's SamplingParams.
+        batch_size: prompts handed to the engine at a time; it batches by itself, so larger is faster.
+        entropy: "exact" scores the responses once more, in packs, with the policy whose weights the engine has; "top-k" takes a
+            lower bound from what vLLM tells of the likeliest tokens; "off" leaves it out.
     """
     _check(prompts, ground_truths)
+    if isinstance(sampling_params, Sampling):
+        sampling_params = replace(sampling_params, top_logprobs=TOP_K if entropy == "top-k" else 0)
+    elif entropy == "top-k" and not sampling_params.logprobs:
+        raise ValueError('entropy = "top-k" needs sampling_params.logprobs: over how many of the likeliest tokens to sum')
     tokenizer = vllm_model.get_tokenizer()
+    ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
     completions: list[Completion] = []
-    for start in range(0, len(prompts), batch_size):
-        ids = [encode_prompt(tokenizer, prompt) for prompt in prompts[start : start + batch_size]]
-        completions += vllm.generate(vllm_model, ids, sampling_params)
-    return grade_completions(prompts, ground_truths, completions, reward_fn)
+    for start in range(0, len(ids), batch_size):
+        part = range(start, min(start + batch_size, len(ids)))
+        completions += vllm_model.generate([ids[number] for number in part], sampling_params, part, on_finished)
+    records = grade_completions(prompts, ground_truths, completions, reward_fn)
+    if entropy == "exact":
+        with vllm_model.policy() as policy:
+            add_entropies(records, policy, ids, completions)
+    return {"records": records, "summary": summarize(records, entropy)}
+
+
+def add_entropies(
+    records: Sequence[dict[str, Any]], policy: Policy, prompts: Sequence[Sequence[int]], completions: Sequence[Completion]
+) -> None:
+    """Fill in each record's exact token entropy, by one packed pass of the policy over prompts and completions."""
+    samples = len(completions) // len(prompts)
+    rows = [
+        TokenizedExample(f"response {number}", tuple(prompts[number // samples]), completion.token_ids)
+        for number, completion in enumerate(completions)
+    ]
+    for record, (_, entropies) in zip(records, policy.score_responses(rows), strict=True):
+        record["token_entropy"] = mean(entropies.tolist())
 
 
 def grade_completions(
     prompts: Sequence[str], ground_truths: Sequence[str], completions: Sequence[Completion], reward_fn: RewardFn
-) -> dict[str, Any]:
-    """Grade completions and summarise them.
+) -> list[dict[str, Any]]:
+    """Grade completions, of which each prompt has as many, one after the other.
 
     Returns:
-        ``records``, one per prompt: prompt, response, ground_truth, reward, format_reward, answer_reward, length (tokens),
-        token_entropy (mean over the response, nats, or None), finish_reason.
-        ``summary``: examples; accuracy (share with answer_reward > 0) and its 95 % Wilson interval accuracy_ci95; format_rate
-        and no_answer_rate (well-formed or not); cap_hit_rate (cut off at max_new_tokens); avg_response_length, and the same of
-        correct and incorrect responses; avg_token_entropy. A mean over nothing is None.
+        A record for each: prompt, sample (its number among those of the prompt), response, ground_truth, reward, format_reward,
+        answer_reward, vote (which answer it gives: equal answers of a prompt have equal votes, the correct one 0, a malformed
+        one None), length (tokens), token_entropy (mean over the response, nats, or None), finish_reason.
     """
-    records = []
-    for prompt, truth, completion in zip(prompts, ground_truths, completions, strict=True):
-        rewards = reward_fn(completion.text, truth)
-        records.append(
-            {
-                "prompt": prompt,
-                "response": completion.text,
-                "ground_truth": truth,
-                "reward": rewards["reward"],
-                "format_reward": rewards["format_reward"],
-                "answer_reward": rewards["answer_reward"],
-                "length": len(completion.token_ids),
-                "token_entropy": mean(list(completion.entropies)) if completion.entropies is not None else None,
-                "finish_reason": completion.finish_reason,
-            }
-        )
-    return {"records": records, "summary": summarize(records)}
+    samples = len(completions) // len(prompts)
+    asked = [number // samples for number in range(len(completions))]
+    if len(completions) != samples * len(prompts):
+        raise ValueError(f"{len(completions)} completions of {len(prompts)} prompts: each prompt must have as many")
+    rewards = _rewards([(c.text, ground_truths[number]) for number, c in zip(asked, completions, strict=True)], reward_fn)
+    records: list[dict[str, Any]] = [
+        {
+            "prompt": prompts[asked[number]],
+            "sample": number % samples,
+            "response": completion.text,
+            "ground_truth": ground_truths[asked[number]],
+            "reward": rewards[number]["reward"],
+            "format_reward": rewards[number]["format_reward"],
+            "answer_reward": rewards[number]["answer_reward"],
+            "vote": None,
+            "length": len(completion.token_ids),
+            "token_entropy": mean(list(completion.entropies)) if completion.entropies is not None else None,
+            "finish_reason": completion.finish_reason,
+        }
+        for number, completion in enumerate(completions)
+    ]
+    _add_votes([records[start : start + samples] for start in range(0, len(records), samples)])
+    return records
 
 
-def summarize(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The summary of `grade_completions` from its records."""
+def _rewards(pairs: list[tuple[str, str]], reward_fn: RewardFn) -> list[dict[str, float]]:
+    """The rewards of (response, ground truth) pairs; our own graders use all cores."""
+    style = next((name for name, known in REWARD_FUNCTIONS.items() if known is reward_fn), None)
+    if style is None:
+        return [reward_fn(response, truth) for response, truth in pairs]
+    return [grading.rewards_of(verdict) for verdict in grading.grade_responses(pairs, style)]
+
+
+def _add_votes(groups: Sequence[Sequence[dict[str, Any]]]) -> None:
+    """Number the answers of each problem: 0 is the correct one, equal wrong ones share a number."""
+    texts: list[list[str]] = []  # of each problem, its different wrong answers
+    for group in groups:
+        wrong: list[str] = []
+        for record in group:
+            if record["answer_reward"] > 0:
+                record["vote"] = 0
+            elif record["format_reward"] > 0:
+                answer = grading.answer_of(record["response"])
+                if answer not in wrong:
+                    wrong.append(answer)
+                record["vote"] = wrong.index(answer) + 1
+        texts.append(wrong)
+    pairs = [
+        (place, a, b) for place, wrong in enumerate(texts) for a, b in combinations(range(len(wrong)), 2) if wrong[a] and wrong[b]
+    ]
+    verdicts = grading.grade_all([(texts[place][a], texts[place][b]) for place, a, b in pairs])
+    for (place, a, b), verdict in zip(pairs, verdicts, strict=True):
+        if verdict.equal:
+            for record in groups[place]:
+                if record["vote"] == b + 1:
+                    record["vote"] = a + 1
+
+
+def summarize(records: Sequence[dict[str, Any]], entropy: Entropy = "exact") -> dict[str, Any]:
+    """What the records of an evaluation say; the same keys always.
+
+    Returns:
+        ``examples`` (problems) and ``samples`` of each; ``accuracy`` (share with answer_reward > 0) and its 95 % interval
+        ``accuracy_ci95`` (Wilson's; over problems, if each was sampled several times); ``pass_at_k`` and ``maj_at_k`` for
+        k = 1, 2, 4, … up to the samples; ``format_rate`` and ``no_answer_rate`` (well-formed or not); ``cap_hit_rate`` (cut off
+        at max_new_tokens); ``avg_response_length``, and the same of correct and incorrect responses; ``avg_token_entropy``,
+        and ``entropy``: whether that is "exact", the lower bound "top-k", or "off". A mean over nothing is None.
+    """
     count = len(records)
+    samples = 1 + max(record["sample"] for record in records)
+    groups = [records[start : start + samples] for start in range(0, count, samples)]
+    right = [sum(record["answer_reward"] > 0 for record in group) for group in groups]
     correct = [record for record in records if record["answer_reward"] > 0]
     incorrect = [record for record in records if not record["answer_reward"] > 0]
     well_formed = sum(record["format_reward"] > 0 for record in records)
     entropies = [record["token_entropy"] for record in records if record["token_entropy"] is not None]
-    low, high = wilson_interval(len(correct), count)
+    votes = [[record["vote"] for record in group] for group in groups]
     return {
-        "examples": count,
+        "examples": len(groups),
+        "samples": samples,
         "accuracy": len(correct) / count,
-        "accuracy_ci95": [low, high],
+        "accuracy_ci95": list(clustered_interval(right, samples)),
+        "pass_at_k": {str(k): mean([pass_at_k(c, samples, k) for c in right]) for k in powers_of_two(samples)},
+        "maj_at_k": {str(k): mean([majority_at_k(group, 0, k) for group in votes]) for k in powers_of_two(samples)},
         "format_rate": well_formed / count,
         "no_answer_rate": 1 - well_formed / count,
         "cap_hit_rate": sum(record["finish_reason"] == "length" for record in records) / count,
@@ -165,6 +244,7 @@ def summarize(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "avg_response_length_correct": mean([record["length"] for record in correct]),
         "avg_response_length_incorrect": mean([record["length"] for record in incorrect]),
         "avg_token_entropy": mean(entropies),
+        "entropy": entropy,
     }
 
 

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import json
+import queue
 import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tutelage import console, show
-from tutelage.config import Config, load_config
-from tutelage.data import Ledger, apply_template
+from tutelage.certificate import Certificate, compare, cuts_of, trainer_scores
+from tutelage.config import Config, EvalConfig, load_config
+from tutelage.data import Example, Ledger, apply_template
+from tutelage.engines import Engine
 from tutelage.errors import InputError
-from tutelage.evaluate import require_engine, sampling_of, solve, start_engine
-from tutelage.generation import native
-from tutelage.model import check_positions, load_policy, load_tokenizer, resolve
+from tutelage.evaluate import add_entropies, grade_examples, sampling_of, solve, summarize
+from tutelage.generation import Completion, Sampling, native, vllm
+from tutelage.generation.process import EngineError
+from tutelage.model import check_positions, choose_device, load_policy, load_tokenizer, resolve
 from tutelage.policy import Policy
 from tutelage.prepare import choose_problems, longest_prompt
-from tutelage.runlog import append_lines, write_text
+from tutelage.runlog import append_lines, to_lines, write_text
 from tutelage.sources import read_rows
 from tutelage.tokens import encode_prompt, prompt_template
+
+PORTION = 512
+"""Problems that an engine is asked at a time: enough to keep it busy, few enough to share the work and to keep what is done."""
 
 
 def config_of(model: str, overrides: list[str]) -> Config:
@@ -64,11 +75,13 @@ def evaluate_file(model: str, data: str, overrides: list[str], out: Path | None)
     """Let a model solve the problems of a data source; print the summary, and log every generation to a directory.
 
     Raises:
-        InputError: `out` exists, or a row has no prompt or reference.
+        InputError: `out` exists, or a row has no prompt or reference; vLLM was asked for and is not installed.
+        RunError: vLLM failed twice at the same problems, or does not have the model's weights.
     """
     config = config_of(model, overrides)
-    if config.eval.engine == "vllm":
-        require_engine(config.eval)
+    by_vllm = config.eval.backend == "vllm" or (config.eval.backend == "auto" and vllm.installed())
+    if by_vllm:
+        vllm.require()
     directory = out or Path("evaluations") / f"{Path(model).name}-{Path(data).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     if directory.exists():
         raise InputError(f"{directory} exists and is not overwritten; choose another --out")
@@ -76,30 +89,124 @@ def evaluate_file(model: str, data: str, overrides: list[str], out: Path | None)
     template = prompt_template(config.data.prompt, tokenizer)
     rows = read_rows(data, config.data.validation_split, config.data.hub_config)
     ledger = Ledger(row.source for row in rows)
-    chosen = choose_problems(rows, template, ledger, config)
+    chosen = choose_problems(rows, template, ledger, config)[: config.eval.examples or None]
     policy = _load(config, tokenizer)
-    longest = longest_prompt(chosen, tokenizer)
-    check_positions(policy, longest + config.eval.max_new_tokens, "the longest prompt + eval.max_new_tokens")
+    longest = longest_prompt(chosen, tokenizer) + config.eval.max_new_tokens
+    check_positions(policy, longest, "the longest prompt + eval.max_new_tokens")
     try:
         directory.mkdir(parents=True)
     except OSError as error:
         raise InputError(f"{directory}: cannot be written: {error.strerror}") from None
-    engine = start_engine(config.eval, resolve(config.model.id))
-    with console.progress(f"solving {len(chosen)} problems", len(chosen)) as advance:
-        result = solve(policy, chosen, config.eval, advance, engine)
-    append_lines(
-        directory / "generations.jsonl",
-        [{"source": e.source, **r} for e, r in zip(chosen, result["records"], strict=True)],
-    )
+    total = len(chosen) * config.eval.samples
+    if by_vllm:
+        console.say(f"by vLLM on {', '.join(map(str, devices_for(config.eval)))}")
+    with console.progress(f"solving {len(chosen)} problems", total) as advance:
+        if by_vllm:
+            records, certificates = solve_by_engines(policy, chosen, config, longest, directory, advance)
+        else:
+            records, certificates = solve(policy, chosen, config.eval, advance), []
+    write_text(directory / "generations.jsonl", to_lines(_with_sources(chosen, records)))
     malformed = ledger.counts()["malformed"]
-    summary = {"model": model, "data": data, "rows": len(rows), "malformed_rows": malformed, **result["summary"]}
+    summary = {
+        "model": model, "data": data, "rows": len(rows), "malformed_rows": malformed, "backend": "vllm" if by_vllm else "native",
+        **summarize(records, config.eval.entropy), "certificates": [certificate.as_dict() for certificate in certificates],
+    }  # fmt: skip
     write_text(directory / "summary.json", json.dumps(summary, indent=2) + "\n")
     show.summary_table(f"{model} on {data}", summary)
     console.say(
-        f"{len(chosen)} of the {len(rows) - malformed} problems were asked (eval.examples = {config.eval.examples});"
-        f" {malformed} rows were malformed; every response is in {directory}/generations.jsonl"
+        f"{len(chosen)} of the {len(rows) - malformed} problems were asked; {malformed} rows were malformed;"
+        f" every response is in {directory}/generations.jsonl"
     )
     return summary
+
+
+def devices_for(config: EvalConfig) -> list[torch.device]:
+    """Where `tutelage eval` starts its engines: on every GPU in sight, unless `eval.device` names one; else on the CPU."""
+    if config.device != "auto":
+        return [choose_device(config.device)]
+    if torch.cuda.is_available():
+        return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    return [torch.device("cpu")]
+
+
+def solve_by_engines(
+    policy: Policy, problems: list[Example], config: Config, longest: int, directory: Path, on_finished: Callable[[int], None]
+) -> tuple[list[dict[str, Any]], list[Certificate]]:
+    """Records of vLLM engines, one on each device, that take portions of the problems from one queue; and their certificates.
+
+    A response depends on its problem and sample alone, not on the engine that gave it. What is finished is on the disk.
+    """
+    settings = config.eval
+    policy.model.to("cpu")  # the engines get the GPUs
+    starts = range(0, len(problems), PORTION)
+    prompts = [encode_prompt(policy.tokenizer, problem.prompt) for problem in problems]
+    engines = [
+        Engine(
+            resolve(config.model.id), device, settings.seed, dtype="float32" if policy.precision == "fp32" else "bfloat16",
+            gpu_memory_utilization=settings.gpu_memory_utilization, max_model_len=longest, timeout=settings.timeout,
+            log=directory / f"engine-{number}.log",
+        )
+        for number, device in enumerate(devices_for(settings)[: len(starts)])
+    ]  # fmt: skip
+    idle: queue.SimpleQueue[Engine] = queue.SimpleQueue()
+    for engine in engines:
+        idle.put(engine)
+
+    def portion(start: int) -> tuple[list[Completion], list[dict[str, Any]]]:
+        part = range(start, min(start + PORTION, len(problems)))
+        engine = idle.get()
+        try:
+            completions = _generate(
+                engine, [prompts[number] for number in part], sampling_of(settings, policy.stops), part, on_finished
+            )
+        finally:
+            idle.put(engine)
+        return completions, grade_examples([problems[number] for number in part], completions, settings)
+
+    records: list[dict[str, Any]] = []
+    completions: list[Completion] = []
+    try:
+        with ThreadPoolExecutor(len(engines)) as threads:
+            scores = list(threads.map(_start, engines))
+            for start, (said, graded) in zip(starts, threads.map(portion, starts), strict=True):
+                append_lines(directory / "generations.jsonl", _with_sources(problems[start : start + PORTION], graded))
+                completions += said
+                records += graded
+    finally:
+        for engine in engines:
+            engine.close()
+    policy.model.to(policy.device)
+    expected = trainer_scores(policy, engines[0].probes)
+    cuts = cuts_of(engines[0].probes)
+    certificates = [compare(expected, scored, cuts, engine.dtype) for scored, engine in zip(scores, engines, strict=True)]
+    for certificate in certificates:
+        certificate.require()
+    if settings.entropy == "exact":
+        add_entropies(records, policy, prompts, completions)
+    return records, certificates
+
+
+def _start(engine: Engine) -> dict[str, Any]:
+    """Start an engine; its scores of the probes."""
+    engine.start()
+    return engine.score()
+
+
+def _generate(
+    engine: Engine, prompts: list[list[int]], sampling: Sampling, numbers: range, on_finished: Callable[[int], None]
+) -> list[Completion]:
+    """An engine's completions; one that fails is started again, once."""
+    try:
+        return engine.generate(prompts, sampling, numbers, on_finished)
+    except EngineError as error:
+        console.say(f"{error}; it is started again", style="yellow")
+        engine.start()
+        return engine.generate(prompts, sampling, numbers, on_finished)
+
+
+def _with_sources(problems: Sequence[Example], records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    samples = len(records) // len(problems)
+    return [{"source": problems[number // samples].source, **record} for number, record in enumerate(records)]
 
 
 def _load(config: Config, tokenizer: Any) -> Policy:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -57,6 +59,27 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
             group["lr"].fill_(lr)
         else:
             group["lr"] = lr
+
+
+@contextlib.contextmanager
+def offloaded(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Within it, the optimizer's state waits in the host's memory."""
+    tensors = [
+        (state, name, value, value.device)
+        for state in optimizer.state.values()
+        for name, value in state.items()
+        if isinstance(value, torch.Tensor) and value.device.type != "cpu"
+    ]
+    devices = [device for *_, device in tensors]
+    places = [(state, name) for state, name, *_ in tensors]
+    for state, name, value, _ in tensors:
+        state[name] = value.to("cpu")
+    tensors.clear()  # or their memory would not be given back
+    try:
+        yield
+    finally:
+        for (state, name), device in zip(places, devices, strict=True):
+            state[name] = state[name].to(device)
 
 
 class Watch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -13,8 +13,9 @@ from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint
 
 from tutelage import attention, console
 from tutelage.errors import InputError
+from tutelage.generation.native import evaluating
 from tutelage.objective import Head, Scores, score
-from tutelage.packing import Batch, pack, pack_labels, pad, padded_batch
+from tutelage.packing import Batch, pack, pack_labels, pad, padded_batch, plan_packs
 from tutelage.tokens import Stops, TokenizedExample, encode_prompt, encode_response
 
 Recomputation = Literal["none", "selective", "full"]
@@ -106,6 +107,57 @@ class Policy:
         with self.computing():
             return self.score(batch, entropy=entropy)
 
+    def score_responses(
+        self, examples: Sequence[TokenizedExample], budget: int = 8192
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """(log-probabilities, entropies) of each example's response tokens, on the CPU, as the model computes in evaluation.
+
+        At most about `budget` tokens go through the model together.
+        """
+        found: list[tuple[torch.Tensor, torch.Tensor]] = [(torch.empty(0), torch.empty(0))] * len(examples)
+        spoken = [number for number, example in enumerate(examples) if example.response_ids]
+        if not spoken:
+            return found
+        groups = (
+            plan_packs([examples[number] for number in spoken], budget) if self.packs else _by_length(examples, spoken, budget)
+        )
+        with evaluating(self.model), torch.no_grad(), self.computing():
+            for group in groups:
+                members = [spoken[place] for place in group] if self.packs else group
+                rows = [examples[number] for number in members]
+                batch = pack(rows) if self.packs else pad(rows, self.pad_token_id)
+                scores = self.score(batch, entropy=True)
+                assert scores.entropies is not None
+                log_probs, entropies = scores.log_probs.cpu(), scores.entropies.cpu()
+                for number, targets in zip(members, batch.of_examples, strict=True):
+                    found[number] = log_probs[targets], entropies[targets]
+        return found
+
+    @contextlib.contextmanager
+    def holding(self, weights: Mapping[str, torch.Tensor]) -> Iterator[Policy]:
+        """Within it the model has other weights, by the names that `lora.merged_weights` gives them, and adapters rest.
+
+        Yields the policy with their head. Nothing is copied but to another device.
+        """
+        own = []
+        for prefix, module in self.model.named_modules():
+            for name, parameter in module._parameters.items():
+                full = f"{prefix}.{name}".replace(".base_layer.", ".")
+                if parameter is not None and "lora_" not in full:
+                    own.append((module, name, parameter, weights[full]))
+        adapted = [module for module in self.model.modules() if hasattr(module, "_disable_adapters")]
+        try:
+            for module, name, _, other in own:
+                module._parameters[name] = other.to(self.device)
+            for module in adapted:
+                module._disable_adapters = True
+            yield replace(self, head=head_of(self.model))
+        finally:
+            for module, name, parameter, _ in own:
+                module._parameters[name] = parameter
+            for module in adapted:
+                module._disable_adapters = False
+
     def _offloading(self) -> contextlib.AbstractContextManager[Any]:
         """What the backward pass needs waits in the host's memory, but for weights, which stay on the device anyway."""
         weights = {parameter.untyped_storage().data_ptr() for parameter in self.model.parameters()}
@@ -139,6 +191,16 @@ class Policy:
         for module in self.model.modules():
             if isinstance(module, GradientCheckpointingLayer):  # what every decoder layer of transformers is
                 module.compile(dynamic=True)
+
+
+def _by_length(examples: Sequence[TokenizedExample], numbers: Sequence[int], budget: int) -> list[list[int]]:
+    """Groups of examples of like length, whose padded rows hold at most `budget` tokens."""
+    groups: list[list[int]] = []
+    for number in sorted(numbers, key=lambda number: -len(examples[number])):
+        if not groups or (len(groups[-1]) + 1) * len(examples[groups[-1][0]]) > budget:
+            groups.append([])
+        groups[-1].append(number)
+    return groups
 
 
 def _keep_products(ctx: Any, operation: Any, *arguments: Any, **options: Any) -> CheckpointPolicy:

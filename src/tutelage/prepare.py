@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from tutelage import console
-from tutelage.config import Config, DataConfig
+from tutelage.config import Config, DataConfig, EvalConfig
 from tutelage.data import Example, Ledger, keep_correct, seeded_order, to_examples
 from tutelage.errors import InputError
 from tutelage.sources import Row, read_rows
+from tutelage.stats import problems_for_width
 from tutelage.tokens import Stops, TokenizedExample, choose_max_length, encode_prompt, fit, prompt_template, tokenize
 
 
@@ -26,6 +27,7 @@ class Prepared:
     max_length: int
     max_length_was_chosen: bool
     template: str
+    panel: int
 
     def fingerprint(self) -> str:
         """A hash of all that is trained and validated on: a run is continued only on the same rows."""
@@ -64,14 +66,22 @@ def prepare(config: Config, tokenizer: Any) -> Prepared:
         raise InputError(f"no training row fits data.max_length = {max_length}: the shortest has {min(lengths)} tokens")
     train = _subset(kept, data, ledger)
     _check_supervision(train, stops)
-    return Prepared(train, problems, ledger, lengths, max_length, data.max_length is None, template)
+    panel = panel_size(config.eval, len(problems))
+    problems = problems if config.eval.full else problems[:panel]
+    return Prepared(train, problems, ledger, lengths, max_length, data.max_length is None, template, panel)
+
+
+def panel_size(config: EvalConfig, problems: int) -> int:
+    """How many of the problems every evaluation asks."""
+    wanted = problems_for_width(config.interval_width) if config.examples is None else config.examples
+    return min(wanted or problems, problems)
 
 
 def choose_problems(rows: Sequence[Row], template: str, ledger: Ledger, config: Config) -> list[Example]:
-    """The `eval.examples` problems that are asked, the same ones each time. Their rows need no response."""
+    """The problems of rows, which need no response, in the order of `eval.seed`: the panel is the first of them."""
     columns = {field: column for field, column in config.data.columns.items() if field != "response"}
     found = to_examples(rows, template, ledger, columns=columns, on_bad_row=config.data.on_bad_row, needs_response=False)
-    return [found[index] for index in seeded_order(len(found), config.eval.seed)[: config.eval.examples or None]]
+    return [found[index] for index in seeded_order(len(found), config.eval.seed)]
 
 
 def longest_prompt(problems: Sequence[Example], tokenizer: Any) -> int:

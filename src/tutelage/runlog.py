@@ -25,6 +25,8 @@ from tutelage.errors import InputError, RunError
 MAY_CHANGE = frozenset(
     {"run.dir", "run.save_every", "run.tracker", "eval.batch_size", "train.pack", "train.pack_tokens"}
     | {"model.device", "model.activation_checkpointing", "model.activation_offload", "model.compile"}
+    | {"eval.backend", "eval.mode", "eval.when_busy", "eval.device", "eval.gpu_memory_utilization", "eval.timeout"}
+    | {"eval.in_turns", "eval.offload_optimizer"}
     | {"train.batch_size", "train.grad_accum"}  # as long as their product stays, which `differences` checks
 )
 """Settings that an unfinished run may be continued with another value of: they change where and how fast, not what."""
@@ -55,6 +57,14 @@ class RunLog:
     def evaluations(self) -> list[dict[str, Any]]:
         """The evaluations so far, oldest first."""
         return [line for line in read_lines(self.directory / "metrics.jsonl") if line["kind"] == "eval"]
+
+    def evaluation_cost(self) -> dict[str, float | None]:
+        """Seconds that training took, those that it stood still for evaluations before its end, and their share of the former."""
+        lines = read_lines(self.directory / "metrics.jsonl")
+        training = sum(line["seconds"] for line in lines if line["kind"] == "train")
+        waiting = sum(line["training_seconds"] for line in lines if line["kind"] == "eval")
+        share = round(waiting / training, 4) if training else None
+        return {"training_seconds": round(training, 2), "evaluation_seconds": round(waiting, 2), "share": share}
 
     def begin(self, config: Config, template: str, fingerprint: str, ledger: Iterable[Fate]) -> None:
         """Write what explains the run: its configuration, environment, prompt template, and every row's fate.

@@ -36,7 +36,8 @@ def preview(prepared: Prepared, tokenizer: Any) -> None:
     total = sum(map(len, prepared.train))
     console.say(
         f"training on {len(prepared.train)} rows: {total} tokens, {responses} of them response tokens that carry the loss"
-        f" ({percent(responses / total)}); validating on {len(prepared.validation)} problems"
+        f" ({percent(responses / total)}); validating on a panel of {prepared.panel} problems"
+        + (f", and on all {len(prepared.validation)} at the ends" if len(prepared.validation) > prepared.panel else "")
     )
     marked_example(prepared.train[0], tokenizer)
 
@@ -76,11 +77,15 @@ def marked_example(example: TokenizedExample, tokenizer: Any) -> None:
         console.say(f"{prompt}⟦{response}⟧")
 
 
-def evaluation(step: int, summary: dict[str, Any]) -> None:
-    """One line of an evaluation."""
+def evaluation(step: int, summary: dict[str, Any], now: int | None = None) -> None:
+    """One line of an evaluation of the weights of `step`; `now` is the step at which its result came in."""
+    certificate = summary.get("certificate")
     console.say(
         f"step {step}: accuracy {accuracy(summary)}, well-formed {percent(summary['format_rate'])},"
         f" cut off {percent(summary['cap_hit_rate'])}"
+        + (f"; of all {summary['full']['examples']} problems: {accuracy(summary['full'])}" if "full" in summary else "")
+        + (f"; vLLM within {certificate['mean_gap']:.2g} nats (max {certificate['max_gap']:.2g})" if certificate else "")
+        + (f"; at step {now}" if now not in (None, step) else "")
     )
 
 
@@ -90,20 +95,29 @@ def accuracy(summary: dict[str, Any]) -> str:
     return f"{percent(summary['accuracy'])} [{100 * low:.0f}–{100 * high:.0f}]"
 
 
+def number(summary: Mapping[str, Any], key: str, digits: int = 2) -> str:
+    """A mean, "–" of nothing; "≥" before an entropy that is only known from below."""
+    if summary[key] is None:
+        return "–"
+    bound = "≥ " if key == "avg_token_entropy" and summary.get("entropy") == "top-k" else ""
+    return f"{bound}{summary[key]:.{digits}f}"
+
+
 def before_after(before: dict[str, Any], after: dict[str, Any]) -> None:
-    """Two evaluations of the same problems beside each other, with 95 % intervals on the shares."""
+    """Two evaluations of the same problems beside each other, with 95 % intervals on the shares; of all problems, if both were."""
+    if "full" in before and "full" in after:
+        before, after = before["full"], after["full"]
     count = after["examples"]
 
     def share(summary: dict[str, Any], key: str) -> str:
+        if key == "accuracy":
+            return accuracy(summary)
         low, high = wilson_interval(round(summary[key] * summary["examples"]), summary["examples"])
         return f"{percent(summary[key])} [{100 * low:.0f}–{100 * high:.0f}]"
 
-    def number(value: float | None) -> str:
-        return "–" if value is None else f"{value:.2f}"
-
     shares = (("accuracy", "accuracy"), ("well-formed answers", "format_rate"), ("cut off at the cap", "cap_hit_rate"))
     rows = [(name, share(before, key), share(after, key)) for name, key in shares]
-    rows += [(name, number(before[key]), number(after[key])) for name, key in MEANS]
+    rows += [(name, number(before, key), number(after, key)) for name, key in MEANS]
     console.table(f"Before and after ({count} validation problems, 95 % intervals)", ("", "before", "after"), rows)
 
 
@@ -115,7 +129,7 @@ def curve(evaluations: Sequence[dict[str, Any]]) -> list[str]:
     ]
     for line in evaluations:
         low, high = line["accuracy_ci95"]
-        entropy = "–" if line["avg_token_entropy"] is None else f"{line['avg_token_entropy']:.3f}"
+        entropy = number(line, "avg_token_entropy", 3)
         lines.append(
             f"| {line['step']} | {percent(line['accuracy'])} | {100 * low:.1f}–{100 * high:.1f} % | {percent(line['format_rate'])} |"
             f" {percent(line['cap_hit_rate'])} | {line['avg_response_length']:.1f} | {entropy} |"
@@ -134,7 +148,7 @@ def model_card(config: Config, prepared: Prepared, evaluations: Sequence[dict[st
         "tags: [tutelage, sft]",
         "---",
     ]
-    train, problems = config.train, len(prepared.validation)
+    train, problems = config.train, prepared.panel
     caption = f"Accuracy on {problems} problems, the same ones each time, graded by `{config.eval.reward}_reward_fn`:"
     return "\n".join(
         [
@@ -161,13 +175,19 @@ def summary_table(title: str, summary: dict[str, Any]) -> None:
         ("accuracy", accuracy(summary)),
         ("well-formed answers", percent(summary["format_rate"])),
         ("cut off at the cap", percent(summary["cap_hit_rate"])),
-        *((name, "–" if summary[key] is None else f"{summary[key]:.2f}") for name, key in MEANS),
+        *(
+            (f"{name}@{k}", percent(share))
+            for name in ("pass", "maj")
+            for k, share in summary[f"{name}_at_k"].items()
+            if summary["samples"] > 1
+        ),
+        *((name, number(summary, key)) for name, key in MEANS),
     ]
     console.table(title, ("", ""), rows)
 
 
-def finished(directory: Path, evaluations: Sequence[dict[str, Any]]) -> None:
-    """The end of a run: the curve, before and after, and where everything lies."""
+def finished(directory: Path, evaluations: Sequence[dict[str, Any]], cost: Mapping[str, float | None] | None = None) -> None:
+    """The end of a run: the curve, before and after, what the evaluations cost, and where everything lies."""
     console.table(
         "Accuracy while training",
         ("step", "accuracy [95 %]", "well-formed", "cut off", "mean tokens"),
@@ -184,6 +204,11 @@ def finished(directory: Path, evaluations: Sequence[dict[str, Any]]) -> None:
     )
     if len(evaluations) > 1:
         before_after(evaluations[0], evaluations[-1])
+    if cost is not None and cost["share"] is not None:
+        console.say(
+            f"Training took {console.duration(cost['training_seconds'] or 0)}; evaluations held it up for"
+            f" {console.duration(cost['evaluation_seconds'] or 0)} ({percent(cost['share'])})."
+        )
     console.say(
         f"The model is in {directory}/model, every generation in {directory}/generations.jsonl, the curve in {directory}/metrics.jsonl."
     )

@@ -18,11 +18,10 @@ from typing import Any, TypeVar
 import torch
 
 from tutelage import checkpoint, console, lora, optim, packing, plan, show
-from tutelage.config import Config, EvalConfig, parse_config
-from tutelage.data import Example
+from tutelage.config import Config, parse_config
 from tutelage.errors import InputError, RunError
-from tutelage.evaluate import require_engine, solve, start_engine
-from tutelage.generation.vllm import load_policy_into_vllm_instance
+from tutelage.generation import vllm
+from tutelage.live import live_evaluation
 from tutelage.model import (
     check_positions,
     choose_device,
@@ -48,11 +47,13 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished run leaves: its directory, the evaluations (oldest first) and the number of optimizer steps."""
+    """What a finished run leaves: its directory, the evaluations (oldest first), the number of optimizer steps, and for how long
+    evaluations held up training (`RunLog.evaluation_cost`)."""
 
     directory: Path
     evaluations: list[dict[str, Any]]
     steps: int
+    evaluation_cost: dict[str, float | None]
 
 
 def train_one_size(config: Config, size: int | None = None) -> Result:
@@ -74,8 +75,10 @@ def train_one_size(config: Config, size: int | None = None) -> Result:
     if config.model.lora != "none":
         lora.require()
     require_tracker(config.run.tracker)
-    if config.eval.engine == "vllm":
-        require_engine(config.eval)
+    if config.eval.backend == "vllm":
+        vllm.require()
+    if config.eval.device != "auto":
+        choose_device(config.eval.device)
     resolve(config.model.id)
     refuse_to_overwrite(config)
     tokenizer = load_tokenizer(config.model.id)
@@ -103,56 +106,67 @@ def run(policy: Policy, prepared: Prepared, config: Config, log: RunLog) -> Resu
     save_every = config.run.save_every if config.run.save_every is not None else config.eval.every
     policy = replace(policy, packs=policy.packs and train.pack)
     budget = train.pack_tokens or train.batch_size * prepared.max_length
-    tokens = sum(map(len, prepared.train)) * total // epoch
     optimizer = optim.make_optimizer(policy.model, config)
     step = _resume(policy, optimizer, log)
+    largest = max(budget, prepared.max_length) if policy.packs else train.batch_size * prepared.max_length
     record = log.directory / "plan.json"
     if step == 0:
         record.unlink(missing_ok=True)
-    largest = max(budget, prepared.max_length) if policy.packs else train.batch_size * prepared.max_length
-    policy = plan.arrange(policy, config, largest, tokens, record)
+    policy = plan.arrange(policy, config, largest, sum(map(len, prepared.train)) * total // epoch, record)
+    longest = longest_prompt(prepared.validation, policy.tokenizer) + config.eval.max_new_tokens
+    placement = plan.place_engine(policy, config, largest, longest)
 
     def batches_of(step: int) -> tuple[list[TokenizedExample], list[packing.Batch]]:
         rows = packing.step_rows(len(prepared.train), rows_per_step, train.seed, step)
         examples = [prepared.train[row] for row in rows]
         return examples, packing.step_batches(examples, budget, train.batch_size, None if policy.packs else policy.pad_token_id)
 
-    evaluate = Evaluator(policy, prepared.validation, config, log)
     policy.model.config.use_cache = False
     policy.model.train()
-    try:
-        evaluate(step, total)
-        with console.progress("training", total, done=step) as advance, prefetched(batches_of, range(step, total)) as ahead:
-            clock = Clock()
-            for examples, batches in ahead:
-                lr = optim.lr_at(step, total, train)
-                clock.lap("data")
-                gradients = accumulate_gradients(policy, examples, batches, config, step)
-                clock.lap("forward_backward")
-                with _uninterrupted():  # weights, optimizer, step number and log change together or not at all
-                    changed = update_weights(policy, optimizer, lr)
-                    step += 1
-                    clock.lap("optimizer")
-                    speed = _speed(policy, examples, batches, clock)
-                    log.metrics(
-                        kind="train", step=step, epoch=round(step / epoch, 4), lr=lr, **vars(gradients), weights_changed=changed, **speed
-                    )  # fmt: skip
-                advance(1, f"loss {gradients.loss:.4f}")
-                if save_every and step % save_every == 0 and step < total:
-                    checkpoint.save(log.directory, step, policy.model, optimizer)
-                evaluate(step, total)
+    with live_evaluation(policy, prepared, config, log, optimizer, placement, longest, total) as evaluate:
+        try:
+            evaluate(step)
+            with console.progress("training", total, done=step) as advance, prefetched(batches_of, range(step, total)) as ahead:
                 clock = Clock()
-        evaluations = log.evaluations()
-        with console.progress("saving the model"):
-            save_model(policy, log.directory / "model", show.model_card(config, prepared, evaluations, total))
-        log.finish({"steps": total, "evaluations": evaluations, "model": "model"})
-    except (KeyboardInterrupt, RuntimeError, MemoryError) as stop:
-        if isinstance(stop, RuntimeError) and not isinstance(stop, RunError) and not is_out_of_memory(stop):
-            raise
-        explained = _explained(stop, f"step {step} of {total}", policy, log)
-        raise _saved(explained, policy, optimizer, step, log) from None
+                for examples, batches in ahead:
+                    clock.lap("data")
+                    gradients = accumulate_gradients(policy, examples, batches, config, step)
+                    clock.lap("forward_backward")
+                    with _uninterrupted():  # weights, optimizer, step number and log change together or not at all
+                        lr = optim.lr_at(step, total, train)
+                        changed = update_weights(policy, optimizer, lr)
+                        step += 1
+                        clock.lap("optimizer")
+                        log.metrics(
+                            kind="train", step=step, epoch=round(step / epoch, 4), lr=lr, **vars(gradients), weights_changed=changed,
+                            **_speed(policy, examples, batches, clock),
+                        )  # fmt: skip
+                    advance(1, f"loss {gradients.loss:.4f}")
+                    if save_every and step % save_every == 0 and step < total:
+                        checkpoint.save(log.directory, step, policy.model, optimizer)
+                    evaluate(step)
+                    clock = Clock()
+            evaluate.finish(total)
+            result = _finished(policy, prepared, config, log, total)
+        except (KeyboardInterrupt, RuntimeError, MemoryError) as stop:
+            if isinstance(stop, RuntimeError) and not isinstance(stop, RunError) and not is_out_of_memory(stop):
+                raise
+            explained = _saved(_explained(stop, f"step {step} of {total}", policy, log), policy, optimizer, step, log)
+            if isinstance(stop, KeyboardInterrupt):
+                with contextlib.suppress(KeyboardInterrupt, RunError):  # a second Ctrl-C gives up what is in flight
+                    evaluate.finish(step)
+            raise explained from None
     checkpoint.remove_all(log.directory)
-    return Result(log.directory, evaluations, total)
+    return result
+
+
+def _finished(policy: Policy, prepared: Prepared, config: Config, log: RunLog, total: int) -> Result:
+    """Save the model, and say in the log that the run is finished."""
+    evaluations, cost = log.evaluations(), log.evaluation_cost()
+    with console.progress("saving the model"):
+        save_model(policy, log.directory / "model", show.model_card(config, prepared, evaluations, total))
+    log.finish({"steps": total, "evaluations": evaluations, "evaluation_cost": cost, "model": "model"})
+    return Result(log.directory, evaluations, total, cost)
 
 
 def _explained(stop: BaseException, where: str, policy: Policy, log: RunLog) -> BaseException:
@@ -181,13 +195,6 @@ def _saved(explained: BaseException, policy: Policy, optimizer: torch.optim.Opti
     except RunError as second:
         return RunError(f"{explained}\nBut not from this step: {second}")
     return explained
-
-
-def evaluation_due(step: int, total: int, config: EvalConfig) -> bool:
-    """Before training if wanted, every `eval.every` steps, and at the end."""
-    if step in (0, total):
-        return step == total or config.before
-    return config.every > 0 and step % config.every == 0
 
 
 @dataclass(frozen=True)
@@ -268,26 +275,6 @@ class Clock:
     def lap(self, name: str) -> None:
         now = time.monotonic()
         self.laps[name], self._last = now - self._last, now
-
-
-class Evaluator:
-    """Lets the policy solve the validation problems when it is time to, and logs and prints what came of it."""
-
-    def __init__(self, policy: Policy, problems: list[Example], config: Config, log: RunLog) -> None:
-        self.policy, self.problems, self.config, self.log = policy, problems, config.eval, log
-        self.engine = start_engine(config.eval, resolve(config.model.id))
-
-    def __call__(self, step: int, total: int) -> None:
-        if not evaluation_due(step, total, self.config) or self.log.has_evaluation(step):
-            return
-        started = time.monotonic()
-        with console.progress(f"evaluating at step {step}", len(self.problems)) as advance:
-            if self.engine is not None:
-                load_policy_into_vllm_instance(self.policy.model, self.engine)
-            result = solve(self.policy, self.problems, self.config, advance, self.engine)
-        self.log.generations(step, result["records"])
-        self.log.metrics(kind="eval", step=step, **result["summary"], seconds=round(time.monotonic() - started, 2))
-        show.evaluation(step, result["summary"])
 
 
 def _resume(policy: Policy, optimizer: torch.optim.Optimizer, log: RunLog) -> int:

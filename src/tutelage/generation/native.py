@@ -9,8 +9,11 @@ from typing import Any
 
 import torch
 
-from tutelage.generation import Completion, Sampling, cut_at_stop
+from tutelage.generation import Completion, Sampling, cut_at_stop, end_token_ids, to_text
 from tutelage.objective import compute_entropy
+
+Request = tuple[int, int]
+"""A prompt's index, and which of its samples."""
 
 
 def generate(
@@ -20,51 +23,53 @@ def generate(
     sampling: Sampling,
     *,
     batch_size: int = 64,
-    end_token_ids: set[int] | None = None,
+    ends: set[int] | None = None,
     on_finished: Callable[[int], None] = lambda count: None,
 ) -> list[Completion]:
-    """Completions of tokenized prompts, in their order.
+    """`sampling.samples` completions of each tokenized prompt, in their order.
 
-    Sampling draws one number per token from a generator of (seed, prompt index): a response depends neither on the batch it
-    was generated in nor on the trainer's random state, which is left alone. Training mode is restored afterwards.
+    Sampling draws one number per token from a generator of (seed, prompt index, sample): a response depends neither on the batch
+    it was generated in nor on the trainer's random state, which is left alone. Training mode is restored afterwards.
 
     Args:
         prompts: token ids; none may be empty.
-        end_token_ids: ids that end a response; default: those of the tokenizer and of the model's generation_config.
+        ends: ids that end a response; default: those of the tokenizer and of the model's generation_config.
         on_finished: told how many rows have just finished.
     """
-    ends = end_token_ids if end_token_ids is not None else _end_token_ids(model, tokenizer)
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    done: dict[int, Completion] = {}
-    with _evaluating(model), torch.no_grad():
+    if ends is None:
+        ends = end_token_ids(tokenizer, getattr(getattr(model, "generation_config", None), "eos_token_id", None))
+    requests = [(problem, sample) for problem in range(len(prompts)) for sample in range(sampling.samples)]
+    order = sorted(requests, key=lambda request: len(prompts[request[0]]))
+    done: dict[Request, Completion] = {}
+    with evaluating(model), torch.no_grad():
         for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            done.update(
-                _generate_batch(model, tokenizer, {index: prompts[index] for index in batch}, sampling, ends, on_finished)
-            )
-    return [done[index] for index in range(len(prompts))]
+            batch = {request: prompts[request[0]] for request in order[start : start + batch_size]}
+            done.update(_generate_batch(model, tokenizer, batch, sampling, ends, on_finished))
+    return [done[request] for request in requests]
 
 
 def _generate_batch(
     model: Any,
     tokenizer: Any,
-    prompts: dict[int, Sequence[int]],
+    prompts: dict[Request, Sequence[int]],
     sampling: Sampling,
     ends: set[int],
     on_finished: Callable[[int], None],
-) -> Iterator[tuple[int, Completion]]:
+) -> Iterator[tuple[Request, Completion]]:
     from transformers import DynamicCache
 
     device = model.get_input_embeddings().weight.device
-    active = list(prompts)  # prompt indices, in the order of the batch's rows
-    tokens: dict[int, list[int]] = {index: [] for index in active}
-    entropies: dict[int, list[float]] = {index: [] for index in active}
-    draws = {index: random.Random(f"{sampling.seed}-{index}") for index in active}
+    active = list(prompts)  # in the order of the batch's rows
+    tokens: dict[Request, list[int]] = {request: [] for request in active}
+    entropies: dict[Request, list[float]] = {request: [] for request in active}
+    draws = {request: random.Random(sampling.seed_of(*request)) for request in active}
     tail = max((len(string.encode()) for string in sampling.stop), default=0) + 1
 
     width = max(map(len, prompts.values()))
-    ids = torch.tensor([[0] * (width - len(prompts[index])) + list(prompts[index]) for index in active], device=device)
-    mask = torch.tensor([[0] * (width - len(prompts[index])) + [1] * len(prompts[index]) for index in active], device=device)
+    ids = torch.tensor([[0] * (width - len(prompts[request])) + list(prompts[request]) for request in active], device=device)
+    mask = torch.tensor(
+        [[0] * (width - len(prompts[request])) + [1] * len(prompts[request]) for request in active], device=device
+    )
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     cache = DynamicCache(config=model.config)
     for length in range(1, sampling.max_new_tokens + 1):
@@ -78,15 +83,21 @@ def _generate_batch(
         )
         logits = output.logits[:, -1].float()
         entropy = compute_entropy(logits).tolist()
-        chosen = _choose(logits, sampling, [draws[index].random() for index in active] if sampling.temperature else None)
+        if length <= sampling.min_new_tokens:
+            logits[:, sorted(ends)] = -torch.inf
+        chosen = _choose(logits, sampling, [draws[request].random() for request in active] if sampling.temperature else None)
 
         staying = []
-        for row, (index, token) in enumerate(zip(active, chosen, strict=True)):
-            tokens[index].append(token)
-            entropies[index].append(entropy[row])
-            stopped = token in ends or cut_at_stop(tokenizer.decode(tokens[index][-tail:]), sampling.stop)[1]
+        for row, (request, token) in enumerate(zip(active, chosen, strict=True)):
+            tokens[request].append(token)
+            entropies[request].append(entropy[row])
+            stopped = length > sampling.min_new_tokens and (
+                token in ends or _says_stop(tokenizer, tokens[request][-tail:], sampling)
+            )
             if stopped or length == sampling.max_new_tokens:
-                yield index, _completion(tokenizer, tokens[index], entropies[index], sampling, ends, stopped)
+                text = to_text(tokenizer, tokens[request], ends, sampling)
+                reason = "stop" if stopped else "length"
+                yield request, Completion(text, tuple(tokens[request]), reason, tuple(entropies[request]))
                 on_finished(1)
             else:
                 staying.append(row)
@@ -116,22 +127,14 @@ def _choose(logits: torch.Tensor, sampling: Sampling, uniforms: list[float] | No
     return drawn
 
 
-def _completion(
-    tokenizer: Any, tokens: list[int], entropies: list[float], sampling: Sampling, ends: set[int], stopped: bool
-) -> Completion:
-    # special tokens are kept in the text: in some tokenizers <think> is one; only the end token is not part of the response
-    text = tokenizer.decode(tokens[:-1] if tokens[-1] in ends else tokens)
-    return Completion(cut_at_stop(text, sampling.stop)[0], tuple(tokens), "stop" if stopped else "length", tuple(entropies))
-
-
-def _end_token_ids(model: Any, tokenizer: Any) -> set[int]:
-    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    several = configured if isinstance(configured, list) else [configured]
-    return {int(token) for token in [tokenizer.eos_token_id, *several] if token is not None}
+def _says_stop(tokenizer: Any, tail: list[int], sampling: Sampling) -> bool:
+    """Whether the last token completes a stop string."""
+    early = len(tokenizer.decode(tail[:-1])) if sampling.min_new_tokens else 0
+    return cut_at_stop(tokenizer.decode(tail), sampling.stop, early)[1]
 
 
 @contextlib.contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
+def evaluating(model: Any) -> Iterator[None]:
     """In evaluation mode, and uncompiled: layers compiled for training would be compiled anew for each length of the cache."""
     was_training = model.training
     compiled = any(module._compiled_call_impl is not None for module in model.modules())

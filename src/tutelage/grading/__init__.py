@@ -15,7 +15,17 @@ from tutelage.grading.format import boxed_answer, tagged_answer
 if TYPE_CHECKING:
     from tutelage.grading.cache import VerdictCache
 
-__all__ = ["Verdict", "grade", "grade_all", "grade_response", "grade_responses", "question_only_reward_fn", "r1_zero_reward_fn"]
+__all__ = [
+    "Verdict",
+    "answer_of",
+    "grade",
+    "grade_all",
+    "grade_response",
+    "grade_responses",
+    "question_only_reward_fn",
+    "r1_zero_reward_fn",
+    "rewards_of",
+]
 
 
 def r1_zero_reward_fn(response: str, ground_truth: str) -> dict[str, float]:
@@ -33,12 +43,12 @@ def r1_zero_reward_fn(response: str, ground_truth: str) -> dict[str, float]:
     Raises:
         ValueError: `ground_truth` is empty.
     """
-    return _rewards(grade_response(response, ground_truth))
+    return rewards_of(grade_response(response, ground_truth))
 
 
 def question_only_reward_fn(response: str, ground_truth: str) -> dict[str, float]:
     """Grade a response by its last ``\\boxed{}``, for models that were not taught the tags; keys as `r1_zero_reward_fn`."""
-    return _rewards(grade_response(response, ground_truth, style="question_only"))
+    return rewards_of(grade_response(response, ground_truth, style="question_only"))
 
 
 def grade_response(response: str, ground_truth: str, style: str = "r1_zero") -> Verdict:
@@ -77,6 +87,14 @@ def grade_responses(
     return [found[reference, answer] if answer is not None else malformed for reference, answer in answers]
 
 
-def _rewards(verdict: Verdict) -> dict[str, float]:
+def answer_of(response: str) -> str:
+    """The answer that a response gives, in tags or in a box; else all of it."""
+    answer = tagged_answer(response)
+    answer = boxed_answer(response) if answer is None else answer
+    return response.strip() if answer is None else answer
+
+
+def rewards_of(verdict: Verdict) -> dict[str, float]:
+    """What a reward function returns for a verdict."""
     right = 1.0 if verdict.equal else 0.0
     return {"reward": right, "format_reward": 0.0 if verdict.layer == "format" else 1.0, "answer_reward": right}

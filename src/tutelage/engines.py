@@ -1,0 +1,232 @@
+"""vLLM engines as a trainer sees them: processes of their own, which are handed its weights and prove that they hold them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tutelage import certificate, lora
+from tutelage.certificate import Certificate
+from tutelage.config import ModelConfig
+from tutelage.errors import InputError
+from tutelage.generation import Completion, Sampling, vllm
+from tutelage.generation.process import Remote
+from tutelage.generation.snapshot import Snapshot, take
+from tutelage.model import choose_device, load_policy, load_tokenizer, resolve
+from tutelage.policy import Policy, head_of
+from tutelage.tokens import Stops
+
+SECONDS_WITHOUT_AN_ANSWER = 600.0
+"""After which an engine counts as hung."""
+
+
+@dataclass(frozen=True)
+class Handover:
+    """A policy's weights, copied, and its own scores of the probes under them: all that a sync needs of the trainer.
+
+    Attributes:
+        seconds: how long the trainer stood still for it.
+    """
+
+    policy: Policy
+    snapshot: Snapshot
+    expected: list[torch.Tensor]
+    started: float
+    seconds: float
+
+
+class Engine:
+    """A vLLM engine in a process of its own: nothing that it does reaches this one's random state, threads, devices or groups.
+
+    Args:
+        model: a model directory or hub name.
+        device: where it runs; it sees no other GPU.
+        dtype: of its weights, "bfloat16" or "float32".
+        max_model_len: longest prompt + response in tokens; None: what the model allows.
+        sleeps: whether `sleep` will be called (CUDA only).
+        log: the file for what it prints; None: a temporary one.
+        timeout: seconds without a finished response after which it counts as hung.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        device: torch.device,
+        seed: int = 0,
+        *,
+        dtype: str = "bfloat16",
+        gpu_memory_utilization: float = 0.85,
+        max_model_len: int | None = None,
+        sleeps: bool = False,
+        log: Path | None = None,
+        timeout: float = SECONDS_WITHOUT_AN_ANSWER,
+    ) -> None:
+        self.model, self.device, self.dtype = model, device, dtype
+        self.certificate: Certificate | None = None
+        self._tokenizer: Any = None
+        self._handed: Handover | None = None
+        self._own_policy: Policy | None = None
+        options = {
+            "model": model, "device": device.type, "dtype": dtype, "seed": seed, "gpu_memory_utilization": gpu_memory_utilization,
+            "max_model_len": max_model_len, "sleeps": sleeps,
+        }  # fmt: skip
+        environment = {} if device.type == "cpu" else {"CUDA_VISIBLE_DEVICES": _visible_name(device.index or 0)}
+        self.remote = Remote(vllm.FACTORY, options, environment, log, timeout)
+        self.probes = certificate.probes(self.get_tokenizer(), max_model_len and max_model_len - 1)
+
+    def start(self) -> None:
+        """Start the process, or start it again: it then has the weights of `model`. Raises EngineError if it does not start."""
+        self.remote.start()
+
+    def close(self) -> None:
+        """End the process."""
+        self.remote.close()
+
+    def get_tokenizer(self) -> Any:
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self.model)
+        return self._tokenizer
+
+    def hand_over(self, policy: Policy) -> Handover:
+        """What `load` needs, taken from the policy now: it may be trained on meanwhile."""
+        started = time.monotonic()
+        expected = certificate.trainer_scores(policy, self.probes)
+        snapshot = take(lora.merged_weights(policy.model), getattr(torch, self.dtype))
+        return Handover(policy, snapshot, expected, started, time.monotonic() - started)
+
+    def load(self, handed: Handover) -> Certificate:
+        """Give the engine the weights, and compare its scores of the probes with the trainer's.
+
+        Raises:
+            EngineError: it died, hung or failed.
+        """
+        self.remote.call("load", snapshot=handed.snapshot)
+        seconds = time.monotonic() - handed.started
+        self._handed = handed
+        self.certificate = certificate.compare(
+            handed.expected, self.score(), certificate.cuts_of(self.probes), self.dtype,
+            weights_sha256=handed.snapshot.sha256(), sync_seconds=round(seconds, 3), training_seconds=round(handed.seconds, 3),
+        )  # fmt: skip
+        return self.certificate
+
+    def score(self) -> dict[str, Any]:
+        """The engine's scores of the probes."""
+        answer: dict[str, Any] = self.remote.call("score", self.probes, certificate.cuts_of(self.probes))
+        return answer
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling | Any,
+        numbers: Sequence[int] | None = None,
+        on_finished: Callable[[int], None] = lambda count: None,
+    ) -> list[Completion]:
+        """Completions of tokenized prompts, all samples of one after the other; `sampling` may be vLLM's SamplingParams.
+
+        Raises:
+            EngineError: the engine died, hung or failed.
+        """
+        asked = [list(prompt) for prompt in prompts]
+        completions: list[Completion] = self.remote.call("generate", asked, sampling, numbers, on_progress=on_finished)
+        return completions
+
+    def sleep(self) -> None:
+        self.remote.call("sleep")
+
+    def wake_up(self) -> None:
+        self.remote.call("wake_up")
+
+    @contextlib.contextmanager
+    def policy(self) -> Iterator[Policy]:
+        """A policy with the weights that the engine has: the one they came from, or, if none was loaded, its model."""
+        if self._handed is not None:
+            with self._handed.policy.holding(self._handed.snapshot.tensors()) as held:
+                yield held
+            return
+        if self._own_policy is None:
+            config = ModelConfig(id=self.model, precision="fp32" if self.dtype == "float32" else "bf16-mixed")
+            self._own_policy = load_policy(config, self.get_tokenizer(), to_train=False)
+        yield self._own_policy
+
+
+def init_vllm(model_id: str, device: str, seed: int, gpu_memory_utilization: float = 0.85, **options: Any) -> Engine:
+    """Start a vLLM engine in a process of its own, on a device of its own or on the one that is trained on.
+
+    Its prefix cache is on; `load_policy_into_vllm_instance` resets it. Nothing of this process changes: not its random state, its
+    process groups, its threads, nor its current device.
+
+    Args:
+        model_id: a model directory or hub name, or "smollm2".
+        device: "cuda:1", "cuda", "cpu".
+        seed: the engine's seed.
+        gpu_memory_utilization: the share of the GPU's memory that the engine may take.
+        options: further arguments of `Engine`.
+
+    Returns:
+        The engine: ``generate``, ``get_tokenizer``, ``close``.
+
+    Raises:
+        InputError: vLLM is not installed, or the device is not there.
+        EngineError: the engine does not start; the message says where it left its reasons.
+    """
+    vllm.require()
+    engine = Engine(resolve(model_id), choose_device(device), seed, gpu_memory_utilization=gpu_memory_utilization, **options)
+    engine.start()
+    return engine
+
+
+def load_policy_into_vllm_instance(policy: Any, llm: Engine) -> Certificate:
+    """Copy the policy's weights into an engine, which forgets what it had cached under the old ones, and prove that it has them.
+
+    Args:
+        policy: the model that is trained: a Hugging Face model, compiled or not, or a `Policy`.
+        llm: an engine from `init_vllm`.
+
+    Returns:
+        The certificate of the sync.
+
+    Raises:
+        UncertifiedWeights: trainer and engine differ beyond the bound (docs/evaluation.md).
+        EngineError: the engine died, hung or failed.
+    """
+    proof = llm.load(llm.hand_over(as_policy(policy, llm.get_tokenizer())))
+    proof.require()
+    return proof
+
+
+def as_policy(model: Any, tokenizer: Any) -> Policy:
+    """A Hugging Face model as a policy that computes in the precision of its weights, one row beside the other."""
+    model = getattr(model, "_orig_mod", model)
+    if isinstance(model, Policy):
+        return model
+    head = head_of(model)
+    precision = "fp32" if head.weight.dtype == torch.float32 else "bf16-sr"
+    return Policy(model, tokenizer, Stops.of(tokenizer), head.weight.device, precision, head)
+
+
+def engine_device(name: str, trains_on: torch.device) -> torch.device:
+    """The device of `eval.device`; "auto" is a GPU that is not trained on, else the one that is, else the CPU."""
+    if name != "auto":
+        return choose_device(name)
+    if trains_on.type == "cuda":
+        others = [index for index in range(torch.cuda.device_count()) if index != trains_on.index]
+        return torch.device("cuda", others[0]) if others else trains_on
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def _visible_name(index: int) -> str:
+    """How the GPU that is number `index` here is called in CUDA_VISIBLE_DEVICES."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not visible:
+        return str(index)
+    names = [name.strip() for name in visible.split(",")]
+    if index >= len(names):
+        raise InputError(f"CUDA_VISIBLE_DEVICES = {visible} names no GPU number {index}")
+    return names[index]
