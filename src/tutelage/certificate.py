@@ -13,7 +13,7 @@ from tutelage.errors import RunError
 from tutelage.policy import Policy
 from tutelage.tokens import TokenizedExample
 
-PROBES, LENGTH = 4, 160
+PROBES, LENGTH = 2, 160
 """How many sequences, and of how many tokens: several blocks of an engine's prefix cache."""
 CUTS = (LENGTH // 2 + 1, LENGTH - 1)
 """Which of their tokens are scored through the cache too."""

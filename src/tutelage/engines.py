@@ -176,8 +176,9 @@ def init_vllm(model_id: str, device: str, seed: int, gpu_memory_utilization: flo
         InputError: vLLM is not installed, or the device is not there.
         EngineError: the engine does not start; the message says where it left its reasons.
     """
-    vllm.require()
-    engine = Engine(resolve(model_id), choose_device(device), seed, gpu_memory_utilization=gpu_memory_utilization, **options)
+    where = choose_device(device)
+    vllm.require(where.type)
+    engine = Engine(resolve(model_id), where, seed, gpu_memory_utilization=gpu_memory_utilization, **options)
     engine.start()
     return engine
 

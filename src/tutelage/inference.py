@@ -79,9 +79,10 @@ def evaluate_file(model: str, data: str, overrides: list[str], out: Path | None)
         RunError: vLLM failed twice at the same problems, or does not have the model's weights.
     """
     config = config_of(model, overrides)
-    by_vllm = config.eval.backend == "vllm" or (config.eval.backend == "auto" and vllm.installed())
-    if by_vllm:
-        vllm.require()
+    devices = devices_for(config.eval)
+    if config.eval.backend == "vllm":
+        vllm.require(devices[0].type)
+    by_vllm = config.eval.backend != "native" and not vllm.missing(devices[0].type)
     directory = out or Path("evaluations") / f"{Path(model).name}-{Path(data).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     if directory.exists():
         raise InputError(f"{directory} exists and is not overwritten; choose another --out")
@@ -98,11 +99,10 @@ def evaluate_file(model: str, data: str, overrides: list[str], out: Path | None)
     except OSError as error:
         raise InputError(f"{directory}: cannot be written: {error.strerror}") from None
     total = len(chosen) * config.eval.samples
-    if by_vllm:
-        console.say(f"by vLLM on {', '.join(map(str, devices_for(config.eval)))}")
+    console.say(f"by vLLM on {', '.join(map(str, devices))}" if by_vllm else "by the model itself")
     with console.progress(f"solving {len(chosen)} problems", total) as advance:
         if by_vllm:
-            records, certificates = solve_by_engines(policy, chosen, config, longest, directory, advance)
+            records, certificates = solve_by_engines(policy, chosen, config, devices, longest, directory, advance)
         else:
             records, certificates = solve(policy, chosen, config.eval, advance), []
     write_text(directory / "generations.jsonl", to_lines(_with_sources(chosen, records)))
@@ -130,7 +130,13 @@ def devices_for(config: EvalConfig) -> list[torch.device]:
 
 
 def solve_by_engines(
-    policy: Policy, problems: list[Example], config: Config, longest: int, directory: Path, on_finished: Callable[[int], None]
+    policy: Policy,
+    problems: list[Example],
+    config: Config,
+    devices: list[torch.device],
+    longest: int,
+    directory: Path,
+    on_finished: Callable[[int], None],
 ) -> tuple[list[dict[str, Any]], list[Certificate]]:
     """Records of vLLM engines, one on each device, that take portions of the problems from one queue; and their certificates.
 
@@ -146,7 +152,7 @@ def solve_by_engines(
             gpu_memory_utilization=settings.gpu_memory_utilization, max_model_len=longest, timeout=settings.timeout,
             log=directory / f"engine-{number}.log",
         )
-        for number, device in enumerate(devices_for(settings)[: len(starts)])
+        for number, device in enumerate(devices[: len(starts)])
     ]  # fmt: skip
     idle: queue.SimpleQueue[Engine] = queue.SimpleQueue()
     for engine in engines:

@@ -166,12 +166,10 @@ def place_engine(policy: Policy, config: Config, pack_tokens: int, longest: int)
     wanted = config.eval.backend
     if wanted == "native":
         return None
-    if wanted == "auto" and not vllm.installed():
-        console.say("evaluation: by the training model itself (vLLM is not installed)")
-        return None
-    vllm.require()
     device = engine_device(config.eval.device, policy.device)
-    found = _fit(policy, config, device, pack_tokens, longest)
+    if wanted == "vllm":
+        vllm.require(device.type)
+    found = vllm.missing(device.type) or _fit(policy, config, device, pack_tokens, longest)
     if isinstance(found, str):
         if wanted == "vllm":
             raise InputError(

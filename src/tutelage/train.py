@@ -19,6 +19,7 @@ import torch
 
 from tutelage import checkpoint, console, lora, optim, packing, plan, show
 from tutelage.config import Config, parse_config
+from tutelage.engines import engine_device
 from tutelage.errors import InputError, RunError
 from tutelage.generation import vllm
 from tutelage.live import live_evaluation
@@ -70,15 +71,14 @@ def train_one_size(config: Config, size: int | None = None) -> Result:
         raw = config.model_dump()
         config = parse_config({**raw, "data": {**raw["data"], "size": size}})
     # what can be wrong is found before anything is read or computed
-    choose_device(config.model.device)
+    trains_on = choose_device(config.model.device)
     optim.require(config)
     if config.model.lora != "none":
         lora.require()
     require_tracker(config.run.tracker)
+    generates_on = engine_device(config.eval.device, trains_on)
     if config.eval.backend == "vllm":
-        vllm.require()
-    if config.eval.device != "auto":
-        choose_device(config.eval.device)
+        vllm.require(generates_on.type)
     resolve(config.model.id)
     refuse_to_overwrite(config)
     tokenizer = load_tokenizer(config.model.id)

