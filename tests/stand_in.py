@@ -18,18 +18,20 @@ class StandIn:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         behaviour = os.environ.get("STAND_IN", behaviour)
-        self.behaviour, _, memory = behaviour.partition("@")
-        if memory:
-            with Path(memory).open("a") as file:
-                file.write("start\n")
-            if self.behaviour.endswith("-once") and len(Path(memory).read_text().splitlines()) > 1:
-                self.behaviour = "good"
+        self.behaviour, _, self.memory = behaviour.partition("@")
+        self.remember("start")
+        if self.behaviour.endswith("-once") and len(Path(self.memory).read_text().splitlines()) > 1:
+            self.behaviour = "good"
         torch.manual_seed(seed)  # as vLLM does
         torch.set_num_threads(1)
         self.model = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype)).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(model)
         self.syncs = 0
-        self.turns = []
+
+    def remember(self, what):
+        if self.memory:
+            with Path(self.memory).open("a") as file:
+                file.write(f"{what}\n")
 
     def load(self, weights):
         assert set(weights) == set(self.model.state_dict())
@@ -58,7 +60,7 @@ class StandIn:
         return native.generate(self.model, self.tokenizer, prompts, sampling, on_finished=on_finished)
 
     def sleep(self):
-        self.turns.append("sleep")
+        self.remember("sleep")
 
     def wake_up(self):
-        self.turns.append("wake up")
+        self.remember("wake up")

@@ -24,7 +24,7 @@ def engine(monkeypatch):
         monkeypatch.setenv("STAND_IN", how)
 
     monkeypatch.setattr(vllm, "FACTORY", "stand_in:StandIn")
-    monkeypatch.setattr(vllm, "missing", lambda device: "")
+    monkeypatch.setattr(vllm, "_missing", lambda device: ("", ""))
     behave("good")
     return behave
 
@@ -212,6 +212,115 @@ def test_auto_says_what_it_picked(make_config, engine, monkeypatch, capsys, tmp_
     assert "evaluation: by the training model itself (it needs 2.0 GB" in capsys.readouterr().out
     with pytest.raises(InputError, match="eval.backend = .vllm.: it needs 2.0 GB, and training leaves 1.0 GB"):
         train_one_size(make_config(train__num_steps=1, eval__backend="vllm", run__dir=str(tmp_path / "smaller")))
-    monkeypatch.setattr(vllm, "missing", lambda device: "vLLM is not installed")
+    monkeypatch.setattr(vllm, "_missing", lambda device: ("vLLM is not installed", "install it"))
     train_one_size(make_config(train__num_steps=1, eval__backend="auto", run__dir=str(tmp_path / "without")))
     assert "evaluation: by the training model itself (vLLM is not installed)" in capsys.readouterr().out
+
+
+def test_in_turns_the_engine_sleeps_while_training_computes(make_config, tmp_path, engine, monkeypatch):
+    """It is started in its own turn too; and if it dies in its sleep, it is started again."""
+    from tutelage import plan, train
+
+    engine(f"good@{tmp_path / 'turns'}")
+    turns = plan.Placement(torch.device("cpu"), True, 0.5, False)
+    monkeypatch.setattr(train.plan, "place_engine", lambda *_: turns)
+    result = train_one_size(make_config(**STEPS, eval__backend="vllm"))
+    assert [line["step"] for line in result.evaluations] == [0, 2, 4, 6]
+    assert (tmp_path / "turns").read_text().split("\n")[:-1] == ["start", "sleep", *["wake up", "sleep"] * 3]
+
+
+def test_an_engine_that_dies_in_its_sleep_is_started_again(make_config, tmp_path, engine, monkeypatch):
+    from tutelage import live, plan, train
+
+    engine(f"good@{tmp_path / 'turns'}")
+    monkeypatch.setattr(train.plan, "place_engine", lambda *_: plan.Placement(torch.device("cpu"), True, 0.5, False))
+
+    class Mortal(live.Engine):
+        def sleep(self):
+            super().sleep()
+            if len((tmp_path / "turns").read_text().splitlines()) == 2:
+                self.remote.process.kill()
+
+    monkeypatch.setattr(live, "Engine", Mortal)
+    result = train_one_size(make_config(**STEPS, eval__backend="vllm"))
+    assert [line["step"] for line in result.evaluations] == [0, 2, 4, 6]
+    assert (tmp_path / "turns").read_text().splitlines().count("start") == 2
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    """GPUs of 24 GB, of which so much is free; the first one is trained on."""
+    from tutelage import plan
+
+    free = {0: 24e9, 1: 24e9}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(free))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[device.index], 24e9))
+    monkeypatch.setattr(plan, "free_memory", lambda device: free[device.index])
+    return free
+
+
+@pytest.mark.parametrize(
+    ("training", "left", "gpus", "changes", "expected"),
+    [
+        (8e9, 21e9, 2, {}, ("cuda:1", False, True)),  # a GPU of its own: asynchronous
+        (8e9, 21e9, 2, {"mode": "sync"}, ("cuda:1", False, False)),
+        (8e9, 21e9, 1, {}, ("cuda:0", False, False)),  # both fit beside each other
+        (8e9, 21e9, 1, {"mode": "async"}, ("cuda:0", False, True)),
+        (16e9, 21e9, 1, {}, ("cuda:0", True, False)),  # only in turns
+        (8e9, 21e9, 1, {"in_turns": "on"}, ("cuda:0", True, False)),
+        (16e9, 21e9, 1, {"offload_optimizer": False}, None),  # its state would stay
+        (16e9, 21e9, 1, {"in_turns": "off"}, None),
+        (16e9, 3e9, 1, {}, None),  # nothing fits
+    ],
+)
+def test_where_the_engine_runs_follows_from_the_memory(
+    make_config, engine, two_gpus, monkeypatch, capsys, training, left, gpus, changes, expected
+):
+    from types import SimpleNamespace
+
+    from tutelage import plan
+
+    two_gpus[0] = left
+    if gpus == 1:
+        del two_gpus[1]
+    monkeypatch.setattr(plan, "state_to_come", lambda policy, config: training)
+    monkeypatch.setattr(plan, "activation_bytes", lambda policy, tokens, kind: 0.0)
+    monkeypatch.setattr(plan, "engine_bytes", lambda policy, longest: 5e9)
+    policy = SimpleNamespace(device=torch.device("cuda", 0), model=SimpleNamespace(is_gradient_checkpointing=False))
+    config = make_config(**{f"eval__{key}": value for key, value in {"backend": "auto", **changes}.items()})
+    placed = plan.place_engine(policy, config, 1000, 500)
+    if expected is None:
+        assert placed is None and "by the training model itself (it needs 5.0 GB" in capsys.readouterr().out
+        with pytest.raises(InputError, match=r"it needs 5\.0 GB.*eval\.device"):
+            plan.place_engine(
+                policy, make_config(**{f"eval__{k}": v for k, v in {**changes, "backend": "vllm"}.items()}), 1000, 500
+            )
+    else:
+        assert (str(placed.device), placed.in_turns, placed.asynchronous) == expected
+        assert 5e9 / 24e9 <= placed.gpu_memory_utilization <= 0.85
+
+
+def test_async_where_only_turns_fit_is_refused(make_config, engine, two_gpus, monkeypatch):
+    from types import SimpleNamespace
+
+    from tutelage import plan
+
+    del two_gpus[1]
+    monkeypatch.setattr(plan, "state_to_come", lambda policy, config: 18e9)
+    monkeypatch.setattr(plan, "activation_bytes", lambda policy, tokens, kind: 0.0)
+    monkeypatch.setattr(plan, "engine_bytes", lambda policy, longest: 5e9)
+    policy = SimpleNamespace(device=torch.device("cuda", 0), model=SimpleNamespace(is_gradient_checkpointing=False))
+    with pytest.raises(InputError, match="only in turns"):
+        plan.place_engine(policy, make_config(eval__backend="auto", eval__mode="async"), 1000, 500)
+
+
+def test_the_engines_process_sees_its_gpu_alone(monkeypatch):
+    from tutelage import engines
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert engines._visible_name(1) == "1"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5f")
+    assert engines._visible_name(1) == "GPU-5f"
+    with pytest.raises(InputError, match="names no GPU number 2"):
+        engines._visible_name(2)

@@ -126,7 +126,34 @@ def test_sampling_follows_the_distribution_and_top_p():
     assert _choose(logits, Sampling(temperature=1.0, top_p=1e-6), [0.999]) == [0]
 
 
-@pytest.mark.parametrize("arguments", [{"max_new_tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0}])
+def test_samples_of_a_prompt_follow_each_other_and_differ(model, tokenizer, prompts):
+    """More samples do not change the first ones."""
+    few, many = (
+        generate(model, tokenizer, prompts, Sampling(8, temperature=1.0, stop=(), samples=count), batch_size=3)
+        for count in (2, 3)
+    )
+    assert len(many) == 3 * len(prompts)
+    for prompt in range(len(prompts)):
+        three = [completion.token_ids for completion in many[3 * prompt : 3 * prompt + 3]]
+        assert len(set(three)) == 3 and three[:2] == [completion.token_ids for completion in few[2 * prompt : 2 * prompt + 2]]
+
+
+def test_nothing_ends_a_response_before_its_least_length(tokenizer):
+    """Neither a stop string, which ends it only when it is said again, nor the end token."""
+    text = "a STOP b c d e STOP f g"
+    tokens = tokenizer.encode(text) + tokenizer.encode(" and so on" * 20)
+    early = len(tokenizer.encode("a STOP b"))
+    sampling = Sampling(60, temperature=0, stop=("STOP",), min_new_tokens=early)
+    (completion,) = generate(Script(tokens, len(tokenizer)), tokenizer, [[1, 2]], sampling)
+    assert completion.text == "a STOP b c d e STOP" and completion.finish_reason == "stop"
+    ending = [*tokenizer.encode("a b"), tokenizer.eos_token_id, *tokenizer.encode(" and so on" * 20)]
+    (completion,) = generate(Script(ending, len(tokenizer)), tokenizer, [[1, 2]], Sampling(20, temperature=0, min_new_tokens=15))
+    assert tokenizer.eos_token_id not in completion.token_ids and len(completion.token_ids) == 20
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"max_new_tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0}, {"samples": 0}, {"min_new_tokens": 600}]
+)
 def test_impossible_sampling_is_refused(arguments):
     with pytest.raises(ValueError, match="must be"):
         Sampling(**arguments)

@@ -9,7 +9,7 @@ import torch
 
 from tutelage.errors import InputError
 from tutelage.model import load_policy
-from tutelage.optim import Watch, make_optimizer, require, set_lr
+from tutelage.optim import Watch, make_optimizer, offloaded, require, set_lr
 from tutelage.packing import step_batches
 from tutelage.prepare import prepare
 from tutelage.train import accumulate_gradients, update_weights
@@ -79,3 +79,36 @@ def test_a_missing_torchao_is_told_with_its_remedy(make_config, monkeypatch):
     with pytest.raises(InputError, match=r"needs torchao, which is not installed: pip install 'tutelage\[gpu\]'"):
         require(make_config(model__precision="bf16-sr"))
     require(make_config())
+
+
+def test_an_optimizers_state_can_wait_in_the_hosts_memory(model):
+    """Each tensor that is elsewhere goes to the CPU, and back to where it was."""
+    moved = []
+
+    class Here(torch.Tensor):
+        def to(self, place):
+            moved.append(place)
+            return torch.Tensor._make_subclass(Elsewhere, self)
+
+    class Elsewhere(torch.Tensor):
+        @property
+        def device(self):
+            return torch.device("cuda", 1)
+
+        def to(self, place):
+            moved.append(place)
+            return torch.Tensor._make_subclass(Here, self)
+
+    parameter = next(model.parameters())
+    optimizer = torch.optim.AdamW([parameter])
+    parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    state = optimizer.state[parameter]
+    values = {name: value.clone() for name, value in state.items()}
+    state["exp_avg"] = torch.Tensor._make_subclass(Elsewhere, state["exp_avg"])
+    with pytest.raises(ZeroDivisionError), offloaded(optimizer):
+        assert type(state["exp_avg"]) is Here and moved == ["cpu"]
+        1 / 0  # noqa: B018
+    assert type(state["exp_avg"]) is Elsewhere and moved == ["cpu", torch.device("cuda", 1)]
+    assert type(state["exp_avg_sq"]) is torch.Tensor
+    assert all(torch.equal(state[name].as_subclass(torch.Tensor), values[name]) for name in values)

@@ -23,6 +23,7 @@ from typing import Any
 
 from tutelage.errors import RunError
 from tutelage.generation.snapshot import Snapshot
+from tutelage.machine import prepare_process
 
 LINES_TOLD = 3
 """How many of its last lines are quoted when an engine has died."""
@@ -183,4 +184,5 @@ def _end_with(parent: int) -> None:
 
 
 if __name__ == "__main__":
+    prepare_process()
     serve(int(sys.argv[1]), int(sys.argv[2]))
