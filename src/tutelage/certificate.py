@@ -22,10 +22,6 @@ MAX_GAP_FLOAT32, MEAN_GAP_BFLOAT16 = 1e-3, 0.1
 average, single tokens differing by more; a stale head gives 0.3 and more, a stale cache whole nats."""
 
 
-class UncertifiedWeights(RunError):
-    """The engine does not hold the trainer's weights; what it generates says nothing about them."""
-
-
 @dataclass(frozen=True)
 class Certificate:
     """How far the engine's log-probabilities are from the trainer's on the probes, in nats.
@@ -63,10 +59,19 @@ class Certificate:
         if not self.holds:
             bound = f"max {MAX_GAP_FLOAT32}" if self.dtype == "float32" else f"mean {MEAN_GAP_BFLOAT16}"
             raise UncertifiedWeights(
+                self,
                 f"the engine does not hold the trainer's weights: log-probabilities of {self.tokens} probe tokens differ by"
                 f" {self.mean_gap:.2g} on average and {self.max_gap:.2g} at most, through the prefix cache by"
-                f" {self.cached_mean_gap:.2g} and {self.cached_max_gap:.2g}; allowed is {bound} ({self.dtype})"
+                f" {self.cached_mean_gap:.2g} and {self.cached_max_gap:.2g}; allowed is {bound} ({self.dtype})",
             )
+
+
+class UncertifiedWeights(RunError):
+    """The engine does not hold the trainer's weights; what it generates says nothing about them."""
+
+    def __init__(self, certificate: Certificate, message: str) -> None:
+        super().__init__(message)
+        self.certificate = certificate
 
 
 def probes(tokenizer: Any, longest: int | None = None) -> list[tuple[int, ...]]:

@@ -17,7 +17,7 @@ from tutelage.certificate import Certificate
 from tutelage.config import ModelConfig
 from tutelage.errors import InputError
 from tutelage.generation import Completion, Sampling, vllm
-from tutelage.generation.process import Remote
+from tutelage.generation.process import EngineError, Remote
 from tutelage.generation.snapshot import Snapshot, take
 from tutelage.model import choose_device, load_policy, load_tokenizer, resolve
 from tutelage.policy import Policy, head_of
@@ -95,10 +95,17 @@ class Engine:
         return self._tokenizer
 
     def hand_over(self, policy: Policy) -> Handover:
-        """What `load` needs, taken from the policy now: it may be trained on meanwhile."""
+        """What `load` needs, taken from the policy now: it may be trained on meanwhile.
+
+        Raises:
+            EngineError: the host has no memory for the copy.
+        """
         started = time.monotonic()
         expected = certificate.trainer_scores(policy, self.probes)
-        snapshot = take(lora.merged_weights(policy.model), getattr(torch, self.dtype))
+        try:
+            snapshot = take(lora.merged_weights(policy.model), getattr(torch, self.dtype))
+        except OSError as error:
+            raise EngineError(f"the weights could not be copied to the host's memory: {error.strerror}") from None
         return Handover(policy, snapshot, expected, started, time.monotonic() - started)
 
     def load(self, handed: Handover) -> Certificate:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from tutelage import console, optim, show
-from tutelage.certificate import Certificate
+from tutelage.certificate import Certificate, UncertifiedWeights
 from tutelage.config import Config, EvalConfig
 from tutelage.data import Example
 from tutelage.engines import Engine, Handover
@@ -130,17 +130,20 @@ class Evaluator:
         assert self.engine is not None and self.placement is not None
         started = time.monotonic()
         prompts = [encode_prompt(self.policy.tokenizer, problem.prompt) for problem in problems]
-        if self.placement.asynchronous:
-            handed = self.engine.hand_over(self.policy)
-            answers = self.worker.submit(self._answers, step, problems, prompts, handed)
-            self.flights.append(Flight(step, prompts, handed, answers, started, self._cost(step, started)))
-            return
-        with console.progress(f"evaluating at step {step}", len(problems) * self.config.samples) as advance, self._turn():
-            handed = self.engine.hand_over(self.policy)
+        waits = not self.placement.asynchronous
+        bar = console.progress(f"evaluating at step {step}", len(problems) * self.config.samples)
+        with bar if waits else contextlib.nullcontext(lambda count: None) as advance, self._turn():
+            try:
+                handed = self.engine.hand_over(self.policy)
+            except EngineError as error:
+                self._fail(step, error)
+                return
             answers = self.worker.submit(self._answers, step, problems, prompts, handed, advance)
-            answers.exception()  # waits
+            if waits:
+                answers.exception()
         self.flights.append(Flight(step, prompts, handed, answers, started, self._cost(step, started)))
-        self._land(step)
+        if waits:
+            self._land(step)
 
     def _answers(
         self,
@@ -148,7 +151,7 @@ class Evaluator:
         problems: list[Example],
         prompts: list[list[int]],
         handed: Handover,
-        on_finished: Callable[[int], None] = lambda count: None,
+        on_finished: Callable[[int], None],
     ) -> Answers:
         """In a thread of its own: sync, certify, generate, grade. An engine that fails is started again, once."""
         assert self.engine is not None
@@ -206,6 +209,9 @@ class Evaluator:
             answers = flight.answers.result()
         except RunError as error:
             self._fail(flight.step, error)
+            if isinstance(error, EngineError):
+                console.say("vLLM has failed twice in one evaluation: there are no more of this run", style="bold red")
+                self.given_up = True
             return
         except KeyboardInterrupt:
             self.flights.appendleft(flight)
@@ -222,14 +228,10 @@ class Evaluator:
             return contextlib.nullcontext(self.policy)
         return self.policy.holding(flight.handed.snapshot.tensors())
 
-    def _fail(self, step: int, error: Exception) -> None:
-        certificate = self.engine.certificate if self.engine is not None else None
+    def _fail(self, step: int, error: RunError) -> None:
         console.say(f"step {step}: the evaluation failed: {error}", style="bold red")
-        more = {} if certificate is None or isinstance(error, EngineError) else {"certificate": certificate.as_dict()}
-        self.log.metrics(kind="eval_failed", step=step, reason=str(error), **more)
-        if isinstance(error, EngineError):
-            console.say("vLLM has failed twice in one evaluation: there are no more of this run", style="bold red")
-            self.given_up = True
+        proof = error.certificate.as_dict() if isinstance(error, UncertifiedWeights) else None
+        self.log.metrics(kind="eval_failed", step=step, reason=str(error), **({"certificate": proof} if proof else {}))
 
     def _log(
         self,

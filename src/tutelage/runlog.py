@@ -49,7 +49,7 @@ class RunLog:
             numbers = {
                 f"{kind}/{key}": value for key, value in values.items() if isinstance(value, int | float) and key != "step"
             }
-            self._tracker(numbers, values["step"])
+            self._tracker(numbers, values["step"], values.get("logged_at_step", values["step"]))
 
     def generations(self, step: int, records: Iterable[dict[str, Any]]) -> None:
         append_lines(self.directory / "generations.jsonl", [{"step": step, **record} for record in records])
@@ -230,19 +230,20 @@ def require_tracker(name: str) -> None:
 
 
 def start_tracker(config: Config, directory: Path) -> Any:
-    """A function (numbers, step) that sends metrics to the chosen tracker, or None."""
+    """A function (numbers, their step, the step that training has reached) that sends metrics to the chosen tracker, or None."""
     name = config.run.tracker
     if name == "none":
         return None
     if name != "tensorboard":
         module: Any = importlib.import_module(name)  # wandb, or trackio with the same interface
         module.init(project="tutelage", name=directory.name, config=config.model_dump(mode="json"))
-        return lambda numbers, step: module.log(numbers, step=step)
+        # these take no step below the last: an evaluation that comes in later stands at its arrival, and says whose it is
+        return lambda numbers, step, now: module.log(numbers if step == now else {**numbers, "eval/step": step}, step=now)
     from torch.utils.tensorboard import SummaryWriter
 
     writer: Any = SummaryWriter(directory / "tensorboard")
 
-    def track(numbers: dict[str, float], step: int) -> None:
+    def track(numbers: dict[str, float], step: int, now: int) -> None:
         for key, value in numbers.items():
             writer.add_scalar(key, value, step)
         writer.flush()

@@ -161,6 +161,11 @@ def model_card(config: Config, prepared: Prepared, evaluations: Sequence[dict[st
             f" {config.model.precision}, loss per {train.loss_normalization}.",
             "",
             *([caption, "", *curve(evaluations), ""] if evaluations else []),
+            *(
+                f"On all {line['full']['examples']} problems, step {line['step']}: {accuracy(line['full'])}.\n"
+                for line in evaluations
+                if "full" in line
+            ),
             "The run directory beside this model holds the resolved configuration, the environment, the fate of every row"
             " and every generation.",
             "",

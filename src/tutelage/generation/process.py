@@ -25,6 +25,10 @@ from tutelage.errors import RunError
 from tutelage.generation.snapshot import Snapshot
 from tutelage.machine import prepare_process
 
+START_SECONDS = 1800.0
+"""What an engine may take to start: it may have to fetch its model, and to compile."""
+OF_THE_TRAINERS_GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""Variables of torchrun, which would make an engine think that it is one of the trainer's ranks."""
 LINES_TOLD = 3
 """How many of its last lines are quoted when an engine has died."""
 
@@ -63,7 +67,8 @@ class Remote:
         self.close()
         ours, theirs = socket.socketpair()
         paths = [str(Path(entry or ".").absolute()) for entry in sys.path]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **self.environment}
+        inherited = {name: value for name, value in os.environ.items() if name not in OF_THE_TRAINERS_GROUP}
+        environment = {**inherited, "PYTHONPATH": os.pathsep.join(paths), **self.environment}
         with self.log.open("ab") as log, theirs:
             # a session of its own: Ctrl-C is for the trainer, which ends the engine when it is time to
             self.process = subprocess.Popen(
@@ -72,7 +77,7 @@ class Remote:
                 pass_fds=[theirs.fileno()],
             )  # fmt: skip
         self._socket, self._connection = ours, Connection(os.dup(ours.fileno()))
-        self.call(self.factory, **self.options)
+        self.call(self.factory, limit=max(self.timeout, START_SECONDS), **self.options)
 
     def call(
         self,
@@ -80,9 +85,12 @@ class Remote:
         *arguments: Any,
         on_progress: Callable[[int], None] = lambda count: None,
         snapshot: Snapshot | None = None,
+        limit: float | None = None,
         **options: Any,
     ) -> Any:
         """What a method of the engine returns; the tensors of a `snapshot` are its first argument there.
+
+        `limit` takes the place of the engine's timeout.
 
         Raises:
             EngineError: the engine is not there (any more), does not answer, or failed.
@@ -90,14 +98,15 @@ class Remote:
         if self._connection is None or self._socket is None:
             raise EngineError("the engine is not running")
         entries = None if snapshot is None else snapshot.entries
+        limit = limit or self.timeout
         try:
             self._connection.send((method, arguments, options, entries))
             if snapshot is not None:
                 socket.send_fds(self._socket, [b"w"], [snapshot.fd])
             while True:
-                if not self._connection.poll(self.timeout):
+                if not self._connection.poll(limit):
                     self.close()
-                    raise EngineError(f"the engine did not answer for {self.timeout:g} s and was ended{self._last_lines()}")
+                    raise EngineError(f"the engine did not answer for {limit:g} s and was ended{self._last_lines()}")
                 kind, value = self._connection.recv()
                 if kind == "progress":
                     on_progress(value)
