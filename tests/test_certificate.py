@@ -55,4 +55,7 @@ def test_the_bounds_hold_for_both_paths(dtype, plain, cached, holds):
 
 def test_what_is_not_a_number_does_not_hold():
     expected = [-torch.rand(LENGTH - 1) for _ in range(PROBES)]
-    assert not compare(expected, engine_says(expected, CUTS, float("nan")), CUTS, "bfloat16").holds
+    for plain, cached in ((float("nan"), 0.0), (0.0, float("nan"))):
+        for dtype in ("bfloat16", "float32"):
+            proof = compare(expected, engine_says(expected, CUTS, plain, cached), CUTS, dtype)
+            assert not proof.holds and None in (proof.as_dict()["max_gap"], proof.as_dict()["cached_max_gap"])

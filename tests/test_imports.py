@@ -25,7 +25,7 @@ LEVELS = [
     {"model", "speed", "certificate"},
     {"engines"},
     {"plan", "prepare", "evaluate"},
-    {"show"},
+    {"placement", "show"},
     {"live"},
     {"train", "filtering", "inference"},
     {"demo"},

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
 import sys
+import threading
 
 import pytest
 import torch
@@ -114,6 +117,7 @@ def test_an_engine_that_keeps_failing_does_not_take_training_down(make_config, t
     assert why in failure["reason"]
     assert len((tmp_path / "starts").read_text().splitlines()) == 2
     assert "no more of this run" in capsys.readouterr().out
+    assert failure["training_seconds"] >= 0
 
 
 def test_stale_weights_fail_the_evaluation_and_nothing_else(make_config, engine, capsys):
@@ -191,10 +195,10 @@ def test_two_engines_give_what_one_gives(make_config, tmp_path, engine, monkeypa
     settings = ["--eval.examples=24", "--eval.backend=vllm"]
     one = inference.evaluate_file(str(run), data, settings, tmp_path / "one")
     monkeypatch.setattr(inference, "PORTION", 5)
-    monkeypatch.setattr(inference, "devices_for", lambda config: [torch.device("cpu")] * 2)
+    monkeypatch.setattr(inference, "engine_devices", lambda config: [torch.device("cpu")] * 2)
     two = inference.evaluate_file(str(run), data, settings, tmp_path / "two")
     native = inference.evaluate_file(str(run), data, [*settings, "--eval.backend=native"], tmp_path / "native")
-    assert len(one["certificates"]) == 1 and len(two["certificates"]) == 2
+    assert len(one["certificates"]) == 1 and len(two["certificates"]) == 5  # one for each portion
     assert all(certificate["holds"] for certificate in two["certificates"])
     said = [[line["response"] for line in read_lines(tmp_path / name / "generations.jsonl")] for name in ("one", "two", "native")]
     assert said[0] == said[1] == said[2] and len(said[0]) == 24
@@ -203,11 +207,11 @@ def test_two_engines_give_what_one_gives(make_config, tmp_path, engine, monkeypa
 
 
 def test_auto_says_what_it_picked(make_config, engine, monkeypatch, capsys, tmp_path):
-    from tutelage import plan
+    from tutelage import placement
 
     train_one_size(make_config(train__num_steps=1, eval__backend="auto"))
     assert "evaluation: by vLLM on cpu, while training waits" in capsys.readouterr().out
-    monkeypatch.setattr(plan, "free_memory", lambda device: 1e9)
+    monkeypatch.setattr(placement, "free_memory", lambda device: 1e9)
     train_one_size(make_config(train__num_steps=1, eval__backend="auto", run__dir=str(tmp_path / "small")))
     assert "evaluation: by the training model itself (it needs 2.0 GB" in capsys.readouterr().out
     with pytest.raises(InputError, match="eval.backend = .vllm.: it needs 2.0 GB, and training leaves 1.0 GB"):
@@ -219,29 +223,29 @@ def test_auto_says_what_it_picked(make_config, engine, monkeypatch, capsys, tmp_
 
 def test_in_turns_the_engine_sleeps_while_training_computes(make_config, tmp_path, engine, monkeypatch):
     """It is started in its own turn too; and if it dies in its sleep, it is started again."""
-    from tutelage import plan, train
+    from tutelage import placement, train
 
     engine(f"good@{tmp_path / 'turns'}")
-    turns = plan.Placement(torch.device("cpu"), True, 0.5, False)
-    monkeypatch.setattr(train.plan, "place_engine", lambda *_: turns)
+    turns = placement.Placement(torch.device("cpu"), True, 0.5, False)
+    monkeypatch.setattr(train, "place_engine", lambda *_: turns)
     result = train_one_size(make_config(**STEPS, eval__backend="vllm"))
     assert [line["step"] for line in result.evaluations] == [0, 2, 4, 6]
     assert (tmp_path / "turns").read_text().split("\n")[:-1] == ["start", "sleep", *["wake up", "sleep"] * 3]
 
 
 def test_an_engine_that_dies_in_its_sleep_is_started_again(make_config, tmp_path, engine, monkeypatch):
-    from tutelage import live, plan, train
+    from tutelage import engines, placement, train
 
     engine(f"good@{tmp_path / 'turns'}")
-    monkeypatch.setattr(train.plan, "place_engine", lambda *_: plan.Placement(torch.device("cpu"), True, 0.5, False))
+    monkeypatch.setattr(train, "place_engine", lambda *_: placement.Placement(torch.device("cpu"), True, 0.5, False))
 
-    class Mortal(live.Engine):
+    class Mortal(engines.Engine):
         def sleep(self):
             super().sleep()
             if len((tmp_path / "turns").read_text().splitlines()) == 2:
                 self.remote.process.kill()
 
-    monkeypatch.setattr(live, "Engine", Mortal)
+    monkeypatch.setattr(engines, "Engine", Mortal)
     result = train_one_size(make_config(**STEPS, eval__backend="vllm"))
     assert [line["step"] for line in result.evaluations] == [0, 2, 4, 6]
     assert (tmp_path / "turns").read_text().splitlines().count("start") == 2
@@ -250,13 +254,13 @@ def test_an_engine_that_dies_in_its_sleep_is_started_again(make_config, tmp_path
 @pytest.fixture
 def two_gpus(monkeypatch):
     """GPUs of 24 GB, of which so much is free; the first one is trained on."""
-    from tutelage import plan
+    from tutelage import placement
 
     free = {0: 24e9, 1: 24e9}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: len(free))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[device.index], 24e9))
-    monkeypatch.setattr(plan, "free_memory", lambda device: free[device.index])
+    monkeypatch.setattr(placement, "free_memory", lambda device: free[device.index])
     return free
 
 
@@ -279,23 +283,23 @@ def test_where_the_engine_runs_follows_from_the_memory(
 ):
     from types import SimpleNamespace
 
-    from tutelage import plan
+    from tutelage import placement
 
     two_gpus[0] = left
     if gpus == 1:
         del two_gpus[1]
-    monkeypatch.setattr(plan, "state_to_come", lambda policy, config: training)
-    monkeypatch.setattr(plan, "activation_bytes", lambda policy, tokens, kind: 0.0)
-    monkeypatch.setattr(plan, "engine_bytes", lambda policy, longest: 5e9)
+    monkeypatch.setattr(placement, "state_to_come", lambda policy, config: training)
+    monkeypatch.setattr(placement, "activation_bytes", lambda policy, tokens, kind: 0.0)
+    monkeypatch.setattr(placement, "engine_bytes", lambda policy, longest: 5e9)
     policy = SimpleNamespace(device=torch.device("cuda", 0), model=SimpleNamespace(is_gradient_checkpointing=False))
+    nothing = SimpleNamespace(state={})
     config = make_config(**{f"eval__{key}": value for key, value in {"backend": "auto", **changes}.items()})
-    placed = plan.place_engine(policy, config, 1000, 500)
+    placed = placement.place_engine(policy, config, nothing, 1000, 500)
     if expected is None:
         assert placed is None and "by the training model itself (it needs 5.0 GB" in capsys.readouterr().out
         with pytest.raises(InputError, match=r"it needs 5\.0 GB.*eval\.device"):
-            plan.place_engine(
-                policy, make_config(**{f"eval__{k}": v for k, v in {**changes, "backend": "vllm"}.items()}), 1000, 500
-            )
+            asked = make_config(**{f"eval__{key}": value for key, value in {**changes, "backend": "vllm"}.items()})
+            placement.place_engine(policy, asked, nothing, 1000, 500)
     else:
         assert (str(placed.device), placed.in_turns, placed.asynchronous) == expected
         assert 5e9 / 24e9 <= placed.gpu_memory_utilization <= 0.85
@@ -304,23 +308,74 @@ def test_where_the_engine_runs_follows_from_the_memory(
 def test_async_where_only_turns_fit_is_refused(make_config, engine, two_gpus, monkeypatch):
     from types import SimpleNamespace
 
-    from tutelage import plan
+    from tutelage import placement
 
     del two_gpus[1]
-    monkeypatch.setattr(plan, "state_to_come", lambda policy, config: 18e9)
-    monkeypatch.setattr(plan, "activation_bytes", lambda policy, tokens, kind: 0.0)
-    monkeypatch.setattr(plan, "engine_bytes", lambda policy, longest: 5e9)
+    monkeypatch.setattr(placement, "state_to_come", lambda policy, config: 18e9)
+    monkeypatch.setattr(placement, "activation_bytes", lambda policy, tokens, kind: 0.0)
+    monkeypatch.setattr(placement, "engine_bytes", lambda policy, longest: 5e9)
     policy = SimpleNamespace(device=torch.device("cuda", 0), model=SimpleNamespace(is_gradient_checkpointing=False))
-    with pytest.raises(InputError, match="only in turns"):
-        plan.place_engine(policy, make_config(eval__backend="auto", eval__mode="async"), 1000, 500)
+    nothing = SimpleNamespace(state={})
+    with pytest.raises(InputError, match="compute in turns"):
+        placement.place_engine(policy, make_config(eval__backend="auto", eval__mode="async"), nothing, 1000, 500)
 
 
 def test_the_engines_process_sees_its_gpu_alone(monkeypatch):
     from tutelage import engines
 
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert engines._visible_name(1) == "1"
+    assert engines.visible_name(1) == "1"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5f")
-    assert engines._visible_name(1) == "GPU-5f"
+    assert engines.visible_name(1) == "GPU-5f"
     with pytest.raises(InputError, match="names no GPU number 2"):
-        engines._visible_name(2)
+        engines.visible_name(2)
+
+
+def test_ctrl_c_twice_ends_the_engine_and_gives_up_what_was_in_flight(make_config, tmp_path, engine, monkeypatch, capsys):
+    """No engine is started again, nothing waits for it; the run, continued, evaluates that step."""
+    from tutelage import engines, live
+    from tutelage.train import Interrupted
+
+    engine(f"slow@{tmp_path / 'starts'}")
+    config = make_config(**STEPS, eval__backend="vllm")
+
+    def impatient(self, step):
+        raise KeyboardInterrupt
+
+    class Interrupting(engines.Engine):
+        def generate(self, *arguments, **options):
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+            return super().generate(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engines, "Engine", Interrupting)
+        patch.setattr(live.Evaluator, "finish", impatient)
+        with pytest.raises(Interrupted):
+            train_one_size(config)
+    assert (tmp_path / "starts").read_text().splitlines() == ["start"]
+    (lost,) = lines(tmp_path / "run", "eval_lost")
+    assert lost["step"] == 0 and "is lost" in capsys.readouterr().out
+    assert [line["step"] for line in train_one_size(config).evaluations] == [0, 2, 4, 6]
+
+
+def test_an_engine_that_was_closed_is_not_started_again(tiny_model, engine):
+    from tutelage import init_vllm
+    from tutelage.generation.process import EngineError
+
+    llm = init_vllm(tiny_model, "cpu", 7)
+    pid = llm.remote.process.pid
+    llm.close()
+    with pytest.raises(EngineError, match="was closed"):
+        llm.start()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_a_run_of_before_is_read_as_what_it_was():
+    """`eval.engine`, a device that was named whether it was used or not, and no problems beyond the panel."""
+    from tutelage.config import parse_config
+
+    old = parse_config({"eval": {"engine": "native", "device": "cuda:1", "examples": 64}}).eval
+    assert (old.backend, old.device, old.full, old.examples) == ("native", "auto", False, 64)
+    used = parse_config({"eval": {"engine": "vllm", "device": "cuda:1"}}).eval
+    assert (used.backend, used.device, used.full) == ("vllm", "cuda:1", False)

@@ -29,9 +29,9 @@ class Certificate:
     Attributes:
         cached_max_gap, cached_mean_gap: through the engine's prefix cache, on fewer tokens.
         cached_tokens: tokens that were read from that cache; 0 says that this engine has none.
-        weights_sha256: of the weights that were handed over, as the engine got them.
-        sync_seconds: from the copy of the weights to the engine having them.
-        training_seconds: what of it the trainer stood still for: the copy, and its own scores.
+        weights_sha256: of the copy of the weights that the engine loaded; None: it has read its own.
+        sync_seconds: what the copy, the trainer's scores, and loading took together.
+        training_seconds: what of it the trainer stood still for: all but loading.
     """
 
     dtype: str
@@ -48,11 +48,13 @@ class Certificate:
     @property
     def holds(self) -> bool:
         if self.dtype == "float32":
-            return max(self.max_gap, self.cached_max_gap) <= MAX_GAP_FLOAT32
-        return max(self.mean_gap, self.cached_mean_gap) <= MEAN_GAP_BFLOAT16
+            return all(gap <= MAX_GAP_FLOAT32 for gap in (self.max_gap, self.cached_max_gap))
+        return all(gap <= MEAN_GAP_BFLOAT16 for gap in (self.mean_gap, self.cached_mean_gap))
 
     def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "holds": self.holds}
+        """For a log; JSON has no NaN."""
+        values = asdict(self) | {"holds": self.holds}
+        return {name: None if value != value else value for name, value in values.items()}
 
     def require(self) -> None:
         """Raises UncertifiedWeights if a gap is beyond its bound."""

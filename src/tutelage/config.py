@@ -192,7 +192,10 @@ class EvalConfig(Section):
     @classmethod
     def _read_what_older_runs_wrote(cls, raw: Any) -> Any:
         if isinstance(raw, dict) and "engine" in raw:
-            raw = {"backend": raw["engine"], **{key: value for key, value in raw.items() if key != "engine"}}
+            rest = {key: value for key, value in raw.items() if key != "engine"}
+            if raw["engine"] == "native":
+                rest.pop("device", None)  # they named a second GPU whether they used it or not
+            raw = {"backend": raw["engine"], "full": False, **rest}
         return raw
 
     @model_validator(mode="after")

@@ -14,7 +14,7 @@ import torch
 
 from tutelage import certificate, lora
 from tutelage.certificate import Certificate
-from tutelage.config import ModelConfig
+from tutelage.config import EvalConfig, ModelConfig
 from tutelage.errors import InputError
 from tutelage.generation import Completion, Sampling, vllm
 from tutelage.generation.process import EngineError, Remote
@@ -23,23 +23,18 @@ from tutelage.model import choose_device, load_policy, load_tokenizer, resolve
 from tutelage.policy import Policy, head_of
 from tutelage.tokens import Stops
 
-SECONDS_WITHOUT_AN_ANSWER = 600.0
-"""After which an engine counts as hung."""
-
 
 @dataclass(frozen=True)
 class Handover:
-    """A policy's weights, copied, and its own scores of the probes under them: all that a sync needs of the trainer.
+    """What a sync needs of the trainer: its scores of the probes, and a copy of its weights (None: the engine has read them itself).
 
     Attributes:
         seconds: how long the trainer stood still for it.
     """
 
-    policy: Policy
-    snapshot: Snapshot
     expected: list[torch.Tensor]
-    started: float
-    seconds: float
+    snapshot: Snapshot | None = None
+    seconds: float = 0.0
 
 
 class Engine:
@@ -66,27 +61,32 @@ class Engine:
         max_model_len: int | None = None,
         sleeps: bool = False,
         log: Path | None = None,
-        timeout: float = SECONDS_WITHOUT_AN_ANSWER,
+        timeout: float = 600.0,
     ) -> None:
         self.model, self.device, self.dtype = model, device, dtype
-        self.certificate: Certificate | None = None
+        self.holds: tuple[Policy, Snapshot] | None = None
         self._tokenizer: Any = None
-        self._handed: Handover | None = None
         self._own_policy: Policy | None = None
         options = {
             "model": model, "device": device.type, "dtype": dtype, "seed": seed, "gpu_memory_utilization": gpu_memory_utilization,
             "max_model_len": max_model_len, "sleeps": sleeps,
         }  # fmt: skip
-        environment = {} if device.type == "cpu" else {"CUDA_VISIBLE_DEVICES": _visible_name(device.index or 0)}
+        environment = {} if device.type == "cpu" else {"CUDA_VISIBLE_DEVICES": visible_name(device.index or 0)}
+        if dtype == "float32":
+            environment["TRITON_F32_DEFAULT"] = "ieee"  # its default, tf32, is no float32: the certificate would not hold
         self.remote = Remote(vllm.FACTORY, options, environment, log, timeout)
         self.probes = certificate.probes(self.get_tokenizer(), max_model_len and max_model_len - 1)
+
+    @property
+    def running(self) -> bool:
+        return self.remote.running
 
     def start(self) -> None:
         """Start the process, or start it again: it then has the weights of `model`. Raises EngineError if it does not start."""
         self.remote.start()
 
     def close(self) -> None:
-        """End the process."""
+        """End the process for good."""
         self.remote.close()
 
     def get_tokenizer(self) -> Any:
@@ -98,15 +98,15 @@ class Engine:
         """What `load` needs, taken from the policy now: it may be trained on meanwhile.
 
         Raises:
-            EngineError: the host has no memory for the copy.
+            EngineError: there is no memory for the copy.
         """
         started = time.monotonic()
         expected = certificate.trainer_scores(policy, self.probes)
         try:
             snapshot = take(lora.merged_weights(policy.model), getattr(torch, self.dtype))
-        except OSError as error:
-            raise EngineError(f"the weights could not be copied to the host's memory: {error.strerror}") from None
-        return Handover(policy, snapshot, expected, started, time.monotonic() - started)
+        except (OSError, MemoryError) as error:
+            raise EngineError(f"the weights could not be copied to the host's memory: {error}") from None
+        return Handover(expected, snapshot, time.monotonic() - started)
 
     def load(self, handed: Handover) -> Certificate:
         """Give the engine the weights, and compare its scores of the probes with the trainer's.
@@ -114,14 +114,16 @@ class Engine:
         Raises:
             EngineError: it died, hung or failed.
         """
-        self.remote.call("load", snapshot=handed.snapshot)
-        seconds = time.monotonic() - handed.started
-        self._handed = handed
-        self.certificate = certificate.compare(
-            handed.expected, self.score(), certificate.cuts_of(self.probes), self.dtype,
-            weights_sha256=handed.snapshot.sha256(), sync_seconds=round(seconds, 3), training_seconds=round(handed.seconds, 3),
-        )  # fmt: skip
-        return self.certificate
+        known: dict[str, Any] = {}
+        if handed.snapshot is not None:
+            started = time.monotonic()
+            self.remote.call("load", snapshot=handed.snapshot)
+            seconds = handed.seconds + time.monotonic() - started
+            known = {
+                "weights_sha256": handed.snapshot.sha256(), "sync_seconds": round(seconds, 3),
+                "training_seconds": round(handed.seconds, 3),
+            }  # fmt: skip
+        return certificate.compare(handed.expected, self.score(), certificate.cuts_of(self.probes), self.dtype, **known)
 
     def score(self) -> dict[str, Any]:
         """The engine's scores of the probes."""
@@ -144,6 +146,37 @@ class Engine:
         completions: list[Completion] = self.remote.call("generate", asked, sampling, numbers, on_progress=on_finished)
         return completions
 
+    def answer(
+        self,
+        handed: Handover,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        numbers: Sequence[int] | None = None,
+        on_finished: Callable[[int], None] = lambda count: None,
+        on_failure: Callable[[EngineError], None] = lambda error: None,
+    ) -> tuple[Certificate, list[Completion]]:
+        """Sync, certify and generate. An engine that is not there is started; one that fails is started again, once.
+
+        Raises:
+            UncertifiedWeights: trainer and engine differ beyond the bound.
+            EngineError: it failed twice, or was closed.
+        """
+        for again in (True, False):
+            try:
+                if not self.running:
+                    self.start()
+                proof = self.load(handed)
+                proof.require()
+                completions = self.generate(prompts, sampling, numbers, on_finished)
+                self.score()  # what the cache holds of the probes shall outlast what was generated, to be found if it is stale
+                return proof, completions
+            except EngineError as error:
+                self.remote.end()
+                if not again or self.remote.closed:
+                    raise
+                on_failure(error)
+        raise AssertionError("unreachable")
+
     def sleep(self) -> None:
         self.remote.call("sleep")
 
@@ -153,14 +186,38 @@ class Engine:
     @contextlib.contextmanager
     def policy(self) -> Iterator[Policy]:
         """A policy with the weights that the engine has: the one they came from, or, if none was loaded, its model."""
-        if self._handed is not None:
-            with self._handed.policy.holding(self._handed.snapshot.tensors()) as held:
+        if self.holds is not None:
+            policy, snapshot = self.holds
+            with policy.holding(snapshot.tensors()) as held:
                 yield held
             return
         if self._own_policy is None:
             config = ModelConfig(id=self.model, precision="fp32" if self.dtype == "float32" else "bf16-mixed")
             self._own_policy = load_policy(config, self.get_tokenizer(), to_train=False)
         yield self._own_policy
+
+
+def engine_for(
+    policy: Policy,
+    model: str,
+    config: EvalConfig,
+    device: torch.device,
+    *,
+    share: float,
+    longest: int,
+    log: Path,
+    sleeps: bool = False,
+) -> Engine:
+    """The engine of a configured evaluation, not started yet; its precision is the policy's.
+
+    Args:
+        share: of the GPU's memory.
+        longest: prompt + response in tokens, at most.
+    """
+    return Engine(
+        model, device, config.seed, dtype="float32" if policy.precision == "fp32" else "bfloat16", gpu_memory_utilization=share,
+        max_model_len=longest, sleeps=sleeps, log=log, timeout=config.timeout,
+    )  # fmt: skip
 
 
 def init_vllm(model_id: str, device: str, seed: int, gpu_memory_utilization: float = 0.85, **options: Any) -> Engine:
@@ -204,8 +261,12 @@ def load_policy_into_vllm_instance(policy: Any, llm: Engine) -> Certificate:
         UncertifiedWeights: trainer and engine differ beyond the bound (docs/evaluation.md).
         EngineError: the engine died, hung or failed.
     """
-    proof = llm.load(llm.hand_over(as_policy(policy, llm.get_tokenizer())))
+    policy = as_policy(policy, llm.get_tokenizer())
+    handed = llm.hand_over(policy)
+    proof = llm.load(handed)
     proof.require()
+    if handed.snapshot is not None:
+        llm.holds = policy, handed.snapshot
     return proof
 
 
@@ -219,17 +280,7 @@ def as_policy(model: Any, tokenizer: Any) -> Policy:
     return Policy(model, tokenizer, Stops.of(tokenizer), head.weight.device, precision, head)
 
 
-def engine_device(name: str, trains_on: torch.device) -> torch.device:
-    """The device of `eval.device`; "auto" is a GPU that is not trained on, else the one that is, else the CPU."""
-    if name != "auto":
-        return choose_device(name)
-    if trains_on.type == "cuda":
-        others = [index for index in range(torch.cuda.device_count()) if index != trains_on.index]
-        return torch.device("cuda", others[0]) if others else trains_on
-    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-
-
-def _visible_name(index: int) -> str:
+def visible_name(index: int) -> str:
     """How the GPU that is number `index` here is called in CUDA_VISIBLE_DEVICES."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if not visible:

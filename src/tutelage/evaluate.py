@@ -157,7 +157,12 @@ def grade_completions(
     asked = [number // samples for number in range(len(completions))]
     if len(completions) != samples * len(prompts):
         raise ValueError(f"{len(completions)} completions of {len(prompts)} prompts: each prompt must have as many")
-    rewards = _rewards([(c.text, ground_truths[number]) for number, c in zip(asked, completions, strict=True)], reward_fn)
+    style = next((name for name, known in REWARD_FUNCTIONS.items() if known is reward_fn), None)
+    pairs = [(completion.text, ground_truths[number]) for number, completion in zip(asked, completions, strict=True)]
+    if style is None:
+        rewards = [reward_fn(response, truth) for response, truth in pairs]
+    else:  # our own graders use all cores
+        rewards = [grading.rewards_of(verdict) for verdict in grading.grade_responses(pairs, style)]
     records: list[dict[str, Any]] = [
         {
             "prompt": prompts[asked[number]],
@@ -174,19 +179,11 @@ def grade_completions(
         }
         for number, completion in enumerate(completions)
     ]
-    _add_votes([records[start : start + samples] for start in range(0, len(records), samples)])
+    _add_votes([records[start : start + samples] for start in range(0, len(records), samples)], style)
     return records
 
 
-def _rewards(pairs: list[tuple[str, str]], reward_fn: RewardFn) -> list[dict[str, float]]:
-    """The rewards of (response, ground truth) pairs; our own graders use all cores."""
-    style = next((name for name, known in REWARD_FUNCTIONS.items() if known is reward_fn), None)
-    if style is None:
-        return [reward_fn(response, truth) for response, truth in pairs]
-    return [grading.rewards_of(verdict) for verdict in grading.grade_responses(pairs, style)]
-
-
-def _add_votes(groups: Sequence[Sequence[dict[str, Any]]]) -> None:
+def _add_votes(groups: Sequence[Sequence[dict[str, Any]]], style: str | None) -> None:
     """Number the answers of each problem: 0 is the correct one, equal wrong ones share a number."""
     texts: list[list[str]] = []  # of each problem, its different wrong answers
     for group in groups:
@@ -195,7 +192,7 @@ def _add_votes(groups: Sequence[Sequence[dict[str, Any]]]) -> None:
             if record["answer_reward"] > 0:
                 record["vote"] = 0
             elif record["format_reward"] > 0:
-                answer = grading.answer_of(record["response"])
+                answer = grading.answer_of(record["response"], style)
                 if answer not in wrong:
                     wrong.append(answer)
                 record["vote"] = wrong.index(answer) + 1

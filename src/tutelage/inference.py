@@ -13,15 +13,15 @@ from typing import Any
 import torch
 
 from tutelage import console, show
-from tutelage.certificate import Certificate, compare, cuts_of, trainer_scores
-from tutelage.config import Config, EvalConfig, load_config
+from tutelage.certificate import Certificate, trainer_scores
+from tutelage.config import Config, load_config
 from tutelage.data import Example, Ledger, apply_template
-from tutelage.engines import Engine
+from tutelage.engines import Engine, Handover, engine_for
 from tutelage.errors import InputError
-from tutelage.evaluate import add_entropies, grade_examples, sampling_of, solve, summarize
-from tutelage.generation import Completion, Sampling, native, vllm
-from tutelage.generation.process import EngineError
-from tutelage.model import check_positions, choose_device, load_policy, load_tokenizer, resolve
+from tutelage.evaluate import Entropy, add_entropies, grade_examples, sampling_of, solve, summarize
+from tutelage.generation import Completion, native, vllm
+from tutelage.model import check_positions, load_policy, load_tokenizer, resolve
+from tutelage.placement import engine_devices
 from tutelage.policy import Policy
 from tutelage.prepare import choose_problems, longest_prompt
 from tutelage.runlog import append_lines, to_lines, write_text
@@ -29,7 +29,7 @@ from tutelage.sources import read_rows
 from tutelage.tokens import encode_prompt, prompt_template
 
 PORTION = 512
-"""Problems that an engine is asked at a time: enough to keep it busy, few enough to share the work and to keep what is done."""
+"""Problems that an engine is asked at a time, at most: enough to keep it busy, few enough to share the work and keep what is done."""
 
 
 def config_of(model: str, overrides: list[str]) -> Config:
@@ -76,13 +76,16 @@ def evaluate_file(model: str, data: str, overrides: list[str], out: Path | None)
 
     Raises:
         InputError: `out` exists, or a row has no prompt or reference; vLLM was asked for and is not installed.
-        RunError: vLLM failed twice at the same problems, or does not have the model's weights.
+        RunError: vLLM failed twice at the same problems, or does not have the model's weights; what was finished is on the disk.
     """
     config = config_of(model, overrides)
-    devices = devices_for(config.eval)
+    by_vllm = config.eval.backend != "native"
+    devices = engine_devices(config.eval) if by_vllm else []
     if config.eval.backend == "vllm":
         vllm.require(devices[0].type)
-    by_vllm = config.eval.backend != "native" and not vllm.missing(devices[0].type)
+    if by_vllm and (reason := vllm.missing(devices[0].type)):
+        console.say(f"by the model itself ({reason})")
+        by_vllm = False
     directory = out or Path("evaluations") / f"{Path(model).name}-{Path(data).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     if directory.exists():
         raise InputError(f"{directory} exists and is not overwritten; choose another --out")
@@ -99,7 +102,6 @@ def evaluate_file(model: str, data: str, overrides: list[str], out: Path | None)
     except OSError as error:
         raise InputError(f"{directory}: cannot be written: {error.strerror}") from None
     total = len(chosen) * config.eval.samples
-    console.say(f"by vLLM on {', '.join(map(str, devices))}" if by_vllm else "by the model itself")
     with console.progress(f"solving {len(chosen)} problems", total) as advance:
         if by_vllm:
             records, certificates = solve_by_engines(policy, chosen, config, devices, longest, directory, advance)
@@ -107,9 +109,10 @@ def evaluate_file(model: str, data: str, overrides: list[str], out: Path | None)
             records, certificates = solve(policy, chosen, config.eval, advance), []
     write_text(directory / "generations.jsonl", to_lines(_with_sources(chosen, records)))
     malformed = ledger.counts()["malformed"]
+    label: Entropy = config.eval.entropy if by_vllm or config.eval.entropy == "off" else "exact"
     summary = {
         "model": model, "data": data, "rows": len(rows), "malformed_rows": malformed, "backend": "vllm" if by_vllm else "native",
-        **summarize(records, config.eval.entropy), "certificates": [certificate.as_dict() for certificate in certificates],
+        **summarize(records, label), "certificates": [certificate.as_dict() for certificate in certificates],
     }  # fmt: skip
     write_text(directory / "summary.json", json.dumps(summary, indent=2) + "\n")
     show.summary_table(f"{model} on {data}", summary)
@@ -118,15 +121,6 @@ def evaluate_file(model: str, data: str, overrides: list[str], out: Path | None)
         f" every response is in {directory}/generations.jsonl"
     )
     return summary
-
-
-def devices_for(config: EvalConfig) -> list[torch.device]:
-    """Where `tutelage eval` starts its engines: on every GPU in sight, unless `eval.device` names one; else on the CPU."""
-    if config.device != "auto":
-        return [choose_device(config.device)]
-    if torch.cuda.is_available():
-        return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
-    return [torch.device("cpu")]
 
 
 def solve_by_engines(
@@ -142,72 +136,53 @@ def solve_by_engines(
 
     A response depends on its problem and sample alone, not on the engine that gave it. What is finished is on the disk.
     """
-    settings = config.eval
-    policy.model.to("cpu")  # the engines get the GPUs
-    starts = range(0, len(problems), PORTION)
+    settings, sampling = config.eval, sampling_of(config.eval, policy.stops)
+    size = min(PORTION, -(-len(problems) // len(devices)))
+    portions = [range(start, min(start + size, len(problems))) for start in range(0, len(problems), size)]
     prompts = [encode_prompt(policy.tokenizer, problem.prompt) for problem in problems]
     engines = [
-        Engine(
-            resolve(config.model.id), device, settings.seed, dtype="float32" if policy.precision == "fp32" else "bfloat16",
-            gpu_memory_utilization=settings.gpu_memory_utilization, max_model_len=longest, timeout=settings.timeout,
+        engine_for(
+            policy, resolve(config.model.id), settings, device, share=settings.gpu_memory_utilization, longest=longest,
             log=directory / f"engine-{number}.log",
         )
-        for number, device in enumerate(devices[: len(starts)])
+        for number, device in enumerate(devices[: len(portions)])
     ]  # fmt: skip
+    handed = Handover(trainer_scores(policy, engines[0].probes))  # they read the weights themselves
+    policy.model.to("cpu")  # the GPUs are theirs
+    if policy.device.type == "cuda":
+        torch.cuda.empty_cache()
     idle: queue.SimpleQueue[Engine] = queue.SimpleQueue()
     for engine in engines:
         idle.put(engine)
 
-    def portion(start: int) -> tuple[list[Completion], list[dict[str, Any]]]:
-        part = range(start, min(start + PORTION, len(problems)))
+    def solve_portion(portion: range) -> tuple[Certificate, list[Completion], list[dict[str, Any]]]:
         engine = idle.get()
         try:
-            completions = _generate(
-                engine, [prompts[number] for number in part], sampling_of(settings, policy.stops), part, on_finished
+            asked = [prompts[number] for number in portion]
+            proof, said = engine.answer(
+                handed, asked, sampling, portion, on_finished, lambda error: console.say(f"{error}; again")
             )
         finally:
             idle.put(engine)
-        return completions, grade_examples([problems[number] for number in part], completions, settings)
+        return proof, said, grade_examples([problems[number] for number in portion], said, settings)
 
     records: list[dict[str, Any]] = []
     completions: list[Completion] = []
-    try:
-        with ThreadPoolExecutor(len(engines)) as threads:
-            scores = list(threads.map(_start, engines))
-            for start, (said, graded) in zip(starts, threads.map(portion, starts), strict=True):
-                append_lines(directory / "generations.jsonl", _with_sources(problems[start : start + PORTION], graded))
+    certificates: list[Certificate] = []
+    with ThreadPoolExecutor(len(engines)) as threads:
+        try:
+            for portion, (proof, said, graded) in zip(portions, threads.map(solve_portion, portions), strict=True):
+                append_lines(directory / "generations.jsonl", _with_sources([problems[number] for number in portion], graded))
+                certificates.append(proof)
                 completions += said
                 records += graded
-    finally:
-        for engine in engines:
-            engine.close()
-    policy.model.to(policy.device)
-    expected = trainer_scores(policy, engines[0].probes)
-    cuts = cuts_of(engines[0].probes)
-    certificates = [compare(expected, scored, cuts, engine.dtype) for scored, engine in zip(scores, engines, strict=True)]
-    for certificate in certificates:
-        certificate.require()
+        finally:  # before the threads are waited for: after Ctrl-C they have nothing more to do
+            for engine in engines:
+                engine.close()
     if settings.entropy == "exact":
+        policy.model.to(policy.device)
         add_entropies(records, policy, prompts, completions)
     return records, certificates
-
-
-def _start(engine: Engine) -> dict[str, Any]:
-    """Start an engine; its scores of the probes."""
-    engine.start()
-    return engine.score()
-
-
-def _generate(
-    engine: Engine, prompts: list[list[int]], sampling: Sampling, numbers: range, on_finished: Callable[[int], None]
-) -> list[Completion]:
-    """An engine's completions; one that fails is started again, once."""
-    try:
-        return engine.generate(prompts, sampling, numbers, on_finished)
-    except EngineError as error:
-        console.say(f"{error}; it is started again", style="yellow")
-        engine.start()
-        return engine.generate(prompts, sampling, numbers, on_finished)
 
 
 def _with_sources(problems: Sequence[Example], records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -16,13 +16,13 @@ from tutelage import console, optim, show
 from tutelage.certificate import Certificate, UncertifiedWeights
 from tutelage.config import Config, EvalConfig
 from tutelage.data import Example
-from tutelage.engines import Engine, Handover
+from tutelage.engines import Engine, Handover, engine_for
 from tutelage.errors import RunError
-from tutelage.evaluate import add_entropies, grade_examples, sampling_of, solve, summarize
+from tutelage.evaluate import Entropy, add_entropies, grade_examples, sampling_of, solve, summarize
 from tutelage.generation import Completion
 from tutelage.generation.process import EngineError
 from tutelage.model import resolve
-from tutelage.plan import Placement
+from tutelage.placement import Placement
 from tutelage.policy import Policy
 from tutelage.prepare import Prepared
 from tutelage.runlog import RunLog
@@ -57,7 +57,7 @@ class Flight:
     handed: Handover
     answers: Future[Answers]
     started: float
-    cost: float
+    cost: float = 0.0
 
 
 class Evaluator:
@@ -77,20 +77,16 @@ class Evaluator:
         engine: Engine | None,
         total: int,
     ) -> None:
-        self.policy, self.problems, self.panel, self.config, self.log = (
-            policy, prepared.validation, prepared.panel, config.eval, log,
-        )  # fmt: skip
+        self.policy, self.problems, self.panel = policy, prepared.validation, prepared.panel
+        self.config, self.log, self.total = config.eval, log, total
         self.optimizer, self.placement, self.engine = optimizer, placement, engine
         self.worker = ThreadPoolExecutor(1, thread_name_prefix="evaluation")
         self.flights: deque[Flight] = deque()
-        self.total = total
         self.given_up = False
-        self._started = False
 
     def __call__(self, step: int) -> None:
         """Log what has come back, and evaluate if it is time to."""
-        while self.flights and self.flights[0].answers.done():
-            self._land(step)
+        self.collect(step)
         if not evaluation_due(step, self.total, self.config) or self._knows(step):
             return
         problems = self.problems if self.config.full and step in (0, self.total) else self.problems[: self.panel]
@@ -98,29 +94,43 @@ class Evaluator:
             started = time.monotonic()
             with console.progress(f"evaluating at step {step}", len(problems) * self.config.samples) as advance:
                 records = solve(self.policy, problems, self.config, advance)
-            self._log(step, records, started, self._cost(step, started))
-        elif not self.given_up and self._may_start(step):
+            self._log(step, step, records, started, self._cost(step, started))
+        elif self._may_start(step):
             self._launch(step, problems)
+
+    def collect(self, step: int) -> None:
+        """Log what has come back."""
+        while self.flights and self.flights[0].answers.done():
+            self._land(step)
 
     def finish(self, step: int) -> None:
         """Wait for what is in flight."""
         while self.flights:
             self._land(step)
 
+    def close(self) -> None:
+        """End the engine; what is still in flight is lost, and said to be."""
+        if self.engine is not None:
+            self.engine.close()
+        self.worker.shutdown(cancel_futures=True)
+        for flight in self.flights:
+            with contextlib.suppress(RunError):
+                console.say(f"the evaluation of step {flight.step} was in flight and is lost", style="yellow")
+                self.log.metrics(kind="eval_lost", step=flight.step)
+
     def _knows(self, step: int) -> bool:
         return self.log.has_evaluation(step) or any(flight.step == step for flight in self.flights)
 
     def _cost(self, step: int, since: float) -> float:
         """Seconds that training stood still at a step; none once there is nothing left to train."""
-        return time.monotonic() - since if step < self.total else 0.0
+        return round(time.monotonic() - since, 2) if step < self.total else 0.0
 
     def _may_start(self, step: int) -> bool:
         """Make room for one more flight, or leave this evaluation out, as configured."""
         if self.flights and self.config.when_busy == "skip" and step < self.total:
-            console.say(
-                f"step {step}: not evaluated, that of step {self.flights[0].step} is in flight (eval.when_busy)", style="yellow"
-            )
-            self.log.metrics(kind="eval_skipped", step=step, in_flight=self.flights[0].step)
+            flying = self.flights[0].step
+            console.say(f"step {step}: not evaluated, that of step {flying} is in flight (eval.when_busy)", style="yellow")
+            self.log.metrics(kind="eval_skipped", step=step, in_flight=flying)
             return False
         while len(self.flights) >= (QUEUE if self.config.when_busy == "queue" else 1):
             self._land(step)
@@ -131,17 +141,21 @@ class Evaluator:
         started = time.monotonic()
         prompts = [encode_prompt(self.policy.tokenizer, problem.prompt) for problem in problems]
         waits = not self.placement.asynchronous
+        if not waits and self.placement.device == self.policy.device != torch.device("cpu"):
+            self._start_undisturbed()
+        try:
+            handed = self.engine.hand_over(self.policy)
+        except EngineError as error:
+            self._fail(step, error, self._cost(step, started))
+            return
         bar = console.progress(f"evaluating at step {step}", len(problems) * self.config.samples)
         with bar if waits else contextlib.nullcontext(lambda count: None) as advance, self._turn():
-            try:
-                handed = self.engine.hand_over(self.policy)
-            except EngineError as error:
-                self._fail(step, error)
-                return
             answers = self.worker.submit(self._answers, step, problems, prompts, handed, advance)
+            flight = Flight(step, prompts, handed, answers, started)
+            self.flights.append(flight)
             if waits:
                 answers.exception()
-        self.flights.append(Flight(step, prompts, handed, answers, started, self._cost(step, started)))
+        flight.cost = self._cost(step, started)
         if waits:
             self._land(step)
 
@@ -153,28 +167,30 @@ class Evaluator:
         handed: Handover,
         on_finished: Callable[[int], None],
     ) -> Answers:
-        """In a thread of its own: sync, certify, generate, grade. An engine that fails is started again, once."""
+        """In a thread of its own: sync, certify, generate, grade."""
         assert self.engine is not None
-        last: EngineError | None = None
-        for _attempt in range(2):
-            try:
-                if not self._started:
-                    self.engine.start()
-                    self._started = True
-                certificate = self.engine.load(handed)
-                certificate.require()
-                sampling = sampling_of(self.config, self.policy.stops)
-                completions = self.engine.generate(prompts, sampling, on_finished=on_finished)
-                return Answers(certificate, completions, grade_examples(problems, completions, self.config))
-            except EngineError as error:
-                self.engine.close()
-                self._started = False
-                if last is None:
-                    console.say(f"step {step}: {error}; it is started again", style="yellow")
-                    self.log.metrics(kind="engine_failed", step=step, reason=str(error))
-                last = error
-        assert last is not None
-        raise last
+
+        def report(error: EngineError) -> None:
+            console.say(f"step {step}: {error}; it is started again", style="yellow")
+            self.log.metrics(kind="engine_failed", step=step, reason=str(error))
+
+        if self.given_up:
+            raise EngineError("vLLM had failed before")
+        sampling = sampling_of(self.config, self.policy.stops)
+        try:
+            proof, completions = self.engine.answer(handed, prompts, sampling, on_finished=on_finished, on_failure=report)
+        except EngineError:
+            self.given_up = True
+            raise
+        return Answers(proof, completions, grade_examples(problems, completions, self.config))
+
+    def _start_undisturbed(self) -> None:
+        """Start an engine on the GPU that is trained on: it measures the memory that is free, which must not change meanwhile."""
+        assert self.engine is not None
+        if not self.engine.running and not self.flights and not self.given_up:
+            torch.cuda.empty_cache()
+            with console.progress("starting vLLM"), contextlib.suppress(EngineError):  # whoever asks it will find out
+                self.engine.start()
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
@@ -186,75 +202,75 @@ class Evaluator:
         with optim.offloaded(self.optimizer) if self.config.offload_optimizer else contextlib.nullcontext():
             torch.cuda.empty_cache()
             try:
-                if self._started:
+                if self.engine.running:
                     self.engine.wake_up()
-            except EngineError:  # found out, reported and mended by whoever asks it next
-                self.engine.close()
-            yield
+            except EngineError:  # started again by whoever asks it
+                self.engine.remote.end()
             try:
-                if self._started:
+                yield
+            except BaseException:  # Ctrl-C: the memory must be free before the optimizer comes back
+                self.engine.close()
+                self.given_up = True
+                raise
+            try:
+                if self.engine.running:
                     self.engine.sleep()
             except EngineError:
-                self.engine.close()
-                self._started = False
+                self.engine.remote.end()
 
     def _land(self, now: int) -> None:
-        """Wait for the oldest flight; log what it brings."""
-        flight = self.flights.popleft()
+        """Wait for the oldest flight; log what it brings. It is in flight until that is done."""
+        flight = self.flights[0]
         arrived = time.monotonic()
+        if not flight.answers.done():
+            with console.progress(f"waiting for the evaluation of step {flight.step}"):
+                flight.answers.exception()
         try:
-            if not flight.answers.done():
-                with console.progress(f"waiting for the evaluation of step {flight.step}"):
-                    flight.answers.exception()
             answers = flight.answers.result()
-        except RunError as error:
-            self._fail(flight.step, error)
-            if isinstance(error, EngineError):
-                console.say("vLLM has failed twice in one evaluation: there are no more of this run", style="bold red")
-                self.given_up = True
-            return
-        except KeyboardInterrupt:
-            self.flights.appendleft(flight)
-            raise
-        if self.config.entropy == "exact":
-            with self._as_it_was(flight, now) as policy:
-                add_entropies(answers.records, policy, flight.prompts, answers.completions)
-        cost = flight.cost + self._cost(now, arrived)
-        self._log(flight.step, answers.records, flight.started, cost, answers.certificate, now)
+        except Exception as error:  # whatever it is, training can do without
+            self._fail(flight.step, error, flight.cost + self._cost(now, arrived))
+        else:
+            if self.config.entropy == "exact":
+                with self._as_it_was(flight, now) as policy:
+                    add_entropies(answers.records, policy, flight.prompts, answers.completions)
+            cost = flight.cost + self._cost(now, arrived)
+            self._log(flight.step, now, answers.records, flight.started, cost, answers.certificate)
+        self.flights.popleft()
 
     def _as_it_was(self, flight: Flight, now: int) -> contextlib.AbstractContextManager[Policy]:
         """The policy with the weights of the flight's step."""
-        if flight.step == now:
+        if flight.step == now or flight.handed.snapshot is None:
             return contextlib.nullcontext(self.policy)
         return self.policy.holding(flight.handed.snapshot.tensors())
 
-    def _fail(self, step: int, error: RunError) -> None:
-        console.say(f"step {step}: the evaluation failed: {error}", style="bold red")
-        proof = error.certificate.as_dict() if isinstance(error, UncertifiedWeights) else None
-        self.log.metrics(kind="eval_failed", step=step, reason=str(error), **({"certificate": proof} if proof else {}))
+    def _fail(self, step: int, error: Exception, cost: float) -> None:
+        reason = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
+        console.say(f"step {step}: the evaluation failed: {reason}", style="bold red")
+        more = {"certificate": error.certificate.as_dict()} if isinstance(error, UncertifiedWeights) else {}
+        self.log.metrics(kind="eval_failed", step=step, reason=reason, training_seconds=round(cost, 2), **more)
+        if isinstance(error, EngineError) and self.given_up:
+            console.say("vLLM has failed twice in one evaluation: there are no more of this run", style="bold red")
 
     def _log(
         self,
         step: int,
+        now: int,
         records: list[dict[str, Any]],
         started: float,
         cost: float,
         certificate: Certificate | None = None,
-        now: int | None = None,
     ) -> None:
         """Log an evaluation: its summary is of the panel, so that steps compare; that of all problems stands in it as "full"."""
         self.log.generations(step, records)
-        samples = self.config.samples
-        label = self.config.entropy
-        summary = summarize(records[: self.panel * samples], label)
-        if len(records) > self.panel * samples:
+        panel = self.panel * self.config.samples
+        label: Entropy = "exact" if self.config.entropy == "top-k" and certificate is None else self.config.entropy
+        summary = summarize(records[:panel], label)
+        if len(records) > panel:
             summary["full"] = summarize(records, label)
         if certificate is not None:
             summary["certificate"] = certificate.as_dict()
         seconds = round(time.monotonic() - started, 2)
-        self.log.metrics(
-            kind="eval", step=step, **summary, logged_at_step=step if now is None else now, seconds=seconds, training_seconds=round(cost, 2)
-        )  # fmt: skip
+        self.log.metrics(kind="eval", step=step, **summary, logged_at_step=now, seconds=seconds, training_seconds=round(cost, 2))
         show.evaluation(step, summary, now)
 
 
@@ -277,16 +293,12 @@ def live_evaluation(
     """
     engine = None
     if placement is not None:
-        engine = Engine(
-            resolve(config.model.id), placement.device, config.eval.seed,
-            dtype="float32" if policy.precision == "fp32" else "bfloat16", max_model_len=longest,
-            gpu_memory_utilization=placement.gpu_memory_utilization, sleeps=placement.in_turns,
-            log=log.directory / "engine.log", timeout=config.eval.timeout,
+        engine = engine_for(
+            policy, resolve(config.model.id), config.eval, placement.device, share=placement.gpu_memory_utilization,
+            longest=longest, log=log.directory / "engine.log", sleeps=placement.in_turns,
         )  # fmt: skip
     evaluator = Evaluator(policy, prepared, config, log, optimizer, placement, engine, total)
     try:
         yield evaluator
     finally:
-        if engine is not None:
-            engine.close()
-        evaluator.worker.shutdown(cancel_futures=True)
+        evaluator.close()

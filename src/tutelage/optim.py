@@ -64,22 +64,25 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 @contextlib.contextmanager
 def offloaded(optimizer: torch.optim.Optimizer) -> Iterator[None]:
     """Within it, the optimizer's state waits in the host's memory."""
-    tensors = [
-        (state, name, value, value.device)
+    places = [
+        (state, name, value.device)
         for state in optimizer.state.values()
         for name, value in state.items()
         if isinstance(value, torch.Tensor) and value.device.type != "cpu"
     ]
-    devices = [device for *_, device in tensors]
-    places = [(state, name) for state, name, *_ in tensors]
-    for state, name, value, _ in tensors:
-        state[name] = value.to("cpu")
-    tensors.clear()  # or their memory would not be given back
+    for state, name, _ in places:
+        state[name] = state[name].to("cpu")
     try:
         yield
     finally:
-        for (state, name), device in zip(places, devices, strict=True):
+        for state, name, device in places:
             state[name] = state[name].to(device)
+
+
+def state_bytes(optimizer: torch.optim.Optimizer) -> float:
+    """Bytes of the state that an optimizer has by now."""
+    tensors = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
+    return float(sum(tensor.numel() * tensor.element_size() for tensor in tensors))
 
 
 class Watch:

@@ -1,10 +1,10 @@
-"""What is decided before the first step from what the run will need: activations to keep, whether to compile, where vLLM runs."""
+"""What is decided before the first step from what the run will need: which activations to keep, and whether to compile."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,7 @@ import torch
 
 from tutelage import console
 from tutelage.config import Config
-from tutelage.engines import engine_device
 from tutelage.errors import InputError
-from tutelage.generation import vllm
 from tutelage.objective import CHUNK
 from tutelage.policy import Policy, Recomputation
 from tutelage.runlog import write_text
@@ -28,8 +26,6 @@ USUAL_SHARE = 0.4
 """The share of the matrix rate that training is reckoned to reach."""
 HEADROOM = 0.9
 """The share of free memory that a plan may use."""
-ENGINE_OVERHEAD = 2e9
-"""Bytes that vLLM takes beyond weights and cache: its libraries, its buffers, on a GPU its context and graphs."""
 
 
 def arrange(policy: Policy, config: Config, pack_tokens: int, planned_tokens: int, record: Path | None = None) -> Policy:
@@ -141,87 +137,3 @@ def free_memory(device: torch.device) -> float:
         used = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
         known.append(float((group / "memory.max").read_text()) - float(used["anon"]))
     return min(known)
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where vLLM runs: on a device of its own, beside training, or in turns with it."""
-
-    device: torch.device
-    in_turns: bool
-    gpu_memory_utilization: float
-    asynchronous: bool
-
-
-def place_engine(policy: Policy, config: Config, pack_tokens: int, longest: int) -> Placement | None:
-    """Where vLLM is to run, or None where the policy generates by itself; says what was decided and why.
-
-    Args:
-        pack_tokens: of the largest pack that is trained on.
-        longest: prompt + response in tokens, at most.
-
-    Raises:
-        InputError: vLLM was asked for and is not installed or does not fit; or "async" where they compute in turns.
-    """
-    wanted = config.eval.backend
-    if wanted == "native":
-        return None
-    device = engine_device(config.eval.device, policy.device)
-    if wanted == "vllm":
-        vllm.require(device.type)
-    found = vllm.missing(device.type) or _fit(policy, config, device, pack_tokens, longest)
-    if isinstance(found, str):
-        if wanted == "vllm":
-            raise InputError(
-                f'eval.backend = "vllm": {found}; make room, or choose another eval.device, or eval.backend = "native"'
-            )
-        console.say(f"evaluation: by the training model itself ({found})")
-        return None
-    share, in_turns = found
-    asynchronous = config.eval.mode == "async" or (config.eval.mode == "auto" and device != policy.device)
-    if asynchronous and in_turns:
-        raise InputError(
-            f'eval.mode = "async": training and vLLM fit on {device} only in turns; use eval.mode = "sync", or another eval.device'
-        )
-    how = "in turns with training" if in_turns else "while training goes on" if asynchronous else "while training waits"
-    console.say(f"evaluation: by vLLM on {device}, {how}")
-    return Placement(device, in_turns, share, asynchronous)
-
-
-def _fit(policy: Policy, config: Config, device: torch.device, pack_tokens: int, longest: int) -> tuple[float, bool] | str:
-    """(share of the GPU's memory, whether in turns), or why vLLM does not fit."""
-    need = engine_bytes(policy, longest)
-    wanted = config.eval.gpu_memory_utilization
-    kept: Recomputation = "selective" if policy.model.is_gradient_checkpointing else "none"
-    to_come = state_to_come(policy, config) + activation_bytes(policy, pack_tokens, kept)
-    if device.type == "cpu":
-        free = free_memory(device) - (to_come if policy.device.type == "cpu" else 0)
-        return (wanted, False) if need <= free else f"it needs {_gb(need)}, and training leaves {_gb(free)} of memory"
-    whole = float(torch.cuda.mem_get_info(device)[1])
-    free = free_memory(device)
-    if device != policy.device:
-        room = min(wanted * whole, HEADROOM * free)
-        return (room / whole, False) if need <= room else f"it needs {_gb(need)}, and {device} has {_gb(room)} for it"
-    beside, turns = HEADROOM * free - to_come, HEADROOM * free
-    if config.eval.in_turns != "on" and need <= beside:
-        return min(wanted, beside / whole), False
-    if not config.eval.offload_optimizer:
-        turns -= to_come
-    if config.eval.in_turns != "off" and need <= turns:
-        return min(wanted, turns / whole), True
-    return f"it needs {_gb(need)}, and training leaves {_gb(beside)} of {device}, {_gb(turns)} in turns"
-
-
-def engine_bytes(policy: Policy, longest: int) -> float:
-    """Bytes that a vLLM engine needs at least: its weights, the keys and values of eight longest sequences, and what it computes in."""
-    config: Any = policy.model.config.get_text_config()
-    width = 4 if policy.precision == "fp32" else 2
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    cache = 8 * longest * 2 * config.num_hidden_layers * heads * size * width
-    weights = width * sum(weight.numel() for name, weight in policy.model.named_parameters() if "lora_" not in name)
-    return weights + cache + ENGINE_OVERHEAD
-
-
-def _gb(size: float) -> str:
-    return f"{max(size, 0) / 1e9:.1f} GB"

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -46,9 +46,7 @@ class RunLog:
         append_lines(self.directory / "metrics.jsonl", [{**values, "time": round(time.time(), 3)}])
         if self._tracker is not None:
             kind = values.get("kind", "train")
-            numbers = {
-                f"{kind}/{key}": value for key, value in values.items() if isinstance(value, int | float) and key != "step"
-            }
+            numbers = {f"{kind}/{key}": value for key, value in _numbers(values) if key != "step"}
             self._tracker(numbers, values["step"], values.get("logged_at_step", values["step"]))
 
     def generations(self, step: int, records: Iterable[dict[str, Any]]) -> None:
@@ -62,7 +60,7 @@ class RunLog:
         """Seconds that training took, those that it stood still for evaluations before its end, and their share of the former."""
         lines = read_lines(self.directory / "metrics.jsonl")
         training = sum(line["seconds"] for line in lines if line["kind"] == "train")
-        waiting = sum(line["training_seconds"] for line in lines if line["kind"] == "eval")
+        waiting = sum(line["training_seconds"] for line in lines if line["kind"] in ("eval", "eval_failed"))
         share = round(waiting / training, 4) if training else None
         return {"training_seconds": round(training, 2), "evaluation_seconds": round(waiting, 2), "share": share}
 
@@ -249,6 +247,15 @@ def start_tracker(config: Config, directory: Path) -> Any:
         writer.flush()
 
     return track
+
+
+def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """The numbers among values, those of tables within them too, as ``table/key``."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{key}/{inner}", number) for inner, number in _numbers(value))
+        elif isinstance(value, int | float):
+            yield key, value
 
 
 def to_lines(values: Iterable[dict[str, Any]]) -> str:

@@ -207,7 +207,7 @@ def finished(directory: Path, evaluations: Sequence[dict[str, Any]], cost: Mappi
             for line in evaluations
         ],
     )
-    if len(evaluations) > 1:
+    if len(evaluations) > 1 and evaluations[0]["step"] == 0:
         before_after(evaluations[0], evaluations[-1])
     if cost is not None and cost["share"] is not None:
         console.say(

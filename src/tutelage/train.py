@@ -19,7 +19,6 @@ import torch
 
 from tutelage import checkpoint, console, lora, optim, packing, plan, show
 from tutelage.config import Config, parse_config
-from tutelage.engines import engine_device
 from tutelage.errors import InputError, RunError
 from tutelage.generation import vllm
 from tutelage.live import live_evaluation
@@ -33,6 +32,7 @@ from tutelage.model import (
     save_model,
     size_in_bytes,
 )
+from tutelage.placement import engine_device, place_engine
 from tutelage.policy import Policy
 from tutelage.prepare import Prepared, longest_prompt, prepare
 from tutelage.runlog import RunLog, open_run, refuse_to_overwrite, require_tracker
@@ -76,9 +76,10 @@ def train_one_size(config: Config, size: int | None = None) -> Result:
     if config.model.lora != "none":
         lora.require()
     require_tracker(config.run.tracker)
-    generates_on = engine_device(config.eval.device, trains_on)
-    if config.eval.backend == "vllm":
-        vllm.require(generates_on.type)
+    if config.eval.backend != "native":
+        generates_on = engine_device(config.eval.device, trains_on)
+        if config.eval.backend == "vllm":
+            vllm.require(generates_on.type)
     resolve(config.model.id)
     refuse_to_overwrite(config)
     tokenizer = load_tokenizer(config.model.id)
@@ -114,7 +115,7 @@ def run(policy: Policy, prepared: Prepared, config: Config, log: RunLog) -> Resu
         record.unlink(missing_ok=True)
     policy = plan.arrange(policy, config, largest, sum(map(len, prepared.train)) * total // epoch, record)
     longest = longest_prompt(prepared.validation, policy.tokenizer) + config.eval.max_new_tokens
-    placement = plan.place_engine(policy, config, largest, longest)
+    placement = place_engine(policy, config, optimizer, largest, longest)
 
     def batches_of(step: int) -> tuple[list[TokenizedExample], list[packing.Batch]]:
         rows = packing.step_rows(len(prepared.train), rows_per_step, train.seed, step)
@@ -142,6 +143,7 @@ def run(policy: Policy, prepared: Prepared, config: Config, log: RunLog) -> Resu
                             **_speed(policy, examples, batches, clock),
                         )  # fmt: skip
                     advance(1, f"loss {gradients.loss:.4f}")
+                    evaluate.collect(step)  # what is logged outlasts the checkpoint
                     if save_every and step % save_every == 0 and step < total:
                         checkpoint.save(log.directory, step, policy.model, optimizer)
                     evaluate(step)

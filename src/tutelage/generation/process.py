@@ -1,7 +1,7 @@
 """An engine in a process of its own, so that whatever it does to random state, threads, devices and process groups stays there.
 
 `Remote` is the trainer's side; the other side is this module run by `python -m`: it makes the engine that it is told to make and
-calls what it is told to call. Weights go over as open memory (`snapshot`), so that neither side waits for the other.
+calls what it is told to call. Weights go over as open memory (`snapshot`), which the trainer need not keep still.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -57,80 +58,112 @@ class Remote:
         timeout: float = 600.0,
     ) -> None:
         self.factory, self.options, self.environment, self.timeout = factory, options, environment or {}, timeout
-        self.log = log or Path(tempfile.mkstemp(prefix="tutelage-engine-", suffix=".log")[1])
+        if log is None:
+            handle, name = tempfile.mkstemp(prefix="tutelage-engine-", suffix=".log")
+            os.close(handle)
+            log = Path(name)
+        self.log = log
         self.process: subprocess.Popen[bytes] | None = None
+        self.closed = False
         self._socket: socket.socket | None = None
         self._connection: Connection | None = None
+        self._changing = threading.Lock()
+
+    @property
+    def running(self) -> bool:
+        return self._connection is not None
 
     def start(self) -> None:
-        """Start the process, and wait until its engine is made. Raises EngineError if it is not."""
-        self.close()
-        ours, theirs = socket.socketpair()
+        """Start the process, anew if it runs, and wait until its engine is made. Raises EngineError if it is not."""
         paths = [str(Path(entry or ".").absolute()) for entry in sys.path]
         inherited = {name: value for name, value in os.environ.items() if name not in OF_THE_TRAINERS_GROUP}
-        environment = {**inherited, "PYTHONPATH": os.pathsep.join(paths), **self.environment}
-        with self.log.open("ab") as log, theirs:
-            # a session of its own: Ctrl-C is for the trainer, which ends the engine when it is time to
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "tutelage.generation.process", str(theirs.fileno()), str(os.getpid())],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, env=environment,
-                pass_fds=[theirs.fileno()],
-            )  # fmt: skip
-        self._socket, self._connection = ours, Connection(os.dup(ours.fileno()))
-        self.call(self.factory, limit=max(self.timeout, START_SECONDS), **self.options)
+        environment = {"OMP_WAIT_POLICY": "passive", **inherited, "PYTHONPATH": os.pathsep.join(paths), **self.environment}
+        self.end()
+        with self._changing:  # whoever closes meanwhile finds the process, or keeps it from being started
+            if self.closed:
+                raise EngineError("the engine was closed")
+            ours, theirs = socket.socketpair()
+            try:
+                with self.log.open("ab") as log, theirs:
+                    # a session of its own: Ctrl-C is for the trainer, which ends the engine when it is time to
+                    self.process = subprocess.Popen(
+                        [sys.executable, "-P", "-m", "tutelage.generation.process", str(theirs.fileno()), str(os.getpid())],
+                        stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                        env=environment, pass_fds=[theirs.fileno()],
+                    )  # fmt: skip
+            except OSError as error:
+                ours.close()
+                raise EngineError(f"the engine cannot be started: {error}") from None
+            self._socket, self._connection = ours, Connection(os.dup(ours.fileno()))
+        try:
+            self.call(self.factory, limit=max(self.timeout, START_SECONDS), **self.options)
+        except EngineError:
+            self.end()
+            raise
 
     def call(
         self,
         method: str,
         *arguments: Any,
-        on_progress: Callable[[int], None] = lambda count: None,
+        on_progress: Callable[[int], None] | None = None,
         snapshot: Snapshot | None = None,
         limit: float | None = None,
         **options: Any,
     ) -> Any:
-        """What a method of the engine returns; the tensors of a `snapshot` are its first argument there.
+        """What a method of the engine returns.
 
-        `limit` takes the place of the engine's timeout.
+        Args:
+            on_progress: is told what the method tells its argument ``on_finished``.
+            snapshot: its tensors are the method's first argument.
+            limit: takes the place of `timeout`.
 
         Raises:
             EngineError: the engine is not there (any more), does not answer, or failed.
         """
-        if self._connection is None or self._socket is None:
+        ours, connection, limit = self._socket, self._connection, limit or self.timeout
+        if connection is None or ours is None:
             raise EngineError("the engine is not running")
-        entries = None if snapshot is None else snapshot.entries
-        limit = limit or self.timeout
         try:
-            self._connection.send((method, arguments, options, entries))
+            entries = None if snapshot is None else snapshot.entries
+            connection.send((method, arguments, options, entries, on_progress is not None))
             if snapshot is not None:
-                socket.send_fds(self._socket, [b"w"], [snapshot.fd])
+                socket.send_fds(ours, [b"w"], [snapshot.fd])
             while True:
-                if not self._connection.poll(limit):
-                    self.close()
+                if not connection.poll(limit):
+                    self.end()
                     raise EngineError(f"the engine did not answer for {limit:g} s and was ended{self._last_lines()}")
-                kind, value = self._connection.recv()
-                if kind == "progress":
-                    on_progress(value)
-                elif kind == "failed":
-                    raise EngineError(f"the engine failed: {value} (the whole story: {self.log})")
-                else:
+                kind, value = connection.recv()
+                if kind == "done":
                     return value
-        except (OSError, EOFError):
+                if kind == "failed":
+                    raise EngineError(f"the engine failed: {value} (the whole story: {self.log})")
+                if on_progress is not None:
+                    on_progress(value)
+        except EngineError:
+            raise
+        except (OSError, EOFError, TypeError):  # TypeError: closed by another thread in the middle
             raise EngineError(f"the engine died ({self._ending()}){self._last_lines()}") from None
-        except KeyboardInterrupt:  # a later answer would be taken for the answer to a later question
-            self.close()
+        except BaseException:  # a later answer would be taken for the answer to a later question
+            self.end()
             raise
 
-    def close(self) -> None:
-        """End the process, at once."""
+    def end(self) -> None:
+        """End the process, at once; it may be started again."""
         connection, self._connection = self._connection, None
         ours, self._socket = self._socket, None
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
         if connection is not None:
             connection.close()
         if ours is not None:
             ours.close()
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
+
+    def close(self) -> None:
+        """End the process for good, whatever another thread is about to do with it."""
+        with self._changing:
+            self.closed = True
+        self.end()
 
     def _ending(self) -> str:
         """How the process ended, in words."""
@@ -161,28 +194,30 @@ def serve(fd: int, parent: int) -> None:
     engine: Any = None
     while True:
         try:
-            method, arguments, options, entries = connection.recv()
+            method, arguments, options, entries, tells = connection.recv()
+            opened = None if entries is None else socket.recv_fds(theirs, 1, 1)[1][0]
         except (EOFError, OSError):
             return
+        if tells:
+            options["on_finished"] = lambda count: connection.send(("progress", count))
         try:
             if engine is None:
                 module, _, name = method.partition(":")
-                engine, answer = getattr(importlib.import_module(module), name)(*arguments, **options), None
+                engine = getattr(importlib.import_module(module), name)(*arguments, **options)
+                answer = None
+            elif opened is not None:
+                answer = _with_weights(getattr(engine, method), Snapshot(opened, entries), arguments, options)
             else:
-                if entries is not None:
-                    _, (opened, *_), _, _ = socket.recv_fds(theirs, 1, 1)
-                    snapshot = Snapshot(opened, entries)
-                    arguments = (snapshot.tensors(), *arguments)
-                if method == "generate":
-                    options["on_finished"] = lambda count: connection.send(("progress", count))
                 answer = getattr(engine, method)(*arguments, **options)
-                arguments = ()  # else the memory of a snapshot would stay until the next call
             connection.send(("done", answer))
         except Exception as error:
-            import traceback
-
             traceback.print_exc()
             connection.send(("failed", f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"))
+
+
+def _with_weights(method: Any, snapshot: Snapshot, arguments: Any, options: Any) -> Any:
+    """A call with a snapshot's tensors, whose memory is let go afterwards."""
+    return method(snapshot.tensors(), *arguments, **options)
 
 
 def _end_with(parent: int) -> None:

@@ -14,6 +14,7 @@ from tutelage.errors import InputError
 from tutelage.generation import Completion, Sampling, end_token_ids, to_text
 
 FACTORY = "tutelage.generation.vllm:VllmEngine"
+WHOLE_VOCABULARY = 1 << 30
 CPU_CACHE_BYTES = 1 << 30
 """The KV cache of an engine on a CPU: vLLM's default share of the machine's memory is refused on many machines."""
 
@@ -138,6 +139,8 @@ class VllmEngine:
         )  # fmt: skip
 
     def _completion(self, output: Any, sampling: Sampling) -> Completion:
+        if output.finish_reason in ("abort", "error"):
+            raise RuntimeError(f"vLLM ended a response by itself: {output.finish_reason}")
         tokens = tuple(output.token_ids)
         reason = "length" if output.finish_reason == "length" else "stop"
         entropies = None
@@ -187,8 +190,12 @@ class VllmEngine:
 
 def _as_sampling(params: Any) -> Sampling:
     """What of vLLM's SamplingParams matters once the tokens are there."""
+    told = params.logprobs or 0
     return Sampling(
-        params.max_tokens or 1, stop=tuple(params.stop or ()), min_new_tokens=params.min_tokens, top_logprobs=params.logprobs or 0
+        params.max_tokens or 1,
+        stop=tuple(params.stop or ()),
+        min_new_tokens=params.min_tokens,
+        top_logprobs=told if told >= 0 else WHOLE_VOCABULARY,
     )
 
 

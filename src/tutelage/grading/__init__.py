@@ -87,10 +87,10 @@ def grade_responses(
     return [found[reference, answer] if answer is not None else malformed for reference, answer in answers]
 
 
-def answer_of(response: str) -> str:
-    """The answer that a response gives, in tags or in a box; else all of it."""
-    answer = tagged_answer(response)
-    answer = boxed_answer(response) if answer is None else answer
+def answer_of(response: str, style: str | None = None) -> str:
+    """The answer that a response gives: in tags ("r1_zero"), in a box ("question_only"), or (None) whichever it has, else all of it."""
+    answer = tagged_answer(response) if style != "question_only" else None
+    answer = boxed_answer(response) if answer is None and style != "r1_zero" else answer
     return response.strip() if answer is None else answer
 
 

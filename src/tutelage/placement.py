@@ -1,0 +1,129 @@
+"""Where vLLM runs: on a device of its own, beside training, in turns with it, or not at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tutelage import console, optim
+from tutelage.config import Config, EvalConfig
+from tutelage.errors import InputError
+from tutelage.generation import vllm
+from tutelage.model import choose_device
+from tutelage.plan import HEADROOM, activation_bytes, free_memory, state_to_come
+from tutelage.policy import Policy, Recomputation
+
+ENGINE_OVERHEAD = 2e9
+"""Bytes that vLLM takes beyond weights and cache: its libraries, its buffers, on a GPU its context and graphs."""
+
+
+def engine_device(name: str, trains_on: torch.device) -> torch.device:
+    """The device of `eval.device`; "auto" is a GPU that is not trained on, else the one that is, else the CPU."""
+    if name != "auto":
+        return choose_device(name)
+    if trains_on.type == "cuda":
+        others = [index for index in range(torch.cuda.device_count()) if index != trains_on.index]
+        return torch.device("cuda", others[0]) if others else trains_on
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def engine_devices(config: EvalConfig) -> list[torch.device]:
+    """Where engines run that need not share: on every GPU in sight, unless `eval.device` names one; else on the CPU."""
+    if config.device != "auto":
+        return [choose_device(config.device)]
+    if torch.cuda.is_available():
+        return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    return [torch.device("cpu")]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where vLLM runs: on a device of its own, beside training, or in turns with it."""
+
+    device: torch.device
+    in_turns: bool
+    gpu_memory_utilization: float
+    asynchronous: bool
+
+
+def place_engine(
+    policy: Policy, config: Config, optimizer: torch.optim.Optimizer, pack_tokens: int, longest: int
+) -> Placement | None:
+    """Where vLLM is to run, or None where the policy generates by itself; says what was decided and why.
+
+    Args:
+        pack_tokens: of the largest pack that is trained on.
+        longest: prompt + response in tokens, at most.
+
+    Raises:
+        InputError: vLLM was asked for and is not installed or does not fit; or "async" where they compute in turns.
+    """
+    wanted = config.eval.backend
+    if wanted == "native":
+        return None
+    device = engine_device(config.eval.device, policy.device)
+    if wanted == "vllm":
+        vllm.require(device.type)
+    found = vllm.missing(device.type) or _fit(policy, config, optimizer, device, pack_tokens, longest)
+    if isinstance(found, str):
+        if wanted == "vllm":
+            raise InputError(
+                f'eval.backend = "vllm": {found}; make room, or choose another eval.device, or eval.backend = "native"'
+            )
+        waits = "; training waits for it, whatever eval.mode says" if config.eval.mode == "async" else ""
+        console.say(f"evaluation: by the training model itself ({found}){waits}")
+        return None
+    share, in_turns = found
+    asynchronous = config.eval.mode == "async" or (config.eval.mode == "auto" and device != policy.device)
+    if asynchronous and in_turns:
+        raise InputError(
+            f'eval.mode = "async": on {device} training and vLLM compute in turns, as eval.in_turns says or the memory wants; use'
+            ' eval.mode = "sync", or another eval.device'
+        )
+    how = "in turns with training" if in_turns else "while training goes on" if asynchronous else "while training waits"
+    console.say(f"evaluation: by vLLM on {device}, {how}")
+    return Placement(device, in_turns, share, asynchronous)
+
+
+def _fit(
+    policy: Policy, config: Config, optimizer: torch.optim.Optimizer, device: torch.device, pack_tokens: int, longest: int
+) -> tuple[float, bool] | str:
+    """(share of the GPU's memory, whether in turns), or why vLLM does not fit."""
+    need = engine_bytes(policy, longest)
+    wanted = config.eval.gpu_memory_utilization
+    kept: Recomputation = "selective" if policy.model.is_gradient_checkpointing else "none"
+    there = optim.state_bytes(optimizer)  # of a run that goes on
+    to_come = max(0.0, state_to_come(policy, config) - there) + activation_bytes(policy, pack_tokens, kept)
+    if device.type == "cpu":
+        free = free_memory(device) - (to_come if policy.device.type == "cpu" else 0)
+        return (wanted, False) if need <= free else f"it needs {_gb(need)}, and training leaves {_gb(free)} of memory"
+    whole = float(torch.cuda.mem_get_info(device)[1])
+    free = free_memory(device)
+    if device != policy.device:
+        room = min(wanted * whole, HEADROOM * free)
+        return (room / whole, False) if need <= room else f"it needs {_gb(need)}, and {device} has {_gb(room)} for it"
+    beside, turns = HEADROOM * free - to_come, HEADROOM * free + there
+    if config.eval.in_turns != "on" and need <= beside:
+        return min(wanted, beside / whole), False
+    if not config.eval.offload_optimizer:
+        turns -= to_come + there
+    if config.eval.in_turns != "off" and need <= turns:
+        return min(wanted, turns / whole), True
+    return f"it needs {_gb(need)}, and training leaves {_gb(beside)} of {device}, {_gb(turns)} in turns"
+
+
+def engine_bytes(policy: Policy, longest: int) -> float:
+    """Bytes that a vLLM engine needs at least: its weights, the keys and values of eight longest sequences, and what it computes in."""
+    config: Any = policy.model.config.get_text_config()
+    width = 4 if policy.precision == "fp32" else 2
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    cache = 8 * longest * 2 * config.num_hidden_layers * heads * size * width
+    weights = width * sum(weight.numel() for name, weight in policy.model.named_parameters() if "lora_" not in name)
+    return weights + cache + ENGINE_OVERHEAD
+
+
+def _gb(size: float) -> str:
+    return f"{max(size, 0) / 1e9:.1f} GB"
