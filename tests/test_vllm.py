@@ -144,6 +144,15 @@ def test_a_sampled_response_depends_on_its_problem_and_sample_alone(engine, poli
 
 
 @needs_vllm
+def test_more_seeded_prompts_than_one_step_reads_are_answered(engine, policy):
+    """vLLM reads 4,096 tokens in a step on a CPU; a seeded prompt that it read in two parts ended the engine."""
+    words = policy.tokenizer.encode(" and then she sold some more" * 60)
+    prompts = [[number + 100, *words[:150]] for number in range(60)]
+    said = engine.generate(prompts, Sampling(2, temperature=1.0, seed=3))
+    assert len(said) == 60 and all(len(completion.token_ids) <= 2 for completion in said)
+
+
+@needs_vllm
 def test_stops_caps_and_minimum_lengths_are_those_of_the_native_generator(engine, policy):
     """A stop string stays in the text and may be put off; the end token is not part of it."""
     load_policy_into_vllm_instance(policy, engine)

@@ -79,6 +79,8 @@ class VllmEngine:
             os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # else it takes cores for itself that the trainer computes on
             # blocks of 128 tokens, the default on a CPU, would hardly ever hit the prefix cache
             options = {"kv_cache_memory_bytes": CPU_CACHE_BYTES, "block_size": 32, "enforce_eager": True}
+            # vLLM 0.32 rewinds the generator of a seeded request whose prompt is read in parts, which a CPU's cannot be
+            options["enable_chunked_prefill"] = False
         from vllm import LLM
 
         self.llm: Any = LLM(
