@@ -86,6 +86,8 @@ def evaluate_file(model: str, data: str, overrides: list[str], out: Path | None)
     if by_vllm and (reason := vllm.missing(devices[0].type)):
         console.say(f"by the model itself ({reason})")
         by_vllm = False
+    elif by_vllm:
+        console.say(f"by vLLM on {', '.join(map(str, devices))}")
     directory = out or Path("evaluations") / f"{Path(model).name}-{Path(data).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     if directory.exists():
         raise InputError(f"{directory} exists and is not overwritten; choose another --out")
