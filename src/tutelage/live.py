@@ -63,7 +63,12 @@ class Flight:
 class Evaluator:
     """Lets the policy solve the validation problems when it is time to, and logs and prints what came of it.
 
-    Whatever happens to the engine, training goes on: an evaluation that fails is reported and logged as failed.
+    Whatever happens to the engine, training goes on: an evaluation that fails is reported and logged as failed. `close` ends it.
+
+    Args:
+        placement: where vLLM runs; None: the policy generates by itself.
+        longest: prompt + response in tokens, at most.
+        total: optimizer steps of the run.
     """
 
     def __init__(
@@ -74,12 +79,18 @@ class Evaluator:
         log: RunLog,
         optimizer: torch.optim.Optimizer,
         placement: Placement | None,
-        engine: Engine | None,
+        longest: int,
         total: int,
     ) -> None:
         self.policy, self.problems, self.panel = policy, prepared.validation, prepared.panel
         self.config, self.log, self.total = config.eval, log, total
-        self.optimizer, self.placement, self.engine = optimizer, placement, engine
+        self.optimizer, self.placement = optimizer, placement
+        self.engine: Engine | None = None
+        if placement is not None:
+            self.engine = engine_for(
+                policy, resolve(config.model.id), config.eval, placement.device, share=placement.gpu_memory_utilization,
+                longest=longest, log=log.directory / "engine.log", sleeps=placement.in_turns,
+            )  # fmt: skip
         self.worker = ThreadPoolExecutor(1, thread_name_prefix="evaluation")
         self.flights: deque[Flight] = deque()
         self.given_up = False
@@ -272,33 +283,3 @@ class Evaluator:
         seconds = round(time.monotonic() - started, 2)
         self.log.metrics(kind="eval", step=step, **summary, logged_at_step=now, seconds=seconds, training_seconds=round(cost, 2))
         show.evaluation(step, summary, now)
-
-
-@contextlib.contextmanager
-def live_evaluation(
-    policy: Policy,
-    prepared: Prepared,
-    config: Config,
-    log: RunLog,
-    optimizer: torch.optim.Optimizer,
-    placement: Placement | None,
-    longest: int,
-    total: int,
-) -> Iterator[Evaluator]:
-    """The evaluator of a run; its engine, if it has one, ends with the block.
-
-    Args:
-        longest: prompt + response in tokens, at most.
-        total: optimizer steps of the run.
-    """
-    engine = None
-    if placement is not None:
-        engine = engine_for(
-            policy, resolve(config.model.id), config.eval, placement.device, share=placement.gpu_memory_utilization,
-            longest=longest, log=log.directory / "engine.log", sleeps=placement.in_turns,
-        )  # fmt: skip
-    evaluator = Evaluator(policy, prepared, config, log, optimizer, placement, engine, total)
-    try:
-        yield evaluator
-    finally:
-        evaluator.close()

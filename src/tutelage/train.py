@@ -21,7 +21,7 @@ from tutelage import checkpoint, console, lora, optim, packing, plan, show
 from tutelage.config import Config, parse_config
 from tutelage.errors import InputError, RunError
 from tutelage.generation import vllm
-from tutelage.live import live_evaluation
+from tutelage.live import Evaluator
 from tutelage.model import (
     check_positions,
     choose_device,
@@ -124,7 +124,7 @@ def run(policy: Policy, prepared: Prepared, config: Config, log: RunLog) -> Resu
 
     policy.model.config.use_cache = False
     policy.model.train()
-    with live_evaluation(policy, prepared, config, log, optimizer, placement, longest, total) as evaluate:
+    with contextlib.closing(Evaluator(policy, prepared, config, log, optimizer, placement, longest, total)) as evaluate:
         try:
             evaluate(step)
             with console.progress("training", total, done=step) as advance, prefetched(batches_of, range(step, total)) as ahead:
