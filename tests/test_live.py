@@ -379,3 +379,65 @@ def test_a_run_of_before_is_read_as_what_it_was():
     assert (old.backend, old.device, old.full, old.examples) == ("native", "auto", False, 64)
     used = parse_config({"eval": {"engine": "vllm", "device": "cuda:1"}}).eval
     assert (used.backend, used.device, used.full) == ("vllm", "cuda:1", False)
+
+
+def test_in_turns_one_ctrl_c_ends_the_engine_first(make_config, tmp_path, engine, monkeypatch):
+    """Its memory must be free before the optimizer's state comes back."""
+    from tutelage import engines, placement, train
+    from tutelage.train import Interrupted
+
+    engine("slow")
+    turns = placement.Placement(torch.device("cpu"), True, 0.5, False)
+
+    class Interrupting(engines.Engine):
+        def generate(self, *arguments, **options):
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+            return super().generate(*arguments, **options)
+
+    monkeypatch.setattr(train, "place_engine", lambda *_: turns)
+    monkeypatch.setattr(engines, "Engine", Interrupting)
+    with pytest.raises(Interrupted):
+        train_one_size(make_config(**STEPS, eval__backend="vllm"))
+    assert [line["step"] for line in lines(tmp_path / "run", "eval_lost")] == [0]
+    assert not lines(tmp_path / "run", "eval_failed") and not lines(tmp_path / "run", "engine_failed")
+
+
+def test_the_callers_own_mistakes_are_not_the_engines(tiny_model, engine):
+    """They are raised as they are, and what the engine would have answered is not taken for the next answer."""
+    from tutelage import init_vllm
+
+    llm = init_vllm(tiny_model, "cpu", 7)
+    try:
+        with pytest.raises(AttributeError, match="pickle"):
+            llm.generate([[5, 6]], lambda: None)
+        llm.start()
+
+        def careless(count):
+            raise TypeError("mine")
+
+        with pytest.raises(TypeError, match="mine"):
+            llm.generate([[5, 6]], Sampling(3, temperature=0), on_finished=careless)
+        assert not llm.running
+    finally:
+        llm.close()
+
+
+def test_memory_that_runs_out_for_the_entropies_fails_that_evaluation_alone(make_config, engine, monkeypatch):
+    from tutelage import live
+
+    def too_much(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(live, "add_entropies", too_much)
+    result = train_one_size(make_config(**STEPS, eval__backend="vllm"))
+    assert result.evaluations == [] and len(lines(result.directory, "eval_failed")) == 4
+
+
+def test_what_evaluations_cost_is_known_of_runs_begun_before_it_was_written(tmp_path):
+    from tutelage.runlog import RunLog, append_lines
+
+    old = [{"kind": "train", "step": 1, "seconds": 10.0}, {"kind": "eval", "step": 1, "seconds": 4.0}]
+    new = [{"kind": "eval", "step": 2, "seconds": 9.0, "training_seconds": 0.5}]
+    new += [{"kind": "eval_failed", "step": 3, "training_seconds": 0.5}, {"kind": "eval_skipped", "step": 4}]
+    append_lines(tmp_path / "metrics.jsonl", old + new)
+    assert RunLog(tmp_path).evaluation_cost() == {"training_seconds": 10.0, "evaluation_seconds": 5.0, "share": 0.5}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -52,9 +53,9 @@ class Certificate:
         return all(gap <= MEAN_GAP_BFLOAT16 for gap in (self.mean_gap, self.cached_mean_gap))
 
     def as_dict(self) -> dict[str, Any]:
-        """For a log; JSON has no NaN."""
+        """For a log; JSON has neither NaN nor infinity."""
         values = asdict(self) | {"holds": self.holds}
-        return {name: None if value != value else value for name, value in values.items()}
+        return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()}
 
     def require(self) -> None:
         """Raises UncertifiedWeights if a gap is beyond its bound."""

@@ -166,7 +166,7 @@ class EvalConfig(Section):
     are not planned to fit."""
     offload_optimizer: bool = True
     """In turns, the optimizer's state waits in the host's memory while vLLM generates."""
-    timeout: float = Field(default=600.0, gt=0)
+    timeout: float = Field(default=600.0, gt=0, le=1_000_000)
     """Seconds without a finished response after which vLLM counts as hung, and is restarted, once."""
     entropy: Literal["exact", "top-k", "off"] = "exact"
     """Token entropy of what vLLM generated: exact, by one packed pass of the policy; top-k: a lower bound from the 20 likeliest

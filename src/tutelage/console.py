@@ -89,15 +89,18 @@ def _rich_progress(what: str, total: int | None, done: int) -> Iterator[Advance]
         bars.start()
     task = bars.add_task(escape(what), total=total, count=f"0/{total}" if total else "", left="left" if total else "", note="")
     bars.update(task, completed=done)
+    over = False
     try:
 
         def advance(count: int, note: str = "") -> None:
             nonlocal done
             done += count
-            bars.update(task, completed=done, count=f"{done}/{total}" if total else "", note=escape(note))
+            if not over:  # whoever advances from another thread may be late
+                bars.update(task, completed=done, count=f"{done}/{total}" if total else "", note=escape(note))
 
         yield advance
     finally:
+        over = True
         bars.remove_task(task)
         if outermost:
             bars.stop()

@@ -83,6 +83,7 @@ class Engine:
 
     def start(self) -> None:
         """Start the process, or start it again: it then has the weights of `model`. Raises EngineError if it does not start."""
+        self.holds = None
         self.remote.start()
 
     def close(self) -> None:
@@ -115,6 +116,7 @@ class Engine:
             EngineError: it died, hung or failed.
         """
         known: dict[str, Any] = {}
+        self.holds = None
         if handed.snapshot is not None:
             started = time.monotonic()
             self.remote.call("load", snapshot=handed.snapshot)

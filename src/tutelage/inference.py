@@ -43,7 +43,8 @@ def config_of(model: str, overrides: list[str]) -> Config:
     if (run / "config.toml").is_file() and (run / "model").is_dir():
         # the prompt template as it was then, whatever has become of its file
         return load_config(
-            run / "config.toml", [f"--model.id={run / 'model'}", f"--data.prompt={run / 'prompt.txt'}", *overrides]
+            run / "config.toml",
+            [f"--model.id={run / 'model'}", f"--data.prompt={run / 'prompt.txt'}", "--eval.mode=auto", *overrides],
         )
     if (path / "config.toml").is_file():
         raise InputError(

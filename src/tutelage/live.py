@@ -21,6 +21,7 @@ from tutelage.errors import RunError
 from tutelage.evaluate import Entropy, add_entropies, grade_examples, sampling_of, solve, summarize
 from tutelage.generation import Completion
 from tutelage.generation.process import EngineError
+from tutelage.machine import uninterrupted
 from tutelage.model import resolve
 from tutelage.placement import Placement
 from tutelage.policy import Policy
@@ -121,13 +122,18 @@ class Evaluator:
 
     def close(self) -> None:
         """End the engine; what is still in flight is lost, and said to be."""
-        if self.engine is not None:
-            self.engine.close()
-        self.worker.shutdown(cancel_futures=True)
-        for flight in self.flights:
+        try:
+            if self.engine is not None:
+                self.engine.close()
+        finally:
+            self.worker.shutdown(cancel_futures=True)
             with contextlib.suppress(RunError):
-                console.say(f"the evaluation of step {flight.step} was in flight and is lost", style="yellow")
-                self.log.metrics(kind="eval_lost", step=flight.step)
+                while self.flights:
+                    self._lose(self.flights.popleft())
+
+    def _lose(self, flight: Flight) -> None:
+        console.say(f"the evaluation of step {flight.step} was in flight and is lost", style="yellow")
+        self.log.metrics(kind="eval_lost", step=flight.step)
 
     def _knows(self, step: int) -> bool:
         return self.log.has_evaluation(step) or any(flight.step == step for flight in self.flights)
@@ -191,7 +197,7 @@ class Evaluator:
         try:
             proof, completions = self.engine.answer(handed, prompts, sampling, on_finished=on_finished, on_failure=report)
         except EngineError:
-            self.given_up = True
+            self.given_up = not self.engine.remote.closed
             raise
         return Answers(proof, completions, grade_examples(problems, completions, self.config))
 
@@ -200,8 +206,11 @@ class Evaluator:
         assert self.engine is not None
         if not self.engine.running and not self.flights and not self.given_up:
             torch.cuda.empty_cache()
-            with console.progress("starting vLLM"), contextlib.suppress(EngineError):  # whoever asks it will find out
-                self.engine.start()
+            with console.progress("starting vLLM"):
+                try:
+                    self.engine.start()
+                except EngineError as error:  # whoever asks it will start it again
+                    console.say(str(error), style="yellow")
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
@@ -221,7 +230,8 @@ class Evaluator:
                 yield
             except BaseException:  # Ctrl-C: the memory must be free before the optimizer comes back
                 self.engine.close()
-                self.given_up = True
+                while self.flights:
+                    self._lose(self.flights.popleft())
                 raise
             try:
                 if self.engine.running:
@@ -230,23 +240,27 @@ class Evaluator:
                 self.engine.remote.end()
 
     def _land(self, now: int) -> None:
-        """Wait for the oldest flight; log what it brings. It is in flight until that is done."""
+        """Wait for the oldest flight; log what it brings."""
         flight = self.flights[0]
         arrived = time.monotonic()
         if not flight.answers.done():
             with console.progress(f"waiting for the evaluation of step {flight.step}"):
                 flight.answers.exception()
+        failure = None
         try:
             answers = flight.answers.result()
-        except Exception as error:  # whatever it is, training can do without
-            self._fail(flight.step, error, flight.cost + self._cost(now, arrived))
-        else:
             if self.config.entropy == "exact":
                 with self._as_it_was(flight, now) as policy:
                     add_entropies(answers.records, policy, flight.prompts, answers.completions)
-            cost = flight.cost + self._cost(now, arrived)
-            self._log(flight.step, now, answers.records, flight.started, cost, answers.certificate)
-        self.flights.popleft()
+        except Exception as error:  # whatever it is, training can do without
+            failure = error
+        cost = flight.cost + self._cost(now, arrived)
+        with uninterrupted():  # it is logged once
+            self.flights.popleft()
+            if failure is None:
+                self._log(flight.step, now, answers.records, flight.started, cost, answers.certificate)
+            else:
+                self._fail(flight.step, failure, cost)
 
     def _as_it_was(self, flight: Flight, now: int) -> contextlib.AbstractContextManager[Policy]:
         """The policy with the weights of the flight's step."""

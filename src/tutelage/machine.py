@@ -1,11 +1,16 @@
-"""How this process uses the machine: settings that must be made before torch starts its threads."""
+"""How this process uses the machine: settings that must be made before torch starts its threads; signals that wait."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
 
@@ -31,3 +36,21 @@ def prepare_process() -> None:
 def cache_directory() -> Path:
     """Where what can be made again is kept: the directory TUTELAGE_CACHE names, else ~/.cache/tutelage."""
     return Path(os.environ.get("TUTELAGE_CACHE") or Path.home() / ".cache" / "tutelage")
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait until the block is done."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[Any] = []
+    deferred = (signal.SIGINT, signal.SIGTERM)
+    previous = [signal.signal(number, lambda *arguments: received.append(arguments)) for number in deferred]
+    try:
+        yield
+    finally:
+        for number, handler in zip(deferred, previous, strict=True):
+            signal.signal(number, handler)
+    if received:
+        raise KeyboardInterrupt

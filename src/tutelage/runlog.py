@@ -44,7 +44,7 @@ class RunLog:
     def metrics(self, **values: Any) -> None:
         """Append to ``metrics.jsonl``, and tell the tracker the numbers."""
         append_lines(self.directory / "metrics.jsonl", [{**values, "time": round(time.time(), 3)}])
-        if self._tracker is not None:
+        if self._tracker is not None and values.get("kind", "train") in ("train", "eval"):
             kind = values.get("kind", "train")
             numbers = {f"{kind}/{key}": value for key, value in _numbers(values) if key != "step"}
             self._tracker(numbers, values["step"], values.get("logged_at_step", values["step"]))
@@ -60,7 +60,9 @@ class RunLog:
         """Seconds that training took, those that it stood still for evaluations before its end, and their share of the former."""
         lines = read_lines(self.directory / "metrics.jsonl")
         training = sum(line["seconds"] for line in lines if line["kind"] == "train")
-        waiting = sum(line["training_seconds"] for line in lines if line["kind"] in ("eval", "eval_failed"))
+        # lines of runs that were begun before there was such a number: training waited for all of it
+        waiting = sum(line.get("training_seconds", line["seconds"]) for line in lines if line["kind"] == "eval")
+        waiting += sum(line["training_seconds"] for line in lines if line["kind"] == "eval_failed")
         share = round(waiting / training, 4) if training else None
         return {"training_seconds": round(training, 2), "evaluation_seconds": round(waiting, 2), "share": share}
 

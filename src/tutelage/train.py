@@ -6,8 +6,6 @@ import contextlib
 import math
 import random
 import shutil
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +20,7 @@ from tutelage.config import Config, parse_config
 from tutelage.errors import InputError, RunError
 from tutelage.generation import vllm
 from tutelage.live import Evaluator
+from tutelage.machine import uninterrupted
 from tutelage.model import (
     check_positions,
     choose_device,
@@ -133,7 +132,7 @@ def run(policy: Policy, prepared: Prepared, config: Config, log: RunLog) -> Resu
                     clock.lap("data")
                     gradients = accumulate_gradients(policy, examples, batches, config, step)
                     clock.lap("forward_backward")
-                    with _uninterrupted():  # weights, optimizer, step number and log change together or not at all
+                    with uninterrupted():  # weights, optimizer, step number and log change together or not at all
                         lr = optim.lr_at(step, total, train)
                         changed = update_weights(policy, optimizer, lr)
                         step += 1
@@ -192,7 +191,7 @@ def _saved(explained: BaseException, policy: Policy, optimizer: torch.optim.Opti
     """`explained` once the state after `step` is saved; if it cannot be, what says so too."""
     policy.model.zero_grad(set_to_none=True)
     try:
-        with contextlib.suppress(KeyboardInterrupt), _uninterrupted():
+        with contextlib.suppress(KeyboardInterrupt), uninterrupted():
             checkpoint.save(log.directory, step, policy.model, optimizer)
     except RunError as second:
         return RunError(f"{explained}\nBut not from this step: {second}")
@@ -318,21 +317,3 @@ def _check_space(directory: Path, policy: Policy, config: Config) -> None:
             f"run.dir: {directory.absolute()} has {free / 1e9:.1f} GB free, and the run needs {needed / 1e9:.1f} GB"
             " for its model and checkpoints (run.save_every = 0 keeps none); make room, or choose another --run.dir"
         )
-
-
-@contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait until the block is done."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    received: list[Any] = []
-    deferred = (signal.SIGINT, signal.SIGTERM)
-    previous = [signal.signal(number, lambda *arguments: received.append(arguments)) for number in deferred]
-    try:
-        yield
-    finally:
-        for number, handler in zip(deferred, previous, strict=True):
-            signal.signal(number, handler)
-    if received:
-        raise KeyboardInterrupt

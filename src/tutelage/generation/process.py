@@ -38,6 +38,10 @@ class EngineError(RunError):
     """The engine died, did not answer in time, or said that it cannot do what it was asked."""
 
 
+class EngineFailed(EngineError):
+    """What it was asked for failed there; the engine is alive."""
+
+
 class Remote:
     """A process with an engine; calls are answered one at a time.
 
@@ -129,28 +133,46 @@ class Remote:
             if snapshot is not None:
                 socket.send_fds(ours, [b"w"], [snapshot.fd])
             while True:
-                if not connection.poll(limit):
-                    self.end()
-                    raise EngineError(f"the engine did not answer for {limit:g} s and was ended{self._last_lines()}")
-                kind, value = connection.recv()
+                kind, value = self._receive(connection, limit)
                 if kind == "done":
                     return value
                 if kind == "failed":
-                    raise EngineError(f"the engine failed: {value} (the whole story: {self.log})")
+                    raise EngineFailed(f"the engine failed: {value} (the whole story: {self.log})")
                 if on_progress is not None:
                     on_progress(value)
-        except EngineError:
+        except EngineFailed:
             raise
+        except BaseException as error:  # a later answer would be taken for the answer to a later question
+            told = f"the engine died ({self._ending()}){self._last_lines()}" if self._gone(connection) else ""
+            self.end()
+            if told and isinstance(error, Exception) and not isinstance(error, EngineError):
+                raise EngineError(told) from None
+            raise
+
+    def _receive(self, connection: Connection, limit: float) -> tuple[str, Any]:
+        try:
+            if connection.poll(limit):
+                kind, value = connection.recv()
+                return kind, value
         except (OSError, EOFError, TypeError):  # TypeError: closed by another thread in the middle
             raise EngineError(f"the engine died ({self._ending()}){self._last_lines()}") from None
-        except BaseException:  # a later answer would be taken for the answer to a later question
-            self.end()
-            raise
+        self.end()
+        raise EngineError(f"the engine did not answer for {limit:g} s and was ended{self._last_lines()}")
+
+    def _gone(self, connection: Connection) -> bool:
+        """Whether the other side has ended, or another thread has ended it."""
+        if self._connection is not connection or self.process is None:
+            return True
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(1)
+            return True
+        return False
 
     def end(self) -> None:
         """End the process, at once; it may be started again."""
-        connection, self._connection = self._connection, None
-        ours, self._socket = self._socket, None
+        with self._changing:
+            connection, self._connection = self._connection, None
+            ours, self._socket = self._socket, None
         if self.process is not None:
             self.process.kill()
             self.process.wait()
