@@ -34,6 +34,11 @@ def sampling_of(config: EvalConfig, stops: Stops) -> Sampling:
     )  # fmt: skip
 
 
+def entropy_told(config: EvalConfig, by_engine: bool) -> Entropy:
+    """What kind of entropy an evaluation's records hold: the model itself knows it exactly, or was not to tell."""
+    return config.entropy if by_engine or config.entropy == "off" else "exact"
+
+
 def solve(
     policy: Policy, examples: Sequence[Example], config: EvalConfig, on_finished: Callable[[int], None] = lambda count: None
 ) -> list[dict[str, Any]]:

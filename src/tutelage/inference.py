@@ -18,7 +18,7 @@ from tutelage.config import Config, load_config
 from tutelage.data import Example, Ledger, apply_template
 from tutelage.engines import Engine, Handover, engine_for
 from tutelage.errors import InputError
-from tutelage.evaluate import Entropy, add_entropies, grade_examples, sampling_of, solve, summarize
+from tutelage.evaluate import add_entropies, entropy_told, grade_examples, sampling_of, solve, summarize
 from tutelage.generation import Completion, native, vllm
 from tutelage.model import check_positions, load_policy, load_tokenizer, resolve
 from tutelage.placement import engine_devices
@@ -112,10 +112,9 @@ def evaluate_file(model: str, data: str, overrides: list[str], out: Path | None)
             records, certificates = solve(policy, chosen, config.eval, advance), []
     write_text(directory / "generations.jsonl", to_lines(_with_sources(chosen, records)))
     malformed = ledger.counts()["malformed"]
-    label: Entropy = config.eval.entropy if by_vllm or config.eval.entropy == "off" else "exact"
     summary = {
         "model": model, "data": data, "rows": len(rows), "malformed_rows": malformed, "backend": "vllm" if by_vllm else "native",
-        **summarize(records, label), "certificates": [certificate.as_dict() for certificate in certificates],
+        **summarize(records, entropy_told(config.eval, by_vllm)), "certificates": [certificate.as_dict() for certificate in certificates],
     }  # fmt: skip
     write_text(directory / "summary.json", json.dumps(summary, indent=2) + "\n")
     show.summary_table(f"{model} on {data}", summary)

@@ -18,7 +18,7 @@ from tutelage.config import Config, EvalConfig
 from tutelage.data import Example
 from tutelage.engines import Engine, Handover, engine_for
 from tutelage.errors import RunError
-from tutelage.evaluate import Entropy, add_entropies, grade_examples, sampling_of, solve, summarize
+from tutelage.evaluate import add_entropies, entropy_told, grade_examples, sampling_of, solve, summarize
 from tutelage.generation import Completion
 from tutelage.generation.process import EngineError
 from tutelage.machine import uninterrupted
@@ -288,7 +288,7 @@ class Evaluator:
         """Log an evaluation: its summary is of the panel, so that steps compare; that of all problems stands in it as "full"."""
         self.log.generations(step, records)
         panel = self.panel * self.config.samples
-        label: Entropy = "exact" if self.config.entropy == "top-k" and certificate is None else self.config.entropy
+        label = entropy_told(self.config, by_engine=certificate is not None)
         summary = summarize(records[:panel], label)
         if len(records) > panel:
             summary["full"] = summarize(records, label)

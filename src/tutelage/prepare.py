@@ -28,6 +28,7 @@ class Prepared:
     max_length_was_chosen: bool
     template: str
     panel: int
+    longest_prompt: int
 
     def fingerprint(self) -> str:
         """A hash of all that is trained and validated on: a run is continued only on the same rows."""
@@ -68,7 +69,17 @@ def prepare(config: Config, tokenizer: Any) -> Prepared:
     _check_supervision(train, stops)
     panel = panel_size(config.eval, len(problems))
     problems = problems if config.eval.full else problems[:panel]
-    return Prepared(train, problems, ledger, lengths, max_length, data.max_length is None, template, panel)
+    return Prepared(
+        train,
+        problems,
+        ledger,
+        lengths,
+        max_length,
+        data.max_length is None,
+        template,
+        panel,
+        longest_prompt(problems, tokenizer),
+    )
 
 
 def panel_size(config: EvalConfig, problems: int) -> int:

@@ -33,7 +33,7 @@ from tutelage.model import (
 )
 from tutelage.placement import engine_device, place_engine
 from tutelage.policy import Policy
-from tutelage.prepare import Prepared, longest_prompt, prepare
+from tutelage.prepare import Prepared, prepare
 from tutelage.runlog import RunLog, open_run, refuse_to_overwrite, require_tracker
 from tutelage.speed import matrix_rate, step_flops
 from tutelage.tokens import TokenizedExample
@@ -90,7 +90,7 @@ def train_one_size(config: Config, size: int | None = None) -> Result:
         check_positions(policy, prepared.max_length, "data.max_length")
         check_positions(
             policy,
-            longest_prompt(prepared.validation, tokenizer) + config.eval.max_new_tokens,
+            prepared.longest_prompt + config.eval.max_new_tokens,
             "the longest prompt + eval.max_new_tokens",
         )
         _check_space(log.directory, policy, config)
@@ -113,7 +113,7 @@ def run(policy: Policy, prepared: Prepared, config: Config, log: RunLog) -> Resu
     if step == 0:
         record.unlink(missing_ok=True)
     policy = plan.arrange(policy, config, largest, sum(map(len, prepared.train)) * total // epoch, record)
-    longest = longest_prompt(prepared.validation, policy.tokenizer) + config.eval.max_new_tokens
+    longest = prepared.longest_prompt + config.eval.max_new_tokens
     placement = place_engine(policy, config, optimizer, largest, longest)
 
     def batches_of(step: int) -> tuple[list[TokenizedExample], list[packing.Batch]]:

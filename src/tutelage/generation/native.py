@@ -65,11 +65,7 @@ def _generate_batch(
     draws = {request: random.Random(sampling.seed_of(*request)) for request in active}
     tail = max((len(string.encode()) for string in sampling.stop), default=0) + 1
 
-    width = max(map(len, prompts.values()))
-    ids = torch.tensor([[0] * (width - len(prompts[request])) + list(prompts[request]) for request in active], device=device)
-    mask = torch.tensor(
-        [[0] * (width - len(prompts[request])) + [1] * len(prompts[request]) for request in active], device=device
-    )
+    ids, mask = _left_padded(list(prompts.values()), device)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     cache = DynamicCache(config=model.config)
     for length in range(1, sampling.max_new_tokens + 1):
@@ -110,6 +106,14 @@ def _generate_batch(
         mask = torch.cat([mask[rows], torch.ones((len(staying), 1), dtype=mask.dtype, device=device)], dim=-1)
         positions = positions[rows, -1:] + 1
         active = [active[row] for row in staying]
+
+
+def _left_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """(ids, mask), both (prompts, width), so that all prompts end in the same column."""
+    missing = [max(map(len, prompts)) - len(prompt) for prompt in prompts]
+    ids = [[0] * gap + list(prompt) for gap, prompt in zip(missing, prompts, strict=True)]
+    mask = [[0] * gap + [1] * len(prompt) for gap, prompt in zip(missing, prompts, strict=True)]
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
 
 def _choose(logits: torch.Tensor, sampling: Sampling, uniforms: list[float] | None) -> list[int]:

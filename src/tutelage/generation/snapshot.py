@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import mmap
 import os
@@ -37,7 +36,7 @@ class Snapshot:
 
     def __init__(self, fd: int, entries: tuple[Entry, ...]) -> None:
         self.fd, self.entries = fd, entries
-        self.close = weakref.finalize(self, _close, fd)
+        weakref.finalize(self, os.close, fd)
 
     @property
     def size(self) -> int:
@@ -101,8 +100,3 @@ def _write(fd: int, tensor: torch.Tensor, offset: int) -> int:
         written = os.pwrite(fd, data, offset)
         data, offset = data[written:], offset + written
     return offset
-
-
-def _close(fd: int) -> None:
-    with contextlib.suppress(OSError):
-        os.close(fd)
