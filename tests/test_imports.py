@@ -16,7 +16,7 @@ SOURCE = Path(tutelage.__file__).parent
 # from the bottom to the top: a room may import rooms of lower levels only
 LEVELS = [
     {"errors", "stats", "arithmetic", "machine"},
-    {"overrides", "grading", "sources", "console", "objective", "attention", "checkpoint"},
+    {"overrides", "grading", "sources", "console", "objective", "attention", "sharding"},
     {"config", "shapes", "embedded"},
     {"data", "lora", "optim"},
     {"tokens", "runlog", "generation"},

@@ -1,10 +1,20 @@
-"""Checkpoints: written beside their place, complete or not there; an interrupted run continues as if it had not been."""
+"""Checkpoints: sharded, written in the background, complete or not there; an interrupted run continues as if it had not been.
+
+A checkpoint is a directory ``step-00000300`` by torch.distributed.checkpoint: each rank writes what it holds, and any number of
+ranks reads it. It is made under another name, and gets its own when everything is on the disk: files, then ``COMPLETE.json``
+with the size of each, then the name. Nothing complete is ever written over, and what is removed is renamed first.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,73 +23,229 @@ from tutelage.errors import RunError
 if TYPE_CHECKING:  # who only asks for the latest checkpoint needs no torch
     import torch
 
+    from tutelage.world import World
 
-def save(directory: Path, step: int, model: Any, optimizer: torch.optim.Optimizer) -> Path:
-    """Write trained weights and optimizer state after `step` optimizer steps; older checkpoints go once this one is complete.
+SEAL = "COMPLETE.json"
 
-    Order of rows and randomness are functions of (seed, step), so nothing else is needed to continue exactly.
 
-    Raises:
-        RunError: it could not be written (a full disk); earlier checkpoints are untouched.
+class Checkpoints:
+    """The checkpoints of a run; one at a time is on its way to the disk.
+
+    Args:
+        keep: how many of the newest stay.
+        to_keep: steps whose checkpoint stays besides.
     """
-    import torch
 
-    parent = directory / "checkpoints"
-    target, beside = parent / f"step-{step:08d}", parent / f".tmp-step-{step:08d}"
-    try:
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-        with (beside / "state.pt").open("wb") as file:
-            state = {name: tensor for name, tensor in model.state_dict().items() if name not in _frozen(model)}
-            torch.save({"step": step, "model": state, "optimizer": optimizer.state_dict()}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        size = (beside / "state.pt").stat().st_size
-        (beside / "COMPLETE.json").write_text(json.dumps({"step": step, "files": {"state.pt": size}}))
-        if target.exists():  # the same step again, after a resume that trained nothing
-            target.rename(parent / f".del-{target.name}")
-        beside.rename(target)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        shutil.rmtree(beside, ignore_errors=True)
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
-        raise RunError(f"{target}: the checkpoint could not be written: {reason}") from None
-    for path in parent.iterdir():
-        if path != target:
-            shutil.rmtree(path, ignore_errors=True)
-    return target
+    def __init__(self, run: Path, world: World, keep: int, to_keep: Callable[[], Iterable[int]] = tuple) -> None:
+        self.directory, self.world, self.keep, self.to_keep = run / "checkpoints", world, keep, to_keep
+        self.last: dict[str, float] = {}
+        self.failures: list[str] = []
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
+
+    def save(self, step: int, model: Any, optimizer: torch.optim.Optimizer) -> None:
+        """Copy trained weights and optimizer state after `step` optimizer steps, and write the copy in the background.
+
+        Order of rows and randomness are functions of (seed, step), so nothing else is needed to continue exactly. An earlier
+        checkpoint that is still being written is waited for. One that cannot be written is told in `failures`; what was
+        complete is untouched.
+        """
+        from torch.distributed.checkpoint import FileSystemWriter, async_save
+
+        self.wait()
+        started = time.monotonic()
+        beside = self.directory / f".tmp-{_name(step)}"
+        failure = self.world.first(lambda: _make_room(beside))
+        if failure:
+            self.failures.append(failure)
+            return
+        with _alone_is_meant():
+            pending: Any = async_save(
+                state_of(model, optimizer),
+                storage_writer=FileSystemWriter(beside, sync_files=True),
+                process_group=self.world.saving,
+                no_dist=self.world.size == 1,
+            )
+        self.last = {"step": step, "call_seconds": round(time.monotonic() - started, 3)}
+        self._writing = self._writer.submit(self._finish, step, beside, pending, started)
+
+    def _finish(self, step: int, beside: Path, pending: Any, started: float) -> None:
+        """In a thread of its own: when every rank has written, seal the checkpoint, and remove those that are no longer wanted."""
+        target = self.directory / _name(step)
+        try:
+            with _alone_is_meant():
+                pending.result()
+            if self.world.leads:
+                _seal(beside, step, self.world.size)
+                if target.exists():  # the same step again, after a resume that trained nothing
+                    remove(target)
+                beside.rename(target)
+                _sync(self.directory)
+        except Exception as error:  # a full disk comes as OSError, RuntimeError or torch's CheckpointException
+            self.failures.append(f"{target}: the checkpoint could not be written: {_reason(error)}")
+            if self.world.leads:
+                shutil.rmtree(beside, ignore_errors=True)
+            return
+        self.last = {**self.last, "seconds": round(time.monotonic() - started, 3)}
+        if self.world.leads:
+            self._prune()
+
+    def _prune(self) -> None:
+        found = [path for path in sorted(self.directory.glob("step-*")) if is_complete(path)]
+        kept = {path.name for path in found[-self.keep :]} | {_name(step) for step in self.to_keep()}
+        for path in self.directory.iterdir():
+            if path.name not in kept:
+                remove(path)
+
+    def wait(self) -> None:
+        """Wait for what is on its way."""
+        if self._writing is not None:
+            self._writing.result()
+
+    def close(self) -> None:
+        self._writer.shutdown()
 
 
-def latest(directory: Path) -> Path | None:
-    """The newest complete checkpoint of a run directory, if there is one."""
-    found = [path for path in sorted((directory / "checkpoints").glob("step-*")) if _is_complete(path)]
+def state_of(model: Any, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Every tensor that training changes, by name: trained weights as ``model.NAME``, moments as ``optimizer.NAME.KEY``.
+
+    Those are the tensors themselves, not copies. One that is made of several (torchao's 8-bit moments) stands there as these.
+    """
+    state: dict[str, Any] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            state[f"model.{name}"] = parameter.detach()
+            for key, value in optimizer.state.get(parameter, {}).items():
+                state.update(_plain(f"optimizer.{name}.{key}", value))
+    return state
+
+
+def _plain(name: str, value: Any) -> dict[str, Any]:
+    from torch.distributed.tensor import DTensor
+
+    if isinstance(value, DTensor) or not hasattr(value, "__tensor_flatten__"):
+        return {name: value}
+    return {f"{name}.{inner}": getattr(value, inner) for inner in value.__tensor_flatten__()[0]}
+
+
+def latest(run: Path, before: int | None = None) -> Path | None:
+    """The newest complete checkpoint of a run directory (of at most `before` steps), if there is one."""
+    found = [path for path in sorted((run / "checkpoints").glob("step-*")) if is_complete(path)]
+    found = [path for path in found if before is None or step_of(path) <= before]
     return found[-1] if found else None
 
 
-def load(path: Path, model: Any, optimizer: torch.optim.Optimizer) -> int:
-    """Restore weights and optimizer state in place; returns the number of optimizer steps done."""
+def step_of(path: Path) -> int:
+    """After how many optimizer steps a checkpoint was taken."""
+    return int(path.name.removeprefix("step-"))
+
+
+def load(path: Path, model: Any, optimizer: torch.optim.Optimizer | None, world: World) -> int:
+    """Restore weights and optimizer state in place; returns the number of optimizer steps done.
+
+    Args:
+        optimizer: one with state, whatever its values (`optim.fill_state`); None: the weights alone are read.
+
+    Raises:
+        RunError: it is of another model or optimizer, or was damaged.
+    """
     import torch
+    from torch.distributed.checkpoint import FileSystemReader
+    from torch.distributed.checkpoint import load as read
 
-    state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
-    missing, unexpected = model.load_state_dict(state["model"], strict=False)
-    if unexpected or not set(missing) <= _frozen(model):
-        raise RunError(f"{path}: the checkpoint is of another model: {[*unexpected, *sorted(set(missing) - _frozen(model))][0]}")
-    optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"])
-
-
-def _frozen(model: Any) -> set[str]:
-    """Names of the weights that are not trained: they are where the model came from."""
-    return {name for name, parameter in model.named_parameters(remove_duplicate=False) if not parameter.requires_grad}
-
-
-def remove_all(directory: Path) -> None:
-    """Remove the checkpoints of a finished run: its model is the result."""
-    shutil.rmtree(directory / "checkpoints", ignore_errors=True)
-
-
-def _is_complete(path: Path) -> bool:
+    reader = FileSystemReader(path)
     try:
-        files = json.loads((path / "COMPLETE.json").read_text())["files"]
+        there = set(reader.read_metadata().state_dict_metadata)
+    except Exception as error:
+        raise RunError(f"{path}: not a checkpoint of this version of Tutelage, or damaged: {_reason(error)}") from None
+    wanted = state_of(model, optimizer or torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))]))
+    if not any(name.startswith("optimizer.") for name in there):  # taken before the first step
+        wanted = {name: value for name, value in wanted.items() if name.startswith("model.")}
+        if optimizer is not None:
+            optimizer.state.clear()
+    unknown = set(wanted) ^ {name for name in there if optimizer is not None or name.startswith("model.")}
+    if unknown:
+        raise RunError(f"{path}: the checkpoint is of another model or optimizer: {min(unknown)}")
+    with torch.no_grad(), _alone_is_meant():
+        read(wanted, storage_reader=reader, process_group=world.saving, no_dist=world.size == 1)
+    return step_of(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a checkpoint, or what is left of one: first its name, so that nothing half removed can be taken for whole."""
+    gone = path.with_name(f".del-{path.name.lstrip('.')}-{os.getpid()}")
+    with contextlib.suppress(OSError):
+        path.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+def remove_all(run: Path, to_keep: Iterable[int] = ()) -> None:
+    """Remove the checkpoints of a finished run, whose model is its result, but those of some steps."""
+    kept = {_name(step) for step in to_keep}
+    directory = run / "checkpoints"
+    if directory.is_dir():
+        for path in directory.iterdir():
+            if path.name not in kept:
+                remove(path)
+        with contextlib.suppress(OSError):  # it is not empty
+            directory.rmdir()
+
+
+def is_complete(path: Path) -> bool:
+    """Whether every file of a checkpoint is there, as long as it was."""
+    try:
+        files = json.loads((path / SEAL).read_text())["files"]
         return all((path / name).stat().st_size == size for name, size in files.items())
     except (OSError, ValueError, KeyError):
         return False
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def _make_room(beside: Path) -> str:
+    """An empty directory; or why there is none."""
+    try:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+    except OSError as error:
+        return f"{beside.parent}: no checkpoint can be written: {error.strerror}"
+    return ""
+
+
+def _seal(folder: Path, step: int, ranks: int) -> None:
+    """Say that all is there, once it is on the disk."""
+    files = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+    with (folder / SEAL).open("w") as file:
+        json.dump({"step": step, "ranks": ranks, "files": files}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    _sync(folder)
+
+
+def _sync(folder: Path) -> None:
+    """Make names in a folder outlast a crash of the machine."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _alone_is_meant() -> Iterator[None]:
+    """Without torch's remark, at each checkpoint of a single process, that it takes it for one."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
+
+
+def _reason(error: BaseException) -> str:
+    """The first cause of an error that torch has wrapped, in a line."""
+    failures = getattr(error, "failures", None)
+    if failures:  # torch's CheckpointException: rank → (error, traceback)
+        error = next(iter(failures.values()))[0]
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return (str(error).splitlines() or [type(error).__name__])[0]

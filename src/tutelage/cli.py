@@ -54,6 +54,19 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument(
         "config", nargs="?", help="a TOML file; without one, the defaults (the embedded model on the built-in task)"
     )
+    train.add_argument(
+        "--launch", type=int, metavar="N", help="as N ranks on this machine, which share the model (or start it with torchrun)"
+    )
+    train.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="section.key",
+        help="go on with an unfinished run although this setting has changed (can be given several times)",
+    )
+    train.add_argument(
+        "--replay", type=int, metavar="STEP", help="compute a step of the run again, row by row, and write nothing"
+    )
     train.add_argument("-h", "--help", action=SettingsHelp)
 
     evaluate = commands.add_parser("eval", help="grade any model on any data", description=OVERRIDES, allow_abbrev=False)
@@ -81,6 +94,11 @@ def build_parser() -> argparse.ArgumentParser:
     ask.add_argument("model", help="a run directory, a model directory, a hub name, or smollm2")
     ask.add_argument("question")
 
+    export = commands.add_parser("export", help="a Hugging Face directory from a run's checkpoint")
+    export.add_argument("run", type=Path, help="a run directory")
+    export.add_argument("--step", type=int, help="which checkpoint (default: the run's end, else its newest one)")
+    export.add_argument("--out", type=Path, help="a new directory (default: export-step-N in the run directory)")
+
     grade = commands.add_parser("grade", help="are two answers equal? prints the verdict and the layer that decided")
     grade.add_argument("gold", help="the reference answer")
     grade.add_argument("answer", help="the answer to grade")
@@ -88,10 +106,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 2 for bad input found before any compute, 1 after, 130 for Ctrl-C."""
+    """Run one command; returns the exit code: 0 (also after SIGTERM to a training run, whose state is saved), 2 for bad input found
+    before any compute, 1 after, 130 for Ctrl-C."""
     prepare_process()
     parser = build_parser()
-    others, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
+    given = sys.argv[1:] if argv is None else list(argv)
+    others, overrides = split_overrides(given)
     try:
         arguments = parser.parse_args(others)
         if arguments.version:
@@ -102,18 +122,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.command is None:
             parser.print_help()
             return 2
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill ends as Ctrl-C does
-        if overrides and arguments.command in ("demo", "grade"):
+        for polite in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(polite, signal.default_int_handler)  # ends as Ctrl-C does; training remembers them instead
+        if arguments.command == "train" and arguments.launch is not None:
+            return _launch(arguments.launch, given)
+        if overrides and arguments.command in ("demo", "grade", "export"):
             raise InputError(f"tutelage {arguments.command} takes no settings; got {' '.join(overrides)}")
         _dispatch(arguments, overrides)
     except InputError as error:
-        print(f"tutelage: {error}", file=sys.stderr)
+        _tell(error)
         return 2
     except BrokenPipeError:  # `tutelage … | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
     except (RunError, OSError, MemoryError) as error:
-        print(f"tutelage: {str(error) or 'out of memory'}", file=sys.stderr)
+        _tell(error)
         return 1
     except RuntimeError as error:  # torch's, for memory that ran out while a model loads or answers
         from tutelage.model import is_out_of_memory
@@ -123,9 +146,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"tutelage: {str(error).splitlines()[0]}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as interruption:
-        print(f"\ntutelage: {str(interruption) or 'interrupted'}", file=sys.stderr)
-        return 130
+        _tell(interruption)
+        return getattr(interruption, "exit_code", 130)
     return 0
+
+
+def _tell(error: BaseException) -> None:
+    """Print an error that a person is meant to read, unless another rank does."""
+    if not getattr(error, "told", False):
+        otherwise = "interrupted" if isinstance(error, KeyboardInterrupt) else "out of memory"
+        start = "\n" if isinstance(error, KeyboardInterrupt) else ""
+        print(f"{start}tutelage: {str(error) or otherwise}", file=sys.stderr)
+
+
+def _launch(ranks: int, given: Sequence[str]) -> int:
+    """The same command, without --launch, as so many ranks."""
+    from tutelage.launch import launch
+
+    place = next(index for index, argument in enumerate(given) if argument.partition("=")[0] == "--launch")
+    return launch(ranks, [*given[:place], *given[place + (1 if "=" in given[place] else 2) :]])
 
 
 def _dispatch(arguments: argparse.Namespace, overrides: list[str]) -> None:
@@ -140,10 +179,15 @@ def _dispatch(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
             config = load_config(arguments.config, overrides)
             _start()
+            if arguments.replay is not None:
+                from tutelage.replay import replay
+
+                replay(config, arguments.replay)
+                return
             from tutelage import show
             from tutelage.train import train_one_size
 
-            result = train_one_size(config)
+            result = train_one_size(config, allow_changes=arguments.allow)
             show.finished(result.directory, result.evaluations, result.evaluation_cost)
         case "eval":
             _start()
@@ -165,6 +209,11 @@ def _dispatch(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
                 answer = ask(arguments.model, arguments.question, overrides)
             print(answer)
+        case "export":
+            _start()
+            from tutelage.export import export
+
+            print(export(arguments.run, arguments.step, arguments.out))
         case "grade":
             from tutelage.grading import grade
 

@@ -131,6 +131,14 @@ class TrainConfig(Section):
     """Lay the rows of a step out in packs where every shared prefix is computed once: exact, and faster than padded rows."""
     pack_tokens: PositiveInt | None = None
     """Largest pack in tokens. None: `batch_size` × `data.max_length`."""
+    on_nonsense: Literal["stop", "skip"] = "stop"
+    """A step whose loss or gradient is not finite, or whose gradient is a spike, is never applied: its rows and a command that
+    replays it are written down. stop: the run ends there, its state saved. skip: it goes on without that step."""
+    max_skips: PositiveInt = 5
+    """After so many skipped steps the run stops all the same."""
+    spike_ratio: float = Field(default=10.0, ge=0)
+    """A gradient norm is a spike if it is so many times the median of the last 64 norms, and far outside of their spread;
+    0: none is."""
     loss_normalization: Literal["token", "sequence"] = "token"
     """What the summed loss of a step is divided by: its response tokens, or its rows (the specification's formula)."""
     seed: int = 42
@@ -213,11 +221,29 @@ class EvalConfig(Section):
         return self
 
 
+class ParallelConfig(Section):
+    """How several ranks work on one run (torchrun, or ``tutelage train --launch N``); nothing of it matters to one process."""
+
+    shard: PositiveInt | None = None
+    """Ranks that share one copy of weights, gradients and optimizer state (FSDP2). None: all of them. Fewer: several copies
+    beside each other, such as one on each machine (HSDP); they must divide the number of ranks."""
+    sync: Literal["auto", "last", "always"] = "auto"
+    """When ranks exchange gradients. last: after a step's last micro-batch only, which needs 4 bytes per weight on each rank
+    meanwhile; always: after each; auto: last where that is planned to fit, printed."""
+    timeout: float = Field(default=1800.0, gt=0)
+    """Seconds after which the job ends if no rank gets any further; the message names the rank that the others wait for."""
+
+
 class RunConfig(Section):
     dir: str = "runs/tutelage"
     """The run directory. A finished run there is never overwritten; an unfinished one is continued."""
     save_every: NonNegativeInt | None = None
     """Optimizer steps between checkpoints (weights and optimizer state). None: at each evaluation. 0: only when interrupted."""
+    keep_last: PositiveInt = 2
+    """How many of the newest checkpoints stay while the run goes on; when it is finished, they are removed."""
+    keep_best: bool = False
+    """Keep the checkpoint with the best accuracy of the panel too, and keep it when the run is finished
+    (`tutelage export RUN --step N`)."""
     tracker: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
     """Where the metrics go besides `metrics.jsonl`."""
 
@@ -229,6 +255,7 @@ class Config(Section):
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
+    parallel: ParallelConfig = ParallelConfig()
     run: RunConfig = RunConfig()
 
 

@@ -32,6 +32,13 @@ class Advance(Protocol):
 PLAIN_EVERY_SECONDS = 10.0
 
 _bars: Progress | None = None
+_muted = False
+
+
+def mute() -> None:
+    """Say nothing from here on: another rank speaks for all."""
+    global _muted
+    _muted = True
 
 
 def _console() -> Console:
@@ -42,12 +49,16 @@ def _console() -> Console:
 
 def say(text: str | Text = "", style: str | None = None) -> None:
     """One line (or several), printed as it is."""
+    if _muted:
+        return
     console = _bars.console if _bars is not None else _console()
     console.print(text, style=style, markup=False)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """A table; the first column is text, the others are aligned to the right."""
+    if _muted:
+        return
     made = Table(title=title, title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
         made.add_column(escape(column), justify="left" if index == 0 else "right", overflow="fold")
@@ -63,6 +74,9 @@ def progress(what: str, total: int | None = None, done: int = 0) -> Iterator[Adv
 
     `done` says how many of the total were done before.
     """
+    if _muted:
+        yield lambda count, note="": None
+        return
     bars = _rich_progress(what, total, done) if sys.stdout.isatty() else _plain_progress(what, total, done)
     with bars as advance:
         yield advance
@@ -140,7 +154,7 @@ def percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.1f} %"
 
 
-def quiet_transformers() -> None:
+def quiet_libraries() -> None:
     """Libraries that draw their own bars leave that to us, and torchao its remarks on kernels that this machine has no use for."""
     for name in ("torchao", "torch.utils._pytree"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -36,7 +36,7 @@ def embedded_model() -> Path:
         )
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    console.quiet_transformers()
+    console.quiet_libraries()
     try:
         cache.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=".converting-", dir=cache))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,12 @@ from tutelage.generation import Completion, Sampling, vllm
 from tutelage.generation.process import EngineError, Remote
 from tutelage.generation.snapshot import Snapshot, take
 from tutelage.model import choose_device, load_policy, load_tokenizer, resolve
-from tutelage.policy import Policy, head_of
+from tutelage.policy import Policy
+from tutelage.sharding import reshard
 from tutelage.tokens import Stops
+
+PORTION = 256
+"""Problems that an engine is asked at a time, at most: enough to keep it busy, few enough to keep what is done."""
 
 
 @dataclass(frozen=True)
@@ -96,18 +100,8 @@ class Engine:
         return self._tokenizer
 
     def hand_over(self, policy: Policy) -> Handover:
-        """What `load` needs, taken from the policy now: it may be trained on meanwhile.
-
-        Raises:
-            EngineError: there is no memory for the copy.
-        """
-        started = time.monotonic()
-        expected = certificate.trainer_scores(policy, self.probes)
-        try:
-            snapshot = take(lora.merged_weights(policy.model), getattr(torch, self.dtype))
-        except (OSError, MemoryError) as error:
-            raise EngineError(f"the weights could not be copied to the host's memory: {error}") from None
-        return Handover(expected, snapshot, time.monotonic() - started)
+        """What `load` needs, taken from the policy now: see `hand_over`."""
+        return hand_over(policy, self.probes, self.dtype)
 
     def load(self, handed: Handover) -> Certificate:
         """Give the engine the weights, and compare its scores of the probes with the trainer's.
@@ -151,27 +145,43 @@ class Engine:
     def answer(
         self,
         handed: Handover,
-        prompts: Sequence[Sequence[int]],
+        prompts: Mapping[int, Sequence[int]],
         sampling: Sampling,
-        numbers: Sequence[int] | None = None,
         on_finished: Callable[[int], None] = lambda count: None,
         on_failure: Callable[[EngineError], None] = lambda error: None,
-    ) -> tuple[Certificate, list[Completion]]:
-        """Sync, certify and generate. An engine that is not there is started; one that fails is started again, once.
+        on_portion: Callable[[dict[int, list[Completion]]], None] = lambda answers: None,
+    ) -> tuple[Certificate, dict[int, list[Completion]]]:
+        """Sync, certify and generate, a portion of the prompts after the other.
+
+        An engine that is not there is started; one that fails is started again, once, and asked what it had not answered yet.
+
+        Args:
+            prompts: by the numbers of their problems.
+            on_portion: is given each portion's answers as they come.
+
+        Returns:
+            The certificate, and all samples of each problem.
 
         Raises:
             UncertifiedWeights: trainer and engine differ beyond the bound.
             EngineError: it failed twice, or was closed.
         """
+        answers: dict[int, list[Completion]] = {}
         for again in (True, False):
             try:
                 if not self.running:
                     self.start()
                 proof = self.load(handed)
                 proof.require()
-                completions = self.generate(prompts, sampling, numbers, on_finished)
+                missing = [number for number in prompts if number not in answers]
+                for start in range(0, len(missing), PORTION):
+                    numbers = missing[start : start + PORTION]
+                    completions = self.generate([prompts[number] for number in numbers], sampling, numbers, on_finished)
+                    portion = by_problem(numbers, completions)
+                    answers |= portion
+                    on_portion(portion)
                 self.score()  # what the cache holds of the probes shall outlast what was generated, to be found if it is stale
-                return proof, completions
+                return proof, answers
             except EngineError as error:
                 self.remote.end()
                 if not again or self.remote.closed:
@@ -190,13 +200,39 @@ class Engine:
         """A policy with the weights that the engine has: the one they came from, or, if none was loaded, its model."""
         if self.holds is not None:
             policy, snapshot = self.holds
-            with policy.holding(snapshot.tensors()) as held:
-                yield held
+            with policy.holding(snapshot.tensors()):
+                yield policy
             return
         if self._own_policy is None:
             config = ModelConfig(id=self.model, precision="fp32" if self.dtype == "float32" else "bf16-mixed")
             self._own_policy = load_policy(config, self.get_tokenizer(), to_train=False)
         yield self._own_policy
+
+
+def hand_over(policy: Policy, probes: Sequence[tuple[int, ...]], dtype: str, keep: bool = True) -> Handover:
+    """What an engine needs of the policy, taken now: it may be trained on meanwhile.
+
+    Args:
+        dtype: of the engine's weights.
+        keep: whether this rank holds the copy. Of a sharded policy, all ranks take part.
+
+    Raises:
+        EngineError: there is no memory for the copy.
+    """
+    started = time.monotonic()
+    expected = certificate.trainer_scores(policy, probes)
+    reshard(policy.model)
+    try:
+        snapshot = take(lora.merged_weights(policy.model), getattr(torch, dtype), keep)
+    except (OSError, MemoryError) as error:
+        raise EngineError(f"the weights could not be copied to the host's memory: {error}") from None
+    return Handover(expected, snapshot, time.monotonic() - started)
+
+
+def by_problem(numbers: Sequence[int], completions: Sequence[Completion]) -> dict[int, list[Completion]]:
+    """Completions of problems, all samples of one after the other, by the problems' numbers."""
+    samples = len(completions) // len(numbers)
+    return {number: list(completions[place * samples : (place + 1) * samples]) for place, number in enumerate(numbers)}
 
 
 def engine_for(
@@ -277,9 +313,9 @@ def as_policy(model: Any, tokenizer: Any) -> Policy:
     model = getattr(model, "_orig_mod", model)
     if isinstance(model, Policy):
         return model
-    head = head_of(model)
-    precision = "fp32" if head.weight.dtype == torch.float32 else "bf16-sr"
-    return Policy(model, tokenizer, Stops.of(tokenizer), head.weight.device, precision, head)
+    weight = model.get_output_embeddings().weight
+    precision = "fp32" if weight.dtype == torch.float32 else "bf16-sr"
+    return Policy(model, tokenizer, Stops.of(tokenizer), weight.device, precision)
 
 
 def visible_name(index: int) -> str:

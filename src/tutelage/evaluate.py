@@ -10,11 +10,14 @@ from typing import Any, Literal
 from tutelage import grading
 from tutelage.config import EvalConfig
 from tutelage.data import Example
-from tutelage.engines import Engine
+from tutelage.draft import Draft
+from tutelage.engines import Engine, by_problem
 from tutelage.generation import Completion, Sampling, native
 from tutelage.policy import Policy
+from tutelage.sharding import gathered
 from tutelage.stats import clustered_interval, majority_at_k, mean, pass_at_k, powers_of_two
 from tutelage.tokens import Stops, TokenizedExample, encode_prompt
+from tutelage.world import ALONE, StopWanted, World
 
 RewardFn = Callable[[str, str], dict[str, float]]
 REWARD_FUNCTIONS: dict[str, RewardFn] = {
@@ -40,15 +43,52 @@ def entropy_told(config: EvalConfig, by_engine: bool) -> Entropy:
 
 
 def solve(
-    policy: Policy, examples: Sequence[Example], config: EvalConfig, on_finished: Callable[[int], None] = lambda count: None
+    policy: Policy,
+    examples: Sequence[Example],
+    config: EvalConfig,
+    on_finished: Callable[[int], None] = lambda count: None,
+    world: World = ALONE,
+    draft: Draft | None = None,
 ) -> list[dict[str, Any]]:
-    """Records of a policy that solves problems by itself, as an evaluation is configured."""
-    prompts = [encode_prompt(policy.tokenizer, example.prompt) for example in examples]
+    """Records of a policy that solves problems by itself, as an evaluation is configured.
+
+    Several ranks share the problems, and the first has the records.
+
+    Args:
+        draft: what is answered already, and where further answers are kept.
+
+    Raises:
+        StopWanted: the job was asked to stop; answers so far are in the draft.
+    """
     sampling = replace(sampling_of(config, policy.stops), top_logprobs=0)
-    with policy.computing(with_head=True):
-        completions = native.generate(
-            policy.model, policy.tokenizer, prompts, sampling, batch_size=config.batch_size, on_finished=on_finished
-        )
+    prompts = {number: encode_prompt(policy.tokenizer, example.prompt) for number, example in enumerate(examples)}
+    known = world.first(draft.known) if draft is not None else {}
+    on_finished(sum(map(len, known.values())))
+    open_ones = sorted((number for number in prompts if number not in known), key=lambda number: len(prompts[number]))
+    size = max(1, config.batch_size // sampling.samples)
+    portions = [open_ones[start : start + size] for start in range(0, len(open_ones), size)]
+    answers: dict[int, list[Completion]] = {}
+    stopped = False
+    with gathered(policy.model), policy.computing(with_head=True):
+        try:
+            for numbers in portions[world.rank :: world.size]:
+                completions = native.generate(
+                    policy.model, policy.tokenizer, [prompts[number] for number in numbers], sampling,
+                    batch_size=config.batch_size, numbers=numbers, on_finished=on_finished, on_token=world.stir,
+                )  # fmt: skip
+                portion = by_problem(numbers, completions)
+                answers |= portion
+                if draft is not None:
+                    draft.add(portion)
+        except StopWanted:
+            stopped = True
+    if world.any(stopped):
+        raise StopWanted
+    for found in world.gather(answers):
+        known |= found
+    if not world.leads:
+        return []
+    completions = [each for number in prompts for each in known[number]]
     if config.entropy == "off":
         completions = [replace(completion, entropies=None) for completion in completions]
     return grade_examples(examples, completions, config)

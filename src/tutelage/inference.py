@@ -16,7 +16,7 @@ from tutelage import console, show
 from tutelage.certificate import Certificate, trainer_scores
 from tutelage.config import Config, load_config
 from tutelage.data import Example, Ledger, apply_template
-from tutelage.engines import Engine, Handover, engine_for
+from tutelage.engines import PORTION, Engine, Handover, engine_for
 from tutelage.errors import InputError
 from tutelage.evaluate import add_entropies, entropy_told, grade_examples, sampling_of, solve, summarize
 from tutelage.generation import Completion, native, vllm
@@ -27,9 +27,6 @@ from tutelage.prepare import choose_problems, longest_prompt
 from tutelage.runlog import append_lines, to_lines, write_text
 from tutelage.sources import read_rows
 from tutelage.tokens import encode_prompt, prompt_template
-
-PORTION = 512
-"""Problems that an engine is asked at a time, at most: enough to keep it busy, few enough to share the work and keep what is done."""
 
 
 def config_of(model: str, overrides: list[str]) -> Config:
@@ -160,12 +157,11 @@ def solve_by_engines(
     def solve_portion(portion: range) -> tuple[Certificate, list[Completion], list[dict[str, Any]]]:
         engine = idle.get()
         try:
-            asked = [prompts[number] for number in portion]
-            proof, said = engine.answer(
-                handed, asked, sampling, portion, on_finished, lambda error: console.say(f"{error}; again")
-            )
+            asked = {number: prompts[number] for number in portion}
+            proof, answers = engine.answer(handed, asked, sampling, on_finished, lambda error: console.say(f"{error}; again"))
         finally:
             idle.put(engine)
+        said = [each for number in portion for each in answers[number]]
         return proof, said, grade_examples([problems[number] for number in portion], said, settings)
 
     records: list[dict[str, Any]] = []

@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,8 @@ from tutelage import console, optim, show
 from tutelage.certificate import Certificate, UncertifiedWeights
 from tutelage.config import Config, EvalConfig
 from tutelage.data import Example
-from tutelage.engines import Engine, Handover, engine_for
+from tutelage.draft import Draft
+from tutelage.engines import Engine, Handover, engine_for, hand_over
 from tutelage.errors import RunError
 from tutelage.evaluate import add_entropies, entropy_told, grade_examples, sampling_of, solve, summarize
 from tutelage.generation import Completion
@@ -27,8 +28,14 @@ from tutelage.placement import Placement
 from tutelage.policy import Policy
 from tutelage.prepare import Prepared
 from tutelage.runlog import RunLog
+from tutelage.sharding import gathered
 from tutelage.tokens import encode_prompt
+from tutelage.world import ALONE, World
 
+GRACE = 20.0
+"""Seconds for which an evaluation in flight is waited for when the job was asked to stop, and its state is saved."""
+POLL = 0.2
+"""Seconds between two looks at whether the job was asked to stop, while an engine is waited for."""
 QUEUE = 4
 """Evaluations in flight at most with `eval.when_busy = "queue"`: each holds a copy of the weights in the host's memory."""
 
@@ -51,11 +58,15 @@ class Answers:
 
 @dataclass
 class Flight:
-    """An evaluation that an engine is at; `cost` is for how many seconds training stood still to launch it."""
+    """An evaluation that an engine is at; `cost` is for how many seconds training stood still to launch it.
+
+    Of several ranks, the first has the answers.
+    """
 
     step: int
     prompts: list[list[int]]
     handed: Handover
+    draft: Draft
     answers: Future[Answers]
     started: float
     cost: float = 0.0
@@ -65,6 +76,7 @@ class Evaluator:
     """Lets the policy solve the validation problems when it is time to, and logs and prints what came of it.
 
     Whatever happens to the engine, training goes on: an evaluation that fails is reported and logged as failed. `close` ends it.
+    Several ranks come here together; the first has the engine and the log.
 
     Args:
         placement: where vLLM runs; None: the policy generates by itself.
@@ -82,12 +94,13 @@ class Evaluator:
         placement: Placement | None,
         longest: int,
         total: int,
+        world: World = ALONE,
     ) -> None:
         self.policy, self.problems, self.panel = policy, prepared.validation, prepared.panel
         self.config, self.log, self.total = config.eval, log, total
-        self.optimizer, self.placement = optimizer, placement
+        self.optimizer, self.placement, self.world = optimizer, placement, world
         self.engine: Engine | None = None
-        if placement is not None:
+        if placement is not None and world.leads:
             self.engine = engine_for(
                 policy, resolve(config.model.id), config.eval, placement.device, share=placement.gpu_memory_utilization,
                 longest=longest, log=log.directory / "engine.log", sleeps=placement.in_turns,
@@ -97,27 +110,35 @@ class Evaluator:
         self.given_up = False
 
     def __call__(self, step: int) -> None:
-        """Log what has come back, and evaluate if it is time to."""
+        """Log what has come back, and evaluate if it is time to. Raises StopWanted if the job is asked to stop meanwhile."""
         self.collect(step)
-        if not evaluation_due(step, self.total, self.config) or self._knows(step):
+        if not evaluation_due(step, self.total, self.config) or self.world.first(lambda: self._knows(step)):
             return
         problems = self.problems if self.config.full and step in (0, self.total) else self.problems[: self.panel]
-        if self.engine is None:
+        prompts = [encode_prompt(self.policy.tokenizer, problem.prompt) for problem in problems]
+        draft = Draft(self.log.directory, step, prompts, sampling_of(self.config, self.policy.stops), self.world.rank)
+        if self.placement is None:
             started = time.monotonic()
             with console.progress(f"evaluating at step {step}", len(problems) * self.config.samples) as advance:
-                records = solve(self.policy, problems, self.config, advance)
-            self._log(step, step, records, started, self._cost(step, started))
+                records = solve(self.policy, problems, self.config, advance, self.world, draft)
+            self._log(step, step, records, started, self._cost(step, started), draft)
         elif self._may_start(step):
-            self._launch(step, problems)
+            self._launch(step, problems, prompts, draft)
 
     def collect(self, step: int) -> None:
         """Log what has come back."""
-        while self.flights and self.flights[0].answers.done():
+        while len(self.flights) > 0 and self.world.first(self.flights[0].answers.done):
             self._land(step)
 
     def finish(self, step: int) -> None:
         """Wait for what is in flight."""
         while self.flights:
+            self._land(step)
+
+    def give_up(self, step: int) -> None:
+        """Wait for what is in flight for `GRACE` seconds, and no longer: the job was asked to stop."""
+        until = time.monotonic() + GRACE
+        while len(self.flights) > 0 and self.world.first(lambda: self._comes_in(until)):
             self._land(step)
 
     def close(self) -> None:
@@ -151,30 +172,49 @@ class Evaluator:
             return False
         while len(self.flights) >= (QUEUE if self.config.when_busy == "queue" else 1):
             self._land(step)
-        return not self.given_up
+        return not self.world.first(lambda: self.given_up)
 
-    def _launch(self, step: int, problems: list[Example]) -> None:
-        assert self.engine is not None and self.placement is not None
+    def _launch(self, step: int, problems: list[Example], prompts: list[list[int]], draft: Draft) -> None:
+        assert self.placement is not None
         started = time.monotonic()
-        prompts = [encode_prompt(self.policy.tokenizer, problem.prompt) for problem in problems]
         waits = not self.placement.asynchronous
         if not waits and self.placement.device == self.policy.device != torch.device("cpu"):
-            self._start_undisturbed()
-        try:
-            handed = self.engine.hand_over(self.policy)
-        except EngineError as error:
-            self._fail(step, error, self._cost(step, started))
+            self.world.first(self._start_undisturbed)
+        handed = self._hand_over(step, started)
+        if handed is None:
             return
         bar = console.progress(f"evaluating at step {step}", len(problems) * self.config.samples)
         with bar if waits else contextlib.nullcontext(lambda count: None) as advance, self._turn():
-            answers = self.worker.submit(self._answers, step, problems, prompts, handed, advance)
-            flight = Flight(step, prompts, handed, answers, started)
+            answers: Future[Answers] = Future()
+            if self.engine is not None:
+                known = draft.known()
+                advance(sum(map(len, known.values())))
+                answers = self.worker.submit(self._answers, step, problems, prompts, handed, known, draft, advance)
+            flight = Flight(step, prompts, handed, draft, answers, started)
             self.flights.append(flight)
             if waits:
-                answers.exception()
+                self.world.first(lambda: self._wait(flight))
         flight.cost = self._cost(step, started)
         if waits:
             self._land(step)
+
+    def _hand_over(self, step: int, started: float) -> Handover | None:
+        """What the engine is to load; None if there is no memory for it, which is told."""
+        probes, dtype = self.world.first(lambda: (self._engine().probes, self._engine().dtype))
+        handed, failure = None, None
+        try:
+            handed = hand_over(self.policy, probes, dtype, keep=self.world.leads)
+        except EngineError as error:
+            failure = error
+        if self.world.first(lambda: failure is None):
+            return handed
+        if failure is not None:
+            self._fail(step, failure, self._cost(step, started))
+        return None
+
+    def _engine(self) -> Engine:
+        assert self.engine is not None
+        return self.engine
 
     def _answers(
         self,
@@ -182,10 +222,11 @@ class Evaluator:
         problems: list[Example],
         prompts: list[list[int]],
         handed: Handover,
+        known: dict[int, list[Completion]],
+        draft: Draft,
         on_finished: Callable[[int], None],
     ) -> Answers:
         """In a thread of its own: sync, certify, generate, grade."""
-        assert self.engine is not None
 
         def report(error: EngineError) -> None:
             console.say(f"step {step}: {error}; it is started again", style="yellow")
@@ -194,78 +235,100 @@ class Evaluator:
         if self.given_up:
             raise EngineError("vLLM had failed before")
         sampling = sampling_of(self.config, self.policy.stops)
+        asked = {number: prompt for number, prompt in enumerate(prompts) if number not in known}
         try:
-            proof, completions = self.engine.answer(handed, prompts, sampling, on_finished=on_finished, on_failure=report)
+            proof, answers = self._engine().answer(handed, asked, sampling, on_finished, report, draft.add)
         except EngineError:
-            self.given_up = not self.engine.remote.closed
+            self.given_up = not self._engine().remote.closed
             raise
+        completions = [each for number in range(len(prompts)) for each in (known | answers)[number]]
         return Answers(proof, completions, grade_examples(problems, completions, self.config))
+
+    def _wait(self, flight: Flight) -> None:
+        """Wait for a flight. Raises StopWanted if the job is asked to stop meanwhile."""
+        while not self._comes_in(time.monotonic() + POLL, flight):
+            self.world.stir()
+
+    def _comes_in(self, until: float, flight: Flight | None = None) -> bool:
+        """Whether a flight, else the oldest one, comes back until then."""
+        answers = (flight or self.flights[0]).answers
+        return len(wait([answers], max(0.0, until - time.monotonic())).done) > 0
 
     def _start_undisturbed(self) -> None:
         """Start an engine on the GPU that is trained on: it measures the memory that is free, which must not change meanwhile."""
-        assert self.engine is not None
-        if not self.engine.running and not self.flights and not self.given_up:
+        if not self._engine().running and not self.flights and not self.given_up:
             torch.cuda.empty_cache()
             with console.progress("starting vLLM"):
                 try:
-                    self.engine.start()
+                    self._engine().start()
                 except EngineError as error:  # whoever asks it will start it again
                     console.say(str(error), style="yellow")
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
         """Where training and vLLM compute in turns, it is vLLM's."""
-        assert self.engine is not None and self.placement is not None
-        if not self.placement.in_turns:
+        assert self.placement is not None
+        if not self.placement.in_turns:  # which several ranks never take
             yield
             return
+        engine = self._engine()
         with optim.offloaded(self.optimizer) if self.config.offload_optimizer else contextlib.nullcontext():
             torch.cuda.empty_cache()
             try:
-                if self.engine.running:
-                    self.engine.wake_up()
+                if engine.running:
+                    engine.wake_up()
             except EngineError:  # started again by whoever asks it
-                self.engine.remote.end()
+                engine.remote.end()
             try:
                 yield
             except BaseException:  # Ctrl-C: the memory must be free before the optimizer comes back
-                self.engine.close()
+                engine.close()
                 while self.flights:
                     self._lose(self.flights.popleft())
                 raise
             try:
-                if self.engine.running:
-                    self.engine.sleep()
+                if engine.running:
+                    engine.sleep()
             except EngineError:
-                self.engine.remote.end()
+                engine.remote.end()
 
     def _land(self, now: int) -> None:
         """Wait for the oldest flight; log what it brings."""
         flight = self.flights[0]
         arrived = time.monotonic()
-        if not flight.answers.done():
+        if not self.world.first(flight.answers.done):
             with console.progress(f"waiting for the evaluation of step {flight.step}"):
-                flight.answers.exception()
-        failure = None
-        try:
-            answers = flight.answers.result()
-            if self.config.entropy == "exact":
-                with self._as_it_was(flight, now) as policy:
-                    add_entropies(answers.records, policy, flight.prompts, answers.completions)
-        except Exception as error:  # whatever it is, training can do without
-            failure = error
+                self.world.first(lambda: self._wait(flight))
+        answers: Answers | None = None
+        failure: Exception | None = None
+        if self.engine is not None:
+            failure = flight.answers.exception()  # type: ignore[assignment]
+            answers = flight.answers.result() if failure is None else None
+        if self.world.first(lambda: answers is not None) and self.config.entropy == "exact":
+            with gathered(self.policy.model):
+                failure = self.world.first(lambda: self._add_entropies(flight, answers, now))
         cost = flight.cost + self._cost(now, arrived)
         with uninterrupted():  # it is logged once
             self.flights.popleft()
-            if failure is None:
-                self._log(flight.step, now, answers.records, flight.started, cost, answers.certificate)
-            else:
+            if failure is not None:
                 self._fail(flight.step, failure, cost)
+            elif answers is not None:
+                self._log(flight.step, now, answers.records, flight.started, cost, flight.draft, answers.certificate)
 
-    def _as_it_was(self, flight: Flight, now: int) -> contextlib.AbstractContextManager[Policy]:
-        """The policy with the weights of the flight's step."""
+    def _add_entropies(self, flight: Flight, answers: Answers | None, now: int) -> Exception | None:
+        """Fill in the exact entropies, by the weights of the flight's step; what went wrong, if something did."""
+        assert answers is not None
+        try:
+            with self._as_it_was(flight, now):
+                add_entropies(answers.records, self.policy, flight.prompts, answers.completions)
+        except Exception as error:  # whatever it is, training can do without
+            return error
+        return None
+
+    def _as_it_was(self, flight: Flight, now: int) -> contextlib.AbstractContextManager[None]:
+        """Within it the policy has the weights of the flight's step."""
         if flight.step == now or flight.handed.snapshot is None:
-            return contextlib.nullcontext(self.policy)
+            return contextlib.nullcontext()
         return self.policy.holding(flight.handed.snapshot.tensors())
 
     def _fail(self, step: int, error: Exception, cost: float) -> None:
@@ -283,9 +346,12 @@ class Evaluator:
         records: list[dict[str, Any]],
         started: float,
         cost: float,
+        draft: Draft,
         certificate: Certificate | None = None,
     ) -> None:
         """Log an evaluation: its summary is of the panel, so that steps compare; that of all problems stands in it as "full"."""
+        if not self.world.leads:
+            return
         self.log.generations(step, records)
         panel = self.panel * self.config.samples
         label = entropy_told(self.config, by_engine=certificate is not None)
@@ -296,4 +362,5 @@ class Evaluator:
             summary["certificate"] = certificate.as_dict()
         seconds = round(time.monotonic() - started, 2)
         self.log.metrics(kind="eval", step=step, **summary, logged_at_step=now, seconds=seconds, training_seconds=round(cost, 2))
+        draft.forget()
         show.evaluation(step, summary, now)

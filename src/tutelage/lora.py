@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tutelage.errors import InputError
+from tutelage.sharding import whole_parameters
 
 if TYPE_CHECKING:
     from tutelage.config import ModelConfig
@@ -59,6 +60,7 @@ def merged_weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """The weights of a model under the names of one without adapters, each adapter merged into the weight under it.
 
     Merged ones are made one at a time, in float32, and rounded once to the precision of the weight; the model is left as it was.
+    Of a sharded model, the merged ones are whole and the others sharded; all ranks go through them together.
     """
     adapted = {f"{name}.base_layer.weight": module for name, module in model.named_modules() if hasattr(module, "base_layer")}
     for name, tensor in model.state_dict().items():
@@ -68,12 +70,13 @@ def merged_weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
 
 def _merged(module: Any) -> torch.Tensor:
     """The weight of one adapted layer. PEFT merges into a copy that stands in for the weight meanwhile, whatever interrupts it."""
-    weight, before = module.base_layer.weight, module.base_layer.weight.data
-    try:
-        weight.data = before.float().clone()
-        module.merge()
-        merged: torch.Tensor = weight.data.to(before.dtype)
-    finally:
-        weight.data = before
-        module.merged_adapters.clear()
+    with whole_parameters(module):
+        weight, before = module.base_layer.weight, module.base_layer.weight.data
+        try:
+            weight.data = before.float().clone()
+            module.merge()
+            merged: torch.Tensor = weight.data.to(before.dtype)
+        finally:
+            weight.data = before
+            module.merged_adapters.clear()
     return merged

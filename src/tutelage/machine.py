@@ -46,11 +46,15 @@ def uninterrupted() -> Iterator[None]:
         return
     received: list[Any] = []
     deferred = (signal.SIGINT, signal.SIGTERM)
-    previous = [signal.signal(number, lambda *arguments: received.append(arguments)) for number in deferred]
+    previous = {number: signal.signal(number, lambda *arguments: received.append(arguments)) for number in deferred}
     try:
         yield
     finally:
-        for number, handler in zip(deferred, previous, strict=True):
+        for number, handler in previous.items():
             signal.signal(number, handler)
-    if received:
-        raise KeyboardInterrupt
+    for number, frame in received:
+        handler = previous[number]
+        if callable(handler):
+            handler(number, frame)
+        elif handler == signal.SIG_DFL:
+            raise KeyboardInterrupt

@@ -12,8 +12,13 @@ from tutelage import console, lora
 from tutelage.config import ModelConfig
 from tutelage.embedded import EMBEDDED, embedded_model
 from tutelage.errors import InputError, RunError
-from tutelage.policy import Policy, check_head, head_of, keep_if_packable
+from tutelage.policy import Policy, check_head, keep_if_packable, shard_policy
+from tutelage.sharding import make_mesh, materialize, whole
 from tutelage.tokens import Stops
+from tutelage.world import ALONE, World, rank_device
+
+SHARD_SIZE = "5GB"
+"""Largest file of weights in a saved model."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -38,11 +43,16 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
 
 
+def device_for(name: str, world: World) -> torch.device:
+    """The device that this rank trains on. Raises InputError as `choose_device` and `rank_device`."""
+    return choose_device(name) if world.size == 1 else rank_device(name, world.local_rank, world.local_size)
+
+
 def load_tokenizer(model_id: str) -> Any:
     """The tokenizer of a model. Raises InputError if it cannot be had or has no end token."""
     from transformers import AutoTokenizer
 
-    console.quiet_transformers()
+    console.quiet_libraries()
     path = resolve(model_id)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
@@ -52,22 +62,65 @@ def load_tokenizer(model_id: str) -> Any:
     return tokenizer
 
 
-def load_policy(config: ModelConfig, tokenizer: Any, to_train: bool = True) -> Policy:
+def load_policy(
+    config: ModelConfig, tokenizer: Any, to_train: bool = True, world: World = ALONE, shard_ranks: int | None = None
+) -> Policy:
     """The model on its device, in float32 weights; bfloat16 ones for bf16-sr, and under LoRA unless all is float32.
 
-    Only what is loaded `to_train` is tried in packs.
+    Only what is loaded `to_train` is tried in packs. Several ranks share the weights, which rank 0 alone reads.
+
+    Args:
+        shard_ranks: how many ranks share one copy of the weights; None: all.
 
     Raises:
         InputError: it cannot be loaded or trained exactly; the message says why.
     """
+    console.quiet_libraries()
+    if world.size == 1:
+        policy = _policy(_pretrained(config, tokenizer), config, tokenizer, device_for(config.device, world))
+        check_head(policy, config.id)
+        policy = keep_if_packable(policy) if to_train else policy
+        lora.attach(policy.model, config)
+        return policy
+    device = device_for(config.device, world)
+    source: list[Any] = []  # the whole model, on rank 0 and there on the CPU
+
+    def read() -> tuple[Any, Any]:
+        source.append(_pretrained(config, tokenizer))
+        check_head(_policy(source[0], config, tokenizer, torch.device("cpu")), config.id)
+        own = source[0].config, source[0].generation_config
+        lora.attach(source[0], config)
+        return own
+
+    architecture, generation_config = world.first(read)
+    model = _without_memory(architecture, _dtype(config))
+    model.generation_config = generation_config
+    policy = _policy(model, config, tokenizer, device)
+    lora.attach(model, config)
+    shard_policy(policy, make_mesh(device.type, world.size, shard_ranks))
+    materialize(model, device, source[0].state_dict() if source else {})
+    source.clear()
+    return keep_if_packable(policy) if to_train else policy
+
+
+def _dtype(config: ModelConfig) -> torch.dtype:
+    halved = config.precision == "bf16-sr" or (config.lora != "none" and config.precision != "fp32")
+    return torch.bfloat16 if halved else torch.float32
+
+
+def _policy(model: Any, config: ModelConfig, tokenizer: Any, device: torch.device) -> Policy:
+    """A model with memory on its device, one without where it is, as a policy."""
+    if not any(parameter.is_meta for parameter in model.parameters()):
+        model.to(device)
+    return Policy(model, tokenizer, Stops.of(tokenizer), device, config.precision)
+
+
+def _pretrained(config: ModelConfig, tokenizer: Any) -> Any:
+    """The model as it was published, on the CPU. Raises InputError if it cannot be had whole, or the tokenizer is not its."""
     from transformers import AutoModelForCausalLM
 
-    console.quiet_transformers()
-    device, path = choose_device(config.device), resolve(config.id)
-    halved = config.precision == "bf16-sr" or (config.lora != "none" and config.precision != "fp32")
-    dtype = torch.bfloat16 if halved else torch.float32
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, output_loading_info=True)
+        model, report = AutoModelForCausalLM.from_pretrained(resolve(config.id), dtype=_dtype(config), output_loading_info=True)
     except Exception as error:
         raise _cannot_load("model", config.id, error) from None
     lost = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
@@ -76,12 +129,18 @@ def load_policy(config: ModelConfig, tokenizer: Any, to_train: bool = True) -> P
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         raise InputError(f"{config.id}: the tokenizer has {len(tokenizer)} tokens, the model's embedding only {rows}")
-    model.to(device)
-    policy = Policy(model, tokenizer, Stops.of(tokenizer), device, config.precision, head_of(model))
-    check_head(policy, config.id)
-    policy = keep_if_packable(policy) if to_train else policy
-    lora.attach(model, config)
-    return policy
+    return model
+
+
+def _without_memory(architecture: Any, dtype: torch.dtype) -> Any:
+    """A model whose parameters have a shape only; its buffers, which are computed and not loaded, are there."""
+    from accelerate import init_empty_weights
+    from transformers import AutoModelForCausalLM
+
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(architecture, dtype=dtype)
+    model.tie_weights()  # what has no memory was not recognised as the same
+    return model
 
 
 def resolve(model_id: str) -> str:
@@ -96,12 +155,23 @@ def resolve(model_id: str) -> str:
     return model_id
 
 
-def save_model(policy: Policy, target: Path, card: str) -> None:
+def save_model(policy: Policy, target: Path, card: str, world: World = ALONE) -> None:
     """A Hugging Face directory with weights, tokenizer, stop token and model card, renamed into place when complete.
+
+    Sharded weights are gathered one by one, and written by rank 0.
 
     Raises:
         RunError: it cannot be written (a full disk); nothing half-written is left.
     """
+    weights = {}
+    for name, tensor in lora.merged_weights(policy.model):
+        gathered = whole(tensor)
+        if world.leads:
+            weights[name] = gathered if world.size == 1 else gathered.detach().cpu()
+    world.first(lambda: _write_model(policy, weights, target, card))
+
+
+def _write_model(policy: Policy, weights: dict[str, torch.Tensor], target: Path, card: str) -> None:
     from transformers import GenerationConfig
 
     folder = target.with_name(f".{target.name}.tmp")
@@ -116,7 +186,7 @@ def save_model(policy: Policy, target: Path, card: str) -> None:
     )
     model.config.use_cache = True
     try:
-        model.save_pretrained(folder, state_dict=dict(lora.merged_weights(model)))
+        model.save_pretrained(folder, state_dict=weights, max_shard_size=SHARD_SIZE)
         policy.tokenizer.save_pretrained(folder)
         (folder / "README.md").write_text(card, encoding="utf-8")
         shutil.rmtree(target, ignore_errors=True)  # of a run that died before it could say that it was finished
@@ -139,7 +209,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def size_in_bytes(model: Any, trained: bool = False) -> int:
-    """Bytes of all distinct parameters, or of those alone that are trained."""
+    """Bytes of all distinct parameters, or of those alone that are trained; of a sharded model, of the whole."""
     return sum(weight.numel() * weight.element_size() for weight in model.parameters() if weight.requires_grad or not trained)
 
 

@@ -12,6 +12,7 @@ import torch
 
 from tutelage.config import Config, TrainConfig
 from tutelage.errors import InputError
+from tutelage.sharding import part
 
 SAMPLED = 4096
 """Elements of each weight that are watched for change."""
@@ -21,8 +22,13 @@ def needs_torchao(config: Config) -> bool:
     return config.model.precision == "bf16-sr" or config.train.optimizer == "adamw-8bit"
 
 
-def require(config: Config) -> None:
-    """Raises InputError where the configured optimizer is not installed."""
+def require(config: Config, ranks: int = 1) -> None:
+    """Raises InputError where the configured optimizer is not installed, or cannot work on weights that `ranks` share."""
+    if ranks > 1 and config.train.optimizer == "adamw-8bit":
+        raise InputError(
+            'train.optimizer = "adamw-8bit": torchao\'s 8-bit moments do not work on sharded weights yet; use "adamw", of which'
+            f" each of the {ranks} ranks holds a part only"
+        )
     if needs_torchao(config) and importlib.util.find_spec("torchao") is None:
         raise InputError(
             f"model.precision = {config.model.precision} with train.optimizer = {config.train.optimizer} needs torchao,"
@@ -79,27 +85,43 @@ def offloaded(optimizer: torch.optim.Optimizer) -> Iterator[None]:
             state[name] = state[name].to(device)
 
 
+def fill_state(optimizer: torch.optim.Optimizer) -> None:
+    """Make the optimizer's state, with values that are to be replaced, like those of the weights. No gradient is left."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    set_lr(optimizer, 0.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
 def state_bytes(optimizer: torch.optim.Optimizer) -> float:
-    """Bytes of the state that an optimizer has by now."""
-    tensors = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
+    """Bytes of the state that an optimizer has by now; of sharded weights, of this rank's part."""
+    tensors = [part(value) for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
     return float(sum(tensor.numel() * tensor.element_size() for tensor in tensors))
 
 
 class Watch:
-    """The share of weights that an optimizer step changes, by `SAMPLED` elements of each; near zero, training stands still."""
+    """The share of weights that an optimizer step changes, by `SAMPLED` elements of each; near zero, training stands still.
+
+    Of a sharded model, of this rank's part.
+    """
 
     def __init__(self, model: Any) -> None:
-        self.weights = [parameter.detach() for parameter in model.parameters() if parameter.requires_grad]
+        weights = [part(parameter.detach()) for parameter in model.parameters() if parameter.requires_grad]
+        self.weights = [weight for weight in weights if weight.numel()]
         self.before = self._sample()
 
     def _sample(self) -> list[torch.Tensor]:
         return [weight.flatten()[:: max(1, weight.numel() // SAMPLED)].clone() for weight in self.weights]
 
-    def changed(self) -> float:
-        """The share of weights that changed since the watch was made."""
+    def changed(self) -> tuple[float, float]:
+        """(how many weights changed since the watch was made, of how many)."""
+        if not self.weights:
+            return 0.0, 0.0
         shares = [(now != then).float().mean() for now, then in zip(self._sample(), self.before, strict=True)]
         sizes = [float(weight.numel()) for weight in self.weights]
-        return float(torch.stack(shares).cpu().double() @ torch.tensor(sizes, dtype=torch.float64)) / sum(sizes)
+        return float(torch.stack(shares).cpu().double() @ torch.tensor(sizes, dtype=torch.float64)), sum(sizes)
 
 
 def lr_at(step: int, total: int, config: TrainConfig) -> float:

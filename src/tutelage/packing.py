@@ -191,11 +191,17 @@ def padded_batch(input_ids: torch.Tensor, labels: torch.Tensor, mask: torch.Tens
     )
 
 
-def plan_packs(examples: Sequence[TokenizedExample], budget: int) -> list[list[int]]:
-    """Which examples share a pack: packs of at most `budget` distinct tokens, by first-fit decreasing (Johnson 1974).
+def plan_packs(examples: Sequence[TokenizedExample], budget: int, ranks: int = 1, pair_cost: float = 0.0) -> list[list[int]]:
+    """Which examples share a pack: packs of at most `budget` distinct tokens.
 
     Examples of the same prompt stay together while they fit. An example that is longer than the budget has a pack of its own.
     How a step is packed changes nothing but rounding: the loss is one sum over one denominator.
+
+    By first-fit decreasing (Johnson 1974) for one rank. For several, whose number divides that of the packs, each item goes to
+    the pack that costs least so far (Graham 1969), so that all packs cost about the same; some may be empty.
+
+    Args:
+        pair_cost: what a pair of tokens of which one attends to the other costs, beside a token's own computation.
     """
     order = sorted(range(len(examples)), key=lambda number: _joined(examples[number]))
     everywhere = _shared_length(_joined(examples[order[0]]), _joined(examples[order[-1]]))
@@ -210,8 +216,19 @@ def plan_packs(examples: Sequence[TokenizedExample], budget: int) -> list[list[i
             items[-1] = (items[-1][0] + together, [*items[-1][1], number])
         else:
             items.append((alone, [number]))
+    items.sort(key=lambda item: -item[0])
+    packs = _first_fit(items, room)
+    if ranks > 1:
+        count = math.ceil(len(packs) / ranks) * ranks
+        while (balanced := _least_cost(items, room, count, everywhere, pair_cost)) is None:
+            count += ranks
+        return balanced
+    return packs
+
+
+def _first_fit(items: Sequence[tuple[int, list[int]]], room: int) -> list[list[int]]:
     packs: list[tuple[int, list[int]]] = []
-    for size, members in sorted(items, key=lambda item: -item[0]):
+    for size, members in items:
         for place, (filled, others) in enumerate(packs):
             if filled + size <= room:
                 packs[place] = (filled + size, others + members)
@@ -221,12 +238,52 @@ def plan_packs(examples: Sequence[TokenizedExample], budget: int) -> list[list[i
     return [members for _, members in packs]
 
 
-def step_batches(examples: Sequence[TokenizedExample], budget: int, rows: int, pad_id: int | None = None) -> list[Batch]:
-    """The batches of one optimizer step: packs of at most `budget` tokens, or, with a `pad_id`, `rows` padded rows of like length."""
+def _least_cost(
+    items: Sequence[tuple[int, list[int]]], room: int, count: int, everywhere: int, pair_cost: float
+) -> list[list[int]] | None:
+    """`count` packs of about the same cost; None if the items do not fit into so many."""
+    packs: list[list[int]] = [[] for _ in range(count)]
+    filled, costs = [0] * count, [0.0] * count
+    for size, members in items:
+        open_to = [place for place in range(count) if filled[place] == 0 or filled[place] + size <= room]
+        if not open_to:
+            return None
+        place = min(open_to, key=lambda place: (costs[place], place))
+        packs[place] = packs[place] + members
+        filled[place] += size
+        costs[place] += size + pair_cost * size * (everywhere + size / 2)
+    return packs
+
+
+def step_batches(
+    examples: Sequence[TokenizedExample],
+    budget: int,
+    rows: int,
+    pad_id: int | None = None,
+    rank: int = 0,
+    ranks: int = 1,
+    pair_cost: float = 0.0,
+) -> list[Batch]:
+    """A rank's batches of one optimizer step: packs of at most `budget` tokens, or, with a `pad_id`, `rows` padded rows of like length.
+
+    Every rank has as many, for they compute in step; one that there are no rows for gets a row that counts nothing.
+    """
     if pad_id is None:
-        return [pack([examples[number] for number in members]) for members in plan_packs(examples, budget)]
-    ordered = sorted(examples, key=len, reverse=True)
-    return [pad(ordered[start : start + rows], pad_id) for start in range(0, len(ordered), rows)]
+        plans = plan_packs(examples, budget, ranks, pair_cost)
+    else:
+        ordered = sorted(range(len(examples)), key=lambda number: len(examples[number]), reverse=True)
+        size = min(rows, math.ceil(len(examples) / ranks))
+        plans = [ordered[start : start + size] for start in range(0, len(ordered), size)]
+    plans += [[] for _ in range(-len(plans) % ranks)]
+    if ranks > 1:  # those that are computed at the same time are alike
+        plans.sort(key=lambda members: sum(len(examples[number]) for number in members), reverse=True)
+    idle = min(examples, key=len)
+    batches = []
+    for members in plans[rank::ranks]:
+        chosen = [examples[number] for number in members] or [idle]
+        batch = pack(chosen) if pad_id is None else pad(chosen, pad_id)
+        batches.append(batch if members else replace(batch, weights=torch.zeros_like(batch.weights)))
+    return batches
 
 
 def _joined(example: TokenizedExample) -> tuple[int, ...]:

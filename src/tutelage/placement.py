@@ -19,12 +19,16 @@ ENGINE_OVERHEAD = 2e9
 """Bytes that vLLM takes beyond weights and cache: its libraries, its buffers, on a GPU its context and graphs."""
 
 
-def engine_device(name: str, trains_on: torch.device) -> torch.device:
-    """The device of `eval.device`; "auto" is a GPU that is not trained on, else the one that is, else the CPU."""
+def engine_device(name: str, trains_on: torch.device, ranks: int = 1) -> torch.device:
+    """The device of `eval.device`; "auto" is a GPU that is not trained on, else the one that is, else the CPU.
+
+    `ranks` of a job train on as many GPUs, from `trains_on` on.
+    """
     if name != "auto":
         return choose_device(name)
     if trains_on.type == "cuda":
-        others = [index for index in range(torch.cuda.device_count()) if index != trains_on.index]
+        taken = range(trains_on.index, trains_on.index + ranks)
+        others = [index for index in range(torch.cuda.device_count()) if index not in taken]
         return torch.device("cuda", others[0]) if others else trains_on
     return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 
@@ -49,13 +53,14 @@ class Placement:
 
 
 def place_engine(
-    policy: Policy, config: Config, optimizer: torch.optim.Optimizer, pack_tokens: int, longest: int
+    policy: Policy, config: Config, optimizer: torch.optim.Optimizer, pack_tokens: int, longest: int, ranks: int = 1
 ) -> Placement | None:
     """Where vLLM is to run, or None where the policy generates by itself; says what was decided and why.
 
     Args:
         pack_tokens: of the largest pack that is trained on.
         longest: prompt + response in tokens, at most.
+        ranks: how many train on this machine.
 
     Raises:
         InputError: vLLM was asked for and is not installed or does not fit; or "async" where they compute in turns.
@@ -63,10 +68,12 @@ def place_engine(
     wanted = config.eval.backend
     if wanted == "native":
         return None
-    device = engine_device(config.eval.device, policy.device)
+    device = engine_device(config.eval.device, policy.device, ranks)
     if wanted == "vllm":
         vllm.require(device.type)
     found = vllm.missing(device.type) or _fit(policy, config, optimizer, device, pack_tokens, longest)
+    if ranks > 1 and not isinstance(found, str) and found[1]:
+        found = f"several ranks cannot take turns with it, and beside them {device} is too small"
     if isinstance(found, str):
         if wanted == "vllm":
             raise InputError(

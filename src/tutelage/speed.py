@@ -33,14 +33,25 @@ def step_flops(policy: Policy, batch: Batch) -> float:
 
     Frozen weights need no gradient of their own: four instead of six. Every expert of a mixture counts, chosen or not.
     """
-    tokens, targets, head = batch.input_ids.numel(), len(batch.sources), policy.head.weight
-    elsewhere = {id(head), id(policy.model.get_input_embeddings().weight)}
-    layers = sum(_operations(weight) for weight in policy.model.parameters() if weight.ndim >= 2 and id(weight) not in elsewhere)
+    tokens, targets = batch.input_ids.numel(), len(batch.sources)
+    return float(_of_a_token(policy) * tokens + _operations(policy.head.weight) * targets + _of_a_pair(policy) * _pairs(batch))
+
+
+def pair_cost(policy: Policy) -> float:
+    """What a pair of tokens that attend costs, beside what a token costs in the layers."""
+    return _of_a_pair(policy) / _of_a_token(policy)
+
+
+def _of_a_token(policy: Policy) -> int:
+    elsewhere = {id(policy.head.weight), id(policy.model.get_input_embeddings().weight)}
+    return sum(_operations(weight) for weight in policy.model.parameters() if weight.ndim >= 2 and id(weight) not in elsewhere)
+
+
+def _of_a_pair(policy: Policy) -> int:
     config: Any = policy.model.config.get_text_config()
     heads = getattr(config, "num_attention_heads", None) or 0  # a recurrent model has none
-    size = getattr(config, "head_dim", None) or config.hidden_size // max(heads, 1)
-    attention = 12 * _pairs(batch) * size * heads * config.num_hidden_layers
-    return float(layers * tokens + _operations(head) * targets + attention)
+    size: int = getattr(config, "head_dim", None) or config.hidden_size // max(heads, 1)
+    return 12 * size * heads * int(config.num_hidden_layers)
 
 
 def _operations(weight: torch.Tensor) -> int:

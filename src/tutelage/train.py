@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import math
+import json
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,14 +16,17 @@ from typing import Any, TypeVar
 import torch
 
 from tutelage import checkpoint, console, lora, optim, packing, plan, show
-from tutelage.config import Config, parse_config
+from tutelage.checkpoint import Checkpoints
+from tutelage.config import Config, known_keys, parse_config
+from tutelage.draft import forget_drafts
 from tutelage.errors import InputError, RunError
 from tutelage.generation import vllm
+from tutelage.guard import Guard
 from tutelage.live import Evaluator
 from tutelage.machine import uninterrupted
 from tutelage.model import (
     check_positions,
-    choose_device,
+    device_for,
     is_out_of_memory,
     load_policy,
     load_tokenizer,
@@ -34,15 +37,27 @@ from tutelage.model import (
 from tutelage.placement import engine_device, place_engine
 from tutelage.policy import Policy
 from tutelage.prepare import Prepared, prepare
-from tutelage.runlog import RunLog, open_run, refuse_to_overwrite, require_tracker
-from tutelage.speed import matrix_rate, step_flops
+from tutelage.runlog import MAY_CHANGE, RunLog, changes, open_run, refuse_to_overwrite, require_tracker, write_text
+from tutelage.sharding import is_sharded, whole
+from tutelage.speed import matrix_rate, pair_cost, step_flops
 from tutelage.tokens import TokenizedExample
+from tutelage.world import ALONE, StopWanted, World, join, of_a_collective
 
 T = TypeVar("T")
 
 
 class Interrupted(KeyboardInterrupt):
     """Training was interrupted after its state was saved; the message says how to continue."""
+
+
+class Preempted(Interrupted):
+    """Training was asked to stop (SIGTERM, SIGUSR1), finished its step and saved its state; the message says how to continue."""
+
+    exit_code = 0
+
+
+class Nonsense(RunError):
+    """A step whose loss or gradient makes no sense was not applied, and the run is to stop there, or was to skip too many."""
 
 
 @dataclass(frozen=True)
@@ -56,126 +71,266 @@ class Result:
     evaluation_cost: dict[str, float | None]
 
 
-def train_one_size(config: Config, size: int | None = None) -> Result:
+def train_one_size(config: Config, size: int | None = None, *, allow_changes: Collection[str] = ()) -> Result:
     """Fine-tune on `size` training rows (None: what `config.data.size` says) and evaluate while training.
 
-    A run directory with an unfinished run of the same configuration is continued.
+    A run directory with an unfinished run of the same configuration is continued. Under torchrun, this is one rank of the run.
+
+    Args:
+        allow_changes: settings ("train.lr") in which the configuration may differ from that of the unfinished run.
 
     Raises:
         InputError: something given is wrong; nothing was computed.
         RunError: the run could not go on.
-        Interrupted: Ctrl-C; the state was saved.
+        Interrupted: Ctrl-C, or, as Preempted, SIGTERM or SIGUSR1; the state was saved.
     """
     if size is not None:
         raw = config.model_dump()
         config = parse_config({**raw, "data": {**raw["data"], "size": size}})
-    # what can be wrong is found before anything is read or computed
-    trains_on = choose_device(config.model.device)
-    optim.require(config)
+    console.quiet_libraries()
+    with join(config.model.device, config.parallel.timeout) as world, contextlib.ExitStack() as held:
+        _require(config, world, allow_changes)
+        tokenizer = world.first(lambda: load_tokenizer(config.model.id))
+        prepared = world.first(lambda: prepare(config, tokenizer))
+        opened: list[RunLog] = []
+        world.first(lambda: opened.append(held.enter_context(open_run(config, allow_changes))))
+        log = opened[0] if opened else RunLog(Path(config.run.dir), leads=False)
+        if world.leads:
+            show.preview(prepared, tokenizer)
+        with console.progress("loading the model"):
+            policy = load_policy(config.model, tokenizer, world=world, shard_ranks=config.parallel.shard)
+        check_positions(policy, prepared.max_length, "data.max_length")
+        longest = prepared.longest_prompt + config.eval.max_new_tokens
+        check_positions(policy, longest, "the longest prompt + eval.max_new_tokens")
+        world.first(lambda: _check_space(log.directory, policy, config))
+        world.first(lambda: _begin(config, prepared, log, allow_changes))
+        return run(policy, prepared, config, log, world)
+
+
+def _require(config: Config, world: World, allow_changes: Collection[str]) -> None:
+    """What can be wrong is found before anything is read or computed. Raises InputError."""
+    trains_on = device_for(config.model.device, world)
+    optim.require(config, world.size)
     if config.model.lora != "none":
         lora.require()
+    if config.parallel.shard is not None and world.size % config.parallel.shard:
+        raise InputError(f"parallel.shard = {config.parallel.shard} does not divide the {world.size} ranks of this job")
+    for key in allow_changes:
+        if key not in known_keys():
+            raise InputError(f"--allow {key}: there is no such setting")
     require_tracker(config.run.tracker)
     if config.eval.backend != "native":
-        generates_on = engine_device(config.eval.device, trains_on)
+        generates_on = engine_device(config.eval.device, trains_on, world.local_size)
         if config.eval.backend == "vllm":
             vllm.require(generates_on.type)
     resolve(config.model.id)
-    refuse_to_overwrite(config)
-    tokenizer = load_tokenizer(config.model.id)
-    prepared = prepare(config, tokenizer)
-    with open_run(config) as log:
-        show.preview(prepared, tokenizer)
-        with console.progress("loading the model"):
-            policy = load_policy(config.model, tokenizer)
-        check_positions(policy, prepared.max_length, "data.max_length")
-        check_positions(
-            policy,
-            prepared.longest_prompt + config.eval.max_new_tokens,
-            "the longest prompt + eval.max_new_tokens",
+    world.first(lambda: refuse_to_overwrite(config, allow_changes))
+
+
+def _begin(config: Config, prepared: Prepared, log: RunLog, allow_changes: Collection[str]) -> None:
+    """Write what explains the run, and which settings a run that goes on has changed."""
+    found = checkpoint.latest(log.directory)
+    changed = changes(config, MAY_CHANGE - set(allow_changes)) if found is not None else []
+    log.begin(config, prepared.template, prepared.fingerprint(), prepared.ledger)
+    if found is not None and changed:
+        log.metrics(kind="config_changed", step=checkpoint.step_of(found), changes=changed)
+
+
+@dataclass(frozen=True)
+class Course:
+    """What each optimizer step of a run computes, a function of the configuration and the rows alone.
+
+    Attributes:
+        budget: distinct tokens of a pack; `largest`: tokens of the largest batch.
+        epoch, total: optimizer steps of one pass over the rows, and of the run.
+    """
+
+    prepared: Prepared
+    config: Config
+    policy: Policy
+    world: World = ALONE
+
+    @property
+    def rows_per_step(self) -> int:
+        return self.config.train.batch_size * self.config.train.grad_accum
+
+    @property
+    def epoch(self) -> int:
+        return packing.steps_per_epoch(len(self.prepared.train), self.rows_per_step)
+
+    @property
+    def total(self) -> int:
+        train = self.config.train
+        return packing.total_steps(len(self.prepared.train), self.rows_per_step, train.num_epochs, train.num_steps)
+
+    @property
+    def budget(self) -> int:
+        return self.config.train.pack_tokens or self.config.train.batch_size * self.prepared.max_length
+
+    @property
+    def largest(self) -> int:
+        rows = self.config.train.batch_size * self.prepared.max_length
+        return max(self.budget, self.prepared.max_length) if self.policy.packs else rows
+
+    def examples(self, step: int) -> list[TokenizedExample]:
+        rows = packing.step_rows(len(self.prepared.train), self.rows_per_step, self.config.train.seed, step)
+        return [self.prepared.train[row] for row in rows]
+
+    def batches(self, examples: Sequence[TokenizedExample]) -> list[packing.Batch]:
+        """This rank's batches of a step with these rows."""
+        pad_id = None if self.policy.packs else self.policy.pad_token_id
+        return packing.step_batches(
+            examples, self.budget, self.config.train.batch_size, pad_id, self.world.rank, self.world.size, pair_cost(self.policy)
         )
-        _check_space(log.directory, policy, config)
-        log.begin(config, prepared.template, prepared.fingerprint(), prepared.ledger)
-        return run(policy, prepared, config, log)
+
+    def at(self, step: int) -> tuple[list[TokenizedExample], list[packing.Batch]]:
+        """The rows of optimizer step `step` (from 0), and this rank's batches of them."""
+        examples = self.examples(step)
+        return examples, self.batches(examples)
 
 
-def run(policy: Policy, prepared: Prepared, config: Config, log: RunLog) -> Result:
+def run(policy: Policy, prepared: Prepared, config: Config, log: RunLog, world: World = ALONE) -> Result:
     """Train from where the run stands to its end, evaluating on the way, and save the model."""
-    train, rows_per_step = config.train, config.train.batch_size * config.train.grad_accum
-    epoch = packing.steps_per_epoch(len(prepared.train), rows_per_step)
-    total = packing.total_steps(len(prepared.train), rows_per_step, train.num_epochs, train.num_steps)
-    save_every = config.run.save_every if config.run.save_every is not None else config.eval.every
-    policy = replace(policy, packs=policy.packs and train.pack)
-    budget = train.pack_tokens or train.batch_size * prepared.max_length
-    optimizer = optim.make_optimizer(policy.model, config)
-    step = _resume(policy, optimizer, log)
-    largest = max(budget, prepared.max_length) if policy.packs else train.batch_size * prepared.max_length
-    record = log.directory / "plan.json"
-    if step == 0:
-        record.unlink(missing_ok=True)
-    policy = plan.arrange(policy, config, largest, sum(map(len, prepared.train)) * total // epoch, record)
+    policy, optimizer, course, step = set_up(policy, prepared, config, log, world)
+    total = course.total
     longest = prepared.longest_prompt + config.eval.max_new_tokens
-    placement = place_engine(policy, config, optimizer, largest, longest)
-
-    def batches_of(step: int) -> tuple[list[TokenizedExample], list[packing.Batch]]:
-        rows = packing.step_rows(len(prepared.train), rows_per_step, train.seed, step)
-        examples = [prepared.train[row] for row in rows]
-        return examples, packing.step_batches(examples, budget, train.batch_size, None if policy.packs else policy.pad_token_id)
-
-    policy.model.config.use_cache = False
-    policy.model.train()
-    with contextlib.closing(Evaluator(policy, prepared, config, log, optimizer, placement, longest, total)) as evaluate:
+    placement = world.first(lambda: place_engine(policy, config, optimizer, course.largest, longest, world.local_size))
+    save_every = config.run.save_every if config.run.save_every is not None else config.eval.every
+    guard = world.first(lambda: Guard.of_lines(config.train.spike_ratio, log.steps()))
+    saves = Checkpoints(log.directory, world, config.run.keep_last, lambda: _best(log) if config.run.keep_best else ())
+    evaluator = Evaluator(policy, prepared, config, log, optimizer, placement, longest, total, world)
+    settling = policy.compiled  # the first step after a start compiles, which takes long
+    with contextlib.closing(saves), contextlib.closing(evaluator) as evaluate:
         try:
             evaluate(step)
-            with console.progress("training", total, done=step) as advance, prefetched(batches_of, range(step, total)) as ahead:
+            with console.progress("training", total, done=step) as advance, prefetched(course.at, range(step, total)) as ahead:
                 clock = Clock()
                 for examples, batches in ahead:
                     clock.lap("data")
-                    gradients = accumulate_gradients(policy, examples, batches, config, step)
+                    gradients = accumulate_gradients(policy, examples, batches, config, step, world, may_stop=settling)
                     clock.lap("forward_backward")
+                    objection = guard.objection(gradients.loss, gradients.grad_norm)
+                    if objection:
+                        _refuse(objection, step, examples, guard, config, log)
                     with uninterrupted():  # weights, optimizer, step number and log change together or not at all
-                        lr = optim.lr_at(step, total, train)
-                        changed = update_weights(policy, optimizer, lr)
-                        step += 1
+                        lr = optim.lr_at(step, total, config.train)
+                        changed, weights = (0.0, 1.0) if objection else update_weights(policy, optimizer, lr)
+                        step, settling = step + 1, False
                         clock.lap("optimizer")
+                        changed, weights, stops = world.sum([changed, weights, world.stop.wanted])
                         log.metrics(
-                            kind="train", step=step, epoch=round(step / epoch, 4), lr=lr, **vars(gradients), weights_changed=changed,
-                            **_speed(policy, examples, batches, clock),
+                            kind="train", step=step, epoch=round(step / course.epoch, 4), lr=lr, loss=gradients.loss,
+                            grad_norm=gradients.grad_norm, response_tokens=gradients.response_tokens,
+                            weights_changed=round(changed / weights, 4), **({"skipped": objection} if objection else {}),
+                            **_speed(policy, examples, gradients, clock, world),
                         )  # fmt: skip
                     advance(1, f"loss {gradients.loss:.4f}")
                     evaluate.collect(step)  # what is logged outlasts the checkpoint
                     if save_every and step % save_every == 0 and step < total:
-                        checkpoint.save(log.directory, step, policy.model, optimizer)
+                        _save(saves, step, policy, optimizer, log)
+                    if stops:
+                        raise StopWanted
                     evaluate(step)
                     clock = Clock()
             evaluate.finish(total)
-            result = _finished(policy, prepared, config, log, total)
-        except (KeyboardInterrupt, RuntimeError, MemoryError) as stop:
+            saves.wait()
+            result = _finished(policy, prepared, config, log, total, world)
+        except (StopWanted, KeyboardInterrupt, RuntimeError, MemoryError) as stop:
+            if world.size > 1 and not isinstance(stop, StopWanted | Nonsense):
+                raise _left_alone(stop, world) from None
             if isinstance(stop, RuntimeError) and not isinstance(stop, RunError) and not is_out_of_memory(stop):
                 raise
-            explained = _saved(_explained(stop, f"step {step} of {total}", policy, log), policy, optimizer, step, log)
-            if isinstance(stop, KeyboardInterrupt):
+            explained = _explained(stop, f"step {step} of {total}", policy, log, world)
+            explained = _saved(explained, policy, optimizer, step, saves)
+            if isinstance(stop, StopWanted | KeyboardInterrupt):
                 with contextlib.suppress(KeyboardInterrupt, RunError):  # a second Ctrl-C gives up what is in flight
-                    evaluate.finish(step)
+                    evaluate.give_up(step) if isinstance(stop, StopWanted) else evaluate.finish(step)
+            explained.told = not world.leads  # type: ignore[attr-defined]
             raise explained from None
-    checkpoint.remove_all(log.directory)
+    if world.leads:
+        checkpoint.remove_all(log.directory, _best(log) if config.run.keep_best else ())
     return result
 
 
-def _finished(policy: Policy, prepared: Prepared, config: Config, log: RunLog, total: int) -> Result:
+def set_up(
+    policy: Policy, prepared: Prepared, config: Config, log: RunLog, world: World = ALONE, until: int | None = None
+) -> tuple[Policy, torch.optim.Optimizer, Course, int]:
+    """The policy arranged for the run, its optimizer, its course, and the optimizer steps that the newest checkpoint had done.
+
+    Args:
+        until: no checkpoint of more steps is taken.
+    """
+    policy = replace(policy, packs=policy.packs and config.train.pack)
+    optimizer = optim.make_optimizer(policy.model, config)
+    step = _resume(policy, optimizer, log, world, until)
+    course = Course(prepared, config, policy, world)
+    record = log.directory / "plan.json"
+    if step == 0 and log.leads:
+        record.unlink(missing_ok=True)
+    tokens = sum(map(len, prepared.train)) * course.total // course.epoch
+    policy = plan.arrange(policy, config, course.largest, tokens, record, world)
+    policy.model.config.use_cache = False
+    policy.model.train()
+    return policy, optimizer, replace(course, policy=policy), step
+
+
+def _finished(policy: Policy, prepared: Prepared, config: Config, log: RunLog, total: int, world: World) -> Result:
     """Save the model, and say in the log that the run is finished."""
-    evaluations, cost = log.evaluations(), log.evaluation_cost()
+    evaluations, cost = world.first(lambda: (log.evaluations(), log.evaluation_cost()))
     with console.progress("saving the model"):
-        save_model(policy, log.directory / "model", show.model_card(config, prepared, evaluations, total))
+        card = show.model_card(config, prepared.ledger.counts(), evaluations, total)
+        save_model(policy, log.directory / "model", card, world)
     log.finish({"steps": total, "evaluations": evaluations, "evaluation_cost": cost, "model": "model"})
     return Result(log.directory, evaluations, total, cost)
 
 
-def _explained(stop: BaseException, where: str, policy: Policy, log: RunLog) -> BaseException:
+def _best(log: RunLog) -> list[int]:
+    """The step of the best evaluation so far, the earliest of equals; none before there is one."""
+    evaluations = [line for line in log.evaluations() if line["step"] > 0]
+    return [max(evaluations, key=lambda line: (line["accuracy"], -line["step"]))["step"]] if evaluations else []
+
+
+def _save(saves: Checkpoints, step: int, policy: Policy, optimizer: torch.optim.Optimizer, log: RunLog) -> None:
+    """Begin a checkpoint. One that cannot be written is told, and training goes on: the one before is safe."""
+    log.to_disk()
+    saves.save(step, policy.model, optimizer)
+    while saves.failures:
+        reason = saves.failures.pop()
+        console.say(f"step {step}: {reason}; training goes on, the checkpoint before that one is safe", style="bold red")
+        log.metrics(kind="save_failed", step=step, reason=reason)
+
+
+def _refuse(objection: str, step: int, examples: Sequence[TokenizedExample], guard: Guard, config: Config, log: RunLog) -> None:
+    """Write down a step that is not applied. Raises Nonsense if the run is not to go on without it."""
+    sources = [example.source for example in examples]
+    guard.skipped += 1
+    record = log.directory / "nonsense" / f"step-{step + 1}.json"
+    replay = f"tutelage train {log.directory / 'config.toml'} --replay {step + 1}"
+    if log.leads:
+        record.parent.mkdir(exist_ok=True)
+        write_text(
+            record, json.dumps({"step": step + 1, "reason": objection, "rows": sources, "replay": replay}, indent=2) + "\n"
+        )
+    what = f"step {step + 1}: {objection}; no weight was changed. The step's rows: {', '.join(sources)} ({record})"
+    stops = config.train.on_nonsense == "stop"
+    if stops or guard.skipped > config.train.max_skips:
+        why = "" if stops else f"\n{guard.skipped} steps were not applied, and train.max_skips is {config.train.max_skips}."
+        raise Nonsense(
+            f"{what}{why}\nTo look into it: {replay}\nTo leave such steps out: --train.on_nonsense skip"
+            " (--train.spike_ratio says what counts as a spike)"
+        )
+    console.say(f"{what}; skipped, as train.on_nonsense says", style="yellow")
+
+
+def _explained(stop: BaseException, where: str, policy: Policy, log: RunLog, world: World) -> BaseException:
     """What is raised when training stops after `where`: what happened, and how to go on from there."""
     how = (
         f"stopped after {where}; everything measured is in {log.directory}.\n"
         f"To go on from there: tutelage train {log.directory / 'config.toml'}"
     )
+    if isinstance(stop, StopWanted):
+        ranks = f" --launch {world.size} (or any other number of ranks)" if world.size > 1 else ""
+        return Preempted(f"{world.stop.by}: {how}{ranks}")
     if isinstance(stop, KeyboardInterrupt):
         return Interrupted(how)
     if isinstance(stop, RunError):
@@ -187,36 +342,63 @@ def _explained(stop: BaseException, where: str, policy: Policy, log: RunLog) -> 
     )
 
 
-def _saved(explained: BaseException, policy: Policy, optimizer: torch.optim.Optimizer, step: int, log: RunLog) -> BaseException:
+def _left_alone(stop: BaseException, world: World) -> BaseException:
+    """What is raised when one of several ranks fails: the others wait for it in vain, so nothing can be saved."""
+    if isinstance(stop, RuntimeError) and of_a_collective(stop) and not isinstance(stop, RunError):
+        stop = world.lost(stop)
+    if isinstance(stop, RunError | MemoryError) or is_out_of_memory(stop):
+        return RunError(
+            f"rank {world.rank}: {str(stop) or 'out of memory'}\n"
+            "The job ends, and the same command goes on from the last checkpoint."
+        )
+    return stop
+
+
+def _saved(
+    explained: BaseException, policy: Policy, optimizer: torch.optim.Optimizer, step: int, saves: Checkpoints
+) -> BaseException:
     """`explained` once the state after `step` is saved; if it cannot be, what says so too."""
     policy.model.zero_grad(set_to_none=True)
-    try:
-        with contextlib.suppress(KeyboardInterrupt), uninterrupted():
-            checkpoint.save(log.directory, step, policy.model, optimizer)
-    except RunError as second:
-        return RunError(f"{explained}\nBut not from this step: {second}")
+    with contextlib.suppress(KeyboardInterrupt), uninterrupted():
+        saves.save(step, policy.model, optimizer)
+        saves.wait()
+    if saves.failures:
+        return RunError(f"{explained}\nBut not from this step: {saves.failures.pop()}")
     return explained
 
 
 @dataclass(frozen=True)
 class Gradients:
-    """What is known of a step before the weights change: its loss, the norm of its gradient before clipping, its size."""
+    """What is known of a step before the weights change: its loss, the norm of its gradient before clipping, its size.
+
+    Attributes:
+        distinct_tokens, flops: what was computed, by all ranks.
+    """
 
     loss: float
     grad_norm: float
     response_tokens: int
+    distinct_tokens: int
+    flops: float
 
 
 def accumulate_gradients(
-    policy: Policy, examples: Sequence[TokenizedExample], batches: Sequence[packing.Batch], config: Config, step: int
+    policy: Policy,
+    examples: Sequence[TokenizedExample],
+    batches: Sequence[packing.Batch],
+    config: Config,
+    step: int,
+    world: World = ALONE,
+    may_stop: bool = False,
 ) -> Gradients:
-    """Forward and backward over one step's rows, laid out in batches; gradients clipped.
+    """Forward and backward over one step's rows, laid out in this rank's batches; gradients summed over ranks, and clipped.
 
     The loss is one sum over response tokens, divided once by a number that is known before the first backward pass; so the
-    gradient does not depend on how the rows are laid out.
+    gradient does not depend on how the rows are laid out, nor on how many ranks share them.
 
-    Raises:
-        RunError: loss or gradient is not finite; no weight was changed.
+    Args:
+        examples: the rows of the step, those of all ranks.
+        may_stop: whether ranks look after each batch whether the job was asked to stop, and then raise StopWanted.
     """
     tokens = sum(len(example.response_ids) for example in examples)
     denominator = tokens if config.train.loss_normalization == "token" else len(examples)
@@ -224,28 +406,31 @@ def accumulate_gradients(
     loss = torch.zeros((), dtype=torch.float64, device=policy.device)
     with policy.computing():
         for index, batch in enumerate(batches):
+            world.beat(f"step {step + 1}, micro-batch {index + 1} of {len(batches)}")
+            if is_sharded(policy.model):
+                policy.model.set_requires_gradient_sync(policy.always_sync or index == len(batches) - 1)
             # dropout is a function of (seed, step, batch): a resumed run draws the same
-            torch.manual_seed(random.Random(f"{config.train.seed}-{step}-{index}").getrandbits(63))
+            number = index * world.size + world.rank
+            torch.manual_seed(random.Random(f"{config.train.seed}-{step}-{number}").getrandbits(63))
             part = -policy.score(batch, batch.weights / denominator).total
             part.backward()
             loss += part.detach().double()
-    norm = torch.nn.utils.clip_grad_norm_(policy.model.parameters(), config.train.clip_grad)
+            if may_stop and world.any(world.stop.wanted):
+                raise StopWanted
+    norm = whole(torch.nn.utils.clip_grad_norm_(policy.model.parameters(), config.train.clip_grad))
     total, size = torch.stack([loss, norm.double()]).tolist()  # both at once: each would wait for the device
-    if not (math.isfinite(total) and math.isfinite(size)):
-        sources = ", ".join(example.source for example in examples)
-        raise RunError(
-            f"step {step + 1}: the loss is {total}, its gradient norm {size}; no weight was changed. The step's rows: {sources}"
-        )
-    return Gradients(total, size, tokens)
+    computed = [float(sum(batch.input_ids.numel() for batch in batches)), sum(step_flops(policy, batch) for batch in batches)]
+    total, size, distinct, flops = world.sum([total, size if world.leads else 0.0, *computed])
+    return Gradients(total, size, tokens, int(distinct), flops)
 
 
-def update_weights(policy: Policy, optimizer: torch.optim.Optimizer, lr: float) -> float:
-    """One optimizer step at learning rate `lr`; the share of weights that it changed."""
+def update_weights(policy: Policy, optimizer: torch.optim.Optimizer, lr: float) -> tuple[float, float]:
+    """One optimizer step at learning rate `lr`; how many weights it changed, of how many that this rank has."""
     watch = optim.Watch(policy.model)
     optim.set_lr(optimizer, lr)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return round(watch.changed(), 4)
+    return watch.changed()
 
 
 @contextlib.contextmanager
@@ -278,42 +463,50 @@ class Clock:
         self.laps[name], self._last = now - self._last, now
 
 
-def _resume(policy: Policy, optimizer: torch.optim.Optimizer, log: RunLog) -> int:
+def _resume(policy: Policy, optimizer: torch.optim.Optimizer, log: RunLog, world: World, until: int | None) -> int:
     """Restore the newest checkpoint if there is one; the number of optimizer steps already done."""
-    found = checkpoint.latest(log.directory)
-    step = 0
-    if found is not None:
-        with console.progress("loading the checkpoint"):
-            step = checkpoint.load(found, policy.model, optimizer)
-        console.say(f"continuing after step {step} ({found})", style="bold")
-        log.forget_after(step)
-    else:
+    found = world.first(lambda: checkpoint.latest(log.directory, until))
+    if found is None:
         log.set_aside()
+        if log.leads:
+            forget_drafts(log.directory)
+        return 0
+    with console.progress("loading the checkpoint"):
+        optim.fill_state(optimizer)
+        step = checkpoint.load(found, policy.model, optimizer, world)
+    console.say(f"continuing after step {step} ({found})", style="bold")
+    log.forget_after(step)
+    if log.leads:
+        forget_drafts(log.directory, but_of=step)
     return step
 
 
 def _speed(
-    policy: Policy, examples: Sequence[TokenizedExample], batches: Sequence[packing.Batch], clock: Clock
+    policy: Policy, examples: Sequence[TokenizedExample], gradients: Gradients, clock: Clock, world: World
 ) -> dict[str, float]:
     """What a step's metrics say of its speed: tokens are the rows' own, each counted; the matrix share is of distinct ones."""
+    if not world.leads:
+        return {}
     seconds = sum(clock.laps.values())
-    rate = matrix_rate(policy.device, policy.compute_dtype)
+    rate = matrix_rate(policy.device, policy.compute_dtype) * world.size
     return {
         "seconds": round(seconds, 4),
         **{f"{name}_seconds": round(lap, 4) for name, lap in clock.laps.items()},
         "tokens_per_second": round(sum(map(len, examples)) / seconds, 1),
-        "distinct_tokens": sum(batch.input_ids.numel() for batch in batches),
-        "matrix_share": round(sum(step_flops(policy, batch) for batch in batches) / seconds / rate, 4),
+        "distinct_tokens": gradients.distinct_tokens,
+        "matrix_share": round(gradients.flops / seconds / rate, 4),
     }
 
 
 def _check_space(directory: Path, policy: Policy, config: Config) -> None:
-    """The disk must hold the model, and a checkpoint beside its predecessor."""
+    """The disk must hold the model, and the checkpoints that are kept beside the one that is being written."""
     checkpoint_size = 3 * size_in_bytes(policy.model, trained=True)
-    needed = size_in_bytes(policy.model) + (0 if config.run.save_every == 0 else 2 * checkpoint_size)
+    kept = 1 + config.run.keep_last + config.run.keep_best
+    needed = size_in_bytes(policy.model) + (0 if config.run.save_every == 0 else kept * checkpoint_size)
     free = shutil.disk_usage(directory).free
     if free < needed:
         raise InputError(
             f"run.dir: {directory.absolute()} has {free / 1e9:.1f} GB free, and the run needs {needed / 1e9:.1f} GB"
-            " for its model and checkpoints (run.save_every = 0 keeps none); make room, or choose another --run.dir"
+            " for its model and checkpoints (run.save_every = 0 keeps none; run.keep_last fewer); make room, or choose another"
+            " --run.dir"
         )

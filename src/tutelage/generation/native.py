@@ -13,7 +13,7 @@ from tutelage.generation import Completion, Sampling, cut_at_stop, end_token_ids
 from tutelage.objective import compute_entropy
 
 Request = tuple[int, int]
-"""A prompt's index, and which of its samples."""
+"""A problem's number, and which of its samples."""
 
 
 def generate(
@@ -24,7 +24,9 @@ def generate(
     *,
     batch_size: int = 64,
     ends: set[int] | None = None,
+    numbers: Sequence[int] | None = None,
     on_finished: Callable[[int], None] = lambda count: None,
+    on_token: Callable[[], None] = lambda: None,
 ) -> list[Completion]:
     """`sampling.samples` completions of each tokenized prompt, in their order.
 
@@ -34,17 +36,20 @@ def generate(
     Args:
         prompts: token ids; none may be empty.
         ends: ids that end a response; default: those of the tokenizer and of the model's generation_config.
+        numbers: the number of each prompt's problem, which its draws come from; default: its place.
         on_finished: told how many rows have just finished.
+        on_token: called before each token of a batch; what it raises ends the generation.
     """
     if ends is None:
         ends = end_token_ids(tokenizer, getattr(getattr(model, "generation_config", None), "eos_token_id", None))
-    requests = [(problem, sample) for problem in range(len(prompts)) for sample in range(sampling.samples)]
-    order = sorted(requests, key=lambda request: len(prompts[request[0]]))
+    by_number = dict(zip(numbers if numbers is not None else range(len(prompts)), prompts, strict=True))
+    requests = [(problem, sample) for problem in by_number for sample in range(sampling.samples)]
+    order = sorted(requests, key=lambda request: len(by_number[request[0]]))
     done: dict[Request, Completion] = {}
     with evaluating(model), torch.no_grad():
         for start in range(0, len(order), batch_size):
-            batch = {request: prompts[request[0]] for request in order[start : start + batch_size]}
-            done.update(_generate_batch(model, tokenizer, batch, sampling, ends, on_finished))
+            batch = {request: by_number[request[0]] for request in order[start : start + batch_size]}
+            done.update(_generate_batch(model, tokenizer, batch, sampling, ends, on_finished, on_token))
     return [done[request] for request in requests]
 
 
@@ -55,6 +60,7 @@ def _generate_batch(
     sampling: Sampling,
     ends: set[int],
     on_finished: Callable[[int], None],
+    on_token: Callable[[], None],
 ) -> Iterator[tuple[Request, Completion]]:
     from transformers import DynamicCache
 
@@ -69,6 +75,7 @@ def _generate_batch(
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     cache = DynamicCache(config=model.config)
     for length in range(1, sampling.max_new_tokens + 1):
+        on_token()
         output = model(
             input_ids=ids,
             attention_mask=mask,

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from tutelage.sharding import whole
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -79,15 +81,20 @@ def take(weights: Iterable[tuple[str, torch.Tensor]], dtype: torch.dtype, keep: 
     fd = os.memfd_create("tutelage-weights", os.MFD_CLOEXEC)
     entries: list[Entry] = []
     offset = 0
+    failure: OSError | None = None
     try:
         for name, tensor in weights:
-            whole: Any = getattr(tensor, "full_tensor", None)
-            full = tensor if whole is None else whole()
-            if not keep:
+            full = whole(tensor)
+            if not keep or failure is not None:  # the others count on this rank to gather all the same
                 continue
             copy = full.detach().to("cpu", dtype if full.is_floating_point() else full.dtype).contiguous()
             entries.append(Entry(name, copy.dtype, tuple(copy.shape), offset))
-            offset = _write(fd, copy, offset)
+            try:
+                offset = _write(fd, copy, offset)
+            except OSError as error:
+                failure = error
+        if failure is not None:
+            raise failure
     except BaseException:
         os.close(fd)
         raise

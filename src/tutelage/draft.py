@@ -1,0 +1,65 @@
+"""What an evaluation under way has answered so far, on the disk: a run that is stopped in it goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from tutelage.generation import Completion, Sampling
+from tutelage.runlog import append_lines, read_lines, to_lines, write_text
+
+PREFIX = ".evaluation-"
+
+
+class Draft:
+    """The answers of one evaluation, in one file per rank.
+
+    Answers depend on weights, prompt, sampling and the numbers of problem and sample alone. So those of another step, other
+    prompts or another sampling have another name, and are not found.
+    """
+
+    def __init__(self, run: Path, step: int, prompts: Sequence[Sequence[int]], sampling: Sampling, rank: int = 0) -> None:
+        asked = hashlib.sha256(repr(([list(prompt) for prompt in prompts], sampling)).encode()).hexdigest()[:12]
+        self.run, self.name = run, f"{PREFIX}{step}-{asked}"
+        self.file = run / f"{self.name}.{rank}.jsonl"
+
+    def known(self) -> dict[int, list[Completion]]:
+        """The answers so far of all ranks, by the numbers of their problems; to be asked before more are added."""
+        answers = {}
+        for file in self.run.glob(f"{self.name}.*.jsonl"):
+            lines = read_lines(file)
+            write_text(file, to_lines(lines))  # without a last line that was torn
+            for line in lines:
+                answers[line["problem"]] = [_completion(values) for values in line["completions"]]
+        return answers
+
+    def add(self, answers: Mapping[int, Sequence[Completion]]) -> None:
+        """Keep more answers. Raises RunError when they cannot be written."""
+        append_lines(
+            self.file,
+            [{"problem": number, "completions": [asdict(each) for each in answers[number]]} for number in answers],
+        )
+
+    def forget(self) -> None:
+        """Remove the answers of all ranks."""
+        for file in self.run.glob(f"{self.name}.*.jsonl"):
+            file.unlink(missing_ok=True)
+
+
+def forget_drafts(run: Path, but_of: int | None = None) -> None:
+    """Remove the drafts of a run, but those of one step."""
+    for file in run.glob(f"{PREFIX}*"):
+        if but_of is None or not file.name.startswith(f"{PREFIX}{but_of}-"):
+            file.unlink(missing_ok=True)
+
+
+def _completion(values: dict[str, object]) -> Completion:
+    entropies = values["entropies"]
+    return Completion(
+        str(values["text"]),
+        tuple(values["token_ids"]),  # type: ignore[arg-type]
+        str(values["finish_reason"]),
+        None if entropies is None else tuple(entropies),  # type: ignore[arg-type]
+    )

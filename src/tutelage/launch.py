@@ -1,0 +1,98 @@
+"""``tutelage train --launch N``: the ranks of a run on this machine, without torchrun."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from tutelage.errors import InputError
+
+PARTING_SECONDS = 10.0
+"""What ranks get to notice that one of them is gone, and to say so, before they are killed."""
+
+
+def launch(ranks: int, arguments: Sequence[str]) -> int:
+    """Run `tutelage` with these arguments as so many ranks; the exit code: 0 if all ended well, else that of the first that did not.
+
+    SIGTERM, SIGUSR1 and Ctrl-C are passed on, and ask the ranks to stop with their state saved; a second Ctrl-C kills them.
+    """
+    if ranks < 1:
+        raise InputError(f"--launch {ranks}: at least one rank is needed")
+    if "WORLD_SIZE" in os.environ:
+        raise InputError("--launch within a job that has ranks already (WORLD_SIZE is set): leave one of the two out")
+    shared = {
+        **os.environ, "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()), "TUTELAGE_LAUNCHER": str(os.getpid()),
+    }  # fmt: skip
+    # sessions of their own: a Ctrl-C in the terminal comes here, and is passed on as a polite request
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tutelage", *arguments],
+            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}, start_new_session=True,
+        )
+        for rank in range(ranks)
+    ]  # fmt: skip
+    try:
+        with _passing_on(processes):
+            return _watch(processes)
+    finally:
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            process.wait()
+
+
+def _watch(processes: Sequence[subprocess.Popen[Any]]) -> int:
+    """Wait for all; when one fails, the others get a moment to end by themselves."""
+    failed: int | None = None
+    since = 0.0
+    while any(process.poll() is None for process in processes):
+        time.sleep(0.05)
+        for rank, process in enumerate(processes):
+            code = process.returncode
+            if code and failed is None:
+                failed, since = code, time.monotonic()
+                if code < 0:
+                    print(
+                        f"tutelage: rank {rank} was ended by {signal.Signals(-code).name}; the job ends, and the same command goes"
+                        " on from the last checkpoint",
+                        file=sys.stderr, flush=True,
+                    )  # fmt: skip
+        if failed is not None and time.monotonic() - since > PARTING_SECONDS:
+            return abs(failed) if failed > 0 else 1
+    codes = [process.returncode for process in processes if process.returncode]
+    first = failed if failed is not None else (codes[0] if codes else 0)
+    return first if first >= 0 else 1
+
+
+@contextlib.contextmanager
+def _passing_on(processes: Sequence[subprocess.Popen[Any]]) -> Iterator[None]:
+    asked = 0
+
+    def pass_on(number: int, frame: Any) -> None:
+        nonlocal asked
+        asked += number == signal.SIGINT
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGKILL if asked > 1 else number)
+
+    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+    previous = {number: signal.signal(number, pass_on) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
