@@ -163,12 +163,24 @@ def save_model(policy: Policy, target: Path, card: str, world: World = ALONE) ->
     Raises:
         RunError: it cannot be written (a full disk); nothing half-written is left.
     """
-    weights = {}
+    first_names = _first_names(policy.model)
+    weights: dict[str, torch.Tensor] = {}
     for name, tensor in lora.merged_weights(policy.model):
-        gathered = whole(tensor)
-        if world.leads:
-            weights[name] = gathered if world.size == 1 else gathered.detach().cpu()
+        first = first_names.get(name, name)
+        if first in weights:
+            weights[name] = weights[first]  # tied: written once
+        elif world.size == 1:
+            weights[name] = tensor
+        else:
+            gathered = whole(tensor)
+            weights[name] = gathered.detach().cpu() if world.leads else torch.empty(0)
     world.first(lambda: _write_model(policy, weights, target, card))
+
+
+def _first_names(model: Any) -> dict[str, str]:
+    """Of each parameter with several names, the first one by each of them."""
+    first: dict[int, str] = {}
+    return {name: first.setdefault(id(parameter), name) for name, parameter in model.named_parameters(remove_duplicate=False)}
 
 
 def _write_model(policy: Policy, weights: dict[str, torch.Tensor], target: Path, card: str) -> None:
