@@ -75,6 +75,7 @@ def make_config(tiny_model: str, data_file: Path, tmp_path: Path):
             "data": {"train": str(data_file), "prompt": "plain", "test_size": 0.2},
             "train": {"lr": 1e-3, "batch_size": 4, "grad_accum": 2, "num_steps": 4},
             "eval": {"every": 2, "examples": 4, "full": False, "max_new_tokens": 8, "backend": "native"},
+            "parallel": {},
             "run": {"dir": str(tmp_path / "run")},
         }
         for key, value in changes.items():
@@ -91,3 +92,35 @@ def verdicts_of_this_test(tmp_path_factory: pytest.TempPathFactory, monkeypatch:
     directory = tmp_path_factory.mktemp("cache")
     monkeypatch.setattr("tutelage.data.cache_directory", lambda: directory)
     return directory
+
+
+@pytest.fixture(scope="session")
+def untied_model(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The tiny model with a head of its own."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    directory = tmp_path_factory.mktemp("untied")
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(directory)
+    torch.manual_seed(1)
+    config = LlamaConfig.from_pretrained(tiny_model)
+    config.tie_word_embeddings = False
+    LlamaForCausalLM(config).save_pretrained(directory)
+    return str(directory)
+
+
+@pytest.fixture(scope="session")
+def ranks():
+    """Two ranks of a job, for the tests that want some."""
+    from ranks import Ranks
+
+    both = Ranks()
+    yield both
+    both.close()
+
+
+@pytest.fixture(autouse=True)
+def bfloat16_even_where_it_is_slow(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiny models compute in bfloat16 on every CPU, so that its paths are tested; the embedded one as a person's would."""
+    if "tiny_model" in request.fixturenames:
+        monkeypatch.setattr("tutelage.model.has_bfloat16", lambda device: True)

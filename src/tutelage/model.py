@@ -48,6 +48,22 @@ def device_for(name: str, world: World) -> torch.device:
     return choose_device(name) if world.size == 1 else rank_device(name, world.local_rank, world.local_size)
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 matrices itself; a CPU that does not is some fifty times slower at it than in float32."""
+    return device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def for_device(config: ModelConfig, device: torch.device) -> ModelConfig:
+    """The configuration as it can be on a device, where that is said: float32 in place of bfloat16 that a CPU does not have."""
+    if config.precision == "fp32" or has_bfloat16(device):
+        return config
+    if config.precision == "bf16-sr":
+        console.say("this CPU has no bfloat16 arithmetic, so model.precision = bf16-sr will be very slow here", style="yellow")
+        return config
+    console.say("this CPU has no bfloat16 arithmetic: everything computes in float32, which is what bf16-mixed rounds from")
+    return config.model_copy(update={"precision": "fp32"})
+
+
 def load_tokenizer(model_id: str) -> Any:
     """The tokenizer of a model. Raises InputError if it cannot be had or has no end token."""
     from transformers import AutoTokenizer
@@ -76,13 +92,14 @@ def load_policy(
         InputError: it cannot be loaded or trained exactly; the message says why.
     """
     console.quiet_libraries()
+    device = device_for(config.device, world)
+    config = for_device(config, device)
     if world.size == 1:
-        policy = _policy(_pretrained(config, tokenizer), config, tokenizer, device_for(config.device, world))
+        policy = _policy(_pretrained(config, tokenizer), config, tokenizer, device)
         check_head(policy, config.id)
         policy = keep_if_packable(policy) if to_train else policy
         lora.attach(policy.model, config)
         return policy
-    device = device_for(config.device, world)
     source: list[Any] = []  # the whole model, on rank 0 and there on the CPU
 
     def read() -> tuple[Any, Any]:

@@ -31,11 +31,17 @@ HEADROOM = 0.9
 
 
 def arrange(
-    policy: Policy, config: Config, pack_tokens: int, planned_tokens: int, record: Path | None = None, world: World = ALONE
+    policy: Policy,
+    config: Config,
+    pack_tokens: int,
+    planned_tokens: int,
+    record: Path | None = None,
+    world: World = ALONE,
+    writes: bool = True,
 ) -> Policy:
     """Set the policy up for a run of `planned_tokens` tokens in packs of `pack_tokens`, and say what was decided.
 
-    What "auto" has decided is written to `record`; a run that goes on reads it there, so that it computes as it did before. Of
+    What "auto" has decided is written to `record` (if it `writes`); a run that goes on reads it there, so that it computes as it did before. Of
     several ranks, the first decides.
 
     Raises:
@@ -46,6 +52,8 @@ def arrange(
     if config.model.activation_offload and world.size > 1:
         raise InputError('model.activation_offload: not with several ranks; use model.activation_checkpointing = "full"')
     decided = world.first(lambda: _decide(policy, config, pack_tokens, planned_tokens, record, world.size))
+    if record is not None and writes:
+        write_text(record, json.dumps(decided) + "\n")
     recomputation, compiled = decided["activation_checkpointing"], decided["compile"]
     # a compiled layer itself computes again what is cheap
     policy.recompute("none" if compiled and recomputation == "selective" else recomputation)
@@ -62,8 +70,6 @@ def _decide(
     decided: dict[str, Any] = {"activation_checkpointing": _recomputation(policy, config, pack_tokens, known)}
     decided["compile"] = _compiles(policy, config, planned_tokens // ranks, known)
     decided["always_sync"] = ranks > 1 and _syncs_always(policy, config, pack_tokens, decided, known)
-    if record is not None:
-        write_text(record, json.dumps(decided) + "\n")
     return decided
 
 

@@ -12,19 +12,30 @@ from tutelage.packing import Batch
 from tutelage.policy import Policy
 
 
+LONGEST_PRODUCT = 1.0
+"""Seconds that a matrix product may take that is measured."""
+
+
 @functools.cache
 def matrix_rate(device: torch.device, dtype: torch.dtype = torch.bfloat16) -> float:
-    """Floating-point operations per second of a large matrix product on this device, measured now: the best of a few."""
-    size = 8192 if device.type == "cuda" else 2048
-    a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
-    best = float("inf")
-    for _ in range(6):
-        _synchronize(device)
-        started = time.perf_counter()
-        a @ b
-        _synchronize(device)
-        best = min(best, time.perf_counter() - started)
-    return 2 * size**3 / best
+    """Floating-point operations per second of a large matrix product on this device, measured now: the best of a few.
+
+    "Large" is what is done in a moment: a CPU may have no instructions for a type.
+    """
+    rate, sizes = 0.0, (8192,) if device.type == "cuda" else (256, 1024, 2048)
+    for size in sizes:
+        if rate and 2 * size**3 / rate > LONGEST_PRODUCT:
+            break
+        a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
+        best = float("inf")
+        for _ in range(6):
+            _synchronize(device)
+            started = time.perf_counter()
+            a @ b
+            _synchronize(device)
+            best = min(best, time.perf_counter() - started)
+        rate = 2 * size**3 / best
+    return rate
 
 
 def step_flops(policy: Policy, batch: Batch) -> float:

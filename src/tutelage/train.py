@@ -268,7 +268,7 @@ def set_up(
     if step == 0 and log.leads:
         record.unlink(missing_ok=True)
     tokens = sum(map(len, prepared.train)) * course.total // course.epoch
-    policy = plan.arrange(policy, config, course.largest, tokens, record, world)
+    policy = plan.arrange(policy, config, course.largest, tokens, record, world, writes=log.leads)
     policy.model.config.use_cache = False
     policy.model.train()
     return policy, optimizer, replace(course, policy=policy), step

@@ -1,0 +1,85 @@
+"""What tests let every rank of a job do, and a process by itself too: ``function(world, **arguments)``."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+
+from tutelage import checkpoint, lora, optim
+from tutelage.config import parse_config
+from tutelage.model import load_policy, load_tokenizer
+from tutelage.prepare import prepare
+from tutelage.runlog import RunLog
+from tutelage.sharding import part, whole
+from tutelage.train import Course, accumulate_gradients, set_up, update_weights
+from tutelage.world import World
+
+
+def set_up_here(world: World, raw: dict, architecture: dict | None = None):
+    """(policy, course, optimizer) of a configuration, with plain SGD where `train.sgd` is set; nothing is written."""
+    raw = {section: dict(values) for section, values in raw.items()}
+    sgd = raw["train"].pop("sgd", False)
+    config = parse_config(raw)
+    tokenizer = load_tokenizer(config.model.id)
+    prepared = prepare(config, tokenizer)
+    policy = load_policy(config.model, tokenizer, world=world, shard_ranks=config.parallel.shard)
+    policy, optimizer, course, _ = set_up(policy, prepared, config, RunLog(Path("/nowhere"), leads=False), world)
+    if sgd:
+        trained = [parameter for parameter in policy.model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.SGD(trained, lr=config.train.lr)
+    return policy, course, optimizer
+
+
+def train_steps(world: World, raw: dict, steps: int = 3, rows: int | None = None) -> dict:
+    """Losses, gradient norms, and on rank 0 the weights, after some optimizer steps."""
+    policy, course, optimizer = set_up_here(world, raw)
+    losses, norms, tokens = [], [], []
+    for step in range(steps):
+        examples = course.examples(step)[:rows]
+        batches = course.batches(examples)
+        gradients = accumulate_gradients(policy, examples, batches, course.config, step, world)
+        losses.append(gradients.loss)
+        norms.append(gradients.grad_norm)
+        tokens.append(gradients.response_tokens)
+        update_weights(policy, optimizer, course.config.train.lr)
+    weights = {name: whole(tensor).float().clone() for name, tensor in lora.merged_weights(policy.model)}
+    local = sum(part(parameter).numel() for parameter in policy.model.parameters())
+    return {
+        "losses": losses, "norms": norms, "tokens": tokens, "weights": weights if world.leads else None,
+        "buffers": {name: buffer.clone() for name, buffer in policy.model.named_buffers()}, "local": local, "packs": policy.packs,
+    }  # fmt: skip
+
+
+def fingerprint(state: dict) -> str:
+    """A hash of whole tensors, by name; all ranks take part."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = whole(state[name]).detach().cpu().contiguous()
+        digest.update(name.encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return digest.hexdigest()
+
+
+def save_after_steps(world: World, raw: dict, run: str, steps: int = 2) -> str:
+    policy, course, optimizer = set_up_here(world, raw)
+    for step in range(steps):
+        examples, batches = course.at(step)
+        accumulate_gradients(policy, examples, batches, course.config, step, world)
+        update_weights(policy, optimizer, 1e-3)
+    saves = checkpoint.Checkpoints(Path(run), world, keep=2)
+    saves.save(steps, policy.model, optimizer)
+    expected = fingerprint(checkpoint.state_of(policy.model, optimizer))
+    saves.wait()
+    assert not saves.failures
+    return expected
+
+
+def load_and_hash(world: World, raw: dict, run: str) -> str:
+    policy, _, optimizer = set_up_here(world, raw)
+    optim.fill_state(optimizer)
+    found = checkpoint.latest(Path(run))
+    assert found is not None
+    checkpoint.load(found, policy.model, optimizer, world)
+    return fingerprint(checkpoint.state_of(policy.model, optimizer))

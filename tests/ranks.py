@@ -1,0 +1,71 @@
+"""Two processes that are the ranks of a job, kept for the whole test session: importing torch costs more than what they do."""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import socket
+import traceback
+
+SIZE = 2
+SECONDS = 240
+
+
+class Ranks:
+    """`run("function", **arguments)` calls ``rank_cases.function(world, **arguments)`` on every rank; the answers by rank."""
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipes, self.processes = [], []
+        for rank in range(SIZE):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=serve, args=(rank, theirs), daemon=True)
+            process.start()
+            self.pipes.append(ours)
+            self.processes.append(process)
+
+    def run(self, name: str, **arguments):
+        port = free_port()
+        for pipe in self.pipes:
+            pipe.send((port, name, arguments))
+        answers = []
+        for rank, pipe in enumerate(self.pipes):
+            assert pipe.poll(SECONDS), f"rank {rank} does not answer"
+            answers.append(pipe.recv())
+        failures = [f"rank {rank}: {what}" for rank, (ok, what) in enumerate(answers) if not ok]
+        assert not failures, "\n".join(failures)
+        return [what for _, what in answers]
+
+    def close(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.join()
+
+
+def serve(rank: int, pipe) -> None:
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(SIZE), LOCAL_WORLD_SIZE=str(SIZE))
+    os.environ.update(MASTER_ADDR="127.0.0.1", HF_HUB_OFFLINE="1", OMP_WAIT_POLICY="passive")
+    from tutelage import console, model
+    from tutelage.world import join
+
+    model.has_bfloat16 = lambda device: True  # as in conftest.py
+
+    console.mute()
+    console.quiet_libraries()
+    while True:
+        port, name, arguments = pipe.recv()
+        os.environ["MASTER_PORT"] = str(port)
+        try:
+            with join("cpu", 120.0) as world:
+                answer = getattr(importlib.import_module("rank_cases"), name)(world, **arguments)
+            pipe.send((True, answer))
+        except BaseException:
+            pipe.send((False, traceback.format_exc()))
+            os._exit(1)  # the other one waits for it in vain, and is told by its sockets
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
