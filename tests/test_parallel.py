@@ -73,7 +73,7 @@ def test_a_rank_without_response_tokens_is_safe(ranks, make_config):
         ("peft", {"model__lora": "dora", "model__lora_rank": 4}, 1e-6),
         ("peft", {"model__lora": "lora", "model__lora_rank": 4, "model__precision": "bf16-mixed"}, 2e-3),
         ("torch", {"model__precision": "bf16-mixed"}, 3e-3),
-        ("torchao", {"model__precision": "bf16-sr"}, 5e-3),
+        ("torchao", {"model__precision": "bf16-sr"}, 2**-6),  # two units in the last place of a norm's weight, which is near 1
     ],
     ids=["AdamW", "LoRA", "DoRA", "LoRA on bfloat16", "bf16-mixed", "bf16-sr"],
 )

@@ -171,11 +171,11 @@ def interrupt_at_call(monkeypatch, name: str, call: int, signal_number: int = si
     room = live if name == "solve" else train
     original, calls = getattr(room, name), []
 
-    def interrupting(*arguments):
+    def interrupting(*arguments, **options):
         calls.append(arguments)
         if len(calls) == call:
             os.kill(os.getpid(), signal_number)
-        return original(*arguments)
+        return original(*arguments, **options)
 
     monkeypatch.setattr(room, name, interrupting)
 
@@ -264,11 +264,11 @@ def test_a_killed_run_continues_from_its_last_checkpoint(make_config, tmp_path, 
     room = live if name == "solve" else train
     original, calls = getattr(room, name), []
 
-    def dying(*arguments):
+    def dying(*arguments, **options):
         calls.append(arguments)
         if len(calls) == call:
             raise Killed
-        return original(*arguments)
+        return original(*arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(room, name, dying)
@@ -314,7 +314,7 @@ def test_a_run_that_left_no_checkpoint_starts_again_and_keeps_what_it_measured(m
 
     config = make_config(run__save_every=0)
 
-    def dying(*_):
+    def dying(*_, **__):
         raise Killed
 
     with monkeypatch.context() as patch:
@@ -427,22 +427,12 @@ def test_sampling_defaults_of_the_base_model_do_not_keep_a_model_from_being_save
 def test_too_little_memory_is_one_clear_error_that_says_what_to_do(make_config, monkeypatch, error):
     from tutelage import train
 
-    def too_much(*_):
+    def too_much(*_, **__):
         raise error
 
     monkeypatch.setattr(train, "accumulate_gradients", too_much)
     with pytest.raises(RunError, match=r"memory of cpu is too small.*\n.*after step 0 of 4.*\n.*--train\.batch_size HALF"):
         train_one_size(make_config())
-
-
-def test_a_loss_that_is_not_a_number_stops_before_any_weight_changes(make_config, tokenizer):
-    config = make_config()
-    policy = load_policy(config.model, tokenizer)
-    examples = prepare(config, tokenizer).train[:8]
-    with torch.no_grad():
-        policy.model.model.norm.weight[0] = float("nan")
-    with pytest.raises(RunError, match=r"step 1: the loss is nan.*no weight was changed.*train\.jsonl:"):
-        accumulate_gradients(policy, examples, batches_of(policy, examples, config), config, step=0)
 
 
 def test_sizes_are_nested_subsets_with_their_fates_in_the_ledger(make_config, tokenizer):

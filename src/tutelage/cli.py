@@ -14,6 +14,7 @@ from tutelage.errors import InputError, RunError
 from tutelage.machine import prepare_process
 from tutelage.overrides import split_overrides
 
+WHERE = "local (default), ray (the cluster that RAY_ADDRESS names, else one on this machine), or ray://HOST:PORT"
 OVERRIDES = "Any setting can be changed: --section.key value (tutelage train --help lists them all)."
 
 
@@ -79,6 +80,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="what generates; vllm: one engine on each GPU in sight (eval.backend)",
     )
 
+    evaluate.add_argument("--where", default="local", help=WHERE)
+    evaluate.add_argument("--workers", type=int, default=2, help="with Ray: how many jobs share the problems (default 2)")
+
     keep = commands.add_parser(
         "filter", help="keep the rows whose worked solution is right", description=OVERRIDES, allow_abbrev=False
     )
@@ -89,6 +93,8 @@ def build_parser() -> argparse.ArgumentParser:
         choices=["random"],
         help="also write OUT.control.jsonl: as many rows, drawn at random from all well-formed ones",
     )
+
+    keep.add_argument("--where", default="local", help=WHERE)
 
     ask = commands.add_parser("ask", help="ask a model one question", description=OVERRIDES, allow_abbrev=False)
     ask.add_argument("model", help="a run directory, a model directory, a hub name, or smollm2")
@@ -195,13 +201,13 @@ def _dispatch(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
             if arguments.backend is not None:
                 overrides = [*overrides, f"--eval.backend={arguments.backend}"]
-            evaluate_file(arguments.model, arguments.data, overrides, arguments.out)
+            evaluate_file(arguments.model, arguments.data, overrides, arguments.out, arguments.where, arguments.workers)
         case "filter":
             from tutelage.config import load_config
             from tutelage.filtering import filter_file
 
             config = load_config(None, overrides)
-            filter_file(arguments.data, arguments.out, config.data, config.eval.reward, arguments.control)
+            filter_file(arguments.data, arguments.out, config.data, config.eval.reward, arguments.control, arguments.where)
         case "ask":
             with contextlib.redirect_stdout(sys.stderr):  # standard output is for the answer
                 _start()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from tutelage import console
 from tutelage.errors import InputError
-from tutelage.grading import Verdict, grade_responses
+from tutelage.fanout import run_map
+from tutelage.grading import Verdict, grade_all, grade_responses
 from tutelage.machine import cache_directory
 from tutelage.shapes import BadRow, parse_row
 from tutelage.sources import Row, read_rows
@@ -146,6 +148,8 @@ def check_malformed(count: int, first: str, rows: int, on_bad_row: str) -> None:
 # ── filtering by correctness ──────────────────────────────────────────────────────────────────────────────────────────
 
 GRADED_AT_ONCE = 512
+WAVE = 64
+"""How many times as many rows are on their way at once where a cluster grades."""
 
 
 def judge(
@@ -153,25 +157,50 @@ def judge(
     style: str = "r1_zero",
     cache: VerdictCache | None = None,
     on_graded: Callable[[int], None] = lambda count: None,
+    where: str = "local",
 ) -> Iterator[tuple[Example, str, Verdict]]:
-    """(example, fate, verdict) of each worked solution against its reference, graded on all cores.
+    """(example, fate, verdict) of each worked solution against its reference, graded on all cores (of a cluster: `fanout`).
 
     The fates: kept, no reference, wrong format, wrong answer, undecided.
     """
     unknown = Verdict(None, "reference", "the row has no reference answer to compare with")
-    for start in range(0, len(examples), GRADED_AT_ONCE):
-        chunk = examples[start : start + GRADED_AT_ONCE]
+    at_once = graded_at_once(where)
+    grade_pairs = grade_all if where == "local" else functools.partial(_grade_over, where)
+    for start in range(0, len(examples), at_once):
+        chunk = examples[start : start + at_once]
         pairs = [(example.response, example.reference) for example in chunk if example.reference]
         on_graded(len(chunk) - len(pairs))
         try:
-            verdicts = iter(grade_responses(pairs, style, cache, on_graded))
+            verdicts = iter(grade_responses(pairs, style, cache, on_graded, grade_pairs))
         except sqlite3.Error as error:
             console.say(f"verdicts are not kept from here on: {error}")
             cache = None
-            verdicts = iter(grade_responses(pairs, style))
+            verdicts = iter(grade_responses(pairs, style, grade_pairs=grade_pairs))
         for example in chunk:
             verdict = next(verdicts) if example.reference else unknown
             yield example, _fate(verdict), verdict
+
+
+def graded_at_once(where: str) -> int:
+    """Rows whose verdicts are found together."""
+    return GRADED_AT_ONCE * (1 if where == "local" else WAVE)
+
+
+def _grade_over(
+    where: str,
+    pairs: Sequence[tuple[str, str]],
+    known: Mapping[tuple[str, str], Verdict] | None = None,
+    on_graded: Callable[[int], None] = lambda count: None,
+) -> list[Verdict]:
+    """`grade_all` by the workers of a cluster, each on all cores of its own."""
+    verdicts = dict(known or {})
+    left = [pair for pair in dict.fromkeys(pairs) if pair not in verdicts]
+    jobs = [left[start : start + GRADED_AT_ONCE] for start in range(0, len(left), GRADED_AT_ONCE)]
+    on_graded(len(pairs) - len(left))
+    for job, found in zip(jobs, run_map(grade_all, jobs, where), strict=True):
+        verdicts.update(zip(job, found, strict=True))
+        on_graded(len(job))
+    return [verdicts[pair] for pair in pairs]
 
 
 def _fate(verdict: Verdict) -> str:

@@ -49,6 +49,7 @@ def solve(
     on_finished: Callable[[int], None] = lambda count: None,
     world: World = ALONE,
     draft: Draft | None = None,
+    numbers: Sequence[int] | None = None,
 ) -> list[dict[str, Any]]:
     """Records of a policy that solves problems by itself, as an evaluation is configured.
 
@@ -56,12 +57,14 @@ def solve(
 
     Args:
         draft: what is answered already, and where further answers are kept.
+        numbers: those of the problems, which their seeds come from; default: their places.
 
     Raises:
         StopWanted: the job was asked to stop; answers so far are in the draft.
     """
     sampling = replace(sampling_of(config, policy.stops), top_logprobs=0)
-    prompts = {number: encode_prompt(policy.tokenizer, example.prompt) for number, example in enumerate(examples)}
+    ids = [encode_prompt(policy.tokenizer, example.prompt) for example in examples]
+    prompts = dict(zip(numbers if numbers is not None else range(len(ids)), ids, strict=True))
     known = world.first(draft.known) if draft is not None else {}
     on_finished(sum(map(len, known.values())))
     open_ones = sorted((number for number in prompts if number not in known), key=lambda number: len(prompts[number]))
@@ -71,21 +74,21 @@ def solve(
     stopped = False
     with gathered(policy.model), policy.computing(with_head=True):
         try:
-            for numbers in portions[world.rank :: world.size]:
+            for portion in portions[world.rank :: world.size]:
                 completions = native.generate(
-                    policy.model, policy.tokenizer, [prompts[number] for number in numbers], sampling,
-                    batch_size=config.batch_size, numbers=numbers, on_finished=on_finished, on_token=world.stir,
+                    policy.model, policy.tokenizer, [prompts[number] for number in portion], sampling,
+                    batch_size=config.batch_size, numbers=portion, on_finished=on_finished, on_token=world.stir,
                 )  # fmt: skip
-                portion = by_problem(numbers, completions)
-                answers |= portion
+                found = by_problem(portion, completions)
+                answers |= found
                 if draft is not None:
-                    draft.add(portion)
+                    draft.add(found)
         except StopWanted:
             stopped = True
     if world.any(stopped):
         raise StopWanted
-    for found in world.gather(answers):
-        known |= found
+    for of_a_rank in world.gather(answers):
+        known |= of_a_rank
     if not world.leads:
         return []
     completions = [each for number in prompts for each in known[number]]

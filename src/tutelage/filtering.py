@@ -14,13 +14,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tutelage import console
+from tutelage import console, fanout
 from tutelage.config import DataConfig
 from tutelage.data import (
-    GRADED_AT_ONCE,
     Example,
     Fate,
     check_malformed,
+    graded_at_once,
     judge,
     load_template,
     nothing_survives,
@@ -37,13 +37,19 @@ from tutelage.sources import Row, iter_rows
 
 
 def filter_file(
-    data: str, out: Path, config: DataConfig | None = None, style: str = "r1_zero", control: str | None = None
+    data: str,
+    out: Path,
+    config: DataConfig | None = None,
+    style: str = "r1_zero",
+    control: str | None = None,
+    where: str = "local",
 ) -> int:
     """Write the raw rows that are kept to `out` (JSONL) and every row's fate to ``OUT.ledger.jsonl``; print a table and samples.
 
     Args:
         control: "random" also writes ``OUT.control.jsonl``: as many rows as were kept, drawn at random from all well-formed rows.
             Training on both shows what filtering by correctness buys, apart from the number of rows.
+        where: who grades, as `fanout.run_map`.
 
     Returns:
         How many rows were kept.
@@ -51,6 +57,7 @@ def filter_file(
     Raises:
         InputError: a file to write exists, a row is malformed, or nothing survives.
     """
+    fanout.require(where)
     config = config or DataConfig()
     ledger_path, control_path = (
         out.with_name(out.name.removesuffix(".jsonl") + end) for end in (".ledger.jsonl", ".control.jsonl")
@@ -69,8 +76,8 @@ def filter_file(
     tally = _Tally()
     with contextlib.ExitStack() as files:
         kept_lines, fate_lines = files.enter_context(writing(out)), files.enter_context(writing(ledger_path))
-        with console.progress("grading the worked solutions", well_formed) as advance, _going_on():
-            for row, fate, example, verdict in _judged(rows(), config, style, advance):
+        with console.progress("grading the worked solutions", well_formed) as advance, _going_on(), fanout.cluster(where):
+            for row, fate, example, verdict in _judged(rows(), config, style, advance, where):
                 fate_lines.write(to_lines([vars(fate)]))
                 if fate.fate == "kept":
                     kept_lines.write(to_lines([row.value]))
@@ -113,21 +120,21 @@ def _drawn(rows: Iterator[Row], config: DataConfig, well_formed: int, count: int
 
 
 def _judged(
-    rows: Iterator[Row], config: DataConfig, style: str, advance: Callable[[int], None]
+    rows: Iterator[Row], config: DataConfig, style: str, advance: Callable[[int], None], where: str
 ) -> Iterator[tuple[Row, Fate, Example | None, Verdict | None]]:
     """Each row with its fate, in their order, some hundreds at a time."""
     template = load_template(
         "none"
     )  # the prompt plays no part in grading; one that opens the think block would change the response
     with verdict_cache() as cache:
-        while chunk := list(islice(rows, GRADED_AT_ONCE)):
+        while chunk := list(islice(rows, graded_at_once(where))):
             examples, problems = [], {}
             for row in chunk:
                 try:
                     examples.append(to_example(row, template, config.columns))
                 except BadRow as problem:
                     problems[row.source] = str(problem)
-            judged = judge(examples, style, cache, advance)
+            judged = judge(examples, style, cache, advance, where)
             for row in chunk:
                 if row.source in problems:
                     yield row, Fate(row.source, "malformed", problems[row.source]), None, None

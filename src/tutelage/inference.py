@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import queue
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tutelage import console, show
+from tutelage import console, fanout, show
 from tutelage.certificate import Certificate, trainer_scores
 from tutelage.config import Config, load_config
 from tutelage.data import Example, Ledger, apply_template
@@ -69,13 +71,19 @@ def ask(model: str, question: str, overrides: list[str]) -> str:
     return completion.text.strip() + cut
 
 
-def evaluate_file(model: str, data: str, overrides: list[str], out: Path | None) -> dict[str, Any]:
+def evaluate_file(
+    model: str, data: str, overrides: list[str], out: Path | None, where: str = "local", workers: int = 2
+) -> dict[str, Any]:
     """Let a model solve the problems of a data source; print the summary, and log every generation to a directory.
 
+    Args:
+        where: as `fanout.run_map`; elsewhere than here, `workers` jobs share the problems.
+
     Raises:
-        InputError: `out` exists, or a row has no prompt or reference; vLLM was asked for and is not installed.
+        InputError: `out` exists, or a row has no prompt or reference; vLLM, or Ray, was asked for and is not installed.
         RunError: vLLM failed twice at the same problems, or does not have the model's weights; what was finished is on the disk.
     """
+    fanout.require(where)
     config = config_of(model, overrides)
     by_vllm = config.eval.backend != "native"
     devices = engine_devices(config.eval) if by_vllm else []
@@ -94,19 +102,23 @@ def evaluate_file(model: str, data: str, overrides: list[str], out: Path | None)
     rows = read_rows(data, config.data.validation_split, config.data.hub_config)
     ledger = Ledger(row.source for row in rows)
     chosen = choose_problems(rows, template, ledger, config)[: config.eval.examples or None]
-    policy = _load(config, tokenizer)
     longest = longest_prompt(chosen, tokenizer) + config.eval.max_new_tokens
-    check_positions(policy, longest, "the longest prompt + eval.max_new_tokens")
     try:
         directory.mkdir(parents=True)
     except OSError as error:
         raise InputError(f"{directory}: cannot be written: {error.strerror}") from None
     total = len(chosen) * config.eval.samples
     with console.progress(f"solving {len(chosen)} problems", total) as advance:
-        if by_vllm:
-            records, certificates = solve_by_engines(policy, chosen, config, devices, longest, directory, advance)
+        if where == "local":
+            policy = _load(config, tokenizer)
+            check_positions(policy, longest, "the longest prompt + eval.max_new_tokens")
+            numbers = range(len(chosen))
+            records, certificates = _solve(
+                policy, chosen, numbers, config, devices if by_vllm else [], longest, directory, advance
+            )
         else:
-            records, certificates = solve(policy, chosen, config.eval, advance), []
+            settings = [*overrides, f"--eval.backend={'vllm' if by_vllm else 'native'}"]
+            records, certificates = _solve_elsewhere(model, chosen, settings, longest, directory, where, workers, advance)
     write_text(directory / "generations.jsonl", to_lines(_with_sources(chosen, records)))
     malformed = ledger.counts()["malformed"]
     summary = {
@@ -122,9 +134,76 @@ def evaluate_file(model: str, data: str, overrides: list[str], out: Path | None)
     return summary
 
 
+def _solve(
+    policy: Policy,
+    problems: list[Example],
+    numbers: range,
+    config: Config,
+    devices: list[torch.device],
+    longest: int,
+    directory: Path,
+    on_finished: Callable[[int], None],
+) -> tuple[list[dict[str, Any]], list[Certificate]]:
+    """Records and certificates: by engines on devices, or, where there are none, by the policy itself."""
+    if devices:
+        return solve_by_engines(policy, problems, numbers, config, devices, longest, directory, on_finished)
+    return solve(policy, problems, config.eval, on_finished, numbers=numbers), []
+
+
+@dataclass(frozen=True)
+class Share:
+    """Problems that are solved elsewhere, with their numbers among all, which their seeds come from."""
+
+    model: str
+    overrides: list[str]
+    problems: list[Example]
+    numbers: range
+    longest: int
+
+
+def solve_share(share: Share) -> tuple[list[dict[str, Any]], list[Certificate]]:
+    """What a worker on another machine does: load the model there, and solve its share of the problems."""
+    config = config_of(share.model, share.overrides)
+    policy = _load(config, load_tokenizer(config.model.id))
+    check_positions(policy, share.longest, "the longest prompt + eval.max_new_tokens")
+    devices = engine_devices(config.eval) if config.eval.backend == "vllm" else []
+    with tempfile.TemporaryDirectory(prefix="tutelage-share-") as directory:
+        return _solve(policy, share.problems, share.numbers, config, devices, share.longest, Path(directory), lambda count: None)
+
+
+def _solve_elsewhere(
+    model: str,
+    problems: list[Example],
+    overrides: list[str],
+    longest: int,
+    directory: Path,
+    where: str,
+    workers: int,
+    on_finished: Callable[[int], None],
+) -> tuple[list[dict[str, Any]], list[Certificate]]:
+    """Records and certificates of workers that share the problems. What is finished is on the disk."""
+    size = -(-len(problems) // workers)
+    model = str(Path(model).absolute()) if Path(model).exists() else model
+    shares = [
+        Share(model, overrides, problems[start : start + size], range(start, min(start + size, len(problems))), longest)
+        for start in range(0, len(problems), size)
+    ]
+    records: list[dict[str, Any]] = []
+    certificates: list[Certificate] = []
+    with fanout.cluster(where, workers):
+        found = fanout.run_map(solve_share, shares, where, workers=workers, gpus_per_job=fanout.gpus_per_job())
+        for share, (graded, proofs) in zip(shares, found, strict=True):
+            append_lines(directory / "generations.jsonl", _with_sources(share.problems, graded))
+            records += graded
+            certificates += proofs
+            on_finished(len(graded))
+    return records, certificates
+
+
 def solve_by_engines(
     policy: Policy,
     problems: list[Example],
+    numbers: range,
     config: Config,
     devices: list[torch.device],
     longest: int,
@@ -134,6 +213,9 @@ def solve_by_engines(
     """Records of vLLM engines, one on each device, that take portions of the problems from one queue; and their certificates.
 
     A response depends on its problem and sample alone, not on the engine that gave it. What is finished is on the disk.
+
+    Args:
+        numbers: those of the problems, which their seeds come from.
     """
     settings, sampling = config.eval, sampling_of(config.eval, policy.stops)
     size = min(PORTION, -(-len(problems) // len(devices)))
@@ -157,12 +239,12 @@ def solve_by_engines(
     def solve_portion(portion: range) -> tuple[Certificate, list[Completion], list[dict[str, Any]]]:
         engine = idle.get()
         try:
-            asked = {number: prompts[number] for number in portion}
+            asked = {numbers[place]: prompts[place] for place in portion}
             proof, answers = engine.answer(handed, asked, sampling, on_finished, lambda error: console.say(f"{error}; again"))
         finally:
             idle.put(engine)
-        said = [each for number in portion for each in answers[number]]
-        return proof, said, grade_examples([problems[number] for number in portion], said, settings)
+        said = [each for number in asked for each in answers[number]]
+        return proof, said, grade_examples([problems[place] for place in portion], said, settings)
 
     records: list[dict[str, Any]] = []
     completions: list[Completion] = []
@@ -170,7 +252,7 @@ def solve_by_engines(
     with ThreadPoolExecutor(len(engines)) as threads:
         try:
             for portion, (proof, said, graded) in zip(portions, threads.map(solve_portion, portions), strict=True):
-                append_lines(directory / "generations.jsonl", _with_sources([problems[number] for number in portion], graded))
+                append_lines(directory / "generations.jsonl", _with_sources([problems[place] for place in portion], graded))
                 certificates.append(proof)
                 completions += said
                 records += graded

@@ -40,21 +40,18 @@ def cache_directory() -> Path:
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait until the block is done."""
+    """Ctrl-C, and SIGTERM where it ends the process as Ctrl-C does, wait until the block is done."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     received: list[Any] = []
-    deferred = (signal.SIGINT, signal.SIGTERM)
+    ending = (signal.default_int_handler, signal.SIG_DFL)
+    deferred = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) in ending]
     previous = {number: signal.signal(number, lambda *arguments: received.append(arguments)) for number in deferred}
     try:
         yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-    for number, frame in received:
-        handler = previous[number]
-        if callable(handler):
-            handler(number, frame)
-        elif handler == signal.SIG_DFL:
-            raise KeyboardInterrupt
+    if received:
+        raise KeyboardInterrupt

@@ -41,8 +41,8 @@ def arrange(
 ) -> Policy:
     """Set the policy up for a run of `planned_tokens` tokens in packs of `pack_tokens`, and say what was decided.
 
-    What "auto" has decided is written to `record` (if it `writes`); a run that goes on reads it there, so that it computes as it did before. Of
-    several ranks, the first decides.
+    What "auto" has decided is written to `record` (if it `writes`); a run that goes on reads it there, so that it computes as it
+    did before. Of several ranks, the first decides.
 
     Raises:
         InputError: activations cannot be checkpointed in this model, or not be offloaded from this device.

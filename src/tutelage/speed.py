@@ -11,7 +11,6 @@ import torch
 from tutelage.packing import Batch
 from tutelage.policy import Policy
 
-
 LONGEST_PRODUCT = 1.0
 """Seconds that a matrix product may take that is measured."""
 

@@ -330,7 +330,7 @@ def _explained(stop: BaseException, where: str, policy: Policy, log: RunLog, wor
     )
     if isinstance(stop, StopWanted):
         ranks = f" --launch {world.size} (or any other number of ranks)" if world.size > 1 else ""
-        return Preempted(f"{world.stop.by}: {how}{ranks}")
+        return Preempted(f"{world.stop.by or 'another rank was asked'}: {how}{ranks}")
     if isinstance(stop, KeyboardInterrupt):
         return Interrupted(how)
     if isinstance(stop, RunError):

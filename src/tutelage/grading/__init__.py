@@ -61,6 +61,7 @@ def grade_responses(
     style: str = "r1_zero",
     cache: VerdictCache | None = None,
     on_graded: Callable[[int], None] = lambda count: None,
+    grade_pairs: Callable[..., list[Verdict]] = grade_all,
 ) -> list[Verdict]:
     """The verdicts on many (response, reference) pairs, on all cores.
 
@@ -68,6 +69,7 @@ def grade_responses(
         style: "r1_zero" (think and answer tags) or "question_only" (the last box).
         cache: verdicts known from earlier; new ones are added.
         on_graded: called with how many more are done.
+        grade_pairs: what grades (reference, answer) pairs, as `grade_all` does.
 
     Raises:
         ValueError: a reference is empty.
@@ -79,7 +81,7 @@ def grade_responses(
     questions = [(reference, answer) for reference, answer in answers if answer is not None]
     known = cache.find(questions) if cache is not None else {}
     on_graded(len(answers) - len(questions))
-    found = dict(zip(questions, grade_all(questions, known=known, on_graded=on_graded), strict=True))
+    found = dict(zip(questions, grade_pairs(questions, known=known, on_graded=on_graded), strict=True))
     if cache is not None:
         cache.keep({pair: verdict for pair, verdict in found.items() if pair not in known})
     missing = "no single <think>…</think> <answer>…</answer>" if style == "r1_zero" else "no \\boxed{}"
