@@ -1,4 +1,4 @@
-"""A tiny random Llama with a byte-level tokenizer trained on the built-in task: real code paths in milliseconds."""
+"""What all tests share: the tiny model, a file of rows, a configuration for both, two ranks."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 from pathlib import Path
 
 import pytest
+from tiny import make_tiny_model
 
 from tutelage import arithmetic
 from tutelage.runlog import to_lines
@@ -17,28 +18,7 @@ from tutelage.runlog import to_lines
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    directory = tmp_path_factory.mktemp("tiny")
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    texts = [message["content"] for row in arithmetic.rows("train", 90) for message in row["messages"]]
-    trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=["<|end|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
-    )
-    bpe.train_from_iterator(texts, trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|end|>", pad_token="<|end|>")
-    tokenizer.save_pretrained(directory)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=True, eos_token_id=0, pad_token_id=0, bos_token_id=None,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(directory)
-    return str(directory)
+    return make_tiny_model(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture
@@ -95,18 +75,9 @@ def verdicts_of_this_test(tmp_path_factory: pytest.TempPathFactory, monkeypatch:
 
 
 @pytest.fixture(scope="session")
-def untied_model(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+def untied_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The tiny model with a head of its own."""
-    import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-    directory = tmp_path_factory.mktemp("untied")
-    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(directory)
-    torch.manual_seed(1)
-    config = LlamaConfig.from_pretrained(tiny_model)
-    config.tie_word_embeddings = False
-    LlamaForCausalLM(config).save_pretrained(directory)
-    return str(directory)
+    return make_tiny_model(tmp_path_factory.mktemp("untied"), tied=False)
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
 from pathlib import Path
 
 import torch
@@ -13,7 +15,7 @@ from tutelage.model import load_policy, load_tokenizer
 from tutelage.prepare import prepare
 from tutelage.runlog import RunLog
 from tutelage.sharding import part, whole
-from tutelage.train import Course, accumulate_gradients, set_up, update_weights
+from tutelage.train import accumulate_gradients, set_up, update_weights
 from tutelage.world import World
 
 
@@ -83,3 +85,34 @@ def load_and_hash(world: World, raw: dict, run: str) -> str:
     assert found is not None
     checkpoint.load(found, policy.model, optimizer, world)
     return fingerprint(checkpoint.state_of(policy.model, optimizer))
+
+
+def job_train(raw: dict, stand_in: str | None = None, stop_at: int | None = None) -> str:
+    """A whole run; "" or how it was stopped.
+
+    Args:
+        stand_in: how the engine behaves that takes vLLM's place.
+        stop_at: before this optimizer step, rank 1 gets a SIGUSR1.
+    """
+    from tutelage import train
+    from tutelage.generation import vllm
+
+    original, kept = train.accumulate_gradients, (vllm.FACTORY, vllm._missing)
+
+    def stopping(policy, examples, batches, config, step, *others, **more):
+        if stop_at is not None and step == stop_at - 1 and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return original(policy, examples, batches, config, step, *others, **more)
+
+    train.accumulate_gradients = stopping
+    if stand_in is not None:
+        os.environ["STAND_IN"] = stand_in
+        vllm.FACTORY, vllm._missing = "stand_in:StandIn", lambda device: ("", "")
+    try:
+        train.train_one_size(parse_config(raw))
+    except train.Preempted as stop:
+        return str(stop)
+    finally:
+        train.accumulate_gradients = original
+        vllm.FACTORY, vllm._missing = kept
+    return ""

@@ -13,7 +13,10 @@ SECONDS = 240
 
 
 class Ranks:
-    """`run("function", **arguments)` calls ``rank_cases.function(world, **arguments)`` on every rank; the answers by rank."""
+    """`run("function", **arguments)` calls ``rank_cases.function(world, **arguments)`` on every rank; the answers by rank.
+
+    A function whose name begins with "job_" joins the ranks by itself, and is called without a world.
+    """
 
     def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")
@@ -56,9 +59,13 @@ def serve(rank: int, pipe) -> None:
     while True:
         port, name, arguments = pipe.recv()
         os.environ["MASTER_PORT"] = str(port)
+        function = getattr(importlib.import_module("rank_cases"), name)
         try:
-            with join("cpu", 120.0) as world:
-                answer = getattr(importlib.import_module("rank_cases"), name)(world, **arguments)
+            if name.startswith("job_"):
+                answer = function(**arguments)
+            else:
+                with join("cpu", 120.0) as world:
+                    answer = function(world, **arguments)
             pipe.send((True, answer))
         except BaseException:
             pipe.send((False, traceback.format_exc()))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 import rank_cases
 import torch
+from test_train import assert_same_run, lines_of, weights_of, without_times
 
+from tutelage import train_one_size
 from tutelage.world import ALONE
 
 
@@ -99,3 +103,67 @@ def test_checkpoints_are_read_by_any_number_of_ranks_bit_for_bit(ranks, make_con
     assert ranks.run("load_and_hash", raw=configuration, run=together) == many
     shutil.rmtree(tmp_path / "alone")
     assert rank_cases.load_and_hash(ALONE, configuration, together) == many[0]
+
+
+# ── whole runs ──
+
+
+def assert_close_runs(ours: Path, theirs: Path, weights: float = 1e-6) -> None:
+    """Losses, gradient norms and weights within rounding, the same responses, each line once."""
+    for name in ("metrics.jsonl", "generations.jsonl"):
+        a, b = (without_times(lines_of(run / name)) for run in (ours, theirs))
+        assert [(line.get("kind"), line["step"]) for line in a] == [(line.get("kind"), line["step"]) for line in b]
+        for one, other in zip(a, b, strict=True):
+            for key in ("loss", "grad_norm", "token_entropy", "accuracy"):
+                assert one.get(key) == pytest.approx(other.get(key), rel=1e-5)
+            assert one.get("response") == other.get("response")
+    a, b = weights_of(ours), weights_of(theirs)
+    assert set(a) == set(b) and max((a[name] - b[name]).abs().max().item() for name in a) <= weights
+
+
+def test_a_run_of_two_ranks_is_the_run_of_one(ranks, make_config, tmp_path):
+    """Model, log and evaluations, whose problems the ranks share (batch_size 2: two portions of the panel)."""
+    changes = {"train__num_steps": 4, "eval__batch_size": 2}
+    one = train_one_size(make_config(run__dir=str(tmp_path / "one"), **changes)).directory
+    assert ranks.run("job_train", raw=raw(make_config, run__dir=str(tmp_path / "two"), **changes)) == ["", ""]
+    assert_close_runs(one, tmp_path / "two")
+    assert {path.name for path in one.rglob("*")} == {path.name for path in (tmp_path / "two").rglob("*")}
+
+
+def test_a_signal_to_one_rank_stops_all_and_the_run_goes_on_bit_for_bit(ranks, make_config, tmp_path):
+    changes = {"train__num_steps": 6, "eval__every": 4}
+    whole, parts = (raw(make_config, run__dir=str(tmp_path / name), **changes) for name in ("whole", "parts"))
+    assert ranks.run("job_train", raw=whole) == ["", ""]
+    for told in ranks.run("job_train", raw=parts, stop_at=3):
+        assert re.search(r"stopped after step [34] of 6(.|\n)*--launch 2", told)  # the others hear of it within a second
+    assert not (tmp_path / "parts" / "result.json").exists()
+    assert ranks.run("job_train", raw=parts) == ["", ""]
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_run_may_go_on_with_another_number_of_ranks(ranks, make_config, tmp_path):
+    changes = {"train__num_steps": 6, "eval__every": 0}
+    one = train_one_size(make_config(run__dir=str(tmp_path / "one"), **changes)).directory
+    both = raw(make_config, run__dir=str(tmp_path / "both"), **changes)
+    assert "SIGUSR1" in "".join(ranks.run("job_train", raw=both, stop_at=3))
+    train_one_size(make_config(run__dir=str(tmp_path / "both"), **changes))
+    assert_close_runs(one, tmp_path / "both")
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_an_engine_evaluates_what_two_ranks_train(ranks, make_config, tmp_path, mode):
+    """The first rank hands the gathered weights over; asynchronously, entropies are those of the flight's step."""
+    changes = {"train__num_steps": 4, "eval__every": 2}
+    one = train_one_size(make_config(run__dir=str(tmp_path / "native"), **changes)).directory
+    by_engine = raw(
+        make_config, run__dir=str(tmp_path / mode), eval__backend="vllm", eval__mode=mode, eval__when_busy="queue", **changes
+    )
+    assert ranks.run("job_train", raw=by_engine, stand_in="slow" if mode == "async" else "good") == ["", ""]
+    ours, theirs = ([line for line in lines_of(run / "metrics.jsonl") if line["kind"] == "eval"] for run in (one, tmp_path / mode))
+    theirs.sort(key=lambda line: line["step"])
+    assert [line["step"] for line in theirs] == [0, 2, 4]
+    for native, engine in zip(ours, theirs, strict=True):
+        assert engine["certificate"]["holds"] and engine["certificate"]["max_gap"] < 1e-4
+        assert engine["avg_token_entropy"] == pytest.approx(native["avg_token_entropy"], abs=1e-4)
+    a, b = weights_of(one), weights_of(tmp_path / mode)
+    assert max((a[name] - b[name]).abs().max().item() for name in a) <= 1e-6

@@ -1,0 +1,80 @@
+"""A checkpoint becomes a model directory, equal to the weights that trained on."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from test_train import interrupt_at_call, weights_of
+
+from tutelage import train_one_size
+from tutelage.cli import main
+from tutelage.errors import InputError
+from tutelage.export import export
+from tutelage.train import Interrupted, _best
+
+
+def stopped_at(make_config, monkeypatch, step: int, **changes):
+    config = make_config(eval__every=0, eval__before=False, **changes)
+    with monkeypatch.context() as patch:
+        interrupt_at_call(patch, "accumulate_gradients", step + 1, signal.SIGINT)
+        with pytest.raises(Interrupted):
+            train_one_size(config)
+    return config
+
+
+@pytest.mark.parametrize("how", [{}, {"model__lora": "lora", "model__lora_rank": 2}, {"model__precision": "bf16-mixed"}], ids=str)
+def test_an_exported_checkpoint_is_the_model_of_a_run_that_ended_there(make_config, monkeypatch, tmp_path, how):
+    """A constant learning rate makes the shorter run the beginning of the longer one."""
+    if "model__lora" in how:
+        pytest.importorskip("peft")
+    same = {"train__schedule": "constant", "train__warmup_ratio": 0.0, **how}
+    config = stopped_at(make_config, monkeypatch, 3, train__num_steps=4, run__dir=str(tmp_path / "long"), **same)
+    short = train_one_size(
+        make_config(train__num_steps=3, eval__every=0, eval__before=False, run__dir=str(tmp_path / "short"), **same)
+    )
+    target = export(Path(config.run.dir))
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    ours, theirs = load_file(target / "model.safetensors"), weights_of(short.directory)
+    assert set(ours) == set(theirs) and all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    AutoModelForCausalLM.from_pretrained(target)
+    assert AutoTokenizer.from_pretrained(target).eos_token_id == 0
+    assert "after 3 optimizer steps" in (target / "README.md").read_text()
+
+
+def test_large_models_are_written_in_shards_that_load(make_config, monkeypatch, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    config = stopped_at(make_config, monkeypatch, 2)
+    monkeypatch.setattr("tutelage.model.SHARD_SIZE", "40KB")
+    assert main(["export", config.run.dir, "--step", "2", "--out", str(tmp_path / "out")]) == 0
+    assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 1
+    AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+
+
+def test_what_cannot_be_exported_is_said(make_config, monkeypatch, tmp_path):
+    config = stopped_at(make_config, monkeypatch, 2)
+    with pytest.raises(InputError, match=r"no complete checkpoint of step 7; there are: 2"):
+        export(Path(config.run.dir), step=7)
+    with pytest.raises(InputError, match="not a run directory"):
+        export(tmp_path)
+    export(Path(config.run.dir), out=tmp_path / "out")
+    with pytest.raises(InputError, match="is not overwritten"):
+        export(Path(config.run.dir), out=tmp_path / "out")
+
+
+def test_the_best_step_is_the_earliest_of_the_most_accurate_ones():
+    lines = [{"step": step, "accuracy": accuracy} for step, accuracy in ((0, 1.0), (2, 0.5), (4, 0.5), (6, 0.25))]
+    assert _best(SimpleNamespace(evaluations=lambda: lines)) == [2] and _best(SimpleNamespace(evaluations=lambda: lines[:1])) == []
+
+
+def test_a_finished_run_keeps_its_best_checkpoint_where_that_is_wished(make_config, monkeypatch):
+    monkeypatch.setattr("tutelage.train._best", lambda log: [2])
+    run = train_one_size(make_config(train__num_steps=6, run__keep_best=True, run__keep_last=1)).directory
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-00000002"]
+    assert (export(run, step=2) / "model.safetensors").is_file() and (export(run) / "model.safetensors").is_file()
