@@ -41,7 +41,7 @@ from tutelage.runlog import MAY_CHANGE, RunLog, changes, open_run, refuse_to_ove
 from tutelage.sharding import is_sharded, whole
 from tutelage.speed import matrix_rate, pair_cost, step_flops
 from tutelage.tokens import TokenizedExample
-from tutelage.world import ALONE, StopWanted, World, join, of_a_collective
+from tutelage.world import ALONE, StopWanted, World, agreed, join, of_a_collective
 
 T = TypeVar("T")
 
@@ -245,8 +245,7 @@ def run(policy: Policy, prepared: Prepared, config: Config, log: RunLog, world: 
             if isinstance(stop, StopWanted | KeyboardInterrupt):
                 with contextlib.suppress(KeyboardInterrupt, RunError):  # a second Ctrl-C gives up what is in flight
                     evaluate.give_up(step) if isinstance(stop, StopWanted) else evaluate.finish(step)
-            explained.told = not world.leads  # type: ignore[attr-defined]
-            raise explained from None
+            raise agreed(explained, world) from None
     if world.leads:
         checkpoint.remove_all(log.directory, _best(log) if config.run.keep_best else ())
     return result

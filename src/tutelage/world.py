@@ -98,11 +98,8 @@ class World:
         with self._collective():
             dist.broadcast_object_list(made, src=0, group=self.control)
         kind, value = made[0]
-        if failure is not None:
-            raise failure
         if kind == "failed":
-            value.told = True  # rank 0 says it
-            raise value
+            raise agreed(failure or value, self)
         self.beat("after rank 0")
         result: T = value
         return result
@@ -284,10 +281,26 @@ def join(device: str, timeout: float) -> Iterator[World]:
         control, saving = (dist.new_group(backend="gloo", timeout=FOR_EVER) for _ in range(2))
         watch = Watch(dist.PrefixStore("watch", store.clone()), rank, size, timeout, stop)
         world = World(rank, size, local_rank, local_size, control, saving, watch, stop)
-        yield world  # after an error nobody is waited for: the others may wait for us
-        world.any(False)
-        watch.close()
-        dist.destroy_process_group()
+        try:
+            yield world
+        except BaseException as error:
+            if getattr(error, "agreed", False):
+                _leave(world)
+            raise  # otherwise nobody is waited for: the others may wait for us
+        _leave(world)
+
+
+def agreed(error: BaseException, world: World) -> BaseException:
+    """An error that every rank raises, marked as such: they part in order, and the first one tells it."""
+    error.agreed, error.told = True, not world.leads  # type: ignore[attr-defined]
+    return error
+
+
+def _leave(world: World) -> None:
+    assert world.watch is not None
+    world.any(False)  # the first rank holds the store that the others still ask
+    world.watch.close()
+    dist.destroy_process_group()
 
 
 def rank_device(name: str, local_rank: int, local_size: int) -> torch.device:
