@@ -128,8 +128,8 @@ def digest(run: Path, what: str) -> str:
     return hashlib.sha256(json.dumps(lines).encode()).hexdigest()
 
 
-def tiny_job(directory: Path, steps: int) -> Path:
-    """A configuration of a tiny random model on the built-in task, with a checkpoint every five steps."""
+def tiny_job(directory: Path, steps: int, save_every: int = 5) -> Path:
+    """A configuration of a tiny random model on the built-in task, with frequent checkpoints."""
     sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
     from tiny import make_tiny_model
 
@@ -141,7 +141,7 @@ model = {{ id = "{model}", device = "cpu", precision = "fp32" }}
 data = {{ train = "arithmetic", prompt = "plain", size = 64 }}
 train = {{ lr = 1e-3, batch_size = 4, grad_accum = 2, num_steps = {steps} }}
 eval = {{ every = {max(1, steps // 8)}, examples = 8, full = false, max_new_tokens = 8, backend = "native" }}
-run = {{ save_every = 5 }}
+run = {{ save_every = {save_every} }}
 """
     )
     return config

@@ -16,7 +16,7 @@ from tutelage.prepare import prepare
 from tutelage.runlog import RunLog
 from tutelage.sharding import part, whole
 from tutelage.train import accumulate_gradients, set_up, update_weights
-from tutelage.world import World
+from tutelage.world import ALONE, World
 
 
 def set_up_here(world: World, raw: dict, architecture: dict | None = None):
@@ -64,18 +64,25 @@ def fingerprint(state: dict) -> str:
     return digest.hexdigest()
 
 
+def saved(run: Path, step: int, model, optimizer, world: World = ALONE, keep: int = 2) -> Path:
+    """A checkpoint, once it is there."""
+    saves = checkpoint.Checkpoints(run, world, keep)
+    saves.save(step, model, optimizer)
+    saves.wait()
+    assert not saves.failures
+    found = checkpoint.latest(run)
+    assert found is not None
+    return found
+
+
 def save_after_steps(world: World, raw: dict, run: str, steps: int = 2) -> str:
     policy, course, optimizer = set_up_here(world, raw)
     for step in range(steps):
         examples, batches = course.at(step)
         accumulate_gradients(policy, examples, batches, course.config, step, world)
         update_weights(policy, optimizer, 1e-3)
-    saves = checkpoint.Checkpoints(Path(run), world, keep=2)
-    saves.save(steps, policy.model, optimizer)
-    expected = fingerprint(checkpoint.state_of(policy.model, optimizer))
-    saves.wait()
-    assert not saves.failures
-    return expected
+    saved(Path(run), steps, policy.model, optimizer, world)
+    return fingerprint(checkpoint.state_of(policy.model, optimizer))
 
 
 def load_and_hash(world: World, raw: dict, run: str) -> str:

@@ -104,7 +104,7 @@ def test_the_version_of_the_grader_is_that_of_its_code(tmp_path, monkeypatch):
 def test_interrupted_filtering_goes_on_from_the_verdicts_it_has(tmp_path, monkeypatch):
     path = tmp_path / "train.jsonl"
     path.write_text(to_lines(arithmetic.rows("train", 60)))
-    monkeypatch.setattr(filtering, "GRADED_AT_ONCE", 20)
+    monkeypatch.setattr("tutelage.data.GRADED_AT_ONCE", 20)
     judge, chunks = filtering.judge, []
 
     def interrupted(examples, *rest):
@@ -151,7 +151,7 @@ def test_rows_stream_through_and_are_not_gathered(tmp_path, monkeypatch):
     path = tmp_path / "train.jsonl"
     row = arithmetic.rows("train", 1)[0]
     path.write_text(to_lines(row for _ in range(600)))
-    monkeypatch.setattr(filtering, "GRADED_AT_ONCE", 50)
+    monkeypatch.setattr("tutelage.data.GRADED_AT_ONCE", 50)
     alive: weakref.WeakSet = weakref.WeakSet()
     most = 0
 

@@ -7,6 +7,8 @@ import json
 
 import pytest
 import torch
+from rank_cases import saved
+from torch.distributed.checkpoint import FileSystemReader
 
 from tutelage import checkpoint, train_one_size
 from tutelage.errors import InputError, RunError
@@ -15,6 +17,7 @@ from tutelage.model import load_policy
 from tutelage.optim import make_optimizer
 from tutelage.packing import pack, pad
 from tutelage.tokens import TokenizedExample
+from tutelage.world import ALONE
 
 needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="PEFT is not installed")
 ROWS = [TokenizedExample("a", (5, 6, 7), (8, 9)), TokenizedExample("b", (5, 6), (10, 11, 12))]
@@ -116,15 +119,15 @@ def test_merging_that_is_interrupted_changes_nothing(make_config, tokenizer, mon
 def test_a_checkpoint_holds_the_adapters_alone(make_config, tokenizer, tmp_path):
     config = make_config(model__lora="lora")
     policy = load_policy(config.model, tokenizer)
-    path = checkpoint.save(tmp_path, 1, policy.model, make_optimizer(policy.model, config))
-    state = torch.load(path / "state.pt", weights_only=True)["model"]
-    assert state and all("lora_" in name for name in state)
+    path = saved(tmp_path, 1, policy.model, make_optimizer(policy.model, config))
+    names = FileSystemReader(path).read_metadata().state_dict_metadata
+    assert names and all("lora_" in name for name in names)
     other = load_policy(make_config(model__lora="lora", model__lora_seed=1).model, tokenizer)
-    assert checkpoint.load(path, other.model, make_optimizer(other.model, config)) == 1
+    assert checkpoint.load(path, other.model, make_optimizer(other.model, config), ALONE) == 1
     assert all(torch.equal(tensor, policy.model.state_dict()[name]) for name, tensor in other.model.state_dict().items())
     plain = load_policy(make_config().model, tokenizer)
     with pytest.raises(RunError, match="of another model"):
-        checkpoint.load(path, plain.model, make_optimizer(plain.model, make_config()))
+        checkpoint.load(path, plain.model, make_optimizer(plain.model, make_config()), ALONE)
 
 
 def test_a_missing_peft_is_told_with_its_remedy(monkeypatch):

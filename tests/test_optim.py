@@ -26,7 +26,8 @@ def losses_of(make_config, tokenizer, steps: int, lr: float, **changes) -> tuple
     losses, changed = [], []
     for step in range(steps):
         gradients = accumulate_gradients(policy, examples, step_batches(examples, 10**6, 8), config, step)
-        changed.append(update_weights(policy, optimizer, lr))
+        moved, weights = update_weights(policy, optimizer, lr)
+        changed.append(moved / weights)
         losses.append(gradients.loss)
     return losses, changed
 

@@ -5,7 +5,6 @@ import sys
 
 import pytest
 
-from tutelage import checkpoint
 from tutelage.config import parse_config
 from tutelage.errors import InputError, RunError
 from tutelage.runlog import append_lines, open_run, read_lines
@@ -73,34 +72,6 @@ def test_a_full_disk_is_one_clear_error():
 
     with pytest.raises(RunError, match="/dev/full: cannot be written: No space left on device"):
         append_lines(Path("/dev/full"), [{"a": 1}])
-
-
-def test_a_checkpoint_that_cannot_be_written_leaves_the_earlier_one(tmp_path, model, monkeypatch):
-    import torch
-
-    optimizer = torch.optim.AdamW(model.parameters())
-    first = checkpoint.save(tmp_path, 1, model, optimizer)
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(RunError, match="step-00000002: the checkpoint could not be written: No space left on device"):
-        checkpoint.save(tmp_path, 2, model, optimizer)
-    assert checkpoint.latest(tmp_path) == first
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [first.name]
-
-
-def test_an_incomplete_checkpoint_is_not_taken(tmp_path, model):
-    import torch
-
-    optimizer = torch.optim.AdamW(model.parameters())
-    checkpoint.save(tmp_path, 1, model, optimizer)
-    newest = checkpoint.save(tmp_path, 2, model, optimizer)
-    assert checkpoint.latest(tmp_path) == newest
-    with (newest / "state.pt").open("r+b") as file:
-        file.truncate(100)
-    assert checkpoint.latest(tmp_path) is None
 
 
 def test_metrics_reach_the_tracker_that_was_chosen(tmp_path):

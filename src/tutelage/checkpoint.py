@@ -71,6 +71,8 @@ class Checkpoints:
 
     def _finish(self, step: int, beside: Path, pending: Any, started: float) -> None:
         """In a thread of its own: when every rank has written, seal the checkpoint, and remove those that are no longer wanted."""
+        from torch.distributed.checkpoint.api import CheckpointException
+
         target = self.directory / _name(step)
         try:
             with _alone_is_meant():
@@ -81,7 +83,7 @@ class Checkpoints:
                     remove(target)
                 beside.rename(target)
                 _sync(self.directory)
-        except Exception as error:  # a full disk comes as OSError, RuntimeError or torch's CheckpointException
+        except (Exception, CheckpointException) as error:  # torch's own is no Exception
             self.failures.append(f"{target}: the checkpoint could not be written: {_reason(error)}")
             if self.world.leads:
                 shutil.rmtree(beside, ignore_errors=True)
@@ -152,6 +154,7 @@ def load(path: Path, model: Any, optimizer: torch.optim.Optimizer | None, world:
     import torch
     from torch.distributed.checkpoint import FileSystemReader
     from torch.distributed.checkpoint import load as read
+    from torch.distributed.checkpoint.api import CheckpointException
 
     reader = FileSystemReader(path)
     try:
@@ -166,8 +169,11 @@ def load(path: Path, model: Any, optimizer: torch.optim.Optimizer | None, world:
     unknown = set(wanted) ^ {name for name in there if optimizer is not None or name.startswith("model.")}
     if unknown:
         raise RunError(f"{path}: the checkpoint is of another model or optimizer: {min(unknown)}")
-    with torch.no_grad(), _alone_is_meant():
-        read(wanted, storage_reader=reader, process_group=world.saving, no_dist=world.size == 1)
+    try:
+        with torch.no_grad(), _alone_is_meant():
+            read(wanted, storage_reader=reader, process_group=world.saving, no_dist=world.size == 1)
+    except (Exception, CheckpointException) as error:
+        raise RunError(f"{path}: the checkpoint cannot be read: {_reason(error)}") from None
     return step_of(path)
 
 

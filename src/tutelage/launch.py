@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import socket
@@ -51,25 +52,24 @@ def launch(ranks: int, arguments: Sequence[str]) -> int:
 
 def _watch(processes: Sequence[subprocess.Popen[Any]]) -> int:
     """Wait for all; when one fails, the others get a moment to end by themselves."""
-    failed: int | None = None
-    since = 0.0
-    while any(process.poll() is None for process in processes):
-        time.sleep(0.05)
-        for rank, process in enumerate(processes):
-            code = process.returncode
-            if code and failed is None:
-                failed, since = code, time.monotonic()
+    failures: dict[int, int] = {}  # by rank
+    parting = math.inf
+    while time.monotonic() < parting:
+        codes = [process.poll() for process in processes]
+        for rank, code in enumerate(codes):
+            if code and rank not in failures:
+                failures[rank] = code
+                parting = min(parting, time.monotonic() + PARTING_SECONDS)
                 if code < 0:
                     print(
                         f"tutelage: rank {rank} was ended by {signal.Signals(-code).name}; the job ends, and the same command goes"
                         " on from the last checkpoint",
                         file=sys.stderr, flush=True,
                     )  # fmt: skip
-        if failed is not None and time.monotonic() - since > PARTING_SECONDS:
-            return abs(failed) if failed > 0 else 1
-    codes = [process.returncode for process in processes if process.returncode]
-    first = failed if failed is not None else (codes[0] if codes else 0)
-    return first if first >= 0 else 1
+        if None not in codes:
+            break
+        time.sleep(0.05)
+    return max([1, *failures.values()] if any(code < 0 for code in failures.values()) else [0, *failures.values()])
 
 
 @contextlib.contextmanager

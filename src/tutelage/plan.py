@@ -47,10 +47,6 @@ def arrange(
     Raises:
         InputError: activations cannot be checkpointed in this model, or not be offloaded from this device.
     """
-    if config.model.activation_offload and policy.device.type != "cuda":
-        raise InputError("model.activation_offload: activations on a CPU are in the host's memory already; leave it out")
-    if config.model.activation_offload and world.size > 1:
-        raise InputError('model.activation_offload: not with several ranks; use model.activation_checkpointing = "full"')
     decided = world.first(lambda: _decide(policy, config, pack_tokens, planned_tokens, record, world.size))
     if record is not None and writes:
         write_text(record, json.dumps(decided) + "\n")
@@ -66,6 +62,10 @@ def arrange(
 def _decide(
     policy: Policy, config: Config, pack_tokens: int, planned_tokens: int, record: Path | None, ranks: int
 ) -> dict[str, Any]:
+    if config.model.activation_offload and policy.device.type != "cuda":
+        raise InputError("model.activation_offload: activations on a CPU are in the host's memory already; leave it out")
+    if config.model.activation_offload and ranks > 1:
+        raise InputError('model.activation_offload: not with several ranks; use model.activation_checkpointing = "full"')
     known: dict[str, Any] = json.loads(record.read_text(encoding="utf-8")) if record is not None and record.is_file() else {}
     decided: dict[str, Any] = {"activation_checkpointing": _recomputation(policy, config, pack_tokens, known)}
     decided["compile"] = _compiles(policy, config, planned_tokens // ranks, known)

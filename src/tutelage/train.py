@@ -89,7 +89,7 @@ def train_one_size(config: Config, size: int | None = None, *, allow_changes: Co
         config = parse_config({**raw, "data": {**raw["data"], "size": size}})
     console.quiet_libraries()
     with join(config.model.device, config.parallel.timeout) as world, contextlib.ExitStack() as held:
-        _require(config, world, allow_changes)
+        world.first(lambda: _require(config, world, allow_changes))
         tokenizer = world.first(lambda: load_tokenizer(config.model.id))
         prepared = world.first(lambda: prepare(config, tokenizer))
         opened: list[RunLog] = []
@@ -99,10 +99,7 @@ def train_one_size(config: Config, size: int | None = None, *, allow_changes: Co
             show.preview(prepared, tokenizer)
         with console.progress("loading the model"):
             policy = load_policy(config.model, tokenizer, world=world, shard_ranks=config.parallel.shard)
-        check_positions(policy, prepared.max_length, "data.max_length")
-        longest = prepared.longest_prompt + config.eval.max_new_tokens
-        check_positions(policy, longest, "the longest prompt + eval.max_new_tokens")
-        world.first(lambda: _check_space(log.directory, policy, config))
+        world.first(lambda: _check_size(policy, prepared, config, log.directory))
         world.first(lambda: _begin(config, prepared, log, allow_changes))
         return run(policy, prepared, config, log, world)
 
@@ -124,7 +121,7 @@ def _require(config: Config, world: World, allow_changes: Collection[str]) -> No
         if config.eval.backend == "vllm":
             vllm.require(generates_on.type)
     resolve(config.model.id)
-    world.first(lambda: refuse_to_overwrite(config, allow_changes))
+    refuse_to_overwrite(config, allow_changes)
 
 
 def _begin(config: Config, prepared: Prepared, log: RunLog, allow_changes: Collection[str]) -> None:
@@ -203,6 +200,7 @@ def run(policy: Policy, prepared: Prepared, config: Config, log: RunLog, world: 
     with contextlib.closing(saves), contextlib.closing(evaluator) as evaluate:
         try:
             evaluate(step)
+            world.training_begins()
             with console.progress("training", total, done=step) as advance, prefetched(course.at, range(step, total)) as ahead:
                 clock = Clock()
                 for examples, batches in ahead:
@@ -497,8 +495,12 @@ def _speed(
     }
 
 
-def _check_space(directory: Path, policy: Policy, config: Config) -> None:
-    """The disk must hold the model, and the checkpoints that are kept beside the one that is being written."""
+def _check_size(policy: Policy, prepared: Prepared, config: Config, directory: Path) -> None:
+    """The model must have positions for the longest sequences, and the disk room for the model, and for the checkpoints that are kept
+    beside the one that is being written. Raises InputError."""
+    check_positions(policy, prepared.max_length, "data.max_length")
+    longest = prepared.longest_prompt + config.eval.max_new_tokens
+    check_positions(policy, longest, "the longest prompt + eval.max_new_tokens")
     checkpoint_size = 3 * size_in_bytes(policy.model, trained=True)
     kept = 1 + config.run.keep_last + config.run.keep_best
     needed = size_in_bytes(policy.model) + (0 if config.run.save_every == 0 else kept * checkpoint_size)

@@ -25,6 +25,10 @@ FOR_EVER = datetime.timedelta(days=30)
 """The time-out of the process groups: `Watch` ends what hangs long before, and knows by whose fault."""
 
 
+STARTING_SECONDS = 1800.0
+"""Before training, ranks may stand still for so long at least."""
+
+
 class StopWanted(Exception):
     """What is under way is given up, for the job was asked to stop."""
 
@@ -134,6 +138,11 @@ class World:
         if self.watch is not None:
             self.watch.beat(doing, patient)
 
+    def training_begins(self) -> None:
+        """From here on the watch does not wait longer than it was told."""
+        if self.watch is not None:
+            self.watch.armed = True
+
     def stir(self) -> None:
         """Tell the watch that something goes on here, such as another token. Raises StopWanted if the job was asked to stop."""
         if self.watch is not None:
@@ -173,7 +182,7 @@ class Watch:
 
     def __init__(self, store: Any, rank: int, size: int, timeout: float, stop: StopRequest) -> None:
         self.store, self.rank, self.size, self.timeout, self.stop = store, rank, size, timeout, stop
-        self.place, self.stirs, self.doing, self.patient = 0, 0, "starts", True
+        self.place, self.stirs, self.doing, self.patient, self.armed = 0, 0, "starts", False, False
         self.launcher = int(os.environ.get("TUTELAGE_LAUNCHER", "0"))
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="watch")
@@ -211,7 +220,8 @@ class Watch:
                         moved = now
                     if said != seen[rank][0]:
                         seen[rank] = (said, now)
-                if now - moved > self.timeout:
+                # until training begins, there are imports, downloads and compilers to wait for
+                if now - moved > (self.timeout if self.armed else max(self.timeout, STARTING_SECONDS)):
                     self._end([said for said, _ in seen], [now - since > self.timeout / 2 for _, since in seen])
 
     def _end(self, said: list[str], silent: list[bool]) -> None:
@@ -232,7 +242,7 @@ class Watch:
                 )
                 who = f"{names} hangs; the others wait at {doing[self.rank]!r}"
             print(
-                f"tutelage: {who}. Nothing moved for {self.timeout:g} s (parallel.timeout), so the job ends;"
+                f"tutelage: {who}. Nothing moved for parallel.timeout = {self.timeout:g} s, so the job ends;"
                 " the same command goes on from the last checkpoint",
                 file=sys.stderr, flush=True,
             )  # fmt: skip
@@ -267,7 +277,11 @@ def join(device: str, timeout: float) -> Iterator[World]:
     local_rank, local_size = int(os.environ.get("LOCAL_RANK", rank)), int(os.environ.get("LOCAL_WORLD_SIZE", size))
     if rank != 0:
         console.mute()
-    on_gpu = rank_device(device, local_rank, local_size).type == "cuda"
+    try:
+        on_gpu = rank_device(device, local_rank, local_size).type == "cuda"
+    except InputError as error:  # which the others on this machine find too
+        error.told = local_rank != 0  # type: ignore[attr-defined]
+        raise
     if on_gpu:
         torch.cuda.set_device(local_rank)
     else:
@@ -286,6 +300,8 @@ def join(device: str, timeout: float) -> Iterator[World]:
         except BaseException as error:
             if getattr(error, "agreed", False):
                 _leave(world)
+            elif isinstance(error, RuntimeError) and not isinstance(error, RunError) and of_a_collective(error):
+                raise world.lost(error) from None
             raise  # otherwise nobody is waited for: the others may wait for us
         _leave(world)
 

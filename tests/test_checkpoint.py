@@ -1,0 +1,128 @@
+"""A checkpoint is there whole or not at all, and the one before it is safe whatever happens."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+
+import pytest
+import torch
+from rank_cases import saved
+from torch.distributed.checkpoint import FileSystemWriter
+
+from tutelage import checkpoint
+from tutelage.errors import RunError
+from tutelage.optim import fill_state
+from tutelage.world import ALONE
+
+
+@pytest.fixture
+def optimizer(model):
+    made = torch.optim.AdamW(model.parameters())
+    model(torch.arange(8)[None], labels=torch.arange(8)[None]).loss.backward()
+    made.step()
+    made.zero_grad()
+    return made
+
+
+def names(run):
+    return sorted(path.name for path in (run / "checkpoints").iterdir())
+
+
+def test_what_is_written_is_the_state_of_its_moment(tmp_path, model, optimizer, monkeypatch):
+    """Training goes on while it is written: weights and moments may change at once."""
+    before = {name: value.clone() for name, value in checkpoint.state_of(model, optimizer).items()}
+    original, changed = FileSystemWriter.write_data, threading.Event()
+
+    def late(self, *arguments):
+        assert changed.wait(30)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(FileSystemWriter, "write_data", late)
+    saves = checkpoint.Checkpoints(tmp_path, ALONE, keep=2)
+    saves.save(1, model, optimizer)
+    with torch.no_grad():
+        for value in checkpoint.state_of(model, optimizer).values():
+            value.add_(1)
+    assert names(tmp_path) == [".tmp-step-00000001"] and checkpoint.latest(tmp_path) is None
+    changed.set()
+    saves.wait()
+    assert checkpoint.load(checkpoint.latest(tmp_path), model, optimizer, ALONE) == 1
+    after = checkpoint.state_of(model, optimizer)
+    assert set(after) == set(before) and all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_a_full_disk_leaves_the_earlier_one(tmp_path, model, optimizer, monkeypatch):
+    first = saved(tmp_path, 1, model, optimizer)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(FileSystemWriter, "write_data", full)
+    saves = checkpoint.Checkpoints(tmp_path, ALONE, keep=2)
+    saves.save(2, model, optimizer)
+    saves.wait()
+    assert saves.failures == [f"{tmp_path}/checkpoints/step-00000002: the checkpoint could not be written: No space left on device"]
+    assert checkpoint.latest(tmp_path) == first and names(tmp_path) == [first.name]
+
+
+def test_a_directory_that_cannot_be_written_is_told(tmp_path, model, optimizer):
+    (tmp_path / "checkpoints").write_text("a file in its way")
+    saves = checkpoint.Checkpoints(tmp_path, ALONE, keep=2)
+    saves.save(2, model, optimizer)
+    assert "no checkpoint can be written" in saves.failures[0]
+
+
+@pytest.mark.parametrize("damage", ["cut off", "gone", "no seal"])
+def test_an_incomplete_checkpoint_is_not_taken(tmp_path, model, optimizer, damage):
+    older = saved(tmp_path, 1, model, optimizer)
+    newest = saved(tmp_path, 2, model, optimizer)
+    assert checkpoint.latest(tmp_path) == newest and checkpoint.latest(tmp_path, before=1) == older
+    data = newest / "__0_0.distcp"
+    if damage == "cut off":
+        os.truncate(data, 100)
+    else:
+        (data if damage == "gone" else newest / checkpoint.SEAL).unlink()
+    assert checkpoint.latest(tmp_path) == older
+
+
+def test_the_seal_names_every_file_with_its_size(tmp_path, model, optimizer):
+    path = saved(tmp_path, 3, model, optimizer)
+    seal = json.loads((path / checkpoint.SEAL).read_text())
+    files = {file.name: file.stat().st_size for file in path.iterdir() if file.name != checkpoint.SEAL}
+    assert seal == {"step": 3, "ranks": 1, "files": files} and ".metadata" in files
+
+
+def test_the_newest_and_those_worth_keeping_stay_and_leftovers_go(tmp_path, model, optimizer):
+    for leftover in (".tmp-step-00000007", ".del-step-00000001-1"):
+        (tmp_path / "checkpoints" / leftover).mkdir(parents=True)
+    saves = checkpoint.Checkpoints(tmp_path, ALONE, keep=2, to_keep=lambda: [2])
+    for step in range(1, 6):
+        saves.save(step, model, optimizer)
+    saves.wait()
+    assert names(tmp_path) == ["step-00000002", "step-00000004", "step-00000005"]
+    saves.save(5, model, optimizer)  # again, after a resume that trained nothing
+    saves.wait()
+    assert names(tmp_path) == ["step-00000002", "step-00000004", "step-00000005"] and not saves.failures
+    checkpoint.remove_all(tmp_path, to_keep=[2])
+    assert names(tmp_path) == ["step-00000002"]
+    checkpoint.remove_all(tmp_path)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_state_before_the_first_step_has_no_moments_and_leaves_none(tmp_path, model):
+    fresh = torch.optim.AdamW(model.parameters())
+    path = saved(tmp_path, 0, model, fresh)
+    again = torch.optim.AdamW(model.parameters())
+    fill_state(again)
+    assert checkpoint.load(path, model, again, ALONE) == 0 and not again.state
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path, model, optimizer):
+    path = saved(tmp_path, 1, model, optimizer)
+    with pytest.raises(RunError, match="of another model or optimizer"):
+        checkpoint.load(path, model.model, torch.optim.AdamW(model.model.parameters()), ALONE)
+    (path / ".metadata").write_bytes(b"nonsense")
+    with pytest.raises(RunError, match="not a checkpoint of this version of Tutelage, or damaged"):
+        checkpoint.load(path, model, optimizer, ALONE)

@@ -1,0 +1,72 @@
+"""The same jobs here, in other processes, and on a Ray cluster of two workers."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tutelage.cli import main
+from tutelage.errors import InputError, RunError
+from tutelage.fanout import run_map
+
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+
+
+def square(number: int) -> tuple[int, int]:
+    if number < 0:
+        raise RunError(f"{number} is negative")
+    return number * number, os.getpid()
+
+
+def test_jobs_run_in_other_processes_and_answers_come_in_order():
+    answers = list(run_map(square, range(6), workers=2))
+    assert [value for value, _ in answers] == [0, 1, 4, 9, 16, 25] and os.getpid() not in {pid for _, pid in answers}
+
+
+def test_what_a_job_raises_is_raised_here():
+    with pytest.raises(RunError, match="-1 is negative"):
+        list(run_map(square, [1, -1, 2]))
+
+
+def test_where_is_checked_before_anything_runs(monkeypatch, tmp_path):
+    with pytest.raises(InputError, match='write "local", "ray"'):
+        list(run_map(square, [1], "moon"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"tutelage\[ray\]"):
+        list(run_map(square, [1], "ray"))
+    assert main(["filter", "arithmetic", "--out", str(tmp_path / "kept.jsonl"), "--where", "ray"]) == 2
+
+
+@needs_ray
+def test_two_ray_workers_answer_grade_and_evaluate_as_this_machine_does(tiny_model, data_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    import ray
+
+    try:
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        answers = list(run_map(square, range(4), "ray"))
+        assert [value for value, _ in answers] == [0, 1, 4, 9] and os.getpid() not in {pid for _, pid in answers}
+        with pytest.raises(RunError, match="^-1 is negative$"):
+            list(run_map(square, [1, -1], "ray"))
+
+        for where in ("local", "ray"):
+            assert main(["filter", str(data_file), "--out", str(tmp_path / f"{where}.jsonl"), "--where", where]) == 0
+        assert (tmp_path / "local.jsonl").read_bytes() == (tmp_path / "ray.jsonl").read_bytes()
+        assert (tmp_path / "local.ledger.jsonl").read_bytes() == (tmp_path / "ray.ledger.jsonl").read_bytes()
+
+        asked = f"eval {tiny_model} {data_file} --backend native --eval.examples 7 --eval.max_new_tokens 6 --model.device cpu"
+        sampled = "--eval.temperature 1.0 --eval.samples 2 --data.prompt plain --model.precision fp32"
+        for where in ("local", "ray"):
+            out = str(tmp_path / f"eval-{where}")
+            assert main([*asked.split(), *sampled.split(), "--out", out, "--where", where]) == 0
+        one, many = (
+            [json.loads(line) for line in (tmp_path / f"eval-{where}" / "generations.jsonl").read_text().splitlines()]
+            for where in ("local", "ray")
+        )
+        assert [record["response"] for record in one] == [record["response"] for record in many] and len(one) == 14
+    finally:
+        ray.shutdown()
