@@ -11,6 +11,8 @@ import torch
 
 from tutelage import checkpoint, lora, optim
 from tutelage.config import parse_config
+from tutelage.errors import InputError
+from tutelage.generation.snapshot import take
 from tutelage.model import load_policy, load_tokenizer
 from tutelage.prepare import prepare
 from tutelage.runlog import RunLog
@@ -123,3 +125,41 @@ def job_train(raw: dict, stand_in: str | None = None, stop_at: int | None = None
         train.accumulate_gradients = original
         vllm.FACTORY, vllm._missing = kept
     return ""
+
+
+def snapshot_of_shards(world: World, raw: dict) -> dict:
+    """The tensors of a snapshot, which the first rank keeps."""
+    policy, _, _ = set_up_here(world, raw)
+    taken = take(lora.merged_weights(policy.model), torch.float32, keep=world.leads)
+    return {name: tensor.clone() for name, tensor in taken.tensors().items()}
+
+
+def time_of_a_save(world: World, raw: dict, run: str) -> dict:
+    """What a checkpoint after one step costs: seconds of the call, and until it is sealed; its bytes."""
+    policy, course, optimizer = set_up_here(world, raw)
+    examples, batches = course.at(0)
+    accumulate_gradients(policy, examples, batches, course.config, 0, world)
+    update_weights(policy, optimizer, 1e-5)
+    saves = checkpoint.Checkpoints(Path(run), world, keep=1)
+    saves.save(1, policy.model, optimizer)
+    saves.wait()
+    assert not saves.failures
+    found = checkpoint.latest(Path(run))
+    assert found is not None
+    size = sum(path.stat().st_size for path in found.iterdir())
+    return {"gigabytes": size / 1e9, "call_seconds": saves.last["call_seconds"], "total_seconds": saves.last["seconds"]}
+
+
+def what_fails_on_rank_0(world: World, surprise: bool = False) -> tuple[str, str, bool]:
+    """What every rank gets of an error on the first: its kind, its text, and whether another rank tells it."""
+
+    def fail() -> None:
+        if surprise:
+            raise KeyError("x")
+        raise InputError("no such file")
+
+    try:
+        world.first(fail)
+    except Exception as error:
+        return type(error).__name__, str(error), error.told
+    raise AssertionError

@@ -73,6 +73,36 @@ def test_a_plan_holds_every_row_once_within_its_budget(rows, budget):
         assert pack(packed).input_ids.numel() <= max(budget, *map(len, packed), 0)
 
 
+@given(examples, st.integers(1, 40), st.integers(2, 4), st.sampled_from([0.0, 0.1]))
+def test_a_plan_for_several_ranks_gives_each_as_many_packs_within_the_budget(rows, budget, ranks, pair_cost):
+    packs = plan_packs(rows, budget, ranks, pair_cost)
+    assert sorted(number for members in packs for number in members) == list(range(len(rows)))
+    assert len(packs) % ranks == 0
+    for members in filter(None, packs):
+        packed = [rows[number] for number in members]
+        assert pack(packed).input_ids.numel() <= max(budget, *map(len, packed), 0)
+
+
+def test_packs_of_several_ranks_cost_the_same_not_count_the_same():
+    """One row as long as six others: it has a pack for itself. With attention's share, which grows with the square, all the more."""
+    rows = [TokenizedExample(str(length), (length,), (1,) * length) for length in (60, 11, 10, 12, 9, 10, 11)]
+    packs = plan_packs(rows, 10**6, ranks=2)
+    assert sorted(map(len, packs)) == [1, 6]
+    costs = [sum(len(rows[number]) ** 2 for number in members) for members in plan_packs(rows * 4, 10**6, 4, pair_cost=1e6)]
+    assert max(costs) < 1.01 * min(costs)
+
+
+@pytest.mark.parametrize("pad_id", [None, 0])
+def test_ranks_have_as_many_batches_and_together_every_row_once(pad_id):
+    rows = [TokenizedExample(f"r{n}", (1,) * n, (2,) * n) for n in range(3, 10)]
+    for ranks in (1, 2, 3, 9):
+        shares = [step_batches(rows, 12, 2, pad_id, rank, ranks) for rank in range(ranks)]
+        assert len({len(share) for share in shares}) == 1
+        counted = sum(batch.weights.sum().item() for share in shares for batch in share)
+        assert counted == sum(len(row.response_ids) for row in rows)
+        assert all(len(batch.labels) for share in shares for batch in share)  # also of a rank without rows, where nothing counts
+
+
 def test_solutions_of_one_problem_share_a_pack_while_they_fit():
     rows = [TokenizedExample(f"{p}-{n}", (9, p, p, p), (n, n, n)) for n in range(3) for p in range(4)]
     packs = plan_packs(rows, budget=1 + 2 * 12)

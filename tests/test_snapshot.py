@@ -1,40 +1,16 @@
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import rank_cases
 import torch
 
 from tutelage import lora
-from tutelage.generation.snapshot import take
-
-RANKS = """
-import sys, torch
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
-from transformers import LlamaForCausalLM
-from tutelage import lora
 from tutelage.generation import snapshot
-
-rank = int(sys.argv[1])
-torch.distributed.init_process_group("gloo", init_method=sys.argv[2], rank=rank, world_size=2)
-model = LlamaForCausalLM.from_pretrained(sys.argv[3], dtype=torch.float32)
-whole = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-for layer in model.model.layers:
-    fully_shard(layer)
-fully_shard(model)
-assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
-
-taken = snapshot.take(lora.merged_weights(model), torch.float32, keep=rank == 0)
-tensors = taken.tensors()
-assert (set(tensors) == set(whole)) if rank == 0 else not tensors
-assert all(torch.equal(tensors[name], whole[name]) for name in tensors)
-print("RANK", rank, len(tensors))
-"""
+from tutelage.generation.snapshot import take
+from tutelage.world import ALONE
 
 
 def test_a_snapshot_is_the_weights_of_its_moment_in_memory_that_others_can_open(model):
@@ -74,20 +50,20 @@ def test_memory_that_nobody_has_open_is_free_again(model):
         os.fstat(fd)
 
 
-def test_sharded_weights_are_gathered_one_at_a_time_by_both_ranks_and_kept_by_one(tiny_model):
+def test_sharded_weights_are_gathered_one_at_a_time_by_both_ranks_and_kept_by_one(ranks, make_config):
     """FSDP2 on two processes: the snapshot of rank 0 is the whole model, rank 1 keeps nothing."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"tcp://localhost:{free.getsockname()[1]}"
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", RANKS, str(rank), address, tiny_model],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    told = [rank.communicate(timeout=300) for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], told
-    assert "RANK 0 " in told[0][0] and "RANK 1 0" in told[1][0]
+    configuration = make_config().model_dump(mode="json")
+    first, second = ranks.run("snapshot_of_shards", raw=configuration)
+    whole = rank_cases.snapshot_of_shards(ALONE, configuration)
+    assert set(first) == set(whole) and "lm_head.weight" in first and not second
+    assert all(torch.equal(first[name], whole[name]) for name in whole)
+
+
+def test_a_rank_without_room_for_the_copy_gathers_on_and_then_says_so(tmp_path, model, monkeypatch):
+    """The other ranks count on it to the end."""
+    monkeypatch.setattr(snapshot, "_write", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    gathered = []
+    weights = ((name, gathered.append(name) or tensor) for name, tensor in lora.merged_weights(model))
+    with pytest.raises(OSError, match="No space left"):
+        take(weights, torch.float32)
+    assert gathered == list(model.state_dict())
