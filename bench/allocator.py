@@ -29,7 +29,7 @@ def child(side: str, steps: int) -> list[float]:
     from tutelage.model import load_policy, load_tokenizer
     from tutelage.optim import make_optimizer
     from tutelage.prepare import prepare
-    from tutelage.train import accumulate_gradients, update_weights
+    from tutelage.step import accumulate_gradients, update_weights
 
     config = parse_config({"model": {"device": "cpu"}, "data": {"prompt": "plain"}, "train": {"batch_size": 16, "grad_accum": 1}})
     tokenizer = load_tokenizer("smollm2")

@@ -55,11 +55,11 @@ def chaos(config: Path, directory: Path, kills: int, ranks: int = 2, seed: int =
             time.sleep(drawn.uniform(0.1, 2.0))
             if drawn.random() < 0.7:  # in the middle of a save
                 with contextlib.suppress(TimeoutError):
-                    wait_for(lambda: list((rough / "checkpoints").glob(".tmp-*")), process, seconds=5)
+                    wait_for(lambda since=started: save_is_open(rough, since), process, seconds=5)
         if process.poll() is not None:
             raise SystemExit(f"the run ended (code {process.returncode}) before {kills} kills: give it more --steps")
         kind = drawn.choice(["worker", "job"])
-        open_save = bool(list((rough / "checkpoints").glob(".tmp-*")))
+        open_save = save_is_open(rough, started)
         kill(process, kind, drawn)
         tally[kind] += 1
         tally["while starting"] += starting
@@ -86,6 +86,13 @@ def kill(process: subprocess.Popen[Any], kind: str, drawn: random.Random) -> Non
     deadline = time.monotonic() + 30
     while any(Path(f"/proc/{pid}").exists() for pid in ranks) and time.monotonic() < deadline:
         time.sleep(0.1)
+
+
+def save_is_open(run: Path, since: float) -> bool:
+    """Whether a checkpoint is being written that was begun after a time: what an earlier life left does not count."""
+    with contextlib.suppress(OSError):
+        return any(path.stat().st_mtime > since for path in (run / "checkpoints").glob(".tmp-*"))
+    return False
 
 
 def children(parent: int) -> list[int]:

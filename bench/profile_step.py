@@ -45,7 +45,7 @@ def main() -> None:
     from tutelage.model import load_policy
     from tutelage.optim import make_optimizer
     from tutelage.speed import matrix_rate, step_flops
-    from tutelage.train import accumulate_gradients, update_weights
+    from tutelage.step import accumulate_gradients, update_weights
 
     arguments.steps = 1
     config, tokenizer, rows = rows_of(arguments)

@@ -50,7 +50,7 @@ def main() -> None:
     from tutelage.config import parse_config
     from tutelage.model import load_policy, load_tokenizer
     from tutelage.packing import step_batches
-    from tutelage.train import accumulate_gradients
+    from tutelage.step import accumulate_gradients
 
     config = parse_config({"model": {"id": arguments.model, "device": "cpu"}})
     policy = load_policy(config.model, load_tokenizer(arguments.model))

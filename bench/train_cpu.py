@@ -51,7 +51,7 @@ def ours(arguments: argparse.Namespace, packed: bool, compiled: bool) -> dict[st
     from tutelage.model import load_policy
     from tutelage.optim import make_optimizer
     from tutelage.speed import matrix_rate, step_flops
-    from tutelage.train import accumulate_gradients, update_weights
+    from tutelage.step import accumulate_gradients, update_weights
 
     config, tokenizer, rows = rows_of(arguments)
     policy = load_policy(config.model, tokenizer)

@@ -74,7 +74,7 @@ def ours(arguments: argparse.Namespace, folder: str, length: int, side: str) -> 
     from tutelage.model import load_policy, load_tokenizer
     from tutelage.optim import make_optimizer
     from tutelage.speed import matrix_rate
-    from tutelage.train import accumulate_gradients, update_weights
+    from tutelage.step import accumulate_gradients, update_weights
 
     capped, together = "capped" in side, 1 if "capped" in side else arguments.rows_in_memory
     budget = together * length

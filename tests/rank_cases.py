@@ -11,13 +11,14 @@ import torch
 
 from tutelage import checkpoint, lora, optim
 from tutelage.config import parse_config
+from tutelage.course import set_up
 from tutelage.errors import InputError
 from tutelage.generation.snapshot import take
 from tutelage.model import load_policy, load_tokenizer
 from tutelage.prepare import prepare
 from tutelage.runlog import RunLog
 from tutelage.sharding import part, whole
-from tutelage.train import accumulate_gradients, set_up, update_weights
+from tutelage.step import accumulate_gradients, update_weights
 from tutelage.world import ALONE, World
 
 

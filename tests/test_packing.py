@@ -88,8 +88,9 @@ def test_packs_of_several_ranks_cost_the_same_not_count_the_same():
     rows = [TokenizedExample(str(length), (length,), (1,) * length) for length in (60, 11, 10, 12, 9, 10, 11)]
     packs = plan_packs(rows, 10**6, ranks=2)
     assert sorted(map(len, packs)) == [1, 6]
-    costs = [sum(len(rows[number]) ** 2 for number in members) for members in plan_packs(rows * 4, 10**6, 4, pair_cost=1e6)]
-    assert max(costs) < 1.01 * min(costs)
+    rows = [TokenizedExample(str(n), (n,), (1,) * (5 + 7 * n % 40)) for n in range(80)]
+    costs = [sum(len(rows[number]) ** 2 for number in members) for members in plan_packs(rows, 10**6, 4, pair_cost=1e6)]
+    assert len(costs) == 4 and max(costs) < 1.01 * min(costs)
 
 
 @pytest.mark.parametrize("pad_id", [None, 0])

@@ -17,8 +17,10 @@ from tutelage.objective import get_response_log_probs, sft_microbatch_train_step
 from tutelage.packing import step_batches
 from tutelage.plan import arrange
 from tutelage.prepare import prepare
+from tutelage.step import accumulate_gradients
 from tutelage.tokens import pad_and_shift
-from tutelage.train import Interrupted, accumulate_gradients, prefetched
+from tutelage.train import Interrupted, prefetched
+from tutelage.world import StopWanted, World
 
 
 def batches_of(policy, examples, config, budget=None, pad_id=None):
@@ -433,6 +435,19 @@ def test_too_little_memory_is_one_clear_error_that_says_what_to_do(make_config, 
     monkeypatch.setattr(train, "accumulate_gradients", too_much)
     with pytest.raises(RunError, match=r"memory of cpu is too small.*\n.*after step 0 of 4.*\n.*--train\.batch_size HALF"):
         train_one_size(make_config())
+
+
+def test_a_first_step_that_compiles_is_given_up_when_the_job_is_asked_to_stop(make_config, tokenizer):
+    """Batch by batch; no weight was changed yet."""
+    config = make_config()
+    policy = load_policy(config.model, tokenizer)
+    examples = prepare(config, tokenizer).train[:8]
+    world = World()
+    world.stop.by = "SIGTERM"
+    batches = batches_of(policy, examples, config, budget=200)
+    with pytest.raises(StopWanted):
+        accumulate_gradients(policy, examples, batches, config, 0, world, may_stop=True)
+    assert len(batches) > 1 and accumulate_gradients(policy, examples, batches, config, 0, world).loss > 0
 
 
 def test_sizes_are_nested_subsets_with_their_fates_in_the_ledger(make_config, tokenizer):

@@ -8,13 +8,14 @@ from typing import Any
 
 from tutelage import console, optim
 from tutelage.config import Config
+from tutelage.course import Course, set_up
 from tutelage.errors import InputError
 from tutelage.guard import Guard
 from tutelage.model import load_policy, load_tokenizer
 from tutelage.prepare import prepare
 from tutelage.runlog import RunLog
+from tutelage.step import accumulate_gradients, update_weights
 from tutelage.tokens import TokenizedExample
-from tutelage.train import Course, accumulate_gradients, set_up, update_weights
 from tutelage.world import World, join
 
 

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import json
-import random
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
-from tutelage import checkpoint, console, lora, optim, packing, plan, show
+from tutelage import checkpoint, console, lora, optim, show
 from tutelage.checkpoint import Checkpoints
 from tutelage.config import Config, known_keys, parse_config
-from tutelage.draft import forget_drafts
+from tutelage.course import set_up
 from tutelage.errors import InputError, RunError
 from tutelage.generation import vllm
 from tutelage.guard import Guard
@@ -38,8 +37,8 @@ from tutelage.placement import engine_device, place_engine
 from tutelage.policy import Policy
 from tutelage.prepare import Prepared, prepare
 from tutelage.runlog import MAY_CHANGE, RunLog, changes, open_run, refuse_to_overwrite, require_tracker, write_text
-from tutelage.sharding import is_sharded, whole
-from tutelage.speed import matrix_rate, pair_cost, step_flops
+from tutelage.speed import matrix_rate
+from tutelage.step import Gradients, accumulate_gradients, update_weights
 from tutelage.tokens import TokenizedExample
 from tutelage.world import ALONE, StopWanted, World, agreed, join, of_a_collective
 
@@ -133,59 +132,6 @@ def _begin(config: Config, prepared: Prepared, log: RunLog, allow_changes: Colle
         log.metrics(kind="config_changed", step=checkpoint.step_of(found), changes=changed)
 
 
-@dataclass(frozen=True)
-class Course:
-    """What each optimizer step of a run computes, a function of the configuration and the rows alone.
-
-    Attributes:
-        budget: distinct tokens of a pack; `largest`: tokens of the largest batch.
-        epoch, total: optimizer steps of one pass over the rows, and of the run.
-    """
-
-    prepared: Prepared
-    config: Config
-    policy: Policy
-    world: World = ALONE
-
-    @property
-    def rows_per_step(self) -> int:
-        return self.config.train.batch_size * self.config.train.grad_accum
-
-    @property
-    def epoch(self) -> int:
-        return packing.steps_per_epoch(len(self.prepared.train), self.rows_per_step)
-
-    @property
-    def total(self) -> int:
-        train = self.config.train
-        return packing.total_steps(len(self.prepared.train), self.rows_per_step, train.num_epochs, train.num_steps)
-
-    @property
-    def budget(self) -> int:
-        return self.config.train.pack_tokens or self.config.train.batch_size * self.prepared.max_length
-
-    @property
-    def largest(self) -> int:
-        rows = self.config.train.batch_size * self.prepared.max_length
-        return max(self.budget, self.prepared.max_length) if self.policy.packs else rows
-
-    def examples(self, step: int) -> list[TokenizedExample]:
-        rows = packing.step_rows(len(self.prepared.train), self.rows_per_step, self.config.train.seed, step)
-        return [self.prepared.train[row] for row in rows]
-
-    def batches(self, examples: Sequence[TokenizedExample]) -> list[packing.Batch]:
-        """This rank's batches of a step with these rows."""
-        pad_id = None if self.policy.packs else self.policy.pad_token_id
-        return packing.step_batches(
-            examples, self.budget, self.config.train.batch_size, pad_id, self.world.rank, self.world.size, pair_cost(self.policy)
-        )
-
-    def at(self, step: int) -> tuple[list[TokenizedExample], list[packing.Batch]]:
-        """The rows of optimizer step `step` (from 0), and this rank's batches of them."""
-        examples = self.examples(step)
-        return examples, self.batches(examples)
-
-
 def run(policy: Policy, prepared: Prepared, config: Config, log: RunLog, world: World = ALONE) -> Result:
     """Train from where the run stands to its end, evaluating on the way, and save the model."""
     policy, optimizer, course, step = set_up(policy, prepared, config, log, world)
@@ -247,28 +193,6 @@ def run(policy: Policy, prepared: Prepared, config: Config, log: RunLog, world: 
     if world.leads:
         checkpoint.remove_all(log.directory, _best(log) if config.run.keep_best else ())
     return result
-
-
-def set_up(
-    policy: Policy, prepared: Prepared, config: Config, log: RunLog, world: World = ALONE, until: int | None = None
-) -> tuple[Policy, torch.optim.Optimizer, Course, int]:
-    """The policy arranged for the run, its optimizer, its course, and the optimizer steps that the newest checkpoint had done.
-
-    Args:
-        until: no checkpoint of more steps is taken.
-    """
-    policy = replace(policy, packs=policy.packs and config.train.pack)
-    optimizer = optim.make_optimizer(policy.model, config)
-    step = _resume(policy, optimizer, log, world, until)
-    course = Course(prepared, config, policy, world)
-    record = log.directory / "plan.json"
-    if step == 0 and log.leads:
-        record.unlink(missing_ok=True)
-    tokens = sum(map(len, prepared.train)) * course.total // course.epoch
-    policy = plan.arrange(policy, config, course.largest, tokens, record, world, writes=log.leads)
-    policy.model.config.use_cache = False
-    policy.model.train()
-    return policy, optimizer, replace(course, policy=policy), step
 
 
 def _finished(policy: Policy, prepared: Prepared, config: Config, log: RunLog, total: int, world: World) -> Result:
@@ -364,72 +288,6 @@ def _saved(
     return explained
 
 
-@dataclass(frozen=True)
-class Gradients:
-    """What is known of a step before the weights change: its loss, the norm of its gradient before clipping, its size.
-
-    Attributes:
-        distinct_tokens, flops: what was computed, by all ranks.
-    """
-
-    loss: float
-    grad_norm: float
-    response_tokens: int
-    distinct_tokens: int
-    flops: float
-
-
-def accumulate_gradients(
-    policy: Policy,
-    examples: Sequence[TokenizedExample],
-    batches: Sequence[packing.Batch],
-    config: Config,
-    step: int,
-    world: World = ALONE,
-    may_stop: bool = False,
-) -> Gradients:
-    """Forward and backward over one step's rows, laid out in this rank's batches; gradients summed over ranks, and clipped.
-
-    The loss is one sum over response tokens, divided once by a number that is known before the first backward pass; so the
-    gradient does not depend on how the rows are laid out, nor on how many ranks share them.
-
-    Args:
-        examples: the rows of the step, those of all ranks.
-        may_stop: whether ranks look after each batch whether the job was asked to stop, and then raise StopWanted.
-    """
-    tokens = sum(len(example.response_ids) for example in examples)
-    denominator = tokens if config.train.loss_normalization == "token" else len(examples)
-    policy.model.zero_grad(set_to_none=True)  # also what an interrupted step had left
-    loss = torch.zeros((), dtype=torch.float64, device=policy.device)
-    with policy.computing():
-        for index, batch in enumerate(batches):
-            world.beat(f"step {step + 1}, micro-batch {index + 1} of {len(batches)}")
-            if is_sharded(policy.model):
-                policy.model.set_requires_gradient_sync(policy.always_sync or index == len(batches) - 1)
-            # dropout is a function of (seed, step, batch): a resumed run draws the same
-            number = index * world.size + world.rank
-            torch.manual_seed(random.Random(f"{config.train.seed}-{step}-{number}").getrandbits(63))
-            part = -policy.score(batch, batch.weights / denominator).total
-            part.backward()
-            loss += part.detach().double()
-            if may_stop and world.any(world.stop.wanted):
-                raise StopWanted
-    norm = whole(torch.nn.utils.clip_grad_norm_(policy.model.parameters(), config.train.clip_grad))
-    total, size = torch.stack([loss, norm.double()]).tolist()  # both at once: each would wait for the device
-    computed = [float(sum(batch.input_ids.numel() for batch in batches)), sum(step_flops(policy, batch) for batch in batches)]
-    total, size, distinct, flops = world.sum([total, size if world.leads else 0.0, *computed])
-    return Gradients(total, size, tokens, int(distinct), flops)
-
-
-def update_weights(policy: Policy, optimizer: torch.optim.Optimizer, lr: float) -> tuple[float, float]:
-    """One optimizer step at learning rate `lr`; how many weights it changed, of how many that this rank has."""
-    watch = optim.Watch(policy.model)
-    optim.set_lr(optimizer, lr)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return watch.changed()
-
-
 @contextlib.contextmanager
 def prefetched(make: Callable[[int], T], steps: Iterable[int]) -> Iterator[Iterator[T]]:
     """What `make` gives for each step, made in a thread of its own while the step before it computes."""
@@ -458,24 +316,6 @@ class Clock:
     def lap(self, name: str) -> None:
         now = time.monotonic()
         self.laps[name], self._last = now - self._last, now
-
-
-def _resume(policy: Policy, optimizer: torch.optim.Optimizer, log: RunLog, world: World, until: int | None) -> int:
-    """Restore the newest checkpoint if there is one; the number of optimizer steps already done."""
-    found = world.first(lambda: checkpoint.latest(log.directory, until))
-    if found is None:
-        log.set_aside()
-        if log.leads:
-            forget_drafts(log.directory)
-        return 0
-    with console.progress("loading the checkpoint"):
-        optim.fill_state(optimizer)
-        step = checkpoint.load(found, policy.model, optimizer, world)
-    console.say(f"continuing after step {step} ({found})", style="bold")
-    log.forget_after(step)
-    if log.leads:
-        forget_drafts(log.directory, but_of=step)
-    return step
 
 
 def _speed(
