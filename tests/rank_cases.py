@@ -70,9 +70,7 @@ def fingerprint(state: dict) -> str:
 def saved(run: Path, step: int, model, optimizer, world: World = ALONE, keep: int = 2) -> Path:
     """A checkpoint, once it is there."""
     saves = checkpoint.Checkpoints(run, world, keep)
-    saves.save(step, model, optimizer)
-    saves.wait()
-    assert not saves.failures
+    assert not saves.save(step, model, optimizer) and not saves.wait()
     found = checkpoint.latest(run)
     assert found is not None
     return found
@@ -142,9 +140,7 @@ def time_of_a_save(world: World, raw: dict, run: str) -> dict:
     accumulate_gradients(policy, examples, batches, course.config, 0, world)
     update_weights(policy, optimizer, 1e-5)
     saves = checkpoint.Checkpoints(Path(run), world, keep=1)
-    saves.save(1, policy.model, optimizer)
-    saves.wait()
-    assert not saves.failures
+    assert not saves.save(1, policy.model, optimizer) and not saves.wait()
     found = checkpoint.latest(Path(run))
     assert found is not None
     size = sum(path.stat().st_size for path in found.iterdir())

@@ -61,17 +61,15 @@ def test_a_full_disk_leaves_the_earlier_one(tmp_path, model, optimizer, monkeypa
 
     monkeypatch.setattr(FileSystemWriter, "write_data", full)
     saves = checkpoint.Checkpoints(tmp_path, ALONE, keep=2)
-    saves.save(2, model, optimizer)
-    saves.wait()
-    assert saves.failures == [f"{tmp_path}/checkpoints/step-00000002: the checkpoint could not be written: No space left on device"]
-    assert checkpoint.latest(tmp_path) == first and names(tmp_path) == [first.name]
+    assert saves.save(2, model, optimizer) == []
+    assert saves.wait() == [f"{tmp_path}/checkpoints/step-00000002: the checkpoint could not be written: No space left on device"]
+    assert saves.wait() == [] and checkpoint.latest(tmp_path) == first and names(tmp_path) == [first.name]
 
 
 def test_a_directory_that_cannot_be_written_is_told(tmp_path, model, optimizer):
     (tmp_path / "checkpoints").write_text("a file in its way")
     saves = checkpoint.Checkpoints(tmp_path, ALONE, keep=2)
-    saves.save(2, model, optimizer)
-    assert "no checkpoint can be written" in saves.failures[0]
+    assert "no checkpoint can be written" in saves.save(2, model, optimizer)[0]
 
 
 @pytest.mark.parametrize("damage", ["cut off", "gone", "no seal"])
@@ -102,13 +100,35 @@ def test_the_newest_and_those_worth_keeping_stay_and_leftovers_go(tmp_path, mode
         saves.save(step, model, optimizer)
     saves.wait()
     assert names(tmp_path) == ["step-00000002", "step-00000004", "step-00000005"]
-    saves.save(5, model, optimizer)  # again, after a resume that trained nothing
-    saves.wait()
-    assert names(tmp_path) == ["step-00000002", "step-00000004", "step-00000005"] and not saves.failures
+    before = (tmp_path / "checkpoints" / "step-00000005").stat().st_ino
+    assert saves.save(5, model, optimizer) == saves.wait() == []  # complete already: a stop right after a save
+    assert names(tmp_path)[-1] == "step-00000005" and (tmp_path / "checkpoints" / "step-00000005").stat().st_ino == before
     checkpoint.remove_all(tmp_path, to_keep=[2])
     assert names(tmp_path) == ["step-00000002"]
     checkpoint.remove_all(tmp_path)
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_file_that_is_shorter_here_than_its_writer_said_is_not_sealed(tmp_path, model, optimizer, monkeypatch):
+    """As a shared file system may show it to the first rank."""
+    original = checkpoint._seal
+
+    def short(folder, *others):
+        os.truncate(folder / "__0_0.distcp", 100)
+        original(folder, *others)
+
+    monkeypatch.setattr(checkpoint, "_seal", short)
+    saves = checkpoint.Checkpoints(tmp_path, ALONE, keep=2)
+    saves.save(1, model, optimizer)
+    assert "__0_0.distcp is missing or too short" in saves.wait()[0] and names(tmp_path) == []
+
+
+def test_no_room_for_the_copy_is_told(tmp_path, model, optimizer, monkeypatch):
+    def full(*_, **__):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("torch.distributed.checkpoint.async_save", full)
+    assert "could not be copied" in checkpoint.Checkpoints(tmp_path, ALONE, keep=2).save(1, model, optimizer)[0]
 
 
 def test_a_state_before_the_first_step_has_no_moments_and_leaves_none(tmp_path, model):

@@ -17,7 +17,7 @@ from tutelage import train_one_size
 from tutelage.cli import main
 from tutelage.config import to_toml
 from tutelage.draft import PREFIX
-from tutelage.errors import InputError
+from tutelage.errors import InputError, RunError
 from tutelage.generation import native
 from tutelage.train import Preempted
 
@@ -82,6 +82,7 @@ def test_a_torn_line_of_an_evaluation_under_way_is_asked_again(make_config, toke
     draft.add({1: said})
     assert draft.known() == {0: said, 1: said}
     assert Draft(tmp_path, 2, [[1], [3]], Sampling()).known() == {} == Draft(tmp_path, 4, [[1], [2]], Sampling()).known()
+    assert Draft(tmp_path, 2, [[1], [2]], Sampling(), "by another engine").known() == {}
 
 
 def test_a_changed_setting_is_refused_or_allowed_by_name_and_told(make_config, tmp_path, monkeypatch, capsys):
@@ -117,6 +118,37 @@ def test_a_disk_that_is_full_does_not_end_training_and_spoils_no_checkpoint(make
     failed = [line for line in lines_of(run / "metrics.jsonl") if line["kind"] == "save_failed"]
     assert len(failed) == 1 and "step-00000003: the checkpoint could not be written: No space left on device" in failed[0]["reason"]
     assert "training goes on" in capsys.readouterr().out
+
+
+def test_what_cannot_be_kept_of_an_evaluation_does_not_end_it(make_config, monkeypatch, capsys):
+    def full(*_):
+        raise RunError("No space left on device")
+
+    monkeypatch.setattr("tutelage.draft.append_lines", full)
+    result = train_one_size(make_config(eval__batch_size=2))
+    assert [line["step"] for line in result.evaluations] == [0, 2, 4]
+    assert capsys.readouterr().out.count("answers are not kept before the evaluation is finished: No space") == 3
+
+
+def test_a_log_that_could_not_be_written_is_written_before_the_state_is_saved(make_config, tmp_path, monkeypatch):
+    """The line of step 3 meets a full disk once: the run stops with it written and its state saved, and goes on from there."""
+    from tutelage import runlog
+
+    original = runlog.append_lines
+    refused = []
+
+    def full_once(path, lines):
+        if not refused and lines and lines[-1].get("step") == 3:
+            refused.append(path)
+            raise RunError("metrics.jsonl: cannot be written: No space left on device")
+        original(path, lines)
+
+    monkeypatch.setattr(runlog, "append_lines", full_once)
+    config = make_config(train__num_steps=5, eval__every=0)
+    with pytest.raises(RunError, match=r"No space left(.|\n)*stopped after step 3 of 5"):
+        train_one_size(config)
+    run = train_one_size(config).directory
+    assert [line["step"] for line in lines_of(run / "metrics.jsonl") if line["kind"] == "train"] == [1, 2, 3, 4, 5]
 
 
 # ── jobs of two ranks, as a person starts them ──

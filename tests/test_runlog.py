@@ -125,3 +125,12 @@ def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path, monkeypat
     with pytest.raises(RunError, match="No space left"):
         write_text(tmp_path / "a.json", "{}")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_torn_line_ends_where_it_was_torn_and_costs_no_other(tmp_path):
+    path = tmp_path / "a.jsonl"
+    append_lines(path, [{"a": 1}])
+    with path.open("a") as file:
+        file.write('{"a": 2, "b"')
+    append_lines(path, [{"a": 3}])
+    assert read_lines(path) == [{"a": 1}, {"a": 3}]

@@ -110,13 +110,31 @@ def test_a_request_to_one_rank_reaches_the_others(ended):
 
 def test_a_signal_is_remembered_while_someone_listens():
     before = signal.getsignal(signal.SIGTERM)
-    with join("cpu", 1.0) as world:
+    with join("cpu", 1.0) as world, world.listening():
         world.stir()
         os.kill(os.getpid(), signal.SIGTERM)
         assert world.stop.by == "SIGTERM"
         with pytest.raises(StopWanted):
             world.stir()
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_signal_is_seen_by_the_watch_while_the_main_thread_waits_in_a_collective():
+    """Python's handlers run in the main thread only, and not while it is in C."""
+    stop = StopRequest()
+    with stop.listening(also_ctrl_c=True):
+        seen: list[str | None] = []
+
+        def watch() -> None:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            stop.look()
+            seen.append(stop.by)
+
+        blocked = threading.Thread(target=watch)
+        blocked.start()
+        blocked.join()
+        assert seen == ["SIGUSR1"]
+    stop.look()  # nobody listens any more
 
 
 def test_one_process_asks_nobody():
@@ -137,5 +155,5 @@ def test_a_machine_with_fewer_gpus_than_ranks_is_told(monkeypatch):
 def test_what_rank_0_finds_wrong_is_wrong_everywhere_and_told_once(ranks):
     assert ranks.run("what_fails_on_rank_0") == [("InputError", "no such file", False), ("InputError", "no such file", True)]
     assert ranks.run("what_fails_on_rank_0", surprise=True) == [
-        ("KeyError", "'x'", False), ("RunError", "rank 0 failed: KeyError: 'x'", True),
+        ("RunError", "rank 0 failed: KeyError: 'x'", False), ("RunError", "rank 0 failed: KeyError: 'x'", True),
     ]  # fmt: skip

@@ -12,8 +12,7 @@ import json
 import os
 import shutil
 import time
-import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,35 +38,44 @@ class Checkpoints:
     def __init__(self, run: Path, world: World, keep: int, to_keep: Callable[[], Iterable[int]] = tuple) -> None:
         self.directory, self.world, self.keep, self.to_keep = run / "checkpoints", world, keep, to_keep
         self.last: dict[str, float] = {}
-        self.failures: list[str] = []
+        self._failures: list[str] = []
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
 
-    def save(self, step: int, model: Any, optimizer: torch.optim.Optimizer) -> None:
+    def save(self, step: int, model: Any, optimizer: torch.optim.Optimizer) -> list[str]:
         """Copy trained weights and optimizer state after `step` optimizer steps, and write the copy in the background.
 
         Order of rows and randomness are functions of (seed, step), so nothing else is needed to continue exactly. An earlier
-        checkpoint that is still being written is waited for. One that cannot be written is told in `failures`; what was
-        complete is untouched.
+        checkpoint that is still being written is waited for. What was complete is untouched, whatever happens; a step that has a
+        complete checkpoint is not written again.
+
+        Returns:
+            What could not be written since it was asked last, in words.
         """
         from torch.distributed.checkpoint import FileSystemWriter, async_save
 
-        self.wait()
+        failures = self.wait()
+        if self.world.first(lambda: is_complete(self.directory / _name(step))):
+            return failures
         started = time.monotonic()
         beside = self.directory / f".tmp-{_name(step)}"
         failure = self.world.first(lambda: _make_room(beside))
         if failure:
-            self.failures.append(failure)
-            return
-        with _alone_is_meant():
+            return [*failures, failure]
+        try:
             pending: Any = async_save(
                 state_of(model, optimizer),
                 storage_writer=FileSystemWriter(beside, sync_files=True),
                 process_group=self.world.saving,
                 no_dist=self.world.size == 1,
             )
+        except (MemoryError, RuntimeError) as error:  # no room for the copy
+            if self.world.size > 1:
+                raise
+            return [*failures, f"{self.directory / _name(step)}: the checkpoint could not be copied: {_reason(error)}"]
         self.last = {"step": step, "call_seconds": round(time.monotonic() - started, 3)}
         self._writing = self._writer.submit(self._finish, step, beside, pending, started)
+        return failures
 
     def _finish(self, step: int, beside: Path, pending: Any, started: float) -> None:
         """In a thread of its own: when every rank has written, seal the checkpoint, and remove those that are no longer wanted."""
@@ -75,22 +83,20 @@ class Checkpoints:
 
         target = self.directory / _name(step)
         try:
-            with _alone_is_meant():
-                pending.result()
+            written = pending.result()
             if self.world.leads:
-                _seal(beside, step, self.world.size)
-                if target.exists():  # the same step again, after a resume that trained nothing
+                _seal(beside, step, self.world.size, written)
+                if target.exists():  # one that was damaged
                     remove(target)
                 beside.rename(target)
                 _sync(self.directory)
+                self._prune()
         except (Exception, CheckpointException) as error:  # torch's own is no Exception
-            self.failures.append(f"{target}: the checkpoint could not be written: {_reason(error)}")
+            self._failures.append(f"{target}: the checkpoint could not be written: {_reason(error)}")
             if self.world.leads:
                 shutil.rmtree(beside, ignore_errors=True)
             return
         self.last = {**self.last, "seconds": round(time.monotonic() - started, 3)}
-        if self.world.leads:
-            self._prune()
 
     def _prune(self) -> None:
         found = [path for path in sorted(self.directory.glob("step-*")) if is_complete(path)]
@@ -99,10 +105,13 @@ class Checkpoints:
             if path.name not in kept:
                 remove(path)
 
-    def wait(self) -> None:
-        """Wait for what is on its way."""
+    def wait(self) -> list[str]:
+        """Wait for what is on its way; what could not be written since it was asked last, in words."""
+        self.world.busy("waits for a checkpoint")
         if self._writing is not None:
             self._writing.result()
+        failures, self._failures = self._failures, []
+        return failures
 
     def close(self) -> None:
         self._writer.shutdown()
@@ -170,7 +179,7 @@ def load(path: Path, model: Any, optimizer: torch.optim.Optimizer | None, world:
     if unknown:
         raise RunError(f"{path}: the checkpoint is of another model or optimizer: {min(unknown)}")
     try:
-        with torch.no_grad(), _alone_is_meant():
+        with torch.no_grad():
             read(wanted, storage_reader=reader, process_group=world.saving, no_dist=world.size == 1)
     except (Exception, CheckpointException) as error:
         raise RunError(f"{path}: the checkpoint cannot be read: {_reason(error)}") from None
@@ -220,9 +229,16 @@ def _make_room(beside: Path) -> str:
     return ""
 
 
-def _seal(folder: Path, step: int, ranks: int) -> None:
-    """Say that all is there, once it is on the disk."""
+def _seal(folder: Path, step: int, ranks: int, written: Any) -> None:
+    """Say that all is there, once it is on the disk.
+
+    Raises:
+        OSError: a file is missing here, or shorter than the rank said that wrote it.
+    """
     files = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+    for entry in (written.storage_data or {}).values():
+        if files.get(entry.relative_path, -1) < entry.offset + entry.length:
+            raise OSError(f"{entry.relative_path} is missing or too short on the disk of the first rank")
     with (folder / SEAL).open("w") as file:
         json.dump({"step": step, "ranks": ranks, "files": files}, file)
         file.flush()
@@ -237,14 +253,6 @@ def _sync(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-@contextlib.contextmanager
-def _alone_is_meant() -> Iterator[None]:
-    """Without torch's remark, at each checkpoint of a single process, that it takes it for one."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        yield
 
 
 def _reason(error: BaseException) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
@@ -156,6 +157,7 @@ def percent(share: float | None) -> str:
 
 def quiet_libraries() -> None:
     """Libraries that draw their own bars leave that to us, and torchao its remarks on kernels that this machine has no use for."""
+    warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # at each checkpoint of a single process
     for name in ("torchao", "torch.utils._pytree"):
         logging.getLogger(name).setLevel(logging.ERROR)
     from transformers.utils import logging as of_transformers

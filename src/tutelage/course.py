@@ -22,7 +22,10 @@ from tutelage.world import ALONE, World
 class Course:
     """What each optimizer step of a run computes, a function of the configuration and the rows alone.
 
+    Batches are made in a thread of their own, which must not look at the model while it computes.
+
     Attributes:
+        pair_cost: as `plan_packs`, of this model.
         budget: distinct tokens of a pack; `largest`: tokens of the largest batch.
         epoch, total: optimizer steps of one pass over the rows, and of the run.
     """
@@ -30,6 +33,7 @@ class Course:
     prepared: Prepared
     config: Config
     policy: Policy
+    pair_cost: float
     world: World = ALONE
 
     @property
@@ -62,7 +66,7 @@ class Course:
         """This rank's batches of a step with these rows."""
         pad_id = None if self.policy.packs else self.policy.pad_token_id
         return packing.step_batches(
-            examples, self.budget, self.config.train.batch_size, pad_id, self.world.rank, self.world.size, pair_cost(self.policy)
+            examples, self.budget, self.config.train.batch_size, pad_id, self.world.rank, self.world.size, self.pair_cost
         )
 
     def at(self, step: int) -> tuple[list[TokenizedExample], list[packing.Batch]]:
@@ -82,7 +86,7 @@ def set_up(
     policy = replace(policy, packs=policy.packs and config.train.pack)
     optimizer = optim.make_optimizer(policy.model, config)
     step = _resume(policy, optimizer, log, world, until)
-    course = Course(prepared, config, policy, world)
+    course = Course(prepared, config, policy, pair_cost(policy), world)
     record = log.directory / "plan.json"
     if step == 0 and log.leads:
         record.unlink(missing_ok=True)

@@ -192,12 +192,12 @@ def _grade_over(
     known: Mapping[tuple[str, str], Verdict] | None = None,
     on_graded: Callable[[int], None] = lambda count: None,
 ) -> list[Verdict]:
-    """`grade_all` by the workers of a cluster, each on all cores of its own."""
+    """`grade_all` by the workers of a cluster, each on the core that it was given."""
     verdicts = dict(known or {})
     left = [pair for pair in dict.fromkeys(pairs) if pair not in verdicts]
     jobs = [left[start : start + GRADED_AT_ONCE] for start in range(0, len(left), GRADED_AT_ONCE)]
     on_graded(len(pairs) - len(left))
-    for job, found in zip(jobs, run_map(grade_all, jobs, where), strict=True):
+    for job, found in zip(jobs, run_map(functools.partial(grade_all, workers=1), jobs, where), strict=True):
         verdicts.update(zip(job, found, strict=True))
         on_graded(len(job))
     return [verdicts[pair] for pair in pairs]

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from tutelage import console
+from tutelage.errors import RunError
 from tutelage.generation import Completion, Sampling
 from tutelage.runlog import append_lines, read_lines, to_lines, write_text
 
@@ -17,11 +19,14 @@ class Draft:
     """The answers of one evaluation, in one file per rank.
 
     Answers depend on weights, prompt, sampling and the numbers of problem and sample alone. So those of another step, other
-    prompts or another sampling have another name, and are not found.
+    prompts, another sampling, or that were found otherwise (`how`: by another back end) have another name, and are not found.
     """
 
-    def __init__(self, run: Path, step: int, prompts: Sequence[Sequence[int]], sampling: Sampling, rank: int = 0) -> None:
-        asked = hashlib.sha256(repr(([list(prompt) for prompt in prompts], sampling)).encode()).hexdigest()[:12]
+    def __init__(
+        self, run: Path, step: int, prompts: Sequence[Sequence[int]], sampling: Sampling, how: str = "", rank: int = 0
+    ) -> None:
+        asked = hashlib.sha256(repr(([list(prompt) for prompt in prompts], sampling, how)).encode()).hexdigest()[:12]
+        self.broken = False
         self.run, self.name = run, f"{PREFIX}{step}-{asked}"
         self.file = run / f"{self.name}.{rank}.jsonl"
 
@@ -36,11 +41,14 @@ class Draft:
         return answers
 
     def add(self, answers: Mapping[int, Sequence[Completion]]) -> None:
-        """Keep more answers. Raises RunError when they cannot be written."""
-        append_lines(
-            self.file,
-            [{"problem": number, "completions": [asdict(each) for each in answers[number]]} for number in answers],
-        )
+        """Keep more answers. Where they cannot be written, that is told once, and the evaluation does without."""
+        lines = [{"problem": number, "completions": [asdict(each) for each in answers[number]]} for number in answers]
+        try:
+            if not self.broken:
+                append_lines(self.file, lines)
+        except RunError as error:
+            self.broken = True
+            console.say(f"answers are not kept before the evaluation is finished: {error}", style="yellow")
 
     def forget(self) -> None:
         """Remove the answers of all ranks."""

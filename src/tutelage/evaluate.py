@@ -91,6 +91,7 @@ def solve(
         known |= of_a_rank
     if not world.leads:
         return []
+    world.busy("grading")
     completions = [each for number in prompts for each in known[number]]
     if config.entropy == "off":
         completions = [replace(completion, entropies=None) for completion in completions]

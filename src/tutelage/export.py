@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -20,7 +21,7 @@ def export(run: Path, step: int | None = None, out: Path | None = None) -> Path:
 
     Args:
         step: None: the end of a finished run, else its newest checkpoint.
-        out: a new directory; None: ``export-step-N`` in the run directory.
+        out: a new directory; None: in the run directory, ``export-step-N``, or ``export`` of a finished run's end.
 
     Raises:
         InputError: no such run or checkpoint; or `out` exists.
@@ -30,7 +31,10 @@ def export(run: Path, step: int | None = None, out: Path | None = None) -> Path:
     finished = run / "model"
     if step is None and (run / "result.json").is_file():
         target = _new(out or run / "export")
-        shutil.copytree(finished, target)
+        beside = target.with_name(f".{target.name}.tmp")
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.copytree(finished, beside)
+        beside.rename(target)
         return target
     found = checkpoint.latest(run, before=step)
     if found is None or (step is not None and checkpoint.step_of(found) != step):
@@ -43,8 +47,10 @@ def export(run: Path, step: int | None = None, out: Path | None = None) -> Path:
     target = _new(out or run / f"export-step-{taken}")
     config = load_config(run / "config.toml")
     tokenizer = load_tokenizer(config.model.id)
+    plan = json.loads((run / "plan.json").read_text(encoding="utf-8"))
+    as_trained = config.model.model_copy(update={"device": "cpu", "precision": plan.get("precision", config.model.precision)})
     with console.progress("loading the checkpoint"):
-        policy = load_policy(config.model.model_copy(update={"device": "cpu"}), tokenizer, to_train=False)
+        policy = load_policy(as_trained, tokenizer, to_train=False, here=False)
         checkpoint.load(found, policy.model, None, ALONE)
     fates = Counter(line["fate"] for line in read_lines(run / "ledger.jsonl"))
     evaluations = [line for line in RunLog(run).evaluations() if line["step"] <= taken]

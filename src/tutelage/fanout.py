@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, TypeVar
 
-from tutelage.errors import InputError
+from tutelage.errors import InputError, RunError
 
 Job = TypeVar("Job")
 Answer = TypeVar("Answer")
@@ -62,13 +62,19 @@ def run_map(
                 pool.shutdown(wait=False, cancel_futures=True)
         return
     with cluster(where, workers) as ray:
-        remote = ray.remote(num_cpus=1, num_gpus=gpus_per_job, max_retries=3)(function)
+
+        def call(job: Job) -> Answer:  # Ray takes plain functions only, no partial ones
+            return function(job)
+
+        remote = ray.remote(num_cpus=1, num_gpus=gpus_per_job, max_retries=3)(call)
         waiting = [remote.remote(job) for job in jobs]
         try:
             for answer in waiting:
                 yield ray.get(answer)
         except ray.exceptions.RayTaskError as error:  # with the whole story of the other process for a message
             raise (error.cause or error) from None
+        except ray.exceptions.RayError as error:
+            raise RunError(f"{where}: {(str(error).splitlines() or [type(error).__name__])[0]}") from None
         finally:
             for answer in waiting:
                 ray.cancel(answer, force=False)

@@ -20,7 +20,7 @@ PARTING_SECONDS = 10.0
 
 
 def launch(ranks: int, arguments: Sequence[str]) -> int:
-    """Run `tutelage` with these arguments as so many ranks; the exit code: 0 if all ended well, else that of the first that did not.
+    """Run `tutelage` with these arguments as so many ranks; the exit code: 0 if all ended well, else the largest.
 
     SIGTERM, SIGUSR1 and Ctrl-C are passed on, and ask the ranks to stop with their state saved; a second Ctrl-C kills them.
     """

@@ -116,7 +116,8 @@ class Evaluator:
             return
         problems = self.problems if self.config.full and step in (0, self.total) else self.problems[: self.panel]
         prompts = [encode_prompt(self.policy.tokenizer, problem.prompt) for problem in problems]
-        draft = Draft(self.log.directory, step, prompts, sampling_of(self.config, self.policy.stops), self.world.rank)
+        how = f"{'native' if self.placement is None else 'vllm'}, {self.policy.precision}, {self.config.entropy}"
+        draft = Draft(self.log.directory, step, prompts, sampling_of(self.config, self.policy.stops), how, self.world.rank)
         if self.placement is None:
             started = time.monotonic()
             with console.progress(f"evaluating at step {step}", len(problems) * self.config.samples) as advance:
@@ -178,7 +179,7 @@ class Evaluator:
         assert self.placement is not None
         started = time.monotonic()
         waits = not self.placement.asynchronous
-        if not waits and self.placement.device == self.policy.device != torch.device("cpu"):
+        if not waits:
             self.world.first(self._start_undisturbed)
         handed = self._hand_over(step, started)
         if handed is None:
@@ -206,10 +207,9 @@ class Evaluator:
             handed = hand_over(self.policy, probes, dtype, keep=self.world.leads)
         except EngineError as error:
             failure = error
-        if self.world.first(lambda: failure is None):
+        if not self.world.any(failure is not None):
             return handed
-        if failure is not None:
-            self._fail(step, failure, self._cost(step, started))
+        self._fail(step, failure or EngineError("another rank could not take part"), self._cost(step, started))
         return None
 
     def _engine(self) -> Engine:
@@ -256,7 +256,9 @@ class Evaluator:
 
     def _start_undisturbed(self) -> None:
         """Start an engine on the GPU that is trained on: it measures the memory that is free, which must not change meanwhile."""
-        if not self._engine().running and not self.flights and not self.given_up:
+        assert self.placement is not None
+        shared = self.placement.device == self.policy.device != torch.device("cpu")
+        if shared and not self._engine().running and not self.flights and not self.given_up:
             torch.cuda.empty_cache()
             with console.progress("starting vLLM"):
                 try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,12 @@ def load_tokenizer(model_id: str) -> Any:
 
 
 def load_policy(
-    config: ModelConfig, tokenizer: Any, to_train: bool = True, world: World = ALONE, shard_ranks: int | None = None
+    config: ModelConfig,
+    tokenizer: Any,
+    to_train: bool = True,
+    world: World = ALONE,
+    shard_ranks: int | None = None,
+    here: bool = True,
 ) -> Policy:
     """The model on its device, in float32 weights; bfloat16 ones for bf16-sr, and under LoRA unless all is float32.
 
@@ -87,13 +93,15 @@ def load_policy(
 
     Args:
         shard_ranks: how many ranks share one copy of the weights; None: all.
+        here: whether it is to compute on this machine, and so in a precision that this machine has (`for_device`).
 
     Raises:
         InputError: it cannot be loaded or trained exactly; the message says why.
     """
     console.quiet_libraries()
     device = device_for(config.device, world)
-    config = for_device(config, device)
+    if here:
+        config = world.first(lambda: for_device(config, device))
     if world.size == 1:
         policy = _policy(_pretrained(config, tokenizer), config, tokenizer, device)
         check_head(policy, config.id)
@@ -117,7 +125,8 @@ def load_policy(
     shard_policy(policy, make_mesh(device.type, world.size, shard_ranks))
     materialize(model, device, source[0].state_dict() if source else {})
     source.clear()
-    return keep_if_packable(policy) if to_train else policy
+    policy = keep_if_packable(policy) if to_train else policy
+    return replace(policy, packs=not world.any(not policy.packs))
 
 
 def _dtype(config: ModelConfig) -> torch.dtype:
@@ -180,6 +189,7 @@ def save_model(policy: Policy, target: Path, card: str, world: World = ALONE) ->
     Raises:
         RunError: it cannot be written (a full disk); nothing half-written is left.
     """
+    world.busy("saving the model")
     first_names = _first_names(policy.model)
     weights: dict[str, torch.Tensor] = {}
     for name, tensor in lora.merged_weights(policy.model):

@@ -72,6 +72,8 @@ def place_engine(
     if wanted == "vllm":
         vllm.require(device.type)
     found = vllm.missing(device.type) or _fit(policy, config, optimizer, device, pack_tokens, longest)
+    if device.type == "cuda" == policy.device.type and policy.device.index < device.index < policy.device.index + ranks:
+        found = f"another rank trains on {device}"
     if ranks > 1 and not isinstance(found, str) and found[1]:
         found = f"several ranks cannot take turns with it, and beside them {device} is too small"
     if isinstance(found, str):

@@ -67,7 +67,10 @@ def _decide(
     if config.model.activation_offload and ranks > 1:
         raise InputError('model.activation_offload: not with several ranks; use model.activation_checkpointing = "full"')
     known: dict[str, Any] = json.loads(record.read_text(encoding="utf-8")) if record is not None and record.is_file() else {}
-    decided: dict[str, Any] = {"activation_checkpointing": _recomputation(policy, config, pack_tokens, known)}
+    if known.get("ranks", 1) != ranks:  # what fits is another matter then
+        known = {"compile": known["compile"]} if "compile" in known else {}
+    decided: dict[str, Any] = {"ranks": ranks, "precision": policy.precision}
+    decided |= {"activation_checkpointing": _recomputation(policy, config, pack_tokens, known)}
     decided["compile"] = _compiles(policy, config, planned_tokens // ranks, known)
     decided["always_sync"] = ranks > 1 and _syncs_always(policy, config, pack_tokens, decided, known)
     return decided

@@ -16,7 +16,7 @@ from tutelage.prepare import prepare
 from tutelage.runlog import RunLog
 from tutelage.step import accumulate_gradients, update_weights
 from tutelage.tokens import TokenizedExample
-from tutelage.world import World, join
+from tutelage.world import World, agreed, join
 
 
 def replay(config: Config, step: int) -> list[dict[str, Any]]:
@@ -42,11 +42,13 @@ def replay(config: Config, step: int) -> list[dict[str, Any]]:
         policy = load_policy(config.model, tokenizer, world=world, shard_ranks=config.parallel.shard)
         policy, optimizer, course, done = set_up(policy, prepared, config, log, world, until=step - 1)
         if not 1 <= step <= course.total:
-            raise InputError(f"--replay {step}: the run has steps 1 to {course.total}")
+            raise agreed(InputError(f"--replay {step}: the run has steps 1 to {course.total}"), world)
         lines = world.first(log.steps)
         guard = Guard.of_lines(config.train.spike_ratio, [line for line in lines if line["step"] <= done])
         with console.progress("training up to the step", step - 1 - done) as advance:
             for earlier in range(done, step - 1):
+                if world.any(world.stop.wanted):
+                    raise agreed(KeyboardInterrupt("the replay was stopped"), world)
                 examples, batches = course.at(earlier)
                 gradients = accumulate_gradients(policy, examples, batches, config, earlier, world)
                 if not guard.objection(gradients.loss, gradients.grad_norm):

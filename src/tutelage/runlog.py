@@ -57,16 +57,25 @@ class RunLog:
 
     def __init__(self, directory: Path, leads: bool = True) -> None:
         self.directory, self.leads = directory, leads
+        self._unwritten: list[dict[str, Any]] = []
         self._tracker: Any = None
 
     @_by_the_leader
     def metrics(self, **values: Any) -> None:
         """Append to ``metrics.jsonl``, and tell the tracker the numbers."""
-        append_lines(self.directory / "metrics.jsonl", [{**values, "time": round(time.time(), 3)}])
+        self._unwritten.append({**values, "time": round(time.time(), 3)})
+        self.write_metrics()
         if self._tracker is not None and values.get("kind", "train") in ("train", "eval"):
             kind = values.get("kind", "train")
             numbers = {f"{kind}/{key}": value for key, value in _numbers(values) if key != "step"}
             self._tracker(numbers, values["step"], values.get("logged_at_step", values["step"]))
+
+    @_by_the_leader
+    def write_metrics(self) -> None:
+        """Write what could not be written before, if there is such. Raises RunError if it cannot be now; nothing is lost then."""
+        if self._unwritten:
+            append_lines(self.directory / "metrics.jsonl", self._unwritten)
+            self._unwritten = []
 
     @_by_the_leader
     def generations(self, step: int, records: Iterable[dict[str, Any]]) -> None:
@@ -311,10 +320,22 @@ def to_lines(values: Iterable[dict[str, Any]]) -> str:
 
 
 def append_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:
-    """Append JSON lines in one write. Raises RunError when the disk is full or the file cannot be written."""
+    """Append JSON lines in one write, all or none. Raises RunError when the disk is full or the file cannot be written."""
+    text = to_lines(lines).encode()
     try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(to_lines(lines))
+        with path.open("ab+") as file:
+            size = file.tell()
+            if size:
+                file.seek(size - 1)
+                if file.read(1) != b"\n":  # the line before was torn: it ends here
+                    text = b"\n" + text
+            try:
+                file.write(text)
+                file.flush()
+            except OSError:
+                with contextlib.suppress(OSError):
+                    file.truncate(size)
+                raise
     except OSError as error:
         raise RunError(f"{path}: cannot be written: {error.strerror}") from None
 
@@ -341,8 +362,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON lines of a file; none if there is no file. A torn last line (the process was killed) is left out."""
+    """The JSON lines of a file; none if there is no file. A line that was torn (the process was killed) is left out."""
     if not path.exists():
         return []
     lines = path.read_bytes().split(b"\n")  # bytes: the torn end may lie inside a character
-    return [json.loads(line) for line in lines[:-1]]
+    found = []
+    for line in lines[:-1]:
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return found

@@ -18,10 +18,11 @@ from tutelage import checkpoint, console, lora, optim, show
 from tutelage.checkpoint import Checkpoints
 from tutelage.config import Config, known_keys, parse_config
 from tutelage.course import set_up
+from tutelage.draft import forget_drafts
 from tutelage.errors import InputError, RunError
 from tutelage.generation import vllm
 from tutelage.guard import Guard
-from tutelage.live import Evaluator
+from tutelage.live import Evaluator, evaluation_due
 from tutelage.machine import uninterrupted
 from tutelage.model import (
     check_positions,
@@ -57,6 +58,11 @@ class Preempted(Interrupted):
 
 class Nonsense(RunError):
     """A step whose loss or gradient makes no sense was not applied, and the run is to stop there, or was to skip too many."""
+
+
+def save_every(config: Config) -> int:
+    """Optimizer steps between checkpoints; 0: none."""
+    return config.run.save_every if config.run.save_every is not None else config.eval.every
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,8 @@ def train_one_size(config: Config, size: int | None = None, *, allow_changes: Co
             policy = load_policy(config.model, tokenizer, world=world, shard_ranks=config.parallel.shard)
         world.first(lambda: _check_size(policy, prepared, config, log.directory))
         world.first(lambda: _begin(config, prepared, log, allow_changes))
+        if world.any(world.stop.wanted):
+            raise agreed(Preempted(f"stopped before training; to begin: tutelage train {log.directory / 'config.toml'}"), world)
         return run(policy, prepared, config, log, world)
 
 
@@ -114,6 +122,10 @@ def _require(config: Config, world: World, allow_changes: Collection[str]) -> No
     for key in allow_changes:
         if key not in known_keys():
             raise InputError(f"--allow {key}: there is no such setting")
+    if config.run.keep_best and (not save_every(config) or config.eval.every % save_every(config)):
+        raise InputError(
+            f"run.keep_best: evaluations, every {config.eval.every} steps, need a checkpoint each; set run.save_every to a divisor of that"
+        )
     require_tracker(config.run.tracker)
     if config.eval.backend != "native":
         generates_on = engine_device(config.eval.device, trains_on, world.local_size)
@@ -138,15 +150,13 @@ def run(policy: Policy, prepared: Prepared, config: Config, log: RunLog, world: 
     total = course.total
     longest = prepared.longest_prompt + config.eval.max_new_tokens
     placement = world.first(lambda: place_engine(policy, config, optimizer, course.largest, longest, world.local_size))
-    save_every = config.run.save_every if config.run.save_every is not None else config.eval.every
     guard = world.first(lambda: Guard.of_lines(config.train.spike_ratio, log.steps()))
-    saves = Checkpoints(log.directory, world, config.run.keep_last, lambda: _best(log) if config.run.keep_best else ())
+    saves = Checkpoints(log.directory, world, config.run.keep_last, lambda: _worth_keeping(log, config, total))
     evaluator = Evaluator(policy, prepared, config, log, optimizer, placement, longest, total, world)
     settling = policy.compiled  # the first step after a start compiles, which takes long
-    with contextlib.closing(saves), contextlib.closing(evaluator) as evaluate:
+    with contextlib.closing(saves), contextlib.closing(evaluator) as evaluate, world.listening():
         try:
             evaluate(step)
-            world.training_begins()
             with console.progress("training", total, done=step) as advance, prefetched(course.at, range(step, total)) as ahead:
                 clock = Clock()
                 for examples, batches in ahead:
@@ -170,28 +180,30 @@ def run(policy: Policy, prepared: Prepared, config: Config, log: RunLog, world: 
                         )  # fmt: skip
                     advance(1, f"loss {gradients.loss:.4f}")
                     evaluate.collect(step)  # what is logged outlasts the checkpoint
-                    if save_every and step % save_every == 0 and step < total:
+                    if save_every(config) and step % save_every(config) == 0 and step < total:
                         _save(saves, step, policy, optimizer, log)
                     if stops:
                         raise StopWanted
                     evaluate(step)
+                    world.training_begins()
                     clock = Clock()
             evaluate.finish(total)
-            saves.wait()
+            _tell_failures(saves.wait(), total, log)
             result = _finished(policy, prepared, config, log, total, world)
         except (StopWanted, KeyboardInterrupt, RuntimeError, MemoryError) as stop:
-            if world.size > 1 and not isinstance(stop, StopWanted | Nonsense):
+            if world.size > 1 and not (isinstance(stop, StopWanted | Nonsense) or getattr(stop, "agreed", False)):
                 raise _left_alone(stop, world) from None
             if isinstance(stop, RuntimeError) and not isinstance(stop, RunError) and not is_out_of_memory(stop):
                 raise
             explained = _explained(stop, f"step {step} of {total}", policy, log, world)
-            explained = _saved(explained, policy, optimizer, step, saves)
+            explained = _saved(explained, policy, optimizer, step, saves, log)
             if isinstance(stop, StopWanted | KeyboardInterrupt):
-                with contextlib.suppress(KeyboardInterrupt, RunError):  # a second Ctrl-C gives up what is in flight
+                with contextlib.suppress(KeyboardInterrupt, RunError, StopWanted):  # a second Ctrl-C gives up what is in flight
                     evaluate.give_up(step) if isinstance(stop, StopWanted) else evaluate.finish(step)
             raise agreed(explained, world) from None
     if world.leads:
         checkpoint.remove_all(log.directory, _best(log) if config.run.keep_best else ())
+        forget_drafts(log.directory)
     return result
 
 
@@ -211,12 +223,22 @@ def _best(log: RunLog) -> list[int]:
     return [max(evaluations, key=lambda line: (line["accuracy"], -line["step"]))["step"]] if evaluations else []
 
 
+def _worth_keeping(log: RunLog, config: Config, total: int) -> list[int]:
+    """Steps whose checkpoints stay for `run.keep_best`: the best so far, and those whose evaluations have not come in yet."""
+    if not config.run.keep_best:
+        return []
+    known = max((line["step"] for line in log.evaluations()), default=-1)
+    return [*_best(log), *(step for step in range(known + 1, total) if evaluation_due(step, total, config.eval))]
+
+
 def _save(saves: Checkpoints, step: int, policy: Policy, optimizer: torch.optim.Optimizer, log: RunLog) -> None:
     """Begin a checkpoint. One that cannot be written is told, and training goes on: the one before is safe."""
     log.to_disk()
-    saves.save(step, policy.model, optimizer)
-    while saves.failures:
-        reason = saves.failures.pop()
+    _tell_failures(saves.save(step, policy.model, optimizer), step, log)
+
+
+def _tell_failures(failures: Sequence[str], step: int, log: RunLog) -> None:
+    for reason in failures:
         console.say(f"step {step}: {reason}; training goes on, the checkpoint before that one is safe", style="bold red")
         log.metrics(kind="save_failed", step=step, reason=reason)
 
@@ -276,15 +298,21 @@ def _left_alone(stop: BaseException, world: World) -> BaseException:
 
 
 def _saved(
-    explained: BaseException, policy: Policy, optimizer: torch.optim.Optimizer, step: int, saves: Checkpoints
+    explained: BaseException, policy: Policy, optimizer: torch.optim.Optimizer, step: int, saves: Checkpoints, log: RunLog
 ) -> BaseException:
     """`explained` once the state after `step` is saved; if it cannot be, what says so too."""
     policy.model.zero_grad(set_to_none=True)
+    failures: list[str] = []
     with contextlib.suppress(KeyboardInterrupt), uninterrupted():
-        saves.save(step, policy.model, optimizer)
-        saves.wait()
-    if saves.failures:
-        return RunError(f"{explained}\nBut not from this step: {saves.failures.pop()}")
+        _tell_failures(saves.wait(), step, log)
+        try:
+            log.write_metrics()  # a state whose steps are not all in the log is not one to go on from
+        except RunError as error:
+            failures = [str(error)]
+        if not saves.world.any(bool(failures)):
+            failures = [*saves.save(step, policy.model, optimizer), *saves.wait()]
+    if failures:
+        return RunError(f"{explained}\nBut not from this step: {failures[0]}")
     return explained
 
 

@@ -27,6 +27,8 @@ FOR_EVER = datetime.timedelta(days=30)
 
 STARTING_SECONDS = 1800.0
 """Before training, ranks may stand still for so long at least."""
+PATIENCE_SECONDS = 6 * 3600.0
+"""And for so long where a rank has said that it may take long: rank 0 alone with the data, a slow disk."""
 
 
 class StopWanted(Exception):
@@ -38,6 +40,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.by: str | None = None
+        self._wakeups: int | None = None
 
     @property
     def wanted(self) -> bool:
@@ -51,11 +54,25 @@ class StopRequest:
             return
         numbers = [signal.SIGTERM, signal.SIGUSR1, *([signal.SIGINT] if also_ctrl_c else [])]
         previous = {number: signal.signal(number, self._remember) for number in numbers}
+        # handlers do not run while the main thread waits in a collective; what the interpreter writes here can be read meanwhile
+        self._wakeups, written = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        before = signal.set_wakeup_fd(written, warn_on_full_buffer=False)
         try:
             yield
         finally:
+            signal.set_wakeup_fd(before)
             for number, handler in previous.items():
                 signal.signal(number, handler)
+            reading, self._wakeups = self._wakeups, None
+            os.close(reading)
+            os.close(written)
+
+    def look(self) -> None:
+        """Notice a signal that the main thread has not come to yet; for another thread."""
+        with contextlib.suppress(BlockingIOError, OSError, TypeError):
+            for number in os.read(self._wakeups, 64):  # type: ignore[arg-type]
+                if signal.Signals(number) in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+                    self._remember(number, None)
 
     def _remember(self, number: int, frame: Any) -> None:
         self.by = self.by or signal.Signals(number).name
@@ -103,7 +120,7 @@ class World:
             dist.broadcast_object_list(made, src=0, group=self.control)
         kind, value = made[0]
         if kind == "failed":
-            raise agreed(failure or value, self)
+            raise agreed(value, self) from failure
         self.beat("after rank 0")
         result: T = value
         return result
@@ -138,6 +155,11 @@ class World:
         if self.watch is not None:
             self.watch.beat(doing, patient)
 
+    def busy(self, doing: str) -> None:
+        """Tell the watch that this rank may stay for long with something, until its next `beat`."""
+        if self.watch is not None:
+            self.watch.doing, self.watch.patient = doing, True
+
     def training_begins(self) -> None:
         """From here on the watch does not wait longer than it was told."""
         if self.watch is not None:
@@ -149,6 +171,10 @@ class World:
             self.watch.stirs += 1
         if self.stop.wanted:
             raise StopWanted
+
+    def listening(self) -> contextlib.AbstractContextManager[None]:
+        """Within it a polite signal is remembered: several ranks listen anyway, for none may leave the others alone."""
+        return self.stop.listening(also_ctrl_c=False) if self.size == 1 else contextlib.nullcontext()
 
     @contextlib.contextmanager
     def _collective(self) -> Iterator[None]:
@@ -207,6 +233,7 @@ class Watch:
                     os._exit(1)  # it is dead, and so is the job
                 where = f"{self.place} {self.stirs} {int(self.patient)} {self.doing}"
                 self.store.set(keys[self.rank], f"{ticks} {where}")
+                self.stop.look()
                 if self.stop.wanted:
                     self.store.set("stop", self.stop.by)
                 elif self.store.check(["stop"]):
@@ -222,16 +249,16 @@ class Watch:
                         seen[rank] = (said, now)
                 # until training begins, there are imports, downloads and compilers to wait for
                 if now - moved > (self.timeout if self.armed else max(self.timeout, STARTING_SECONDS)):
-                    self._end([said for said, _ in seen], [now - since > self.timeout / 2 for _, since in seen])
+                    self._end(now - moved, [said for said, _ in seen], [now - since > self.timeout / 2 for _, since in seen])
 
-    def _end(self, said: list[str], silent: list[bool]) -> None:
+    def _end(self, since: float, said: list[str], silent: list[bool]) -> None:
         """Name who is behind, and end the process: its main thread waits in a collective that nothing else would end."""
         places = [int(line.split()[1]) if line.strip() else -1 for line in said]
         doing = [" ".join(line.split()[4:]) for line in said]
         behind = [rank for rank in range(self.size) if silent[rank]] or [
             rank for rank in range(self.size) if places[rank] == min(places)
         ]
-        if not any(silent) and any(said[rank].split()[3:4] == ["1"] for rank in behind):
+        if not any(silent) and since < PATIENCE_SECONDS and any(said[rank].split()[3:4] == ["1"] for rank in behind):
             return  # it may take long there, and said so
         if self.rank == min((rank for rank in range(self.size) if rank not in behind), default=0):
             if len(behind) == self.size:
@@ -265,8 +292,7 @@ def join(device: str, timeout: float) -> Iterator[World]:
     size = int(os.environ.get("WORLD_SIZE", "1"))
     stop = StopRequest()
     if size == 1:
-        with stop.listening(also_ctrl_c=False):
-            yield World(stop=stop)
+        yield World(stop=stop)
         return
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
@@ -288,18 +314,19 @@ def join(device: str, timeout: float) -> Iterator[World]:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_size))
     with stop.listening(also_ctrl_c=True):
         store, _, _ = next(dist.rendezvous("env://", rank, size))
+        watch = Watch(dist.PrefixStore("watch", store.clone()), rank, size, timeout, stop)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if on_gpu else "gloo", store=dist.PrefixStore("groups", store), rank=rank, world_size=size,
             timeout=FOR_EVER,
         )  # fmt: skip
         control, saving = (dist.new_group(backend="gloo", timeout=FOR_EVER) for _ in range(2))
-        watch = Watch(dist.PrefixStore("watch", store.clone()), rank, size, timeout, stop)
         world = World(rank, size, local_rank, local_size, control, saving, watch, stop)
         try:
             yield world
         except BaseException as error:
             if getattr(error, "agreed", False):
-                _leave(world)
+                with contextlib.suppress(RunError):
+                    _leave(world)
             elif isinstance(error, RuntimeError) and not isinstance(error, RunError) and of_a_collective(error):
                 raise world.lost(error) from None
             raise  # otherwise nobody is waited for: the others may wait for us

@@ -81,17 +81,17 @@ def take(weights: Iterable[tuple[str, torch.Tensor]], dtype: torch.dtype, keep: 
     fd = os.memfd_create("tutelage-weights", os.MFD_CLOEXEC)
     entries: list[Entry] = []
     offset = 0
-    failure: OSError | None = None
+    failure: OSError | MemoryError | None = None
     try:
         for name, tensor in weights:
             full = whole(tensor)
             if not keep or failure is not None:  # the others count on this rank to gather all the same
                 continue
-            copy = full.detach().to("cpu", dtype if full.is_floating_point() else full.dtype).contiguous()
-            entries.append(Entry(name, copy.dtype, tuple(copy.shape), offset))
             try:
+                copy = full.detach().to("cpu", dtype if full.is_floating_point() else full.dtype).contiguous()
+                entries.append(Entry(name, copy.dtype, tuple(copy.shape), offset))
                 offset = _write(fd, copy, offset)
-            except OSError as error:
+            except (OSError, MemoryError) as error:
                 failure = error
         if failure is not None:
             raise failure
