@@ -71,6 +71,7 @@ def saved(run: Path, step: int, model, optimizer, world: World = ALONE, keep: in
     """A checkpoint, once it is there."""
     saves = checkpoint.Checkpoints(run, world, keep)
     assert not saves.save(step, model, optimizer) and not saves.wait()
+    world.any(False)  # the first rank seals when all have written: a rank may be here before
     found = checkpoint.latest(run)
     assert found is not None
     return found
@@ -141,6 +142,7 @@ def time_of_a_save(world: World, raw: dict, run: str) -> dict:
     update_weights(policy, optimizer, 1e-5)
     saves = checkpoint.Checkpoints(Path(run), world, keep=1)
     assert not saves.save(1, policy.model, optimizer) and not saves.wait()
+    world.any(False)
     found = checkpoint.latest(Path(run))
     assert found is not None
     size = sum(path.stat().st_size for path in found.iterdir())

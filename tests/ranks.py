@@ -19,8 +19,11 @@ class Ranks:
     """
 
     def __init__(self) -> None:
-        context = multiprocessing.get_context("spawn")
         self.pipes, self.processes = [], []
+
+    def start(self) -> None:
+        self.close()
+        context = multiprocessing.get_context("spawn")
         for rank in range(SIZE):
             ours, theirs = context.Pipe()
             process = context.Process(target=serve, args=(rank, theirs), daemon=True)
@@ -29,14 +32,20 @@ class Ranks:
             self.processes.append(process)
 
     def run(self, name: str, **arguments):
+        if not self.processes or not all(process.is_alive() for process in self.processes):
+            self.start()  # again, where a test that failed has ended them
         port = free_port()
         for pipe in self.pipes:
             pipe.send((port, name, arguments))
         answers = []
         for rank, pipe in enumerate(self.pipes):
-            assert pipe.poll(SECONDS), f"rank {rank} does not answer"
+            if not pipe.poll(SECONDS):
+                self.close()
+                raise AssertionError(f"rank {rank} does not answer")
             answers.append(pipe.recv())
         failures = [f"rank {rank}: {what}" for rank, (ok, what) in enumerate(answers) if not ok]
+        if failures:
+            self.close()
         assert not failures, "\n".join(failures)
         return [what for _, what in answers]
 
@@ -44,6 +53,7 @@ class Ranks:
         for process in self.processes:
             process.kill()
             process.join()
+        self.pipes, self.processes = [], []
 
 
 def serve(rank: int, pipe) -> None:

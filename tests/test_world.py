@@ -127,7 +127,9 @@ def test_a_signal_is_seen_by_the_watch_while_the_main_thread_waits_in_a_collecti
 
         def watch() -> None:
             os.kill(os.getpid(), signal.SIGUSR1)
-            stop.look()
+            deadline = time.monotonic() + 5
+            while not stop.wanted and time.monotonic() < deadline:
+                stop.look()
             seen.append(stop.by)
 
         blocked = threading.Thread(target=watch)
