@@ -99,11 +99,8 @@ class Checkpoints:
         self.last = {**self.last, "seconds": round(time.monotonic() - started, 3)}
 
     def _prune(self) -> None:
-        found = [path for path in sorted(self.directory.glob("step-*")) if is_complete(path)]
-        kept = {path.name for path in found[-self.keep :]} | {_name(step) for step in self.to_keep()}
-        for path in self.directory.iterdir():
-            if path.name not in kept:
-                remove(path)
+        newest = [step_of(path) for path in complete(self.directory)[-self.keep :]]
+        _remove_all_but(self.directory, [*newest, *self.to_keep()])
 
     def wait(self) -> list[str]:
         """Wait for what is on its way; what could not be written since it was asked last, in words."""
@@ -141,9 +138,13 @@ def _plain(name: str, value: Any) -> dict[str, Any]:
 
 def latest(run: Path, before: int | None = None) -> Path | None:
     """The newest complete checkpoint of a run directory (of at most `before` steps), if there is one."""
-    found = [path for path in sorted((run / "checkpoints").glob("step-*")) if is_complete(path)]
-    found = [path for path in found if before is None or step_of(path) <= before]
+    found = [path for path in complete(run / "checkpoints") if before is None or step_of(path) <= before]
     return found[-1] if found else None
+
+
+def complete(directory: Path) -> list[Path]:
+    """The complete checkpoints in a directory, oldest first."""
+    return [path for path in sorted(directory.glob("step-*")) if is_complete(path)]
 
 
 def step_of(path: Path) -> int:
@@ -196,14 +197,18 @@ def remove(path: Path) -> None:
 
 def remove_all(run: Path, to_keep: Iterable[int] = ()) -> None:
     """Remove the checkpoints of a finished run, whose model is its result, but those of some steps."""
-    kept = {_name(step) for step in to_keep}
     directory = run / "checkpoints"
     if directory.is_dir():
-        for path in directory.iterdir():
-            if path.name not in kept:
-                remove(path)
+        _remove_all_but(directory, to_keep)
         with contextlib.suppress(OSError):  # it is not empty
             directory.rmdir()
+
+
+def _remove_all_but(directory: Path, steps: Iterable[int]) -> None:
+    kept = {_name(step) for step in steps}
+    for path in directory.iterdir():
+        if path.name not in kept:
+            remove(path)
 
 
 def is_complete(path: Path) -> bool:

@@ -38,7 +38,7 @@ def export(run: Path, step: int | None = None, out: Path | None = None) -> Path:
         return target
     found = checkpoint.latest(run, before=step)
     if found is None or (step is not None and checkpoint.step_of(found) != step):
-        there = [str(checkpoint.step_of(path)) for path in sorted((run / "checkpoints").glob("step-*"))]
+        there = [str(checkpoint.step_of(path)) for path in checkpoint.complete(run / "checkpoints")]
         raise InputError(
             f"{run}: no complete checkpoint{'' if step is None else f' of step {step}'}; there are: {', '.join(there) or 'none'}"
             " (a finished run keeps its model only, and with run.keep_best the best checkpoint)"

@@ -23,8 +23,6 @@ T = TypeVar("T")
 
 FOR_EVER = datetime.timedelta(days=30)
 """The time-out of the process groups: `Watch` ends what hangs long before, and knows by whose fault."""
-
-
 STARTING_SECONDS = 1800.0
 """Before training, ranks may stand still for so long at least."""
 PATIENCE_SECONDS = 6 * 3600.0
@@ -190,7 +188,7 @@ class World:
 
 
 ALONE = World()
-"""A process by itself. It is asked to stop by nobody: who listens, `join`s."""
+"""A process by itself. Whoever lets it be asked to stop gets a world of its own from `join`, for a request is never forgotten."""
 
 
 def of_a_collective(error: BaseException) -> bool:
