@@ -130,7 +130,7 @@ def digest(run: Path, what: str) -> str:
         return hashlib.sha256((run / "model" / "model.safetensors").read_bytes()).hexdigest()
     lines = [json.loads(line) for line in (run / f"{what}.jsonl").read_text().splitlines()]
     for line in lines:
-        for key in [key for key in line if key.endswith("seconds") or key in ("time", "tokens_per_second", "matrix_share")]:
+        for key in [key for key in line if key.endswith("seconds") or key in ("time", "tokens_per_second", "matrix_share", "memory_gb")]:
             del line[key]
     return hashlib.sha256(json.dumps(lines).encode()).hexdigest()
 

@@ -77,7 +77,7 @@ def test_a_full_disk_is_one_clear_error():
 def test_metrics_reach_the_tracker_that_was_chosen(tmp_path):
     pytest.importorskip("tensorboard")
     with open_run(config_of(tmp_path / "run")) as log:
-        log.begin(parse_config({"run": {"dir": str(tmp_path / "run"), "tracker": "tensorboard"}}), "{question}", "hash", [])
+        log.begin(parse_config({"run": {"dir": str(tmp_path / "run"), "tracker": "tensorboard"}}), "{question}", {"sha256": "hash"}, [])
         log.metrics(kind="eval", step=3, accuracy=0.5)
     assert list((tmp_path / "run" / "tensorboard").glob("events*"))
 
@@ -93,7 +93,7 @@ def test_metrics_reach_a_tracker_with_the_interface_of_wandb(tmp_path, monkeypat
     monkeypatch.setitem(sys.modules, name, fake)
     config = parse_config({"run": {"dir": str(tmp_path / "first"), "tracker": name}})
     with open_run(config) as log:
-        log.begin(config, "{question}", "hash", [])
+        log.begin(config, "{question}", {"sha256": "hash"}, [])
         log.metrics(kind="train", step=2, loss=0.5, note="text")
     assert started[0]["name"] == "first" and started[0]["config"]["run"]["tracker"] == name
     assert logged == [({"train/loss": 0.5}, 2)]

@@ -106,7 +106,7 @@ def lines_of(path: Path) -> list[dict]:
 
 
 def without_times(lines: list[dict]) -> list[dict]:
-    of_time = ("time", "tokens_per_second", "matrix_share")
+    of_time = ("time", "tokens_per_second", "matrix_share", "memory_gb")
     return [{key: value for key, value in line.items() if key not in of_time and not key.endswith("seconds")} for line in lines]
 
 

@@ -101,7 +101,9 @@ class DataConfig(Section):
     on_bad_row: Literal["error", "skip"] = "error"
     """A malformed row stops the run with its file, line and key, or is skipped and counted in the ledger."""
     seed: int = 42
-    """Seed of the subset and of the held-out split."""
+    """Seed of the held-out split, and of the subset where that has none of its own."""
+    subset_seed: int | None = None
+    """Seed of the subset (`size`) alone; sweeps change it and keep the held-out problems. None: `seed`."""
 
 
 class TrainConfig(Section):
@@ -193,6 +195,9 @@ class EvalConfig(Section):
     """Prompts generated together by the native engine."""
     reward: Literal["r1_zero", "question_only"] = "r1_zero"
     """The grader: think/answer tags, or the last \\boxed{}."""
+    log_tokens: bool = True
+    """Log entropy and negative log-likelihood of each token of every response, where `entropy` is exact: what the report shades
+    them by. About four times the text in bytes."""
     seed: int = 42
     """Seed of the sampled evaluations and of the choice of validation problems."""
 
@@ -244,6 +249,8 @@ class RunConfig(Section):
     keep_best: bool = False
     """Keep the checkpoint with the best accuracy of the panel too, and keep it when the run is finished
     (`tutelage export RUN --step N`)."""
+    price_per_hour: float | None = Field(default=None, ge=0)
+    """What an hour on this machine costs, in the currency of your choice; the report then says what the run cost."""
     tracker: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
     """Where the metrics go besides `metrics.jsonl`."""
 

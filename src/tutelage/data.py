@@ -88,6 +88,11 @@ class Ledger:
     def __init__(self, sources: Iterable[str]) -> None:
         self._fates = {source: Fate(source, "kept") for source in sources}
 
+    def copy(self) -> Ledger:
+        made = Ledger(())
+        made._fates = dict(self._fates)
+        return made
+
     def mark(self, source: str, fate: str, why: str = "") -> None:
         self._fates[source] = Fate(source, fate, why)
 
@@ -239,15 +244,20 @@ def keep_correct(
     Raises:
         InputError: nothing survives; the message counts why and shows one row.
     """
-    kept = []
     with verdict_cache() as cache:
-        for example, fate, verdict in judge(examples, style, cache, on_graded):
-            if fate == "kept":
-                kept.append(example)
-            else:
-                ledger.mark(example.source, fate, f"{verdict.layer}: {verdict.why}")
+        return keep_judged(list(judge(examples, style, cache, on_graded)), ledger)
+
+
+def keep_judged(judged: Sequence[tuple[Example, str, Verdict]], ledger: Ledger) -> list[Example]:
+    """`keep_correct` of examples that `judge` has judged."""
+    kept = []
+    for example, fate, verdict in judged:
+        if fate == "kept":
+            kept.append(example)
+        else:
+            ledger.mark(example.source, fate, f"{verdict.layer}: {verdict.why}")
     if not kept:
-        raise nothing_survives(ledger.summary(), examples[0])
+        raise nothing_survives(ledger.summary(), judged[0][0])
     return kept
 
 

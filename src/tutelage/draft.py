@@ -64,10 +64,11 @@ def forget_drafts(run: Path, but_of: int | None = None) -> None:
 
 
 def _completion(values: dict[str, object]) -> Completion:
-    entropies = values["entropies"]
+    entropies, log_probs = values["entropies"], values.get("log_probs")
     return Completion(
         str(values["text"]),
         tuple(values["token_ids"]),  # type: ignore[arg-type]
         str(values["finish_reason"]),
         None if entropies is None else tuple(entropies),  # type: ignore[arg-type]
+        None if log_probs is None else tuple(log_probs),  # type: ignore[arg-type]
     )

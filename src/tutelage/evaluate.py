@@ -16,7 +16,7 @@ from tutelage.generation import Completion, Sampling, native
 from tutelage.policy import Policy
 from tutelage.sharding import gathered
 from tutelage.stats import clustered_interval, majority_at_k, mean, pass_at_k, powers_of_two
-from tutelage.tokens import Stops, TokenizedExample, encode_prompt
+from tutelage.tokens import Stops, TokenizedExample, characters_of, encode_prompt
 from tutelage.world import ALONE, StopWanted, World
 
 RewardFn = Callable[[str, str], dict[str, float]]
@@ -94,8 +94,11 @@ def solve(
     world.busy("grading")
     completions = [each for number in prompts for each in known[number]]
     if config.entropy == "off":
-        completions = [replace(completion, entropies=None) for completion in completions]
-    return grade_examples(examples, completions, config)
+        completions = [replace(completion, entropies=None, log_probs=None) for completion in completions]
+    records = grade_examples(examples, completions, config)
+    if config.log_tokens:
+        _tell_tokens(records, completions, policy.tokenizer)
+    return records
 
 
 def grade_examples(examples: Sequence[Example], completions: Sequence[Completion], config: EvalConfig) -> list[dict[str, Any]]:
@@ -180,16 +183,42 @@ def log_generations_vllm(
 
 
 def add_entropies(
-    records: Sequence[dict[str, Any]], policy: Policy, prompts: Sequence[Sequence[int]], completions: Sequence[Completion]
+    records: Sequence[dict[str, Any]],
+    policy: Policy,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Completion],
+    log_tokens: bool = False,
 ) -> None:
-    """Fill in each record's exact token entropy, by one packed pass of the policy over prompts and completions."""
+    """Fill in each record's exact token entropy, by one packed pass of the policy over prompts and completions.
+
+    Args:
+        log_tokens: also those of each token, and its negative log-likelihood.
+    """
     samples = len(completions) // len(prompts)
     rows = [
         TokenizedExample(f"response {number}", tuple(prompts[number // samples]), completion.token_ids)
         for number, completion in enumerate(completions)
     ]
-    for record, (_, entropies) in zip(records, policy.score_responses(rows), strict=True):
-        record["token_entropy"] = mean(entropies.tolist())
+    scored = [
+        replace(completion, entropies=tuple(entropies.tolist()), log_probs=tuple(log_probs.tolist()))
+        for completion, (log_probs, entropies) in zip(completions, policy.score_responses(rows), strict=True)
+    ]
+    for record, completion in zip(records, scored, strict=True):
+        record["token_entropy"] = mean(list(completion.entropies or ()))
+    if log_tokens:
+        _tell_tokens(records, scored, policy.tokenizer)
+
+
+def _tell_tokens(records: Sequence[dict[str, Any]], completions: Sequence[Completion], tokenizer: Any) -> None:
+    """Give each record its ``tokens``: how many characters of the response each brings, its entropy and its negative
+    log-likelihood, in nats."""
+    for record, completion in zip(records, completions, strict=True):
+        if completion.entropies is not None and completion.log_probs is not None:
+            record["tokens"] = {
+                "characters": characters_of(tokenizer, completion.token_ids, completion.text),
+                "entropy": [round(value, 3) for value in completion.entropies],
+                "nll": [round(-value, 3) for value in completion.log_probs],
+            }
 
 
 def grade_completions(

@@ -261,7 +261,7 @@ def solve_by_engines(
                 engine.close()
     if settings.entropy == "exact":
         policy.model.to(policy.device)
-        add_entropies(records, policy, prompts, completions)
+        add_entropies(records, policy, prompts, completions, settings.log_tokens)
     return records, certificates
 
 

@@ -322,7 +322,7 @@ class Evaluator:
         assert answers is not None
         try:
             with self._as_it_was(flight, now):
-                add_entropies(answers.records, self.policy, flight.prompts, answers.completions)
+                add_entropies(answers.records, self.policy, flight.prompts, answers.completions, self.config.log_tokens)
         except Exception as error:  # whatever it is, training can do without
             return error
         return None

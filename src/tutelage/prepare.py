@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import json
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tutelage import console
 from tutelage.config import Config, DataConfig, EvalConfig
-from tutelage.data import Example, Ledger, keep_correct, seeded_order, to_examples
+from tutelage.data import Example, Ledger, judge, keep_judged, seeded_order, to_examples, verdict_cache
 from tutelage.errors import InputError
+from tutelage.grading import Verdict
 from tutelage.sources import Row, read_rows
 from tutelage.stats import problems_for_width
 from tutelage.tokens import Stops, TokenizedExample, choose_max_length, encode_prompt, fit, prompt_template, tokenize
 
+SHOWN_OF_A_FATE = 3
+"""Rows of each fate whose text is kept, to be shown."""
+
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a run trains on and validates on."""
+    """What a run trains on and validates on.
+
+    Attributes:
+        lengths: of prompt + response in tokens, before `max_length` is looked at.
+        shown: for some rows of each fate, their text.
+    """
 
     train: list[TokenizedExample]
     validation: list[Example]
@@ -29,6 +41,7 @@ class Prepared:
     template: str
     panel: int
     longest_prompt: int
+    shown: list[dict[str, str]] = field(default_factory=list)
 
     def fingerprint(self) -> str:
         """A hash of all that is trained and validated on: a run is continued only on the same rows."""
@@ -39,6 +52,64 @@ class Prepared:
             digest.update(repr((example.prompt, example.reference)).encode())
         return digest.hexdigest()
 
+    def description(self, tokenizer: Any) -> dict[str, Any]:
+        """What ``data.json`` says of the data: the fingerprint, sizes, the histogram of lengths with its cut, one training row in
+        tokens, of which those after `prompt_tokens` carry the loss, and rows of each fate."""
+        first = self.train[0]
+        return {
+            "sha256": self.fingerprint(),
+            "rows": len(self.train),
+            "tokens": sum(map(len, self.train)),
+            "response_tokens": sum(len(row.response_ids) for row in self.train),
+            "problems": len(self.validation),
+            "panel": self.panel,
+            "max_length": self.max_length,
+            "max_length_was_chosen": self.max_length_was_chosen,
+            "lengths": sorted(Counter(self.lengths).items()),
+            "example": {
+                "source": first.source,
+                "prompt_tokens": len(first.prompt_ids),
+                "tokens": [tokenizer.decode([token]) for token in (*first.prompt_ids, *first.response_ids)],
+            },
+            "shown": self.shown,
+        }
+
+
+class Pool:
+    """The rows of a run, or of all trials of a sweep: read once, graded and tokenized once when that is first asked for."""
+
+    def __init__(self, config: Config, tokenizer: Any) -> None:
+        """Read and split. Raises InputError: a row is malformed, or there is none."""
+        data = config.data
+        self.config, self.tokenizer, self.stops = config, tokenizer, Stops.of(tokenizer)
+        self.template = prompt_template(data.prompt, tokenizer)
+        with console.progress(f"reading {data.train}"):
+            rows = read_rows(data.train, data.train_split, data.hub_config)
+        self.ledger = Ledger(row.source for row in rows)
+        rows, validation_rows = _split(rows, data, self.ledger)
+        self.raw = {row.source: row.value for row in (*rows, *validation_rows)}
+        problems = choose_problems(validation_rows, self.template, self.ledger, config)
+        self.examples = to_examples(rows, self.template, self.ledger, columns=data.columns, on_bad_row=data.on_bad_row)
+        self.panel = panel_size(config.eval, len(problems))
+        self.problems = problems if config.eval.full else problems[: self.panel]
+        self.longest_prompt = longest_prompt(self.problems, tokenizer)
+
+    @functools.cached_property
+    def judged(self) -> list[tuple[Example, str, Verdict]]:
+        """What the filter says of each row, as `data.judge`."""
+        with console.progress("grading the worked solutions", len(self.examples)) as advance, verdict_cache() as cache:
+            return list(judge(self.examples, self.config.eval.reward, cache, advance))
+
+    @functools.cached_property
+    def _ids(self) -> dict[str, TokenizedExample]:
+        return {}
+
+    def tokenized(self, examples: Sequence[Example]) -> list[TokenizedExample]:
+        new = [example for example in examples if example.source not in self._ids]
+        with console.progress("tokenizing", len(new)) as advance:
+            self._ids.update({row.source: row for row in tokenize(new, self.tokenizer, self.stops, on_tokenized=advance)})
+        return [self._ids[example.source] for example in examples]
+
 
 def prepare(config: Config, tokenizer: Any) -> Prepared:
     """Read, split, filter, tokenize, fit and subset, in this order; each training row gets one fate.
@@ -46,40 +117,52 @@ def prepare(config: Config, tokenizer: Any) -> Prepared:
     Raises:
         InputError: a row is malformed, or no row is left at some stage.
     """
-    data, stops = config.data, Stops.of(tokenizer)
-    template = prompt_template(data.prompt, tokenizer)
-    with console.progress(f"reading {data.train}"):
-        rows = read_rows(data.train, data.train_split, data.hub_config)
-    ledger = Ledger(row.source for row in rows)
-    rows, validation_rows = _split(rows, data, ledger)
+    return choose(Pool(config, tokenizer), config.data)
 
-    problems = choose_problems(validation_rows, template, ledger, config)
-    examples = to_examples(rows, template, ledger, columns=data.columns, on_bad_row=data.on_bad_row)
-    if data.filter:
-        with console.progress("grading the worked solutions", len(examples)) as advance:
-            examples = keep_correct(examples, ledger, config.eval.reward, on_graded=advance)
-    with console.progress("tokenizing", len(examples)) as advance:
-        tokenized = tokenize(examples, tokenizer, stops, on_tokenized=advance)
+
+def choose(pool: Pool, data: DataConfig) -> Prepared:
+    """What a run trains on, of the rows of a pool. Raises InputError if no row is left at some stage."""
+    ledger = pool.ledger.copy()
+    examples = keep_judged(pool.judged, ledger) if data.filter else pool.examples
+    tokenized = pool.tokenized(examples)
     lengths = [len(example) for example in tokenized]
     max_length = data.max_length or choose_max_length(lengths)
     kept = fit(tokenized, max_length, data.truncate, ledger)
     if not kept:
         raise InputError(f"no training row fits data.max_length = {max_length}: the shortest has {min(lengths)} tokens")
     train = _subset(kept, data, ledger)
-    _check_supervision(train, stops)
-    panel = panel_size(config.eval, len(problems))
-    problems = problems if config.eval.full else problems[:panel]
+    _check_supervision(train, pool.stops)
     return Prepared(
         train,
-        problems,
+        pool.problems,
         ledger,
         lengths,
         max_length,
         data.max_length is None,
-        template,
-        panel,
-        longest_prompt(problems, tokenizer),
+        pool.template,
+        pool.panel,
+        pool.longest_prompt,
+        _shown(pool, ledger),
     )
+
+
+def _shown(pool: Pool, ledger: Ledger) -> list[dict[str, str]]:
+    """The texts of the first rows of each fate."""
+    examples = {example.source: example for example in pool.examples}
+    seen: Counter[str] = Counter()
+    shown = []
+    for fate in ledger:
+        seen[fate.fate] += 1
+        if seen[fate.fate] > SHOWN_OF_A_FATE:
+            continue
+        row = examples.get(fate.source)
+        text = (
+            {"prompt": row.prompt, "response": row.response, "reference": row.reference}
+            if row is not None
+            else {"row": json.dumps(pool.raw.get(fate.source), ensure_ascii=False, default=str)[:2000]}
+        )
+        shown.append({"fate": fate.fate, "source": fate.source, "why": fate.why, **text})
+    return shown
 
 
 def panel_size(config: EvalConfig, problems: int) -> int:
@@ -125,7 +208,7 @@ def _subset(kept: list[TokenizedExample], data: DataConfig, ledger: Ledger) -> l
         return kept
     if data.size > len(kept):
         raise InputError(f"data.size = {data.size}, but only {len(kept)} training rows are left ({ledger.summary()})")
-    order = seeded_order(len(kept), data.seed)
+    order = seeded_order(len(kept), data.seed if data.subset_seed is None else data.subset_seed)
     for index in order[data.size :]:
         ledger.mark(kept[index].source, "not in subset", f"data.size = {data.size}")
     return [kept[index] for index in order[: data.size]]

@@ -29,6 +29,7 @@ MAY_CHANGE = frozenset(
     | {"eval.backend", "eval.mode", "eval.when_busy", "eval.device", "eval.gpu_memory_utilization", "eval.timeout"}
     | {"eval.in_turns", "eval.offload_optimizer"}
     | {"train.on_nonsense", "train.max_skips", "train.spike_ratio", "run.keep_last", "run.keep_best"}
+    | {"run.price_per_hour", "eval.log_tokens"}
     | {"parallel.shard", "parallel.sync", "parallel.timeout"}
     | {"train.batch_size", "train.grad_accum"}  # as long as their product stays, which `differences` checks
 )
@@ -96,14 +97,17 @@ class RunLog:
         return {"training_seconds": round(training, 2), "evaluation_seconds": round(waiting, 2), "share": share}
 
     @_by_the_leader
-    def begin(self, config: Config, template: str, fingerprint: str, ledger: Iterable[Fate]) -> None:
+    def begin(self, config: Config, template: str, data: Mapping[str, Any], ledger: Iterable[Fate]) -> None:
         """Write what explains the run: its configuration, environment, prompt template, and every row's fate.
+
+        Args:
+            data: what `Prepared.description` tells; its ``sha256`` is of all that is trained and validated on.
 
         Raises:
             InputError: the run was begun on other rows and has a checkpoint; or nothing can be written here.
         """
         known = self.directory / "data.json"
-        if checkpoint.latest(self.directory) is not None and json.loads(known.read_text())["sha256"] != fingerprint:
+        if checkpoint.latest(self.directory) is not None and json.loads(known.read_text())["sha256"] != data["sha256"]:
             raise InputError(
                 f"run.dir: {self.directory} holds an unfinished run on other rows: the data, the prompt template or the tokenizer"
                 " changed since; undo that, or give this run another --run.dir"
@@ -112,7 +116,7 @@ class RunLog:
             write_text(self.directory / "config.toml", to_toml(config))
             write_text(self.directory / "environment.json", json.dumps(environment(), indent=2) + "\n")
             write_text(self.directory / "prompt.txt", template)
-            write_text(known, json.dumps({"sha256": fingerprint}) + "\n")
+            write_text(known, json.dumps(data, ensure_ascii=False) + "\n")
             write_text(self.directory / "ledger.jsonl", to_lines(vars(fate) for fate in ledger))
         except RunError as error:
             raise InputError(str(error)) from None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -74,6 +76,20 @@ def _pairs(batch: Batch) -> int:
         rows, width = batch.input_ids.shape
         return rows * width * (width + 1) // 2
     return int(batch.position_ids.sum()) + batch.position_ids.numel()
+
+
+def memory_in_use(device: torch.device) -> float | None:
+    """GB: of a GPU the most that was allocated since this was last asked; on a CPU what the process has in memory now, where the
+    system tells."""
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return round(peak / 1e9, 3)
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return None
+    return round(pages * os.sysconf("SC_PAGE_SIZE") / 1e9, 3)
 
 
 def _synchronize(device: torch.device) -> None:

@@ -22,10 +22,12 @@ class Gradients:
     """What is known of a step before the weights change: its loss, the norm of its gradient before clipping, its size.
 
     Attributes:
+        nll: negative log-likelihood per response token, in nats; the loss itself, where that is normalized by tokens.
         distinct_tokens, flops: what was computed, by all ranks.
     """
 
     loss: float
+    nll: float
     grad_norm: float
     response_tokens: int
     distinct_tokens: int
@@ -71,7 +73,7 @@ def accumulate_gradients(
     total, size = torch.stack([loss, norm.double()]).tolist()  # both at once: each would wait for the device
     computed = [float(sum(batch.input_ids.numel() for batch in batches)), sum(step_flops(policy, batch) for batch in batches)]
     total, size, distinct, flops = world.sum([total, size if world.leads else 0.0, *computed])
-    return Gradients(total, size, tokens, int(distinct), flops)
+    return Gradients(total, total * denominator / tokens, size, tokens, int(distinct), flops)
 
 
 def update_weights(policy: Policy, optimizer: torch.optim.Optimizer, lr: float) -> tuple[float, float]:

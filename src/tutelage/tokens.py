@@ -60,6 +60,28 @@ def encode_response(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return ids
 
 
+def characters_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str) -> list[int]:
+    """How many characters of a text each of its tokens brings: none, where a token is but a part of a character, or lies beyond.
+
+    Args:
+        text: what the ids decode to, or a beginning of it.
+    """
+    alone = {token: tokenizer.decode([token]) for token in set(ids)}
+    pieces = [alone[token] for token in ids]
+    if not "".join(pieces).startswith(text):  # some tokens read otherwise among others: each is decoded after the one before
+        pieces, start, end = [], 0, 0
+        for place in range(1, len(ids) + 1):
+            before, after = tokenizer.decode(list(ids[start:end])), tokenizer.decode(list(ids[start:place]))
+            whole = len(after) > len(before) and not after.endswith("\ufffd")
+            pieces.append(after[len(before) :] if whole else "")
+            start, end = (end, place) if whole else (start, end)
+    left, counts = len(text), []
+    for piece in pieces:
+        counts.append(min(len(piece), left))
+        left -= counts[-1]
+    return counts
+
+
 def prompt_template(name: str, tokenizer: PreTrainedTokenizerBase) -> str:
     """The template text for `data.prompt`; "chat" renders the tokenizer's own chat template around ``{question}``."""
     if name != "chat":

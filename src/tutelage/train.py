@@ -38,7 +38,7 @@ from tutelage.placement import engine_device, place_engine
 from tutelage.policy import Policy
 from tutelage.prepare import Prepared, prepare
 from tutelage.runlog import MAY_CHANGE, RunLog, changes, open_run, refuse_to_overwrite, require_tracker, write_text
-from tutelage.speed import matrix_rate
+from tutelage.speed import matrix_rate, memory_in_use
 from tutelage.step import Gradients, accumulate_gradients, update_weights
 from tutelage.tokens import TokenizedExample
 from tutelage.world import ALONE, StopWanted, World, agreed, join, of_a_collective
@@ -105,7 +105,7 @@ def train_one_size(config: Config, size: int | None = None, *, allow_changes: Co
         with console.progress("loading the model"):
             policy = load_policy(config.model, tokenizer, world=world, shard_ranks=config.parallel.shard)
         world.first(lambda: _check_size(policy, prepared, config, log.directory))
-        world.first(lambda: _begin(config, prepared, log, allow_changes))
+        world.first(lambda: _begin(policy, config, prepared, log, allow_changes))
         if world.any(world.stop.wanted):
             raise agreed(Preempted(f"stopped before training; to begin: tutelage train {log.directory / 'config.toml'}"), world)
         return run(policy, prepared, config, log, world)
@@ -135,11 +135,11 @@ def _require(config: Config, world: World, allow_changes: Collection[str]) -> No
     refuse_to_overwrite(config, allow_changes)
 
 
-def _begin(config: Config, prepared: Prepared, log: RunLog, allow_changes: Collection[str]) -> None:
+def _begin(policy: Policy, config: Config, prepared: Prepared, log: RunLog, allow_changes: Collection[str]) -> None:
     """Write what explains the run, and which settings a run that goes on has changed."""
     found = checkpoint.latest(log.directory)
     changed = changes(config, MAY_CHANGE - set(allow_changes)) if found is not None else []
-    log.begin(config, prepared.template, prepared.fingerprint(), prepared.ledger)
+    log.begin(config, prepared.template, prepared.description(policy.tokenizer), prepared.ledger)
     if found is not None and changed:
         log.metrics(kind="config_changed", step=checkpoint.step_of(found), changes=changed)
 
@@ -173,7 +173,7 @@ def run(policy: Policy, prepared: Prepared, config: Config, log: RunLog, world: 
                         clock.lap("optimizer")
                         changed, weights, stops = world.sum([changed, weights, world.stop.wanted])
                         log.metrics(
-                            kind="train", step=step, epoch=round(step / course.epoch, 4), lr=lr, loss=gradients.loss,
+                            kind="train", step=step, epoch=round(step / course.epoch, 4), lr=lr, loss=gradients.loss, nll=gradients.nll,
                             grad_norm=gradients.grad_norm, response_tokens=gradients.response_tokens,
                             weights_changed=round(changed / weights, 4), **({"skipped": objection} if objection else {}),
                             **_speed(policy, examples, gradients, clock, world),
@@ -348,7 +348,7 @@ class Clock:
 
 def _speed(
     policy: Policy, examples: Sequence[TokenizedExample], gradients: Gradients, clock: Clock, world: World
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """What a step's metrics say of its speed: tokens are the rows' own, each counted; the matrix share is of distinct ones."""
     if not world.leads:
         return {}
@@ -360,6 +360,7 @@ def _speed(
         "tokens_per_second": round(sum(map(len, examples)) / seconds, 1),
         "distinct_tokens": gradients.distinct_tokens,
         "matrix_share": round(gradients.flops / seconds / rate, 4),
+        "memory_gb": memory_in_use(policy.device),
     }
 
 

@@ -43,14 +43,15 @@ class Sampling:
 class Completion:
     """A response: `finish_reason` is "stop" (end token or stop string) or "length" (cut off at the cap).
 
-    `entropies` holds the entropy in nats of the distribution that each token was drawn from, before temperature and top-p;
-    None when the engine did not tell.
+    `entropies` holds the entropy in nats of the distribution that each token was drawn from, before temperature and top-p, and
+    `log_probs` the log-probability that it gave that token; None when the engine did not tell.
     """
 
     text: str
     token_ids: tuple[int, ...]
     finish_reason: str
     entropies: tuple[float, ...] | None
+    log_probs: tuple[float, ...] | None = None
 
 
 def to_text(tokenizer: Any, tokens: Sequence[int], ends: set[int], sampling: Sampling) -> str:

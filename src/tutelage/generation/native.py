@@ -68,6 +68,7 @@ def _generate_batch(
     active = list(prompts)  # in the order of the batch's rows
     tokens: dict[Request, list[int]] = {request: [] for request in active}
     entropies: dict[Request, list[float]] = {request: [] for request in active}
+    log_probs: dict[Request, list[float]] = {request: [] for request in active}
     draws = {request: random.Random(sampling.seed_of(*request)) for request in active}
     tail = max((len(string.encode()) for string in sampling.stop), default=0) + 1
 
@@ -85,22 +86,25 @@ def _generate_batch(
             logits_to_keep=1,
         )
         logits = output.logits[:, -1].float()
-        entropy = compute_entropy(logits).tolist()
+        entropy, whole = compute_entropy(logits).tolist(), logits.logsumexp(-1)
         if length <= sampling.min_new_tokens:
             logits[:, sorted(ends)] = -torch.inf
         chosen = _choose(logits, sampling, [draws[request].random() for request in active] if sampling.temperature else None)
+        log_prob = (logits.gather(-1, torch.tensor(chosen, device=device)[:, None]).squeeze(-1) - whole).tolist()
 
         staying = []
         for row, (request, token) in enumerate(zip(active, chosen, strict=True)):
             tokens[request].append(token)
             entropies[request].append(entropy[row])
+            log_probs[request].append(log_prob[row])
             stopped = length > sampling.min_new_tokens and (
                 token in ends or _says_stop(tokenizer, tokens[request][-tail:], sampling)
             )
             if stopped or length == sampling.max_new_tokens:
                 text = to_text(tokenizer, tokens[request], ends, sampling)
                 reason = "stop" if stopped else "length"
-                yield request, Completion(text, tuple(tokens[request]), reason, tuple(entropies[request]))
+                told = tuple(entropies[request]), tuple(log_probs[request])
+                yield request, Completion(text, tuple(tokens[request]), reason, *told)
                 on_finished(1)
             else:
                 staying.append(row)
