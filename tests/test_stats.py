@@ -3,10 +3,24 @@ from __future__ import annotations
 import itertools
 import random
 
+import numpy as np
 import pytest
+import scipy.stats
 from scipy.stats import binomtest
 
-from tutelage.stats import clustered_interval, majority_at_k, mean, pass_at_k, powers_of_two, problems_for_width, wilson_interval
+from tutelage.stats import (
+    clustered_interval,
+    compare,
+    in_words,
+    majority_at_k,
+    mcnemar_exact,
+    mean,
+    paired_bootstrap,
+    pass_at_k,
+    powers_of_two,
+    problems_for_width,
+    wilson_interval,
+)
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 64), (1, 64), (32, 64), (63, 64), (64, 64), (1, 1), (481, 1319)])
@@ -74,3 +88,85 @@ def test_a_majority_is_asked_of_disjoint_groups_and_a_tie_is_a_lot():
 
 def test_powers_of_two_end_with_the_number_itself():
     assert [powers_of_two(n) for n in (1, 2, 6, 8)] == [[1], [1, 2], [1, 2, 4, 6], [1, 2, 4, 8]]
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(0, 0), (1, 0), (5, 5), (12, 3), (3, 12), (40, 17), (0, 9), (150, 121)])
+def test_mcnemars_exact_test_is_statsmodels_and_scipys(gained, lost):
+    contingency = pytest.importorskip("statsmodels.stats.contingency_tables")
+    p = mcnemar_exact(gained, lost)
+    assert p == pytest.approx(contingency.mcnemar([[31, gained], [lost, 8]], exact=True).pvalue, abs=1e-12)
+    if gained + lost:
+        assert p == pytest.approx(scipy.stats.binomtest(gained, gained + lost, 0.5).pvalue, abs=1e-12)
+
+
+def test_counts_below_zero_are_refused():
+    with pytest.raises(ValueError, match="not negative"):
+        mcnemar_exact(-1, 3)
+
+
+def test_the_paired_bootstrap_over_questions_is_scipys():
+    random = np.random.default_rng(3)
+    a = (random.random(80) < 0.4).astype(float)
+    b = np.where(random.random(80) < 0.25, 1.0, a)
+    estimate, low, high = paired_bootstrap(a[:, None], b[:, None], resamples=20_000)
+    theirs = scipy.stats.bootstrap(
+        (a, b), lambda x, y, axis: (y - x).mean(axis), paired=True, vectorized=True, method="percentile", n_resamples=20_000, rng=1
+    ).confidence_interval
+    assert estimate == pytest.approx((b - a).mean())
+    assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=0.013)  # one question is 0.0125
+
+
+def test_seeds_are_drawn_for_all_questions_together():
+    """Two models that differ from seed to seed on every question alike: that spread must be in the interval."""
+    first = [[0.0, 0.0]] * 200
+    second = [[0.0, 1.0]] * 200  # one seed solves everything, the other nothing
+    estimate, low, high = paired_bootstrap(first, second)
+    assert (estimate, low, high) == (0.5, 0.0, 1.0)
+
+
+def test_seeds_are_pairs_where_both_have_as_many():
+    """What a seed adds to both sides alike is no difference."""
+    random = np.random.default_rng(0)
+    luck = np.array([0.0, 0.3, 0.6])
+    first = random.random((100, 1)) * 0.1 + luck
+    _, low, high = paired_bootstrap(first, first + 0.05)
+    assert low == pytest.approx(0.05) and high == pytest.approx(0.05)
+    _, low, high = paired_bootstrap(first, (first + 0.05)[:, :2])  # unpaired: the luck shows
+    assert high - low > 0.2
+
+
+def test_the_interval_of_a_paired_difference_covers_it():
+    """Coverage by simulation: 95 % intervals of a true difference of 0.1."""
+    random, hits = np.random.default_rng(8), 0
+    for trial in range(300):
+        a = (random.random(120) < 0.5).astype(float)
+        b = np.where(random.random(120) < 0.2, 1.0, a)  # each wrong answer becomes right one time in five
+        _, low, high = paired_bootstrap(a[:, None], b[:, None], resamples=400, seed=trial)
+        hits += low <= 0.1 <= high
+    assert 0.90 <= hits / 300 <= 0.99
+
+
+def test_questions_that_do_not_pair_are_refused():
+    with pytest.raises(ValueError, match="the same questions"):
+        paired_bootstrap([[1.0]], [[1.0], [0.0]])
+    with pytest.raises(ValueError, match="by each seed"):
+        paired_bootstrap([1.0], [0.0])
+
+
+def test_a_difference_that_says_nothing_is_called_not_significant():
+    a = [[1.0]] * 30 + [[0.0]] * 30
+    b = [[1.0]] * 29 + [[0.0]] * 28 + [[1.0]] * 3
+    said = in_words(compare(a, b), "step 0", "step 300")
+    assert said.startswith("not significant") and "60 questions" in said and "McNemar" in said
+
+
+def test_a_clear_difference_is_said_with_its_direction():
+    a, b = [[0.0]] * 40 + [[1.0]] * 10, [[1.0]] * 50
+    assert in_words(compare(a, b), "A", "B").startswith("B is better than A: +80.0 points")
+    assert in_words(compare(b, a), "B", "A").startswith("A is worse than B: -80.0 points")
+    assert compare(a, b).p_value == pytest.approx(scipy.stats.binomtest(40, 40, 0.5).pvalue)
+
+
+def test_several_seeds_have_an_interval_and_no_mcnemar_test():
+    difference = compare([[0.0, 1.0]] * 30, [[1.0, 1.0]] * 30)
+    assert difference.p_value is None and difference.estimate == 0.5 and not difference.significant  # one seed in two shows none

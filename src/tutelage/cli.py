@@ -9,10 +9,14 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tutelage.errors import InputError, RunError
 from tutelage.machine import prepare_process
 from tutelage.overrides import split_overrides
+
+if TYPE_CHECKING:
+    from tutelage.trials import Design
 
 WHERE = "local (default), ray (the cluster that RAY_ADDRESS names, else one on this machine), or ray://HOST:PORT"
 OVERRIDES = "Any setting can be changed: --section.key value (tutelage train --help lists them all)."
@@ -96,6 +100,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     keep.add_argument("--where", default="local", help=WHERE)
 
+    _add_sweep(commands)
+
     ask = commands.add_parser("ask", help="ask a model one question", description=OVERRIDES, allow_abbrev=False)
     ask.add_argument("model", help="a run directory, a model directory, a hub name, or smollm2")
     ask.add_argument("question")
@@ -109,6 +115,33 @@ def build_parser() -> argparse.ArgumentParser:
     grade.add_argument("gold", help="the reference answer")
     grade.add_argument("answer", help="the answer to grade")
     return parser
+
+
+def _add_sweep(commands: Any) -> None:
+    sweep = commands.add_parser(
+        "sweep",
+        help="accuracy against the number of training rows, raw and filtered, with intervals",
+        description=f"One training run for each size, kind of data, seed and varied setting. Run again, it goes on. {OVERRIDES}",
+        allow_abbrev=False,
+    )
+    sweep.add_argument("config", nargs="?", help="a TOML file; without one, the defaults")
+    sweep.add_argument("--sizes", default="full", help='training rows: 128,256,512,1024,full (default "full")')
+    sweep.add_argument(
+        "--data", default="filtered",
+        help="raw, filtered (right solutions only), control (as many rows as the filter keeps, at random); default filtered",
+    )  # fmt: skip
+    sweep.add_argument("--seeds", type=int, default=1, help="tries of each, with another subset and order of rows (default 1)")
+    sweep.add_argument("--vary", action="append", default=[], metavar="section.key=A,B", help="values of any other setting")
+    sweep.add_argument(
+        "--equal", choices=["epochs", "steps", "tokens"],
+        help="what trials have in common (default: epochs; steps where train.num_steps is set)",
+    )  # fmt: skip
+    sweep.add_argument("--lr", help="a learning rate for each size: 1e-4,5e-5,… (default: train.lr for all)")
+    sweep.add_argument("--out", type=Path, default=Path("runs/sweep"), help="the sweep's directory (default runs/sweep)")
+    sweep.add_argument("--where", default="local", help=WHERE)
+    sweep.add_argument("--workers", type=int, help="trials at the same time on this machine (default: one on each GPU, else one)")
+    sweep.add_argument("--gpus-per-trial", type=int, default=1, help="2: one trains, vLLM has the other (default 1)")
+    sweep.add_argument("--dry-run", action="store_true", help="print every trial with its predicted time and memory, and stop")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -208,6 +241,18 @@ def _dispatch(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
             config = load_config(None, overrides)
             filter_file(arguments.data, arguments.out, config.data, config.eval.reward, arguments.control, arguments.where)
+        case "sweep":
+            from tutelage.config import load_config
+
+            config = load_config(arguments.config, overrides)
+            design = _design(arguments, config.train.num_steps)
+            _start()
+            from tutelage.sweep import sweep
+
+            sweep(
+                config, design, arguments.out, where=arguments.where, workers=arguments.workers,
+                gpus_per_trial=arguments.gpus_per_trial, dry_run=arguments.dry_run,
+            )  # fmt: skip
         case "ask":
             with contextlib.redirect_stdout(sys.stderr):  # standard output is for the answer
                 _start()
@@ -228,6 +273,15 @@ def _dispatch(arguments: argparse.Namespace, overrides: list[str]) -> None:
             verdict = grade(arguments.gold, arguments.answer)
             word = {True: "equal", False: "not equal", None: "undecided"}[verdict.equal]
             print(f"{word}  (layer: {verdict.layer}{'; ' + verdict.why if verdict.why and not verdict.equal else ''})")
+
+
+def _design(arguments: argparse.Namespace, num_steps: int | None) -> Design:
+    from tutelage.trials import Design, parse_rates, parse_sizes, parse_vary
+
+    return Design(
+        parse_sizes(arguments.sizes), tuple(arguments.data.split(",")), arguments.seeds, parse_vary(arguments.vary),
+        arguments.equal or ("epochs" if num_steps is None else "steps"), parse_rates(arguments.lr),
+    )  # fmt: skip
 
 
 def _start() -> None:

@@ -10,7 +10,7 @@ import difflib
 import tomllib
 import types
 import typing
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -280,9 +280,18 @@ def load_config(path: str | Path | None = None, overrides: list[str] | None = No
             raise InputError(f"config file not found: {path}") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
             raise InputError(f"{path}: cannot be read as TOML: {error}") from None
-    for dotted, text in parse_overrides(overrides or []):
+    return with_settings(raw, parse_overrides(overrides or []), where=str(path) if path else "config")
+
+
+def with_settings(raw: dict[str, Any], settings: Iterable[tuple[str, str]], where: str = "config") -> Config:
+    """A configuration from nested dicts with some settings changed, given as text as on the command line.
+
+    Raises:
+        InputError: a key is unknown, a value is of the wrong type.
+    """
+    for dotted, text in settings:
         _assign(raw, dotted, _parse_value(dotted, text))
-    return parse_config(raw, where=str(path) if path else "config")
+    return parse_config(raw, where)
 
 
 def parse_config(raw: dict[str, Any], where: str = "config") -> Config:

@@ -6,11 +6,17 @@ import contextlib
 import importlib.util
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
+import signal
+import traceback
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
 from typing import Any, TypeVar
 
 from tutelage.errors import InputError, RunError
+from tutelage.machine import end_with, prepare_process
 
 Job = TypeVar("Job")
 Answer = TypeVar("Answer")
@@ -78,6 +84,129 @@ def run_map(
         finally:
             for answer in waiting:
                 ray.cancel(answer, force=False)
+
+
+def run_apart(
+    function: Callable[[Job], Answer],
+    jobs: Sequence[Job],
+    where: str = "local",
+    *,
+    workers: int = 1,
+    devices: Sequence[str] = (),
+    gpus_per_job: float = 0,
+) -> Generator[tuple[int, Answer | BaseException], None, None]:
+    """(number of the job, its answer) as jobs end, each in a process of its own: what one raises, or that it was killed, is its
+    answer, and the others go on. When this is closed early, jobs under way are asked to stop by SIGTERM, and waited for.
+
+    Args:
+        function, jobs, where, gpus_per_job: as `run_map`.
+        workers: how many jobs run at the same time on this machine.
+        devices: CUDA_VISIBLE_DEVICES of each worker on this machine; empty: all see all.
+    """
+    require(where)
+    if where == "local":
+        yield from _apart_here(function, jobs, workers, devices)
+        return
+    with cluster(where, workers) as ray:
+
+        def call(job: Job) -> Answer:
+            return function(job)
+
+        remote = ray.remote(num_cpus=1, num_gpus=gpus_per_job, max_retries=0)(call)
+        waiting = {remote.remote(job): number for number, job in enumerate(jobs)}
+        try:
+            while waiting:
+                (done, *_), _ = ray.wait(list(waiting), num_returns=1)
+                number = waiting.pop(done)
+                try:
+                    answer: Answer | BaseException = ray.get(done)
+                except ray.exceptions.RayTaskError as error:
+                    answer = error.cause or error
+                except ray.exceptions.RayError as error:
+                    answer = RunError(f"{where}: {(str(error).splitlines() or [type(error).__name__])[0]}")
+                yield number, answer
+        finally:
+            for each in waiting:
+                ray.cancel(each, force=False)
+
+
+def _apart_here(
+    function: Callable[[Job], Answer], jobs: Sequence[Job], workers: int, devices: Sequence[str]
+) -> Generator[tuple[int, Answer | BaseException], None, None]:
+    context = multiprocessing.get_context("spawn")
+    waiting, free = deque(enumerate(jobs)), list(range(workers))
+    running: dict[Connection, tuple[int, SpawnProcess, int]] = {}
+    try:
+        while waiting or running:
+            while waiting and free:
+                number, job = waiting.popleft()
+                slot = free.pop(0)
+                ours, theirs = context.Pipe(duplex=False)
+                process = context.Process(target=_answer_apart, args=(theirs, os.getpid(), function, job))
+                with _environment(_share(slot, workers, devices)):  # before the process imports torch
+                    process.start()
+                theirs.close()
+                running[ours] = number, process, slot
+            for ready in wait(list(running)):
+                assert isinstance(ready, Connection)
+                number, process, slot = running[ready]
+                try:
+                    answer = ready.recv()
+                except EOFError:
+                    process.join()
+                    answer = RunError(f"its process {_end_of(process.exitcode or 0)}")
+                process.join()
+                del running[ready]
+                free.append(slot)
+                yield number, answer
+    finally:
+        for _, process, _ in running.values():
+            process.terminate()
+        for _, process, _ in running.values():
+            process.join()
+
+
+def _share(slot: int, workers: int, devices: Sequence[str]) -> dict[str, str]:
+    """What a worker gets of this machine, as environment variables."""
+    cores = max(1, (os.cpu_count() or 1) // workers)
+    share = {"OMP_NUM_THREADS": str(cores)} if workers > 1 and "OMP_NUM_THREADS" not in os.environ else {}
+    return share | ({"CUDA_VISIBLE_DEVICES": devices[slot]} if devices else {})
+
+
+@contextlib.contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _answer_apart(theirs: Connection, parent: int, function: Callable[[Job], Answer], job: Job) -> None:
+    """The process of one job. A Ctrl-C in the terminal is its parent's, which then asks it to stop."""
+    os.setsid()
+    end_with(parent)
+    prepare_process()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        answer: Any = function(job)
+    except BaseException as error:
+        answer = error if isinstance(error, InputError | RunError | KeyboardInterrupt) else _told(error)
+    theirs.send(answer)
+
+
+def _told(error: BaseException) -> RunError:
+    traceback.print_exc()
+    return RunError(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+
+
+def _end_of(code: int) -> str:
+    """How a process ended, in words."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    return f"was ended by {signal.Signals(-code).name}{', as when memory runs out' if code == -signal.SIGKILL else ''}"
 
 
 @contextlib.contextmanager

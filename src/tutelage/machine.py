@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,17 @@ def prepare_process() -> None:
 def cache_directory() -> Path:
     """Where what can be made again is kept: the directory TUTELAGE_CACHE names, else ~/.cache/tutelage."""
     return Path(os.environ.get("TUTELAGE_CACHE") or Path.home() / ".cache" / "tutelage")
+
+
+def end_with(parent: int) -> None:
+    """From here on, this process ends when its parent has ended, however that did."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextlib.contextmanager

@@ -129,6 +129,18 @@ def load_policy(
     return replace(policy, packs=not world.any(not policy.packs))
 
 
+def outline(config: ModelConfig, tokenizer: Any, device: torch.device) -> Policy:
+    """A policy whose weights have shapes only, for what can be reckoned from those. Raises InputError if the model is not there."""
+    from transformers import AutoConfig
+
+    try:
+        model = _without_memory(AutoConfig.from_pretrained(resolve(config.id)), _dtype(config))
+    except Exception as error:
+        raise _cannot_load("model", config.id, error) from None
+    lora.attach(model, config)
+    return replace(_policy(model, config, tokenizer, device), packs=True)
+
+
 def _dtype(config: ModelConfig) -> torch.dtype:
     halved = config.precision == "bf16-sr" or (config.lora != "none" and config.precision != "fp32")
     return torch.bfloat16 if halved else torch.float32

@@ -133,6 +133,17 @@ class RunLog:
         """The lines of the optimizer steps so far, oldest first."""
         return [line for line in read_lines(self.directory / "metrics.jsonl") if line["kind"] == "train"]
 
+    @_by_the_leader
+    def adopt(self, other: Path) -> None:
+        """Take the evaluation of the untouched model over from another run of the same model and problems, if there is none yet."""
+        if self.has_evaluation(0):
+            return
+        of_start = [line for line in read_lines(other / "generations.jsonl") if line["step"] == 0]
+        append_lines(self.directory / "generations.jsonl", of_start)
+        for line in read_lines(other / "metrics.jsonl"):
+            if line["kind"] == "eval" and line["step"] == 0:
+                self.metrics(**{**line, "training_seconds": 0.0, "adopted_from": str(other)})
+
     def has_evaluation(self, step: int) -> bool:
         return any(line["step"] == step for line in self.evaluations())
 

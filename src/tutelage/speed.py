@@ -39,6 +39,20 @@ def matrix_rate(device: torch.device, dtype: torch.dtype = torch.bfloat16) -> fl
     return rate
 
 
+@functools.cache
+def memory_rate(device: torch.device) -> float:
+    """Bytes per second that are read from this device's memory, measured now by a sum: the best of a few."""
+    size, best = (1 << 30 if device.type == "cuda" else 1 << 27), float("inf")
+    values = torch.ones(size // 4, device=device)
+    for _ in range(4):
+        _synchronize(device)
+        started = time.perf_counter()
+        values.sum()
+        _synchronize(device)
+        best = min(best, time.perf_counter() - started)
+    return size / best
+
+
 def step_flops(policy: Policy, batch: Batch) -> float:
     """Floating-point operations of a batch, forward and backward, by its distinct tokens: six for each weight that a token meets,
     and twelve per pair of tokens that attend and unit of a head's width. What is computed again does not count.

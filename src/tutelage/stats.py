@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 
 def wilson_interval(successes: float, trials: float, confidence: float = 0.95) -> tuple[float, float]:
@@ -62,6 +64,34 @@ def clustered_interval(correct: Sequence[int], samples: int, confidence: float =
     return wilson_interval(share * effective, effective, confidence)
 
 
+def crossed_interval(scores: Sequence[Sequence[float]], confidence: float = 0.95) -> tuple[float, float]:
+    """An interval of the mean score over questions and seeds, each seed being one model that answers all questions.
+
+    Wilson's interval at the effective number of trials, p(1 − p) over the variance of the mean, to which questions and seeds add
+    their parts: the variance of the questions' means over their number, and that of the seeds' means over theirs.
+
+    Args:
+        scores: for each question, its score (0 to 1) by each seed.
+    """
+    questions = len(scores)
+    if questions == 0:
+        return 0.0, 1.0
+    seeds = len(scores[0])
+    share = math.fsum(map(math.fsum, scores)) / (questions * seeds)
+    effective = float(questions)
+    if questions > 1 and 0 < share < 1:
+        by_seed = [math.fsum(row[seed] for row in scores) / questions for seed in range(seeds)]
+        variance = _variance([math.fsum(row) / seeds for row in scores]) / questions
+        variance += _variance(by_seed) / seeds if seeds > 1 else 0.0
+        effective = min(max(share * (1 - share) / variance, 1.0), questions * seeds) if variance else float(questions * seeds)
+    return wilson_interval(share * effective, effective, confidence)
+
+
+def _variance(values: Sequence[float]) -> float:
+    centre = math.fsum(values) / len(values)
+    return math.fsum((value - centre) ** 2 for value in values) / (len(values) - 1)
+
+
 def pass_at_k(correct: int, samples: int, k: int) -> float:
     """The chance that at least one of k responses is correct, without bias: 1 − C(n − c, k) / C(n, k) (Chen et al. 2021)."""
     return 1.0 - math.comb(samples - correct, k) / math.comb(samples, k)
@@ -87,3 +117,117 @@ def majority_at_k(votes: Sequence[Hashable | None], right: Hashable, k: int) -> 
 def powers_of_two(largest: int) -> list[int]:
     """1, 2, 4, … up to a number, and the number itself."""
     return sorted({2**power for power in range(largest.bit_length()) if 2**power <= largest} | {largest})
+
+
+def mcnemar_exact(gained: int, lost: int) -> float:
+    """The two-sided p-value of McNemar's exact test (1947) of two evaluations of the same questions.
+
+    Under the hypothesis of no difference, a question that only one of the two solves is as likely one that only the other does:
+    a binomial test of one half. Questions that both solve, or neither, say nothing.
+
+    Args:
+        gained, lost: questions that only the second, and only the first evaluation solves.
+    """
+    if gained < 0 or lost < 0:
+        raise ValueError(f"{gained} gained and {lost} lost: counts are not negative")
+    count = gained + lost
+    tail = sum(math.comb(count, successes) for successes in range(min(gained, lost) + 1))
+    return min(1.0, 2 * tail / 2**count)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference of two accuracies on the same questions, as shares: its estimate and interval; `p_value` by McNemar's exact
+    test, None where a question was answered several times."""
+
+    estimate: float
+    low: float
+    high: float
+    questions: int
+    p_value: float | None = None
+    confidence: float = 0.95
+
+    @property
+    def significant(self) -> bool:
+        """McNemar's test decides where there is one, else whether the interval leaves zero out."""
+        if self.p_value is not None:
+            return self.p_value < 1 - self.confidence
+        return self.low > 0 or self.high < 0
+
+
+def paired_bootstrap(
+    first: Sequence[Sequence[float]],
+    second: Sequence[Sequence[float]],
+    confidence: float = 0.95,
+    resamples: int = 4000,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """The difference of the mean scores, second − first, on the same questions, with its bootstrap percentile interval.
+
+    Questions are drawn with replacement, and within each draw of questions the seeds (columns): a seed is one model that answers
+    all questions, so a drawn seed is drawn for all of them. Were it drawn for each question apart, differences between seeds
+    would average out over the questions, and the interval would be too narrow (Owen 2007, "The pigeonhole bootstrap").
+
+    Args:
+        first, second: for each question, its score by each seed (or a single one). Where both have as many seeds, the seeds are
+            pairs too: the n-th of the one belongs to the n-th of the other.
+
+    Returns:
+        (difference, low, high).
+    """
+    import numpy as np
+
+    if len(first) != len(second) or len(first) == 0:
+        raise ValueError(f"{len(first)} and {len(second)} questions: the same questions are needed, and at least one")
+    a, b = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
+    if a.ndim != 2 or b.ndim != 2:
+        raise ValueError("each question needs a score by each seed")
+    random, questions = np.random.default_rng(seed), len(a)
+
+    def drawn(count: int, size: int) -> Any:
+        """How often each of so many is drawn: (size, count)."""
+        return random.multinomial(count, np.full(count, 1 / count), size=size)
+
+    def means(scores: Any, of_questions: Any, of_seeds: Any) -> Any:
+        return ((of_questions @ scores) * of_seeds).sum(-1) / scores.size
+
+    found = []
+    for size in _portions(resamples, max(1, 2_000_000 // questions)):
+        of_questions = drawn(questions, size)
+        of_first = drawn(a.shape[1], size)
+        of_second = of_first if a.shape[1] == b.shape[1] else drawn(b.shape[1], size)
+        found.append(means(b, of_questions, of_second) - means(a, of_questions, of_first))
+    low, high = np.quantile(np.concatenate(found), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(b.mean() - a.mean()), float(low), float(high)
+
+
+def _portions(total: int, largest: int) -> list[int]:
+    return [min(largest, total - start) for start in range(0, total, largest)]
+
+
+def compare(
+    first: Sequence[Sequence[float]], second: Sequence[Sequence[float]], confidence: float = 0.95, seed: int = 0
+) -> Difference:
+    """`paired_bootstrap`, and McNemar's exact test where each question has one answer, right (1) or wrong (0), in each."""
+    estimate, low, high = paired_bootstrap(first, second, confidence, seed=seed)
+    p_value = None
+    if all(len(row) == 1 and row[0] in (0, 1) for row in (*first, *second)):
+        gained = sum(b[0] > a[0] for a, b in zip(first, second, strict=True))
+        lost = sum(b[0] < a[0] for a, b in zip(first, second, strict=True))
+        p_value = mcnemar_exact(gained, lost)
+    return Difference(estimate, low, high, len(first), p_value, confidence)
+
+
+def in_words(difference: Difference, first: str = "the first", second: str = "the second") -> str:
+    """What a difference says: "B is better than A by 12.5 points [4.1, 20.3] on the same 64 questions (McNemar p = 0.003)", or that
+    it is not significant."""
+    points = f"{100 * difference.estimate:+.1f} points [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
+    test = f"; McNemar's exact p {_p(difference.p_value)}" if difference.p_value is not None else ""
+    on = f"on the same {difference.questions} questions, {100 * difference.confidence:.0f} % interval{test}"
+    if not difference.significant:
+        return f"not significant: {second} against {first}, {points} {on}. These questions cannot tell the two apart."
+    return f"{second} is {'better' if difference.estimate > 0 else 'worse'} than {first}: {points} {on}."
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"= {value:.3f}"

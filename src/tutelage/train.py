@@ -76,13 +76,22 @@ class Result:
     evaluation_cost: dict[str, float | None]
 
 
-def train_one_size(config: Config, size: int | None = None, *, allow_changes: Collection[str] = ()) -> Result:
+def train_one_size(
+    config: Config,
+    size: int | None = None,
+    *,
+    allow_changes: Collection[str] = (),
+    prepared: Prepared | None = None,
+    baseline: Path | None = None,
+) -> Result:
     """Fine-tune on `size` training rows (None: what `config.data.size` says) and evaluate while training.
 
     A run directory with an unfinished run of the same configuration is continued. Under torchrun, this is one rank of the run.
 
     Args:
         allow_changes: settings ("train.lr") in which the configuration may differ from that of the unfinished run.
+        prepared: what `prepare` makes of the configuration, where that is known.
+        baseline: a run directory whose evaluation of the untouched model is this run's too (`evaluate_untrained`).
 
     Raises:
         InputError: something given is wrong; nothing was computed.
@@ -96,19 +105,43 @@ def train_one_size(config: Config, size: int | None = None, *, allow_changes: Co
     with join(config.model.device, config.parallel.timeout) as world, contextlib.ExitStack() as held:
         world.first(lambda: _require(config, world, allow_changes))
         tokenizer = world.first(lambda: load_tokenizer(config.model.id))
-        prepared = world.first(lambda: prepare(config, tokenizer))
+        ready = world.first(lambda: prepared or prepare(config, tokenizer))
         opened: list[RunLog] = []
         world.first(lambda: opened.append(held.enter_context(open_run(config, allow_changes))))
         log = opened[0] if opened else RunLog(Path(config.run.dir), leads=False)
         if world.leads:
-            show.preview(prepared, tokenizer)
+            show.preview(ready, tokenizer)
         with console.progress("loading the model"):
             policy = load_policy(config.model, tokenizer, world=world, shard_ranks=config.parallel.shard)
-        world.first(lambda: _check_size(policy, prepared, config, log.directory))
-        world.first(lambda: _begin(policy, config, prepared, log, allow_changes))
+        world.first(lambda: _check_size(policy, ready, config, log.directory))
+        world.first(lambda: _begin(policy, config, ready, log, allow_changes))
         if world.any(world.stop.wanted):
             raise agreed(Preempted(f"stopped before training; to begin: tutelage train {log.directory / 'config.toml'}"), world)
-        return run(policy, prepared, config, log, world)
+        return run(policy, ready, config, log, world, baseline)
+
+
+def evaluate_untrained(config: Config, prepared: Prepared) -> Path:
+    """Let the untouched model solve the validation problems, as a run's own first evaluation does; the run directory of that."""
+    console.quiet_libraries()
+    _require(config, ALONE, ())
+    with open_run(config) as log:
+        with console.progress("loading the model"):
+            policy = load_policy(config.model, load_tokenizer(config.model.id))
+        _check_size(policy, prepared, config, log.directory)
+        _begin(policy, config, prepared, log, ())
+        policy, optimizer, course, _ = set_up(policy, prepared, config, log)
+        longest = prepared.longest_prompt + config.eval.max_new_tokens
+        placement = place_engine(policy, config, optimizer, course.largest, longest, 1)
+        evaluator = Evaluator(policy, prepared, config, log, optimizer, placement, longest, course.total)
+        with contextlib.closing(evaluator) as evaluate:
+            evaluate(0)
+            evaluate.finish(0)
+        evaluations = log.evaluations()
+        if not evaluations:
+            raise RunError(f"the untouched model could not be evaluated; {log.directory}/metrics.jsonl says why")
+        log.finish({"steps": 0, "evaluations": evaluations})
+        forget_drafts(log.directory)
+    return log.directory
 
 
 def _require(config: Config, world: World, allow_changes: Collection[str]) -> None:
@@ -144,9 +177,13 @@ def _begin(policy: Policy, config: Config, prepared: Prepared, log: RunLog, allo
         log.metrics(kind="config_changed", step=checkpoint.step_of(found), changes=changed)
 
 
-def run(policy: Policy, prepared: Prepared, config: Config, log: RunLog, world: World = ALONE) -> Result:
+def run(
+    policy: Policy, prepared: Prepared, config: Config, log: RunLog, world: World = ALONE, baseline: Path | None = None
+) -> Result:
     """Train from where the run stands to its end, evaluating on the way, and save the model."""
     policy, optimizer, course, step = set_up(policy, prepared, config, log, world)
+    if baseline is not None:
+        world.first(lambda: log.adopt(baseline))
     total = course.total
     longest = prepared.longest_prompt + config.eval.max_new_tokens
     placement = world.first(lambda: place_engine(policy, config, optimizer, course.largest, longest, world.local_size))

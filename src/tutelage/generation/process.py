@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -24,7 +23,7 @@ from typing import Any
 
 from tutelage.errors import RunError
 from tutelage.generation.snapshot import Snapshot
-from tutelage.machine import prepare_process
+from tutelage.machine import end_with, prepare_process
 
 START_SECONDS = 1800.0
 """What an engine may take to start: it may have to fetch its model, and to compile."""
@@ -210,7 +209,7 @@ class Remote:
 
 def serve(fd: int, parent: int) -> None:
     """The other side: the first call makes the engine, the others are its methods', until nobody is there to call."""
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    end_with(parent)
     theirs = socket.socket(fileno=fd)
     connection = Connection(os.dup(fd))
     engine: Any = None
@@ -240,13 +239,6 @@ def serve(fd: int, parent: int) -> None:
 def _with_weights(method: Any, snapshot: Snapshot, arguments: Any, options: Any) -> Any:
     """A call with a snapshot's tensors, whose memory is let go afterwards."""
     return method(snapshot.tensors(), *arguments, **options)
-
-
-def _end_with(parent: int) -> None:
-    """End when the trainer has ended, however it did."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
 
 
 if __name__ == "__main__":

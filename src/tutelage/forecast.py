@@ -1,0 +1,108 @@
+"""How long a run will take and how much memory it will need, before anything is trained: from shapes, never from weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tutelage import console, plan
+from tutelage.config import Config
+from tutelage.course import Course
+from tutelage.live import evaluation_due
+from tutelage.model import device_for, for_device, outline
+from tutelage.policy import Policy, Recomputation
+from tutelage.prepare import Pool, Prepared, choose
+from tutelage.readings import Reading
+from tutelage.speed import matrix_rate, memory_rate, pair_cost, step_flops
+from tutelage.world import ALONE
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Seconds of training and of evaluation, and bytes of weights, state and activations on the device that trains."""
+
+    training: float
+    evaluation: float
+    memory: float
+
+
+def forecast(
+    config: Config, prepared: Prepared, tokenizer: Any, with_baseline: bool = False, share: float = plan.USUAL_SHARE
+) -> Forecast:
+    """What a run is reckoned to take.
+
+    Training: the operations of its first step, times the steps, at a `share` of the rate of matrix products. Generation: each token
+    of a batch at the rate of matrix products or of memory, whichever is slower; responses are reckoned to be as long as the
+    longest worked solution, at most as they may be. Memory: as `plan` reckons.
+
+    Args:
+        with_baseline: whether the run also evaluates the untouched model, whose responses may all be cut off at the cap.
+    """
+    device = device_for(config.model.device, ALONE)
+    config = config.model_copy(update={"model": for_device(config.model, device)})
+    policy = outline(config.model, tokenizer, device)
+    course = Course(prepared, config, policy, pair_cost(policy))
+    flops = sum(step_flops(policy, batch) for batch in course.at(0)[1]) * course.total
+    rate = matrix_rate(device, policy.compute_dtype)
+    longest = max(len(row.response_ids) for row in prepared.train)
+    evaluations = [step for step in range(1, course.total + 1) if evaluation_due(step, course.total, config.eval)]
+    tokens = min(longest, config.eval.max_new_tokens)
+    asked = [len(prepared.validation) if step == course.total else prepared.panel for step in evaluations]
+    seconds = sum(_generation(policy, config, problems, tokens, rate) for problems in asked)
+    if with_baseline and config.eval.before:
+        seconds += _generation(policy, config, len(prepared.validation), config.eval.max_new_tokens, rate)
+    return Forecast(flops / (share * rate), seconds, _memory(policy, config, course.largest))
+
+
+def _generation(policy: Policy, config: Config, problems: int, tokens: int, rate: float) -> float:
+    weights = list(policy.model.parameters())
+    count = sum(weight.numel() for weight in weights)
+    size = sum(weight.numel() * min(weight.element_size(), policy.compute_dtype.itemsize) for weight in weights)
+    rows = problems * config.eval.samples
+    batch = min(rows, config.eval.batch_size)
+    batches = -(-rows // batch)
+    return batches * tokens * max(2.0 * count * batch / rate, size / memory_rate(policy.device))
+
+
+def _memory(policy: Policy, config: Config, pack_tokens: int) -> float:
+    weights = float(sum(weight.numel() * weight.element_size() for weight in policy.model.parameters()))
+    wanted = config.model.activation_checkpointing
+    choices: tuple[Recomputation, ...] = ("none", "selective", "full") if wanted == "auto" else (wanted,)
+    free = plan.HEADROOM * plan.free_memory(policy.device) - weights
+    state = plan.state_to_come(policy, config)
+    needed = [weights + state + plan.activation_bytes(policy, pack_tokens, kind) for kind in choices]
+    return next((memory for memory in needed if memory <= free + weights), needed[-1])
+
+
+def show(trials: Iterable[Any], pools: Mapping[str, Pool], directory: Path) -> None:
+    """Print every trial of a sweep with what it is reckoned to take; finished ones with what they took."""
+    rows, total = [], 0.0
+    first: set[str] = set()
+    for trial in trials:
+        pool = pools[trial.group]
+        reading = Reading(Path(trial.config.run.dir))
+        if (reading.directory / "result.json").is_file():
+            took = sum(line["seconds"] for line in reading.steps)
+            rows.append(
+                (trial.name, len_of(reading), trial.steps, f"{trial.tokens:,}", f"took {console.duration(took)}", "", "finished")
+            )
+            continue
+        prepared = choose(pool, trial.config.data)
+        expected = forecast(trial.config, prepared, pool.tokenizer, with_baseline=trial.group not in first)
+        first.add(trial.group)
+        total += expected.training + expected.evaluation
+        rows.append(
+            (trial.name, len(prepared.train), trial.steps, f"{trial.tokens:,}", console.duration(expected.training),
+             console.duration(expected.evaluation), f"{expected.memory / 1e9:.1f} GB")
+        )  # fmt: skip
+    console.table("Trials", ("trial", "rows", "steps", "tokens", "training", "evaluation", "memory"), rows)
+    console.say(
+        f"about {console.duration(total)} of one device in all (predicted from shapes: {100 * plan.USUAL_SHARE:.0f} % of the rate of matrix"
+        " products, generation at the rate of memory; the first trial's evaluation includes that of the untouched model)"
+    )
+
+
+def len_of(reading: Reading) -> int:
+    return int(reading.table("data.json").get("rows", 0))

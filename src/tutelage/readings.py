@@ -1,0 +1,113 @@
+"""A run directory read back: its configuration, its lines, and what each question was answered."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tutelage.config import Config, load_config
+from tutelage.errors import InputError
+from tutelage.runlog import read_lines
+
+Question = tuple[str, int]
+"""The text of a question, and which of those with the same text it is."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a directory holds that `tutelage train` or `tutelage eval` has written."""
+
+    directory: Path
+
+    @cached_property
+    def config(self) -> Config | None:
+        """None where an evaluation alone is."""
+        path = self.directory / "config.toml"
+        return load_config(path) if path.is_file() else None
+
+    @cached_property
+    def lines(self) -> list[dict[str, Any]]:
+        return read_lines(self.directory / "metrics.jsonl")
+
+    @property
+    def steps(self) -> list[dict[str, Any]]:
+        return [line for line in self.lines if line["kind"] == "train"]
+
+    @cached_property
+    def evaluations(self) -> list[dict[str, Any]]:
+        """Oldest first. Of a directory of `tutelage eval`, its summary, as of step 0."""
+        summary = self.directory / "summary.json"
+        if self.config is None and summary.is_file():
+            return [{"kind": "eval", "step": 0, **json.loads(summary.read_text(encoding="utf-8"))}]
+        return sorted((line for line in self.lines if line["kind"] == "eval"), key=lambda line: line["step"])
+
+    @cached_property
+    def generations(self) -> list[dict[str, Any]]:
+        """Every response, of evaluations that are logged; a step where the evaluation has none."""
+        known = {line["step"] for line in self.evaluations}
+        records = ({"step": 0, **record} for record in read_lines(self.directory / "generations.jsonl"))
+        return [record for record in records if record["step"] in known]
+
+    @cached_property
+    def template(self) -> str:
+        """The prompt template, with ``{question}``."""
+        path = self.directory / "prompt.txt"
+        return path.read_text(encoding="utf-8") if path.is_file() else "{question}"
+
+    def table(self, name: str) -> dict[str, Any]:
+        """What a JSON file of the run says; nothing where there is none."""
+        path = self.directory / name
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    @property
+    def finished(self) -> bool:
+        return (self.directory / "result.json").is_file() or self.config is None
+
+    def question_of(self, prompt: str) -> str:
+        """The question within a prompt."""
+        before, _, after = self.template.partition("{question}")
+        if len(prompt) >= len(before) + len(after) and prompt.startswith(before) and prompt.endswith(after):
+            return prompt[len(before) : len(prompt) - len(after)].strip()
+        return prompt.strip()
+
+    def answers(self, step: int) -> dict[Question, list[dict[str, Any]]]:
+        """Of each question of an evaluation, its records, one for each sample."""
+        return by_question((record for record in self.generations if record["step"] == step), self)
+
+
+def by_question(records: Iterable[dict[str, Any]], reading: Reading) -> dict[Question, list[dict[str, Any]]]:
+    """Records of one evaluation by their question. A question that is asked twice is two questions, in their order."""
+    seen: Counter[str] = Counter()
+    found: dict[Question, list[dict[str, Any]]] = {}
+    for record in records:
+        text = reading.question_of(record["prompt"])
+        if record["sample"] == 0:
+            seen[text] += 1
+        found.setdefault((text, seen[text]), []).append(record)
+    return found
+
+
+def read_run(path: str | Path) -> Reading:
+    """The run, or the evaluation, in a directory. Raises InputError if there is none."""
+    directory = Path(path)
+    if not directory.is_dir():
+        raise InputError(f"{directory}: no such directory")
+    if not (directory / "config.toml").is_file() and not (directory / "summary.json").is_file():
+        raise InputError(f"{directory}: neither a run nor an evaluation (no config.toml, no summary.json)")
+    return Reading(directory)
+
+
+def score(records: Iterable[Mapping[str, Any]]) -> float:
+    """The share of a question's responses that are right."""
+    right = [record["answer_reward"] > 0 for record in records]
+    return sum(right) / len(right)
+
+
+def whole(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """An evaluation of all problems, where that was one; else of the panel."""
+    return {**evaluation, **evaluation.get("full", {})}

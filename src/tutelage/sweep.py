@@ -1,0 +1,304 @@
+"""``tutelage sweep``: one training run (trial) for each size, kind of data, seed and setting; shared work done once.
+
+The sweep's directory holds ``baseline/``, ``trials/NAME/`` (run directories like any other), ``sweep.json`` (the design and what
+became of it), and the result as a table (``sweep.csv``, ``sweep.parquet``) and a page (``report.html``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tutelage import console, fanout, forecast, packing, report, results
+from tutelage.config import Config, to_toml
+from tutelage.errors import InputError, RunError
+from tutelage.model import load_tokenizer
+from tutelage.prepare import Pool, Prepared, choose
+from tutelage.runlog import MAY_CHANGE, changes, write_text
+from tutelage.train import evaluate_untrained, train_one_size
+from tutelage.trials import Design, Point, name_of, rows_of, steps_for, trial_config
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training run of a sweep; `group` says which baseline and which pool of rows are its."""
+
+    name: str
+    config: Config
+    group: str
+    steps: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep laid out: points of curves, their trials by name, and the pools of rows by group."""
+
+    points: list[Point]
+    trials: dict[str, Trial]
+    pools: dict[str, Pool]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a process does: train, or, without a baseline to take over, evaluate the untouched model."""
+
+    config: Config
+    prepared: Prepared
+    trains: bool
+    baseline: Path | None = None
+
+
+def sweep(
+    config: Config,
+    design: Design,
+    directory: Path,
+    *,
+    where: str = "local",
+    workers: int | None = None,
+    gpus_per_trial: int = 1,
+    dry_run: bool = False,
+) -> Path:
+    """Run what of a sweep has not finished yet, and write its table and page.
+
+    Args:
+        where: as `fanout.run_map`.
+        workers: trials at the same time on this machine; None: as many as its GPUs allow, else one.
+        dry_run: print every trial with its predicted time and memory, and train nothing.
+
+    Raises:
+        InputError: the design, the configuration or the data are wrong, or the directory holds something else.
+        RunError: trials failed; the others are finished.
+    """
+    fanout.require(where)
+    console.quiet_libraries()
+    plan = lay_out(config, design, directory)
+    _refuse_other_trials(plan)
+    if dry_run:
+        forecast.show(plan.trials.values(), plan.pools, directory)
+        return directory
+    with _locked(directory):
+        state = _begin(config, design, plan, directory)
+        devices = _devices(gpus_per_trial) if where == "local" else []
+        at_once = workers or max(1, len(devices))
+        gpus = gpus_per_trial * (where != "local" and config.model.device != "cpu")
+
+        def run(jobs: list[tuple[str, Job]], what: str) -> None:
+            ended = fanout.run_apart(
+                work, [job for _, job in jobs], where, workers=at_once, devices=devices[:at_once], gpus_per_job=gpus
+            )
+            with console.progress(what, len(jobs)) as advance, contextlib.closing(ended):
+                for number, answer in ended:
+                    advance(1)
+                    _tell(jobs[number][0], answer, state, directory)
+
+        try:
+            run(_baselines(plan, directory), "evaluating the untouched model")
+            if missing := _baselines(plan, directory):
+                failed = state["sessions"][-1]["failed"]
+                raise RunError(f"the untouched model could not be evaluated: {failed[missing[0][0]]}")
+            run(_trial_jobs(plan, directory), "trials")
+        except KeyboardInterrupt:
+            left = len(_unfinished(plan))
+            raise KeyboardInterrupt(f"{left} trials are left; the same command goes on where they are") from None
+        finally:
+            _write_state(state, directory)
+    return _finish(plan, state, directory)
+
+
+def lay_out(config: Config, design: Design, directory: Path) -> Plan:
+    """Points and trials of a design. Raises InputError: a value is none, or there are not so many rows."""
+    if config.train.num_steps is not None and design.equal == "epochs":
+        raise InputError("train.num_steps is given, so trials take as many steps each: write --equal steps (or tokens)")
+    points: list[Point] = []
+    trials: dict[str, Trial] = {}
+    pools: dict[str, Pool] = {}
+    for varied, base in design.variations(config):
+        group = _group(base)
+        if group not in pools:
+            pools[group] = Pool(base, load_tokenizer(base.model.id))
+        pool = pools[group]
+        for point, trial in _of_one_variation(base, design, varied, group, pool, directory):
+            points.append(point)
+            trials.setdefault(trial.name, trial)
+    return Plan(points, trials, pools)
+
+
+def _of_one_variation(
+    base: Config, design: Design, varied: dict[str, str], group: str, pool: Pool, directory: Path
+) -> Iterator[tuple[Point, Trial]]:
+    unsized = base.data.model_copy(update={"size": None, "filter": False})
+    raw = choose(pool, unsized)
+    lengths = unsized.model_copy(update={"max_length": raw.max_length})
+    sets = {False: raw, True: choose(pool, lengths.model_copy(update={"filter": True}))} if _grades(design) else {False: raw}
+    right = len(sets[True].train) if True in sets else len(raw.train)
+    rows_per_step = base.train.batch_size * base.train.grad_accum
+
+    def course(kind: str, rows: int) -> tuple[int, float]:
+        """(steps, tokens of a step) of a set by itself, as if its rows were as long as those of its kind are on average."""
+        whole = sets[kind == "filtered"].train
+        epoch = packing.steps_per_epoch(rows, rows_per_step)
+        steps = packing.total_steps(rows, rows_per_step, base.train.num_epochs, base.train.num_steps)
+        return steps, sum(map(len, whole)) / len(whole) * rows / epoch
+
+    counted = [(kind, size, rows_of(kind, size, len(raw.train), right)) for size in design.sizes for kind in design.kinds]
+    largest = max((course(kind, rows) for kind, _, rows in counted), key=lambda pair: pair[0] * pair[1])
+    for kind, size, rows in counted:
+        own_steps, tokens_per_step = course(kind, rows)
+        steps = steps_for(design.equal, own_steps, tokens_per_step, largest)
+        lr = design.lrs[design.sizes.index(size)] if design.lrs else None
+        for seed in range(base.train.seed, base.train.seed + design.seeds):
+            name = name_of(kind, rows, size, len(raw.train), seed, varied)
+            point = Point(name, kind, size, rows, seed, steps, round(steps * tokens_per_step), varied)
+            num_steps = base.train.num_steps if design.equal == "epochs" else steps
+            where = str(directory / "trials" / name)
+            made = trial_config(base, point, raw.max_length, where, lr=lr, num_steps=num_steps)
+            yield point, Trial(name, made, group, steps, point.tokens)
+
+
+def _grades(design: Design) -> bool:
+    return "filtered" in design.kinds or "control" in design.kinds
+
+
+def _group(config: Config) -> str:
+    """Equal for configurations that share rows, problems and the evaluation of the untouched model."""
+    data = config.data.model_copy(update={"size": None, "filter": False, "subset_seed": None, "max_length": None})
+    return hashlib.sha256(repr((config.model, data, config.eval)).encode()).hexdigest()[:8]
+
+
+def work(job: Job) -> None:
+    """The process of one trial, or of the baseline. What it says goes to its run directory."""
+    directory = Path(job.config.run.dir)
+    directory.mkdir(parents=True, exist_ok=True)
+    with (
+        (directory / ".console.log").open("a", encoding="utf-8") as log,
+        contextlib.redirect_stdout(log),
+        contextlib.redirect_stderr(log),
+    ):
+        if job.trains:
+            train_one_size(job.config, prepared=job.prepared, baseline=job.baseline)
+        else:
+            evaluate_untrained(job.config, job.prepared)
+
+
+def _baseline_of(directory: Path, group: str) -> Path:
+    return directory / "baseline" / group
+
+
+def _baselines(plan: Plan, directory: Path) -> list[tuple[str, Job]]:
+    """Evaluations of the untouched model that are wanted and not there yet."""
+    jobs = []
+    for group in plan.pools:
+        trial = next(trial for trial in plan.trials.values() if trial.group == group)
+        where = _baseline_of(directory, group)
+        if trial.config.eval.before and not (where / "result.json").is_file():
+            config = trial.config.model_copy(update={"run": trial.config.run.model_copy(update={"dir": str(where)})})
+            jobs.append((f"baseline {group}", Job(config, choose(plan.pools[group], config.data), trains=False)))
+    return jobs
+
+
+def _unfinished(plan: Plan) -> list[Trial]:
+    return [trial for trial in plan.trials.values() if not (Path(trial.config.run.dir) / "result.json").is_file()]
+
+
+def _trial_jobs(plan: Plan, directory: Path) -> list[tuple[str, Job]]:
+    jobs = []
+    for trial in _unfinished(plan):
+        baseline = _baseline_of(directory, trial.group) if trial.config.eval.before else None
+        jobs.append((trial.name, Job(trial.config, choose(plan.pools[trial.group], trial.config.data), True, baseline)))
+    return jobs
+
+
+def _refuse_other_trials(plan: Plan) -> None:
+    for trial in plan.trials.values():
+        if (Path(trial.config.run.dir) / "config.toml").is_file() and (changed := changes(trial.config, MAY_CHANGE)):
+            raise InputError(
+                f"{trial.config.run.dir} holds a trial of another configuration ({'; '.join(changed)}); choose another --out, or undo that"
+            )
+
+
+def _devices(gpus_per_trial: int) -> list[str]:
+    """CUDA_VISIBLE_DEVICES of each trial that fits beside the others; none without GPUs."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count()
+    names = visible.split(",") if visible else [str(number) for number in range(count)]
+    if count and gpus_per_trial > count:
+        raise InputError(f"--gpus-per-trial {gpus_per_trial}: this machine has {count}")
+    return [",".join(names[start : start + gpus_per_trial]) for start in range(0, count - gpus_per_trial + 1, gpus_per_trial)]
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = (directory / ".lock").open("a")
+    except OSError as error:
+        raise InputError(f"--out: {directory} cannot be written: {error.strerror}") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(f"--out: {directory} is in use by another sweep") from None
+        yield
+
+
+def _begin(config: Config, design: Design, plan: Plan, directory: Path) -> dict[str, Any]:
+    """The state of the sweep: its design, its points, and the sessions that worked on it."""
+    known = results.read_state(directory)
+    sessions = [*known.get("sessions", []), {"started": time.time(), "seconds": 0.0, "finished": [], "failed": {}}]
+    if len(sessions) > 1:
+        console.say(f"going on: {len(plan.trials) - len(_unfinished(plan))} of {len(plan.trials)} trials are finished")
+    state = {
+        "design": asdict(design),
+        "price_per_hour": config.run.price_per_hour,
+        "points": [asdict(point) for point in plan.points],
+        "baselines": {trial.name: str(Path("baseline") / trial.group) for trial in plan.trials.values()},
+        "sessions": sessions,
+    }
+    write_text(
+        directory / "config.toml",
+        to_toml(config.model_copy(update={"run": config.run.model_copy(update={"dir": str(directory)})})),
+    )
+    _write_state(state, directory)
+    return state
+
+
+def _tell(name: str, answer: BaseException | None, state: dict[str, Any], directory: Path) -> None:
+    """Write down how a trial ended, and say so."""
+    session = state["sessions"][-1]
+    if answer is None:
+        session["finished"].append(name)
+        console.say(f"{name}: {results.in_a_line(directory, name)}")
+    else:
+        session["failed"][name] = str(answer)
+        console.say(f"{name}: failed: {answer}; the others go on", style="bold red")
+    _write_state(state, directory)
+
+
+def _write_state(state: dict[str, Any], directory: Path) -> None:
+    session = state["sessions"][-1]
+    session["seconds"] = round(time.time() - session["started"], 1)
+    write_text(directory / "sweep.json", json.dumps(state, indent=1) + "\n")
+
+
+def _finish(plan: Plan, state: dict[str, Any], directory: Path) -> Path:
+    """Write the table and the page. Raises RunError if trials have failed."""
+    results.write_table(directory)
+    results.show(directory)
+    page = report.write(directory)
+    console.say(f"The page is {page}, the table {directory}/sweep.csv (and .parquet).")
+    failed = state["sessions"][-1]["failed"]
+    if failed:
+        listed = "\n".join(f"  {name}: {reason}" for name, reason in failed.items())
+        raise RunError(f"{len(failed)} of {len(plan.trials)} trials failed; the same command tries them again:\n{listed}")
+    return page
