@@ -358,7 +358,7 @@ def describe() -> list[tuple[str, str, str, str, str]]:
     for section, info in Config.model_fields.items():
         model = typing.cast(type[Section], info.annotation)
         for key, field in model.model_fields.items():
-            rows.append((section, key, _type_name(field.annotation), _shown(field.default), field.description or ""))
+            rows.append((section, key, _type_name(field.annotation), shown(field.default), field.description or ""))
     return rows
 
 
@@ -376,7 +376,8 @@ def _type_name(annotation: Any) -> str:
     return str(annotation.__name__)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value as it is printed."""
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -393,7 +394,7 @@ def differences(old: Config, new: Config, may_change: Collection[str] = ()) -> l
     if old.train.batch_size * old.train.grad_accum != new.train.batch_size * new.train.grad_accum:
         may_change = set(may_change) - {"train.batch_size", "train.grad_accum"}
     return [
-        f"{section}.{key}: {_shown(a)} → {_shown(b)}"
+        f"{section}.{key}: {shown(a)} → {shown(b)}"
         for section, key, *_ in describe()
         if f"{section}.{key}" not in may_change
         and (a := getattr(getattr(old, section), key)) != (b := getattr(getattr(new, section), key))

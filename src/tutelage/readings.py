@@ -59,6 +59,11 @@ class Reading:
         path = self.directory / "prompt.txt"
         return path.read_text(encoding="utf-8") if path.is_file() else "{question}"
 
+    @cached_property
+    def fates(self) -> Counter[str]:
+        """How many rows met which fate."""
+        return Counter(line["fate"] for line in read_lines(self.directory / "ledger.jsonl"))
+
     def table(self, name: str) -> dict[str, Any]:
         """What a JSON file of the run says; nothing where there is none."""
         path = self.directory / name

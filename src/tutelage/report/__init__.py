@@ -1,5 +1,146 @@
+"""One self-contained page of a run or a sweep: it opens offline, and asks no server for anything."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import gzip
+import json
+import time
+from importlib import resources
 from pathlib import Path
+from typing import Any
+
+from tutelage import console
+from tutelage.errors import InputError
+from tutelage.readings import Reading, read_run
+from tutelage.report import facts, figures, of_sweep
+from tutelage.results import is_sweep
+from tutelage.runlog import write_text
+
+LARGEST = 15_000_000
+"""Bytes of a page at most; more generations are split over several."""
+WATCHED = ("metrics.jsonl", "generations.jsonl", "result.json", "sweep.json")
+POLL = 2.0
+"""Seconds between two looks at whether a watched run has got on."""
 
 
-def write(directory: Path) -> Path:
-    return directory / "report.html"
+def write(
+    directory: str | Path,
+    out: Path | None = None,
+    *,
+    price_per_hour: float | None = None,
+    live: bool = False,
+    largest: int = LARGEST,
+) -> Path:
+    """Write the page of a run, an evaluation or a sweep; its path.
+
+    Args:
+        out: default: ``report.html`` in the directory. Where one page would be too large, the others lie beside it, numbered.
+        price_per_hour: what an hour of the machine costs; default: `run.price_per_hour` of the run.
+        live: let the page load itself again every few seconds.
+        largest: bytes of a page at most.
+
+    Raises:
+        InputError: there is no run in that directory.
+        RunError: the page cannot be written.
+    """
+    directory = Path(directory)
+    page = out or directory / "report.html"
+    if is_sweep(directory):
+        content = of_sweep.content(directory, page, price_per_hour)
+        write_text(page, _render("sweep.html", content, live))
+        return page
+    reading = read_run(directory)
+    if not reading.lines and reading.config is not None and not live:
+        raise InputError(f"{directory}: nothing is logged there yet; --watch waits for it")
+    content = facts.of_run(reading, price_per_hour)
+    content["figures"] = figures.of_run(reading)
+    content["histogram"] = figures.lengths_histogram(content["data"])
+    generations = facts.generations(reading)
+    first = _render("run.html", content | {"generations": generations | {"problems": []}, "parts": []}, live)
+    parts = split(generations["problems"], largest - len(first.encode()))
+    names = [page, *(page.with_name(f"{page.stem}-{number}{page.suffix}") for number in range(2, len(parts) + 1))]
+    start = 0
+    for name, problems in zip(names, parts, strict=True):
+        links = [
+            {"name": other.name, "this": other == name, "problems": len(part)} for other, part in zip(names, parts, strict=True)
+        ]
+        shown = {"generations": generations | {"problems": problems, "start": start}, "parts": links}
+        write_text(name, _render("run.html", content | shown, live))
+        start += len(problems)
+    if len(parts) > 1:
+        console.say(f"the generations are split over {len(parts)} pages, each below {largest / 1e6:.0f} MB")
+    return page
+
+
+def split(problems: list[Any], room: int) -> list[list[Any]]:
+    """The problems in as few parts as fit in so many bytes each, when packed."""
+    size = len(packed(problems))
+    count = max(1, -(-size * 11 // (10 * max(1, room))))  # parts are not packed equally well
+    width = max(1, -(-len(problems) // count))
+    return [problems[start : start + width] for start in range(0, len(problems), width)] or [[]]
+
+
+def watch(directory: str | Path, out: Path | None = None, price_per_hour: float | None = None) -> Path:
+    """Write the page again whenever the run gets on, until it is finished (or Ctrl-C)."""
+    directory = Path(directory)
+    page, seen = out or directory / "report.html", None
+    console.say(f"open {page}; it is written, and loads itself, again while the run goes on (Ctrl-C ends this)")
+    try:
+        while True:
+            now = _state(directory)
+            if now != seen:
+                seen = now
+                finished = _finished(directory)
+                write(directory, out, price_per_hour=price_per_hour, live=not finished)
+                if finished:
+                    return page
+            time.sleep(POLL)
+    except KeyboardInterrupt:
+        return write(directory, out, price_per_hour=price_per_hour)
+
+
+def _state(directory: Path) -> list[tuple[str, int, int]]:
+    files = [directory / name for name in WATCHED]
+    files += sorted(directory.glob("trials/*/result.json")) if is_sweep(directory) else []
+    return [(str(file), (found := file.stat()).st_mtime_ns, found.st_size) for file in files if file.is_file()]
+
+
+def _finished(directory: Path) -> bool:
+    return of_sweep.finished(directory) if is_sweep(directory) else Reading(directory).finished
+
+
+def packed(value: Any) -> str:
+    """JSON (or text), compressed, as text that can stand in a page: nothing in it can end a script."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return base64.b64encode(gzip.compress(text.encode("utf-8", "backslashreplace"), 6, mtime=0)).decode()
+
+
+@functools.cache
+def _plotly() -> str:
+    """Plotly's script, packed: a quarter of its size."""
+    return packed((resources.files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8"))
+
+
+def _own(name: str) -> str:
+    return (resources.files("tutelage.report") / name).read_text(encoding="utf-8")
+
+
+def _render(template: str, content: dict[str, Any], live: bool) -> str:
+    """A page from its template. Whatever comes from data is escaped: by Jinja, or packed and set as text by the script."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("tutelage.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    drawn = [figure for figure in [*content["figures"], content.get("histogram")] if figure]
+    payload = {"figures": drawn, "generations": content.get("generations")}
+    return environment.get_template(template).render(
+        **content, live=live, payload=packed(payload), plotly=_plotly(), style=_own("page.css"), script=_own("page.js"),
+        written=time.strftime("%Y-%m-%d %H:%M"),
+    )  # fmt: skip

@@ -1,0 +1,132 @@
+"""What a page shows of a sweep."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+from tutelage import results
+from tutelage.config import Config, load_config
+from tutelage.console import duration, percent
+from tutelage.readings import Reading
+from tutelage.report import figures, words
+
+EQUAL = {"epochs": "equal epochs", "steps": "equal optimizer steps", "tokens": "equal tokens"}
+
+
+def finished(directory: Path) -> bool:
+    """Whether every trial has ended well."""
+    return all(row["status"] == "finished" for row in results.table(directory))
+
+
+def content(directory: Path, page: Path, price_per_hour: float | None) -> dict[str, Any]:
+    """What the template of a sweep's page is filled with."""
+    state, table = results.read_state(directory), results.table(directory)
+    config = load_config(directory / "config.toml")
+    found = results.points(directory)
+    price = price_per_hour if price_per_hour is not None else state["price_per_hour"]
+    caption = setting(state["design"], config)
+    seconds = sum(session["seconds"] for session in state["sessions"])
+    trials = {row["trial"]: row for row in table}
+    return {
+        "title": directory.absolute().name,
+        "finished": all(row["status"] == "finished" for row in table),
+        "headline": headline(config, found, results.baseline_scores(directory), trials),
+        "best": best(found),
+        "caption": caption,
+        "verdicts": results.verdicts(directory),
+        "seconds": seconds,
+        "time": duration(seconds),
+        "money": None if price is None else price * seconds / 3600,
+        "price_per_hour": price,
+        "sessions": state["sessions"],
+        "baselines": baselines(directory),
+        "figures": drawn(found, directory, caption),
+        "trials": [_row(row, directory, page) for row in trials.values()],
+        "points": len(table),
+        "failures": results.failures(state, directory),
+        "curves": [curve(point) for point in found],
+        "varied": sorted({key for row in state["points"] for key in row["varied"]}),
+        "toml": (directory / "config.toml").read_text(encoding="utf-8"),
+        "repeat": command(directory, state["design"]),
+    }
+
+
+def setting(design: dict[str, Any], config: Config) -> str:
+    """What the points have in common, for the plot: epochs, steps or tokens, and the learning rate."""
+    lrs = design["lrs"]
+    rate = "learning rate of each size: " + ", ".join(f"{lr:g}" for lr in lrs) if lrs else f"learning rate {config.train.lr:g}"
+    varied = ", ".join(f"{key} varied" for key, _ in design["vary"])
+    epochs = config.train.num_epochs
+    length = f"{config.train.num_steps} steps" if config.train.num_steps else f"{epochs:g} epoch{'' if epochs == 1 else 's'}"
+    of = f"{EQUAL[design['equal']]} ({length}{'' if design['equal'] == 'epochs' else ' of the largest set'})"
+    seeds = f"{design['seeds']} seed{'s' if design['seeds'] > 1 else ''}"
+    return "; ".join(part for part in (of, rate, varied, seeds) if part)
+
+
+def headline(config: Config, found: list[results.Found], baseline: Any, trials: dict[str, Any]) -> str:
+    """One sentence: what was trained on what, and the best of it."""
+    done = sum(row["status"] == "finished" for row in trials.values())
+    said = f"{words.model_name(config)} on {config.data.train}: {done} of {len(trials)} trials finished"
+    if not found:
+        return f"{said}."
+    top = max(found, key=lambda point: point.accuracy)
+    before = f", from {percent(baseline[0])} untouched" if baseline else ""
+    low, high = 100 * top.low, 100 * top.high
+    return f"{said}; {top.name} data, {top.rows} rows, came furthest: {percent(top.accuracy)} [{low:.0f}–{high:.0f}]{before}."
+
+
+def best(found: list[results.Found]) -> list[dict[str, str]]:
+    """The furthest point of each curve."""
+    names = dict.fromkeys(point.name for point in found)
+    tops = [max((point for point in found if point.name == name), key=lambda point: point.accuracy) for name in names]
+    return [curve(point) for point in tops]
+
+
+def curve(point: results.Found) -> dict[str, str]:
+    return {
+        "name": point.name,
+        "label": point.label,
+        "rows": str(point.rows),
+        "accuracy": f"{percent(point.accuracy)} [{100 * point.low:.0f}–{100 * point.high:.0f}]",
+        "seeds": ", ".join(percent(value) for value in point.accuracies),
+    }
+
+
+def drawn(found: list[results.Found], directory: Path, caption: str) -> list[figures.Figure]:
+    if not found:
+        return []
+    return [figures.size_curve(found, results.baseline_scores(directory), caption)]
+
+
+def baselines(directory: Path) -> list[dict[str, Any]]:
+    """The evaluations of the untouched model that trials share."""
+    readings = [Reading(path) for path in sorted((directory / "baseline").glob("*")) if (path / "result.json").is_file()]
+    return [
+        {"accuracy": words.accuracy(results.whole(reading.evaluations[0])), "problems": reading.evaluations[0]["examples"]}
+        for reading in readings
+    ]
+
+
+def _row(row: dict[str, Any], directory: Path, page: Path) -> dict[str, Any]:
+    report = directory / "trials" / row["trial"] / "report.html"
+    seconds = (row["training_seconds"] or 0) + (row["evaluation_seconds"] or 0)
+    return row | {
+        "link": os.path.relpath(report, page.parent) if report.is_file() else None,
+        "shown": "–"
+        if row["accuracy"] is None
+        else f"{percent(row['accuracy'])} [{100 * row['accuracy_low']:.0f}–{100 * row['accuracy_high']:.0f}]",
+        "took": duration(seconds) if seconds else "–",
+    }
+
+
+def command(directory: Path, design: dict[str, Any]) -> str:
+    """The command that makes the sweep again."""
+    sizes = ",".join("full" if size is None else str(size) for size in design["sizes"])
+    parts = ["tutelage", "sweep", str(directory / "config.toml"), "--sizes", sizes, "--data", ",".join(design["kinds"])]
+    parts += ["--seeds", str(design["seeds"]), "--equal", design["equal"]]
+    parts += [part for key, values in design["vary"] for part in ("--vary", f"{key}={','.join(values)}")]
+    parts += ["--lr", ",".join(f"{lr:g}" for lr in design["lrs"])] if design["lrs"] else []
+    return f"{shlex.join(parts)} --out NEW_DIRECTORY"
