@@ -101,6 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
     keep.add_argument("--where", default="local", help=WHERE)
 
     _add_sweep(commands)
+    _add_reading(commands)
 
     ask = commands.add_parser("ask", help="ask a model one question", description=OVERRIDES, allow_abbrev=False)
     ask.add_argument("model", help="a run directory, a model directory, a hub name, or smollm2")
@@ -141,7 +142,24 @@ def _add_sweep(commands: Any) -> None:
     sweep.add_argument("--where", default="local", help=WHERE)
     sweep.add_argument("--workers", type=int, help="trials at the same time on this machine (default: one on each GPU, else one)")
     sweep.add_argument("--gpus-per-trial", type=int, default=1, help="2: one trains, vLLM has the other (default 1)")
+    sweep.add_argument("--models", choices=["all", "best", "none"], default="all", help="whose trained models stay on the disk")
     sweep.add_argument("--dry-run", action="store_true", help="print every trial with its predicted time and memory, and stop")
+
+
+def _add_reading(commands: Any) -> None:
+    """Commands that read what runs have left."""
+    report = commands.add_parser("report", help="one self-contained page of a run, an evaluation or a sweep")
+    report.add_argument("run", type=Path, help="the directory of a run, of `tutelage eval`, or of a sweep")
+    report.add_argument("--out", type=Path, help="the page (default: report.html in the directory)")
+    report.add_argument("--price", type=float, metavar="PER_HOUR", help="what an hour of the machine costs (default: run.price_per_hour)")
+    report.add_argument("--watch", action="store_true", help="write it again whenever the run gets on, until it is finished")
+
+    compare = commands.add_parser(
+        "compare", help="two evaluations of the same questions: gained, lost, and whether the difference is significant"
+    )
+    compare.add_argument("first", metavar="RUN_A", help="a run, or a directory of `tutelage eval`; RUN@STEP: not its last evaluation")
+    compare.add_argument("second", metavar="RUN_B", help="the same, to compare with")
+    compare.add_argument("--examples", type=int, default=3, help="problems shown of each kind of change (default 3)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -165,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             signal.signal(polite, signal.default_int_handler)  # ends as Ctrl-C does; training remembers them instead
         if arguments.command == "train" and arguments.launch is not None:
             return _launch(arguments.launch, given)
-        if overrides and arguments.command in ("demo", "grade", "export"):
+        if overrides and arguments.command in ("demo", "grade", "export", "report", "compare"):
             raise InputError(f"tutelage {arguments.command} takes no settings; got {' '.join(overrides)}")
         _dispatch(arguments, overrides)
     except InputError as error:
@@ -251,8 +269,19 @@ def _dispatch(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
             sweep(
                 config, design, arguments.out, where=arguments.where, workers=arguments.workers,
-                gpus_per_trial=arguments.gpus_per_trial, dry_run=arguments.dry_run,
+                gpus_per_trial=arguments.gpus_per_trial, models=arguments.models, dry_run=arguments.dry_run,
             )  # fmt: skip
+        case "report":
+            from tutelage import console, report
+
+            if arguments.price is not None and not arguments.price >= 0:
+                raise InputError(f"--price {arguments.price}: a price is not negative")
+            write = report.watch if arguments.watch else report.write
+            console.say(f"wrote {write(arguments.run, arguments.out, price_per_hour=arguments.price)}")
+        case "compare":
+            from tutelage.compare import compare_runs
+
+            compare_runs(arguments.first, arguments.second, arguments.examples)
         case "ask":
             with contextlib.redirect_stdout(sys.stderr):  # standard output is for the answer
                 _start()

@@ -194,7 +194,8 @@ def _answer_apart(theirs: Connection, parent: int, function: Callable[[Job], Ans
         answer: Any = function(job)
     except BaseException as error:
         answer = error if isinstance(error, InputError | RunError | KeyboardInterrupt) else _told(error)
-    theirs.send(answer)
+    with contextlib.suppress(BrokenPipeError):  # nobody is there to be told
+        theirs.send(answer)
 
 
 def _told(error: BaseException) -> RunError:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tutelage import console, plan
-from tutelage.config import Config
+from tutelage.config import Config, ModelConfig
 from tutelage.course import Course
 from tutelage.live import evaluation_due
 from tutelage.model import device_for, for_device, outline
@@ -21,11 +21,13 @@ from tutelage.world import ALONE
 
 @dataclass(frozen=True)
 class Forecast:
-    """Seconds of training and of evaluation, and bytes of weights, state and activations on the device that trains."""
+    """Seconds of training and of evaluation, and bytes: of weights, state and activations on the
+    device that trains, and of the trained model on the disk."""
 
     training: float
     evaluation: float
     memory: float
+    model: float
 
 
 def forecast(
@@ -41,7 +43,6 @@ def forecast(
         with_baseline: whether the run also evaluates the untouched model, whose responses may all be cut off at the cap.
     """
     device = device_for(config.model.device, ALONE)
-    config = config.model_copy(update={"model": for_device(config.model, device)})
     policy = outline(config.model, tokenizer, device)
     course = Course(prepared, config, policy, pair_cost(policy))
     flops = sum(step_flops(policy, batch) for batch in course.at(0)[1]) * course.total
@@ -53,7 +54,8 @@ def forecast(
     seconds = sum(_generation(policy, config, problems, tokens, rate) for problems in asked)
     if with_baseline and config.eval.before:
         seconds += _generation(policy, config, len(prepared.validation), config.eval.max_new_tokens, rate)
-    return Forecast(flops / (share * rate), seconds, _memory(policy, config, course.largest))
+    model = sum(float(weight.numel() * weight.element_size()) for weight in policy.model.parameters())
+    return Forecast(flops / (share * rate), seconds, _memory(policy, config, course.largest), model)
 
 
 def _generation(policy: Policy, config: Config, problems: int, tokens: int, rate: float) -> float:
@@ -76,33 +78,35 @@ def _memory(policy: Policy, config: Config, pack_tokens: int) -> float:
     return next((memory for memory in needed if memory <= free + weights), needed[-1])
 
 
-def show(trials: Iterable[Any], pools: Mapping[str, Pool], directory: Path) -> None:
-    """Print every trial of a sweep with what it is reckoned to take; finished ones with what they took."""
-    rows, total = [], 0.0
-    first: set[str] = set()
+def show(trials: Sequence[Any], pools: Mapping[str, Pool], models: int) -> None:
+    """Print every trial of a sweep with what it is reckoned to take; finished ones with what they took.
+
+    Args:
+        models: how many trained models will be on the disk at the same time.
+    """
+    rows, total, size = [], 0.0, 0.0
+    evaluated: set[str] = set()
+    on_device: dict[str, ModelConfig] = {}  # a CPU without bfloat16 is told of once
+    for model in (trial.config.model for trial in trials):
+        if repr(model) not in on_device:
+            on_device[repr(model)] = for_device(model, device_for(model.device, ALONE))
     for trial in trials:
-        pool = pools[trial.group]
         reading = Reading(Path(trial.config.run.dir))
+        prepared = choose(pools[trial.group], trial.config.data)
+        shape = (trial.name, len(prepared.train), trial.steps, f"{trial.tokens:,}")
         if (reading.directory / "result.json").is_file():
             took = sum(line["seconds"] for line in reading.steps)
-            rows.append(
-                (trial.name, len_of(reading), trial.steps, f"{trial.tokens:,}", f"took {console.duration(took)}", "", "finished")
-            )
+            rows.append((*shape, f"took {console.duration(took)}", "", "finished"))
             continue
-        prepared = choose(pool, trial.config.data)
-        expected = forecast(trial.config, prepared, pool.tokenizer, with_baseline=trial.group not in first)
-        first.add(trial.group)
-        total += expected.training + expected.evaluation
-        rows.append(
-            (trial.name, len(prepared.train), trial.steps, f"{trial.tokens:,}", console.duration(expected.training),
-             console.duration(expected.evaluation), f"{expected.memory / 1e9:.1f} GB")
-        )  # fmt: skip
+        config = trial.config.model_copy(update={"model": on_device[repr(trial.config.model)]})
+        expected = forecast(config, prepared, pools[trial.group].tokenizer, with_baseline=trial.group not in evaluated)
+        evaluated.add(trial.group)
+        total, size = total + expected.training + expected.evaluation, max(size, expected.model)
+        times = console.duration(expected.training), console.duration(expected.evaluation)
+        rows.append((*shape, *times, f"{expected.memory / 1e9:.1f} GB"))
     console.table("Trials", ("trial", "rows", "steps", "tokens", "training", "evaluation", "memory"), rows)
     console.say(
-        f"about {console.duration(total)} of one device in all (predicted from shapes: {100 * plan.USUAL_SHARE:.0f} % of the rate of matrix"
-        " products, generation at the rate of memory; the first trial's evaluation includes that of the untouched model)"
+        f"About {console.duration(total)} of one device in all, and {models} models of {size / 1e9:.1f} GB on the disk. Predicted from"
+        f" shapes: {100 * plan.USUAL_SHARE:.0f} % of the rate of matrix products, generation at the rate of memory; the first trial's"
+        " evaluation includes that of the untouched model."
     )
-
-
-def len_of(reading: Reading) -> int:
-    return int(reading.table("data.json").get("rows", 0))

@@ -220,6 +220,7 @@ def finished(directory: Path, evaluations: Sequence[dict[str, Any]], cost: Mappi
             f" {console.duration(cost['evaluation_seconds'] or 0)} ({percent(cost['share'])})."
         )
     console.say(
-        f"The model is in {directory}/model, every generation in {directory}/generations.jsonl, the curve in {directory}/metrics.jsonl."
+        f"The page to look at is {directory}/report.html; the model is in {directory}/model, every generation in"
+        f" {directory}/generations.jsonl, the curve in {directory}/metrics.jsonl."
     )
     console.say(f'Try it: tutelage ask {directory} "…"')

@@ -11,11 +11,12 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -24,9 +25,12 @@ from tutelage.config import Config, to_toml
 from tutelage.errors import InputError, RunError
 from tutelage.model import load_tokenizer
 from tutelage.prepare import Pool, Prepared, choose
+from tutelage.readings import Reading, whole
 from tutelage.runlog import MAY_CHANGE, changes, write_text
 from tutelage.train import evaluate_untrained, train_one_size
 from tutelage.trials import Design, Point, name_of, rows_of, steps_for, trial_config
+
+Models = Literal["all", "best", "none"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ def sweep(
     where: str = "local",
     workers: int | None = None,
     gpus_per_trial: int = 1,
+    models: Models = "all",
     dry_run: bool = False,
 ) -> Path:
     """Run what of a sweep has not finished yet, and write its table and page.
@@ -74,6 +79,7 @@ def sweep(
     Args:
         where: as `fanout.run_map`.
         workers: trials at the same time on this machine; None: as many as its GPUs allow, else one.
+        models: which trials' trained models stay on the disk: all, the best one's, or none.
         dry_run: print every trial with its predicted time and memory, and train nothing.
 
     Raises:
@@ -85,7 +91,7 @@ def sweep(
     plan = lay_out(config, design, directory)
     _refuse_other_trials(plan)
     if dry_run:
-        forecast.show(plan.trials.values(), plan.pools, directory)
+        forecast.show(list(plan.trials.values()), plan.pools, len(_unfinished(plan)) if models == "all" else 1)
         return directory
     with _locked(directory):
         state = _begin(config, design, plan, directory)
@@ -101,6 +107,7 @@ def sweep(
                 for number, answer in ended:
                     advance(1)
                     _tell(jobs[number][0], answer, state, directory)
+                    _remove_models(plan, models)
 
         try:
             run(_baselines(plan, directory), "evaluating the untouched model")
@@ -217,6 +224,14 @@ def _trial_jobs(plan: Plan, directory: Path) -> list[tuple[str, Job]]:
         baseline = _baseline_of(directory, trial.group) if trial.config.eval.before else None
         jobs.append((trial.name, Job(trial.config, choose(plan.pools[trial.group], trial.config.data), True, baseline)))
     return jobs
+
+
+def _remove_models(plan: Plan, models: Models) -> None:
+    """Remove the models of finished trials that are not to stay; a trial is as good as its last accuracy, the first of equals best."""
+    finished = [Path(trial.config.run.dir) for trial in plan.trials.values() if trial not in _unfinished(plan)]
+    ranked = sorted(finished, key=lambda path: -whole(Reading(path).evaluations[-1])["accuracy"]) if models != "all" else []
+    for path in ranked[models == "best" :]:
+        shutil.rmtree(path / "model", ignore_errors=True)
 
 
 def _refuse_other_trials(plan: Plan) -> None:

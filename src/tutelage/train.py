@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from tutelage import checkpoint, console, lora, optim, show
+from tutelage import checkpoint, console, lora, optim, report, show
 from tutelage.checkpoint import Checkpoints
 from tutelage.config import Config, known_keys, parse_config
 from tutelage.course import set_up
@@ -239,6 +239,7 @@ def run(
                     evaluate.give_up(step) if isinstance(stop, StopWanted) else evaluate.finish(step)
             raise agreed(explained, world) from None
     if world.leads:
+        _report(log.directory)
         checkpoint.remove_all(log.directory, _best(log) if config.run.keep_best else ())
         forget_drafts(log.directory)
     return result
@@ -252,6 +253,14 @@ def _finished(policy: Policy, prepared: Prepared, config: Config, log: RunLog, t
         save_model(policy, log.directory / "model", card, world)
     log.finish({"steps": total, "evaluations": evaluations, "evaluation_cost": cost, "model": "model"})
     return Result(log.directory, evaluations, total, cost)
+
+
+def _report(directory: Path) -> None:
+    """Write the run's page. What keeps it from being written is told: the run is finished all the same."""
+    try:
+        report.write(directory)
+    except (RunError, InputError, OSError) as error:
+        console.say(f"the report was not written: {error}; to try again: tutelage report {directory}", style="yellow")
 
 
 def _best(log: RunLog) -> list[int]:

@@ -82,7 +82,7 @@ def split(problems: list[Any], room: int) -> list[list[Any]]:
     return [problems[start : start + width] for start in range(0, len(problems), width)] or [[]]
 
 
-def watch(directory: str | Path, out: Path | None = None, price_per_hour: float | None = None) -> Path:
+def watch(directory: str | Path, out: Path | None = None, *, price_per_hour: float | None = None) -> Path:
     """Write the page again whenever the run gets on, until it is finished (or Ctrl-C)."""
     directory = Path(directory)
     page, seen = out or directory / "report.html", None
