@@ -19,7 +19,7 @@ LEVELS = [
     {"overrides", "grading", "sources", "console", "objective", "attention", "sharding", "fanout", "launch"},
     {"world"},
     {"config", "shapes", "embedded", "checkpoint"},
-    {"data", "lora", "optim", "trials"},
+    {"data", "lora", "optim", "trials", "tracking"},
     {"tokens", "runlog", "generation"},
     {"packing", "draft", "readings"},
     {"results", "compare"},
@@ -93,7 +93,7 @@ def test_only_one_file_knows_vllm():
         ("tutelage.compare", ("torch", "transformers", "sympy")),
         ("tutelage.filtering", ("torch", "transformers", "datasets", "sympy")),
         ("tutelage.objective", ("transformers", "vllm", "datasets")),
-        ("tutelage.train", ("vllm", "datasets", "wandb", "trackio")),
+        ("tutelage.train", ("vllm", "datasets", "wandb", "trackio", "mlflow")),
     ],
 )
 def test_a_light_room_loads_nothing_heavy(module, forbidden):

@@ -74,40 +74,6 @@ def test_a_full_disk_is_one_clear_error():
         append_lines(Path("/dev/full"), [{"a": 1}])
 
 
-def test_metrics_reach_the_tracker_that_was_chosen(tmp_path):
-    pytest.importorskip("tensorboard")
-    with open_run(config_of(tmp_path / "run")) as log:
-        log.begin(parse_config({"run": {"dir": str(tmp_path / "run"), "tracker": "tensorboard"}}), "{question}", {"sha256": "hash"}, [])
-        log.metrics(kind="eval", step=3, accuracy=0.5)
-    assert list((tmp_path / "run" / "tensorboard").glob("events*"))
-
-
-@pytest.mark.parametrize("name", ["wandb", "trackio"])
-def test_metrics_reach_a_tracker_with_the_interface_of_wandb(tmp_path, monkeypatch, name):
-    from types import SimpleNamespace
-
-    started, logged = [], []
-    fake = SimpleNamespace(
-        init=lambda **options: started.append(options), log=lambda numbers, step: logged.append((numbers, step))
-    )
-    monkeypatch.setitem(sys.modules, name, fake)
-    config = parse_config({"run": {"dir": str(tmp_path / "first"), "tracker": name}})
-    with open_run(config) as log:
-        log.begin(config, "{question}", {"sha256": "hash"}, [])
-        log.metrics(kind="train", step=2, loss=0.5, note="text")
-    assert started[0]["name"] == "first" and started[0]["config"]["run"]["tracker"] == name
-    assert logged == [({"train/loss": 0.5}, 2)]
-
-
-def test_a_tracker_that_is_not_installed_is_said(monkeypatch):
-    from tutelage.runlog import require_tracker
-
-    require_tracker("none")
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(InputError, match=r"tutelage\[tracking\]"):
-        require_tracker("wandb")
-
-
 def test_half_a_character_in_a_row_is_written_as_json_writes_it(tmp_path):
     append_lines(tmp_path / "a.jsonl", [{"a": "\ud83d"}])
     assert read_lines(tmp_path / "a.jsonl") == [{"a": "\ud83d"}]

@@ -251,8 +251,23 @@ class RunConfig(Section):
     (`tutelage export RUN --step N`)."""
     price_per_hour: float | None = Field(default=None, ge=0)
     """What an hour on this machine costs, in the currency of your choice; the report then says what the run cost."""
-    tracker: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
-    """Where the metrics go besides `metrics.jsonl`."""
+    tracking: list[Literal["tensorboard", "wandb", "trackio", "mlflow"]] = []
+    """Where the numbers go besides `metrics.jsonl`: any of these, as in --run.tracking '["tensorboard", "wandb"]'."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_what_older_runs_wrote(cls, raw: Any) -> Any:
+        if isinstance(raw, dict) and "tracker" in raw:  # one, or "none"
+            rest = {key: value for key, value in raw.items() if key != "tracker"}
+            raw = {"tracking": [] if raw["tracker"] == "none" else [raw["tracker"]], **rest}
+        return raw
+
+    @model_validator(mode="after")
+    def _refuse_what_is_there_twice(self) -> RunConfig:
+        for name in self.tracking:
+            if self.tracking.count(name) > 1:
+                raise ValueError(f"run.tracking names {name} more than once")
+        return self
 
 
 class Config(Section):
@@ -369,6 +384,8 @@ def _type_name(annotation: Any) -> str:
         return " | ".join(_type_name(part) for part in typing.get_args(annotation))
     if typing.get_origin(annotation) is typing.Annotated:
         return _type_name(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) is list:
+        return f"list of {_type_name(typing.get_args(annotation)[0])}"
     if annotation is type(None):
         return "none"
     if typing.get_origin(annotation) in (dict, tuple):

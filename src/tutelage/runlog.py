@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
-import importlib
 import importlib.metadata
 import json
 import os
@@ -18,13 +17,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from tutelage import checkpoint
+from tutelage import checkpoint, tracking
 from tutelage.config import Config, differences, load_config, to_toml
 from tutelage.data import Fate
 from tutelage.errors import InputError, RunError
 
 MAY_CHANGE = frozenset(
-    {"run.dir", "run.save_every", "run.tracker", "eval.batch_size", "train.pack", "train.pack_tokens"}
+    {"run.dir", "run.save_every", "run.tracking", "eval.batch_size", "train.pack", "train.pack_tokens"}
     | {"model.device", "model.activation_checkpointing", "model.activation_offload", "model.compile"}
     | {"eval.backend", "eval.mode", "eval.when_busy", "eval.device", "eval.gpu_memory_utilization", "eval.timeout"}
     | {"eval.in_turns", "eval.offload_optimizer"}
@@ -59,17 +58,15 @@ class RunLog:
     def __init__(self, directory: Path, leads: bool = True) -> None:
         self.directory, self.leads = directory, leads
         self._unwritten: list[dict[str, Any]] = []
-        self._tracker: Any = None
+        self._tracker: tracking.Tracker | None = None
 
     @_by_the_leader
     def metrics(self, **values: Any) -> None:
-        """Append to ``metrics.jsonl``, and tell the tracker the numbers."""
+        """Append to ``metrics.jsonl``, and tell the trackers the numbers."""
         self._unwritten.append({**values, "time": round(time.time(), 3)})
         self.write_metrics()
         if self._tracker is not None and values.get("kind", "train") in ("train", "eval"):
-            kind = values.get("kind", "train")
-            numbers = {f"{kind}/{key}": value for key, value in _numbers(values) if key != "step"}
-            self._tracker(numbers, values["step"], values.get("logged_at_step", values["step"]))
+            self._tracker.send(values.get("kind", "train"), values["step"], values)
 
     @_by_the_leader
     def write_metrics(self) -> None:
@@ -106,8 +103,8 @@ class RunLog:
         Raises:
             InputError: the run was begun on other rows and has a checkpoint; or nothing can be written here.
         """
-        known = self.directory / "data.json"
-        if checkpoint.latest(self.directory) is not None and json.loads(known.read_text())["sha256"] != data["sha256"]:
+        known, found = self.directory / "data.json", checkpoint.latest(self.directory)
+        if found is not None and json.loads(known.read_text())["sha256"] != data["sha256"]:
             raise InputError(
                 f"run.dir: {self.directory} holds an unfinished run on other rows: the data, the prompt template or the tokenizer"
                 " changed since; undo that, or give this run another --run.dir"
@@ -120,7 +117,7 @@ class RunLog:
             write_text(self.directory / "ledger.jsonl", to_lines(vars(fate) for fate in ledger))
         except RunError as error:
             raise InputError(str(error)) from None
-        self._tracker = start_tracker(config, self.directory)
+        self._tracker = tracking.start(config, self.directory, None if found is None else checkpoint.step_of(found))
 
     @_by_the_leader
     def to_disk(self) -> None:
@@ -173,6 +170,12 @@ class RunLog:
         """Write ``result.json``: its presence says that the run is finished."""
         write_text(self.directory / "result.json", json.dumps(result, indent=2) + "\n")
 
+    @_by_the_leader
+    def close(self) -> None:
+        """End the trackers' runs, as finished ones if this one is."""
+        if self._tracker is not None:
+            self._tracker.end((self.directory / "result.json").exists())
+
 
 @contextlib.contextmanager
 def open_run(config: Config, allowed: Collection[str] = ()) -> Iterator[RunLog]:
@@ -198,9 +201,11 @@ def open_run(config: Config, allowed: Collection[str] = ()) -> Iterator[RunLog]:
                 f"run.dir: {directory} is in use by another process; wait for it, or give this run another --run.dir"
             ) from None
         refuse_to_overwrite(config, allowed)
+        log = RunLog(directory)
         try:
-            yield RunLog(directory)
+            yield log
         finally:
+            log.close()
             if [path.name for path in directory.iterdir()] == [".lock"]:  # nothing was begun: leave nothing behind
                 shutil.rmtree(directory)
 
@@ -284,48 +289,6 @@ def _git_state() -> dict[str, Any] | None:
         }
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def require_tracker(name: str) -> None:
-    """Raises InputError where the package of `run.tracker` is not installed."""
-    if name != "none":
-        try:
-            importlib.import_module("torch.utils.tensorboard" if name == "tensorboard" else name)
-        except ImportError:
-            raise InputError(
-                f'run.tracker = "{name}" needs a package that is not installed: pip install "tutelage[tracking]"'
-            ) from None
-
-
-def start_tracker(config: Config, directory: Path) -> Any:
-    """A function (numbers, their step, the step that training has reached) that sends metrics to the chosen tracker, or None."""
-    name = config.run.tracker
-    if name == "none":
-        return None
-    if name != "tensorboard":
-        module: Any = importlib.import_module(name)  # wandb, or trackio with the same interface
-        module.init(project="tutelage", name=directory.name, config=config.model_dump(mode="json"))
-        # these take no step below the last: an evaluation that comes in later stands at its arrival, and says whose it is
-        return lambda numbers, step, now: module.log(numbers if step == now else {**numbers, "eval/step": step}, step=now)
-    from torch.utils.tensorboard import SummaryWriter
-
-    writer: Any = SummaryWriter(directory / "tensorboard")
-
-    def track(numbers: dict[str, float], step: int, now: int) -> None:
-        for key, value in numbers.items():
-            writer.add_scalar(key, value, step)
-        writer.flush()
-
-    return track
-
-
-def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """The numbers among values, those of tables within them too, as ``table/key``."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from ((f"{key}/{inner}", number) for inner, number in _numbers(value))
-        elif isinstance(value, int | float):
-            yield key, value
 
 
 def to_lines(values: Iterable[dict[str, Any]]) -> str:

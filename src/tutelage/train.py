@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from tutelage import checkpoint, console, lora, optim, report, show
+from tutelage import checkpoint, console, lora, optim, report, show, tracking
 from tutelage.checkpoint import Checkpoints
 from tutelage.config import Config, known_keys, parse_config
 from tutelage.course import set_up
@@ -37,7 +37,7 @@ from tutelage.model import (
 from tutelage.placement import engine_device, place_engine
 from tutelage.policy import Policy
 from tutelage.prepare import Prepared, prepare
-from tutelage.runlog import MAY_CHANGE, RunLog, changes, open_run, refuse_to_overwrite, require_tracker, write_text
+from tutelage.runlog import MAY_CHANGE, RunLog, changes, open_run, refuse_to_overwrite, write_text
 from tutelage.speed import matrix_rate, memory_in_use
 from tutelage.step import Gradients, accumulate_gradients, update_weights
 from tutelage.tokens import TokenizedExample
@@ -159,7 +159,7 @@ def _require(config: Config, world: World, allow_changes: Collection[str]) -> No
         raise InputError(
             f"run.keep_best: evaluations, every {config.eval.every} steps, need a checkpoint each; set run.save_every to a divisor of that"
         )
-    require_tracker(config.run.tracker)
+    tracking.require(config.run.tracking)
     if config.eval.backend != "native":
         generates_on = engine_device(config.eval.device, trains_on, world.local_size)
         if config.eval.backend == "vllm":

@@ -1,0 +1,178 @@
+"""Where a run's numbers go besides ``metrics.jsonl``: TensorBoard, W&B, Trackio, MLflow. None of them can end a run."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import logging
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tutelage import console
+from tutelage.config import Config
+from tutelage.errors import InputError
+
+PROJECT = "tutelage"
+IDS = ".tracking.json"
+"""The file of a run directory with the names by which its trackers know the run, so that they go on with it when it goes on."""
+
+
+class Tracker(NamedTuple):
+    """`send` takes a kind ("train" or "eval"), a step and its numbers; `end` is told whether the run is finished or only stopped."""
+
+    send: Callable[[str, int, Mapping[str, Any]], None]
+    end: Callable[[bool], None]
+
+
+def require(names: Sequence[str]) -> None:
+    """Raises InputError where packages of `run.tracking` are not installed."""
+    missing = []
+    for name in names:
+        try:
+            importlib.import_module("torch.utils.tensorboard" if name == "tensorboard" else name)
+        except ImportError as error:
+            missing.append(f"{name} ({error})")
+    if missing:
+        raise InputError(f'run.tracking needs what cannot be imported: {", ".join(missing)}; pip install "tutelage[tracking]"')
+
+
+def start(config: Config, directory: Path, after: int | None) -> Tracker:
+    """All of `run.tracking` as one that never fails: a tracker that does is told, once, and left out from there on.
+
+    Args:
+        after: the step that the run goes on from, and with it the trackers' runs; None: it begins, and so do they.
+    """
+    ids = {} if after is None else _read(directory / IDS)
+    running: dict[str, Tracker] = {}
+
+    def guarded(name: str, act: Callable[..., None], *arguments: Any) -> None:
+        try:
+            act(*arguments)
+        except Exception as error:  # whatever it is: metrics.jsonl is the record, and training is worth more than its picture
+            running.pop(name, None)
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            console.say(f"run.tracking: {name} failed and is left out from here on ({reason})", style="yellow")
+
+    def begin(name: str) -> None:
+        running[name] = STARTS[name](config, directory, ids, after)
+        (directory / IDS).write_text(json.dumps(ids) + "\n")
+
+    def send(kind: str, step: int, values: Mapping[str, Any]) -> None:
+        numbers = {f"{kind}/{key}": value for key, value in _numbers(values) if key != "step"}
+        for name, tracker in list(running.items()):
+            guarded(name, tracker.send, kind, step, numbers)
+
+    def end(finished: bool) -> None:
+        for name, tracker in list(running.items()):
+            guarded(name, tracker.end, finished)
+
+    for name in config.run.tracking:
+        guarded(name, begin, name)
+    return Tracker(send, end)
+
+
+def _tensorboard(config: Config, directory: Path, ids: dict[str, str], after: int | None) -> Tracker:
+    """Event files in ``tensorboard/``; those of steps that a continued run takes again are void."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer: Any = SummaryWriter(directory / "tensorboard", purge_step=0 if after is None else after + 1)
+
+    def send(kind: str, step: int, numbers: Mapping[str, float]) -> None:
+        for key, value in numbers.items():
+            writer.add_scalar(key, value, step)
+        writer.flush()
+
+    return Tracker(send, lambda finished: writer.close())
+
+
+def _wandb(config: Config, directory: Path, ids: dict[str, str], after: int | None) -> Tracker:
+    """A run at W&B, or with WANDB_MODE=offline in ``wandb/``, from where `wandb sync` takes it."""
+    import wandb
+
+    run: Any = wandb.init(
+        project=os.environ.get("WANDB_PROJECT", PROJECT),
+        name=_name(directory),
+        id=ids.setdefault("wandb", uuid.uuid4().hex[:8]),
+        resume="allow",
+        reinit="create_new",  # whoever calls us may have a run of their own, which is not ours to use or to end
+        dir=os.environ.get("WANDB_DIR", str(directory)),
+        config=config.model_dump(mode="json"),
+        allow_val_change=True,
+        settings=wandb.Settings(finish_timeout=60),  # then the rest is on the disk for `wandb sync`, and the process may end
+    )
+    for kind in ("train", "eval"):  # W&B's own step only ever grows, and an evaluation may come in later than its step
+        run.define_metric(f"{kind}/step", hidden=True)
+        run.define_metric(f"{kind}/*", step_metric=f"{kind}/step")
+
+    def send(kind: str, step: int, numbers: Mapping[str, float]) -> None:
+        run.log({**numbers, f"{kind}/step": step})
+
+    return Tracker(send, lambda finished: run.finish(exit_code=0 if finished else 1))
+
+
+def _trackio(config: Config, directory: Path, ids: dict[str, str], after: int | None) -> Tracker:
+    """A run in Trackio's own place, TRACKIO_DIR; its name is made unique, for it is all that Trackio finds a run again by."""
+    import trackio
+
+    name = ids.setdefault("trackio", f"{_name(directory)}-{uuid.uuid4().hex[:8]}")
+    trackio.init(project=PROJECT, name=name, resume="allow", config=config.model_dump(mode="json"))
+    return Tracker(lambda kind, step, numbers: trackio.log(dict(numbers), step=step), lambda finished: trackio.finish())
+
+
+def _mlflow(config: Config, directory: Path, ids: dict[str, str], after: int | None) -> Tracker:
+    """A run at MLFLOW_TRACKING_URI, or in ``mlflow.db``; through a client, which leaves alone what whoever calls us has set up."""
+    import mlflow
+    from mlflow.entities import Metric, Param
+
+    logging.getLogger("mlflow.store.db").setLevel(logging.WARNING)  # it tells of each table that it makes
+    client = mlflow.MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{directory.absolute() / 'mlflow.db'}")
+    if "mlflow" in ids:
+        client.update_run(ids["mlflow"], status="RUNNING")
+    else:
+        experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
+        if client.get_experiment_by_name(experiment) is None:
+            with contextlib.suppress(mlflow.MlflowException):  # another run makes it at this moment
+                client.create_experiment(experiment)
+        run = client.create_run(client.get_experiment_by_name(experiment).experiment_id, run_name=_name(directory))
+        ids["mlflow"] = run.info.run_id
+        settings = [
+            Param(f"{section}.{key}", str(value))
+            for section, values in config.model_dump(mode="json").items()
+            for key, value in values.items()
+        ]
+        for first in range(0, len(settings), 100):  # as many as MLflow takes at once
+            client.log_batch(ids["mlflow"], params=settings[first : first + 100])
+
+    def send(kind: str, step: int, numbers: Mapping[str, float]) -> None:
+        now = round(time.time() * 1000)
+        client.log_batch(ids["mlflow"], metrics=[Metric(key, float(value), now, step) for key, value in numbers.items()])
+
+    return Tracker(send, lambda finished: client.set_terminated(ids["mlflow"], "FINISHED" if finished else "FAILED"))
+
+
+STARTS = {"tensorboard": _tensorboard, "wandb": _wandb, "trackio": _trackio, "mlflow": _mlflow}
+
+
+def _name(directory: Path) -> str:
+    return directory.resolve().name
+
+
+def _read(path: Path) -> dict[str, str]:
+    """The ids of a run that goes on; none if there are none that can be read: then the trackers' runs begin anew."""
+    with contextlib.suppress(OSError, ValueError):
+        return dict(json.loads(path.read_text()))
+    return {}
+
+
+def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """The numbers among values, those of tables within them too, as ``table/key``."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{key}/{inner}", number) for inner, number in _numbers(value))
+        elif isinstance(value, int | float):
+            yield key, value
