@@ -73,7 +73,9 @@ def test_subsets_are_nested_and_each_seed_has_its_own(config, here, tmp_path):
     sweep.sweep(config, Design((8, 16), ("filtered",), 2), tmp_path / "out")
 
     def kept(name):
-        return {line["source"] for line in read_lines(tmp_path / "out" / "trials" / name / "ledger.jsonl") if line["fate"] == "kept"}
+        return {
+            line["source"] for line in read_lines(tmp_path / "out" / "trials" / name / "ledger.jsonl") if line["fate"] == "kept"
+        }
 
     for seed in (42, 43):
         assert len(kept(f"filtered-8-seed{seed}")) == 8 and kept(f"filtered-8-seed{seed}") < kept(f"filtered-16-seed{seed}")
@@ -99,7 +101,12 @@ def test_rows_are_read_judged_and_tokenized_once_and_the_untouched_model_evaluat
     counted(prepare, "tokenize", "tokenized", lambda examples, *_: len(examples))
     counted(live, "solve", "solve")
     sweep.sweep(config, EVERYTHING, tmp_path / "out")
-    assert counts == {"read": 2, "judge": 1, "tokenized": 24, "solve": 1 + 10}  # two files; each trial solves once, after training
+    assert counts == {
+        "read": 2,
+        "judge": 1,
+        "tokenized": 24,
+        "solve": 1 + 10,
+    }  # two files; each trial solves once, after training
     for trial in (tmp_path / "out" / "trials").iterdir():
         first, last = Reading(trial).evaluations
         assert first["step"] == 0 and "baseline" in first["adopted_from"] and "adopted_from" not in last
@@ -116,7 +123,9 @@ def test_a_trial_is_the_run_that_its_configuration_gives_by_itself(config, here,
     a, b = Reading(trial), Reading(tmp_path / "alone")
     assert [line["loss"] for line in a.steps] == [line["loss"] for line in b.steps]
     assert [line["accuracy"] for line in a.evaluations] == [line["accuracy"] for line in b.evaluations]
-    assert (trial / "model" / "model.safetensors").read_bytes() == (tmp_path / "alone" / "model" / "model.safetensors").read_bytes()
+    assert (trial / "model" / "model.safetensors").read_bytes() == (
+        tmp_path / "alone" / "model" / "model.safetensors"
+    ).read_bytes()
 
 
 def test_finished_trials_are_never_repeated_and_a_larger_design_reuses_them(config, here, tmp_path):
@@ -193,7 +202,9 @@ def test_a_dry_run_prints_every_trial_and_trains_nothing(config, here, tmp_path,
     sweep.sweep(config, EVERYTHING, tmp_path / "out", dry_run=True)
     said = capsys.readouterr().out
     assert not here and not (tmp_path / "out").exists()
-    assert all(name in said for name in ("raw-8-seed42", "filtered-full-seed43", "raw-21-seed42")) and "of one device in all" in said
+    assert (
+        all(name in said for name in ("raw-8-seed42", "filtered-full-seed43", "raw-21-seed42")) and "of one device in all" in said
+    )
 
 
 def test_only_the_best_model_stays_if_only_that_is_wanted(config, here, tmp_path):

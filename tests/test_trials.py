@@ -53,7 +53,9 @@ def test_all_combinations_of_varied_settings_are_tried():
 def test_a_control_is_named_for_the_raw_rows_that_it_is():
     """So that it is not trained twice: below the full size it is the raw set of that size."""
     assert name_of("control", 16, 16, 48, 42, {}) == name_of("raw", 16, 16, 48, 42, {}) == "raw-16-seed42"
-    assert name_of("control", 42, None, 48, 42, {}) == "raw-42-seed42" and name_of("raw", 48, None, 48, 42, {}) == "raw-full-seed42"
+    assert (
+        name_of("control", 42, None, 48, 42, {}) == "raw-42-seed42" and name_of("raw", 48, None, 48, 42, {}) == "raw-full-seed42"
+    )
     assert name_of("control", 48, None, 48, 42, {}) == "raw-full-seed42"  # the filter keeps them all
     assert name_of("filtered", 42, None, 48, 43, {"train.lr": "1e-5"}) == "filtered-full-lr=1e-5-seed43"
 
