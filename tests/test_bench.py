@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -44,3 +45,23 @@ def test_the_gpu_bench_runs_on_a_cpu_at_toy_size(tmp_path):
     )  # fmt: skip
     assert [row["side"] for row in result["sides"]] == ["ours, mixed", "ours, mixed, unpacked", "ours, sr, capped"]
     assert all(row["tokens_per_second"] > 0 and row["mfu"] > 0 for row in result["sides"])
+
+
+def test_a_sweep_is_killed_resumed_and_summed_up_at_toy_size(tmp_path, tiny_model, data_file):
+    config = tmp_path / "toy.toml"
+    config.write_text(
+        f'[model]\nid = "{tiny_model}"\ndevice = "cpu"\nprecision = "fp32"\n[data]\ntrain = "{data_file}"\nprompt = "plain"\ntest_size = 0.2\n'
+        '[train]\nbatch_size = 4\ngrad_accum = 1\nlr = 1e-3\n[eval]\nevery = 0\nexamples = 4\nmax_new_tokens = 4\nbackend = "native"\n'
+    )
+    found = run(
+        tmp_path, "sweep.py", "--out", str(tmp_path / "out"), "--config", str(config), "--sizes", "8,full", "--data", "filtered",
+        "--seeds", "1", "--kill-after", "1",
+    )  # fmt: skip
+    assert (found["trials"], found["finished"], found["resumed"], found["failures"]) == (2, 2, 1, {})
+    assert [(point["data"], point["size"]) for point in found["curves"]] == [("filtered", "8"), ("filtered", "full")]
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
+def test_the_page_is_opened_at_toy_size(tmp_path):
+    result = run(tmp_path, "report.py", "--problems", "20", "--evaluations", "2", "--rounds", "1")
+    assert result["pages"] == 1 and 0 < result["seconds_browsing"] <= result["seconds_curves"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from test_report import make_run
+from pages import make_run
 
 from tutelage.cli import main
 from tutelage.compare import pair, side

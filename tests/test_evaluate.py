@@ -102,6 +102,13 @@ def test_entropies_by_one_pass_are_those_that_generation_saw(tiny_model, tokeniz
     seen = [record["token_entropy"] for record in records]
     add_entropies(records, policy, prompts, completions)
     assert [record["token_entropy"] for record in records] == pytest.approx(seen, abs=1e-4)
+    assert not any("tokens" in record for record in records)
+    add_entropies(records, policy, prompts, completions, log_tokens=True)
+    for record, completion in zip(records, completions):
+        tokens = record["tokens"]
+        assert tokens["entropy"] == pytest.approx(completion.entropies, abs=2e-3)
+        assert tokens["nll"] == pytest.approx([-value for value in completion.log_probs], abs=2e-3)
+        assert sum(tokens["characters"]) == len(completion.text) and len(tokens["characters"]) == len(completion.token_ids)
 
 
 class SameModel:

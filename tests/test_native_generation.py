@@ -157,3 +157,15 @@ def test_nothing_ends_a_response_before_its_least_length(tokenizer):
 def test_impossible_sampling_is_refused(arguments):
     with pytest.raises(ValueError, match="must be"):
         Sampling(**arguments)
+
+
+def test_each_token_has_the_log_probability_that_the_model_gives_it(model, tokenizer):
+    """Before temperature and top-p, and before what min_new_tokens forbids."""
+    prompt = tokenizer.encode("Ava has 3 pens.")
+    sampling = Sampling(6, temperature=1.5, top_p=0.9, stop=(), min_new_tokens=6)
+    completion = generate(model, tokenizer, [prompt], sampling)[0]
+    ids = torch.tensor([[*prompt, *completion.token_ids]])
+    with torch.no_grad():
+        log_probs = model(ids).logits[0].log_softmax(-1)
+    expected = [log_probs[len(prompt) - 1 + place, token].item() for place, token in enumerate(completion.token_ids)]
+    assert completion.log_probs == pytest.approx(expected, abs=1e-4)

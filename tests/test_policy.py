@@ -216,3 +216,25 @@ def test_operations_are_counted_as_by_hand(make_config, tokenizer):
     pairs = 1 + 2 + 3 + 4 + 3
     assert step_flops(policy, batch) == 6 * 2 * layer * 5 + 6 * 32 * policy.head.weight.shape[0] * 3 + 12 * 2 * 4 * 8 * pairs
     assert matrix_rate(torch.device("cpu")) > 1e8
+
+
+@pytest.mark.parametrize("lora", ["none", "lora"])
+def test_an_outline_is_reckoned_as_the_model_itself_is(tiny_model, tokenizer, lora):
+    """Shapes alone say what weights, state, activations and a step take."""
+    from tutelage.model import outline
+
+    config = ModelConfig(id=tiny_model, device="cpu", precision="fp32", lora=lora)
+    whole, shape = load_policy(config, tokenizer), outline(config, tokenizer, torch.device("cpu"))
+    assert all(parameter.is_meta for parameter in shape.model.parameters())
+    for reckon in (
+        lambda policy: plan.state_to_come(policy, Config(model=config)),
+        lambda policy: plan.activation_bytes(policy, 512, "selective"),
+        lambda policy: step_flops(policy, pack(ROWS)),
+    ):
+        assert reckon(shape) == reckon(whole)
+
+
+def test_memory_is_read_at_a_rate():
+    from tutelage.speed import memory_rate
+
+    assert 1e8 < memory_rate(torch.device("cpu")) < 1e13

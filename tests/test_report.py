@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import re
 import shutil
 import subprocess
@@ -13,99 +12,19 @@ import time
 from pathlib import Path
 
 import pytest
+from pages import EVIL, make_run, make_sweep
 
 from tutelage import report
 from tutelage.config import parse_config, to_toml
 from tutelage.errors import InputError
 from tutelage.readings import Reading
 from tutelage.report import facts, figures, words
-from tutelage.runlog import to_lines
-from tutelage.stats import clustered_interval
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 if CHROMIUM is None and os.environ.get("CI"):
     pytest.fail("the report is tested in a real browser, and .ci/run installs one: there is no chromium", pytrace=False)
 in_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 FLAGS = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update --disable-sync"
-EVIL = '<script>window.evil = 1</script><img src=x onerror="window.evil = 2">'
-
-
-def record(step: int, problem: int, right: bool, text: str, **more) -> dict:
-    """A response as an evaluation logs it."""
-    tokens = text.split(" ")
-    counts = [len(token) + (place < len(tokens) - 1) for place, token in enumerate(tokens)]
-    return {
-        "step": step, "prompt": f"Question: what is {problem} + {problem}?\n", "sample": 0, "response": text, "ground_truth": str(2 * problem),
-        "reward": float(right), "format_reward": 1.0, "answer_reward": float(right), "vote": 0 if right else 1, "length": len(tokens),
-        "token_entropy": 0.5, "finish_reason": "stop",
-        "tokens": {"characters": counts, "entropy": [0.1 * place for place in range(len(tokens))], "nll": [0.2] * len(tokens)}, **more,
-    }  # fmt: skip
-
-
-def evaluation(step: int, records: list[dict], **more) -> dict:
-    right = [int(each["answer_reward"]) for each in records]
-    return {
-        "kind": "eval", "step": step, "examples": len(records), "samples": 1, "accuracy": sum(right) / len(right),
-        "accuracy_ci95": list(clustered_interval(right, 1)), "format_rate": 0.9, "no_answer_rate": 0.1, "cap_hit_rate": 0.1,
-        "avg_response_length": 9.0, "avg_response_length_correct": 9.0, "avg_response_length_incorrect": None,
-        "avg_token_entropy": 0.5, "entropy": "exact", "seconds": 2.0, "training_seconds": 2.0, "logged_at_step": step, **more,
-    }  # fmt: skip
-
-
-def make_run(
-    directory: Path, problems: int = 8, steps: tuple[int, ...] = (0, 10, 20), words_each: int = 6, finished: bool = True, **more
-) -> Path:
-    """A run directory as training leaves it: each evaluation solves more; problem 1 is lost again, and one response is a script."""
-    directory.mkdir(parents=True)
-    draw = random.Random(0)
-    records, lines = [], []
-    for place, step in enumerate(steps):
-        of_step = []
-        for problem in range(problems):
-            right = problem < problems * place / len(steps) and not (problem == 1 and place == len(steps) - 1)
-            filler = " ".join(draw.choice(["so", "then", "we", "add", "and", "get", "2", "17"]) for _ in range(words_each))
-            answer = 2 * problem if right else 999
-            text = f"<think> {filler} </think> <answer> {answer} </answer>"
-            extra = {}
-            if problem == 3 and step == steps[-1]:
-                text, extra = EVIL, {"format_reward": 0.0, "answer_reward": 0.0, "vote": None, "tokens": None}
-            if problem == 4 and step == 0:
-                extra = {"finish_reason": "length", "format_reward": 0.0}
-            of_step.append(record(step, problem, right and not extra, text, **extra))
-        records += of_step
-        lines.append(evaluation(step, of_step, **more))
-    for step in range(1, steps[-1] + 1):
-        lines.append(
-            {"kind": "train", "step": step, "loss": 2 / step, "nll": 2 / step, "lr": 1e-4 / step, "grad_norm": 1.0, "response_tokens": 100,
-             "weights_changed": 1.0, "seconds": 0.5, "tokens_per_second": 400.0, "memory_gb": 1.5, "epoch": step / 10}
-        )  # fmt: skip
-    config = parse_config(
-        {"data": {"train": "rows.jsonl", "prompt": "plain"}, "train": {"lr": 1e-3}, "run": {"dir": str(directory)}}
-    )
-    (directory / "config.toml").write_text(to_toml(config))
-    (directory / "prompt.txt").write_text("Question: {question}\n")
-    (directory / "metrics.jsonl").write_text(to_lines(sorted(lines, key=lambda line: line["step"])))
-    (directory / "generations.jsonl").write_text(to_lines(records))
-    fates = [
-        {"source": f"rows.jsonl:{n}", "fate": "kept" if n % 4 else "wrong answer", "why": "" if n % 4 else "exact: 3 ≠ 4"}
-        for n in range(40)
-    ]
-    (directory / "ledger.jsonl").write_text(to_lines(fates))
-    data = {
-        "sha256": "x", "rows": 30, "tokens": 3000, "response_tokens": 2000, "problems": problems, "panel": problems, "max_length": 90,
-        "max_length_was_chosen": True, "lengths": [[60, 5], [70, 20], [90, 5]],
-        "example": {"source": "rows.jsonl:1", "prompt_tokens": 2, "tokens": ["Question", ":", " <b>", " 4", "<|end|>"]},
-        "shown": [{"fate": "wrong answer", "source": "rows.jsonl:0", "why": "exact", "prompt": "Q", "response": "<i>bad</i>", "reference": "4"}],
-    }  # fmt: skip
-    (directory / "data.json").write_text(json.dumps(data))
-    environment = {
-        "command": ["tutelage", "train", "recipe.toml", "--train.lr", "1e-3"], "python": "3.11", "packages": {"torch": "2.13.0"}, "git": None,
-        "machine": {"processor": "a CPU", "cores": 2, "memory_gb": 24, "system": "Linux", "gpus": [], "torch_threads": 2},
-    }  # fmt: skip
-    (directory / "environment.json").write_text(json.dumps(environment))
-    if finished:
-        (directory / "result.json").write_text("{}")
-    return directory
 
 
 @pytest.fixture
@@ -488,26 +407,3 @@ def test_the_page_of_a_sweep_draws_its_curve_and_links_its_trials(chromium, tmp_
     assert found.violations_count == 0, found.generate_report()
     opened.quiet()
     opened.close()
-
-
-def make_sweep(directory: Path) -> Path:
-    """A sweep of two kinds and two seeds, of which one trial has failed."""
-    points, trials = [], []
-    for kind in ("raw", "filtered", "control"):
-        for seed in (42, 43):
-            name = f"{'filtered' if kind == 'filtered' else 'raw'}-8-seed{seed}"
-            points.append(
-                {"trial": name, "kind": kind, "size": 8, "rows": 8, "seed": seed, "steps": 20, "tokens": 900, "varied": {}}
-            )
-            if name not in trials and name != "filtered-8-seed43":
-                trials.append(name)
-                report.write(make_run(directory / "trials" / name))
-    make_run(directory / "baseline" / "abc", steps=(0, 1))
-    state = {
-        "design": {"sizes": [8], "kinds": ["raw", "filtered", "control"], "seeds": 2, "vary": [], "equal": "epochs", "lrs": []},
-        "price_per_hour": 3.0, "points": points, "baselines": {},
-        "sessions": [{"started": 0.0, "seconds": 60.0, "finished": trials, "failed": {"filtered-8-seed43": "out of memory"}}],
-    }  # fmt: skip
-    (directory / "sweep.json").write_text(json.dumps(state))
-    (directory / "config.toml").write_text(to_toml(parse_config({})))
-    return directory

@@ -11,6 +11,7 @@ from scipy.stats import binomtest
 from tutelage.stats import (
     clustered_interval,
     compare,
+    crossed_interval,
     in_words,
     majority_at_k,
     mcnemar_exact,
@@ -170,3 +171,32 @@ def test_a_clear_difference_is_said_with_its_direction():
 def test_several_seeds_have_an_interval_and_no_mcnemar_test():
     difference = compare([[0.0, 1.0]] * 30, [[1.0, 1.0]] * 30)
     assert difference.p_value is None and difference.estimate == 0.5 and not difference.significant  # one seed in two shows none
+
+
+def test_the_interval_of_one_seed_is_wilsons():
+    scores = [[1.0]] * 13 + [[0.0]] * 7
+    assert crossed_interval(scores) == pytest.approx(wilson_interval(13, 20), abs=0.01)
+    assert crossed_interval([[0.0]] * 20) == wilson_interval(0, 20) and crossed_interval([]) == (0.0, 1.0)
+
+
+def test_seeds_that_agree_narrow_the_interval_and_seeds_that_do_not_widen_it():
+    random = np.random.default_rng(0)
+    agreeing = (random.random((60, 4)) < 0.5).astype(float).tolist()
+    apart = [[1.0, 1.0, 0.0, 0.0]] * 60
+    one = crossed_interval([row[:1] for row in agreeing])
+
+    def width(interval):
+        return interval[1] - interval[0]
+
+    assert width(crossed_interval(agreeing)) < width(one) < width(crossed_interval(apart))
+
+
+def test_the_interval_over_questions_and_seeds_covers_the_truth():
+    """Questions of differing difficulty, answered by models of differing skill: the mean over all of both."""
+    random, hits = np.random.default_rng(4), 0
+    for _ in range(400):
+        difficulty, skill = random.normal(size=(80, 1)), 0.3 * random.normal(size=(1, 4))
+        scores = (random.random((80, 4)) < 1 / (1 + np.exp(-(skill - difficulty)))).astype(float)
+        low, high = crossed_interval(scores.tolist())
+        hits += low <= 0.5 <= high  # by symmetry
+    assert 0.92 <= hits / 400 <= 1.0

@@ -9,6 +9,7 @@ from tutelage.errors import InputError
 from tutelage.tokens import (
     Stops,
     TokenizedExample,
+    characters_of,
     choose_max_length,
     encode_prompt,
     encode_response,
@@ -119,3 +120,38 @@ def test_the_chat_template_needs_to_exist(tokenizer):
         "{% for m in messages %}<u>{{ m.content }}</u>{% endfor %}{% if add_generation_prompt %}<a>{% endif %}"
     )
     assert prompt_template("chat", tokenizer) == "<u>{question}</u><a>"
+
+
+class Bytes:
+    """A tokenizer of bytes: characters beyond ASCII take several tokens."""
+
+    def decode(self, ids):
+        return bytes(ids).decode("utf-8", errors="replace")
+
+
+class Spaces:
+    """A tokenizer whose first token loses its space, as those of Llama 2 do."""
+
+    def decode(self, ids):
+        return " ".join(f"w{number}" for number in ids)
+
+
+@pytest.mark.parametrize("text", ["plain", "½ × 🙂 = x", ""])
+def test_the_characters_of_tokens_add_up_to_the_text(text):
+    ids = list(text.encode())
+    counts = characters_of(Bytes(), ids, text)
+    assert len(counts) == len(ids) and sum(counts) == len(text)
+    assert characters_of(Bytes(), ids, text[:3])[: len(ids)] == [
+        min(count, max(0, 3 - sum(counts[:n]))) for n, count in enumerate(counts)
+    ]
+
+
+def test_tokens_that_read_otherwise_among_others_have_the_characters_that_they_have_there():
+    assert characters_of(Spaces(), [1, 22, 3], "w1 w22 w3") == [2, 4, 3]
+    assert characters_of(Spaces(), [1, 22, 3], "w1 w2") == [2, 3, 0]
+
+
+def test_an_end_token_has_no_characters(tokenizer):
+    text = "<think> 2 + 2 = 4. </think> <answer> 4 </answer>"
+    counts = characters_of(tokenizer, [*encode_response(tokenizer, text), tokenizer.eos_token_id], text)
+    assert sum(counts) == len(text) and counts[-1] == 0

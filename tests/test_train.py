@@ -123,6 +123,7 @@ def test_a_run_directory_explains_itself_and_its_model_loads_anywhere(make_confi
     run = result.directory
     assert {path.name for path in run.iterdir() if not path.name.startswith(".")} == {
         "config.toml", "environment.json", "plan.json", "prompt.txt", "data.json", "ledger.jsonl", "metrics.jsonl", "generations.jsonl", "model", "result.json",
+        "report.html",
     }  # fmt: skip
     metrics = lines_of(run / "metrics.jsonl")
     assert [line["step"] for line in metrics if line["kind"] == "train"] == [1, 2, 3, 4]
@@ -507,3 +508,39 @@ def test_vllm_is_asked_for_before_anything_is_read(make_config, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install"):
         train_one_size(make_config(eval__backend="vllm", data__train="/nowhere.jsonl"))
+
+
+def test_the_subset_can_have_a_seed_of_its_own_and_leave_the_held_out_problems_as_they_are(make_config):
+    from tutelage.model import load_tokenizer
+    from tutelage.prepare import prepare
+
+    def prepared(**changes):
+        config = make_config(data__size=8, **changes)
+        return prepare(config, load_tokenizer(config.model.id))
+
+    usual, same, other = prepared(), prepared(data__subset_seed=42), prepared(data__subset_seed=43)
+    assert usual.fingerprint() == same.fingerprint() != other.fingerprint()
+    assert usual.validation == other.validation
+
+
+def test_what_is_known_of_the_data_is_written_down(make_config):
+    result = train_one_size(make_config(data__filter=True))
+    data = json.loads((result.directory / "data.json").read_text())
+    assert sum(count for _, count in data["lengths"]) >= data["rows"] and data["response_tokens"] < data["tokens"]
+    shown = {row["fate"]: row for row in data["shown"]}
+    assert set(shown) == {"kept", "wrong answer", "validation"} | (set(shown) & {"too long"})
+    assert "<answer>" in shown["wrong answer"]["response"] and shown["wrong answer"]["why"]
+    assert "messages" in shown["validation"]["row"]
+    example = data["example"]
+    assert "<think>" in "".join(example["tokens"][example["prompt_tokens"] :]) and 0 < example["prompt_tokens"] < len(example["tokens"])
+
+
+@pytest.mark.parametrize("normalization", ["token", "sequence"])
+def test_the_nll_of_a_token_is_logged_whatever_the_loss_is_divided_by(make_config, normalization):
+    run = train_one_size(make_config(train__loss_normalization=normalization)).directory
+    steps = [line for line in lines_of(run / "metrics.jsonl") if line["kind"] == "train"]
+    rows = 8
+    for line in steps[:1]:
+        tokens = line["response_tokens"] if normalization == "token" else rows
+        assert line["nll"] == pytest.approx(line["loss"] * tokens / line["response_tokens"])
+    assert 4 < steps[0]["nll"] < 8 and steps[0]["memory_gb"] > 0.1

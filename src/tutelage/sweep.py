@@ -99,22 +99,23 @@ def sweep(
         at_once = workers or max(1, len(devices))
         gpus = gpus_per_trial * (where != "local" and config.model.device != "cpu")
 
-        def run(jobs: list[tuple[str, Job]], what: str) -> None:
+        def run(jobs: list[tuple[str, Job]], what: str, sizes: list[int]) -> None:
             ended = fanout.run_apart(
                 work, [job for _, job in jobs], where, workers=at_once, devices=devices[:at_once], gpus_per_job=gpus
             )
-            with console.progress(what, len(jobs)) as advance, contextlib.closing(ended):
-                for number, answer in ended:
-                    advance(1)
+            with console.progress(what, sum(sizes)) as advance, contextlib.closing(ended):
+                for count, (number, answer) in enumerate(ended, 1):
                     _tell(jobs[number][0], answer, state, directory)
                     _remove_models(plan, models)
+                    advance(sizes[number], f"({count} of {len(jobs)} trials)")
 
         try:
-            run(_baselines(plan, directory), "evaluating the untouched model")
+            evaluations = _baselines(plan, directory)
+            run(evaluations, "evaluating the untouched model", [1] * len(evaluations))
             if missing := _baselines(plan, directory):
                 failed = state["sessions"][-1]["failed"]
                 raise RunError(f"the untouched model could not be evaluated: {failed[missing[0][0]]}")
-            run(_trial_jobs(plan, directory), "trials")
+            run(_trial_jobs(plan, directory), "tokens trained on", [trial.tokens for trial in _unfinished(plan)])
         except KeyboardInterrupt:
             left = len(_unfinished(plan))
             raise KeyboardInterrupt(f"{left} trials are left; the same command goes on where they are") from None
