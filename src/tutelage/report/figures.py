@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -63,7 +64,7 @@ def _over_steps(
 ) -> Figure:
     data = []
     for label, key, colour in curves:
-        points = [(line["step"], line[key]) for line in steps if line.get(key) is not None]
+        points = [(line["step"], line[key]) for line in steps if line.get(key) is not None and math.isfinite(line[key])]
         if points:
             xs, ys = zip(*thinned(points), strict=True)
             data.append(line_trace(label, xs, ys, colour))

@@ -194,6 +194,7 @@ function shaded(response) {
   const [text, , , , , tokens] = response;
   if (!chosen.shade || !tokens) return [text];
   const values = chosen.shade === "entropy" ? tokens[1] : tokens[2];
+  const letters = Array.from(text); // whole characters, as they were counted, and not UTF-16 units
   const made = [];
   let place = 0;
   for (let token = 0; token < values.length; token += 1) {
@@ -201,10 +202,10 @@ function shaded(response) {
     if (!size) continue;
     const value = nats(values[token]);
     const strength = Math.min(0.75, value / 4);
-    made.push(element("span", { style: `background:rgba(var(--heat),${strength.toFixed(2)})`, title: `${value.toFixed(2)} nats` }, text.slice(place, place + size)));
+    made.push(element("span", { style: `background:rgba(var(--heat),${strength.toFixed(2)})`, title: `${value.toFixed(2)} nats` }, letters.slice(place, place + size).join("")));
     place += size;
   }
-  if (place < text.length) made.push(text.slice(place));
+  if (place < letters.length) made.push(letters.slice(place).join(""));
   return made;
 }
 
