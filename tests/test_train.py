@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tutelage import train_one_size
+from tutelage.course import prefetched
 from tutelage.errors import InputError, RunError
 from tutelage.model import load_policy
 from tutelage.objective import get_response_log_probs, sft_microbatch_train_step
@@ -19,7 +20,7 @@ from tutelage.plan import arrange
 from tutelage.prepare import prepare
 from tutelage.step import accumulate_gradients
 from tutelage.tokens import pad_and_shift
-from tutelage.train import Interrupted, prefetched
+from tutelage.train import Interrupted
 from tutelage.world import StopWanted, World
 
 

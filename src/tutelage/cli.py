@@ -9,15 +9,15 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tutelage.errors import InputError, RunError
 from tutelage.machine import prepare_process
 from tutelage.overrides import split_overrides
 
-if TYPE_CHECKING:
-    from tutelage.trials import Design
-
+MODEL = "a run directory, a model directory, a hub name, or smollm2"
+DATA = "a file, a directory of shards, a hub name, or arithmetic"
+WITHOUT_SETTINGS = ("demo", "grade", "export", "report", "compare")
 WHERE = "local (default), ray (the cluster that RAY_ADDRESS names, else one on this machine), or ray://HOST:PORT"
 OVERRIDES = "Any setting can be changed: --section.key value (tutelage train --help lists them all)."
 
@@ -48,14 +48,21 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    commands.add_parser(
+        "demo", help="the whole job in about four minutes on two cores: filter, train, evaluate, report"
+    ).set_defaults(run=_demo)
+    for add in (_add_train, _add_sweep, _add_eval, _add_filter, _add_ask, _add_report, _add_compare, _add_export, _add_grade):
+        add(commands)
+    return parser
 
-    commands.add_parser("demo", help="the whole job in about four minutes on two cores: filter, train, evaluate, report")
 
+def _add_train(commands: Any) -> None:
     train = commands.add_parser(
         "train", help="train by a configuration, evaluating while it trains", add_help=False, allow_abbrev=False,
         usage="tutelage train [CONFIG.toml] [--section.key value …]",
         description="Train by a TOML file and overrides. Run again in an unfinished run directory, it goes on from the last checkpoint.",
     )  # fmt: skip
+    train.set_defaults(run=_train)
     train.add_argument(
         "config", nargs="?", help="a TOML file; without one, the defaults (the embedded model on the built-in task)"
     )
@@ -63,68 +70,38 @@ def build_parser() -> argparse.ArgumentParser:
         "--launch", type=int, metavar="N", help="as N ranks on this machine, which share the model (or start it with torchrun)"
     )
     train.add_argument(
-        "--allow",
-        action="append",
-        default=[],
-        metavar="section.key",
+        "--allow", action="append", default=[], metavar="section.key",
         help="go on with an unfinished run although this setting has changed (can be given several times)",
-    )
+    )  # fmt: skip
     train.add_argument(
         "--replay", type=int, metavar="STEP", help="compute a step of the run again, row by row, and write nothing"
     )
     train.add_argument("-h", "--help", action=SettingsHelp)
 
-    evaluate = commands.add_parser("eval", help="grade any model on any data", description=OVERRIDES, allow_abbrev=False)
-    evaluate.add_argument("model", help="a run directory, a model directory, a hub name, or smollm2")
-    evaluate.add_argument("data", help="a file, a directory of shards, a hub name, or arithmetic")
-    evaluate.add_argument("--out", type=Path, help="a new directory for the generations (default: evaluations/…)")
-    evaluate.add_argument(
-        "--backend",
-        choices=["auto", "vllm", "native"],
-        help="what generates; vllm: one engine on each GPU in sight (eval.backend)",
-    )
 
-    evaluate.add_argument("--where", default="local", help=WHERE)
-    evaluate.add_argument("--workers", type=int, default=2, help="with Ray: how many jobs share the problems (default 2)")
+def _train(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    from tutelage.config import load_config
 
-    keep = commands.add_parser(
-        "filter", help="keep the rows whose worked solution is right", description=OVERRIDES, allow_abbrev=False
-    )
-    keep.add_argument("data", help="a file, a directory of shards, a hub name, or arithmetic")
-    keep.add_argument("--out", type=Path, required=True, help="the JSONL file for the rows that are kept")
-    keep.add_argument(
-        "--control",
-        choices=["random"],
-        help="also write OUT.control.jsonl: as many rows, drawn at random from all well-formed ones",
-    )
+    config = load_config(arguments.config, overrides)
+    _start()
+    if arguments.replay is not None:
+        from tutelage.replay import replay
 
-    keep.add_argument("--where", default="local", help=WHERE)
+        replay(config, arguments.replay)
+        return
+    from tutelage import show
+    from tutelage.train import train_one_size
 
-    _add_sweep(commands)
-    _add_reading(commands)
-
-    ask = commands.add_parser("ask", help="ask a model one question", description=OVERRIDES, allow_abbrev=False)
-    ask.add_argument("model", help="a run directory, a model directory, a hub name, or smollm2")
-    ask.add_argument("question")
-
-    export = commands.add_parser("export", help="a Hugging Face directory from a run's checkpoint")
-    export.add_argument("run", type=Path, help="a run directory")
-    export.add_argument("--step", type=int, help="which checkpoint (default: the run's end, else its newest one)")
-    export.add_argument("--out", type=Path, help="a new directory (default: export-step-N in the run directory)")
-
-    grade = commands.add_parser("grade", help="are two answers equal? prints the verdict and the layer that decided")
-    grade.add_argument("gold", help="the reference answer")
-    grade.add_argument("answer", help="the answer to grade")
-    return parser
+    result = train_one_size(config, allow_changes=arguments.allow)
+    show.finished(result.directory, result.evaluations, result.evaluation_cost)
 
 
 def _add_sweep(commands: Any) -> None:
     sweep = commands.add_parser(
-        "sweep",
-        help="accuracy against the number of training rows, raw and filtered, with intervals",
+        "sweep", help="accuracy against the number of training rows, raw and filtered, with intervals", allow_abbrev=False,
         description=f"One training run for each size, kind of data, seed and varied setting. Run again, it goes on. {OVERRIDES}",
-        allow_abbrev=False,
-    )
+    )  # fmt: skip
+    sweep.set_defaults(run=_sweep)
     sweep.add_argument("config", nargs="?", help="a TOML file; without one, the defaults")
     sweep.add_argument("--sizes", default="full", help='training rows: 128,256,512,1024,full (default "full")')
     sweep.add_argument(
@@ -146,20 +123,162 @@ def _add_sweep(commands: Any) -> None:
     sweep.add_argument("--dry-run", action="store_true", help="print every trial with its predicted time and memory, and stop")
 
 
-def _add_reading(commands: Any) -> None:
-    """Commands that read what runs have left."""
+def _sweep(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    from tutelage.config import load_config
+    from tutelage.trials import Design, parse_rates, parse_sizes, parse_vary
+
+    config = load_config(arguments.config, overrides)
+    design = Design(
+        parse_sizes(arguments.sizes), tuple(arguments.data.split(",")), arguments.seeds, parse_vary(arguments.vary),
+        arguments.equal or ("epochs" if config.train.num_steps is None else "steps"), parse_rates(arguments.lr),
+    )  # fmt: skip
+    _start()
+    from tutelage.sweep import sweep
+
+    sweep(
+        config, design, arguments.out, where=arguments.where, workers=arguments.workers,
+        gpus_per_trial=arguments.gpus_per_trial, models=arguments.models, dry_run=arguments.dry_run,
+    )  # fmt: skip
+
+
+def _add_eval(commands: Any) -> None:
+    evaluate = commands.add_parser("eval", help="grade any model on any data", description=OVERRIDES, allow_abbrev=False)
+    evaluate.set_defaults(run=_eval)
+    evaluate.add_argument("model", help=MODEL)
+    evaluate.add_argument("data", help=DATA)
+    evaluate.add_argument("--out", type=Path, help="a new directory for the generations (default: evaluations/…)")
+    evaluate.add_argument(
+        "--backend",
+        choices=["auto", "vllm", "native"],
+        help="what generates; vllm: one engine on each GPU in sight (eval.backend)",
+    )
+    evaluate.add_argument("--where", default="local", help=WHERE)
+    evaluate.add_argument("--workers", type=int, default=2, help="with Ray: how many jobs share the problems (default 2)")
+
+
+def _eval(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    _start()
+    from tutelage.inference import evaluate_file
+
+    if arguments.backend is not None:
+        overrides = [*overrides, f"--eval.backend={arguments.backend}"]
+    evaluate_file(arguments.model, arguments.data, overrides, arguments.out, arguments.where, arguments.workers)
+
+
+def _add_filter(commands: Any) -> None:
+    keep = commands.add_parser(
+        "filter", help="keep the rows whose worked solution is right", description=OVERRIDES, allow_abbrev=False
+    )
+    keep.set_defaults(run=_filter)
+    keep.add_argument("data", help=DATA)
+    keep.add_argument("--out", type=Path, required=True, help="the JSONL file for the rows that are kept")
+    keep.add_argument(
+        "--control",
+        choices=["random"],
+        help="also write OUT.control.jsonl: as many rows, drawn at random from all well-formed ones",
+    )
+    keep.add_argument("--where", default="local", help=WHERE)
+
+
+def _filter(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    from tutelage.config import load_config
+    from tutelage.filtering import filter_file
+
+    config = load_config(None, overrides)
+    filter_file(arguments.data, arguments.out, config.data, config.eval.reward, arguments.control, arguments.where)
+
+
+def _add_ask(commands: Any) -> None:
+    ask = commands.add_parser("ask", help="ask a model one question", description=OVERRIDES, allow_abbrev=False)
+    ask.set_defaults(run=_ask)
+    ask.add_argument("model", help=MODEL)
+    ask.add_argument("question")
+
+
+def _ask(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    with contextlib.redirect_stdout(sys.stderr):  # standard output is for the answer
+        _start()
+        from tutelage.inference import ask
+
+        answer = ask(arguments.model, arguments.question, overrides)
+    print(answer)
+
+
+def _add_report(commands: Any) -> None:
     report = commands.add_parser("report", help="one self-contained page of a run, an evaluation or a sweep")
-    report.add_argument("run", type=Path, help="the directory of a run, of `tutelage eval`, or of a sweep")
+    report.set_defaults(run=_report)
+    report.add_argument("directory", type=Path, metavar="RUN", help="of a run, of `tutelage eval`, or of a sweep")
     report.add_argument("--out", type=Path, help="the page (default: report.html in the directory)")
-    report.add_argument("--price", type=float, metavar="PER_HOUR", help="what an hour of the machine costs (default: run.price_per_hour)")
+    report.add_argument(
+        "--price", type=float, metavar="PER_HOUR", help="what an hour of the machine costs (default: run.price_per_hour)"
+    )
     report.add_argument("--watch", action="store_true", help="write it again whenever the run gets on, until it is finished")
 
+
+def _report(arguments: argparse.Namespace, _: list[str]) -> None:
+    from tutelage import console, report
+
+    if arguments.price is not None and not arguments.price >= 0:
+        raise InputError(f"--price {arguments.price}: a price is not negative")
+    write = report.watch if arguments.watch else report.write
+    console.say(f"wrote {write(arguments.directory, arguments.out, price_per_hour=arguments.price)}")
+
+
+def _add_compare(commands: Any) -> None:
     compare = commands.add_parser(
         "compare", help="two evaluations of the same questions: gained, lost, and whether the difference is significant"
     )
-    compare.add_argument("first", metavar="RUN_A", help="a run, or a directory of `tutelage eval`; RUN@STEP: not its last evaluation")
+    compare.set_defaults(run=_compare)
+    compare.add_argument(
+        "first", metavar="RUN_A", help="a run, or a directory of `tutelage eval`; RUN@STEP: not its last evaluation"
+    )
     compare.add_argument("second", metavar="RUN_B", help="the same, to compare with")
     compare.add_argument("--examples", type=int, default=3, help="problems shown of each kind of change (default 3)")
+
+
+def _compare(arguments: argparse.Namespace, _: list[str]) -> None:
+    from tutelage.compare import compare_runs
+
+    compare_runs(arguments.first, arguments.second, arguments.examples)
+
+
+def _add_export(commands: Any) -> None:
+    export = commands.add_parser("export", help="a Hugging Face directory from a run's checkpoint")
+    export.set_defaults(run=_export)
+    export.add_argument("directory", type=Path, metavar="RUN", help="a run directory")
+    export.add_argument("--step", type=int, help="which checkpoint (default: the run's end, else its newest one)")
+    export.add_argument("--out", type=Path, help="a new directory (default: export-step-N in the run directory)")
+
+
+def _export(arguments: argparse.Namespace, _: list[str]) -> None:
+    _start()
+    from tutelage.export import export
+
+    print(export(arguments.directory, arguments.step, arguments.out))
+
+
+def _add_grade(commands: Any) -> None:
+    grade = commands.add_parser("grade", help="are two answers equal? prints the verdict and the layer that decided")
+    grade.set_defaults(run=_grade)
+    grade.add_argument("gold", help="the reference answer")
+    grade.add_argument("answer", help="the answer to grade")
+
+
+def _grade(arguments: argparse.Namespace, _: list[str]) -> None:
+    from tutelage.grading import grade
+
+    if not arguments.gold.strip():
+        raise InputError("the reference answer is empty")
+    verdict = grade(arguments.gold, arguments.answer)
+    word = {True: "equal", False: "not equal", None: "undecided"}[verdict.equal]
+    print(f"{word}  (layer: {verdict.layer}{'; ' + verdict.why if verdict.why and not verdict.equal else ''})")
+
+
+def _demo(arguments: argparse.Namespace, _: list[str]) -> None:
+    _start()
+    from tutelage.demo import demo
+
+    demo()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -183,9 +302,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             signal.signal(polite, signal.default_int_handler)  # ends as Ctrl-C does; training remembers them instead
         if arguments.command == "train" and arguments.launch is not None:
             return _launch(arguments.launch, given)
-        if overrides and arguments.command in ("demo", "grade", "export", "report", "compare"):
+        if overrides and arguments.command in WITHOUT_SETTINGS:
             raise InputError(f"tutelage {arguments.command} takes no settings; got {' '.join(overrides)}")
-        _dispatch(arguments, overrides)
+        arguments.run(arguments, overrides)
     except InputError as error:
         _tell(error)
         return 2
@@ -222,95 +341,6 @@ def _launch(ranks: int, given: Sequence[str]) -> int:
 
     place = next(index for index, argument in enumerate(given) if argument.partition("=")[0] == "--launch")
     return launch(ranks, [*given[:place], *given[place + (1 if "=" in given[place] else 2) :]])
-
-
-def _dispatch(arguments: argparse.Namespace, overrides: list[str]) -> None:
-    match arguments.command:
-        case "demo":
-            _start()
-            from tutelage.demo import demo
-
-            demo()
-        case "train":
-            from tutelage.config import load_config
-
-            config = load_config(arguments.config, overrides)
-            _start()
-            if arguments.replay is not None:
-                from tutelage.replay import replay
-
-                replay(config, arguments.replay)
-                return
-            from tutelage import show
-            from tutelage.train import train_one_size
-
-            result = train_one_size(config, allow_changes=arguments.allow)
-            show.finished(result.directory, result.evaluations, result.evaluation_cost)
-        case "eval":
-            _start()
-            from tutelage.inference import evaluate_file
-
-            if arguments.backend is not None:
-                overrides = [*overrides, f"--eval.backend={arguments.backend}"]
-            evaluate_file(arguments.model, arguments.data, overrides, arguments.out, arguments.where, arguments.workers)
-        case "filter":
-            from tutelage.config import load_config
-            from tutelage.filtering import filter_file
-
-            config = load_config(None, overrides)
-            filter_file(arguments.data, arguments.out, config.data, config.eval.reward, arguments.control, arguments.where)
-        case "sweep":
-            from tutelage.config import load_config
-
-            config = load_config(arguments.config, overrides)
-            design = _design(arguments, config.train.num_steps)
-            _start()
-            from tutelage.sweep import sweep
-
-            sweep(
-                config, design, arguments.out, where=arguments.where, workers=arguments.workers,
-                gpus_per_trial=arguments.gpus_per_trial, models=arguments.models, dry_run=arguments.dry_run,
-            )  # fmt: skip
-        case "report":
-            from tutelage import console, report
-
-            if arguments.price is not None and not arguments.price >= 0:
-                raise InputError(f"--price {arguments.price}: a price is not negative")
-            write = report.watch if arguments.watch else report.write
-            console.say(f"wrote {write(arguments.run, arguments.out, price_per_hour=arguments.price)}")
-        case "compare":
-            from tutelage.compare import compare_runs
-
-            compare_runs(arguments.first, arguments.second, arguments.examples)
-        case "ask":
-            with contextlib.redirect_stdout(sys.stderr):  # standard output is for the answer
-                _start()
-                from tutelage.inference import ask
-
-                answer = ask(arguments.model, arguments.question, overrides)
-            print(answer)
-        case "export":
-            _start()
-            from tutelage.export import export
-
-            print(export(arguments.run, arguments.step, arguments.out))
-        case "grade":
-            from tutelage.grading import grade
-
-            if not arguments.gold.strip():
-                raise InputError("the reference answer is empty")
-            verdict = grade(arguments.gold, arguments.answer)
-            word = {True: "equal", False: "not equal", None: "undecided"}[verdict.equal]
-            print(f"{word}  (layer: {verdict.layer}{'; ' + verdict.why if verdict.why and not verdict.equal else ''})")
-
-
-def _design(arguments: argparse.Namespace, num_steps: int | None) -> Design:
-    from tutelage.trials import Design, parse_rates, parse_sizes, parse_vary
-
-    return Design(
-        parse_sizes(arguments.sizes), tuple(arguments.data.split(",")), arguments.seeds, parse_vary(arguments.vary),
-        arguments.equal or ("epochs" if num_steps is None else "steps"), parse_rates(arguments.lr),
-    )  # fmt: skip
 
 
 def _start() -> None:

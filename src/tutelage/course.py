@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 
@@ -16,6 +19,8 @@ from tutelage.runlog import RunLog
 from tutelage.speed import pair_cost
 from tutelage.tokens import TokenizedExample
 from tutelage.world import ALONE, World
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -113,3 +118,21 @@ def _resume(policy: Policy, optimizer: torch.optim.Optimizer, log: RunLog, world
     if log.leads:
         forget_drafts(log.directory, but_of=step)
     return step
+
+
+@contextlib.contextmanager
+def prefetched(make: Callable[[int], T], steps: Iterable[int]) -> Iterator[Iterator[T]]:
+    """What `make` gives for each step, made in a thread of its own while the step before it computes."""
+    with ThreadPoolExecutor(1) as worker:
+
+        def ahead() -> Iterator[T]:
+            coming: Future[T] | None = None
+            for step in steps:
+                following = worker.submit(make, step)
+                if coming is not None:
+                    yield coming.result()
+                coming = following
+            if coming is not None:
+                yield coming.result()
+
+        yield ahead()

@@ -72,6 +72,7 @@ def demo() -> None:
     run, program = result.directory, _program()
     console.say(
         f"\nAll of it took {console.duration(time.monotonic() - started)}. Where everything lies:\n"
+        f"  {run}/report.html        the page to look at: curves, every response, the data (opens in any browser)\n"
         f"  {run}/model/             the trained model: a Hugging Face directory\n"
         f"  {run}/generations.jsonl  every response of every evaluation, graded\n"
         f"  {run}/metrics.jsonl      loss, learning rate, speed, accuracy, step by step\n"

@@ -1,8 +1,9 @@
-"""One optimizer step: gradients of all its rows over one denominator, and the update."""
+"""One optimizer step: gradients of all its rows over one denominator, the update, and how fast it went."""
 
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from tutelage import optim, packing
 from tutelage.config import Config
 from tutelage.policy import Policy
 from tutelage.sharding import is_sharded, whole
-from tutelage.speed import step_flops
+from tutelage.speed import matrix_rate, memory_in_use, step_flops
 from tutelage.tokens import TokenizedExample
 from tutelage.world import ALONE, StopWanted, World
 
@@ -83,3 +84,33 @@ def update_weights(policy: Policy, optimizer: torch.optim.Optimizer, lr: float) 
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return watch.changed()
+
+
+class Clock:
+    """The seconds between laps, by the name of what ended there."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.laps[name], self._last = now - self._last, now
+
+
+def speed_of(
+    policy: Policy, examples: Sequence[TokenizedExample], gradients: Gradients, clock: Clock, world: World
+) -> dict[str, float | None]:
+    """What a step's metrics say of its speed: tokens are the rows' own, each counted; the matrix share is of distinct ones."""
+    if not world.leads:
+        return {}
+    seconds = sum(clock.laps.values())
+    rate = matrix_rate(policy.device, policy.compute_dtype) * world.size
+    return {
+        "seconds": round(seconds, 4),
+        **{f"{name}_seconds": round(lap, 4) for name, lap in clock.laps.items()},
+        "tokens_per_second": round(sum(map(len, examples)) / seconds, 1),
+        "distinct_tokens": gradients.distinct_tokens,
+        "matrix_share": round(gradients.flops / seconds / rate, 4),
+        "memory_gb": memory_in_use(policy.device),
+    }

@@ -5,19 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from tutelage import checkpoint, console, lora, optim, report, show, tracking
 from tutelage.checkpoint import Checkpoints
 from tutelage.config import Config, known_keys, parse_config
-from tutelage.course import set_up
+from tutelage.course import prefetched, set_up
 from tutelage.draft import forget_drafts
 from tutelage.errors import InputError, RunError
 from tutelage.generation import vllm
@@ -38,12 +36,9 @@ from tutelage.placement import engine_device, place_engine
 from tutelage.policy import Policy
 from tutelage.prepare import Prepared, prepare
 from tutelage.runlog import MAY_CHANGE, RunLog, changes, open_run, refuse_to_overwrite, write_text
-from tutelage.speed import matrix_rate, memory_in_use
-from tutelage.step import Gradients, accumulate_gradients, update_weights
+from tutelage.step import Clock, accumulate_gradients, speed_of, update_weights
 from tutelage.tokens import TokenizedExample
 from tutelage.world import ALONE, StopWanted, World, agreed, join, of_a_collective
-
-T = TypeVar("T")
 
 
 class Interrupted(KeyboardInterrupt):
@@ -213,7 +208,7 @@ def run(
                             kind="train", step=step, epoch=round(step / course.epoch, 4), lr=lr, loss=gradients.loss, nll=gradients.nll,
                             grad_norm=gradients.grad_norm, response_tokens=gradients.response_tokens,
                             weights_changed=round(changed / weights, 4), **({"skipped": objection} if objection else {}),
-                            **_speed(policy, examples, gradients, clock, world),
+                            **speed_of(policy, examples, gradients, clock, world),
                         )  # fmt: skip
                     advance(1, f"loss {gradients.loss:.4f}")
                     evaluate.collect(step)  # what is logged outlasts the checkpoint
@@ -360,54 +355,6 @@ def _saved(
     if failures:
         return RunError(f"{explained}\nBut not from this step: {failures[0]}")
     return explained
-
-
-@contextlib.contextmanager
-def prefetched(make: Callable[[int], T], steps: Iterable[int]) -> Iterator[Iterator[T]]:
-    """What `make` gives for each step, made in a thread of its own while the step before it computes."""
-    with ThreadPoolExecutor(1) as worker:
-
-        def ahead() -> Iterator[T]:
-            coming: Future[T] | None = None
-            for step in steps:
-                following = worker.submit(make, step)
-                if coming is not None:
-                    yield coming.result()
-                coming = following
-            if coming is not None:
-                yield coming.result()
-
-        yield ahead()
-
-
-class Clock:
-    """The seconds between laps, by the name of what ended there."""
-
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._last = time.monotonic()
-
-    def lap(self, name: str) -> None:
-        now = time.monotonic()
-        self.laps[name], self._last = now - self._last, now
-
-
-def _speed(
-    policy: Policy, examples: Sequence[TokenizedExample], gradients: Gradients, clock: Clock, world: World
-) -> dict[str, float | None]:
-    """What a step's metrics say of its speed: tokens are the rows' own, each counted; the matrix share is of distinct ones."""
-    if not world.leads:
-        return {}
-    seconds = sum(clock.laps.values())
-    rate = matrix_rate(policy.device, policy.compute_dtype) * world.size
-    return {
-        "seconds": round(seconds, 4),
-        **{f"{name}_seconds": round(lap, 4) for name, lap in clock.laps.items()},
-        "tokens_per_second": round(sum(map(len, examples)) / seconds, 1),
-        "distinct_tokens": gradients.distinct_tokens,
-        "matrix_share": round(gradients.flops / seconds / rate, 4),
-        "memory_gb": memory_in_use(policy.device),
-    }
 
 
 def _check_size(policy: Policy, prepared: Prepared, config: Config, directory: Path) -> None:
