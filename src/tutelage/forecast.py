@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,10 @@ class Forecast:
     model: float
 
 
-def forecast(
-    config: Config, prepared: Prepared, tokenizer: Any, with_baseline: bool = False, share: float = plan.USUAL_SHARE
-) -> Forecast:
+def forecast(config: Config, prepared: Prepared, tokenizer: Any, with_baseline: bool = False) -> Forecast:
     """What a run is reckoned to take.
 
-    Training: the operations of its first step, times the steps, at a `share` of the rate of matrix products. Generation: each token
+    Training: the operations of its first step, times the steps, at the usual share of the rate of matrix products. Generation: each token
     of a batch at the rate of matrix products or of memory, whichever is slower; responses are reckoned to be as long as the
     longest worked solution, at most as they may be. Memory: as `plan` reckons.
 
@@ -55,7 +53,7 @@ def forecast(
     if with_baseline and config.eval.before:
         seconds += _generation(policy, config, len(prepared.validation), config.eval.max_new_tokens, rate)
     model = sum(float(weight.numel() * weight.element_size()) for weight in policy.model.parameters())
-    return Forecast(flops / (share * rate), seconds, _memory(policy, config, course.largest), model)
+    return Forecast(flops / (plan.USUAL_SHARE * rate), seconds, _memory(policy, config, course.largest), model)
 
 
 def _generation(policy: Policy, config: Config, problems: int, tokens: int, rate: float) -> float:
@@ -81,6 +79,8 @@ def _memory(policy: Policy, config: Config, pack_tokens: int) -> float:
 def show(trials: Sequence[Any], pools: Mapping[str, Pool], models: int) -> None:
     """Print every trial of a sweep with what it is reckoned to take; finished ones with what they took.
 
+    Once trials are finished, others of the same model and problems are reckoned to be as fast.
+
     Args:
         models: how many trained models will be on the disk at the same time.
     """
@@ -90,23 +90,38 @@ def show(trials: Sequence[Any], pools: Mapping[str, Pool], models: int) -> None:
     for model in (trial.config.model for trial in trials):
         if repr(model) not in on_device:
             on_device[repr(model)] = for_device(model, device_for(model.device, ALONE))
+    finished = {trial.name: reading for trial in trials if (reading := Reading(Path(trial.config.run.dir))).trained}
+    known = {group: _pace([trial for trial in trials if trial.group == group and trial.name in finished]) for group in pools}
     for trial in trials:
-        reading = Reading(Path(trial.config.run.dir))
         prepared = choose(pools[trial.group], trial.config.data)
         shape = (trial.name, len(prepared.train), trial.steps, f"{trial.tokens:,}")
-        if (reading.directory / "result.json").is_file():
-            took = sum(line["seconds"] for line in reading.steps)
+        if trial.name in finished:
+            took = sum(line["seconds"] for line in finished[trial.name].steps)
             rows.append((*shape, f"took {console.duration(took)}", "", "finished"))
             continue
         config = trial.config.model_copy(update={"model": on_device[repr(trial.config.model)]})
-        expected = forecast(config, prepared, pools[trial.group].tokenizer, with_baseline=trial.group not in evaluated)
+        expected = forecast(config, prepared, pools[trial.group].tokenizer, trial.group not in evaluated)
+        if pace := known[trial.group]:
+            expected = replace(expected, training=trial.tokens * pace[0], evaluation=pace[1])
         evaluated.add(trial.group)
         total, size = total + expected.training + expected.evaluation, max(size, expected.model)
         times = console.duration(expected.training), console.duration(expected.evaluation)
         rows.append((*shape, *times, f"{expected.memory / 1e9:.1f} GB"))
     console.table("Trials", ("trial", "rows", "steps", "tokens", "training", "evaluation", "memory"), rows)
-    console.say(
-        f"About {console.duration(total)} of one device in all, and {models} models of {size / 1e9:.1f} GB on the disk. Predicted from"
-        f" shapes: {100 * plan.USUAL_SHARE:.0f} % of the rate of matrix products, generation at the rate of memory; the first trial's"
-        " evaluation includes that of the untouched model."
+    how = (
+        "as fast as finished trials were"
+        if finished
+        else f"from shapes: {100 * plan.USUAL_SHARE:.0f} % of the rate of matrix products, generation at the rate of memory; the first"
+        " trial's evaluation includes that of the untouched model"
     )
+    console.say(f"About {console.duration(total)} of one device, and {models} models of {size / 1e9:.1f} GB on the disk ({how}).")
+
+
+def _pace(finished: Sequence[Any]) -> tuple[float, float] | None:
+    """(seconds of training for each token, seconds of the evaluations of a trial) of finished trials; None of none."""
+    if not finished:
+        return None
+    readings = [Reading(Path(trial.config.run.dir)) for trial in finished]
+    training = sum(line["seconds"] for reading in readings for line in reading.steps)
+    evaluations = [line for reading in readings for line in reading.evaluations if "adopted_from" not in line]
+    return training / sum(trial.tokens for trial in finished), sum(line["seconds"] for line in evaluations) / len(finished)

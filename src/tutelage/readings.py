@@ -70,8 +70,14 @@ class Reading:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
     @property
+    def trained(self) -> bool:
+        """Whether it is a run that has come to its end."""
+        return (self.directory / "result.json").is_file()
+
+    @property
     def finished(self) -> bool:
-        return (self.directory / "result.json").is_file() or self.config is None
+        """Whether nothing more will come: a run at its end, or an evaluation."""
+        return self.trained or self.config is None
 
     def question_of(self, prompt: str) -> str:
         """The question within a prompt."""

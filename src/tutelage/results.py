@@ -85,7 +85,7 @@ def table(directory: Path) -> list[dict[str, Any]]:
 
 def _result(reading: Reading, failure: str | None) -> dict[str, Any]:
     """What a trial brought; the same keys always."""
-    done = (reading.directory / "result.json").is_file()
+    done = reading.trained
     steps, evaluations = reading.steps, reading.evaluations
     last = whole(evaluations[-1]) if done and evaluations else {}
     first = whole(evaluations[0]) if last and evaluations[0]["step"] == 0 and len(evaluations) > 1 else {}
@@ -135,7 +135,7 @@ def points(directory: Path) -> list[Found]:
         scores = []
         for name in dict.fromkeys(member["trial"] for member in members):
             reading = trial_of(directory, name)
-            if (reading.directory / "result.json").is_file():
+            if reading.trained:
                 if name not in known:
                     known[name] = scores_at(reading, reading.evaluations[-1]["step"])
                 scores.append(known[name])
@@ -163,9 +163,14 @@ def difference(first: Found, second: Found) -> Difference:
     return compare([row[:count] for row in shared], [row[count:] for row in shared])
 
 
+def baselines(directory: Path) -> list[Reading]:
+    """The evaluations of the untouched model that trials share."""
+    return [reading for path in sorted((directory / "baseline").glob("*")) if (reading := Reading(path)).trained]
+
+
 def baseline_scores(directory: Path) -> tuple[float, float, float] | None:
     """(accuracy, low, high) of the untouched model, where there is one of it for the whole sweep."""
-    evaluated = [Reading(path) for path in sorted((directory / "baseline").glob("*")) if (path / "result.json").is_file()]
+    evaluated = baselines(directory)
     if len(evaluated) != 1:
         return None
     summary = whole(evaluated[0].evaluations[0])

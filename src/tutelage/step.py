@@ -34,6 +34,10 @@ class Gradients:
     distinct_tokens: int
     flops: float
 
+    def told(self) -> dict[str, float]:
+        """What a step's metrics say of it."""
+        return {"loss": self.loss, "nll": self.nll, "grad_norm": self.grad_norm, "response_tokens": self.response_tokens}
+
 
 def accumulate_gradients(
     policy: Policy,

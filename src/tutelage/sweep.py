@@ -88,6 +88,7 @@ def sweep(
     """
     fanout.require(where)
     console.quiet_libraries()
+    directory = directory if where == "local" else directory.absolute()  # other machines see it under this path
     plan = lay_out(config, design, directory)
     _refuse_other_trials(plan)
     if dry_run:
@@ -209,14 +210,14 @@ def _baselines(plan: Plan, directory: Path) -> list[tuple[str, Job]]:
     for group in plan.pools:
         trial = next(trial for trial in plan.trials.values() if trial.group == group)
         where = _baseline_of(directory, group)
-        if trial.config.eval.before and not (where / "result.json").is_file():
+        if trial.config.eval.before and not Reading(where).trained:
             config = trial.config.model_copy(update={"run": trial.config.run.model_copy(update={"dir": str(where)})})
             jobs.append((f"baseline {group}", Job(config, choose(plan.pools[group], config.data), trains=False)))
     return jobs
 
 
 def _unfinished(plan: Plan) -> list[Trial]:
-    return [trial for trial in plan.trials.values() if not (Path(trial.config.run.dir) / "result.json").is_file()]
+    return [trial for trial in plan.trials.values() if not Reading(Path(trial.config.run.dir)).trained]
 
 
 def _trial_jobs(plan: Plan, directory: Path) -> list[tuple[str, Job]]:

@@ -205,8 +205,7 @@ def run(
                         clock.lap("optimizer")
                         changed, weights, stops = world.sum([changed, weights, world.stop.wanted])
                         log.metrics(
-                            kind="train", step=step, epoch=round(step / course.epoch, 4), lr=lr, loss=gradients.loss, nll=gradients.nll,
-                            grad_norm=gradients.grad_norm, response_tokens=gradients.response_tokens,
+                            kind="train", step=step, epoch=round(step / course.epoch, 4), lr=lr, **gradients.told(),
                             weights_changed=round(changed / weights, 4), **({"skipped": objection} if objection else {}),
                             **speed_of(policy, examples, gradients, clock, world),
                         )  # fmt: skip

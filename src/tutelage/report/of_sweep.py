@@ -10,7 +10,6 @@ from typing import Any
 from tutelage import results
 from tutelage.config import Config, load_config
 from tutelage.console import duration, percent
-from tutelage.readings import Reading
 from tutelage.report import figures, words
 
 EQUAL = {"epochs": "equal epochs", "steps": "equal optimizer steps", "tokens": "equal tokens"}
@@ -42,7 +41,10 @@ def content(directory: Path, page: Path, price_per_hour: float | None) -> dict[s
         "money": None if price is None else price * seconds / 3600,
         "price_per_hour": price,
         "sessions": state["sessions"],
-        "baselines": baselines(directory),
+        "baselines": [
+            {"accuracy": words.accuracy(results.whole(reading.evaluations[0])), "problems": reading.evaluations[0]["examples"]}
+            for reading in results.baselines(directory)
+        ],
         "figures": drawn(found, directory, caption),
         "trials": [_row(row, directory, page) for row in trials.values()],
         "points": len(table),
@@ -99,15 +101,6 @@ def drawn(found: list[results.Found], directory: Path, caption: str) -> list[fig
     if not found:
         return []
     return [figures.size_curve(found, results.baseline_scores(directory), caption)]
-
-
-def baselines(directory: Path) -> list[dict[str, Any]]:
-    """The evaluations of the untouched model that trials share."""
-    readings = [Reading(path) for path in sorted((directory / "baseline").glob("*")) if (path / "result.json").is_file()]
-    return [
-        {"accuracy": words.accuracy(results.whole(reading.evaluations[0])), "problems": reading.evaluations[0]["examples"]}
-        for reading in readings
-    ]
 
 
 def _row(row: dict[str, Any], directory: Path, page: Path) -> dict[str, Any]:
