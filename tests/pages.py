@@ -14,15 +14,20 @@ from tutelage.stats import clustered_interval
 EVIL = '<script>window.evil = 1</script><img src=x onerror="window.evil = 2">'
 
 
+VOCABULARY = [
+    f"{a}{b}{c}" for a in ("st", "fr", "ap", "num", "th") for b in "aeiou" for c in ("n", "rt", "ce", "ble", "ng", "17", "d")
+]
+
+
 def record(step: int, problem: int, right: bool, text: str, **more) -> dict:
     """A response as an evaluation logs it."""
-    tokens = text.split(" ")
+    tokens, draw = text.split(" "), random.Random(f"{step} {problem}")
     counts = [len(token) + (place < len(tokens) - 1) for place, token in enumerate(tokens)]
     return {
         "step": step, "prompt": f"Question: what is {problem} + {problem}?\n", "sample": 0, "response": text, "ground_truth": str(2 * problem),
         "reward": float(right), "format_reward": 1.0, "answer_reward": float(right), "vote": 0 if right else 1, "length": len(tokens),
         "token_entropy": 0.5, "finish_reason": "stop",
-        "tokens": {"characters": counts, "entropy": [0.1 * place for place in range(len(tokens))], "nll": [0.2] * len(tokens)}, **more,
+        "tokens": {"characters": counts, "entropy": [0.1 * place if len(tokens) < 20 else round(draw.expovariate(1), 3) for place in range(len(tokens))], "nll": [0.2 if len(tokens) < 20 else round(draw.expovariate(1), 3) for _ in tokens]}, **more,
     }  # fmt: skip
 
 
@@ -47,7 +52,7 @@ def make_run(
         of_step = []
         for problem in range(problems):
             right = problem < problems * place / len(steps) and not (problem == 1 and place == len(steps) - 1)
-            filler = " ".join(draw.choice(["so", "then", "we", "add", "and", "get", "2", "17"]) for _ in range(words_each))
+            filler = " ".join(draw.choice(VOCABULARY) for _ in range(words_each))
             answer = 2 * problem if right else 999
             text = f"<think> {filler} </think> <answer> {answer} </answer>"
             extra = {}
@@ -103,7 +108,7 @@ def make_sweep(directory: Path) -> Path:
             )
             if name not in trials and name != "filtered-8-seed43":
                 trials.append(name)
-                report.write(make_run(directory / "trials" / name))
+                make_run(directory / "trials" / name)
     make_run(directory / "baseline" / "abc", steps=(0, 1))
     state = {
         "design": {"sizes": [8], "kinds": ["raw", "filtered", "control"], "seeds": 2, "vary": [], "equal": "epochs", "lrs": []},
@@ -112,4 +117,6 @@ def make_sweep(directory: Path) -> Path:
     }  # fmt: skip
     (directory / "sweep.json").write_text(json.dumps(state))
     (directory / "config.toml").write_text(to_toml(parse_config({})))
+    for name in trials:
+        report.write(directory / "trials" / name)
     return directory

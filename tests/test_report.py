@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -17,8 +18,9 @@ from pages import EVIL, make_run, make_sweep
 from tutelage import report
 from tutelage.config import parse_config, to_toml
 from tutelage.errors import InputError
-from tutelage.readings import Reading
+from tutelage.readings import DIGITS, LEVELS_PER_OCTAVE, Reading, digit_of
 from tutelage.report import facts, figures, words
+from tutelage.runlog import read_lines, to_lines
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 if CHROMIUM is None and os.environ.get("CI"):
@@ -79,8 +81,12 @@ def test_outcomes_are_right_or_why_not():
 
 @pytest.mark.parametrize("nats", [0.0, 0.05, 0.3, 1.0, 2.5, 7.0, 20.0])
 def test_a_digit_holds_a_value_to_four_percent(nats):
-    told = 2 ** (facts.DIGITS.index(facts.digit_of(nats)) / facts.LEVELS_PER_OCTAVE) - 1
+    told = 2 ** (DIGITS.index(digit_of(nats)) / LEVELS_PER_OCTAVE) - 1
     assert told == pytest.approx(nats, abs=0.031 * (1 + nats))
+
+
+def test_what_is_no_number_has_a_digit_all_the_same():
+    assert digit_of(float("nan")) == digit_of(-0.001) == "0" and digit_of(float("inf")) == digit_of(1e9) == "Z"
 
 
 def test_long_lines_are_thinned_and_keep_their_spikes():
@@ -144,15 +150,80 @@ def test_a_finished_run_has_its_page(make_config):
     assert len(tokens["characters"]) == len(tokens["entropy"]) == len(tokens["nll"]) == 8
 
 
+def test_a_run_of_before_there_were_samples_and_tokens_has_a_page(run):
+    old = [
+        {key: value for key, value in line.items() if key not in ("sample", "tokens", "vote")}
+        for line in read_lines(run / "generations.jsonl")
+    ]
+    (run / "generations.jsonl").write_text(to_lines(old))
+    lines = [
+        {key: value for key, value in line.items() if key != "training_seconds"} for line in read_lines(run / "metrics.jsonl")
+    ]
+    (run / "metrics.jsonl").write_text(to_lines(lines))
+    (run / "data.json").write_text('{"sha256": "x"}')
+    report.write(run)
+    assert words.cost(Reading(run), None)["seconds"] == pytest.approx(20 * 0.5 + 3 * 2.0)
+
+
+def test_the_headline_says_at_which_step_if_that_was_not_the_last(run):
+    lines = [line for line in read_lines(run / "metrics.jsonl") if not (line["kind"] == "eval" and line["step"] == 20)]
+    (run / "metrics.jsonl").write_text(to_lines(lines))
+    assert "trained for 20 steps" in words.headline(Reading(run)) and "solves at step 10" in words.headline(Reading(run))
+
+
+def test_a_run_without_a_first_evaluation_is_compared_with_the_first_that_there_is(run):
+    lines = [line for line in read_lines(run / "metrics.jsonl") if not (line["kind"] == "eval" and line["step"] == 0)]
+    (run / "metrics.jsonl").write_text(to_lines(lines))
+    assert "; at step 10 37.5 %" in words.headline(Reading(run))
+    assert "the model after step 20 against the model after step 10" in words.verdict(Reading(run))
+
+
+def test_outcomes_over_steps_are_those_of_the_panel(tmp_path):
+    """Before and after training all problems are asked, in between the panel alone: a curve must not jump for that."""
+    run = make_run(tmp_path / "run", problems=8)
+    lines = read_lines(run / "metrics.jsonl")
+    for line in lines:
+        if line["kind"] == "eval":
+            line["examples"] = 4
+    (run / "metrics.jsonl").write_text(to_lines(lines))
+    assert [len(Reading(run).panel(line)) for line in Reading(run).evaluations] == [4, 4, 4]
+
+
+def test_a_trial_says_what_its_sweep_changed(tmp_path):
+    sweep = make_sweep(tmp_path / "sweep")
+    page = (sweep / "trials" / "raw-8-seed42" / "report.html").read_text()
+    assert "Changed from the recipe" in page and "2e-05 → 0.001" in page
+
+
+def test_a_command_that_is_not_ours_says_nothing_of_the_recipe(run):
+    environment = json.loads((run / "environment.json").read_text())
+    environment["command"] = ["my.py", "--a.b", "--c.d", "x"]
+    (run / "environment.json").write_text(json.dumps(environment))
+    assert "Changed from the recipe" not in report.write(run).read_text()
+
+
+def test_whatever_keeps_the_page_from_being_written_the_run_is_finished(make_config, monkeypatch, capsys):
+    from tutelage.train import train_one_size
+
+    monkeypatch.setattr(report, "write", lambda directory: {}["nothing"])
+    result = train_one_size(make_config())
+    assert (result.directory / "result.json").is_file() and not (result.directory / "checkpoints").exists()
+    assert "the report was not written: KeyError" in capsys.readouterr().out
+
+
 def test_too_many_generations_are_split_over_pages_that_say_so(tmp_path, capsys):
     run = make_run(tmp_path / "run", problems=60, words_each=200)
+    lines = [line for line in read_lines(run / "generations.jsonl") if line["step"] != 10 or int(line["ground_truth"]) < 40]
+    (run / "generations.jsonl").write_text(to_lines(lines))  # the first problems have more to tell than the others
     whole = report.write(run).stat().st_size
-    largest = whole - 40_000
+    largest = whole - 60_000
     first = report.write(run, largest=largest)
     pages = [first, *sorted(run.glob("report-*.html"))]
-    assert len(pages) >= 2 and all(page.stat().st_size < largest for page in pages)
+    assert len(pages) >= 2 and all(page.stat().st_size <= largest for page in pages)
     assert "60 problems are too many for one page" in first.read_text() and 'href="report-2.html"' in first.read_text()
     assert f"split over {len(pages)} pages" in capsys.readouterr().out
+    report.write(run)
+    assert not list(run.glob("report-*.html"))  # it fits again
 
 
 def test_watching_writes_the_page_again_until_the_run_is_finished(tmp_path):
@@ -214,10 +285,15 @@ class Opened:
 
     def until(self, expression: str, seconds: float = 30.0) -> None:
         """Wait until something holds; by asking again and again, for the page allows no script from a string."""
+        from playwright.sync_api import Error
+
         end = time.monotonic() + seconds
-        while not self.page.evaluate(expression):
-            assert time.monotonic() < end, f"in vain for {expression}"
+        while time.monotonic() < end:
+            with contextlib.suppress(Error):  # while it loads itself again, there is nobody to ask
+                if self.page.evaluate(expression):
+                    return
             self.page.wait_for_timeout(50)
+        raise AssertionError(f"in vain for {expression}")
 
     def problems(self) -> list[str]:
         return self.page.locator("#problems button[data-problem] .text").all_inner_texts()
@@ -254,6 +330,97 @@ def test_zooming_into_one_curve_zooms_the_others(opened):
     opened.until("document.getElementById('figure-lr').layout.xaxis.range[0] === 5")
     page.get_by_role("button", name="show all").click()
     opened.until("document.getElementById('figure-loss').layout.xaxis.range[0] < 5")
+
+
+@in_a_browser
+def test_curves_that_are_not_drawn_yet_take_the_zoom_when_they_are(chromium, run):
+    opened = Opened(chromium, report.write(run), viewport={"width": 375, "height": 500})
+    page = opened.page
+    page.locator("#figure-loss").scroll_into_view_if_needed()
+    page.wait_for_selector("#figure-loss .main-svg")
+    assert page.locator("#figure-memory .main-svg").count() == 0
+    box = page.locator("#figure-loss .nsewdrag").bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + 40)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + 42, steps=5)
+    page.mouse.up()
+    opened.until("document.getElementById('figure-loss').layout.xaxis.range[0] > 4")
+    page.locator("#figure-memory").scroll_into_view_if_needed()
+    page.wait_for_selector("#figure-memory .main-svg")
+    assert page.evaluate("document.getElementById('figure-memory').layout.xaxis.range[0]") > 4
+    page.locator("#theme").click()
+    page.wait_for_timeout(300)
+    assert page.evaluate("document.getElementById('figure-memory').layout.xaxis.range[0]") > 4  # also in the other theme
+    opened.quiet()
+    opened.close()
+
+
+@in_a_browser
+def test_numbers_that_are_none_leave_the_page_whole(chromium, run):
+    lines = read_lines(run / "metrics.jsonl")
+    lines[4] |= {"loss": float("nan"), "nll": float("inf"), "skipped": "the loss is not finite"}
+    (run / "metrics.jsonl").write_text(to_lines(lines))
+    records = read_lines(run / "generations.jsonl")
+    records[0]["token_entropy"] = float("nan")
+    records[0]["tokens"]["nll"][0] = float("nan")
+    (run / "generations.jsonl").write_text(to_lines(records))
+    opened = Opened(chromium, report.write(run))
+    assert len(opened.problems()) == 8
+    opened.quiet()
+    opened.close()
+
+
+@in_a_browser
+def test_characters_beyond_sixteen_bits_and_long_tokens_are_shaded_where_they_are(chromium, run):
+    records = read_lines(run / "generations.jsonl")
+    text = "😀😀 ab" + "-" * 80 + " cd"
+    for line in records:
+        line |= {"response": text, "tokens": {"characters": [1, 1, 3, 80, 3], "entropy": [0, 0, 0, 0, 3.0], "nll": [0] * 5}}
+    (run / "generations.jsonl").write_text(to_lines(records))
+    opened = Opened(chromium, report.write(run), "#problem=1&step=20&shade=entropy")
+    spans = opened.page.locator("#problem pre span")
+    assert spans.all_inner_texts()[:5] == ["😀", "😀", " ab", "-" * 80, " cd"]
+    assert [spans.nth(place).get_attribute("title") for place in (3, 4)] == ["0.00 nats", "3.00 nats"]
+    opened.quiet()
+    opened.close()
+
+
+@in_a_browser
+@pytest.mark.parametrize(
+    "where", ["#step=20&problem=1&sample=x", "#step=20&problem=99&sample=-1&show=bogus&shade=red", "#step=7"]
+)
+def test_an_address_that_means_nothing_shows_what_it_can(chromium, run, where):
+    opened = Opened(chromium, report.write(run), where)
+    assert len(opened.problems()) == 8
+    opened.quiet()
+    opened.close()
+
+
+@in_a_browser
+def test_back_goes_back(opened):
+    page = opened.page
+    page.locator("#problems button[data-problem]").nth(2).click()
+    assert "Problem 3" in page.locator("#problem").inner_text()
+    page.locator("#problems button[data-problem]").nth(3).click()
+    page.go_back()
+    opened.until("document.getElementById('problem').innerText.includes('Problem 3')")
+    page.go_back()
+    opened.until("document.getElementById('problem').innerText.includes('Choose a problem')")
+
+
+@in_a_browser
+def test_a_link_finds_its_problem_in_the_other_parts(chromium, tmp_path):
+    run = make_run(tmp_path / "run", problems=60, words_each=200)
+    largest = report.write(run).stat().st_size - 60_000
+    first = report.write(run, largest=largest)
+    opened = Opened(chromium, first, "#problem=60&step=20")
+    opened.page.wait_for_url(re.compile(r"report-\d+\.html#problem=60"))
+    opened.page.wait_for_selector("html[data-ready=all]")
+    assert (
+        "Problem 60" in opened.page.locator("#problem").inner_text()
+        and "of 60 in all" in opened.page.locator("#count").inner_text()
+    )
+    opened.close()
 
 
 @in_a_browser
@@ -326,6 +493,10 @@ def test_everything_is_reached_by_keyboard(opened):
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     assert "Problem 2" in page.locator("#problem").inner_text()
+    page.get_by_role("button", name="next").focus()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")  # the focus has stayed
+    assert "Problem 4" in page.locator("#problem").inner_text()
     page.locator("#theme").focus()
     page.keyboard.press("Enter")
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"

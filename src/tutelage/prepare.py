@@ -17,7 +17,7 @@ from tutelage.errors import InputError
 from tutelage.grading import Verdict
 from tutelage.sources import Row, read_rows
 from tutelage.stats import problems_for_width
-from tutelage.tokens import Stops, TokenizedExample, choose_max_length, encode_prompt, fit, prompt_template, tokenize
+from tutelage.tokens import Stops, TokenizedExample, choose_max_length, encode_prompt, fit, pieces, prompt_template, tokenize
 
 SHOWN_OF_A_FATE = 3
 """Rows of each fate whose text is kept, to be shown."""
@@ -69,7 +69,7 @@ class Prepared:
             "example": {
                 "source": first.source,
                 "prompt_tokens": len(first.prompt_ids),
-                "tokens": [tokenizer.decode([token]) for token in (*first.prompt_ids, *first.response_ids)],
+                "tokens": [*pieces(tokenizer, first.prompt_ids), *pieces(tokenizer, first.response_ids)],
             },
             "shown": self.shown,
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,10 @@ from typing import Any
 
 from tutelage.config import Config, load_config
 from tutelage.errors import InputError
-from tutelage.runlog import read_lines
+from tutelage.runlog import iter_lines, read_lines
+
+DIGITS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+LEVELS_PER_OCTAVE = 12
 
 Question = tuple[str, int]
 """The text of a question, and which of those with the same text it is."""
@@ -47,11 +51,17 @@ class Reading:
         return sorted((line for line in self.lines if line["kind"] == "eval"), key=lambda line: line["step"])
 
     @cached_property
-    def generations(self) -> list[dict[str, Any]]:
-        """Every response, of evaluations that are logged; a step where the evaluation has none."""
-        known = {line["step"] for line in self.evaluations}
-        records = ({"step": 0, **record} for record in read_lines(self.directory / "generations.jsonl"))
-        return [record for record in records if record["step"] in known]
+    def generations(self) -> dict[int, list[dict[str, Any]]]:
+        """The responses of each evaluation that is logged, by its step; their tokens as `told_briefly`."""
+        found: dict[int, list[dict[str, Any]]] = {line["step"]: [] for line in self.evaluations}
+        for record in iter_lines(self.directory / "generations.jsonl"):
+            record = {"step": 0, "sample": 0, **record, "tokens": told_briefly(record.get("tokens"))}
+            found.get(record["step"], []).append(record)
+        return found
+
+    def panel(self, evaluation: dict[str, Any]) -> list[dict[str, Any]]:
+        """The responses to the problems that every evaluation asks."""
+        return self.generations[evaluation["step"]][: evaluation["examples"] * evaluation.get("samples", 1)]
 
     @cached_property
     def template(self) -> str:
@@ -88,7 +98,26 @@ class Reading:
 
     def answers(self, step: int) -> dict[Question, list[dict[str, Any]]]:
         """Of each question of an evaluation, its records, one for each sample."""
-        return by_question((record for record in self.generations if record["step"] == step), self)
+        return by_question(self.generations[step], self)
+
+
+def told_briefly(tokens: dict[str, list[float]] | None) -> list[Any] | None:
+    """A response's tokens with a digit each for entropy and NLL (`digit_of`): [their characters, entropies, NLLs].
+
+    The characters are digits too, or, where a token has more than a digit can say, a list of numbers.
+    """
+    if tokens is None:
+        return None
+    counts = [int(count) for count in tokens["characters"]]
+    briefly = counts if any(count >= len(DIGITS) for count in counts) else "".join(DIGITS[count] for count in counts)
+    return [briefly, "".join(map(digit_of, tokens["entropy"])), "".join(map(digit_of, tokens["nll"]))]
+
+
+def digit_of(nats: float) -> str:
+    """A value in one of 62 digits, in equal steps of log2(1 + nats): 0.06 nats near zero, 33 and more at the end."""
+    if not nats > 0:  # rounding may go below; what is no number has no shade
+        return DIGITS[0]
+    return DIGITS[round(min(len(DIGITS) - 1, LEVELS_PER_OCTAVE * math.log2(1 + nats)))]
 
 
 def by_question(records: Iterable[dict[str, Any]], reading: Reading) -> dict[Question, list[dict[str, Any]]]:

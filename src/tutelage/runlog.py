@@ -111,13 +111,21 @@ class RunLog:
             )
         try:
             write_text(self.directory / "config.toml", to_toml(config))
-            write_text(self.directory / "environment.json", json.dumps(environment(), indent=2) + "\n")
+            write_text(self.directory / "environment.json", json.dumps(self._environment(found is not None), indent=2) + "\n")
             write_text(self.directory / "prompt.txt", template)
             write_text(known, json.dumps(data, ensure_ascii=False) + "\n")
             write_text(self.directory / "ledger.jsonl", to_lines(vars(fate) for fate in ledger))
         except RunError as error:
             raise InputError(str(error)) from None
         self._tracker = tracking.start(config, self.directory, None if found is None else checkpoint.step_of(found))
+
+    def _environment(self, goes_on: bool) -> dict[str, Any]:
+        """That of now; of a run that goes on, with the commands that it was begun and gone on with before."""
+        now = environment()
+        path = self.directory / "environment.json"
+        known = json.loads(path.read_text()) if goes_on and path.is_file() else {}
+        earlier = [*known.get("earlier_commands", []), known["command"]] if known else []
+        return {**now, "earlier_commands": earlier} if earlier else now
 
     @_by_the_leader
     def to_disk(self) -> None:
@@ -341,11 +349,15 @@ def write_text(path: Path, text: str) -> None:
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The JSON lines of a file; none if there is no file. A line that was torn (the process was killed) is left out."""
+    return list(iter_lines(path))
+
+
+def iter_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of `read_lines`, one after the other."""
     if not path.exists():
-        return []
-    lines = path.read_bytes().split(b"\n")  # bytes: the torn end may lie inside a character
-    found = []
-    for line in lines[:-1]:
-        with contextlib.suppress(ValueError):
-            found.append(json.loads(line))
-    return found
+        return
+    with path.open("rb") as file:  # bytes: the torn end may lie inside a character
+        for line in file:
+            if line.endswith(b"\n"):
+                with contextlib.suppress(ValueError):
+                    yield json.loads(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -80,6 +81,13 @@ def characters_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: 
         counts.append(min(len(piece), left))
         left -= counts[-1]
     return counts
+
+
+def pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
+    """The text of each token: all of a character's stands with its last token."""
+    text = tokenizer.decode(list(ids))
+    ends = list(itertools.accumulate(characters_of(tokenizer, ids, text)))
+    return [text[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def prompt_template(name: str, tokenizer: PreTrainedTokenizerBase) -> str:

@@ -233,9 +233,9 @@ def run(
                     evaluate.give_up(step) if isinstance(stop, StopWanted) else evaluate.finish(step)
             raise agreed(explained, world) from None
     if world.leads:
-        _report(log.directory)
         checkpoint.remove_all(log.directory, _best(log) if config.run.keep_best else ())
         forget_drafts(log.directory)
+        _report(log.directory)
     return result
 
 
@@ -250,11 +250,12 @@ def _finished(policy: Policy, prepared: Prepared, config: Config, log: RunLog, t
 
 
 def _report(directory: Path) -> None:
-    """Write the run's page. What keeps it from being written is told: the run is finished all the same."""
+    """Write the run's page. What keeps it from being written, whatever it is, is told: the run is finished all the same."""
     try:
         report.write(directory)
-    except (RunError, InputError, OSError) as error:
-        console.say(f"the report was not written: {error}; to try again: tutelage report {directory}", style="yellow")
+    except Exception as error:
+        reason = str(error) if isinstance(error, RunError | InputError) else f"{type(error).__name__}: {error}"
+        console.say(f"the report was not written: {reason}; to try again: tutelage report {directory}", style="yellow")
 
 
 def _best(log: RunLog) -> list[int]:

@@ -6,8 +6,11 @@ import base64
 import functools
 import gzip
 import json
+import math
 import time
+from collections.abc import Mapping, Sequence
 from importlib import resources
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -58,45 +61,69 @@ def write(
     content["figures"] = figures.of_run(reading)
     content["histogram"] = figures.lengths_histogram(content["data"])
     generations = facts.generations(reading)
-    first = _render("run.html", content | {"generations": generations | {"problems": []}, "parts": []}, live)
-    parts = split(generations["problems"], largest - len(first.encode()))
-    names = [page, *(page.with_name(f"{page.stem}-{number}{page.suffix}") for number in range(2, len(parts) + 1))]
-    start = 0
-    for name, problems in zip(names, parts, strict=True):
-        links = [
-            {"name": other.name, "this": other == name, "problems": len(part)} for other, part in zip(names, parts, strict=True)
-        ]
-        shown = {"generations": generations | {"problems": problems, "start": start}, "parts": links}
-        write_text(name, _render("run.html", content | shown, live))
-        start += len(problems)
-    if len(parts) > 1:
-        console.say(f"the generations are split over {len(parts)} pages, each below {largest / 1e6:.0f} MB")
+    problems = generations.pop("problems")
+    room = largest - len(_render("run.html", content | {"generations": generations | _part([], [], 0), "parts": []}, live))
+    for count in range(-(-len(packed(problems)) // max(1, room)) or 1, max(1, len(problems)) + 1):
+        pages = _pages(page, content, generations, split(problems, count), live)
+        if max(len(text) for text in pages.values()) <= largest:
+            break
+    for old in page.parent.glob(f"{page.stem}-[0-9]*{page.suffix}"):
+        old.unlink()  # of an earlier, longer report
+    for path, text in pages.items():
+        write_text(path, text)
+    if len(pages) > 1:
+        console.say(f"the generations are split over {len(pages)} pages, each below {largest / 1e6:.0f} MB")
     return page
 
 
-def split(problems: list[Any], room: int) -> list[list[Any]]:
-    """The problems in as few parts as fit in so many bytes each, when packed."""
-    size = len(packed(problems))
-    count = max(1, -(-size * 11 // (10 * max(1, room))))  # parts are not packed equally well
-    width = max(1, -(-len(problems) // count))
-    return [problems[start : start + width] for start in range(0, len(problems), width)] or [[]]
+def _pages(
+    page: Path, content: dict[str, Any], generations: dict[str, Any], parts: Sequence[list[Any]], live: bool
+) -> dict[Path, str]:
+    """The text of each page, by its path."""
+    paths = [page, *(page.with_name(f"{page.stem}-{number}{page.suffix}") for number in range(2, len(parts) + 1))]
+    starts = [0, *accumulate(map(len, parts))]
+    pages = {}
+    for path, problems, start in zip(paths, parts, starts, strict=False):
+        links = [
+            {"name": other.name, "this": other == path, "start": first, "problems": len(part)}
+            for other, part, first in zip(paths, parts, starts, strict=False)
+        ]
+        shown = {"generations": generations | _part(problems, links, start), "parts": links}
+        pages[path] = _render("run.html", content | shown, live)
+    return pages
+
+
+def _part(problems: list[Any], parts: list[dict[str, Any]], start: int) -> dict[str, Any]:
+    return {"problems": problems, "parts": parts, "start": start}
+
+
+def split(problems: list[Any], count: int) -> list[list[Any]]:
+    """The problems in so many parts, in their order, of about as many characters each."""
+    sizes = [len(json.dumps(problem, ensure_ascii=False)) for problem in problems]
+    parts: list[list[Any]] = [[] for _ in range(count)]
+    so_far, whole = 0, max(1, sum(sizes))
+    for problem, size in zip(problems, sizes, strict=True):
+        parts[min(count - 1, so_far * count // whole)].append(problem)
+        so_far += size
+    return [part for part in parts if part] or [[]]
 
 
 def watch(directory: str | Path, out: Path | None = None, *, price_per_hour: float | None = None) -> Path:
     """Write the page again whenever the run gets on, until it is finished (or Ctrl-C)."""
     directory = Path(directory)
-    page, seen = out or directory / "report.html", None
+    page, seen, took = out or directory / "report.html", None, 0.0
     console.say(f"open {page}; it is written, and loads itself, again while the run goes on (Ctrl-C ends this)")
     try:
         while True:
             now = _state(directory)
             if now != seen:
-                seen = now
+                seen, started = now, time.monotonic()
                 finished = _finished(directory)
                 write(directory, out, price_per_hour=price_per_hour, live=not finished)
                 if finished:
                     return page
-            time.sleep(POLL)
+                took = time.monotonic() - started
+            time.sleep(max(POLL, 10 * took))  # the cores are for training
     except KeyboardInterrupt:
         return write(directory, out, price_per_hour=price_per_hour)
 
@@ -113,8 +140,21 @@ def _finished(directory: Path) -> bool:
 
 def packed(value: Any) -> str:
     """JSON (or text), compressed, as text that can stand in a page: nothing in it can end a script."""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    text = (
+        value
+        if isinstance(value, str)
+        else json.dumps(_finite(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    )
     return base64.b64encode(gzip.compress(text.encode("utf-8", "backslashreplace"), 6, mtime=0)).decode()
+
+
+def _finite(value: Any) -> Any:
+    """The same without what JSON has no word for: null in its place."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    return [_finite(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 @functools.cache

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import math
 import shlex
-from collections.abc import Sequence
 from typing import Any
 
-from tutelage.config import Config, describe, shown, to_toml
+from tutelage.config import Config, describe, differences, known_keys, load_config, shown, to_toml
 from tutelage.console import percent
 from tutelage.grading import answer_of
 from tutelage.overrides import parse_overrides, split_overrides
-from tutelage.readings import Reading
+from tutelage.readings import DIGITS, LEVELS_PER_OCTAVE, Reading
 from tutelage.report import words
 
-DIGITS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-LEVELS_PER_OCTAVE = 12
 OUTCOMES = ("right", "wrong", "cut off", "malformed")
 
 
 def of_run(reading: Reading, price_per_hour: float | None) -> dict[str, Any]:
     """What the template of a run's page is filled with."""
-    before, after = words.ends(reading.evaluations)
+    before, after = words.ends(reading)
     config = reading.config
     return {
         "title": reading.directory.absolute().name,
@@ -37,15 +33,27 @@ def of_run(reading: Reading, price_per_hour: float | None) -> dict[str, Any]:
         "ledger": _ledger(reading),
         "data": reading.table("data.json"),
         "settings": _settings(config) if config else [],
-        "changed": _changed_on_the_command_line(reading),
+        "changed": _changed_from_the_recipe(reading),
         "toml": to_toml(config) if config else "",
-        "environment": _environment(reading),
-        "certificates": _certificates(reading.evaluations),
+        "environment": environment(reading),
+        "certificates": _certificates(reading),
         "repeat": f"tutelage train {shlex.quote(str(reading.directory / 'config.toml'))} --run.dir NEW_DIRECTORY"
         if config
         else "",
         "template": reading.template,
     }
+
+
+def _command(reading: Reading) -> str:
+    """The command that does the same again."""
+    if reading.config is None:
+        known = reading.evaluations[-1]
+        return shlex.join(
+            ["tutelage", "eval", known["model"], known["data"], "--backend", known["backend"], "--out", "NEW_DIRECTORY"]
+        )
+    ranks = reading.table("plan.json").get("ranks", 1)
+    launch = ["--launch", str(ranks)] if ranks > 1 else []
+    return shlex.join(["tutelage", "train", str(reading.directory / "config.toml"), *launch, "--run.dir", "NEW_DIRECTORY"])
 
 
 def _row(line: dict[str, Any]) -> dict[str, Any]:
@@ -92,19 +100,31 @@ def _settings(config: Config) -> list[dict[str, Any]]:
     ]
 
 
-def _changed_on_the_command_line(reading: Reading) -> list[tuple[str, str]]:
-    """What the command that started the run changed of its recipe."""
-    command = reading.table("environment.json").get("command", [])
-    return parse_overrides(split_overrides(command[1:])[1]) if command else []
+def _changed_from_the_recipe(reading: Reading) -> list[tuple[str, str]]:
+    """What the first command changed of its recipe; of a sweep's trial, what the sweep changed."""
+    if reading.config is not None and (recipe := reading.directory.parent.parent / "sweep.json").is_file():
+        lines = differences(load_config(recipe.parent / "config.toml"), reading.config, {"run.dir"})
+        return [(key, value.strip()) for key, _, value in (line.partition(":") for line in lines)]
+    known = reading.table("environment.json")
+    command = [*known.get("earlier_commands", []), known.get("command", [])][0]
+    if command[1:2] != ["train"]:  # from Python, say
+        return []
+    settings = split_overrides(command[2:])[1]
+    return [(key, value) for key, value in parse_overrides(settings) if key in known_keys()]
 
 
-def _environment(reading: Reading) -> list[tuple[str, str]]:
+def environment(reading: Reading) -> list[tuple[str, str]]:
+    """Commands, machine, versions, and what ``auto`` decided."""
     known = reading.table("environment.json")
     if not known:
         return []
     machine, git = known["machine"], known.get("git")
+    commands = [*known.get("earlier_commands", []), known["command"]]
     rows = [
-        ("command", shlex.join(["tutelage", *known["command"][1:]])),
+        *(
+            ("command" if place == 0 else "gone on by", shlex.join(["tutelage", *each[1:]]))
+            for place, each in enumerate(commands)
+        ),
         ("machine", f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gb']} GB; {machine['system']}"),
         ("GPUs", ", ".join(machine["gpus"]) or "none"),
         ("Python", known["python"]),
@@ -116,8 +136,15 @@ def _environment(reading: Reading) -> list[tuple[str, str]]:
     return rows + [(f"decided: {key}", str(value)) for key, value in plan.items()]
 
 
-def _certificates(evaluations: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{"step": line["step"], **line["certificate"]} for line in evaluations if line.get("certificate")]
+def _certificates(reading: Reading) -> list[dict[str, Any]]:
+    """How near vLLM was to the trainer at each hand-over of weights; that of a failed evaluation too."""
+    lines = [*reading.lines, *(reading.evaluations if reading.config is None else [])]
+    found = []
+    for line in lines:
+        for certificate in [line.get("certificate"), *line.get("certificates", [])]:
+            if certificate:
+                found.append({"step": line["step"], **certificate, "held": "no" if line["kind"] == "eval_failed" else "yes"})
+    return found
 
 
 # ── generations ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -136,15 +163,15 @@ def generations(reading: Reading) -> dict[str, Any]:
     """Every problem with what was answered at each evaluation, as the page's script reads it.
 
     ``steps``: of the evaluations. ``problems``: each ``{q, r, a}``: question, reference, and for each of the steps its responses, or
-    None if it was not asked then. A response is [text, outcome, answer, length, mean entropy, tokens], where tokens are three strings
-    with a digit for each token: its characters, its entropy and its NLL (`digit_of`), or None.
+    None if it was not asked then. A response is [text, outcome, answer, length, mean entropy, tokens (`told_briefly`) or None].
     """
     steps = [line["step"] for line in reading.evaluations]
+    style = reading.config.eval.reward if reading.config is not None else None
     problems: dict[Any, dict[str, Any]] = {}
     for place, step in enumerate(steps):
         for (text, number), records in reading.answers(step).items():
             problem = problems.setdefault((text, number), {"q": text, "r": records[0]["ground_truth"], "a": [None] * len(steps)})
-            problem["a"][place] = [_response(record) for record in records]
+            problem["a"][place] = [_response(record, style) for record in records]
     return {
         "steps": steps,
         "outcomes": OUTCOMES,
@@ -154,8 +181,8 @@ def generations(reading: Reading) -> dict[str, Any]:
     }
 
 
-def _response(record: dict[str, Any]) -> list[Any]:
-    answer = answer_of(record["response"]) if record["format_reward"] > 0 else ""
+def _response(record: dict[str, Any], style: str | None) -> list[Any]:
+    answer = answer_of(record["response"], style) if record["format_reward"] > 0 else ""
     entropy = record["token_entropy"]
     return [
         record["response"],
@@ -163,20 +190,5 @@ def _response(record: dict[str, Any]) -> list[Any]:
         answer,
         record["length"],
         None if entropy is None else round(entropy, 3),
-        _tokens(record.get("tokens")),
+        record["tokens"],
     ]
-
-
-def _tokens(tokens: dict[str, list[float]] | None) -> list[str] | None:
-    if tokens is None or any(count >= len(DIGITS) for count in tokens["characters"]):
-        return None
-    return [
-        "".join(DIGITS[int(count)] for count in tokens["characters"]),
-        "".join(map(digit_of, tokens["entropy"])),
-        "".join(map(digit_of, tokens["nll"])),
-    ]
-
-
-def digit_of(nats: float) -> str:
-    """A value in one of 62 digits, in equal steps of log2(1 + nats): 0.06 nats near zero, up to 33."""
-    return DIGITS[min(len(DIGITS) - 1, round(LEVELS_PER_OCTAVE * math.log2(1 + max(0.0, nats))))]

@@ -78,9 +78,9 @@ def _over_steps(
             "yref": "paper",
             "line": {"color": GREY, "width": 1, "dash": "dot"},
         }
-        for step in marks
+        for step in marks[:: 1 + len(marks) // 60]
     ]
-    made = figure(name, title, y, data, shapes=lines if len(lines) <= 60 else [])
+    made = figure(name, title, y, data, shapes=lines)
     made["layout"]["yaxis"] |= {"tickformat": form} if form else {}
     return made
 
@@ -148,9 +148,9 @@ def error_bars(values: Sequence[float], low: Sequence[float], high: Sequence[flo
 
 
 def _by_outcome(reading: Reading, value: Callable[[dict[str, Any]], float | None], unit: str) -> list[dict[str, Any]]:
-    """A line for each outcome: the mean of a value over its responses, at each evaluation."""
+    """A line for each outcome: the mean of a value over its responses to the panel, at each evaluation."""
     groups: dict[tuple[int, int], list[float]] = {}
-    for record in reading.generations:
+    for record in (record for line in reading.evaluations for record in reading.panel(line)):
         found = value(record)
         if found is not None:
             groups.setdefault((outcome_of(record), record["step"]), []).append(found)

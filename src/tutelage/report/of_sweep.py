@@ -6,18 +6,21 @@ import os
 import shlex
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from tutelage import results
 from tutelage.config import Config, load_config
 from tutelage.console import duration, percent
-from tutelage.report import figures, words
+from tutelage.readings import Reading
+from tutelage.report import facts, figures, words
 
 EQUAL = {"epochs": "equal epochs", "steps": "equal optimizer steps", "tokens": "equal tokens"}
 
 
 def finished(directory: Path) -> bool:
-    """Whether every trial has ended well."""
-    return all(row["status"] == "finished" for row in results.table(directory))
+    """Whether nothing more will come: each trial is finished, or has failed in the last session."""
+    failed = results.read_state(directory)["sessions"][-1]["failed"]
+    return all(row["status"] == "finished" or row["trial"] in failed for row in results.table(directory))
 
 
 def content(directory: Path, page: Path, price_per_hour: float | None) -> dict[str, Any]:
@@ -38,12 +41,14 @@ def content(directory: Path, page: Path, price_per_hour: float | None) -> dict[s
         "verdicts": results.verdicts(directory),
         "seconds": seconds,
         "time": duration(seconds),
+        "tokens": sum(row["response_tokens"] or 0 for row in trials.values()),
+        "environment": facts.environment(next((results.trial_of(directory, name) for name in trials), Reading(directory))),
         "money": None if price is None else price * seconds / 3600,
         "price_per_hour": price,
         "sessions": state["sessions"],
         "baselines": [
-            {"accuracy": words.accuracy(results.whole(reading.evaluations[0])), "problems": reading.evaluations[0]["examples"]}
-            for reading in results.baselines(directory)
+            {"accuracy": words.accuracy(evaluation), "problems": evaluation["examples"]}
+            for evaluation in (results.whole(reading.evaluations[0]) for reading in results.baselines(directory))
         ],
         "figures": drawn(found, directory, caption),
         "trials": [_row(row, directory, page) for row in trials.values()],
@@ -107,7 +112,7 @@ def _row(row: dict[str, Any], directory: Path, page: Path) -> dict[str, Any]:
     report = directory / "trials" / row["trial"] / "report.html"
     seconds = (row["training_seconds"] or 0) + (row["evaluation_seconds"] or 0)
     return row | {
-        "link": os.path.relpath(report, page.parent) if report.is_file() else None,
+        "link": quote(os.path.relpath(report, page.parent)) if report.is_file() else None,
         "shown": "–"
         if row["accuracy"] is None
         else f"{percent(row['accuracy'])} [{100 * row['accuracy_low']:.0f}–{100 * row['accuracy_high']:.0f}]",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 from tutelage.config import Config
@@ -25,18 +24,28 @@ def accuracy(evaluation: dict[str, Any]) -> str:
     return f"{percent(evaluation['accuracy'])} [{100 * low:.0f}–{100 * high:.0f}]"
 
 
-def ends(evaluations: Sequence[dict[str, Any]]) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-    """The evaluations before training and of the last step, of all problems if both were; None where there is none."""
-    before = evaluations[0] if evaluations and evaluations[0]["step"] == 0 else None
-    after = evaluations[-1] if evaluations and evaluations[-1]["step"] > 0 else None
-    if before and after and "full" in before and "full" in after:
-        return whole(before), whole(after)
-    return before, after
+def ends(reading: Reading) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """The first evaluation and the last one, of all problems if both were; None where there is none, or only one.
+
+    The first is of the untouched model, if that was evaluated.
+    """
+    evaluations = reading.evaluations
+    first = evaluations[0] if evaluations else None
+    last = evaluations[-1] if len(evaluations) > 1 or (first and first["step"] > 0) else None
+    if first is last:
+        first = None
+    if "full" in (last or first or {}) and "full" in (first or last or {}):
+        return first and whole(first), last and whole(last)
+    return first, last
+
+
+def named(evaluation: dict[str, Any]) -> str:
+    return "the untouched model" if evaluation["step"] == 0 else f"the model after step {evaluation['step']}"
 
 
 def headline(reading: Reading) -> str:
     """One sentence: what was trained on what, and how many problems it solves, before and after."""
-    config, (before, after) = reading.config, ends(reading.evaluations)
+    config, (before, after) = reading.config, ends(reading)
     if config is None:
         evaluated = reading.evaluations[-1]
         return f"{evaluated['model']} solves {accuracy(evaluated)} of {evaluated['examples']} problems of {evaluated['data']}."
@@ -48,13 +57,15 @@ def headline(reading: Reading) -> str:
     if after is None:
         solved = f"; untouched, it solves {accuracy(before)} of {before['examples']} validation problems" if before else ""
         return f"{said}{solved}."
-    first = f"; before training {accuracy(before)}" if before else ""
-    return f"{said}, solves {accuracy(after)} of {after['examples']} validation problems{first}."
+    at = f" at step {after['step']:,}" if after["step"] != steps else ""
+    first = "; before training" if before and before["step"] == 0 else f"; at step {before['step']}" if before else ""
+    first += f" {accuracy(before)}" if before else ""
+    return f"{said}, solves{at} {accuracy(after)} of {after['examples']} validation problems{first}."
 
 
 def verdict(reading: Reading) -> str:
     """Whether training has changed the accuracy, on the same questions."""
-    before, after = ends(reading.evaluations)
+    before, after = ends(reading)
     if not before or not after:
         return "There are no two evaluations to compare yet." if reading.config is not None else ""
     first, last = reading.answers(before["step"]), reading.answers(after["step"])
@@ -62,26 +73,27 @@ def verdict(reading: Reading) -> str:
     if not shared:
         return "The generations of the two evaluations are not there to be compared."
     a, b = ([[score(answers[question])] for question in shared] for answers in (first, last))
-    said = in_words(compare(a, b), "the untouched model", f"the model after step {after['step']}")
+    said = in_words(compare(a, b), named(before), named(after))
     return said[0].upper() + said[1:]
 
 
 def cost(reading: Reading, price_per_hour: float | None) -> dict[str, Any]:
-    """Time, tokens, and money where an hour has a price."""
+    """Time, tokens, and money where an hour has a price; without loading and saving, which no line tells of."""
+    own = [line for line in reading.lines if "adopted_from" not in line]
+    evaluations = [line for line in own if line["kind"] == "eval"]
     training = sum(line["seconds"] for line in reading.steps)
-    evaluating = sum(line["seconds"] for line in reading.evaluations if "adopted_from" not in line and "seconds" in line)
-    waiting = sum(
-        line.get("training_seconds", line.get("seconds", 0.0)) for line in reading.evaluations if "adopted_from" not in line
-    )
-    # the last evaluation holds no training up, but the machine is paid for
-    last = next((line.get("seconds", 0.0) for line in reading.evaluations[-1:] if not line.get("training_seconds")), 0.0)
-    seconds = training + waiting + last
+    # lines of runs that were begun before there was such a number: training waited for all of it
+    waiting = sum(line.get("training_seconds", line["seconds"]) for line in evaluations)
+    waiting += sum(line["training_seconds"] for line in own if line["kind"] == "eval_failed")
+    # the last evaluation holds no training up, but the machine is taken
+    waiting += next((line["seconds"] for line in evaluations[-1:] if line.get("training_seconds") == 0), 0.0)
+    seconds = training + waiting
     price = price_per_hour if price_per_hour is not None else reading.config.run.price_per_hour if reading.config else None
     return {
         "seconds": seconds,
         "time": duration(seconds),
         "training": duration(training),
-        "evaluating": duration(evaluating),
+        "evaluating": duration(sum(line["seconds"] for line in evaluations)),
         "tokens": sum(
             round(line["tokens_per_second"] * line["seconds"]) for line in reading.steps if "tokens_per_second" in line
         ),
