@@ -93,7 +93,7 @@ def make_run(
     }  # fmt: skip
     (directory / "environment.json").write_text(json.dumps(environment))
     if finished:
-        (directory / "result.json").write_text("{}")
+        (directory / "result.json").write_text(json.dumps({"steps": steps[-1]}))
     return directory
 
 
@@ -109,10 +109,10 @@ def make_sweep(directory: Path) -> Path:
             if name not in trials and name != "filtered-8-seed43":
                 trials.append(name)
                 make_run(directory / "trials" / name)
-    make_run(directory / "baseline" / "abc", steps=(0, 1))
+    make_run(directory / "baseline" / "abc", steps=(0,))
     state = {
         "design": {"sizes": [8], "kinds": ["raw", "filtered", "control"], "seeds": 2, "vary": [], "equal": "epochs", "lrs": []},
-        "price_per_hour": 3.0, "points": points, "baselines": {},
+        "price_per_hour": 3.0, "points": points, "baselines": dict.fromkeys(trials, "baseline/abc"),
         "sessions": [{"started": 0.0, "seconds": 60.0, "finished": trials, "failed": {"filtered-8-seed43": "out of memory"}}],
     }  # fmt: skip
     (directory / "sweep.json").write_text(json.dumps(state))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from pages import make_run
 
@@ -80,9 +78,34 @@ def test_other_questions_and_other_references_are_refused(tmp_path):
 
 def test_several_samples_have_an_interval_without_a_test(tmp_path):
     run = make_run(tmp_path / "run")
-    records = [{**line, "sample": sample} for line in read_lines(run / "generations.jsonl") for sample in (0, 1)]
-    (run / "generations.jsonl").write_text(to_lines(records))
-    metrics = [{**json.loads(line)} for line in (run / "metrics.jsonl").read_text().splitlines()]
-    (run / "metrics.jsonl").write_text(to_lines(metrics))
+    lines = read_lines(run / "generations.jsonl")
+    both = [{**line, "sample": sample, **({"answer_reward": 0.0} if sample else {})} for line in lines for sample in (0, 1)]
+    (run / "generations.jsonl").write_text(to_lines(both))
     found = pair(side(f"{run}@0"), side(str(run)))
-    assert found.difference.questions == 8 and found.difference.estimate == pytest.approx(0.5)
+    assert found.difference.p_value is None and found.difference.estimate == pytest.approx(0.25)
+    assert len(found.gained) == 4  # half of its samples are right
+
+
+def test_an_evaluation_of_a_file_is_compared_with_a_run(tmp_path, make_config, tiny_model, data_file, capsys):
+    """Though it asks the same questions in prompts of its own."""
+    from tutelage.train import train_one_size
+
+    run = train_one_size(make_config(data__validation=str(data_file), eval__examples=6, eval__every=0)).directory
+    out = tmp_path / "evaluation"
+    assert (
+        main(
+            [
+                "eval",
+                tiny_model,
+                str(data_file),
+                "--out",
+                str(out),
+                "--data.prompt=r1_zero",
+                "--eval.max_new_tokens=4",
+                "--eval.backend=native",
+            ]
+        )
+        == 0
+    )
+    assert main(["compare", str(out), str(run)]) == 0
+    assert "6 questions that both were asked" in capsys.readouterr().out

@@ -11,7 +11,7 @@ import pytest
 
 from tutelage.cli import main
 from tutelage.errors import InputError, RunError
-from tutelage.fanout import run_map
+from tutelage.fanout import run_apart, run_map
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 
@@ -52,6 +52,9 @@ def test_two_ray_workers_answer_grade_and_evaluate_as_this_machine_does(tiny_mod
         assert [value for value, _ in answers] == [0, 1, 4, 9] and os.getpid() not in {pid for _, pid in answers}
         with pytest.raises(RunError, match="^-1 is negative$"):
             list(run_map(square, [1, -1], "ray"))
+
+        apart = dict(run_apart(square, iter([2, -1, 3]), "ray", gpus_per_job=1))  # the cluster has no GPU: none is asked for
+        assert apart[0][0] == 4 and apart[2][0] == 9 and str(apart[1]) == "-1 is negative"
 
         for where in ("local", "ray"):
             assert main(["filter", str(data_file), "--out", str(tmp_path / f"{where}.jsonl"), "--where", where]) == 0

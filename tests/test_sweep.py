@@ -145,6 +145,80 @@ def test_a_sweep_of_another_configuration_in_the_same_directory_is_refused(confi
         sweep.sweep(other, Design((8,), ("raw",), 1), tmp_path / "out")
 
 
+def test_other_rows_in_the_same_directory_are_refused(config, here, tmp_path):
+    sweep.sweep(config, Design((8,), ("raw",), 1), tmp_path / "out")
+    with Path(config.data.train).open("a", encoding="utf-8") as file:
+        file.write(to_lines(arithmetic.rows("train", 30)[24:]))
+    with pytest.raises(InputError, match="trials on other rows or problems"):
+        sweep.sweep(config, Design((8, 16), ("raw",), 1), tmp_path / "out")
+
+
+def test_a_directory_that_holds_something_else_is_refused(config, here, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.toml").write_text(to_toml(config))
+    with pytest.raises(InputError, match=r"not empty and not a sweep \(config.toml\)"):
+        sweep.sweep(config, Design((8,), ("raw",), 1), tmp_path / "run")
+    from tutelage.train import train_one_size
+
+    sweep.sweep(config, Design((8,), ("raw",), 1), tmp_path / "out")
+    with pytest.raises(InputError, match="holds a sweep; give this run another"):
+        train_one_size(load_config(tmp_path / "out" / "config.toml"))
+
+
+def test_a_trial_whose_last_evaluation_failed_has_no_accuracy(config, here, tmp_path, monkeypatch):
+    """An earlier evaluation, or that of the untouched model, is not the trained one's."""
+    from tutelage import live
+
+    original = live.Evaluator.__call__
+    monkeypatch.setattr(live.Evaluator, "__call__", lambda self, step: original(self, step) if step == 0 else None)
+    sweep.sweep(config, Design((8, None), ("raw",), 1), tmp_path / "out", models="best")
+    rows = results.table(tmp_path / "out")
+    assert [(row["status"], row["accuracy"], row["gained"]) for row in rows] == [("finished, not evaluated", None, None)] * 2
+    assert results.points(tmp_path / "out") == []
+
+
+def test_a_baseline_that_fails_leaves_out_the_trials_that_need_it_alone(config, here, tmp_path, monkeypatch):
+    original = sweep.evaluate_untrained
+
+    def sometimes(config, prepared):
+        if config.data.prompt == "none":
+            raise RunError("out of memory")
+        return original(config, prepared)
+
+    monkeypatch.setattr(sweep, "evaluate_untrained", sometimes)
+    design = Design((8,), ("raw",), 1, vary=(("data.prompt", ("plain", "none")),))
+    with pytest.raises(
+        RunError, match="2 of 2 trials failed|raw-8-prompt=none-seed42: the untouched model could not be evaluated"
+    ):
+        sweep.sweep(config, design, tmp_path / "out")
+    assert [row["status"] for row in results.table(tmp_path / "out")] == ["finished", "failed"]
+    monkeypatch.setattr(sweep, "evaluate_untrained", original)
+    sweep.sweep(config, design, tmp_path / "out")
+    assert results.failures(results.read_state(tmp_path / "out"), tmp_path / "out") == {}
+
+
+def test_a_control_of_another_learning_rate_is_another_trial(config, tmp_path):
+    plan = sweep.lay_out(config, Design((21, None), ("raw", "control"), 1, lrs=(1e-3, 5e-4)), tmp_path)
+    assert {name: trial.config.train.lr for name, trial in plan.trials.items()} == {
+        "raw-21-lr=0.001-seed42": 1e-3, "raw-full-lr=0.0005-seed42": 5e-4, "raw-21-lr=0.0005-seed42": 5e-4,
+    }  # fmt: skip
+
+
+def test_different_trials_of_one_name_are_refused(config, tmp_path):
+    for name in ("a_b.txt", "a/b.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{question}")
+    names = tuple(str(tmp_path / name) for name in ("a_b.txt", "a/b.txt"))
+    with pytest.raises(InputError, match="two different trials would have the name"):
+        sweep.lay_out(config, Design((8,), ("raw",), 1, vary=(("data.prompt", names),)), tmp_path)
+
+
+def test_workers_and_gpus_are_at_least_one(config, tmp_path):
+    for options in ({"workers": -1}, {"workers": 0}, {"gpus_per_trial": 0}):
+        with pytest.raises(InputError, match="at least one is needed"):
+            sweep.sweep(config, Design((8,), ("raw",), 1), tmp_path / "out", **options)
+
+
 def test_a_trial_that_fails_is_listed_and_the_others_go_on(config, here, tmp_path, monkeypatch, capsys):
     original = sweep.train_one_size
 
@@ -203,7 +277,7 @@ def test_a_dry_run_prints_every_trial_and_trains_nothing(config, here, tmp_path,
     said = capsys.readouterr().out
     assert not here and not (tmp_path / "out").exists()
     assert (
-        all(name in said for name in ("raw-8-seed42", "filtered-full-seed43", "raw-21-seed42")) and "of one device in all" in said
+        all(name in said for name in ("raw-8-seed42", "filtered-full-seed43", "raw-21-seed42")) and "of one device, and" in said
     )
 
 
@@ -269,6 +343,7 @@ def test_each_worker_has_its_share_of_the_machine(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     found = dict(fanout.run_apart(devices_of, range(4), workers=2, devices=["0,1", "2,3"]))
+    assert dict(fanout.run_apart(devices_of, range(2), workers=2, devices=["5"]))[1][0] == "5"
     cores = str(max(1, os.cpu_count() // 2))
     assert {found[0], found[1]} == {("0,1", cores), ("2,3", cores)} and "CUDA_VISIBLE_DEVICES" not in os.environ
     monkeypatch.setattr("torch.cuda.device_count", lambda: 5)

@@ -124,14 +124,20 @@ def _add_sweep(commands: Any) -> None:
 
 
 def _sweep(arguments: argparse.Namespace, overrides: list[str]) -> None:
-    from tutelage.config import load_config
-    from tutelage.trials import Design, parse_rates, parse_sizes, parse_vary
+    from tutelage.config import Config, load_config
+    from tutelage.trials import SETS_ITSELF, Design, parse_rates, parse_sizes, parse_vary
 
     config = load_config(arguments.config, overrides)
+    varied = parse_vary(arguments.vary)
+    by_steps = config.train.num_steps is not None or any(key == "train.num_steps" for key, _ in varied)
+    kinds: Any = tuple(part.strip() for part in arguments.data.split(","))
     design = Design(
-        parse_sizes(arguments.sizes), tuple(arguments.data.split(",")), arguments.seeds, parse_vary(arguments.vary),
-        arguments.equal or ("epochs" if config.train.num_steps is None else "steps"), parse_rates(arguments.lr),
+        parse_sizes(arguments.sizes), kinds, arguments.seeds, varied, arguments.equal or ("steps" if by_steps else "epochs"),
+        parse_rates(arguments.lr),
     )  # fmt: skip
+    for key in ("data.size", "data.filter"):
+        if getattr(config.data, key[5:]) != getattr(Config().data, key[5:]):
+            print(f"{key} of the configuration is not looked at: {SETS_ITSELF[key]} says it", file=sys.stderr)
     _start()
     from tutelage.sweep import sweep
 

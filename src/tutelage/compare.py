@@ -45,7 +45,7 @@ class Comparison:
 def side(where: str) -> Side:
     """The evaluation that ``RUN`` (its last one) or ``RUN@STEP`` names. Raises InputError if there is none."""
     path, separator, text = where.rpartition("@")
-    if not separator or not text.isdigit() or Path(where).exists():
+    if not separator or not text.isdecimal() or Path(where).exists():
         path, text = where, ""
     reading = read_run(path)
     steps = [line["step"] for line in reading.evaluations]

@@ -8,9 +8,9 @@ import multiprocessing
 import os
 import signal
 import traceback
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from itertools import islice
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, TypeVar
@@ -21,7 +21,10 @@ from tutelage.machine import end_with, prepare_process
 Job = TypeVar("Job")
 Answer = TypeVar("Answer")
 
-PASSED_ON = ("OMP_WAIT_POLICY", "HF_HUB_OFFLINE", "HF_HOME", "TUTELAGE_CACHE", "TOKENIZERS_PARALLELISM")
+PASSED_ON = ("OMP_WAIT_POLICY", "HF_HUB_OFFLINE", "HF_HOME", "TUTELAGE_CACHE", "TOKENIZERS_PARALLELISM", "TRACKIO_DIR")
+PASSED_ON_PREFIXES = ("WANDB_", "MLFLOW_")
+PARTING_SECONDS = 30.0
+"""What jobs on a cluster get to save their state when they are asked to stop."""
 """Variables that workers on other machines get from here."""
 
 
@@ -88,7 +91,7 @@ def run_map(
 
 def run_apart(
     function: Callable[[Job], Answer],
-    jobs: Sequence[Job],
+    jobs: Iterable[Job],
     where: str = "local",
     *,
     workers: int = 1,
@@ -99,9 +102,11 @@ def run_apart(
     answer, and the others go on. When this is closed early, jobs under way are asked to stop by SIGTERM, and waited for.
 
     Args:
-        function, jobs, where, gpus_per_job: as `run_map`.
+        function, where: as `run_map`.
+        jobs: each is made when its turn comes.
         workers: how many jobs run at the same time on this machine.
-        devices: CUDA_VISIBLE_DEVICES of each worker on this machine; empty: all see all.
+        devices: CUDA_VISIBLE_DEVICES of each worker on this machine, over and over; empty: all see all.
+        gpus_per_job: how many GPUs of a cluster that has any are set aside for each job.
     """
     require(where)
     if where == "local":
@@ -112,8 +117,11 @@ def run_apart(
         def call(job: Job) -> Answer:
             return function(job)
 
-        remote = ray.remote(num_cpus=1, num_gpus=gpus_per_job, max_retries=0)(call)
-        waiting = {remote.remote(job): number for number, job in enumerate(jobs)}
+        has_gpus = ray.cluster_resources().get("GPU", 0) > 0
+        remote = ray.remote(num_cpus=1, num_gpus=gpus_per_job if has_gpus else 0, max_retries=0)(call)
+        coming = enumerate(jobs)
+        at_once = max(1, int(ray.cluster_resources().get("CPU", 1)))  # more could not run at the same time
+        waiting = {remote.remote(job): number for number, job in islice(coming, at_once)}
         try:
             while waiting:
                 (done, *_), _ = ray.wait(list(waiting), num_returns=1)
@@ -124,22 +132,23 @@ def run_apart(
                     answer = error.cause or error
                 except ray.exceptions.RayError as error:
                     answer = RunError(f"{where}: {(str(error).splitlines() or [type(error).__name__])[0]}")
+                waiting |= {remote.remote(job): following for following, job in islice(coming, 1)}
                 yield number, answer
         finally:
             for each in waiting:
                 ray.cancel(each, force=False)
+            ray.wait(list(waiting), num_returns=len(waiting), timeout=PARTING_SECONDS) if waiting else None
 
 
 def _apart_here(
-    function: Callable[[Job], Answer], jobs: Sequence[Job], workers: int, devices: Sequence[str]
+    function: Callable[[Job], Answer], jobs: Iterable[Job], workers: int, devices: Sequence[str]
 ) -> Generator[tuple[int, Answer | BaseException], None, None]:
     context = multiprocessing.get_context("spawn")
-    waiting, free = deque(enumerate(jobs)), list(range(workers))
+    coming, free = enumerate(jobs), list(range(workers))
     running: dict[Connection, tuple[int, SpawnProcess, int]] = {}
     try:
-        while waiting or running:
-            while waiting and free:
-                number, job = waiting.popleft()
+        while True:
+            for number, job in islice(coming, len(free)):
                 slot = free.pop(0)
                 ours, theirs = context.Pipe(duplex=False)
                 process = context.Process(target=_answer_apart, args=(theirs, os.getpid(), function, job))
@@ -147,12 +156,14 @@ def _apart_here(
                     process.start()
                 theirs.close()
                 running[ours] = number, process, slot
+            if not running:
+                return
             for ready in wait(list(running)):
                 assert isinstance(ready, Connection)
                 number, process, slot = running[ready]
                 try:
                     answer = ready.recv()
-                except EOFError:
+                except (EOFError, OSError):  # killed before it had said anything, or while it did
                     process.join()
                     answer = RunError(f"its process {_end_of(process.exitcode or 0)}")
                 process.join()
@@ -170,7 +181,7 @@ def _share(slot: int, workers: int, devices: Sequence[str]) -> dict[str, str]:
     """What a worker gets of this machine, as environment variables."""
     cores = max(1, (os.cpu_count() or 1) // workers)
     share = {"OMP_NUM_THREADS": str(cores)} if workers > 1 and "OMP_NUM_THREADS" not in os.environ else {}
-    return share | ({"CUDA_VISIBLE_DEVICES": devices[slot]} if devices else {})
+    return share | ({"CUDA_VISIBLE_DEVICES": devices[slot % len(devices)]} if devices else {})
 
 
 @contextlib.contextmanager
@@ -193,12 +204,16 @@ def _answer_apart(theirs: Connection, parent: int, function: Callable[[Job], Ans
     try:
         answer: Any = function(job)
     except BaseException as error:
-        answer = error if isinstance(error, InputError | RunError | KeyboardInterrupt) else _told(error)
+        answer = _told(error)
     with contextlib.suppress(BrokenPipeError):  # nobody is there to be told
         theirs.send(answer)
 
 
-def _told(error: BaseException) -> RunError:
+def _told(error: BaseException) -> BaseException:
+    """An error as one that can be sent to another process, whatever it holds."""
+    for kind in (InputError, RunError, KeyboardInterrupt):
+        if isinstance(error, kind):
+            return kind(str(error))
     traceback.print_exc()
     return RunError(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
 
@@ -223,7 +238,9 @@ def cluster(where: str, workers: int = 2) -> Iterator[Any]:
     connected = ray.is_initialized()
     if not connected:
         address = os.environ.get("RAY_ADDRESS") if where == "ray" else where
-        variables = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        variables = {
+            name: value for name, value in os.environ.items() if name in PASSED_ON or name.startswith(PASSED_ON_PREFIXES)
+        }
         options: dict[str, Any] = {"address": address} if address else {"num_cpus": workers, "include_dashboard": False}
         try:
             ray.init(**options, runtime_env={"env_vars": variables}, log_to_driver=False, logging_level="ERROR")

@@ -107,6 +107,7 @@ def evaluate_file(
         directory.mkdir(parents=True)
     except OSError as error:
         raise InputError(f"{directory}: cannot be written: {error.strerror}") from None
+    write_text(directory / "prompt.txt", template)
     total = len(chosen) * config.eval.samples
     with console.progress(f"solving {len(chosen)} problems", total) as advance:
         if where == "local":

@@ -94,6 +94,13 @@ class Pool:
         self.problems = problems if config.eval.full else problems[: self.panel]
         self.longest_prompt = longest_prompt(self.problems, tokenizer)
 
+    def fingerprint(self) -> str:
+        """A hash of all rows and problems: what a sweep is continued on is what it was begun on."""
+        digest = hashlib.sha256()
+        for example in (*self.examples, *self.problems):
+            digest.update(repr((example.prompt, example.response, example.reference)).encode("utf-8", "backslashreplace"))
+        return digest.hexdigest()
+
     @functools.cached_property
     def judged(self) -> list[tuple[Example, str, Verdict]]:
         """What the filter says of each row, as `data.judge`."""

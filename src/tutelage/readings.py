@@ -85,6 +85,12 @@ class Reading:
         return (self.directory / "result.json").is_file()
 
     @property
+    def last(self) -> dict[str, Any] | None:
+        """The evaluation of the last step of a run that has come to its end; None where that failed."""
+        steps = self.table("result.json").get("steps")
+        return next((whole(line) for line in self.evaluations if line["step"] == steps), None) if steps is not None else None
+
+    @property
     def finished(self) -> bool:
         """Whether nothing more will come: a run at its end, or an evaluation."""
         return self.trained or self.config is None

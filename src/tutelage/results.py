@@ -20,7 +20,7 @@ Scores = dict[Any, float]
 
 @dataclass(frozen=True)
 class Found:
-    """A point of a curve over its seeds: the mean accuracy with its 95 % interval, and the scores of each seed."""
+    """A point of a curve over its seeds: the mean accuracy with its 95 % interval, and the scores by seed."""
 
     kind: str
     label: str
@@ -29,8 +29,12 @@ class Found:
     accuracy: float
     low: float
     high: float
-    accuracies: list[float]
-    scores: list[Scores]
+    scores: dict[int, Scores]
+
+    @property
+    def accuracies(self) -> list[float]:
+        """Of each seed."""
+        return [mean(list(scores.values())) or 0.0 for scores in self.scores.values()]
 
     @property
     def name(self) -> str:
@@ -60,8 +64,8 @@ def failures(state: dict[str, Any], directory: Path) -> dict[str, str]:
     """Why trials failed that have not finished since."""
     found: dict[str, str] = {}
     for session in state["sessions"]:
-        found |= session["failed"]
-    return {name: why for name, why in found.items() if not (directory / "trials" / name / "result.json").is_file()}
+        found = {name: why for name, why in found.items() if name not in session["finished"]} | session["failed"]
+    return {name: why for name, why in found.items() if not trial_of(directory, name).trained}
 
 
 def table(directory: Path) -> list[dict[str, Any]]:
@@ -85,17 +89,17 @@ def table(directory: Path) -> list[dict[str, Any]]:
 
 def _result(reading: Reading, failure: str | None) -> dict[str, Any]:
     """What a trial brought; the same keys always."""
-    done = reading.trained
-    steps, evaluations = reading.steps, reading.evaluations
-    last = whole(evaluations[-1]) if done and evaluations else {}
-    first = whole(evaluations[0]) if last and evaluations[0]["step"] == 0 and len(evaluations) > 1 else {}
+    done, steps, evaluations = reading.trained, reading.steps, reading.evaluations
+    last = reading.last or {}
+    first = whole(evaluations[0]) if last and evaluations[0]["step"] == 0 < last["step"] else {}
     low, high = last.get("accuracy_ci95", (None, None))
-    gained, lost = _changes(reading) if first else (None, None)
+    gained, lost = _changes(reading, last["step"]) if first else (None, None)
+    status = "finished" if last else "finished, not evaluated" if done else ""
     seconds = sum(line["seconds"] for line in steps)
     memory = [line["memory_gb"] for line in steps if line.get("memory_gb")]
     single = first and last["samples"] == 1
     return {
-        "status": "finished" if done else "failed" if failure else "unfinished" if reading.lines else "not begun",
+        "status": status or ("failed" if failure else "unfinished" if reading.lines else "not begun"),
         "accuracy": last.get("accuracy"), "accuracy_low": low, "accuracy_high": high, "problems": last.get("examples"),
         "accuracy_before": first.get("accuracy"), "gained": gained, "lost": lost,
         "p_value": mcnemar_exact(gained, lost) if single and gained is not None and lost is not None else None,
@@ -114,9 +118,9 @@ def scores_at(reading: Reading, step: int) -> Scores:
     return {question: score(records) for question, records in reading.answers(step).items()}
 
 
-def _changes(reading: Reading) -> tuple[int, int]:
+def _changes(reading: Reading, step: int) -> tuple[int, int]:
     """(gained, lost): questions that only the last, and only the first evaluation solves, in half of its samples or more."""
-    before, after = scores_at(reading, 0), scores_at(reading, reading.evaluations[-1]["step"])
+    before, after = scores_at(reading, 0), scores_at(reading, step)
     both = before.keys() & after.keys()
     gained = sum(after[question] >= 0.5 > before[question] for question in both)
     return gained, sum(before[question] >= 0.5 > after[question] for question in both)
@@ -132,22 +136,19 @@ def points(directory: Path) -> list[Found]:
     known: dict[str, Scores] = {}
     found = []
     for (kind, label, varied), members in grouped.items():
-        scores = []
-        for name in dict.fromkeys(member["trial"] for member in members):
+        scores: dict[int, Scores] = {}
+        for member in members:
+            name = member["trial"]
             reading = trial_of(directory, name)
-            if reading.trained:
+            if (last := reading.last) is not None:
                 if name not in known:
-                    known[name] = scores_at(reading, reading.evaluations[-1]["step"])
-                scores.append(known[name])
+                    known[name] = scores_at(reading, last["step"])
+                scores[member["seed"]] = known[name]
         if scores:
-            found.append(_found(kind, label, members[0]["rows"], dict(varied), scores))
+            low, high = crossed_interval(_aligned(list(scores.values())))
+            accuracy = mean([mean(list(each.values())) or 0.0 for each in scores.values()]) or 0.0
+            found.append(Found(kind, label, members[0]["rows"], dict(varied), accuracy, low, high, scores))
     return found
-
-
-def _found(kind: str, label: str, rows: int, varied: dict[str, str], scores: list[Scores]) -> Found:
-    accuracies = [mean(list(each.values())) or 0.0 for each in scores]
-    low, high = crossed_interval(_aligned(scores))
-    return Found(kind, label, rows, varied, mean(accuracies) or 0.0, low, high, accuracies, scores)
 
 
 def _aligned(scores: Sequence[Scores]) -> list[list[float]]:
@@ -157,15 +158,18 @@ def _aligned(scores: Sequence[Scores]) -> list[list[float]]:
 
 
 def difference(first: Found, second: Found) -> Difference:
-    """Second against first, on the questions that all of them have answered, seeds nested."""
-    shared = _aligned([*first.scores, *second.scores])
-    count = len(first.scores)
-    return compare([row[:count] for row in shared], [row[count:] for row in shared])
+    """Second against first, on the questions that all of them have answered; by the seeds that both have, if there are such."""
+    both = [seed for seed in first.scores if seed in second.scores]
+    a = [first.scores[seed] for seed in both or first.scores]
+    b = [second.scores[seed] for seed in both or second.scores]
+    shared = _aligned([*a, *b])
+    return compare([row[: len(a)] for row in shared], [row[len(a) :] for row in shared])
 
 
 def baselines(directory: Path) -> list[Reading]:
     """The evaluations of the untouched model that trials share."""
-    return [reading for path in sorted((directory / "baseline").glob("*")) if (reading := Reading(path)).trained]
+    paths = dict.fromkeys(read_state(directory)["baselines"].values())
+    return [reading for path in paths if (reading := Reading(directory / path)).trained]
 
 
 def baseline_scores(directory: Path) -> tuple[float, float, float] | None:
@@ -199,7 +203,10 @@ def _say(first: Found, second: Found) -> str:
         count = "" if first.rows == second.rows or point.label == str(point.rows) else f" ({point.rows} rows)"
         return f"{point.name}, {point.label}{count}"
 
-    return in_words(difference(first, second), named(first), named(second))
+    found = difference(first, second)
+    return in_words(found, named(first), named(second)) + (
+        " It is of these two models, one seed each." if found.seeds == 1 else ""
+    )
 
 
 def write_table(directory: Path) -> None:

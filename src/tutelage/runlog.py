@@ -113,7 +113,7 @@ class RunLog:
             write_text(self.directory / "config.toml", to_toml(config))
             write_text(self.directory / "environment.json", json.dumps(self._environment(found is not None), indent=2) + "\n")
             write_text(self.directory / "prompt.txt", template)
-            write_text(known, json.dumps(data, ensure_ascii=False) + "\n")
+            write_text(known, to_lines([dict(data)]))
             write_text(self.directory / "ledger.jsonl", to_lines(vars(fate) for fate in ledger))
         except RunError as error:
             raise InputError(str(error)) from None
@@ -223,6 +223,8 @@ def refuse_to_overwrite(config: Config, allowed: Collection[str] = ()) -> None:
     directory = Path(config.run.dir)
     if not directory.is_dir():
         return
+    if (directory / "sweep.json").exists():
+        raise InputError(f"run.dir: {directory} holds a sweep; give this run another --run.dir")
     if (directory / "result.json").exists():
         raise InputError(
             f"run.dir: {directory} holds a finished run, which is never overwritten; give this run another --run.dir, or remove it"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -67,8 +67,8 @@ def clustered_interval(correct: Sequence[int], samples: int, confidence: float =
 def crossed_interval(scores: Sequence[Sequence[float]], confidence: float = 0.95) -> tuple[float, float]:
     """An interval of the mean score over questions and seeds, each seed being one model that answers all questions.
 
-    Wilson's interval at the effective number of trials, p(1 − p) over the variance of the mean, to which questions and seeds add
-    their parts: the variance of the questions' means over their number, and that of the seeds' means over theirs.
+    Of one seed, Wilson's. Of several, the same at the effective number of trials, p(1 − p) over the variance of the mean, to which
+    questions and seeds add their parts (`_variance_of_mean`), with Student's quantile in place of the normal one.
 
     Args:
         scores: for each question, its score (0 to 1) by each seed.
@@ -78,13 +78,64 @@ def crossed_interval(scores: Sequence[Sequence[float]], confidence: float = 0.95
         return 0.0, 1.0
     seeds = len(scores[0])
     share = math.fsum(map(math.fsum, scores)) / (questions * seeds)
-    effective = float(questions)
-    if questions > 1 and 0 < share < 1:
-        by_seed = [math.fsum(row[seed] for row in scores) / questions for seed in range(seeds)]
-        variance = _variance([math.fsum(row) / seeds for row in scores]) / questions
-        variance += _variance(by_seed) / seeds if seeds > 1 else 0.0
-        effective = min(max(share * (1 - share) / variance, 1.0), questions * seeds) if variance else float(questions * seeds)
+    if seeds == 1 or questions == 1 or not 0 < share < 1:
+        return wilson_interval(share * questions, questions, confidence)
+    variance, freedom = _variance_of_mean(scores)
+    effective = min(share * (1 - share) / variance, float(questions * seeds)) if variance else float(questions * seeds)
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    effective *= (z / student_quantile((1 + confidence) / 2, freedom)) ** 2
     return wilson_interval(share * effective, effective, confidence)
+
+
+def _variance_of_mean(scores: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """The variance of the mean over questions and seeds, both drawn at random, and its degrees of freedom (Satterthwaite 1946).
+
+    That of the questions' means over their number and that of the seeds' means over theirs; what question and seed do together
+    counts in both, so it is rather too large.
+    """
+    questions, seeds = len(scores), len(scores[0])
+    of_questions = _variance([math.fsum(row) / seeds for row in scores]) / questions
+    of_seeds = _variance([math.fsum(row[seed] for row in scores) / questions for seed in range(seeds)]) / seeds
+    total = of_questions + of_seeds
+    if not total:
+        return 0.0, float(seeds - 1)
+    return total, total**2 / (of_questions**2 / (questions - 1) + of_seeds**2 / (seeds - 1))
+
+
+def student_quantile(probability: float, freedom: float) -> float:
+    """Student's t quantile, of a probability above one half; degrees of freedom need not be whole."""
+    import mpmath
+
+    def beyond(value: float) -> float:
+        return float(mpmath.betainc(freedom / 2, 0.5, 0, freedom / (freedom + value * value), regularized=True)) / 2
+
+    return _root(lambda value: beyond(value) - (1 - probability), 0.0, 1e4)
+
+
+def exact_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+    """The exact interval of a proportion (Clopper & Pearson 1934): it leaves out what the binomial test rejects."""
+    import mpmath
+
+    def at_most(count: int, share: float) -> float:
+        """The chance of at most so many successes."""
+        return 1.0 - float(mpmath.betainc(count + 1, trials - count, 0, share, regularized=True)) if count < trials else 1.0
+
+    tail = (1 - confidence) / 2
+    low = 0.0 if successes == 0 else _root(lambda share: 1 - at_most(successes - 1, share) - tail, 0.0, 1.0)
+    high = 1.0 if successes == trials else _root(lambda share: at_most(successes, share) - tail, 0.0, 1.0)
+    return low, high
+
+
+def _root(function: Callable[[float], float], low: float, high: float) -> float:
+    """Where a monotonous function is zero, between two values, by halving."""
+    rises = function(low) < function(high)
+    for _ in range(60):
+        middle = (low + high) / 2
+        if (function(middle) < 0) == rises:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
 
 
 def _variance(values: Sequence[float]) -> float:
@@ -138,20 +189,19 @@ def mcnemar_exact(gained: int, lost: int) -> float:
 @dataclass(frozen=True)
 class Difference:
     """A difference of two accuracies on the same questions, as shares: its estimate and interval; `p_value` by McNemar's exact
-    test, None where a question was answered several times."""
+    test, None where a question was answered several times. `seeds`: models on each side, the fewer of the two."""
 
     estimate: float
     low: float
     high: float
     questions: int
     p_value: float | None = None
+    seeds: int = 1
     confidence: float = 0.95
 
     @property
     def significant(self) -> bool:
-        """McNemar's test decides where there is one, else whether the interval leaves zero out."""
-        if self.p_value is not None:
-            return self.p_value < 1 - self.confidence
+        """Whether the interval leaves zero out; where there is McNemar's test, it says the same."""
         return self.low > 0 or self.high < 0
 
 
@@ -205,27 +255,75 @@ def _portions(total: int, largest: int) -> list[int]:
     return [min(largest, total - start) for start in range(0, total, largest)]
 
 
+def paired_interval(
+    first: Sequence[Sequence[float]], second: Sequence[Sequence[float]], confidence: float = 0.95
+) -> tuple[float, float, float]:
+    """The difference of the mean scores, second − first, of several models each, with an interval by Student's distribution.
+
+    A bootstrap knows no spread beyond the few seeds there are; Student's quantile allows for how little two or three tell.
+
+    Args:
+        first, second: as `paired_bootstrap`, of two seeds at least.
+    """
+    if len(first[0]) == len(second[0]):
+        pairs = [[b - a for a, b in zip(row, other, strict=True)] for row, other in zip(first, second, strict=True)]
+        variance, freedom = _variance_of_mean(pairs)
+    else:
+        (v, f), (w, g) = _variance_of_mean(first), _variance_of_mean(second)
+        variance = v + w  # and Welch's degrees of freedom
+        freedom = variance**2 / (v**2 / f + w**2 / g) if variance else min(f, g)
+    estimate = _mean(second) - _mean(first)
+    half = student_quantile((1 + confidence) / 2, freedom) * math.sqrt(variance)
+    return estimate, max(-1.0, estimate - half), min(1.0, estimate + half)
+
+
+def _mean(scores: Sequence[Sequence[float]]) -> float:
+    return math.fsum(map(math.fsum, scores)) / (len(scores) * len(scores[0]))
+
+
+def conditional_interval(gained: int, lost: int, questions: int, confidence: float = 0.95) -> tuple[float, float]:
+    """The exact interval of the difference that McNemar's test is of: given how many questions only one side solves.
+
+    It leaves zero out where the test rejects. Where none does, what so many questions can hide: the share of differing ones whose
+    absence in all of them would be a surprise.
+    """
+    differing = gained + lost
+    if differing == 0:
+        hidden = 1 - (1 - confidence) ** (1 / questions)
+        return -hidden, hidden
+    low, high = exact_interval(gained, differing, confidence)
+    return (2 * low - 1) * differing / questions, (2 * high - 1) * differing / questions
+
+
 def compare(
     first: Sequence[Sequence[float]], second: Sequence[Sequence[float]], confidence: float = 0.95, seed: int = 0
 ) -> Difference:
-    """`paired_bootstrap`, and McNemar's exact test where each question has one answer, right (1) or wrong (0), in each."""
-    estimate, low, high = paired_bootstrap(first, second, confidence, seed=seed)
-    p_value = None
+    """Two sides on the same questions: for each question, its score by each seed.
+
+    One right or wrong answer of one model each: McNemar's exact test and its interval. Scores of several samples: a paired bootstrap
+    over questions. Several models on a side: Student's interval over questions and seeds.
+    """
+    seeds = min(len(first[0]), len(second[0]))
+    if seeds > 1 and len(first) > 1:
+        return Difference(*paired_interval(first, second, confidence), len(first), None, seeds, confidence)
     if all(len(row) == 1 and row[0] in (0, 1) for row in (*first, *second)):
         gained = sum(b[0] > a[0] for a, b in zip(first, second, strict=True))
         lost = sum(b[0] < a[0] for a, b in zip(first, second, strict=True))
-        p_value = mcnemar_exact(gained, lost)
-    return Difference(estimate, low, high, len(first), p_value, confidence)
+        low, high = conditional_interval(gained, lost, len(first), confidence)
+        estimate = (gained - lost) / len(first)
+        return Difference(estimate, low, high, len(first), mcnemar_exact(gained, lost), 1, confidence)
+    return Difference(*paired_bootstrap(first, second, confidence, seed=seed), len(first), None, seeds, confidence)
 
 
 def in_words(difference: Difference, first: str = "the first", second: str = "the second") -> str:
-    """What a difference says: "B is better than A by 12.5 points [4.1, 20.3] on the same 64 questions (McNemar p = 0.003)", or that
-    it is not significant."""
+    """What a difference says: "B is better than A: +12.5 points [+4.1, +20.3] on the same 64 questions, …", or that it is not
+    significant."""
     points = f"{100 * difference.estimate:+.1f} points [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
     test = f"; McNemar's exact p {_p(difference.p_value)}" if difference.p_value is not None else ""
-    on = f"on the same {difference.questions} questions, {100 * difference.confidence:.0f} % interval{test}"
+    of = f", {difference.seeds} seeds" if difference.seeds > 1 else ""
+    on = f"on the same {difference.questions} questions{of}, {100 * difference.confidence:.0f} % interval{test}"
     if not difference.significant:
-        return f"not significant: {second} against {first}, {points} {on}. These questions cannot tell the two apart."
+        return f"not significant: {second} against {first}, {points} {on}."
     return f"{second} is {'better' if difference.estimate > 0 else 'worse'} than {first}: {points} {on}."
 
 

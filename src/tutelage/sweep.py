@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +25,7 @@ from tutelage.config import Config, to_toml
 from tutelage.errors import InputError, RunError
 from tutelage.model import load_tokenizer
 from tutelage.prepare import Pool, Prepared, choose
-from tutelage.readings import Reading, whole
+from tutelage.readings import Reading
 from tutelage.runlog import MAY_CHANGE, changes, write_text
 from tutelage.train import evaluate_untrained, train_one_size
 from tutelage.trials import Design, Point, name_of, rows_of, steps_for, trial_config
@@ -88,9 +88,14 @@ def sweep(
     """
     fanout.require(where)
     console.quiet_libraries()
-    directory = directory if where == "local" else directory.absolute()  # other machines see it under this path
+    for name, value in (("--workers", workers), ("--gpus-per-trial", gpus_per_trial)):
+        if value is not None and value < 1:
+            raise InputError(f"{name} {value}: at least one is needed")
+    if where != "local":
+        config, directory = with_absolute_paths(config), directory.absolute()  # other machines see them under these names
+    _refuse_what_is_no_sweep(directory)
     plan = lay_out(config, design, directory)
-    _refuse_other_trials(plan)
+    _refuse_other_trials(plan, directory)
     if dry_run:
         forecast.show(list(plan.trials.values()), plan.pools, len(_unfinished(plan)) if models == "all" else 1)
         return directory
@@ -98,25 +103,24 @@ def sweep(
         state = _begin(config, design, plan, directory)
         devices = _devices(gpus_per_trial) if where == "local" else []
         at_once = workers or max(1, len(devices))
-        gpus = gpus_per_trial * (where != "local" and config.model.device != "cpu")
+        gpus = 0 if config.model.device == "cpu" else gpus_per_trial
 
-        def run(jobs: list[tuple[str, Job]], what: str, sizes: list[int]) -> None:
-            ended = fanout.run_apart(
-                work, [job for _, job in jobs], where, workers=at_once, devices=devices[:at_once], gpus_per_job=gpus
-            )
+        def run(names: list[str], jobs: Iterable[Job], what: str, sizes: list[int]) -> None:
+            ended = fanout.run_apart(work, jobs, where, workers=at_once, devices=devices[:at_once], gpus_per_job=gpus)
             with console.progress(what, sum(sizes)) as advance, contextlib.closing(ended):
                 for count, (number, answer) in enumerate(ended, 1):
-                    _tell(jobs[number][0], answer, state, directory)
+                    _tell(names[number], answer, state, directory)
                     _remove_models(plan, models)
-                    advance(sizes[number], f"({count} of {len(jobs)} trials)")
+                    advance(sizes[number], f"({count} of {len(names)})")
 
         try:
             evaluations = _baselines(plan, directory)
-            run(evaluations, "evaluating the untouched model", [1] * len(evaluations))
-            if missing := _baselines(plan, directory):
-                failed = state["sessions"][-1]["failed"]
-                raise RunError(f"the untouched model could not be evaluated: {failed[missing[0][0]]}")
-            run(_trial_jobs(plan, directory), "tokens trained on", [trial.tokens for trial in _unfinished(plan)])
+            run(list(evaluations), evaluations.values(), "evaluating the untouched model", [1] * len(evaluations))
+            ready, left_out = _unfinished_with_baseline(plan, directory)
+            for trial in left_out:
+                _tell(trial.name, RunError("the untouched model could not be evaluated"), state, directory)
+            names, sizes = [trial.name for trial in ready], [trial.tokens for trial in ready]
+            run(names, (_trial_job(trial, plan, directory) for trial in ready), "tokens trained on", sizes)
         except KeyboardInterrupt:
             left = len(_unfinished(plan))
             raise KeyboardInterrupt(f"{left} trials are left; the same command goes on where they are") from None
@@ -127,19 +131,20 @@ def sweep(
 
 def lay_out(config: Config, design: Design, directory: Path) -> Plan:
     """Points and trials of a design. Raises InputError: a value is none, or there are not so many rows."""
-    if config.train.num_steps is not None and design.equal == "epochs":
-        raise InputError("train.num_steps is given, so trials take as many steps each: write --equal steps (or tokens)")
     points: list[Point] = []
     trials: dict[str, Trial] = {}
     pools: dict[str, Pool] = {}
     for varied, base in design.variations(config):
+        if base.train.num_steps is not None and design.equal == "epochs":
+            raise InputError("train.num_steps is given, so trials take as many steps each: write --equal steps (or tokens)")
         group = _group(base)
         if group not in pools:
             pools[group] = Pool(base, load_tokenizer(base.model.id))
         pool = pools[group]
         for point, trial in _of_one_variation(base, design, varied, group, pool, directory):
             points.append(point)
-            trials.setdefault(trial.name, trial)
+            if trials.setdefault(trial.name, trial).config != trial.config:
+                raise InputError(f"two different trials would have the name {trial.name}; sweep their settings apart")
     return Plan(points, trials, pools)
 
 
@@ -167,7 +172,7 @@ def _of_one_variation(
         steps = steps_for(design.equal, own_steps, tokens_per_step, largest)
         lr = design.lrs[design.sizes.index(size)] if design.lrs else None
         for seed in range(base.train.seed, base.train.seed + design.seeds):
-            name = name_of(kind, rows, size, len(raw.train), seed, varied)
+            name = name_of(kind, rows, size, len(raw.train), seed, varied, lr)
             point = Point(name, kind, size, rows, seed, steps, round(steps * tokens_per_step), varied)
             num_steps = base.train.num_steps if design.equal == "epochs" else steps
             where = str(directory / "trials" / name)
@@ -181,8 +186,15 @@ def _grades(design: Design) -> bool:
 
 def _group(config: Config) -> str:
     """Equal for configurations that share rows, problems and the evaluation of the untouched model."""
-    data = config.data.model_copy(update={"size": None, "filter": False, "subset_seed": None, "max_length": None})
-    return hashlib.sha256(repr((config.model, data, config.eval)).encode()).hexdigest()[:8]
+    aside = MAY_CHANGE | {"data.size", "data.filter", "data.subset_seed", "data.max_length", "eval.every"}
+    values = {
+        f"{section}.{key}": value
+        for section in ("model", "data", "eval")
+        for key, value in getattr(config, section).model_dump().items()
+        if not key.startswith("lora")
+    }
+    told = {key: value for key, value in values.items() if key not in aside}
+    return hashlib.sha256(repr(sorted(told.items(), key=lambda pair: pair[0])).encode()).hexdigest()[:8]
 
 
 def work(job: Job) -> None:
@@ -204,15 +216,15 @@ def _baseline_of(directory: Path, group: str) -> Path:
     return directory / "baseline" / group
 
 
-def _baselines(plan: Plan, directory: Path) -> list[tuple[str, Job]]:
+def _baselines(plan: Plan, directory: Path) -> dict[str, Job]:
     """Evaluations of the untouched model that are wanted and not there yet."""
-    jobs = []
+    jobs = {}
     for group in plan.pools:
         trial = next(trial for trial in plan.trials.values() if trial.group == group)
         where = _baseline_of(directory, group)
         if trial.config.eval.before and not Reading(where).trained:
             config = trial.config.model_copy(update={"run": trial.config.run.model_copy(update={"dir": str(where)})})
-            jobs.append((f"baseline {group}", Job(config, choose(plan.pools[group], config.data), trains=False)))
+            jobs[f"baseline {group}"] = Job(config, choose(plan.pools[group], config.data), trains=False)
     return jobs
 
 
@@ -220,28 +232,66 @@ def _unfinished(plan: Plan) -> list[Trial]:
     return [trial for trial in plan.trials.values() if not Reading(Path(trial.config.run.dir)).trained]
 
 
-def _trial_jobs(plan: Plan, directory: Path) -> list[tuple[str, Job]]:
-    jobs = []
-    for trial in _unfinished(plan):
-        baseline = _baseline_of(directory, trial.group) if trial.config.eval.before else None
-        jobs.append((trial.name, Job(trial.config, choose(plan.pools[trial.group], trial.config.data), True, baseline)))
-    return jobs
+def _unfinished_with_baseline(plan: Plan, directory: Path) -> tuple[list[Trial], list[Trial]]:
+    """Unfinished trials that can be begun, and those whose baseline failed."""
+    missing = {trial.group for trial in _unfinished(plan) if trial.config.eval.before}
+    missing = {group for group in missing if not Reading(_baseline_of(directory, group)).trained}
+    ready = [trial for trial in _unfinished(plan) if trial.group not in missing]
+    return ready, [trial for trial in _unfinished(plan) if trial.group in missing]
+
+
+def _trial_job(trial: Trial, plan: Plan, directory: Path) -> Job:
+    baseline = _baseline_of(directory, trial.group) if trial.config.eval.before else None
+    return Job(trial.config, choose(plan.pools[trial.group], trial.config.data), True, baseline)
 
 
 def _remove_models(plan: Plan, models: Models) -> None:
     """Remove the models of finished trials that are not to stay; a trial is as good as its last accuracy, the first of equals best."""
-    finished = [Path(trial.config.run.dir) for trial in plan.trials.values() if trial not in _unfinished(plan)]
-    ranked = sorted(finished, key=lambda path: -whole(Reading(path).evaluations[-1])["accuracy"]) if models != "all" else []
-    for path in ranked[models == "best" :]:
-        shutil.rmtree(path / "model", ignore_errors=True)
+    if models == "all":
+        return
+    readings = [reading for trial in plan.trials.values() if (reading := Reading(Path(trial.config.run.dir))).trained]
+    ranked = sorted(readings, key=lambda reading: -(reading.last or {"accuracy": -1.0})["accuracy"])
+    for reading in ranked[models == "best" :]:
+        shutil.rmtree(reading.directory / "model", ignore_errors=True)
 
 
-def _refuse_other_trials(plan: Plan) -> None:
+def _refuse_what_is_no_sweep(directory: Path) -> None:
+    others = [path.name for path in directory.iterdir() if not path.name.startswith(".")] if directory.is_dir() else []
+    if others and not results.is_sweep(directory):
+        raise InputError(
+            f"--out: {directory} is not empty and not a sweep ({', '.join(sorted(others)[:3])}); choose another --out"
+        )
+
+
+def _refuse_other_trials(plan: Plan, directory: Path) -> None:
+    """Raises InputError where what is there was trained by another configuration, or on other rows or problems."""
     for trial in plan.trials.values():
         if (Path(trial.config.run.dir) / "config.toml").is_file() and (changed := changes(trial.config, MAY_CHANGE)):
             raise InputError(
                 f"{trial.config.run.dir} holds a trial of another configuration ({'; '.join(changed)}); choose another --out, or undo that"
             )
+    known = results.read_state(directory).get("pools", {})
+    for group, pool in plan.pools.items():
+        if known.get(group, pool.fingerprint()) != pool.fingerprint():
+            raise InputError(
+                f"--out: {directory} holds trials on other rows or problems: {pool.config.data.train}, or what it is validated on,"
+                " has changed since; choose another --out"
+            )
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """The same, with the whole paths of what is a file or a directory here."""
+
+    def whole_path(name: str | None) -> str | None:
+        return str(Path(name).absolute()) if name and Path(name).exists() else name
+
+    data = {"train": whole_path(config.data.train), "validation": whole_path(config.data.validation)}
+    return config.model_copy(
+        update={
+            "model": config.model.model_copy(update={"id": whole_path(config.model.id)}),
+            "data": config.data.model_copy(update={**data, "prompt": whole_path(config.data.prompt)}),
+        }
+    )
 
 
 def _devices(gpus_per_trial: int) -> list[str]:
@@ -279,6 +329,7 @@ def _begin(config: Config, design: Design, plan: Plan, directory: Path) -> dict[
         "design": asdict(design),
         "price_per_hour": config.run.price_per_hour,
         "points": [asdict(point) for point in plan.points],
+        "pools": known.get("pools", {}) | {group: pool.fingerprint() for group, pool in plan.pools.items()},
         "baselines": {trial.name: str(Path("baseline") / trial.group) for trial in plan.trials.values()},
         "sessions": sessions,
     }
@@ -293,6 +344,8 @@ def _begin(config: Config, design: Design, plan: Plan, directory: Path) -> dict[
 def _tell(name: str, answer: BaseException | None, state: dict[str, Any], directory: Path) -> None:
     """Write down how a trial ended, and say so."""
     session = state["sessions"][-1]
+    if answer is None and not name.startswith("baseline") and not results.trial_of(directory, name).trained:
+        answer = RunError("it ended, but left no result where this machine looks for it")
     if answer is None:
         session["finished"].append(name)
         console.say(f"{name}: {results.in_a_line(directory, name)}")
@@ -314,7 +367,7 @@ def _finish(plan: Plan, state: dict[str, Any], directory: Path) -> Path:
     results.show(directory)
     page = report.write(directory)
     console.say(f"The page is {page}, the table {directory}/sweep.csv (and .parquet).")
-    failed = state["sessions"][-1]["failed"]
+    failed = results.failures(state, directory)
     if failed:
         listed = "\n".join(f"  {name}: {reason}" for name, reason in failed.items())
         raise RunError(f"{len(failed)} of {len(plan.trials)} trials failed; the same command tries them again:\n{listed}")

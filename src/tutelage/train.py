@@ -235,6 +235,7 @@ def run(
     if world.leads:
         checkpoint.remove_all(log.directory, _best(log) if config.run.keep_best else ())
         forget_drafts(log.directory)
+        world.busy("writing the report")
         _report(log.directory)
     return result
 

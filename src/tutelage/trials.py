@@ -59,6 +59,13 @@ class Design:
         for size in self.sizes:
             if size is not None and size < 1:
                 raise InputError(f"--sizes {size}: at least one row is needed")
+        keys = [key for key, _ in self.vary]
+        if len(set(keys)) < len(keys):
+            raise InputError(
+                f"--vary {next(key for key in keys if keys.count(key) > 1)}: is given twice; write its values together"
+            )
+        if not all(0 < lr < math.inf for lr in self.lrs):
+            raise InputError(f"--lr {','.join(f'{lr:g}' for lr in self.lrs)}: a learning rate is a number above zero")
         if self.lrs and len(self.lrs) != len(self.sizes):
             raise InputError(
                 f"--lr: {len(self.lrs)} learning rates for {len(self.sizes)} sizes; give one for each, in their order"
@@ -86,7 +93,7 @@ def parse_sizes(text: str) -> tuple[int | None, ...]:
     sizes: list[int | None] = []
     for part in text.split(","):
         part = part.strip()
-        if part != "full" and not part.isdigit():
+        if part != "full" and not (part.isascii() and part.isdigit()):
             raise InputError(f'--sizes {text}: {part!r} is neither a number of rows nor "full"')
         sizes.append(None if part == "full" else int(part))
     return tuple(sizes)
@@ -163,11 +170,16 @@ def rows_of(kind: Kind, size: int | None, raw: int, right: int) -> int:
     return there if size is None else size
 
 
-def name_of(kind: Kind, rows: int, size: int | None, raw: int, seed: int, varied: dict[str, str]) -> str:
-    """The name of a trial's directory: equal names are equal trials, so a control is named for the raw rows that it is."""
+def name_of(kind: Kind, rows: int, size: int | None, raw: int, seed: int, varied: dict[str, str], lr: float | None = None) -> str:
+    """The name of a trial's directory: equal names are equal trials, so a control is named for the raw rows that it is.
+
+    Args:
+        lr: the learning rate, if that is this size's own.
+    """
     what = "filtered" if kind == "filtered" else "raw"
     count = "full" if size is None and (kind == "filtered" or rows == raw) else str(rows)
     settings = [f"{key.rpartition('.')[2]}={value}".replace("/", "_") for key, value in varied.items()]
+    settings += [] if lr is None else [f"lr={lr:g}"]
     return "-".join([what, count, *settings, f"seed{seed}"])
 
 

@@ -13,7 +13,7 @@ from fractions import Fraction
 from hashlib import blake2b
 from typing import Any
 
-from mpmath.ctx_mp import MPContext  # type: ignore[import-untyped]
+from mpmath.ctx_mp import MPContext
 
 from tutelage.grading.lexer import FUNCTIONS
 from tutelage.grading.tree import Node, TooLarge

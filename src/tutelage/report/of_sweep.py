@@ -65,6 +65,7 @@ def setting(design: dict[str, Any], config: Config) -> str:
     """What the points have in common, for the plot: epochs, steps or tokens, and the learning rate."""
     lrs = design["lrs"]
     rate = "learning rate of each size: " + ", ".join(f"{lr:g}" for lr in lrs) if lrs else f"learning rate {config.train.lr:g}"
+    rate = "" if any(key == "train.lr" for key, _ in design["vary"]) else rate
     varied = ", ".join(f"{key} varied" for key, _ in design["vary"])
     epochs = config.train.num_epochs
     length = f"{config.train.num_steps} steps" if config.train.num_steps else f"{epochs:g} epoch{'' if epochs == 1 else 's'}"
