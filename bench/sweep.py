@@ -47,7 +47,7 @@ def kill_in_the_middle(command: list[str], out: Path, trials: int) -> None:
     process = subprocess.Popen(command)
 
     def trained() -> int:
-        return len(list(out.glob("trials/*/metrics.jsonl")))
+        return sum('"kind": "train"' in path.read_text() for path in out.glob("trials/*/metrics.jsonl"))
 
     while len(list(out.glob("trials/*/result.json"))) < trials or trained() <= trials:
         if process.poll() is not None:

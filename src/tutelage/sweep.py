@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +31,8 @@ from tutelage.train import evaluate_untrained, train_one_size
 from tutelage.trials import Design, Point, name_of, rows_of, steps_for, trial_config
 
 Models = Literal["all", "best", "none"]
+Ended = Generator[tuple[int, BaseException | None], None, None]
+"""(number of a job, None or why it failed), as jobs end."""
 
 
 @dataclass(frozen=True)
@@ -99,34 +101,42 @@ def sweep(
     if dry_run:
         forecast.show(list(plan.trials.values()), plan.pools, len(_unfinished(plan)) if models == "all" else 1)
         return directory
+    devices = _devices(gpus_per_trial) if where == "local" else []
+    at_once = workers or max(1, len(devices))
+    gpus = 0 if config.model.device == "cpu" else gpus_per_trial
+
+    def run(jobs: Iterable[Job]) -> Ended:
+        return fanout.run_apart(work, jobs, where, workers=at_once, devices=devices[:at_once], gpus_per_job=gpus)
+
     with _locked(directory):
         state = _begin(config, design, plan, directory)
-        devices = _devices(gpus_per_trial) if where == "local" else []
-        at_once = workers or max(1, len(devices))
-        gpus = 0 if config.model.device == "cpu" else gpus_per_trial
-
-        def run(names: list[str], jobs: Iterable[Job], what: str, sizes: list[int]) -> None:
-            ended = fanout.run_apart(work, jobs, where, workers=at_once, devices=devices[:at_once], gpus_per_job=gpus)
-            with console.progress(what, sum(sizes)) as advance, contextlib.closing(ended):
-                for count, (number, answer) in enumerate(ended, 1):
-                    _tell(names[number], answer, state, directory)
-                    _remove_models(plan, models)
-                    advance(sizes[number], f"({count} of {len(names)})")
-
         try:
-            evaluations = _baselines(plan, directory)
-            run(list(evaluations), evaluations.values(), "evaluating the untouched model", [1] * len(evaluations))
-            ready, left_out = _unfinished_with_baseline(plan, directory)
-            for trial in left_out:
-                _tell(trial.name, RunError("the untouched model could not be evaluated"), state, directory)
-            names, sizes = [trial.name for trial in ready], [trial.tokens for trial in ready]
-            run(names, (_trial_job(trial, plan, directory) for trial in ready), "tokens trained on", sizes)
+            _run_all(plan, directory, state, run, models)
         except KeyboardInterrupt:
             left = len(_unfinished(plan))
             raise KeyboardInterrupt(f"{left} trials are left; the same command goes on where they are") from None
         finally:
             _write_state(state, directory)
-    return _finish(plan, state, directory)
+        return _finish(plan, state, directory)
+
+
+def _run_all(plan: Plan, directory: Path, state: dict[str, Any], run: Callable[[Iterable[Job]], Ended], models: Models) -> None:
+    """What has not finished yet: the baselines, then the trials of those that have one."""
+
+    def follow(names: list[str], jobs: Iterable[Job], what: str, sizes: list[int]) -> None:
+        with console.progress(what, sum(sizes)) as advance, contextlib.closing(run(jobs)) as ended:
+            for count, (number, answer) in enumerate(ended, 1):
+                _tell(names[number], answer, state, directory)
+                _remove_models(plan, models)
+                advance(sizes[number], f"({count} of {len(names)})")
+
+    evaluations = _baselines(plan, directory)
+    follow(list(evaluations), evaluations.values(), "evaluating the untouched model", [1] * len(evaluations))
+    ready, left_out = _unfinished_with_baseline(plan, directory)
+    for trial in left_out:
+        _tell(trial.name, RunError("the untouched model could not be evaluated"), state, directory)
+    names, sizes = [trial.name for trial in ready], [trial.tokens for trial in ready]
+    follow(names, (_trial_job(trial, plan, directory) for trial in ready), "tokens trained on", sizes)
 
 
 def lay_out(config: Config, design: Design, directory: Path) -> Plan:
