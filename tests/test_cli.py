@@ -50,6 +50,15 @@ def test_version_and_no_command(capsys):
         (["eval", "smollm2", "arithmetic", "--eval.backend", "vllm", "--eval.device", "cuda:9"], "is not"),
         (["grade", " ", "4"], "reference answer is empty"),
         (["grade", "4", "4", "--extra.option", "1"], "takes no settings"),
+        (["sweep", "--sizes", "some"], "neither a number of rows nor"),
+        (["sweep", "--data", "raw, clean"], "there are raw, filtered, control"),
+        (["sweep", "--vary", "train.speed=1,2"], "no such setting"),
+        (["sweep", "--train.speed", "1"], "unknown key train.speed"),
+        (["sweep", "--where", "moon"], 'write "local", "ray"'),
+        (["report", "nothing"], "no such directory"),
+        (["report", "nothing", "--price", "-1"], "a price is not negative"),
+        (["compare", "nothing", "nothing"], "no such directory"),
+        (["train", "--run.tracking", '["tensorboard", "tensorboard"]'], "more than once"),
     ],
 )
 def test_bad_input_is_one_message_without_a_traceback_and_exit_code_2(arguments, what, capsys, tmp_path, monkeypatch):
