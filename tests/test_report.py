@@ -134,7 +134,9 @@ def test_an_evaluation_has_a_page_too(tmp_path, tiny_model, data_file):
         == 0
     )
     assert main(["report", str(out)]) == 0
-    assert "of 3 problems of" in (out / "report.html").read_text()
+    page = (out / "report.html").read_text()
+    for part in ("of 3 problems of", "The whole configuration", "tutelage eval", "Environment", "max_new_tokens = 4"):
+        assert part in page, part
 
 
 def test_a_finished_run_has_its_page(make_config):

@@ -16,7 +16,7 @@ import torch
 
 from tutelage import console, fanout, show
 from tutelage.certificate import Certificate, trainer_scores
-from tutelage.config import Config, load_config
+from tutelage.config import Config, load_config, to_toml
 from tutelage.data import Example, Ledger, apply_template
 from tutelage.engines import PORTION, Engine, Handover, engine_for
 from tutelage.errors import InputError
@@ -26,7 +26,7 @@ from tutelage.model import check_positions, load_policy, load_tokenizer, resolve
 from tutelage.placement import engine_devices
 from tutelage.policy import Policy
 from tutelage.prepare import choose_problems, longest_prompt
-from tutelage.runlog import append_lines, to_lines, write_text
+from tutelage.runlog import append_lines, environment, to_lines, write_text
 from tutelage.sources import read_rows
 from tutelage.tokens import encode_prompt, prompt_template
 
@@ -107,7 +107,7 @@ def evaluate_file(
         directory.mkdir(parents=True)
     except OSError as error:
         raise InputError(f"{directory}: cannot be written: {error.strerror}") from None
-    write_text(directory / "prompt.txt", template)
+    _explain(directory, config, template)
     total = len(chosen) * config.eval.samples
     with console.progress(f"solving {len(chosen)} problems", total) as advance:
         if where == "local":
@@ -133,6 +133,13 @@ def evaluate_file(
         f" every response is in {directory}/generations.jsonl"
     )
     return summary
+
+
+def _explain(directory: Path, config: Config, template: str) -> None:
+    """Write what an evaluation is of: settings, prompt template, environment and command."""
+    write_text(directory / "settings.toml", to_toml(config))
+    write_text(directory / "prompt.txt", template)
+    write_text(directory / "environment.json", json.dumps(environment(), indent=2) + "\n")
 
 
 def _solve(

@@ -63,6 +63,12 @@ class Reading:
         """The responses to the problems that every evaluation asks."""
         return self.generations[evaluation["step"]][: evaluation["examples"] * evaluation.get("samples", 1)]
 
+    @property
+    def settings(self) -> str:
+        """The configuration as TOML, of an evaluation too."""
+        path = self.directory / ("settings.toml" if self.config is None else "config.toml")
+        return path.read_text(encoding="utf-8") if path.is_file() else ""
+
     @cached_property
     def template(self) -> str:
         """The prompt template, with ``{question}``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from tutelage.config import Config, describe, differences, known_keys, load_config, shown, to_toml
+from tutelage.config import Config, describe, differences, known_keys, load_config, shown
 from tutelage.console import percent
 from tutelage.grading import answer_of
 from tutelage.overrides import parse_overrides, split_overrides
@@ -34,12 +34,10 @@ def of_run(reading: Reading, price_per_hour: float | None) -> dict[str, Any]:
         "data": reading.table("data.json"),
         "settings": _settings(config) if config else [],
         "changed": _changed_from_the_recipe(reading),
-        "toml": to_toml(config) if config else "",
+        "toml": reading.settings,
         "environment": environment(reading),
         "certificates": _certificates(reading),
-        "repeat": f"tutelage train {shlex.quote(str(reading.directory / 'config.toml'))} --run.dir NEW_DIRECTORY"
-        if config
-        else "",
+        "repeat": _command(reading),
         "template": reading.template,
     }
 
