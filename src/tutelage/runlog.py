@@ -196,18 +196,7 @@ def open_run(config: Config, allowed: Collection[str] = ()) -> Iterator[RunLog]:
         InputError: the directory is in use, or as `refuse_to_overwrite`.
     """
     directory = Path(config.run.dir)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        lock = (directory / ".lock").open("a")
-    except OSError as error:
-        raise InputError(f"run.dir: {directory} cannot be written: {error.strerror}") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(
-                f"run.dir: {directory} is in use by another process; wait for it, or give this run another --run.dir"
-            ) from None
+    with locked(directory, "run.dir"):
         refuse_to_overwrite(config, allowed)
         log = RunLog(directory)
         try:
@@ -216,6 +205,23 @@ def open_run(config: Config, allowed: Collection[str] = ()) -> Iterator[RunLog]:
             log.close()
             if [path.name for path in directory.iterdir()] == [".lock"]:  # nothing was begun: leave nothing behind
                 shutil.rmtree(directory)
+
+
+@contextlib.contextmanager
+def locked(directory: Path, setting: str) -> Iterator[None]:
+    """Make a directory, which a setting names, and hold its lock. Raises InputError: another process has it, or it cannot be made."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = (directory / ".lock").open("a")
+    except OSError as error:
+        raise InputError(f"{setting}: {directory} cannot be written: {error.strerror}") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            name = f"--{setting.removeprefix('--')}"
+            raise InputError(f"{setting}: {directory} is in use by another process; wait for it, or choose another {name}") from None
+        yield
 
 
 def refuse_to_overwrite(config: Config, allowed: Collection[str] = ()) -> None:

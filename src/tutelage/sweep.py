@@ -7,7 +7,6 @@ became of it), and the result as a table (``sweep.csv``, ``sweep.parquet``) and 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -26,7 +25,7 @@ from tutelage.errors import InputError, RunError
 from tutelage.model import load_tokenizer
 from tutelage.prepare import Pool, Prepared, choose
 from tutelage.readings import Reading
-from tutelage.runlog import MAY_CHANGE, changes, write_text
+from tutelage.runlog import MAY_CHANGE, changes, locked, write_text
 from tutelage.train import evaluate_untrained, train_one_size
 from tutelage.trials import Design, Point, name_of, rows_of, steps_for, trial_config
 
@@ -108,7 +107,7 @@ def sweep(
     def run(jobs: Iterable[Job]) -> Ended:
         return fanout.run_apart(work, jobs, where, workers=at_once, devices=devices[:at_once], gpus_per_job=gpus)
 
-    with _locked(directory):
+    with locked(directory, "--out"):
         state = _begin(config, design, plan, directory)
         try:
             _run_all(plan, directory, state, run, models)
@@ -312,21 +311,6 @@ def _devices(gpus_per_trial: int) -> list[str]:
     if count and gpus_per_trial > count:
         raise InputError(f"--gpus-per-trial {gpus_per_trial}: this machine has {count}")
     return [",".join(names[start : start + gpus_per_trial]) for start in range(0, count - gpus_per_trial + 1, gpus_per_trial)]
-
-
-@contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        lock = (directory / ".lock").open("a")
-    except OSError as error:
-        raise InputError(f"--out: {directory} cannot be written: {error.strerror}") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(f"--out: {directory} is in use by another sweep") from None
-        yield
 
 
 def _begin(config: Config, design: Design, plan: Plan, directory: Path) -> dict[str, Any]:
