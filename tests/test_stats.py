@@ -11,8 +11,8 @@ from scipy.stats import binomtest
 from tutelage.stats import (
     clustered_interval,
     compare,
-    conditional_interval,
     crossed_interval,
+    discordant_interval,
     exact_interval,
     in_words,
     majority_at_k,
@@ -217,10 +217,23 @@ def test_the_exact_interval_is_scipys(successes, trials):
 def test_the_interval_of_a_difference_leaves_zero_out_where_mcnemars_test_rejects():
     for gained in range(16):
         for lost in range(16):
-            low, high = conditional_interval(gained, lost, 100)
+            low, high = discordant_interval(gained, lost, 100)
             assert (low > 0 or high < 0) == (mcnemar_exact(gained, lost) < 0.05), (gained, lost)
             assert low <= (gained - lost) / 100 <= high
-    assert conditional_interval(0, 0, 100) == pytest.approx((-0.0295, 0.0295), abs=1e-4)  # the rule of three
+    assert discordant_interval(0, 0, 100) == pytest.approx((-0.037, 0.037), abs=1e-4)
+    assert discordant_interval(77, 0, 96)[1] > 77 / 96  # more may be gained than were seen to be
+
+
+@pytest.mark.parametrize(("share", "second"), [(0.05, 0.9), (0.3, 0.5), (0.6, 0.75), (0.9, 1.0)])
+def test_the_interval_of_a_difference_covers_it(share, second):
+    """`share` of the questions differ, and of those the second side solves `second`."""
+    random, inside = np.random.default_rng(5), 0
+    for _ in range(400):
+        differing = random.binomial(96, share)
+        gained = random.binomial(differing, second)
+        low, high = discordant_interval(gained, differing - gained, 96)
+        inside += low <= share * (2 * second - 1) <= high
+    assert inside / 400 >= 0.94
 
 
 def simulated(seeds: int, spread: float, questions: int = 200, runs: int = 300):

@@ -281,18 +281,18 @@ def _mean(scores: Sequence[Sequence[float]]) -> float:
     return math.fsum(map(math.fsum, scores)) / (len(scores) * len(scores[0]))
 
 
-def conditional_interval(gained: int, lost: int, questions: int, confidence: float = 0.95) -> tuple[float, float]:
-    """The exact interval of the difference that McNemar's test is of: given how many questions only one side solves.
+def discordant_interval(gained: int, lost: int, questions: int, confidence: float = 0.95) -> tuple[float, float]:
+    """An interval of the difference of two accuracies on the same questions that leaves zero out where McNemar's exact test rejects.
 
-    It leaves zero out where the test rejects. Where none does, what so many questions can hide: the share of differing ones whose
-    absence in all of them would be a surprise.
+    The difference is d(2g − 1): the share d of questions that only one side solves, and the share g of those that the second one
+    does. The ends are those of Wilson's interval of d times those of the exact interval of g; both at once, so it is rather wide.
     """
     differing = gained + lost
+    least, most = wilson_interval(differing, questions, confidence)
     if differing == 0:
-        hidden = 1 - (1 - confidence) ** (1 / questions)
-        return -hidden, hidden
-    low, high = exact_interval(gained, differing, confidence)
-    return (2 * low - 1) * differing / questions, (2 * high - 1) * differing / questions
+        return -most, most
+    low, high = (2 * share - 1 for share in exact_interval(gained, differing, confidence))
+    return low * (least if low > 0 else most), high * (most if high > 0 else least)
 
 
 def compare(
@@ -309,7 +309,7 @@ def compare(
     if all(len(row) == 1 and row[0] in (0, 1) for row in (*first, *second)):
         gained = sum(b[0] > a[0] for a, b in zip(first, second, strict=True))
         lost = sum(b[0] < a[0] for a, b in zip(first, second, strict=True))
-        low, high = conditional_interval(gained, lost, len(first), confidence)
+        low, high = discordant_interval(gained, lost, len(first), confidence)
         estimate = (gained - lost) / len(first)
         return Difference(estimate, low, high, len(first), mcnemar_exact(gained, lost), 1, confidence)
     return Difference(*paired_bootstrap(first, second, confidence, seed=seed), len(first), None, seeds, confidence)
