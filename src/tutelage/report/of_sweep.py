@@ -20,7 +20,7 @@ EQUAL = {"epochs": "equal epochs", "steps": "equal optimizer steps", "tokens": "
 def finished(directory: Path) -> bool:
     """Whether nothing more will come: each trial is finished, or has failed in the last session."""
     failed = results.read_state(directory)["sessions"][-1]["failed"]
-    return all(row["status"] == "finished" or row["trial"] in failed for row in results.table(directory))
+    return all(row["status"].startswith("finished") or row["trial"] in failed for row in results.table(directory))
 
 
 def content(directory: Path, page: Path, price_per_hour: float | None) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def content(directory: Path, page: Path, price_per_hour: float | None) -> dict[s
     trials = {row["trial"]: row for row in table}
     return {
         "title": directory.absolute().name,
-        "finished": all(row["status"] == "finished" for row in table),
+        "finished": all(row["status"].startswith("finished") for row in table),
         "headline": headline(config, found, results.baseline_scores(directory), trials),
         "best": best(found),
         "caption": caption,
@@ -76,7 +76,7 @@ def setting(design: dict[str, Any], config: Config) -> str:
 
 def headline(config: Config, found: list[results.Found], baseline: Any, trials: dict[str, Any]) -> str:
     """One sentence: what was trained on what, and the best of it."""
-    done = sum(row["status"] == "finished" for row in trials.values())
+    done = sum(row["status"].startswith("finished") for row in trials.values())
     said = f"{words.model_name(config)} on {config.data.train}: {done} of {len(trials)} trials finished"
     if not found:
         return f"{said}."
