@@ -223,6 +223,9 @@ def test_too_many_generations_are_split_over_pages_that_say_so(tmp_path, capsys)
     assert f"split over {len(pages)} pages" in capsys.readouterr().out
     report.write(run)
     assert not list(run.glob("report-*.html"))  # it fits again
+    (tmp_path / "mine-2.html").write_text("not yours")
+    report.write(run, tmp_path / "mine.html")
+    assert (tmp_path / "mine-2.html").read_text() == "not yours"
 
 
 def test_watching_writes_the_page_again_until_the_run_is_finished(tmp_path):

@@ -67,8 +67,8 @@ def write(
         pages = _pages(page, content, generations, split(problems, count), live)
         if max(len(text) for text in pages.values()) <= largest:
             break
-    for old in page.parent.glob(f"{page.stem}-[0-9]*{page.suffix}"):
-        old.unlink()  # of an earlier, longer report
+    for old in directory.glob("report-[0-9]*.html") if out is None else ():
+        old.unlink()  # of an earlier, longer report; elsewhere such a file may be anybody's
     for path, text in pages.items():
         write_text(path, text)
     if len(pages) > 1:
