@@ -79,7 +79,7 @@ def read(out: Path) -> dict[str, object]:
             }
             for point in points
         ],
-        "says": results.verdicts(out),
+        "says": results.verdicts(points),
     }  # fmt: skip
 
 

@@ -107,8 +107,8 @@ def show(found: Comparison, examples: int) -> None:
     shared = [*found.both, *found.gained, *found.lost, *found.neither]
     for part in (found.first, found.second):
         accuracy = sum(score(part.answers[question]) for question in shared) / count
-        low, high = wilson_interval(accuracy * count, count)
-        console.say(f"{part.name}: accuracy {console.percent(accuracy)} [{100 * low:.0f}–{100 * high:.0f}] on them")
+        interval = wilson_interval(accuracy * count, count)
+        console.say(f"{part.name}: accuracy {console.within(accuracy, *interval)} on them")
     console.say(in_words(found.difference, found.first.name, found.second.name), style="bold")
     if found.left_out:
         console.say(f"{found.left_out} questions were asked of one of the two only, and are left out", style="yellow")

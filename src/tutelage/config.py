@@ -10,7 +10,7 @@ import difflib
 import tomllib
 import types
 import typing
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -307,6 +307,15 @@ def with_settings(raw: dict[str, Any], settings: Iterable[tuple[str, str]], wher
     for dotted, text in settings:
         _assign(raw, dotted, _parse_value(dotted, text))
     return parse_config(raw, where)
+
+
+def replaced(config: Config, values: Mapping[str, Any]) -> Config:
+    """The same with other values of some settings, by their dotted names; the values are taken as they are."""
+    sections: dict[str, dict[str, Any]] = {}
+    for dotted, value in values.items():
+        section, _, key = dotted.partition(".")
+        sections.setdefault(section, {})[key] = value
+    return config.model_copy(update={name: getattr(config, name).model_copy(update=changed) for name, changed in sections.items()})
 
 
 def parse_config(raw: dict[str, Any], where: str = "config") -> Config:

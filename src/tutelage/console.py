@@ -151,6 +151,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 60} min {whole % 60:02d} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def within(share: float, low: float, high: float) -> str:
+    """``71.9 % [60–81]``: a share and its interval."""
+    return f"{percent(share)} [{100 * low:.0f}–{100 * high:.0f}]"
+
+
 def percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.1f} %"
 

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import traceback
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
@@ -76,14 +77,10 @@ def run_map(
             return function(job)
 
         remote = ray.remote(num_cpus=1, num_gpus=gpus_per_job, max_retries=3)(call)
-        waiting = [remote.remote(job) for job in jobs]
+        waiting = deque(remote.remote(job) for job in jobs)
         try:
-            for answer in waiting:
-                yield ray.get(answer)
-        except ray.exceptions.RayTaskError as error:  # with the whole story of the other process for a message
-            raise (error.cause or error) from None
-        except ray.exceptions.RayError as error:
-            raise RunError(f"{where}: {(str(error).splitlines() or [type(error).__name__])[0]}") from None
+            while waiting:  # what has answered is not cancelled: Ray ends the process over a task that ends in that moment
+                yield _answer_of(ray, waiting.popleft(), where)
         finally:
             for answer in waiting:
                 ray.cancel(answer, force=False)
@@ -127,17 +124,26 @@ def run_apart(
                 (done, *_), _ = ray.wait(list(waiting), num_returns=1)
                 number = waiting.pop(done)
                 try:
-                    answer: Answer | BaseException = ray.get(done)
-                except ray.exceptions.RayTaskError as error:
-                    answer = error.cause or error
-                except ray.exceptions.RayError as error:
-                    answer = RunError(f"{where}: {(str(error).splitlines() or [type(error).__name__])[0]}")
+                    answer: Answer | BaseException = _answer_of(ray, done, where)
+                except Exception as error:
+                    answer = error
                 waiting |= {remote.remote(job): following for following, job in islice(coming, 1)}
                 yield number, answer
         finally:
             for each in waiting:
                 ray.cancel(each, force=False)
-            ray.wait(list(waiting), num_returns=len(waiting), timeout=PARTING_SECONDS) if waiting else None
+            if waiting:
+                ray.wait(list(waiting), num_returns=len(waiting), timeout=PARTING_SECONDS)
+
+
+def _answer_of(ray: Any, reference: Any, where: str) -> Any:
+    """What a job has answered. Raises what it raised, without the whole story of the other process for a message."""
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise (error.cause or error) from None
+    except ray.exceptions.RayError as error:
+        raise RunError(f"{where}: {(str(error).splitlines() or [type(error).__name__])[0]}") from None
 
 
 def _apart_here(

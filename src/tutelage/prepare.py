@@ -93,7 +93,9 @@ class Pool:
         self.panel = panel_size(config.eval, len(problems))
         self.problems = problems if config.eval.full else problems[: self.panel]
         self.longest_prompt = longest_prompt(self.problems, tokenizer)
+        self._ids: dict[str, TokenizedExample] = {}
 
+    @functools.cached_property
     def fingerprint(self) -> str:
         """A hash of all rows and problems: what a sweep is continued on is what it was begun on."""
         digest = hashlib.sha256()
@@ -102,14 +104,14 @@ class Pool:
         return digest.hexdigest()
 
     @functools.cached_property
+    def by_source(self) -> dict[str, Example]:
+        return {example.source: example for example in self.examples}
+
+    @functools.cached_property
     def judged(self) -> list[tuple[Example, str, Verdict]]:
         """What the filter says of each row, as `data.judge`."""
         with console.progress("grading the worked solutions", len(self.examples)) as advance, verdict_cache() as cache:
             return list(judge(self.examples, self.config.eval.reward, cache, advance))
-
-    @functools.cached_property
-    def _ids(self) -> dict[str, TokenizedExample]:
-        return {}
 
     def tokenized(self, examples: Sequence[Example]) -> list[TokenizedExample]:
         new = [example for example in examples if example.source not in self._ids]
@@ -155,14 +157,13 @@ def choose(pool: Pool, data: DataConfig) -> Prepared:
 
 def _shown(pool: Pool, ledger: Ledger) -> list[dict[str, str]]:
     """The texts of the first rows of each fate."""
-    examples = {example.source: example for example in pool.examples}
     seen: Counter[str] = Counter()
     shown = []
     for fate in ledger:
         seen[fate.fate] += 1
         if seen[fate.fate] > SHOWN_OF_A_FATE:
             continue
-        row = examples.get(fate.source)
+        row = pool.by_source.get(fate.source)
         text = (
             {"prompt": row.prompt, "response": row.response, "reference": row.reference}
             if row is not None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage import console
-from tutelage.console import percent
+from tutelage.console import within
 from tutelage.errors import InputError
 from tutelage.readings import Reading, score, whole
 from tutelage.stats import Difference, compare, crossed_interval, in_words, mcnemar_exact, mean
@@ -133,17 +133,17 @@ def points(directory: Path) -> list[Found]:
     for point in state["points"]:
         label = "full" if point["size"] is None else str(point["size"])
         grouped.setdefault((point["kind"], label, tuple(point["varied"].items())), []).append(point)
-    known: dict[str, Scores] = {}
+    known: dict[str, Scores | None] = {}
     found = []
     for (kind, label, varied), members in grouped.items():
         scores: dict[int, Scores] = {}
         for member in members:
             name = member["trial"]
-            reading = trial_of(directory, name)
-            if (last := reading.last) is not None:
-                if name not in known:
-                    known[name] = scores_at(reading, last["step"])
-                scores[member["seed"]] = known[name]
+            if name not in known:
+                reading = trial_of(directory, name)
+                known[name] = scores_at(reading, reading.last["step"]) if reading.last is not None else None
+            if (of_trial := known[name]) is not None:
+                scores[member["seed"]] = of_trial
         if scores:
             low, high = crossed_interval(_aligned(list(scores.values())))
             accuracy = mean([mean(list(each.values())) or 0.0 for each in scores.values()]) or 0.0
@@ -181,9 +181,8 @@ def baseline_scores(directory: Path) -> tuple[float, float, float] | None:
     return (summary["accuracy"], *summary["accuracy_ci95"])
 
 
-def verdicts(directory: Path) -> list[str]:
+def verdicts(found: Sequence[Found]) -> list[str]:
     """What the curves say, in words: kinds of data beside each other at each size, and the largest size beside the smallest."""
-    found = points(directory)
     said = []
     for second, first in (("filtered", "raw"), ("filtered", "control")):
         for point in (each for each in found if each.kind == second):
@@ -224,12 +223,11 @@ def write_table(directory: Path) -> None:
 
 def in_a_line(directory: Path, name: str) -> str:
     """``accuracy 71.9 % [60–81], 2 min 3 s``."""
-    result = _result(trial_of(directory, name), None)
-    if result["accuracy"] is None:
+    reading = trial_of(directory, name)
+    if (last := reading.last) is None:
         return "evaluated" if name.startswith("baseline") else "finished"
-    interval = f"[{100 * result['accuracy_low']:.0f}–{100 * result['accuracy_high']:.0f}]"
-    seconds = result["training_seconds"] + result["evaluation_seconds"]
-    return f"accuracy {percent(result['accuracy'])} {interval}, {console.duration(seconds)}"
+    seconds = sum(line["seconds"] for line in (*reading.steps, *reading.evaluations) if "adopted_from" not in line)
+    return f"accuracy {within(last['accuracy'], *last['accuracy_ci95'])}, {console.duration(seconds)}"
 
 
 def show(directory: Path) -> None:
@@ -241,14 +239,14 @@ def show(directory: Path) -> None:
 
     def cell(name: str, label: str) -> str:
         point = cells.get((name, label))
-        return f"{percent(point.accuracy)} [{100 * point.low:.0f}–{100 * point.high:.0f}]" if point else "–"
+        return within(point.accuracy, point.low, point.high) if point else "–"
 
     console.table(
         "Accuracy by training rows (mean over seeds, 95 % interval over questions and seeds)",
         ("rows", *names),
         [(label, *(cell(name, label) for name in names)) for label in labels],
     )
-    for line in verdicts(directory):
+    for line in verdicts(found):
         console.say(f"- {line}")
     for name, why in failures(read_state(directory), directory).items():
         console.say(f"failed: {name}: {why}", style="bold red")

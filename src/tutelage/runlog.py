@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -85,11 +85,7 @@ class RunLog:
 
     def evaluation_cost(self) -> dict[str, float | None]:
         """Seconds that training took, those that it stood still for evaluations before its end, and their share of the former."""
-        lines = read_lines(self.directory / "metrics.jsonl")
-        training = sum(line["seconds"] for line in lines if line["kind"] == "train")
-        # lines of runs that were begun before there was such a number: training waited for all of it
-        waiting = sum(line.get("training_seconds", line["seconds"]) for line in lines if line["kind"] == "eval")
-        waiting += sum(line["training_seconds"] for line in lines if line["kind"] == "eval_failed")
+        training, waiting = training_and_waiting(read_lines(self.directory / "metrics.jsonl"))
         share = round(waiting / training, 4) if training else None
         return {"training_seconds": round(training, 2), "evaluation_seconds": round(waiting, 2), "share": share}
 
@@ -305,6 +301,14 @@ def _git_state() -> dict[str, Any] | None:
         }
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def training_and_waiting(lines: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+    """Of the lines of a run: the seconds of its steps, and those that training stood still for evaluations."""
+    training = sum(line["seconds"] for line in lines if line["kind"] == "train")
+    # lines of runs that were begun before there was such a number: training waited for all of it
+    waiting = sum(line.get("training_seconds", line["seconds"]) for line in lines if line["kind"] == "eval")
+    return training, waiting + sum(line["training_seconds"] for line in lines if line["kind"] == "eval_failed")
 
 
 def to_lines(values: Iterable[dict[str, Any]]) -> str:

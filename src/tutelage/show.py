@@ -12,7 +12,7 @@ from rich.text import Text
 
 from tutelage import console
 from tutelage.config import Config
-from tutelage.console import percent
+from tutelage.console import percent, within
 from tutelage.data import Ledger
 from tutelage.data import summary as in_words
 from tutelage.stats import wilson_interval
@@ -92,8 +92,7 @@ def evaluation(step: int, summary: dict[str, Any], now: int | None = None) -> No
 
 def accuracy(summary: dict[str, Any]) -> str:
     """``71.9 % [60–81]``: accuracy and its 95 % interval."""
-    low, high = summary["accuracy_ci95"]
-    return f"{percent(summary['accuracy'])} [{100 * low:.0f}–{100 * high:.0f}]"
+    return within(summary["accuracy"], *summary["accuracy_ci95"])
 
 
 def number(summary: Mapping[str, Any], key: str, digits: int = 2) -> str:
@@ -113,8 +112,7 @@ def before_after(before: dict[str, Any], after: dict[str, Any]) -> None:
     def share(summary: dict[str, Any], key: str) -> str:
         if key == "accuracy":
             return accuracy(summary)
-        low, high = wilson_interval(round(summary[key] * summary["examples"]), summary["examples"])
-        return f"{percent(summary[key])} [{100 * low:.0f}–{100 * high:.0f}]"
+        return within(summary[key], *wilson_interval(round(summary[key] * summary["examples"]), summary["examples"]))
 
     shares = (("accuracy", "accuracy"), ("well-formed answers", "format_rate"), ("cut off at the cap", "cap_hit_rate"))
     rows = [(name, share(before, key), share(after, key)) for name, key in shares]

@@ -59,7 +59,7 @@ def clustered_interval(correct: Sequence[int], samples: int, confidence: float =
     effective = float(problems)
     if samples > 1 and problems > 1 and 0 < share < 1:
         means = [count / samples for count in correct]
-        variance = math.fsum((value - share) ** 2 for value in means) / (problems - 1) / problems
+        variance = _variance(means) / problems
         effective = min(max(share * (1 - share) / variance, problems), problems * samples) if variance else problems * samples
     return wilson_interval(share * effective, effective, confidence)
 

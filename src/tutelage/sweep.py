@@ -20,7 +20,7 @@ from typing import Any, Literal
 import torch
 
 from tutelage import console, fanout, forecast, packing, report, results
-from tutelage.config import Config, to_toml
+from tutelage.config import Config, replaced, to_toml
 from tutelage.errors import InputError, RunError
 from tutelage.model import load_tokenizer
 from tutelage.prepare import Pool, Prepared, choose
@@ -232,7 +232,7 @@ def _baselines(plan: Plan, directory: Path) -> dict[str, Job]:
         trial = next(trial for trial in plan.trials.values() if trial.group == group)
         where = _baseline_of(directory, group)
         if trial.config.eval.before and not Reading(where).trained:
-            config = trial.config.model_copy(update={"run": trial.config.run.model_copy(update={"dir": str(where)})})
+            config = replaced(trial.config, {"run.dir": str(where)})
             jobs[f"baseline {group}"] = Job(config, choose(plan.pools[group], config.data), trains=False)
     return jobs
 
@@ -243,10 +243,11 @@ def _unfinished(plan: Plan) -> list[Trial]:
 
 def _unfinished_with_baseline(plan: Plan, directory: Path) -> tuple[list[Trial], list[Trial]]:
     """Unfinished trials that can be begun, and those whose baseline failed."""
-    missing = {trial.group for trial in _unfinished(plan) if trial.config.eval.before}
-    missing = {group for group in missing if not Reading(_baseline_of(directory, group)).trained}
-    ready = [trial for trial in _unfinished(plan) if trial.group not in missing]
-    return ready, [trial for trial in _unfinished(plan) if trial.group in missing]
+    unfinished = _unfinished(plan)
+    wanted = {trial.group for trial in unfinished if trial.config.eval.before}
+    missing = {group for group in wanted if not Reading(_baseline_of(directory, group)).trained}
+    ready = [trial for trial in unfinished if trial.group not in missing]
+    return ready, [trial for trial in unfinished if trial.group in missing]
 
 
 def _trial_job(trial: Trial, plan: Plan, directory: Path) -> Job:
@@ -281,7 +282,7 @@ def _refuse_other_trials(plan: Plan, directory: Path) -> None:
             )
     known = results.read_state(directory).get("pools", {})
     for group, pool in plan.pools.items():
-        if known.get(group, pool.fingerprint()) != pool.fingerprint():
+        if known.get(group, pool.fingerprint) != pool.fingerprint:
             raise InputError(
                 f"--out: {directory} holds trials on other rows or problems: {pool.config.data.train}, or what it is validated on,"
                 " has changed since; choose another --out"
@@ -291,16 +292,12 @@ def _refuse_other_trials(plan: Plan, directory: Path) -> None:
 def with_absolute_paths(config: Config) -> Config:
     """The same, with the whole paths of what is a file or a directory here."""
 
-    def whole_path(name: str | None) -> str | None:
-        return str(Path(name).absolute()) if name and Path(name).exists() else name
+    def whole_path(name: str) -> str:
+        return str(Path(name).absolute()) if Path(name).exists() else name
 
-    data = {"train": whole_path(config.data.train), "validation": whole_path(config.data.validation)}
-    return config.model_copy(
-        update={
-            "model": config.model.model_copy(update={"id": whole_path(config.model.id)}),
-            "data": config.data.model_copy(update={**data, "prompt": whole_path(config.data.prompt)}),
-        }
-    )
+    named = {"model.id": config.model.id, "data.train": config.data.train, "data.prompt": config.data.prompt}
+    named |= {} if config.data.validation is None else {"data.validation": config.data.validation}
+    return replaced(config, {key: whole_path(name) for key, name in named.items()})
 
 
 def _devices(gpus_per_trial: int) -> list[str]:
@@ -323,14 +320,11 @@ def _begin(config: Config, design: Design, plan: Plan, directory: Path) -> dict[
         "design": asdict(design),
         "price_per_hour": config.run.price_per_hour,
         "points": [asdict(point) for point in plan.points],
-        "pools": known.get("pools", {}) | {group: pool.fingerprint() for group, pool in plan.pools.items()},
+        "pools": known.get("pools", {}) | {group: pool.fingerprint for group, pool in plan.pools.items()},
         "baselines": {trial.name: str(Path("baseline") / trial.group) for trial in plan.trials.values()},
         "sessions": sessions,
     }
-    write_text(
-        directory / "config.toml",
-        to_toml(config.model_copy(update={"run": config.run.model_copy(update={"dir": str(directory)})})),
-    )
+    write_text(directory / "config.toml", to_toml(replaced(config, {"run.dir": str(directory)})))
     _write_state(state, directory)
     return state
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from tutelage.config import Config, known_keys, with_settings
+from tutelage.config import Config, known_keys, replaced, with_settings
 from tutelage.errors import InputError
 
 Kind = Literal["raw", "filtered", "control"]
@@ -189,21 +189,17 @@ def trial_config(
     """The configuration of a point's trial: `tutelage train` on it alone gives the same run."""
     offset = point.seed - config.train.seed
     subset_seed = config.data.seed if config.data.subset_seed is None else config.data.subset_seed
-    data = {
-        "filter": point.kind == "filtered",
-        "size": None if point.trial.split("-")[1] == "full" else point.rows,
-        "subset_seed": subset_seed + offset,
-        "max_length": max_length,
+    values = {
+        "model.lora_seed": config.model.lora_seed + offset,
+        "data.filter": point.kind == "filtered",
+        "data.size": None if point.trial.split("-")[1] == "full" else point.rows,
+        "data.subset_seed": subset_seed + offset,
+        "data.max_length": max_length,
+        "train.seed": point.seed,
+        "train.num_steps": num_steps,
+        "run.dir": directory,
     }
-    train = {"seed": point.seed, "num_steps": num_steps, **({} if lr is None else {"lr": lr})}
-    return config.model_copy(
-        update={
-            "model": config.model.model_copy(update={"lora_seed": config.model.lora_seed + offset}),
-            "data": config.data.model_copy(update=data),
-            "train": config.train.model_copy(update=train),
-            "run": config.run.model_copy(update={"dir": directory}),
-        }
-    )
+    return replaced(config, values if lr is None else values | {"train.lr": lr})
 
 
 def steps_for(equal: Equal, steps: int, tokens_per_step: float, largest: tuple[int, float]) -> int:

@@ -62,11 +62,13 @@ def write(
     content["histogram"] = figures.lengths_histogram(content["data"])
     generations = facts.generations(reading)
     problems = generations.pop("problems")
-    room = largest - len(_render("run.html", content | {"generations": generations | _part([], [], 0), "parts": []}, live))
-    for count in range(-(-len(packed(problems)) // max(1, room)) or 1, max(1, len(problems)) + 1):
+    count, size = 1, 0
+    while size == 0 or size > largest:
         pages = _pages(page, content, generations, split(problems, count), live)
-        if max(len(text) for text in pages.values()) <= largest:
+        size = max(len(text.encode()) for text in pages.values())
+        if count >= len(problems):
             break
+        count = max(count + 1, -(-count * size // largest))
     for old in directory.glob("report-[0-9]*.html") if out is None else ():
         old.unlink()  # of an earlier, longer report; elsewhere such a file may be anybody's
     for path, text in pages.items():
@@ -88,13 +90,9 @@ def _pages(
             {"name": other.name, "this": other == path, "start": first, "problems": len(part)}
             for other, part, first in zip(paths, parts, starts, strict=False)
         ]
-        shown = {"generations": generations | _part(problems, links, start), "parts": links}
+        shown = {"generations": generations | {"problems": problems, "parts": links, "start": start}, "parts": links}
         pages[path] = _render("run.html", content | shown, live)
     return pages
-
-
-def _part(problems: list[Any], parts: list[dict[str, Any]], start: int) -> dict[str, Any]:
-    return {"problems": problems, "parts": parts, "start": start}
 
 
 def split(problems: list[Any], count: int) -> list[list[Any]]:
@@ -140,12 +138,16 @@ def _finished(directory: Path) -> bool:
 
 def packed(value: Any) -> str:
     """JSON (or text), compressed, as text that can stand in a page: nothing in it can end a script."""
-    text = (
-        value
-        if isinstance(value, str)
-        else json.dumps(_finite(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    )
+    text = value if isinstance(value, str) else _json(value)
     return base64.b64encode(gzip.compress(text.encode("utf-8", "backslashreplace"), 6, mtime=0)).decode()
+
+
+def _json(value: Any) -> str:
+    options: dict[str, Any] = {"ensure_ascii": False, "separators": (",", ":"), "allow_nan": False}
+    try:
+        return json.dumps(value, **options)
+    except ValueError:  # seldom: a loss that was no number
+        return json.dumps(_finite(value), **options)
 
 
 def _finite(value: Any) -> Any:

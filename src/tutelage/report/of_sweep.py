@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from tutelage import results
 from tutelage.config import Config, load_config
-from tutelage.console import duration, percent
+from tutelage.console import duration, percent, within
 from tutelage.readings import Reading
 from tutelage.report import facts, figures, words
 
@@ -38,7 +38,7 @@ def content(directory: Path, page: Path, price_per_hour: float | None) -> dict[s
         "headline": headline(config, found, results.baseline_scores(directory), trials),
         "best": best(found),
         "caption": caption,
-        "verdicts": results.verdicts(directory),
+        "verdicts": results.verdicts(found),
         "seconds": seconds,
         "time": duration(seconds),
         "tokens": sum(row["response_tokens"] or 0 for row in trials.values()),
@@ -82,8 +82,8 @@ def headline(config: Config, found: list[results.Found], baseline: Any, trials: 
         return f"{said}."
     top = max(found, key=lambda point: point.accuracy)
     before = f", from {percent(baseline[0])} untouched" if baseline else ""
-    low, high = 100 * top.low, 100 * top.high
-    return f"{said}; {top.name} data, {top.rows} rows, came furthest: {percent(top.accuracy)} [{low:.0f}–{high:.0f}]{before}."
+    furthest = within(top.accuracy, top.low, top.high)
+    return f"{said}; {top.name} data, {top.rows} rows, came furthest: {furthest}{before}."
 
 
 def best(found: list[results.Found]) -> list[dict[str, str]]:
@@ -98,7 +98,7 @@ def curve(point: results.Found) -> dict[str, str]:
         "name": point.name,
         "label": point.label,
         "rows": str(point.rows),
-        "accuracy": f"{percent(point.accuracy)} [{100 * point.low:.0f}–{100 * point.high:.0f}]",
+        "accuracy": within(point.accuracy, point.low, point.high),
         "seeds": ", ".join(percent(value) for value in point.accuracies),
     }
 
@@ -114,9 +114,7 @@ def _row(row: dict[str, Any], directory: Path, page: Path) -> dict[str, Any]:
     seconds = (row["training_seconds"] or 0) + (row["evaluation_seconds"] or 0)
     return row | {
         "link": quote(os.path.relpath(report, page.parent)) if report.is_file() else None,
-        "shown": "–"
-        if row["accuracy"] is None
-        else f"{percent(row['accuracy'])} [{100 * row['accuracy_low']:.0f}–{100 * row['accuracy_high']:.0f}]",
+        "shown": "–" if row["accuracy"] is None else within(row["accuracy"], row["accuracy_low"], row["accuracy_high"]),
         "took": duration(seconds) if seconds else "–",
     }
 

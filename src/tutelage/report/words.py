@@ -6,9 +6,10 @@ from collections import Counter
 from typing import Any
 
 from tutelage.config import Config
-from tutelage.console import duration, percent
+from tutelage.console import duration, percent, within
 from tutelage.data import summary
 from tutelage.readings import Reading, score, whole
+from tutelage.runlog import training_and_waiting
 from tutelage.stats import compare, in_words
 
 SMOLLM2 = "SmolLM2-135M-Instruct"
@@ -20,8 +21,7 @@ def model_name(config: Config) -> str:
 
 def accuracy(evaluation: dict[str, Any]) -> str:
     """``71.9 % [60–81]``: accuracy and its 95 % interval."""
-    low, high = evaluation["accuracy_ci95"]
-    return f"{percent(evaluation['accuracy'])} [{100 * low:.0f}–{100 * high:.0f}]"
+    return within(evaluation["accuracy"], *evaluation["accuracy_ci95"])
 
 
 def ends(reading: Reading) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
@@ -79,15 +79,11 @@ def verdict(reading: Reading) -> str:
 
 def cost(reading: Reading, price_per_hour: float | None) -> dict[str, Any]:
     """Time, tokens, and money where an hour has a price; without loading and saving, which no line tells of."""
-    own = [line for line in reading.lines if "adopted_from" not in line]
-    evaluations = [line for line in own if line["kind"] == "eval"]
-    training = sum(line["seconds"] for line in reading.steps)
-    # lines of runs that were begun before there was such a number: training waited for all of it
-    waiting = sum(line.get("training_seconds", line["seconds"]) for line in evaluations)
-    waiting += sum(line["training_seconds"] for line in own if line["kind"] == "eval_failed")
+    evaluations = [line for line in reading.lines if line["kind"] == "eval" and "adopted_from" not in line]
+    training, waiting = training_and_waiting(reading.lines)
     # the last evaluation holds no training up, but the machine is taken
-    waiting += next((line["seconds"] for line in evaluations[-1:] if line.get("training_seconds") == 0), 0.0)
-    seconds = training + waiting
+    last = next((line["seconds"] for line in evaluations[-1:] if line.get("training_seconds") == 0), 0.0)
+    seconds = training + waiting + last
     price = price_per_hour if price_per_hour is not None else reading.config.run.price_per_hour if reading.config else None
     return {
         "seconds": seconds,
