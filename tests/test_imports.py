@@ -25,14 +25,14 @@ LEVELS = [
     {"results", "compare"},
     {"report"},
     {"policy"},
-    {"model", "speed", "certificate"},
-    {"step"},
+    {"model", "speed", "memory", "certificate"},
+    {"step", "devices", "trace"},
     {"engines"},
     {"plan", "prepare", "evaluate"},
     {"placement", "show", "course"},
     {"live"},
     {"train", "filtering", "inference", "export", "replay", "forecast"},
-    {"demo", "sweep"},
+    {"demo", "sweep", "advice"},
     {"cli"},
 ]
 

@@ -11,6 +11,7 @@ from tutelage import get_response_log_probs, plan
 from tutelage.config import Config, ModelConfig
 from tutelage.errors import InputError
 from tutelage.generation import Sampling, native
+from tutelage.memory import Load
 from tutelage.model import load_policy
 from tutelage.packing import pack, pad
 from tutelage.speed import matrix_rate, step_flops
@@ -150,7 +151,7 @@ def test_bf16_mixed_gradients_are_near_those_of_float32(make_config, tokenizer):
 def test_the_plan_keeps_what_fits_and_says_so(make_config, tokenizer, monkeypatch, capsys):
     config = make_config()
     policy = load_policy(config.model, tokenizer)
-    needed = {kind: plan.activation_bytes(policy, 4096, kind) for kind in ("none", "selective", "full")}
+    needed = {kind: plan.activation_bytes(policy, Load(4096, 4096), kind) for kind in ("none", "selective", "full")}
     assert needed["none"] > needed["selective"] > needed["full"]
     state = plan.state_to_come(policy, config)
     for kind, bytes_needed in needed.items():
@@ -228,7 +229,7 @@ def test_an_outline_is_reckoned_as_the_model_itself_is(tiny_model, tokenizer, lo
     assert all(parameter.is_meta for parameter in shape.model.parameters())
     for reckon in (
         lambda policy: plan.state_to_come(policy, Config(model=config)),
-        lambda policy: plan.activation_bytes(policy, 512, "selective"),
+        lambda policy: plan.activation_bytes(policy, Load(512, 512), "selective"),
         lambda policy: step_flops(policy, pack(ROWS)),
     ):
         assert reckon(shape) == reckon(whole)

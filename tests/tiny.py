@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def make_tiny_model(directory: Path, tied: bool = True) -> str:
-    """Write model and tokenizer to a directory; its name."""
+def make_tiny_model(directory: Path, tied: bool = True, **sizes: int) -> str:
+    """Write model and tokenizer to a directory; its name. `sizes` are those of LlamaConfig."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -24,9 +24,13 @@ def make_tiny_model(directory: Path, tied: bool = True) -> str:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|end|>", pad_token="<|end|>")
     tokenizer.save_pretrained(directory)
     torch.manual_seed(0)
+    tiny = {
+        "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "max_position_embeddings": 512,
+    }  # fmt: skip
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=tied, eos_token_id=0, pad_token_id=0, bos_token_id=None,
+        num_key_value_heads=2, tie_word_embeddings=tied, eos_token_id=0, pad_token_id=0,
+        bos_token_id=None, **{**tiny, **sizes},
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(directory)
     return str(directory)

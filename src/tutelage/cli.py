@@ -51,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands.add_parser(
         "demo", help="the whole job in about four minutes on two cores: filter, train, evaluate, report"
     ).set_defaults(run=_demo)
-    for add in (_add_train, _add_sweep, _add_eval, _add_filter, _add_ask, _add_report, _add_compare, _add_export, _add_grade):
+    for add in (_add_plan, _add_train, _add_sweep, _add_eval, _add_filter, _add_ask, _add_report, _add_compare, _add_export, _add_grade):
         add(commands)
     return parser
 
@@ -94,6 +94,32 @@ def _train(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
     result = train_one_size(config, allow_changes=arguments.allow)
     show.finished(result.directory, result.evaluations, result.evaluation_cost)
+
+
+def _add_plan(commands: Any) -> None:
+    plan = commands.add_parser(
+        "plan", help="will it fit, how long will it take, what to change: before anything is computed", allow_abbrev=False,
+        description=f"Reckons memory and time of a run on a device, from the model's configuration and the rows' lengths. {OVERRIDES}",
+    )  # fmt: skip
+    plan.set_defaults(run=_plan)
+    plan.add_argument("config", nargs="?", help="a TOML file; without one, the defaults")
+    plan.add_argument(
+        "--device", help="a10g, l4, a100-40, h100, rtx4090, cpu, or the GiB of a GPU (default: where it would run on this machine)"
+    )
+    plan.add_argument("--gpus", type=int, default=1, help="how many of them; with several, the last one is vLLM's (default 1)")
+    plan.add_argument("--length", type=int, metavar="TOKENS", help="plan for rows of so many tokens, without data or tokenizer")
+    plan.add_argument("--trace", action="store_true", help="run the step's code on tensors without memory, rather than the formula")
+    plan.add_argument("--out", type=Path, help="write the configuration with the proposal in it to this file")
+
+
+def _plan(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    from tutelage.config import load_config
+
+    config = load_config(arguments.config, overrides)
+    _start()
+    from tutelage.advice import plan_run
+
+    plan_run(config, arguments.device, arguments.gpus, arguments.length, arguments.trace, arguments.out)
 
 
 def _add_sweep(commands: Any) -> None:

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tutelage import console, plan
-from tutelage.config import Config, ModelConfig
+from tutelage import console, memory, plan
+from tutelage.config import Config, EvalConfig, ModelConfig
 from tutelage.course import Course
 from tutelage.live import evaluation_due
+from tutelage.memory import Load
 from tutelage.model import device_for, for_device, outline
 from tutelage.policy import Policy, Recomputation
 from tutelage.prepare import Pool, Prepared, choose
@@ -31,11 +32,11 @@ class Forecast:
 
 
 def forecast(config: Config, prepared: Prepared, tokenizer: Any, with_baseline: bool = False) -> Forecast:
-    """What a run is reckoned to take.
+    """What a run is reckoned to take on this machine.
 
     Training: the operations of its first step, times the steps, at the usual share of the rate of matrix products. Generation: each token
     of a batch at the rate of matrix products or of memory, whichever is slower; responses are reckoned to be as long as the
-    longest worked solution, at most as they may be. Memory: as `plan` reckons.
+    longest worked solution, at most as they may be. Memory: as `memory` reckons.
 
     Args:
         with_baseline: whether the run also evaluates the untouched model, whose responses may all be cut off at the cap.
@@ -43,37 +44,56 @@ def forecast(config: Config, prepared: Prepared, tokenizer: Any, with_baseline: 
     device = device_for(config.model.device, ALONE)
     policy = outline(config.model, tokenizer, device)
     course = Course(prepared, config, policy, pair_cost(policy))
-    flops = sum(step_flops(policy, batch) for batch in course.at(0)[1]) * course.total
+    _, batches = course.at(0)
+    flops = sum(step_flops(policy, batch) for batch in batches) * course.total
     rate = matrix_rate(device, policy.compute_dtype)
-    longest = max(len(row.response_ids) for row in prepared.train)
-    evaluations = [step for step in range(1, course.total + 1) if evaluation_due(step, course.total, config.eval)]
-    tokens = min(longest, config.eval.max_new_tokens)
-    asked = [len(prepared.validation) if step == course.total else prepared.panel for step in evaluations]
-    seconds = sum(_generation(policy, config, problems, tokens, rate) for problems in asked)
+    asked = rows_asked(prepared, config.eval, course.total)
+    tokens = response_tokens(prepared, config.eval)
+    reads = memory_rate(device)
+    seconds = sum(
+        generation_seconds(policy, rows, tokens, config.eval.batch_size, rate, reads) for step, rows in asked.items() if step
+    )
     if with_baseline and config.eval.before:
-        seconds += _generation(policy, config, len(prepared.validation), config.eval.max_new_tokens, rate)
+        seconds += generation_seconds(policy, asked[0], config.eval.max_new_tokens, config.eval.batch_size, rate, reads)
     model = sum(float(weight.numel() * weight.element_size()) for weight in policy.model.parameters())
-    return Forecast(flops / (plan.USUAL_SHARE * rate), seconds, _memory(policy, config, course.largest), model)
+    load = Load(course.largest, course.largest)
+    return Forecast(flops / (plan.USUAL_SHARE * rate), seconds, _memory(policy, config, load), model)
 
 
-def _generation(policy: Policy, config: Config, problems: int, tokens: int, rate: float) -> float:
+def rows_asked(prepared: Prepared, config: EvalConfig, total: int) -> dict[int, int]:
+    """How many responses the evaluation after each step wants, by the step; 0 is the untouched model."""
+    due = [0] if config.before else []
+    due += [step for step in range(1, total + 1) if evaluation_due(step, total, config)]
+    return {step: config.samples * (len(prepared.validation) if step in (0, total) else prepared.panel) for step in due}
+
+
+def response_tokens(prepared: Prepared, config: EvalConfig) -> int:
+    """How long a trained model's responses are reckoned to be: as the longest worked solution, at most as they may be."""
+    return min(max(len(row.response_ids) for row in prepared.train), config.max_new_tokens)
+
+
+def generation_seconds(policy: Policy, rows: int, tokens: int, together: int, product_rate: float, reads: float) -> float:
+    """Seconds for so many rows of so many tokens: each token of a batch at the rate of matrix products or of memory, whichever
+    is slower.
+
+    Args:
+        together: rows that are generated at the same time.
+        product_rate, reads: of the device, as `devices.Device`.
+    """
     weights = list(policy.model.parameters())
     count = sum(weight.numel() for weight in weights)
     size = sum(weight.numel() * min(weight.element_size(), policy.compute_dtype.itemsize) for weight in weights)
-    rows = problems * config.eval.samples
-    batch = min(rows, config.eval.batch_size)
-    batches = -(-rows // batch)
-    return batches * tokens * max(2.0 * count * batch / rate, size / memory_rate(policy.device))
+    batch = min(rows, together)
+    return -(-rows // batch) * tokens * max(2.0 * count * batch / product_rate, size / reads)
 
 
-def _memory(policy: Policy, config: Config, pack_tokens: int) -> float:
-    weights = float(sum(weight.numel() * weight.element_size() for weight in policy.model.parameters()))
+def _memory(policy: Policy, config: Config, load: Load) -> float:
+    """Bytes at the peak of training with the recomputation that is configured, or that "auto" would choose."""
     wanted = config.model.activation_checkpointing
     choices: tuple[Recomputation, ...] = ("none", "selective", "full") if wanted == "auto" else (wanted,)
-    free = plan.HEADROOM * plan.free_memory(policy.device) - weights
-    state = plan.state_to_come(policy, config)
-    needed = [weights + state + plan.activation_bytes(policy, pack_tokens, kind) for kind in choices]
-    return next((memory for memory in needed if memory <= free + weights), needed[-1])
+    free = plan.HEADROOM * memory.free_memory(policy.device)
+    needed = [sum(memory.training_bytes(policy, config, load, kind).values()) for kind in choices]
+    return next((size for size in needed if size <= free), needed[-1])
 
 
 def show(trials: Sequence[Any], pools: Mapping[str, Pool], models: int) -> None:

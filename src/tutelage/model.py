@@ -130,15 +130,26 @@ def load_policy(
 
 
 def outline(config: ModelConfig, tokenizer: Any, device: torch.device) -> Policy:
-    """A policy whose weights have shapes only, for what can be reckoned from those. Raises InputError if the model is not there."""
+    """A policy whose weights have shapes only, for what can be reckoned from those; of the model, its configuration alone is read.
+
+    Args:
+        tokenizer: None where no text is looked at.
+
+    Raises:
+        InputError: the model is not there.
+    """
     from transformers import AutoConfig
 
+    console.quiet_libraries()
     try:
-        model = _without_memory(AutoConfig.from_pretrained(resolve(config.id)), _dtype(config))
+        model = _without_memory(AutoConfig.from_pretrained(resolve(config.id, weights=False)), _dtype(config))
+    except InputError:
+        raise
     except Exception as error:
         raise _cannot_load("model", config.id, error) from None
     lora.attach(model, config)
-    return replace(_policy(model, config, tokenizer, device), packs=True)
+    stops = Stops.of(tokenizer) if tokenizer is not None else Stops(-1)
+    return Policy(model, tokenizer, stops, device, config.precision, packs=True)
 
 
 def _dtype(config: ModelConfig) -> torch.dtype:
@@ -158,7 +169,9 @@ def _pretrained(config: ModelConfig, tokenizer: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(resolve(config.id), dtype=_dtype(config), output_loading_info=True)
+        model, report = AutoModelForCausalLM.from_pretrained(
+            resolve(config.id), dtype=_dtype(config), output_loading_info=True, use_safetensors=True
+        )
     except Exception as error:
         raise _cannot_load("model", config.id, error) from None
     lost = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
@@ -181,8 +194,11 @@ def _without_memory(architecture: Any, dtype: torch.dtype) -> Any:
     return model
 
 
-def resolve(model_id: str) -> str:
-    """A local directory as it is, the embedded default as its cached conversion, anything else as a hub name."""
+def resolve(model_id: str, weights: bool = True) -> str:
+    """A local directory as it is, the embedded default as its cached conversion, anything else as a hub name.
+
+    ``name@revision`` is the local copy of that revision, fetched if need be, without its weights unless `weights`.
+    """
     if model_id == EMBEDDED:
         return str(embedded_model())
     if model_id.startswith((".", "/", "~")) or Path(model_id).exists():
@@ -190,7 +206,16 @@ def resolve(model_id: str) -> str:
         if not (path / "config.json").is_file():
             raise InputError(f"{model_id}: no model there (a Hugging Face model directory holds config.json)")
         return str(path)
-    return model_id
+    name, at, revision = model_id.partition("@")
+    if not at:
+        return model_id
+    from huggingface_hub import snapshot_download
+
+    kinds = ["*.json", "*.txt", "*.model", "*.jinja", *(["*.safetensors"] if weights else [])]  # no pickle, and no code
+    try:
+        return snapshot_download(name, revision=revision, allow_patterns=kinds)
+    except Exception as error:  # huggingface_hub raises many kinds
+        raise _cannot_load("model", model_id, error) from None
 
 
 def save_model(policy: Policy, target: Path, card: str, world: World = ALONE) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -11,12 +10,9 @@ from tutelage import console, optim
 from tutelage.config import Config, EvalConfig
 from tutelage.errors import InputError
 from tutelage.generation import vllm
+from tutelage.memory import HEADROOM, Load, activation_bytes, engine_bytes, free_memory, state_to_come
 from tutelage.model import choose_device
-from tutelage.plan import HEADROOM, activation_bytes, free_memory, state_to_come
 from tutelage.policy import Policy, Recomputation
-
-ENGINE_OVERHEAD = 2e9
-"""Bytes that vLLM takes beyond weights and cache: its libraries, its buffers, on a GPU its context and graphs."""
 
 
 def engine_device(name: str, trains_on: torch.device, ranks: int = 1) -> torch.device:
@@ -104,7 +100,7 @@ def _fit(
     wanted = config.eval.gpu_memory_utilization
     kept: Recomputation = "selective" if policy.model.is_gradient_checkpointing else "none"
     there = optim.state_bytes(optimizer)  # of a run that goes on
-    to_come = max(0.0, state_to_come(policy, config) - there) + activation_bytes(policy, pack_tokens, kept)
+    to_come = max(0.0, state_to_come(policy, config) - there) + activation_bytes(policy, Load(pack_tokens, pack_tokens), kept)
     if device.type == "cpu":
         free = free_memory(device) - (to_come if policy.device.type == "cpu" else 0)
         return (wanted, False) if need <= free else f"it needs {_gb(need)}, and training leaves {_gb(free)} of memory"
@@ -121,17 +117,6 @@ def _fit(
     if config.eval.in_turns != "off" and need <= turns:
         return min(wanted, turns / whole), True
     return f"it needs {_gb(need)}, and training leaves {_gb(beside)} of {device}, {_gb(turns)} in turns"
-
-
-def engine_bytes(policy: Policy, longest: int) -> float:
-    """Bytes that a vLLM engine needs at least: its weights, the keys and values of eight longest sequences, and what it computes in."""
-    config: Any = policy.model.config.get_text_config()
-    width = 4 if policy.precision == "fp32" else 2
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    cache = 8 * longest * 2 * config.num_hidden_layers * heads * size * width
-    weights = width * sum(weight.numel() for name, weight in policy.model.named_parameters() if "lora_" not in name)
-    return weights + cache + ENGINE_OVERHEAD
 
 
 def _gb(size: float) -> str:

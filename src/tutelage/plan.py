@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tutelage import console
 from tutelage.config import Config
 from tutelage.errors import InputError
-from tutelage.objective import CHUNK
+from tutelage.memory import HEADROOM, Load, activation_bytes, free_memory, state_to_come
 from tutelage.policy import Policy, Recomputation
 from tutelage.runlog import write_text
-from tutelage.sharding import part
 from tutelage.speed import matrix_rate
 from tutelage.world import ALONE, World
 
@@ -26,8 +22,6 @@ COMPILED_GAIN = {"cpu": 0.15, "cuda": 0.2}
 """The share of a step that compiled layers are reckoned to save; measured on a CPU: 0.19 (bench/results/train_cpu.json)."""
 USUAL_SHARE = 0.4
 """The share of the matrix rate that training is reckoned to reach."""
-HEADROOM = 0.9
-"""The share of free memory that a plan may use."""
 
 
 def arrange(
@@ -84,7 +78,7 @@ def _syncs_always(policy: Policy, config: Config, pack_tokens: int, decided: dic
     # between exchanges a rank holds a whole gradient, in float32
     whole = 4.0 * sum(weight.numel() for weight in policy.model.parameters() if weight.requires_grad)
     rest = HEADROOM * free_memory(policy.device) - state_to_come(policy, config)
-    fits = whole + activation_bytes(policy, pack_tokens, decided["activation_checkpointing"]) <= rest
+    fits = whole + activation_bytes(policy, Load(pack_tokens, pack_tokens), decided["activation_checkpointing"]) <= rest
     console.say(f"gradients are exchanged after {'the last' if fits else 'each'} micro-batch of a step")
     return not fits
 
@@ -125,57 +119,4 @@ def choose_recomputation(policy: Policy, config: Config, pack_tokens: int) -> Re
     """The first of none, selective and full whose planned memory fits into what is free on the device; full if none does."""
     free = HEADROOM * free_memory(policy.device) - state_to_come(policy, config)
     choices: tuple[Recomputation, ...] = ("none", "selective", "full")
-    return next((kind for kind in choices if activation_bytes(policy, pack_tokens, kind) <= free), "full")
-
-
-def state_to_come(policy: Policy, config: Config) -> float:
-    """Bytes of what training adds to the loaded weights: gradients, moments, and bfloat16 copies under bf16-mixed.
-
-    Of sharded weights, for this rank's part.
-    """
-    moments = 2.1 if config.train.optimizer == "adamw-8bit" else 8.0
-    total = 0.0
-    for weight in policy.model.parameters():
-        size, count = weight.element_size(), part(weight).numel()
-        total += count * 2.0 * (policy.precision == "bf16-mixed" and size == 4)
-        if weight.requires_grad:
-            total += count * (size + moments * (size / 4 if moments == 8.0 else 1))
-    return total
-
-
-def activation_bytes(policy: Policy, tokens: int, kind: Recomputation) -> float:
-    """Bytes that the backward pass of one batch holds beyond weights and gradients, at most.
-
-    By layer and token, of the hidden size h and the intermediate size i, in the precision of the computation: 24h + 8i with
-    everything kept, 6h + 2i with matrix products and attention, h with the layer's input alone (then one layer's whole beside
-    it). And the head: a chunk's logits, twice in float32 and once in bfloat16; its weight's gradient in float32, and a bfloat16
-    copy and product of it.
-    """
-    config: Any = policy.model.config.get_text_config()
-    h, layers = config.hidden_size, config.num_hidden_layers
-    i = getattr(config, "intermediate_size", None) or 4 * h
-    width = 4 if policy.precision == "fp32" else 2
-    whole = width * tokens * (24 * h + 8 * i)
-    kept = {
-        "none": layers * whole,
-        "selective": layers * width * tokens * (6 * h + 2 * i) + whole,
-        "full": layers * width * tokens * h + whole,
-    }
-    return kept[kind] + policy.head.weight.shape[0] * (10.0 * min(CHUNK, tokens) + 8.0 * h)
-
-
-def free_memory(device: torch.device) -> float:
-    """Bytes that are free on a device now; infinite where this machine does not say."""
-    if device.type == "cuda":
-        free, whole = torch.cuda.mem_get_info(device)
-        allowed = whole * torch.cuda.get_per_process_memory_fraction(device)
-        return min(float(free), allowed - torch.cuda.memory_allocated(device))
-    known = [float("inf")]
-    with contextlib.suppress(OSError, KeyError, ValueError):
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        known.append(1024.0 * int(lines["MemAvailable"].split()[0]))
-    with contextlib.suppress(OSError, KeyError, ValueError):  # a container's own limit, where there is one
-        group = Path("/sys/fs/cgroup")
-        used = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        known.append(float((group / "memory.max").read_text()) - float(used["anon"]))
-    return min(known)
+    return next((kind for kind in choices if activation_bytes(policy, Load(pack_tokens, pack_tokens), kind) <= free), "full")

@@ -1,0 +1,66 @@
+"""What a training step really takes: run as a process of its own, which prints the bytes it grew by, and what was reckoned."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+from pathlib import Path
+
+
+def resident(what: str) -> int:
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return 1024 * int(status[what].split()[0])
+
+
+def main(warm: str, directory: str, precision: str, kind: str, optimizer: str, lengths: list[int], rows: int) -> None:
+    import torch
+
+    import tutelage.model
+
+    tutelage.model.has_bfloat16 = lambda device: True
+    torch.set_num_threads(2)
+    _step(warm, precision, kind, optimizer, [40, 30], rows)  # libraries, threads and compiled code are there then
+    gc.collect()
+    before = resident("VmRSS")
+    reckoned = _step(directory, precision, kind, optimizer, lengths, rows)
+    print(json.dumps({"grown": resident("VmHWM") - before, "reckoned": reckoned}))
+
+
+def _step(directory: str, precision: str, kind: str, optimizer: str, lengths: list[int], rows: int) -> dict[str, float]:
+    """Two steps on a model, the second of which the high-water mark is of; what was reckoned for it."""
+    import torch
+
+    from tutelage import memory, optim
+    from tutelage.config import parse_config
+    from tutelage.course import Course
+    from tutelage.model import load_policy, load_tokenizer
+    from tutelage.prepare import Prepared
+    from tutelage.step import accumulate_gradients, update_weights
+    from tutelage.tokens import TokenizedExample
+
+    settings = {"id": directory, "device": "cpu", "precision": precision}
+    config = parse_config({"model": settings, "train": {"optimizer": optimizer, "grad_accum": rows, "pack_tokens": max(lengths)}})
+    generator = torch.Generator().manual_seed(0)
+    examples = []
+    for number in range(2 * rows):
+        ids = torch.randint(1, 250, (lengths[number % len(lengths)],), generator=generator).tolist()
+        examples.append(TokenizedExample(str(number), tuple(ids[: len(ids) // 4]), tuple(ids[len(ids) // 4 :])))
+    prepared = Prepared(examples, [], None, list(map(len, examples)), max(lengths), False, "", 0, 0)  # type: ignore[arg-type]
+    policy = load_policy(config.model, load_tokenizer(directory))
+    policy.recompute(kind)  # type: ignore[arg-type]
+    policy.model.train()
+    made = optim.make_optimizer(policy.model, config)
+    course = Course(prepared, config, policy, 0.0)
+    accumulate_gradients(policy, *course.at(0), config, 0)
+    update_weights(policy, made, 1e-3)
+    Path("/proc/self/clear_refs").write_text("5")
+    accumulate_gradients(policy, *course.at(1), config, 1)
+    return memory.training_bytes(policy, config, memory.Load.of([course.at(1)[1]]), kind)  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    warm, directory, precision, kind, optimizer, lengths, rows = sys.argv[1:]
+    main(warm, directory, precision, kind, optimizer, [int(length) for length in lengths.split(",")], int(rows))

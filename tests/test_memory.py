@@ -1,0 +1,129 @@
+"""What a step is reckoned to need: the formula beside traces of the real code, and beside what real processes took."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import make_tiny_model
+
+from tutelage import memory
+from tutelage.config import parse_config
+from tutelage.memory import Load
+from tutelage.model import load_policy, outline
+from tutelage.packing import pack
+from tutelage.tokens import TokenizedExample
+from tutelage.trace import traced_bytes
+
+CPU = torch.device("cpu")
+KINDS = ("none", "selective", "full")
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory) -> dict[str, str]:
+    """Directories that hold nothing but a model's configuration: large ones, of which nobody has the memory here."""
+    qwen = {
+        "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 3,
+        "num_attention_heads": 12, "num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True, "max_position_embeddings": 8192,
+    }  # fmt: skip
+    llama = {
+        **qwen, "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 2048, "intermediate_size": 5504,
+        "num_attention_heads": 16, "num_key_value_heads": 16, "vocab_size": 32000, "tie_word_embeddings": False,
+    }  # fmt: skip
+    deep = {**qwen, "num_hidden_layers": 5, "vocab_size": 8000}
+    qwen3 = {**qwen, "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "head_dim": 128, "num_key_value_heads": 4}
+    found = {}
+    for name, config in {"qwen": qwen, "llama": llama, "deep": deep, "qwen3": qwen3}.items():
+        directory = tmp_path_factory.mktemp(name)
+        (directory / "config.json").write_text(json.dumps(config))
+        found[name] = str(directory)
+    return found
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16-mixed", "bf16-sr"])
+@pytest.mark.parametrize("name", ["qwen", "llama", "deep", "qwen3"])
+def test_the_formula_is_within_minus_5_and_plus_20_percent_of_traces(shapes, name, precision):
+    config = parse_config({"model": {"id": shapes[name], "precision": precision, "device": "cpu"}})
+    policy = outline(config.model, None, CPU)
+    for kind in KINDS:
+        for load in (Load(4096, 3000), Load(4096, 3900, several=False), Load(1024, 300)):
+            reckoned = sum(memory.training_bytes(policy, config, load, kind).values())
+            traced = sum(traced_bytes(config, load, kind).values())
+            assert -0.05 <= reckoned / traced - 1 <= 0.20, (kind, load, reckoned, traced)
+
+
+def test_the_formula_is_within_minus_5_and_plus_20_percent_of_a_trace_with_adapters(shapes):
+    config = parse_config({"model": {"id": shapes["qwen"], "lora": "lora", "device": "cpu"}})
+    policy = outline(config.model, None, CPU)
+    for kind in KINDS:
+        reckoned = sum(memory.training_bytes(policy, config, Load(4096, 3000), kind).values())
+        traced = sum(traced_bytes(config, Load(4096, 3000), kind).values())
+        assert -0.05 <= reckoned / traced - 1 <= 0.20, (kind, reckoned, traced)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "precision", "kind", "lengths", "rows"),
+    [
+        ((16000, 256, 768, 4), "fp32", "none", "1200,600", 3),
+        ((24000, 512, 1376, 8), "fp32", "selective", "500,300", 2),
+        ((24000, 512, 1376, 8), "fp32", "full", "400", 1),
+        ((48000, 256, 512, 2), "bf16-mixed", "full", "150", 1),
+    ],
+)
+def test_the_formula_is_within_minus_5_and_plus_20_percent_of_what_a_process_takes(tmp_path, sizes, precision, kind, lengths, rows):
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("this system does not tell the most memory that a process had (/proc/self/clear_refs)")
+    for name in ("warm", "real"):
+        (tmp_path / name).mkdir()
+    make_tiny_model(tmp_path / "warm")
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
+    make_tiny_model(tmp_path / "real", num_attention_heads=8, max_position_embeddings=4096, **dict(zip(names, sizes)))
+    # freed memory goes back to the system at once, so that the most is what was alive
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    script = Path(__file__).with_name("peak.py")
+    arguments = [tmp_path / "warm", tmp_path / "real", precision, kind, "adamw", lengths, rows]
+    done = subprocess.run(
+        [sys.executable, script, *map(str, arguments)], capture_output=True, text=True, env=environment, timeout=500
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    reckoned = sum(told["reckoned"].values())
+    assert -0.05 <= reckoned / told["grown"] - 1 <= 0.20, told
+
+
+def test_a_load_counts_tokens_that_rows_share_once():
+    shared = tuple(range(50))
+    rows = [TokenizedExample(str(n), shared, (100 + n, 0)) for n in range(3)]
+    load = Load.of([[pack(rows[:1])], [pack(rows), pack(rows[:2])]])
+    assert load == Load(tokens=56, targets=6, several=True)
+    assert Load.of([[pack(rows)]]).several is False
+
+
+def test_a_trace_leaves_no_memory_and_reads_no_weight(shapes):
+    before = sum(t.nbytes for t in _tensors())
+    traced_bytes(parse_config({"model": {"id": shapes["qwen"], "device": "cpu"}}), Load(512, 400), "none")
+    assert sum(t.nbytes for t in _tensors()) - before < 1e6
+
+
+def _tensors():
+    import gc
+
+    gc.collect()
+    return [it for it in gc.get_objects() if type(it) is torch.Tensor]
+
+
+def test_generation_by_the_policy_takes_what_is_reckoned_or_less(tiny_model):
+    """A bound: the cache of all rows, as long as they may get, and the prompts' way through a layer."""
+    config = parse_config({"model": {"id": tiny_model, "precision": "fp32", "device": "cpu"}})
+    from tutelage.model import load_tokenizer
+
+    policy = load_policy(config.model, load_tokenizer(tiny_model))
+    few, many = memory.native_bytes(policy, 1, 100, 200), memory.native_bytes(policy, 64, 100, 200)
+    assert 0 < few < many <= 64 * few
+    cache = 64 * 200 * 2 * 2 * 2 * 8 * 4  # rows × tokens × (keys and values) × layers × heads × size × bytes
+    assert many > cache
