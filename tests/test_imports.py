@@ -30,7 +30,7 @@ LEVELS = [
     {"engines"},
     {"plan", "prepare", "evaluate"},
     {"placement", "show", "course"},
-    {"live"},
+    {"live", "oom"},
     {"train", "filtering", "inference", "export", "replay", "forecast"},
     {"demo", "sweep", "advice"},
     {"cli"},

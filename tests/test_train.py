@@ -425,20 +425,6 @@ def test_sampling_defaults_of_the_base_model_do_not_keep_a_model_from_being_save
     assert saved["eos_token_id"] == 0 and "min_p" not in saved
 
 
-@pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
-)
-def test_too_little_memory_is_one_clear_error_that_says_what_to_do(make_config, monkeypatch, error):
-    from tutelage import train
-
-    def too_much(*_, **__):
-        raise error
-
-    monkeypatch.setattr(train, "accumulate_gradients", too_much)
-    with pytest.raises(RunError, match=r"memory of cpu is too small.*\n.*after step 0 of 4.*\n.*--train\.batch_size HALF"):
-        train_one_size(make_config())
-
-
 def test_a_first_step_that_compiles_is_given_up_when_the_job_is_asked_to_stop(make_config, tokenizer):
     """Batch by batch; no weight was changed yet."""
     config = make_config()

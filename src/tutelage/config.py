@@ -136,6 +136,10 @@ class TrainConfig(Section):
     on_nonsense: Literal["stop", "skip"] = "stop"
     """A step whose loss or gradient is not finite, or whose gradient is a spike, is never applied: its rows and a command that
     replays it are written down. stop: the run ends there, its state saved. skip: it goes on without that step."""
+    on_oom: Literal["stop", "adapt"] = "stop"
+    """When the memory runs out in a step. stop: the run ends with what was predicted, what happened and the next setting down, its
+    state saved. adapt: the step is computed again in batches half as large, and the run goes on with those: the same gradients, to
+    rounding (in a single process)."""
     max_skips: PositiveInt = 5
     """After so many skipped steps the run stops all the same."""
     spike_ratio: float = Field(default=10.0, ge=0)

@@ -67,12 +67,13 @@ class Course:
         rows = packing.step_rows(len(self.prepared.train), self.rows_per_step, self.config.train.seed, step)
         return [self.prepared.train[row] for row in rows]
 
-    def batches(self, examples: Sequence[TokenizedExample]) -> list[packing.Batch]:
-        """This rank's batches of a step with these rows."""
+    def batches(self, examples: Sequence[TokenizedExample], parts: int = 1) -> list[packing.Batch]:
+        """This rank's batches of a step with these rows, each `parts` times smaller than planned, though of one row at least."""
         pad_id = None if self.policy.packs else self.policy.pad_token_id
         return packing.step_batches(
-            examples, self.budget, self.config.train.batch_size, pad_id, self.world.rank, self.world.size, self.pair_cost
-        )
+            examples, max(1, self.budget // parts), max(1, self.config.train.batch_size // parts), pad_id,
+            self.world.rank, self.world.size, self.pair_cost,
+        )  # fmt: skip
 
     def at(self, step: int) -> tuple[list[TokenizedExample], list[packing.Batch]]:
         """The rows of optimizer step `step` (from 0), and this rank's batches of them."""

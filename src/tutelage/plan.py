@@ -46,11 +46,13 @@ def arrange(
         write_text(record, json.dumps(decided) + "\n")
     recomputation, compiled = decided["activation_checkpointing"], decided["compile"]
     # a compiled layer itself computes again what is cheap
-    policy.recompute("none" if compiled and recomputation == "selective" else recomputation)
+    if compiled and recomputation == "selective":
+        recomputation = "none"
+    policy.recompute(recomputation)
     if compiled:
         policy.compile()
     offload, always_sync = config.model.activation_offload, decided["always_sync"]
-    return replace(policy, offload=offload, always_sync=always_sync, compiled=compiled)
+    return replace(policy, offload=offload, recomputation=recomputation, always_sync=always_sync, compiled=compiled)
 
 
 def _decide(
@@ -64,6 +66,8 @@ def _decide(
     if known.get("ranks", 1) != ranks:  # what fits is another matter then
         known = {"compile": known["compile"]} if "compile" in known else {}
     decided: dict[str, Any] = {"ranks": ranks, "precision": policy.precision}
+    if "parts" in known:  # batches were halved when memory ran out
+        decided["parts"] = known["parts"]
     decided |= {"activation_checkpointing": _recomputation(policy, config, pack_tokens, known)}
     decided["compile"] = _compiles(policy, config, planned_tokens // ranks, known)
     decided["always_sync"] = ranks > 1 and _syncs_always(policy, config, pack_tokens, decided, known)

@@ -36,6 +36,7 @@ class Policy:
         packs: whether rows that share prefixes may be packed, which `keep_if_packable` proves.
         offload: keep what the backward pass needs in the memory of the host.
         compiled: whether layers are compiled.
+        recomputation: what the backward pass computes again.
         always_sync: whether ranks exchange gradients after each micro-batch, or after a step's last one.
     """
 
@@ -46,6 +47,7 @@ class Policy:
     precision: str
     packs: bool = False
     offload: bool = False
+    recomputation: Recomputation = "none"
     always_sync: bool = False
     compiled: bool = False
 

@@ -27,7 +27,7 @@ MAY_CHANGE = frozenset(
     | {"model.device", "model.activation_checkpointing", "model.activation_offload", "model.compile"}
     | {"eval.backend", "eval.mode", "eval.when_busy", "eval.device", "eval.gpu_memory_utilization", "eval.timeout"}
     | {"eval.in_turns", "eval.offload_optimizer"}
-    | {"train.on_nonsense", "train.max_skips", "train.spike_ratio", "run.keep_last", "run.keep_best"}
+    | {"train.on_oom", "train.on_nonsense", "train.max_skips", "train.spike_ratio", "run.keep_last", "run.keep_best"}
     | {"run.price_per_hour", "eval.log_tokens"}
     | {"parallel.shard", "parallel.sync", "parallel.timeout"}
     | {"train.batch_size", "train.grad_accum"}  # as long as their product stays, which `differences` checks

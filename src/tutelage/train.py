@@ -32,11 +32,12 @@ from tutelage.model import (
     save_model,
     size_in_bytes,
 )
+from tutelage.oom import Fitting
 from tutelage.placement import engine_device, place_engine
 from tutelage.policy import Policy
 from tutelage.prepare import Prepared, prepare
 from tutelage.runlog import MAY_CHANGE, RunLog, changes, open_run, refuse_to_overwrite, write_text
-from tutelage.step import Clock, accumulate_gradients, speed_of, update_weights
+from tutelage.step import Clock, speed_of, update_weights
 from tutelage.tokens import TokenizedExample
 from tutelage.world import ALONE, StopWanted, World, agreed, join, of_a_collective
 
@@ -147,6 +148,8 @@ def _require(config: Config, world: World, allow_changes: Collection[str]) -> No
         lora.require()
     if config.parallel.shard is not None and world.size % config.parallel.shard:
         raise InputError(f"parallel.shard = {config.parallel.shard} does not divide the {world.size} ranks of this job")
+    if config.train.on_oom == "adapt" and world.size > 1:
+        raise InputError('train.on_oom = "adapt": not with several ranks, where one that runs out of memory leaves the others waiting')
     for key in allow_changes:
         if key not in known_keys():
             raise InputError(f"--allow {key}: there is no such setting")
@@ -183,6 +186,7 @@ def run(
     longest = prepared.longest_prompt + config.eval.max_new_tokens
     placement = world.first(lambda: place_engine(policy, config, optimizer, course.largest, longest, world.local_size))
     guard = world.first(lambda: Guard.of_lines(config.train.spike_ratio, log.steps()))
+    fitting = Fitting(course, config, log, world)
     saves = Checkpoints(log.directory, world, config.run.keep_last, lambda: _worth_keeping(log, config, total))
     evaluator = Evaluator(policy, prepared, config, log, optimizer, placement, longest, total, world)
     settling = policy.compiled  # the first step after a start compiles, which takes long
@@ -193,7 +197,7 @@ def run(
                 clock = Clock()
                 for examples, batches in ahead:
                     clock.lap("data")
-                    gradients = accumulate_gradients(policy, examples, batches, config, step, world, may_stop=settling)
+                    gradients = fitting.gradients(examples, batches, step, may_stop=settling)
                     clock.lap("forward_backward")
                     objection = guard.objection(gradients.loss, gradients.grad_norm)
                     if objection:
@@ -321,9 +325,8 @@ def _explained(stop: BaseException, where: str, policy: Policy, log: RunLog, wor
     if isinstance(stop, RunError):
         return RunError(f"{stop}\n{how}")
     return RunError(
-        f"the memory of {policy.device} is too small: {str(stop).splitlines()[0]}\n{how} --train.batch_size HALF --train.grad_accum DOUBLE"
-        " (the result is the same; and a smaller --train.pack_tokens where it is set); or with --model.activation_checkpointing full,"
-        " or a smaller --eval.batch_size"
+        f"the memory of {policy.device} is too small, though not for the batches of a step: {str(stop).splitlines()[0]}\n{how}, with a"
+        " smaller --eval.batch_size, or --eval.gpu_memory_utilization where vLLM shares the device"
     )
 
 

@@ -1,0 +1,119 @@
+"""Memory that runs out in a step: smaller batches with the same gradients, or one message."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from tutelage import oom
+from tutelage.errors import InputError, RunError
+from tutelage.runlog import read_lines
+from tutelage.step import accumulate_gradients
+from tutelage.train import Interrupted, _require, train_one_size
+from tutelage.world import World
+
+
+@pytest.fixture
+def room_for(monkeypatch):
+    """Let batches of more than so many tokens run out of memory, half way through the step."""
+
+    def limit(tokens, error=None):
+        def within(policy, examples, batches, *others, **options):
+            for number, batch in enumerate(batches):
+                if batch.input_ids.numel() > tokens:
+                    accumulate_gradients(policy, examples, batches[:number] or batches, *others, **options)
+                    raise error or torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+            return accumulate_gradients(policy, examples, batches, *others, **options)
+
+        monkeypatch.setattr(oom, "accumulate_gradients", within)
+
+    return limit
+
+
+def steps_of(result):
+    return [line for line in read_lines(result.directory / "metrics.jsonl") if line["kind"] == "train"]
+
+
+@pytest.mark.parametrize("packs", [True, False])
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("DefaultCPUAllocator: can't allocate memory"), MemoryError()]
+)
+def test_adapting_gives_the_same_losses_and_gradients_in_smaller_batches(make_config, tmp_path, room_for, capsys, packs, error):
+    changes = {"train__pack": packs, "data__max_length": 300, "train__batch_size": 8, "train__grad_accum": 1}
+    whole = steps_of(train_one_size(make_config(**changes, run__dir=str(tmp_path / "whole"))))
+    room_for(250 if packs else 350, error)
+    result = train_one_size(make_config(**changes, train__on_oom="adapt"))
+    adapted = steps_of(result)
+    for a, b in zip(whole, adapted, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], abs=1e-5)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-4)
+    ran_out = [line for line in read_lines(result.directory / "metrics.jsonl") if line["kind"] == "memory_ran_out"]
+    assert ran_out[0]["parts"] > 1 and ran_out[0]["step"] == 1
+    assert json.loads((result.directory / "plan.json").read_text())["parts"] == ran_out[-1]["parts"]
+    assert "memory ran out" in capsys.readouterr().out
+
+
+def test_a_run_that_goes_on_does_not_find_out_again(make_config, room_for, monkeypatch):
+    from tutelage import train
+
+    room_for(250)
+    config = make_config(data__max_length=300, train__batch_size=8, train__grad_accum=1, train__on_oom="adapt", run__save_every=1)
+    update, taken = train.update_weights, []
+
+    def interrupted(*arguments):
+        taken.append(1)
+        if len(taken) == 3:
+            raise KeyboardInterrupt
+        return update(*arguments)
+
+    monkeypatch.setattr(train, "update_weights", interrupted)
+    with pytest.raises(Interrupted):
+        train_one_size(config)
+    result = train_one_size(config)
+    lines = read_lines(result.directory / "metrics.jsonl")
+    assert [line["step"] for line in lines if line["kind"] == "memory_ran_out"][:1] == [1]
+    assert {line["step"] for line in lines if line["kind"] == "memory_ran_out"} == {1}
+    assert [line["step"] for line in steps_of(result)] == [1, 2, 3, 4]
+
+
+def test_stopping_says_what_was_predicted_what_happened_and_the_next_setting_down(make_config, room_for):
+    room_for(250)
+    with pytest.raises(RunError) as stop:
+        train_one_size(make_config(data__max_length=300, train__batch_size=8, train__grad_accum=1))
+    told = str(stop.value)
+    assert "the memory of cpu is too small: CUDA out of memory. Tried to allocate 2.00 GiB.\n" in told
+    assert "Predicted were 0.0" in told and "activations" in told
+    assert "The next setting down: --train.pack_tokens" in told and "--train.on_oom adapt" in told
+    assert "stopped after step 0 of 4" in told and told.endswith("config.toml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "next_down"),
+    [
+        ({}, "--model.activation_checkpointing selective"),
+        ({"model__activation_checkpointing": "full"}, "--model.precision bf16-sr, in a new --run.dir"),
+        ({"model__activation_checkpointing": "full", "model__lora": "lora"}, "no setting further down"),
+    ],
+)
+def test_when_each_row_is_alone_the_next_setting_down_is_another(make_config, room_for, changes, next_down):
+    room_for(10)
+    with pytest.raises(RunError, match=next_down):
+        train_one_size(make_config(train__on_oom="adapt", **changes))
+
+
+def test_adapting_is_refused_with_several_ranks(make_config):
+    with pytest.raises(InputError, match=r"train\.on_oom.*not with several ranks"):
+        _require(make_config(train__on_oom="adapt"), World(0, 2, 0, 2), ())
+
+
+def test_memory_that_runs_out_elsewhere_is_one_clear_error_too(make_config, monkeypatch):
+    from tutelage import train
+
+    def too_much(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(train, "update_weights", too_much)
+    with pytest.raises(RunError, match=r"memory of cpu is too small, though not for the batches.*\n.*after step 0 of 4"):
+        train_one_size(make_config())
