@@ -19,7 +19,7 @@ LEVELS = [
     {"overrides", "grading", "sources", "console", "objective", "attention", "sharding", "fanout", "launch"},
     {"world"},
     {"config", "shapes", "embedded", "checkpoint"},
-    {"data", "lora", "optim", "trials", "tracking"},
+    {"data", "lora", "optim", "trials", "tracking", "init"},
     {"tokens", "runlog", "generation"},
     {"packing", "draft", "readings"},
     {"results", "compare"},
@@ -32,7 +32,8 @@ LEVELS = [
     {"placement", "show", "course"},
     {"live", "oom"},
     {"train", "filtering", "inference", "export", "replay", "forecast"},
-    {"demo", "sweep", "advice"},
+    {"demo", "sweep", "advice", "check"},
+    {"commands"},
     {"cli"},
 ]
 

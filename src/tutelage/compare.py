@@ -118,6 +118,18 @@ def show(found: Comparison, examples: int) -> None:
             _show_example(name, question, found)
 
 
+def as_json(found: Comparison) -> dict[str, Any]:
+    """What `--json` prints."""
+    kinds = {"both": found.both, "gained": found.gained, "lost": found.lost, "neither": found.neither}
+    return {
+        "first": found.first.name, "second": found.second.name,
+        "questions": {name: len(questions) for name, questions in kinds.items()},
+        "gained": [question[0] for question in found.gained], "lost": [question[0] for question in found.lost],
+        "difference": vars(found.difference), "verdict": in_words(found.difference, found.first.name, found.second.name),
+        "left_out": found.left_out,
+    }  # fmt: skip
+
+
 def _show_settings(found: Comparison) -> None:
     a, b = found.first.reading.config, found.second.reading.config
     if a is not None and b is not None and (lines := differences(a, b, {"run.dir"})):

@@ -37,6 +37,11 @@ def sampling_of(config: EvalConfig, stops: Stops) -> Sampling:
     )  # fmt: skip
 
 
+def prompt_ids(tokenizer: Any, problems: Sequence[Example]) -> list[list[int]]:
+    """The ids that every engine is sent for problems."""
+    return [encode_prompt(tokenizer, problem.prompt) for problem in problems]
+
+
 def entropy_told(config: EvalConfig, by_engine: bool) -> Entropy:
     """What kind of entropy an evaluation's records hold: the model itself knows it exactly, or was not to tell."""
     return config.entropy if by_engine or config.entropy == "off" else "exact"
@@ -63,7 +68,7 @@ def solve(
         StopWanted: the job was asked to stop; answers so far are in the draft.
     """
     sampling = replace(sampling_of(config, policy.stops), top_logprobs=0)
-    ids = [encode_prompt(policy.tokenizer, example.prompt) for example in examples]
+    ids = prompt_ids(policy.tokenizer, examples)
     prompts = dict(zip(numbers if numbers is not None else range(len(ids)), ids, strict=True))
     known = world.first(draft.known) if draft is not None else {}
     on_finished(sum(map(len, known.values())))

@@ -20,7 +20,7 @@ from tutelage.config import Config, load_config, to_toml
 from tutelage.data import Example, Ledger, apply_template
 from tutelage.engines import PORTION, Engine, Handover, engine_for
 from tutelage.errors import InputError
-from tutelage.evaluate import add_entropies, entropy_told, grade_examples, sampling_of, solve, summarize
+from tutelage.evaluate import add_entropies, entropy_told, grade_examples, prompt_ids, sampling_of, solve, summarize
 from tutelage.generation import Completion, native, vllm
 from tutelage.model import check_positions, load_policy, load_tokenizer, resolve
 from tutelage.placement import engine_devices
@@ -228,7 +228,7 @@ def solve_by_engines(
     settings, sampling = config.eval, sampling_of(config.eval, policy.stops)
     size = min(PORTION, -(-len(problems) // len(devices)))
     portions = [range(start, min(start + size, len(problems))) for start in range(0, len(problems), size)]
-    prompts = [encode_prompt(policy.tokenizer, problem.prompt) for problem in problems]
+    prompts = prompt_ids(policy.tokenizer, problems)
     engines = [
         engine_for(
             policy, resolve(config.model.id), settings, device, share=settings.gpu_memory_utilization, longest=longest,

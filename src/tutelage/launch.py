@@ -19,8 +19,8 @@ PARTING_SECONDS = 10.0
 """What ranks get to notice that one of them is gone, and to say so, before they are killed."""
 
 
-def launch(ranks: int, arguments: Sequence[str]) -> int:
-    """Run `tutelage` with these arguments as so many ranks; the exit code: 0 if all ended well, else the largest.
+def launch(ranks: int, arguments: Sequence[str], module: str = "tutelage") -> int:
+    """Run `tutelage` (or another module) with these arguments as so many ranks; the exit code: 0 if all ended well, else the largest.
 
     SIGTERM, SIGUSR1 and Ctrl-C are passed on, and ask the ranks to stop with their state saved; a second Ctrl-C kills them.
     """
@@ -35,7 +35,7 @@ def launch(ranks: int, arguments: Sequence[str]) -> int:
     # sessions of their own: a Ctrl-C in the terminal comes here, and is passed on as a polite request
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "tutelage", *arguments],
+            [sys.executable, "-m", module, *arguments],
             env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}, start_new_session=True,
         )
         for rank in range(ranks)

@@ -19,7 +19,7 @@ from tutelage.data import Example
 from tutelage.draft import Draft
 from tutelage.engines import Engine, Handover, engine_for, hand_over
 from tutelage.errors import RunError
-from tutelage.evaluate import add_entropies, entropy_told, grade_examples, sampling_of, solve, summarize
+from tutelage.evaluate import add_entropies, entropy_told, grade_examples, prompt_ids, sampling_of, solve, summarize
 from tutelage.generation import Completion
 from tutelage.generation.process import EngineError
 from tutelage.machine import uninterrupted
@@ -29,7 +29,6 @@ from tutelage.policy import Policy
 from tutelage.prepare import Prepared
 from tutelage.runlog import RunLog
 from tutelage.sharding import gathered
-from tutelage.tokens import encode_prompt
 from tutelage.world import ALONE, World
 
 GRACE = 20.0
@@ -115,7 +114,7 @@ class Evaluator:
         if not evaluation_due(step, self.total, self.config) or self.world.first(lambda: self._knows(step)):
             return
         problems = self.problems if self.config.full and step in (0, self.total) else self.problems[: self.panel]
-        prompts = [encode_prompt(self.policy.tokenizer, problem.prompt) for problem in problems]
+        prompts = prompt_ids(self.policy.tokenizer, problems)
         how = f"{'native' if self.placement is None else 'vllm'}, {self.policy.precision}, {self.config.entropy}"
         draft = Draft(self.log.directory, step, prompts, sampling_of(self.config, self.policy.stops), how, self.world.rank)
         if self.placement is None:

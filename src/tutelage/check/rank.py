@@ -1,0 +1,47 @@
+"""One rank of the doctor's two: ``python -m tutelage.check.rank QUESTION ANSWER``, started by `launch`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tomllib
+from pathlib import Path
+
+from tutelage.machine import prepare_process
+
+
+def main(question: Path, answer: Path) -> None:
+    """Compute the gradient of the rows of QUESTION, and let rank 0 write a sample of it to ANSWER."""
+    import torch
+
+    from tutelage.check.subject import sampled_gradient
+    from tutelage.config import parse_config
+    from tutelage.model import load_policy, load_tokenizer
+    from tutelage.packing import step_batches
+    from tutelage.sharding import whole
+    from tutelage.speed import pair_cost
+    from tutelage.step import accumulate_gradients
+    from tutelage.tokens import TokenizedExample
+    from tutelage.world import join
+
+    asked = json.loads(question.read_text(encoding="utf-8"))
+    config = parse_config(tomllib.loads(asked["config"]))
+    rows = [
+        TokenizedExample(row["source"], tuple(row["prompt_ids"]), tuple(row["response_ids"]), row["ends"])
+        for row in asked["rows"]
+    ]
+    with join("cpu", config.parallel.timeout) as world:
+        policy = load_policy(config.model, load_tokenizer(config.model.id), world=world)
+        policy.model.train()
+        pad_id = None if policy.packs and config.train.pack else policy.pad_token_id
+        budget = max(map(len, rows))
+        batches = step_batches(rows, budget, 1, pad_id, world.rank, world.size, pair_cost(policy))
+        accumulate_gradients(policy, rows, batches, config, 0, world)
+        sample = sampled_gradient(policy.model, whole)
+        if world.leads:
+            torch.save(sample, answer)
+
+
+if __name__ == "__main__":
+    prepare_process()
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,131 @@
+"""Properties of a run: it goes on to the same bits, its engine has its weights, and what it generates ends where labels say so."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from tutelage import evaluate
+from tutelage.check.subject import Finding, Subject, distance
+from tutelage.checkpoint import Checkpoints
+from tutelage.config import Config, replaced
+from tutelage.course import set_up
+from tutelage.engines import engine_for
+from tutelage.generation import Sampling, native, vllm
+from tutelage.model import for_device, load_policy, resolve, size_in_bytes
+from tutelage.placement import engine_device
+from tutelage.runlog import RunLog
+from tutelage.step import accumulate_gradients, update_weights
+from tutelage.world import ALONE
+
+STEPS, SAVED_AFTER = 4, 2
+ASKED, CAP = 4, 64
+"""Problems that the untouched model is asked, and the tokens that it may answer with."""
+
+
+def resumed(subject: Subject) -> Finding:
+    """Four steps, and two steps, a checkpoint, a fresh start and two more, end in the same weights."""
+    needed = 4 * size_in_bytes(subject.policy.model)
+    free = shutil.disk_usage(subject.scratch).free
+    if needed > free:
+        return Finding(None, f"{subject.scratch.parent} has {free / 1e9:.1f} GB free, and a checkpoint needs {needed / 1e9:.1f}")
+    model = for_device(subject.pool.config.model, subject.policy.device)
+    settings = {
+        "train.num_steps": STEPS, "train.batch_size": 2, "train.grad_accum": 2, "train.pack_tokens": 2 * subject.prepared.max_length,
+        "train.lr": 1e-4, "train.warmup_ratio": 0.0, "run.dir": str(subject.scratch / "run"),
+    }  # fmt: skip
+    config = replaced(subject.pool.config.model_copy(update={"model": model.model_copy(update={"compile": "off"})}), settings)
+    config = config.model_copy(update={"train": config.train.model_copy(update={"pack_tokens": None})})
+    log = RunLog(subject.scratch / "run")
+    log.directory.mkdir()
+    whole = _weights_after(subject, config, log, save_at=SAVED_AFTER)
+    again = _weights_after(subject, config, log, save_at=None)
+    if torch.equal(whole, again):
+        return Finding(True, f"the same bits after {STEPS} steps, {STEPS - SAVED_AFTER} of them resumed")
+    apart = distance(again, whole)
+    exact = subject.policy.device.type == "cpu"
+    return Finding(not exact and apart <= 1e-6, f"weights differ by {apart:.1e} after {STEPS - SAVED_AFTER} resumed steps")
+
+
+def _weights_after(subject: Subject, config: Config, log: RunLog, save_at: int | None) -> torch.Tensor:
+    """A sample of the weights after all steps, from the newest checkpoint on; with one saved on the way."""
+    policy = load_policy(config.model, subject.policy.tokenizer)
+    rows = replace(subject.prepared, train=subject.rows, max_length=max(map(len, subject.rows)))
+    policy, optimizer, course, step = set_up(policy, rows, config, log)
+    saves = Checkpoints(log.directory, ALONE, 1)
+    for number in range(step, STEPS):
+        accumulate_gradients(policy, *course.at(number), config, number)
+        update_weights(policy, optimizer, config.train.lr)
+        if number + 1 == save_at:
+            failures = [*saves.save(number + 1, policy.model, optimizer), *saves.wait()]
+            if failures:
+                raise RuntimeError(failures[0])
+    return torch.cat(
+        [weight.detach().flatten()[::7].double().cpu() for weight in policy.model.parameters() if weight.requires_grad]
+    )
+
+
+def engines(subject: Subject) -> Finding:
+    """A vLLM engine that was handed the policy's weights gives the policy's log-probabilities, with and without its cache."""
+    config, policy = subject.pool.config, subject.policy
+    device = engine_device(config.eval.device, policy.device)
+    absent = vllm.missing(device.type)
+    if absent:
+        return Finding(None, absent)
+    if config.eval.backend == "native":
+        return Finding(None, "eval.backend = native")
+    prompts = evaluate.prompt_ids(policy.tokenizer, subject.pool.problems[:ASKED])
+    longest = max(map(len, prompts)) + CAP
+    engine = engine_for(
+        policy, resolve(config.model.id), config.eval, device, share=config.eval.gpu_memory_utilization, longest=max(longest, 256),
+        log=subject.scratch / "engine.log",
+    )  # fmt: skip
+    sampling = Sampling(max_new_tokens=CAP, temperature=0.0, stop=policy.stops.strings)
+    with closing(engine):
+        engine.start()
+        proof = engine.load(engine.hand_over(policy))
+        theirs = engine.generate(prompts, sampling)
+    ours = native.generate(policy.model, policy.tokenizer, prompts, sampling)
+    same = sum(a.token_ids == b.token_ids for a, b in zip(ours, theirs, strict=True))
+    gaps = f"{proof.max_gap:.1e} nats at most, {proof.cached_max_gap:.1e} through the cache ({proof.dtype})"
+    return Finding(proof.holds, f"{gaps}; {same} of {len(ours)} greedy responses equal")
+
+
+def stops(subject: Subject) -> Finding:
+    """When the model says the token that labels end with, its response is over."""
+    policy, problems = subject.policy, subject.pool.problems[:ASKED]
+    prompts = evaluate.prompt_ids(policy.tokenizer, problems)
+    taught = next((row for row in subject.prepared.train if row.ends), None)
+    if taught is None:
+        return Finding(False, "no row teaches an end token: all are cut")
+    end = taught.response_ids[-1]
+    with _says(policy.model, end):
+        for found in native.generate(policy.model, policy.tokenizer, prompts, Sampling(max_new_tokens=4, temperature=0.0)):
+            if found.finish_reason != "stop" or found.token_ids != (end,):
+                what = f"{len(found.token_ids)} tokens, ended by {found.finish_reason}"
+                return Finding(False, f"a model that says token {end}, with which labels end, was let go on: {what}")
+    free = native.generate(
+        policy.model, policy.tokenizer, prompts, Sampling(max_new_tokens=CAP, temperature=0.0, stop=policy.stops.strings)
+    )
+    ended = sum(completion.finish_reason == "stop" for completion in free)
+    return Finding(True, f"token {end} ends a response; of {len(free)} of the model as it is, {ended} ended within {CAP} tokens")
+
+
+@contextmanager
+def _says(model: Any, token: int) -> Iterator[None]:
+    """Within it, the model's likeliest token is always this one."""
+
+    def insist(module: Any, arguments: Any, output: Any) -> Any:
+        output.logits[..., token] = output.logits.amax() + 10
+        return output
+
+    handle = model.register_forward_hook(insist)
+    try:
+        yield
+    finally:
+        handle.remove()
