@@ -36,11 +36,10 @@ def resumed(subject: Subject) -> Finding:
         return Finding(None, f"{subject.scratch.parent} has {free / 1e9:.1f} GB free, and a checkpoint needs {needed / 1e9:.1f}")
     model = for_device(subject.pool.config.model, subject.policy.device)
     settings = {
-        "train.num_steps": STEPS, "train.batch_size": 2, "train.grad_accum": 2, "train.pack_tokens": 2 * subject.prepared.max_length,
+        "train.num_steps": STEPS, "train.batch_size": 2, "train.grad_accum": 2, "train.pack_tokens": None,
         "train.lr": 1e-4, "train.warmup_ratio": 0.0, "run.dir": str(subject.scratch / "run"),
     }  # fmt: skip
     config = replaced(subject.pool.config.model_copy(update={"model": model.model_copy(update={"compile": "off"})}), settings)
-    config = config.model_copy(update={"train": config.train.model_copy(update={"pack_tokens": None})})
     log = RunLog(subject.scratch / "run")
     log.directory.mkdir()
     whole = _weights_after(subject, config, log, save_at=SAVED_AFTER)
@@ -71,7 +70,8 @@ def _weights_after(subject: Subject, config: Config, log: RunLog, save_at: int |
 
 
 def engines(subject: Subject) -> Finding:
-    """A vLLM engine that was handed the policy's weights gives the policy's log-probabilities, with and without its cache."""
+    """A vLLM engine that was handed the policy's weights, and then others, gives the policy's log-probabilities, with and without
+    its cache, and its greedy responses."""
     config, policy = subject.pool.config, subject.policy
     device = engine_device(config.eval.device, policy.device)
     absent = vllm.missing(device.type)
@@ -88,9 +88,11 @@ def engines(subject: Subject) -> Finding:
     sampling = Sampling(max_new_tokens=CAP, temperature=0.0, stop=policy.stops.strings)
     with closing(engine):
         engine.start()
-        proof = engine.load(engine.hand_over(policy))
-        theirs = engine.generate(prompts, sampling)
-    ours = native.generate(policy.model, policy.tokenizer, prompts, sampling)
+        engine.load(engine.hand_over(policy))
+        with _nudged(policy.model):  # it has read the model as it is; what it gets now is another one
+            proof = engine.load(engine.hand_over(policy))
+            theirs = engine.generate(prompts, sampling)
+            ours = native.generate(policy.model, policy.tokenizer, prompts, sampling)
     same = sum(a.token_ids == b.token_ids for a, b in zip(ours, theirs, strict=True))
     gaps = f"{proof.max_gap:.1e} nats at most, {proof.cached_max_gap:.1e} through the cache ({proof.dtype})"
     return Finding(proof.holds, f"{gaps}; {same} of {len(ours)} greedy responses equal")
@@ -114,6 +116,22 @@ def stops(subject: Subject) -> Finding:
     )
     ended = sum(completion.finish_reason == "stop" for completion in free)
     return Finding(True, f"token {end} ends a response; of {len(free)} of the model as it is, {ended} ended within {CAP} tokens")
+
+
+@contextmanager
+def _nudged(model: Any) -> Iterator[None]:
+    """Within it, the model's vectors (of its norms) are a tenth larger."""
+    vectors = [weight for weight in model.parameters() if weight.ndim < 2]
+    before = [weight.detach().clone() for weight in vectors]
+    with torch.no_grad():
+        for weight in vectors:
+            weight.mul_(1.1)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for weight, values in zip(vectors, before, strict=True):
+                weight.copy_(values)
 
 
 @contextmanager

@@ -1,0 +1,252 @@
+"""The doctor: a healthy model passes, and each planted fault is named."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tutelage import attention, check, evaluate, objective, packing
+from tutelage.check import computing, running, subject, text
+from tutelage.cli import main
+from tutelage.generation import native, vllm
+from tutelage.policy import Policy
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """An engine in seconds, in the place of vLLM."""
+    monkeypatch.setattr(vllm, "FACTORY", "stand_in:StandIn")
+    monkeypatch.setattr(vllm, "_missing", lambda device: ("", ""))
+    monkeypatch.setenv("STAND_IN", "good")
+    return lambda how: monkeypatch.setenv("STAND_IN", how)
+
+
+def only(monkeypatch, *names):
+    """Try these properties alone: a process for each of two ranks, or an engine, takes seconds."""
+    monkeypatch.setattr(check, "PROPERTIES", {name: check.PROPERTIES[name] for name in names})
+
+
+def failed(config):
+    return [result.name for result in check.check(config) if result.verdict == "failed"]
+
+
+def test_everything_is_proven_on_a_healthy_model(make_config, stand_in, capsys):
+    results = check.check(make_config(model__precision="bf16-mixed", eval__backend="vllm"))
+    assert [(result.name, result.verdict) for result in results] == [(name, "proven") for name in check.PROPERTIES], results
+    check.show(results)
+    assert "12 of 12 proven" in capsys.readouterr().out
+    assert len(check.PROPERTIES) == 12
+
+
+def test_what_cannot_be_asked_is_not_applicable(make_config, monkeypatch):
+    only(monkeypatch, "packed = unpacked", "bfloat16 is near float32", "native = vLLM")
+    results = check.check(make_config(train__pack=False))
+    assert {result.verdict for result in results} == {"not applicable"}
+
+
+def test_nothing_is_left_on_the_disk(make_config, monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    only(monkeypatch, "resumed = uninterrupted")
+    before = sorted(tmp_path.iterdir())
+    assert not failed(make_config())
+    assert sorted(tmp_path.iterdir()) == before
+
+
+# --- planted faults: each property, broken once
+
+
+def other_ids_in_validation(monkeypatch, _):
+    right = evaluate.encode_prompt
+    monkeypatch.setattr(evaluate, "encode_prompt", lambda tokenizer, prompt: [3, *right(tokenizer, prompt)])
+
+
+def responses_that_read_back_otherwise(monkeypatch, _):
+    from tutelage import tokens
+
+    right = tokens.encode_response
+    monkeypatch.setattr(tokens, "encode_response", lambda tokenizer, response: right(tokenizer, response.replace(" ", "  ")))
+
+
+def masked_where_padding_would_be(monkeypatch, _):
+    """The classic: pad and end are the same token, and the mask is made from token ids."""
+    right = packing.pack
+
+    def pack(rows):
+        batch = right(rows)
+        kept = (batch.labels != 0).nonzero().flatten()
+        number = {int(old): new for new, old in enumerate(kept)}
+        of_examples = tuple(torch.tensor([number[int(t)] for t in targets if int(t) in number]) for targets in batch.of_examples)
+        changed = {name: getattr(batch, name)[kept] for name in ("sources", "labels", "weights")}
+        return replace(batch, of_examples=of_examples, **changed)
+
+    monkeypatch.setattr(text, "pack", pack)
+
+
+def loss_on_the_prompt(monkeypatch, _):
+    right = packing.pack
+
+    def pack(rows):
+        return right([replace(row, prompt_ids=row.prompt_ids[:1], response_ids=row.prompt_ids[1:] + row.response_ids) for row in rows])
+
+    monkeypatch.setattr(text, "pack", pack)
+
+
+def everything_is_right(monkeypatch, _):
+    monkeypatch.setitem(
+        evaluate.REWARD_FUNCTIONS, "r1_zero", lambda *_: {"reward": 1.0, "format_reward": 1.0, "answer_reward": 1.0}
+    )
+
+
+def nothing_equals_itself(monkeypatch, _):
+    monkeypatch.setitem(
+        evaluate.REWARD_FUNCTIONS, "r1_zero", lambda *_: {"reward": 0.0, "format_reward": 1.0, "answer_reward": 0.0}
+    )
+
+
+def rows_that_see_each_other(monkeypatch, _):
+    """After the model was tried, which would have found it out by itself."""
+    right, made = attention._blocks, check.make_subject
+
+    def make(*arguments):
+        found = made(*arguments)
+        monkeypatch.setattr(attention, "_blocks", lambda ends: right(torch.full_like(ends, len(ends))))
+        return found
+
+    monkeypatch.setattr(check, "make_subject", make)
+
+
+def a_gradient_that_is_too_large(monkeypatch, _):
+    right = objective._one_chunk
+
+    def one_chunk(*arguments):
+        log_probs, entropies, gradient = right(*arguments)
+        return log_probs, entropies, None if gradient is None else gradient * 1.01
+
+    monkeypatch.setattr(objective, "_one_chunk", one_chunk)
+
+
+def means_of_means(monkeypatch, _):
+    """Each batch divided by its own targets."""
+    right = Policy.score
+
+    def score(self, batch, *others, **options):
+        scores = right(self, batch, *others, **options)
+        return replace(scores, total=scores.total / len(batch.sources) * 100)
+
+    monkeypatch.setattr(Policy, "score", score)
+
+
+def a_rank_that_forgets_rows(monkeypatch, tmp_path):
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "if os.environ.get('RANK') == '1':\n"
+        "    import tutelage.packing as packing\n"
+        "    right = packing.step_batches\n"
+        "    from dataclasses import replace\n"
+        "    packing.step_batches = lambda *a: [replace(b, weights=b.weights * 0) for b in right(*a)]\n"
+    )
+    paths = [str(tmp_path / "site"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+
+
+def bfloat16_far_off(monkeypatch, _):
+    right = Policy.score
+
+    def score(self, batch, *others, **options):
+        scores = right(self, batch, *others, **options)
+        return replace(scores, log_probs=scores.log_probs - 0.2) if self.precision == "bf16-mixed" else scores
+
+    monkeypatch.setattr(Policy, "score", score)
+
+
+def moments_that_are_forgotten(monkeypatch, _):
+    from tutelage import course
+
+    right = course.checkpoint.load
+
+    def load(path, model, optimizer, world):
+        step = right(path, model, optimizer, world)
+        for state in optimizer.state.values():
+            state["exp_avg"].zero_()
+        return step
+
+    monkeypatch.setattr(course.checkpoint, "load", load)
+
+
+def an_engine_with_stale_weights(monkeypatch, _):
+    monkeypatch.setenv("STAND_IN", "stale")
+
+
+def generation_that_ends_elsewhere(monkeypatch, _):
+    monkeypatch.setattr(native, "end_token_ids", lambda tokenizer, configured: {5})
+
+
+FAULTS = [
+    ("token ids round-trip, and are validation's", other_ids_in_validation, "other ids"),
+    ("token ids round-trip, and are validation's", responses_that_read_back_otherwise, "read back as another text"),
+    ("every row teaches the end token", masked_where_padding_would_be, "0 times"),
+    ("the loss is on the response alone", loss_on_the_prompt, "not its response"),
+    ("grader self-test", everything_is_right, "should be wrong"),
+    ("grader self-test", nothing_equals_itself, "should be right"),
+    ("packed = unpacked", rows_that_see_each_other, "nats"),
+    ("fused = plain objective", a_gradient_that_is_too_large, "gradients differ by 1.0e-02"),
+    ("1×8 = 8×1", means_of_means, "gradients differ"),
+    ("two ranks = one", a_rank_that_forgets_rows, "gradients differ"),
+    ("bfloat16 is near float32", bfloat16_far_off, "0.2 nats on average"),
+    ("resumed = uninterrupted", moments_that_are_forgotten, "weights differ"),
+    ("native = vLLM", an_engine_with_stale_weights, "nats"),
+    ("generation stops at the end token", generation_that_ends_elsewhere, "was let go on"),
+]
+
+
+@pytest.mark.parametrize(("name", "fault", "figures"), FAULTS, ids=[fault.__name__ for _, fault, _ in FAULTS])
+def test_a_planted_fault_is_named(make_config, monkeypatch, tmp_path, stand_in, name, fault, figures):
+    only(monkeypatch, name)
+    config = make_config(model__precision="bf16-mixed", eval__backend="vllm")
+    fault(monkeypatch, tmp_path)
+    (result,) = check.check(config)
+    assert (result.name, result.verdict) == (name, "failed"), result
+    assert figures in result.figures
+
+
+def test_every_property_has_a_planted_fault():
+    assert {name for name, _, _ in FAULTS} == set(check.PROPERTIES)
+
+
+def test_rows_that_are_all_cut_never_teach_the_end_token(make_config, monkeypatch):
+    only(monkeypatch, "every row teaches the end token")
+    assert failed(make_config(data__max_length=71, data__truncate="tail"))
+
+
+def test_what_breaks_while_it_is_tried_has_failed(make_config, monkeypatch):
+    def broken(_):
+        raise ValueError("no kernel for this\nand more")
+
+    monkeypatch.setattr(check, "PROPERTIES", {"packed = unpacked": broken})
+    (result,) = check.check(make_config())
+    assert result.verdict == "failed" and result.figures == "ValueError: no kernel for this"
+
+
+def test_the_command_prints_json_and_exits_with_1_where_something_failed(make_config, monkeypatch, tmp_path, capsys):
+    from tutelage.config import to_toml
+
+    (tmp_path / "config.toml").write_text(to_toml(make_config()))
+    only(monkeypatch, "grader self-test", "the loss is on the response alone")
+    assert main(["check", str(tmp_path / "config.toml"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["failed"] == 0 and [line["verdict"] for line in told["properties"]] == ["proven", "proven"]
+    everything_is_right(monkeypatch, tmp_path)
+    assert main(["check", str(tmp_path / "config.toml")]) == 1
+    assert "1 of 2 failed: grader self-test" in capsys.readouterr().out
+
+
+def test_distances_of_gradients():
+    a, b = torch.tensor([3.0, 4.0]), torch.tensor([3.0, 4.5])
+    assert subject.distance(a, a) == 0 and subject.distance(b, a) == pytest.approx(0.1)
+    assert subject.distance(a[:1], a) == float("inf")
+    assert computing.SHARE < 1e-3 and running.STEPS > running.SAVED_AFTER
