@@ -74,11 +74,13 @@ def test_a_hub_name_is_loaded_by_datasets(monkeypatch):
 
     seen = {}
 
-    def fake(name, config, split):
-        seen.update(name=name, config=config, split=split)
+    def fake(name, config, split, revision):
+        seen.update(name=name, config=config, split=split, revision=revision)
         return datasets.Dataset.from_list(ROWS)
 
     monkeypatch.setattr(datasets, "load_dataset", fake)
     rows = read_rows("openai/gsm8k", "test", "main")
-    assert seen == {"name": "openai/gsm8k", "config": "main", "split": "test"}
+    assert seen == {"name": "openai/gsm8k", "config": "main", "split": "test", "revision": None}
+    read_rows("openai/gsm8k@e53f048", "test", "main")
+    assert seen == {"name": "openai/gsm8k", "config": "main", "split": "test", "revision": "e53f048"}
     assert [row.value for row in rows] == ROWS and rows[0].source == "openai/gsm8k/test:1"

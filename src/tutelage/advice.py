@@ -19,6 +19,7 @@ from tutelage.errors import InputError
 from tutelage.forecast import generation_seconds, response_tokens, rows_asked
 from tutelage.memory import HEADROOM, Load
 from tutelage.model import device_for, for_device, has_bfloat16, load_tokenizer, outline
+from tutelage.packing import Batch
 from tutelage.plan import USUAL_SHARE
 from tutelage.policy import Policy, Recomputation
 from tutelage.prepare import Prepared, panel_size, prepare
@@ -28,8 +29,8 @@ from tutelage.tokens import TokenizedExample
 from tutelage.trace import traced_bytes
 from tutelage.world import ALONE
 
-LOOKED_AT = 16
-"""Optimizer steps whose packs are laid out for a plan."""
+LOOKED_AT, TOKENS_LOOKED_AT = 16, 100_000
+"""Optimizer steps whose packs are laid out for a plan, and tokens of them; one step at least."""
 KINDS: tuple[Recomputation, ...] = ("none", "selective", "full")
 AGAIN = {"none": 1.0, "selective": 1.06, "full": 4 / 3}
 """Operations of a step with what is computed again, beside those without."""
@@ -97,7 +98,7 @@ class Planner:
         self.config, self.prepared, self.tokenizer, self.device = config, prepared, tokenizer, device
         self.ranks, self.second = max(1, gpus - 1), gpus > 1  # the last GPU is vLLM's
         self._policies: dict[str, Policy] = {}
-        self._loads: dict[tuple[str, int], tuple[Load, float, float, int]] = {}
+        self._laid_out: dict[int, list[tuple[list[TokenizedExample], list[Batch]]]] = {}
 
     def policy(self, config: Config) -> Policy:
         model = config.model
@@ -110,25 +111,36 @@ class Planner:
         """(load, operations, tokens, steps) of the run in packs, from the first of its steps."""
         policy = self.policy(config)
         course = Course(self.prepared, config, policy, pair_cost(policy))
-        key = (repr((config.model.precision, config.model.lora)), course.budget)
-        if key not in self._loads:
-            steps = [course.at(step) for step in range(min(course.total, course.epoch, LOOKED_AT))]
-            share = course.total / len(steps)
-            operations = share * sum(step_flops(policy, batch) for _, batches in steps for batch in batches)
-            tokens = share * sum(len(example) for examples, _ in steps for example in examples)
-            self._loads[key] = Load.of([batches for _, batches in steps]), operations, tokens, course.total
-        return self._loads[key]
+        if course.budget not in self._laid_out:  # how rows are laid out does not depend on the way of training
+            size = max(1, sum(map(len, course.examples(0))))
+            count = min(course.total, course.epoch, LOOKED_AT, max(1, TOKENS_LOOKED_AT // size))
+            self._laid_out[course.budget] = [course.at(step) for step in range(count)]
+        steps = self._laid_out[course.budget]
+        share = course.total / len(steps)
+        operations = share * sum(step_flops(policy, batch) for _, batches in steps for batch in batches)
+        tokens = share * sum(len(example) for examples, _ in steps for example in examples)
+        return Load.of([batches for _, batches in steps]), operations, tokens, course.total
 
-    def option(self, changes: dict[str, Any], kind: Recomputation, trace: bool = False) -> Option:
-        """What the settings with some changes need and take."""
+    def option(self, changes: dict[str, Any], kind: Recomputation, trace: bool = False, may_change: bool = True) -> Option:
+        """What the settings with some changes need and take.
+
+        Args:
+            may_change: whether fewer rows may be generated together where all of them do not fit.
+        """
         config = replaced(self.config, changes)
         policy = self.policy(config)
         load, operations, tokens, steps = self._course(config)
         training = traced_bytes(config, load, kind) if trace else memory.training_bytes(policy, config, load, kind)
         if self.ranks > 1:
             training = _shared(training, policy, self.ranks)
-        backend, evaluation = self._evaluation(policy, config, training)
         allowed = HEADROOM * self.device.memory
+        backend, evaluation = self._evaluation(policy, config, training)
+        rows = config.eval.batch_size
+        while may_change and backend == "native" and rows > 1 and sum(evaluation.values()) > allowed:
+            rows //= 2
+            changes = {**changes, "eval.batch_size": rows}
+            config = replaced(self.config, changes)
+            backend, evaluation = self._evaluation(policy, config, training)
         fits = max(sum(training.values()), sum(evaluation.values())) <= allowed
         rate = self.device.product_rate(policy.compute_dtype)
         if rate is None or self.device.reads is None:
@@ -174,12 +186,12 @@ class Planner:
         """The settings as they are; of "auto" recomputation, the first kind that fits."""
         wanted = self.config.model.activation_checkpointing
         kinds = KINDS if wanted == "auto" else (wanted,)
-        options = [self.option({}, kind) for kind in kinds]
+        options = [self.option({}, kind, may_change=False) for kind in kinds]
         return next((option for option in options if option.fits), options[-1])
 
     def traced(self, option: Option) -> Option:
         """An option whose memory of training is traced rather than reckoned."""
-        return self.option(option.changes, option.kind, trace=True)
+        return self.option(option.changes, option.kind, trace=True, may_change=False)
 
     def best(self, changes: dict[str, Any]) -> Option:
         """The fastest of the sizes of packs and kinds of recomputation that fit; else the one that needs least."""
@@ -348,7 +360,10 @@ def _of_evaluation(planner: Planner, config: Config, proposal: Option) -> dict[s
     why = "as configured" if config.eval.backend == "native" else "vLLM does not fit beside the weights"
     if planner.device.kind == "cpu" and config.eval.backend != "native":
         why = "the training model itself; vLLM is for GPUs, or for a CPU with memory and cores to spare"
-    return {"eval.backend": ("native", f"{why}; {gb(sum(proposal.evaluation.values()))}")}
+    reasons: dict[str, tuple[Any, str]] = {"eval.backend": ("native", f"{why}; {gb(sum(proposal.evaluation.values()))}")}
+    if "eval.batch_size" in proposal.changes:
+        reasons["eval.batch_size"] = (config.eval.batch_size, "more responses at a time would not fit beside the moments")
+    return reasons
 
 
 def gb(size: float) -> str:

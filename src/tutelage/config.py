@@ -31,7 +31,7 @@ class Section(BaseModel):
 
 class ModelConfig(Section):
     id: str = "smollm2"
-    """A Hugging Face directory or hub name; "smollm2" is the embedded SmolLM2-135M-Instruct."""
+    """A Hugging Face directory or hub name, which "name@revision" pins; "smollm2" is the embedded SmolLM2-135M-Instruct."""
     device: str = "auto"
     """Where the policy trains: "auto" (the first GPU, else the CPU), "cpu", "cuda", "cuda:1", …"""
     precision: Literal["bf16-mixed", "bf16-sr", "fp32"] = "bf16-mixed"
@@ -75,7 +75,8 @@ class ModelConfig(Section):
 
 class DataConfig(Section):
     train: str = "arithmetic"
-    """Training rows: a JSONL, JSON or Parquet file, a directory of such shards, a hub name ("openai/gsm8k"), or "arithmetic" (built in)."""
+    """Training rows: a JSONL, JSON or Parquet file, a directory of such shards, a hub name ("openai/gsm8k", or pinned:
+    "openai/gsm8k@REVISION"), or "arithmetic" (built in)."""
     train_split: str = "train"
     """The split to take when `train` is a hub name."""
     validation: str | None = None

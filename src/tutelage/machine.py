@@ -25,6 +25,8 @@ def prepare_process() -> None:
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # nobody is told what runs here
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_directory() / "inductor"))  # what was compiled once, stays
     if sys.platform == "linux" and not any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none

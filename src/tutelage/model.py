@@ -70,9 +70,9 @@ def load_tokenizer(model_id: str) -> Any:
     from transformers import AutoTokenizer
 
     console.quiet_libraries()
-    path = resolve(model_id)
+    path = resolve(model_id, weights=False)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except Exception as error:  # transformers raises OSError, ValueError, KeyError … for a bad or missing tokenizer
         raise _cannot_load("tokenizer", model_id, error) from None
     Stops.of(tokenizer)
@@ -142,7 +142,7 @@ def outline(config: ModelConfig, tokenizer: Any, device: torch.device) -> Policy
 
     console.quiet_libraries()
     try:
-        model = _without_memory(AutoConfig.from_pretrained(resolve(config.id, weights=False)), _dtype(config))
+        model = _without_memory(AutoConfig.from_pretrained(resolve(config.id, weights=False), trust_remote_code=False), _dtype(config))
     except InputError:
         raise
     except Exception as error:
@@ -170,8 +170,9 @@ def _pretrained(config: ModelConfig, tokenizer: Any) -> Any:
 
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
-            resolve(config.id), dtype=_dtype(config), output_loading_info=True, use_safetensors=True
-        )
+            resolve(config.id), dtype=_dtype(config), output_loading_info=True,
+            use_safetensors=True, trust_remote_code=False,
+        )  # fmt: skip
     except Exception as error:
         raise _cannot_load("model", config.id, error) from None
     lost = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))

@@ -85,6 +85,10 @@ def build_text_pairs(example: dict[str, Any]) -> dict[str, Any]:
         if message["role"] in ("user", "assistant") and message["role"] in by_role:
             raise BadRow(f"messages has more than one {message['role']} turn; only single-turn rows are supported")
         by_role[message["role"]] = message
+    if any(message["role"] == "system" and message.get("content") for message in messages):
+        raise BadRow(
+            "messages has a system turn, which would be lost: put its text into a prompt template (data.prompt) and leave the turn out"
+        )
     user, assistant = by_role.get("user"), by_role.get("assistant", {})
     if user is None:
         raise BadRow("messages has no user turn")

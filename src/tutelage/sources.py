@@ -129,8 +129,9 @@ def _object(source: str, value: Any) -> Row:
 def _read_hub(name: str, split: str, config: str | None) -> Iterator[Row]:
     import datasets
 
+    repository, _, revision = name.partition("@")
     try:
-        loaded = datasets.load_dataset(name, config, split=split)
+        loaded = datasets.load_dataset(repository, config, split=split, revision=revision or None)
     except Exception as error:  # the hub's errors have no common base
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(

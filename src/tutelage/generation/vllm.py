@@ -74,6 +74,7 @@ class VllmEngine:
         sleeps: bool = False,
     ) -> None:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # this is the process
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         options: dict[str, Any] = {"gpu_memory_utilization": gpu_memory_utilization, "enable_sleep_mode": sleeps}
         if device == "cpu":
             os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # else it takes cores for itself that the trainer computes on
@@ -84,7 +85,8 @@ class VllmEngine:
         from vllm import LLM
 
         self.llm: Any = LLM(
-            model=model, seed=seed, dtype=dtype, max_model_len=max_model_len, enable_prefix_caching=True, **options
+            model=model, seed=seed, dtype=dtype, max_model_len=max_model_len, enable_prefix_caching=True,
+            load_format="safetensors", trust_remote_code=False, **options,
         )  # fmt: skip
         self.tokenizer: Any = self.llm.get_tokenizer()
         self.ends = end_token_ids(

@@ -1,0 +1,178 @@
+"""`tutelage plan`: what fits, what is proposed, and why."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+
+import pytest
+import torch
+
+from tutelage import advice, devices, memory
+from tutelage.advice import advise, fragment, planned
+from tutelage.cli import main
+from tutelage.config import load_config, parse_config
+from tutelage.devices import GIB, Device, device_named
+from tutelage.errors import InputError
+
+QWEN = {
+    "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28,
+    "num_attention_heads": 12, "num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True, "max_position_embeddings": 4096,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory) -> str:
+    """Qwen2.5-Math-1.5B's configuration, and nothing else of it."""
+    directory = tmp_path_factory.mktemp("qwen")
+    (directory / "config.json").write_text(json.dumps(QWEN))
+    return str(directory)
+
+
+@pytest.fixture(autouse=True)
+def made_once(monkeypatch):
+    """A model of shapes takes a second to make: the same ones serve all tests."""
+    right = advice.outline
+
+    def outline(model, tokenizer, device):
+        key = repr((model, tokenizer is None, device))
+        if key not in MADE:
+            MADE[key] = right(model, tokenizer, device)
+        return MADE[key]
+
+    monkeypatch.setattr(advice, "outline", outline)
+
+
+MADE: dict[str, object] = {}
+
+
+def config_of(qwen, **settings):
+    return parse_config({"model": {"id": qwen, **settings.pop("model", {})}, **settings})
+
+
+def test_the_model_of_the_mission_on_a_24_gb_card_is_what_the_recipe_says(qwen):
+    recipe = load_config("recipes/math-24gb.toml", [f"--model.id={qwen}"])
+    found = advise(config_of(qwen, train={"grad_accum": 16}), "a10g", length=4096)
+    assert not found.given.fits and found.proposal.fits
+    for dotted, (value, _) in found.reasons.items():
+        section, _, key = dotted.partition(".")
+        assert getattr(getattr(recipe, section), key) == value, dotted
+    as_recipe = advise(recipe, "a10g", length=4096)
+    assert as_recipe.given.fits and as_recipe.given.peak == pytest.approx(found.proposal.peak, rel=0.01)
+
+
+def test_a_larger_card_keeps_float32_masters_and_computes_less_again(qwen):
+    found = advise(config_of(qwen), "h100", length=2048)
+    settings = {key: value for key, (value, _) in found.reasons.items()}
+    assert settings["model.precision"] == "bf16-mixed" and settings["model.activation_checkpointing"] == "none"
+    assert found.proposal.tokens_per_second > advise(config_of(qwen), "a10g", length=2048).proposal.tokens_per_second
+
+
+def test_where_no_way_to_train_all_weights_fits_adapters_are_proposed(qwen):
+    found = advise(config_of(qwen), "8", length=1024)
+    assert found.reasons["model.lora"][0] == "lora" and "needs" in found.reasons["model.lora"][1]
+    assert found.proposal.seconds is None and found.proposal.tokens_per_second is None  # nothing is known of its speed
+    assert advise(config_of(qwen), "2", length=1024).proposal is None
+
+
+def test_with_a_second_card_vllm_has_it_and_holds_nothing_up(qwen):
+    found = advise(config_of(qwen), "a10g", gpus=2, length=2048)
+    assert found.proposal.backend == "second card" and found.proposal.seconds[1] == 0
+    assert found.reasons["eval.device"][0] == "cuda:1"
+    several = advise(config_of(qwen), "a10g", gpus=5, length=2048)
+    assert several.given.training["moments"] == pytest.approx(found.given.training["moments"] / 4)
+    assert several.reasons["eval.device"][0] == "cuda:4"
+
+
+def test_evaluation_that_the_configuration_names_stays(qwen):
+    found = advise(config_of(qwen, eval={"backend": "native"}), "h100", gpus=2, length=1024)
+    assert found.proposal.backend == "native" and found.reasons["eval.backend"][0] == "native"
+
+
+def test_the_proposal_is_the_fastest_that_fits_of_its_way(qwen):
+    found = advise(config_of(qwen), "a100-40", length=2048)
+    planner = advice.Planner(found.config, found.prepared, None, found.device, 1)
+    for kind in advice.KINDS:
+        for budget in (2048, 4096, 8192):
+            other = planner.option({**found.proposal.changes, "train.pack_tokens": budget}, kind)
+            assert not other.fits or sum(other.seconds) >= 0.99 * sum(found.proposal.seconds)
+
+
+def test_time_is_that_of_the_rows_and_memory_that_of_the_largest_pack(make_config):
+    short = advise(make_config(train__num_steps=4), "l4")
+    long = advise(make_config(train__num_steps=8), "l4")
+    assert long.given.seconds[0] == pytest.approx(2 * short.given.seconds[0], rel=0.1)
+    assert long.given.training == short.given.training
+    assert 0 < short.given.load.targets < short.given.load.tokens
+
+
+def test_on_this_cpu_rates_are_measured_and_the_plan_is_in_its_precision(make_config, monkeypatch):
+    monkeypatch.setattr("tutelage.model.has_bfloat16", lambda device: False)
+    found = advise(make_config(model__precision="bf16-mixed"), "cpu")
+    assert found.proposal.backend == "native" and found.reasons["model.precision"][0] == "fp32"
+    assert found.proposal.tokens_per_second > 0
+
+
+def test_a_trace_takes_the_place_of_the_formula(make_config):
+    given, traced = (advise(make_config(), "l4", trace=trace).given for trace in (False, True))
+    assert traced.training["activations"] != given.training["activations"]
+    assert sum(traced.training.values()) == pytest.approx(sum(given.training.values()), rel=0.2)
+
+
+def test_the_fragment_is_toml_with_a_reason_on_each_line_and_the_plan_can_be_trained_by(qwen, tmp_path):
+    found = advise(config_of(qwen, train={"lr": 3e-5}, data={"prompt": "plain"}), "a10g", length=2048)
+    text = fragment(found)
+    settings = tomllib.loads(text)
+    for line in text.splitlines():
+        assert not line or line[0] == "[" or "  # " in line
+    assert settings["model"]["precision"] == "bf16-sr"
+    (tmp_path / "planned.toml").write_text(planned(found))
+    config = load_config(tmp_path / "planned.toml")
+    assert config.train.lr == 3e-5 and config.data.prompt == "plain" and config.model.precision == "bf16-sr"
+    assert config.model.id == qwen
+
+
+def test_the_rows_of_a_step_are_never_changed(qwen):
+    found = advise(config_of(qwen, train={"batch_size": 4, "grad_accum": 2}), "a10g", length=1024)
+    assert not {"train.batch_size", "train.grad_accum"} & set(found.reasons)
+
+
+@pytest.mark.parametrize("name", ["a11g", "0", "-3", "nan", "1e9", "GiB", ""])
+def test_a_device_that_is_not_known_is_refused(name):
+    with pytest.raises(InputError, match="write one of a10g, l4, a100-40, h100, rtx4090, cpu, or the GiB"):
+        device_named(name)
+
+
+def test_devices_have_the_figures_of_their_data_sheets():
+    assert set(devices.KNOWN) == {"a10g", "l4", "a100-40", "h100", "rtx4090"}
+    for device in devices.KNOWN.values():
+        assert isinstance(device, Device) and device.kind == "cuda"
+        assert 20 * GIB < device.memory < 80 * GIB
+        assert device.product_rate(torch.bfloat16) > device.product_rate(torch.float32) > 1e13
+    assert device_named("24GiB").memory == device_named("24").memory == 24 * GIB
+
+
+def test_vllm_needs_what_its_weights_and_cache_need(qwen):
+    from tutelage.model import outline
+
+    policy = outline(config_of(qwen).model, None, torch.device("cuda"))
+    weights = 2 * 1_543_714_304
+    assert memory.engine_bytes(policy, 2048) == pytest.approx(weights + 8 * 2048 * 2 * 28 * 2 * 128 * 2 + memory.ENGINE_OVERHEAD)
+
+
+def test_the_command_prints_json_and_writes_the_plan(qwen, tmp_path, capsys):
+    out = tmp_path / "planned.toml"
+    arguments = ["plan", "--model.id", qwen, "--device", "a10g", "--length", "1024", "--json", "--out", str(out)]
+    assert main(arguments) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["proposal"]["fits"] and told["reasons"]["model.precision"]["value"] == "bf16-sr"
+    assert tomllib.loads(out.read_text())["model"]["precision"] == "bf16-sr"
+    assert main(arguments) == 2 and "exists and is not overwritten" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"), [(["--gpus", "0"], "at least one"), (["--length", "1"], "at least two tokens"), (["--device", "x"], "--device x")]
+)
+def test_bad_arguments_are_one_error(qwen, capsys, arguments, what):
+    assert main(["plan", "--model.id", qwen, "--device", "l4", "--length", "64", *arguments]) == 2
+    assert what in capsys.readouterr().err
