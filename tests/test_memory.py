@@ -71,7 +71,6 @@ def test_the_formula_is_within_minus_5_and_plus_20_percent_of_a_trace_with_adapt
     [
         ((16000, 256, 768, 4), "fp32", "none", "1200,600", 3),
         ((24000, 512, 1376, 8), "fp32", "selective", "500,300", 2),
-        ((24000, 512, 1376, 8), "fp32", "full", "400", 1),
         ((48000, 256, 512, 2), "bf16-mixed", "full", "150", 1),
     ],
 )

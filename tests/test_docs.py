@@ -1,0 +1,154 @@
+"""The documentation: every command in it is run, or, where it needs what is not here, at least read; and the site is built.
+
+Commands run with a tiny model in the place of theirs, and with short responses: ``--section.key`` settings at their end.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tutelage import arithmetic, check
+from tutelage.cli import build_parser, main
+from tutelage.config import load_config
+from tutelage.overrides import split_overrides
+from tutelage.runlog import to_lines
+from tutelage.sweep import sweep
+from tutelage.train import train_one_size
+from tutelage.trials import Design
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"(?:<!-- needs: (\w+) -->\s*\n)?[ ]*```sh\n(.*?)\n[ ]*```", re.DOTALL)
+NEEDS = {"gpu", "hub", "cluster", "install"}
+SMALLER = {
+    name: ["--model.id", "{tiny}", "--model.precision", "fp32", "--data.prompt", "plain", "--eval.max_new_tokens", "8", "--eval.backend", "native"]
+    for name in ("train", "check", "plan", "sweep")
+} | {"eval": ["--eval.max_new_tokens", "8"], "ask": ["--eval.max_new_tokens", "8"]}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Command:
+    page: str
+    needs: str
+    words: tuple[str, ...]
+
+
+def commands_of(path: Path) -> list[Command]:
+    found = []
+    for block in BLOCK.finditer(path.read_text(encoding="utf-8")):
+        for line in block[2].replace("\\\n", " ").splitlines():
+            words = tuple(shlex.split(line, comments=True))
+            if words:
+                found.append(Command(path.relative_to(ROOT).as_posix(), block[1] or "", words))
+    return found
+
+
+COMMANDS = [command for page in PAGES for command in commands_of(page)]
+
+
+def pages_that_run() -> list[str]:
+    return list(dict.fromkeys(command.page for command in COMMANDS if not command.needs))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, tiny_model) -> Path:
+    """What a reader has at hand: recipes, two files, two finished runs, a sweep."""
+    directory = tmp_path_factory.mktemp("reader")
+    shutil.copytree(ROOT / "recipes", directory / "recipes")
+    (directory / "solutions.jsonl").write_text(to_lines(_plainly("train", 40)))
+    (directory / "problems.jsonl").write_text(to_lines(_plainly("validation", 10)))
+    small = ["--model.id", tiny_model, "--model.precision", "fp32", "--model.device", "cpu", "--data.prompt", "plain"]
+    small += ["--data.train", str(directory / "solutions.jsonl"), "--train.batch_size", "4", "--train.grad_accum", "2"]
+    small += ["--eval.backend", "native", "--eval.max_new_tokens", "8", "--eval.examples", "4", "--train.num_steps", "3"]
+    for name in ("first", "second"):
+        train_one_size(load_config(None, [*small, "--run.dir", str(directory / "runs" / name)]))
+    sweep(load_config(None, small), Design((8,), ("raw",), 1, equal="steps"), directory / "runs" / "sweep")
+    return directory
+
+
+def _plainly(part, count):
+    for row in arithmetic.rows(part, count):
+        user, assistant = row["messages"]
+        yield {"prompt": user["content"], "response": assistant["content"], "reference": user["info"]["reference_answer"]}
+
+
+@pytest.mark.parametrize("page", pages_that_run())
+def test_every_command_of_a_page_runs(page, place, tiny_model, tmp_path, monkeypatch, capsys):
+    shutil.copytree(place, tmp_path, dirs_exist_ok=True)
+    for file in tmp_path.glob("runs/**/config.toml"):
+        file.write_text(file.read_text().replace(str(place), str(tmp_path)))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(check.PROPERTIES, "two ranks = one")  # two processes more for each `check`; test_check.py starts them
+    for command in (command for command in COMMANDS if command.page == page and not command.needs):
+        assert command.words[0] == "tutelage", f"{page}: {' '.join(command.words)}: mark what it needs (<!-- needs: … -->)"
+        own = command.words[1:]
+        before = COMMANDS.index(next(other for other in COMMANDS if other.words == command.words and not other.needs))
+        if COMMANDS[before].page != page and "mine.toml" not in own:
+            continue  # run with another page
+        smaller = [word.replace("{tiny}", tiny_model) for word in SMALLER.get(own[0], [])]
+        if "runs/first/config.toml" in own:
+            smaller = []  # a replay is of the run as it was
+        assert main([*own, *smaller]) == 0, f"{' '.join(command.words)}\n{capsys.readouterr()}"
+        capsys.readouterr()
+
+
+def test_commands_that_cannot_run_here_are_read_by_the_parser():
+    """Their arguments and settings exist."""
+    seen = 0
+    for command in COMMANDS:
+        assert command.needs in NEEDS | {""}, f"{command.page}: {command.needs}"
+        words = list(command.words)
+        for start in (["tutelage"], ["-m", "tutelage"], [".venv/bin/tutelage"]):
+            if words[: len(start)] == start:
+                words = words[len(start) :]
+                break
+        else:
+            if "tutelage" not in words or words[0] == "pip":
+                continue
+            words = words[words.index("tutelage") + 1 :]
+        others, overrides = split_overrides(words)
+        arguments = build_parser().parse_args(others)
+        assert arguments.command
+        load_config(None, overrides)
+        config = getattr(arguments, "config", None)
+        if config and config.startswith("recipes/"):
+            load_config(ROOT / config, overrides)
+        seen += 1
+    assert seen > 50
+
+
+def test_recipes_that_are_named_are_there():
+    for page in PAGES:
+        for name in re.findall(r"recipes/[\w.-]+\.(?:toml|sbatch|yaml)", page.read_text(encoding="utf-8")):
+            assert (ROOT / name).is_file(), f"{page.name} names {name}"
+
+
+def test_tests_and_scripts_that_are_named_are_there():
+    known = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py"))
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for name in re.findall(r"(?:tests|bench)/[\w/]+\.py", text):
+            assert (ROOT / name).is_file(), f"{page.name} names {name}"
+        for name in re.findall(r"`(?:test_\w+\.py::)?(test_\w+)`", text):
+            assert f"def {name}(" in known or (ROOT / "tests" / f"{name}.py").is_file(), f"{page.name} names {name}"
+
+
+def test_the_site_is_built_without_a_warning(tmp_path):
+    pytest.importorskip("material", reason="mkdocs-material is not installed (pip install -e '.[docs]')")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    reference = (tmp_path / "site" / "reference" / "configuration.html").read_text()
+    assert "on_oom" in reference and "Peak learning rate" in reference
+    commands = (tmp_path / "site" / "reference" / "commands.html").read_text()
+    assert "--max-loss" not in commands and "--gpus-per-trial" in commands
