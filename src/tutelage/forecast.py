@@ -96,15 +96,15 @@ def _memory(policy: Policy, config: Config, load: Load) -> float:
     return next((size for size in needed if size <= free), needed[-1])
 
 
-def show(trials: Sequence[Any], pools: Mapping[str, Pool], models: int) -> None:
-    """Print every trial of a sweep with what it is reckoned to take; finished ones with what they took.
+def show(trials: Sequence[Any], pools: Mapping[str, Pool], models: int) -> list[dict[str, Any]]:
+    """Print every trial of a sweep with what it is reckoned to take; finished ones with what they took. The same for `--json`.
 
     Once trials are finished, others of the same model and problems are reckoned to be as fast.
 
     Args:
         models: how many trained models will be on the disk at the same time.
     """
-    rows, total, size = [], 0.0, 0.0
+    rows, told, total, size = [], [], 0.0, 0.0
     evaluated: set[str] = set()
     on_device: dict[str, ModelConfig] = {}  # a CPU without bfloat16 is told of once
     for model in (trial.config.model for trial in trials):
@@ -118,6 +118,7 @@ def show(trials: Sequence[Any], pools: Mapping[str, Pool], models: int) -> None:
         if trial.name in finished:
             took = sum(line["seconds"] for line in finished[trial.name].steps)
             rows.append((*shape, f"took {console.duration(took)}", "", "finished"))
+            told.append({"trial": trial.name, "finished": True, "training_seconds": took})
             continue
         config = trial.config.model_copy(update={"model": on_device[repr(trial.config.model)]})
         expected = forecast(config, prepared, pools[trial.group].tokenizer, trial.group not in evaluated)
@@ -127,6 +128,9 @@ def show(trials: Sequence[Any], pools: Mapping[str, Pool], models: int) -> None:
         total, size = total + expected.training + expected.evaluation, max(size, expected.model)
         times = console.duration(expected.training), console.duration(expected.evaluation)
         rows.append((*shape, *times, f"{expected.memory / 1e9:.1f} GB"))
+        reckoned = {"training_seconds": expected.training, "evaluation_seconds": expected.evaluation, "peak_bytes": expected.memory}
+        size_of = {"rows": len(prepared.train), "steps": trial.steps, "tokens": trial.tokens}
+        told.append({"trial": trial.name, "finished": False, **size_of, **reckoned})
     console.table("Trials", ("trial", "rows", "steps", "tokens", "training", "evaluation", "memory"), rows)
     how = (
         "as fast as finished trials were"
@@ -135,6 +139,7 @@ def show(trials: Sequence[Any], pools: Mapping[str, Pool], models: int) -> None:
         " trial's evaluation includes that of the untouched model"
     )
     console.say(f"About {console.duration(total)} of one device, and {models} models of {size / 1e9:.1f} GB on the disk ({how}).")
+    return told
 
 
 def _pace(finished: Sequence[Any]) -> tuple[float, float] | None:

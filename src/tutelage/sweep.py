@@ -73,7 +73,7 @@ def sweep(
     workers: int | None = None,
     gpus_per_trial: int = 1,
     models: Models = "all",
-    dry_run: bool = False,
+    on_dry_run: Callable[[list[dict[str, Any]]], None] | None = None,
 ) -> Path:
     """Run what of a sweep has not finished yet, and write its table and page.
 
@@ -81,7 +81,7 @@ def sweep(
         where: as `fanout.run_map`.
         workers: trials at the same time on this machine; None: as many as its GPUs allow, else one.
         models: which trials' trained models stay on the disk: all, the best one's, or none.
-        dry_run: print every trial with its predicted time and memory, and train nothing.
+        on_dry_run: where given, train nothing, but print every trial with its predicted time and memory, and hand that over.
 
     Raises:
         InputError: the design, the configuration or the data are wrong, or the directory holds something else.
@@ -97,8 +97,8 @@ def sweep(
     _refuse_what_is_no_sweep(directory)
     plan = lay_out(config, design, directory)
     _refuse_other_trials(plan, directory)
-    if dry_run:
-        forecast.show(list(plan.trials.values()), plan.pools, len(_unfinished(plan)) if models == "all" else 1)
+    if on_dry_run is not None:
+        on_dry_run(forecast.show(list(plan.trials.values()), plan.pools, len(_unfinished(plan)) if models == "all" else 1))
         return directory
     devices = _devices(gpus_per_trial) if where == "local" else []
     at_once = workers or max(1, len(devices))
