@@ -8,7 +8,7 @@ import tomllib
 import pytest
 import torch
 
-from tutelage import advice, devices, memory
+from tutelage import devices, memory, planner
 from tutelage.advice import advise, fragment, planned
 from tutelage.cli import main
 from tutelage.config import load_config, parse_config
@@ -32,7 +32,7 @@ def qwen(tmp_path_factory) -> str:
 @pytest.fixture(autouse=True)
 def made_once(monkeypatch):
     """A model of shapes takes a second to make: the same ones serve all tests."""
-    right = advice.outline
+    right = planner.outline
 
     def outline(model, tokenizer, device):
         key = repr((model, tokenizer is None, device))
@@ -40,7 +40,7 @@ def made_once(monkeypatch):
             MADE[key] = right(model, tokenizer, device)
         return MADE[key]
 
-    monkeypatch.setattr(advice, "outline", outline)
+    monkeypatch.setattr(planner, "outline", outline)
 
 
 MADE: dict[str, object] = {}
@@ -91,10 +91,10 @@ def test_evaluation_that_the_configuration_names_stays(qwen):
 
 def test_the_proposal_is_the_fastest_that_fits_of_its_way(qwen):
     found = advise(config_of(qwen), "a100-40", length=2048)
-    planner = advice.Planner(found.config, found.prepared, None, found.device, 1)
-    for kind in advice.KINDS:
+    plans = planner.Planner(found.config, found.prepared, None, found.device, 1)
+    for kind in planner.KINDS:
         for budget in (2048, 4096, 8192):
-            other = planner.option({**found.proposal.changes, "train.pack_tokens": budget}, kind)
+            other = plans.option({**found.proposal.changes, "train.pack_tokens": budget}, kind)
             assert not other.fits or sum(other.seconds) >= 0.99 * sum(found.proposal.seconds)
 
 

@@ -32,7 +32,8 @@ LEVELS = [
     {"placement", "show", "course"},
     {"live", "oom"},
     {"train", "filtering", "inference", "export", "replay", "forecast"},
-    {"demo", "sweep", "advice", "check"},
+    {"demo", "sweep", "planner", "check"},
+    {"advice"},
     {"commands"},
     {"cli"},
 ]

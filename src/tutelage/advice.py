@@ -1,8 +1,8 @@
-"""``tutelage plan``: will it fit, how long will it take, and what to change: reckoned from shapes and from the lengths of the rows."""
+"""``tutelage plan``: will it fit, how long will it take, and what to change, each with its reason."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,67 +10,18 @@ from typing import Any
 import tomli_w
 import torch
 
-from tutelage import console, memory
+from tutelage import console
 from tutelage.config import Config, replaced
-from tutelage.course import Course
-from tutelage.data import Example, Ledger
 from tutelage.devices import GIB, Device, device_named, this_machine
 from tutelage.errors import InputError
-from tutelage.forecast import generation_seconds, response_tokens, rows_asked
-from tutelage.memory import HEADROOM, Load
-from tutelage.model import device_for, for_device, has_bfloat16, load_tokenizer, outline
-from tutelage.packing import Batch
-from tutelage.plan import USUAL_SHARE
-from tutelage.policy import Policy, Recomputation
-from tutelage.prepare import Prepared, panel_size, prepare
+from tutelage.memory import HEADROOM
+from tutelage.model import device_for, for_device, has_bfloat16, load_tokenizer
+from tutelage.planner import AGAIN, KINDS, Option, Planner, imagined, way_of, ways
+from tutelage.prepare import Prepared, prepare
 from tutelage.runlog import write_text
-from tutelage.speed import pair_cost, step_flops
-from tutelage.tokens import TokenizedExample
-from tutelage.trace import traced_bytes
 from tutelage.world import ALONE
 
-LOOKED_AT, TOKENS_LOOKED_AT = 16, 100_000
-"""Optimizer steps whose packs are laid out for a plan, and tokens of them; one step at least."""
-KINDS: tuple[Recomputation, ...] = ("none", "selective", "full")
-AGAIN = {"none": 1.0, "selective": 1.06, "full": 4 / 3}
-"""Operations of a step with what is computed again, beside those without."""
-HALF_FILLED = 512
-"""Tokens of a batch at which a GPU is reckoned to be used by half of what larger ones reach."""
-IMAGINED_ROWS, IMAGINED_PROBLEMS = 1000, 500
-"""What is planned for where rows of a given length stand for the data."""
-TOGETHER_IN_VLLM = 256
-"""Responses that vLLM is reckoned to generate at the same time."""
-
-PARTS = ("weights", "copies", "gradients", "moments", "activations")
-
-
-@dataclass(frozen=True)
-class Option:
-    """Settings of a run on a device, and what they are reckoned to need and to take.
-
-    Attributes:
-        changes: settings that differ from those that were given, by their dotted names.
-        kind: what is computed again.
-        training, evaluation: bytes at the peak, by what they are for.
-        fits: whether both are within what may be used.
-        tokens_per_second: of the rows' own tokens; seconds: of training, and of what evaluations hold it up for. None: the
-            device's speed is not known.
-    """
-
-    changes: dict[str, Any]
-    kind: Recomputation
-    load: Load
-    backend: str
-    training: dict[str, float]
-    evaluation: dict[str, float]
-    fits: bool
-    tokens_per_second: float | None = None
-    seconds: tuple[float, float] | None = None
-
-    @property
-    def peak(self) -> float:
-        """Bytes of the larger of the two."""
-        return max(sum(self.training.values()), sum(self.evaluation.values()))
+PARTS = ("weights", "copies", "gradients", "moments", "activations", "gathered")
 
 
 @dataclass(frozen=True)
@@ -91,159 +42,12 @@ class Advice:
     others: list[Option]
 
 
-class Planner:
-    """Reckons options for one device, model and data; models of shapes and packs are made once for each."""
-
-    def __init__(self, config: Config, prepared: Prepared, tokenizer: Any, device: Device, gpus: int) -> None:
-        self.config, self.prepared, self.tokenizer, self.device = config, prepared, tokenizer, device
-        self.ranks, self.second = max(1, gpus - 1), gpus > 1  # the last GPU is vLLM's
-        self._policies: dict[str, Policy] = {}
-        self._laid_out: dict[int, list[tuple[list[TokenizedExample], list[Batch]]]] = {}
-
-    def policy(self, config: Config) -> Policy:
-        model = config.model
-        key = repr((model.precision, model.lora, model.lora_rank))
-        if key not in self._policies:
-            self._policies[key] = outline(model, self.tokenizer, self.device.torch_device)
-        return self._policies[key]
-
-    def _course(self, config: Config) -> tuple[Load, float, float, int]:
-        """(load, operations, tokens, steps) of the run in packs, from the first of its steps."""
-        policy = self.policy(config)
-        course = Course(self.prepared, config, policy, pair_cost(policy))
-        if course.budget not in self._laid_out:  # how rows are laid out does not depend on the way of training
-            size = max(1, sum(map(len, course.examples(0))))
-            count = min(course.total, course.epoch, LOOKED_AT, max(1, TOKENS_LOOKED_AT // size))
-            self._laid_out[course.budget] = [course.at(step) for step in range(count)]
-        steps = self._laid_out[course.budget]
-        share = course.total / len(steps)
-        operations = share * sum(step_flops(policy, batch) for _, batches in steps for batch in batches)
-        tokens = share * sum(len(example) for examples, _ in steps for example in examples)
-        return Load.of([batches for _, batches in steps]), operations, tokens, course.total
-
-    def option(self, changes: dict[str, Any], kind: Recomputation, trace: bool = False, may_change: bool = True) -> Option:
-        """What the settings with some changes need and take.
-
-        Args:
-            may_change: whether fewer rows may be generated together where all of them do not fit.
-        """
-        config = replaced(self.config, changes)
-        policy = self.policy(config)
-        load, operations, tokens, steps = self._course(config)
-        training = traced_bytes(config, load, kind) if trace else memory.training_bytes(policy, config, load, kind)
-        if self.ranks > 1:
-            training = _shared(training, policy, self.ranks)
-        allowed = HEADROOM * self.device.memory
-        backend, evaluation = self._evaluation(policy, config, training)
-        rows = config.eval.batch_size
-        while may_change and backend == "native" and rows > 1 and sum(evaluation.values()) > allowed:
-            rows //= 2
-            changes = {**changes, "eval.batch_size": rows}
-            config = replaced(self.config, changes)
-            backend, evaluation = self._evaluation(policy, config, training)
-        fits = max(sum(training.values()), sum(evaluation.values())) <= allowed
-        rate = self.device.product_rate(policy.compute_dtype)
-        if rate is None or self.device.reads is None:
-            return Option(changes, kind, load, backend, training, evaluation, fits)
-        filled = load.tokens / (load.tokens + HALF_FILLED) if self.device.kind == "cuda" else 1.0
-        seconds = operations * AGAIN[kind] / (USUAL_SHARE * filled * rate * self.ranks)
-        # the optimizer reads and writes all that it holds, once in a step
-        held = training["weights"] + training["gradients"] + training["moments"]
-        seconds += steps * 2 * held / self.device.reads
-        waiting = self._evaluation_seconds(policy, config, backend, steps, rate)
-        return Option(changes, kind, load, backend, training, evaluation, fits, tokens / seconds, (seconds, waiting))
-
-    def _evaluation(self, policy: Policy, config: Config, training: dict[str, float]) -> tuple[str, dict[str, float]]:
-        """(who generates, bytes at the peak of an evaluation on the device that trains, by what they are for)."""
-        longest = self.prepared.longest_prompt + config.eval.max_new_tokens
-        held = {"weights": training["weights"], "moments": training["moments"]}
-        rows = min(config.eval.batch_size, max(1, self.prepared.panel * config.eval.samples))
-        native = {**held, "generation": memory.native_bytes(policy, rows, self.prepared.longest_prompt, longest)}
-        engine = memory.engine_bytes(policy, longest)
-        allowed = HEADROOM * self.device.memory
-        if config.eval.backend == "native" or (self.device.kind == "cpu" and config.eval.backend == "auto"):
-            return "native", native
-        if self.second and engine <= allowed:
-            return "second card", held
-        waiting = {"weights": training["weights"]} if config.eval.offload_optimizer else held
-        in_turns = {**waiting, "vLLM": engine}
-        if sum(in_turns.values()) <= allowed or config.eval.backend == "vllm":
-            return "in turns", in_turns
-        return "native", native
-
-    def _evaluation_seconds(self, policy: Policy, config: Config, backend: str, steps: int, rate: float) -> float:
-        assert self.device.reads is not None
-        if backend == "second card":
-            return 0.0
-        together = config.eval.batch_size if backend == "native" else TOGETHER_IN_VLLM
-        asked = rows_asked(self.prepared, config.eval, steps)
-        tokens = {step: response_tokens(self.prepared, config.eval) if step else config.eval.max_new_tokens for step in asked}
-        return sum(
-            generation_seconds(policy, rows, tokens[step], together, rate, self.device.reads) for step, rows in asked.items()
-        )
-
-    def as_given(self) -> Option:
-        """The settings as they are; of "auto" recomputation, the first kind that fits."""
-        wanted = self.config.model.activation_checkpointing
-        kinds = KINDS if wanted == "auto" else (wanted,)
-        options = [self.option({}, kind, may_change=False) for kind in kinds]
-        return next((option for option in options if option.fits), options[-1])
-
-    def traced(self, option: Option) -> Option:
-        """An option whose memory of training is traced rather than reckoned."""
-        return self.option(option.changes, option.kind, trace=True, may_change=False)
-
-    def best(self, changes: dict[str, Any]) -> Option:
-        """The fastest of the sizes of packs and kinds of recomputation that fit; else the one that needs least."""
-        longest, rows = self.prepared.max_length, self.config.train.batch_size * self.config.train.grad_accum
-        budgets = [longest * 2**power for power in range(8) if power == 0 or 2**power <= rows]
-        wanted = self.config.model.activation_checkpointing
-        kinds = KINDS if wanted == "auto" else (wanted, "selective", "full")
-        options = [
-            self.option({**changes, "train.pack_tokens": budget}, kind) for budget in budgets for kind in dict.fromkeys(kinds)
-        ]
-        fitting = [option for option in options if option.fits]
-        if not fitting:
-            return min(options, key=lambda option: option.peak)
-        return min(fitting, key=_slowness)
-
-
-def _slowness(option: Option) -> tuple[float, float]:
-    """Less is better: seconds, to within a hundredth; then, or where the speed is not known, what is computed again, then bytes."""
-    if option.seconds is None:
-        return AGAIN[option.kind] - option.load.tokens / (option.load.tokens + HALF_FILLED), option.peak
-    return round(sum(option.seconds), 2 - len(str(int(sum(option.seconds))))), option.peak
-
-
-def _shared(needed: dict[str, float], policy: Policy, ranks: int) -> dict[str, float]:
-    """What each of several ranks needs: its part of the state, and what is whole while it computes (two layers, embedding, head)."""
-    shapes = memory.Shapes.of(policy)
-    state = {name: size if name == "activations" else size / ranks for name, size in needed.items() if name != "copies"}
-    head = (1 if shapes.tied else 2) * shapes.vocabulary * shapes.hidden
-    layer = sum(w.numel() for w in policy.model.parameters()) - head
-    return {**state, "gathered": shapes.width * (head + 2.0 * layer / shapes.depth)}
-
-
-def _ways(config: Config, device: Device, ranks: int) -> Iterator[dict[str, Any]]:
-    """Ways to train, those first that change least of what is learnt: float32 masters, stochastic rounding, 8-bit moments, adapters."""
-    yield {}
-    if config.model.lora != "none":
-        return
-    if device.kind == "cuda":
-        for precision, optimizer in (("bf16-mixed", "adamw"), ("bf16-sr", "adamw"), ("bf16-sr", "adamw-8bit")):
-            if optimizer == "adamw" or ranks == 1:
-                yield {"model.precision": precision, "train.optimizer": optimizer}
-    # an adapter's frozen weights are bfloat16 under bf16-mixed
-    lora = {"model.lora": "lora", "train.optimizer": "adamw"}
-    yield {**lora, "model.precision": "bf16-mixed"} if device.kind == "cuda" else lora
-
-
 def advise(
     config: Config, device_name: str | None = None, gpus: int = 1, length: int | None = None, trace: bool = False
 ) -> Advice:
     """What a run needs and takes on a device, and the settings to use there.
 
-    The proposal is, of the first way of training that fits (`_ways`), the fastest size of packs and kind of recomputation. It
+    The proposal is, of the first way of training that fits (`planner.ways`), the fastest size of packs and kind of recomputation. It
     never changes which rows make up a step.
 
     Args:
@@ -268,7 +72,7 @@ def advise(
     planner = Planner(config, prepared, tokenizer, device, gpus)
     given = planner.as_given()
     best: dict[str, Option] = {}
-    for changes in _ways(config, device, planner.ranks):
+    for changes in ways(config, device, planner.ranks):
         best.setdefault(repr(way_of(replaced(config, changes))), planner.best(changes))
     chosen = next((key for key, option in best.items() if option.fits), None)
     others = [option for key, option in best.items() if key != chosen]
@@ -281,33 +85,9 @@ def advise(
     return Advice(config, prepared, device, given, proposal, reasons, others)
 
 
-def way_of(config: Config) -> tuple[str, str, str]:
-    """(precision, optimizer, adapters) of a configuration."""
-    return config.model.precision, config.train.optimizer, config.model.lora
-
-
 def _here(config: Config) -> Device:
     device = device_for(config.model.device, ALONE)
     return this_machine(device, has_bfloat16(device) and config.model.precision != "fp32")
-
-
-def imagined(config: Config, length: int) -> Prepared:
-    """Rows of a given length, of which no two share anything, in place of data: a fifth of each is the prompt.
-
-    Raises:
-        InputError: too short for a prompt and a response.
-    """
-    if length < 2:
-        raise InputError(f"--length {length}: a row has at least two tokens")
-    prompt = max(1, length // 5)
-    count = config.data.size or IMAGINED_ROWS
-    rows = [TokenizedExample(f"row {number}", (number,) * prompt, (number,) * (length - prompt)) for number in range(count)]
-    problems = [Example("", "", "", f"problem {number}") for number in range(IMAGINED_PROBLEMS)]
-    panel = panel_size(config.eval, len(problems))
-    return Prepared(
-        rows, problems if config.eval.full else problems[:panel], Ledger(row.source for row in rows), [length] * count, length,
-        False, "", panel, prompt,
-    )  # fmt: skip
 
 
 def _reasons(planner: Planner, proposal: Option, others: Sequence[Option]) -> dict[str, tuple[Any, str]]:
@@ -403,7 +183,7 @@ def show(advice: Advice) -> None:
     device, options = advice.device, [("as given", advice.given)]
     if advice.proposal is not None:
         options.append(("proposed", advice.proposal))
-    names = [name for name in (*PARTS, "gathered") if any(name in option.training for _, option in options)]
+    names = [name for name in PARTS if any(name in option.training for _, option in options)]
     allowed = HEADROOM * device.memory
     console.say(
         f"{device.name}: {device.memory / GIB:.1f} GiB of memory, of which {gb(allowed)} are planned with; rows of up to"

@@ -14,7 +14,6 @@ from tutelage import console
 from tutelage.check import computing, running, text
 from tutelage.check.subject import Finding, Subject, make_subject
 from tutelage.config import Config
-from tutelage.errors import InputError
 
 Property = Callable[[Subject], Finding]
 
@@ -89,6 +88,3 @@ def show(results: Sequence[Result]) -> None:
 def as_json(results: Sequence[Result]) -> dict[str, Any]:
     """What `--json` prints."""
     return {"failed": sum(result.verdict == "failed" for result in results), "properties": [asdict(result) for result in results]}
-
-
-__all__ = ["PROPERTIES", "InputError", "Result", "as_json", "check", "show"]

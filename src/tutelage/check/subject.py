@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -70,13 +70,8 @@ def make_subject(config: Config, scratch: Path) -> Subject:
     wide = replaced(config, {"model.precision": "fp32", "model.lora": "none", "train.clip_grad": 1e30})
     with console.progress("loading the model"):
         policy = load_policy(wide.model, tokenizer)
-    return Subject(wide, pool, prepared, rows, policy if config.train.pack else _unpacked(policy), scratch)
-
-
-def _unpacked(policy: Policy) -> Policy:
-    from dataclasses import replace
-
-    return replace(policy, packs=False)
+    policy = replace(policy, packs=policy.packs and config.train.pack)
+    return Subject(wide, pool, prepared, rows, policy, scratch)
 
 
 def sampled_gradient(model: torch.nn.Module, whole: object = None) -> torch.Tensor:
