@@ -103,17 +103,17 @@ def job_train(raw: dict, stand_in: str | None = None, stop_at: int | None = None
         stand_in: how the engine behaves that takes vLLM's place.
         stop_at: before this optimizer step, rank 1 gets a SIGUSR1.
     """
-    from tutelage import train
+    from tutelage import oom, train
     from tutelage.generation import vllm
 
-    original, kept = train.accumulate_gradients, (vllm.FACTORY, vllm._missing)
+    original, kept = oom.accumulate_gradients, (vllm.FACTORY, vllm._missing)
 
     def stopping(policy, examples, batches, config, step, *others, **more):
         if stop_at is not None and step == stop_at - 1 and os.environ["RANK"] == "1":
             os.kill(os.getpid(), signal.SIGUSR1)
         return original(policy, examples, batches, config, step, *others, **more)
 
-    train.accumulate_gradients = stopping
+    oom.accumulate_gradients = stopping
     if stand_in is not None:
         os.environ["STAND_IN"] = stand_in
         vllm.FACTORY, vllm._missing = "stand_in:StandIn", lambda device: ("", "")
@@ -122,7 +122,7 @@ def job_train(raw: dict, stand_in: str | None = None, stop_at: int | None = None
     except train.Preempted as stop:
         return str(stop)
     finally:
-        train.accumulate_gradients = original
+        oom.accumulate_gradients = original
         vllm.FACTORY, vllm._missing = kept
     return ""
 

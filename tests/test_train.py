@@ -169,10 +169,10 @@ def assert_same_run(whole: Path, parts: Path) -> None:
 
 
 def interrupt_at_call(monkeypatch, name: str, call: int, signal_number: int = signal.SIGINT) -> None:
-    """Ctrl-C in the middle of a call of a function in `tutelage.train`."""
-    from tutelage import live, train
+    """Ctrl-C in the middle of a call of a function that training calls."""
+    from tutelage import live, oom, train
 
-    room = live if name == "solve" else train
+    room = {"solve": live, "accumulate_gradients": oom}.get(name, train)
     original, calls = getattr(room, name), []
 
     def interrupting(*arguments, **options):
