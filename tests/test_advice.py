@@ -132,6 +132,38 @@ def test_the_fragment_is_toml_with_a_reason_on_each_line_and_the_plan_can_be_tra
     assert config.model.id == qwen
 
 
+def test_padded_rows_are_planned_as_such(make_config):
+    packed, padded = (advise(make_config(train__pack=pack, train__batch_size=8, train__grad_accum=1), "l4") for pack in (True, False))
+    assert padded.given.load.tokens > packed.given.load.tokens
+    assert "train.pack_tokens" not in padded.reasons
+    assert padded.reasons["train.batch_size"][0] * padded.reasons["train.grad_accum"][0] == 8
+
+
+def test_what_a_model_has_no_positions_for_is_refused(qwen):
+    with pytest.raises(InputError, match="the model has positions for 4096"):
+        advise(config_of(qwen), "a10g", length=5000)
+
+
+def test_a_model_that_cannot_be_traced_is_one_error(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "n_layer": 1}))
+    with pytest.raises(InputError, match="cannot be traced .*leave out --trace"):
+        advise(config_of(str(tmp_path)), "a10g", length=128, trace=True)
+
+
+def test_ranks_are_named_and_are_no_faster_than_a_step_has_batches(qwen, capsys):
+    from tutelage.advice import show
+
+    few, many = (advise(config_of(qwen, eval={"backend": "native"}), "a10g", gpus=gpus, length=1024) for gpus in (4, 16))
+    assert few.ranks == 4 and many.given.tokens_per_second == pytest.approx(few.given.tokens_per_second, rel=0.05)
+    show(few)
+    assert "start it with --launch 4" in " ".join(capsys.readouterr().out.split())
+
+
+def test_where_nothing_fits_the_exit_code_says_so(qwen, capsys):
+    assert main(["plan", "--model.id", qwen, "--device", "0.5", "--length", "64", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["proposal"] is None
+
+
 def test_the_rows_of_a_step_are_never_changed(qwen):
     found = advise(config_of(qwen, train={"batch_size": 4, "grad_accum": 2}), "a10g", length=1024)
     assert not {"train.batch_size", "train.grad_accum"} & set(found.reasons)

@@ -12,6 +12,7 @@ import torch
 from tutelage import attention, check, evaluate, objective, packing
 from tutelage.check import computing, running, subject, text
 from tutelage.cli import main
+from tutelage.errors import InputError
 from tutelage.generation import native, vllm
 from tutelage.policy import Policy
 
@@ -243,6 +244,17 @@ def test_the_command_prints_json_and_exits_with_1_where_something_failed(make_co
     everything_is_right(monkeypatch, tmp_path)
     assert main(["check", str(tmp_path / "config.toml")]) == 1
     assert "1 of 2 failed: grader self-test" in capsys.readouterr().out
+
+
+def test_what_is_not_a_number_is_never_near():
+    nan = torch.tensor([float("nan")])
+    assert not subject.largest_gap([torch.zeros(1), nan], [torch.zeros(1), torch.zeros(1)]) <= 1
+    assert not subject.worst([0.0, float("nan")]) <= 1 and not subject.distance(nan, torch.ones(1)) <= 1
+
+
+def test_positions_that_the_model_does_not_have_are_refused(make_config):
+    with pytest.raises(InputError, match="the model has positions for 512"):
+        check.check(make_config(data__max_length=600))
 
 
 def test_distances_of_gradients():

@@ -11,6 +11,7 @@ import pytest
 from tutelage import init
 from tutelage.cli import main
 from tutelage.config import describe, load_config
+from tutelage.errors import InputError
 from tutelage.prepare import prepare
 
 SOLVED = {"q": "What is 2 + 2?", "meta": {"solution": "<think> two and two </think> <answer> 4 </answer>", "final_answer": "4"}}
@@ -38,11 +39,43 @@ def test_columns_of_other_names_are_guessed_also_within_a_row(tmp_path, tokenize
 
 
 def test_rows_without_references_are_not_filtered_and_malformed_ones_are_named(tmp_path, capsys):
-    rows = [{"prompt": "a", "response": "b"}] * 30 + [{"prompt": "a"}]
+    solved = {"prompt": "a", "response": "<think> b </think> <answer> 4 </answer>"}
+    rows = [{**solved, "reference": "4"}] * 27 + [solved] * 3 + [{"prompt": "a"}]
     config = load_config(init.init(tmp_path / "c.toml", {"model": "m", "train": write(tmp_path / "a.jsonl", rows), "dir": "d"}))
-    assert not config.data.filter and config.data.on_bad_row == "skip"
+    assert config.data.filter and config.data.on_bad_row == "skip"
     said = " ".join(capsys.readouterr().out.split())
-    assert "30 rows have no reference answer" in said and "1 of the first 31 rows are malformed" in said
+    assert "3 rows have no reference answer" in said and "1 of the first 31 rows are malformed" in said
+
+
+def test_rows_without_any_reference_want_problems_to_validate_on(tmp_path):
+    train = write(tmp_path / "a.jsonl", [{"prompt": "a", "response": "b"}] * 9)
+    answers = {"model": "m", "train": train, "dir": "d"}
+    with pytest.raises(InputError, match="give --validation with problems that have"):
+        init.init(tmp_path / "c.toml", answers)
+    bad = write(tmp_path / "bad.jsonl", [{"prompt": "a"}])
+    with pytest.raises(InputError, match="reference is missing|prompt|reference"):
+        init.init(tmp_path / "c.toml", answers, bad)
+    good = write(tmp_path / "good.jsonl", [{"prompt": "a", "reference": "4"}])
+    assert not load_config(init.init(tmp_path / "c.toml", answers, good)).data.filter
+
+
+def test_the_grader_is_the_one_that_finds_answers_in_the_responses(tmp_path, tokenizer, capsys):
+    def made(name, response):
+        rows = [{"prompt": f"{n}?", "response": response, "answer": "4"} for n in range(20)]
+        out = tmp_path / f"{name}.toml"
+        return load_config(init.init(out, {"model": "m", "train": write(tmp_path / f"{name}.jsonl", rows), "dir": "d"}))
+
+    boxed = made("boxed", "So it is \\\\boxed{4}.".replace("\\\\", "\\"))
+    assert boxed.eval.reward == "question_only" and boxed.data.prompt == "question_only" and boxed.data.filter
+    assert len(prepare(boxed, tokenizer).train) > 10
+    plain = made("plain", "So it is 4.")
+    assert not plain.data.filter and "neither <think>" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_column_that_may_be_half_of_the_prompt_is_named(tmp_path, capsys):
+    rows = [{"instruction": "Translate", "input": "Guten Tag", "output": "<think> x </think> <answer> y </answer>", "answer": "y"}] * 9
+    init.init(tmp_path / "c.toml", {"model": "m", "train": write(tmp_path / "a.jsonl", rows), "dir": "d"})
+    assert "look at input, which nothing reads" in " ".join(capsys.readouterr().out.split())
 
 
 def test_every_line_has_its_meaning_above_it_and_only_known_settings_are_written(tmp_path):
@@ -69,7 +102,7 @@ def test_three_questions_are_asked_on_a_terminal(tmp_path, monkeypatch):
     [
         ([], "there is no terminal to ask on: give --model"),
         (["--model", "m", "--train", "/nowhere.jsonl", "--dir", "d"], "no such file"),
-        (["--model", "m", "--train", "{odd}", "--dir", "d"], r"none of the keys ['x'] look like a prompt and a response"),
+        (["--model", "m", "--train", "{odd}", "--dir", "d"], "nothing reads as a prompt and a response in rows with the keys ['x']"),
         (["--model", "m", "--train", "arithmetic", "--dir", "d", "--out", "{odd}"], "exists and is not overwritten"),
         (["--train.lr", "1"], "takes no settings"),
     ],

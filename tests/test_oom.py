@@ -103,6 +103,17 @@ def test_when_each_row_is_alone_the_next_setting_down_is_another(make_config, ro
         train_one_size(make_config(train__on_oom="adapt", **changes))
 
 
+def test_equal_rows_share_a_batch_and_there_is_an_end_to_halving(make_config, room_for, tmp_path):
+    from tutelage import arithmetic
+    from tutelage.runlog import to_lines
+
+    row = next(iter(arithmetic.rows("train", 48)))
+    (tmp_path / "same.jsonl").write_text(to_lines([row] * 12))
+    room_for(10)
+    with pytest.raises(RunError, match="checkpointing selective"):
+        train_one_size(make_config(data__train=str(tmp_path / "same.jsonl"), data__filter=False, train__on_oom="adapt"))
+
+
 def test_adapting_is_refused_with_several_ranks(make_config):
     with pytest.raises(InputError, match=r"train\.on_oom.*not with several ranks"):
         _require(make_config(train__on_oom="adapt"), World(0, 2, 0, 2), ())
@@ -115,5 +126,5 @@ def test_memory_that_runs_out_elsewhere_is_one_clear_error_too(make_config, monk
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(train, "update_weights", too_much)
-    with pytest.raises(RunError, match=r"memory of cpu is too small, though not for the batches.*\n.*after step 0 of 4"):
+    with pytest.raises(RunError, match=r"(?s)memory of cpu is too small, though not for the batches.*moments.*--model\.precision bf16-sr.*after step 0 of 4"):
         train_one_size(make_config())

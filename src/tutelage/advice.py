@@ -15,7 +15,7 @@ from tutelage.config import Config, replaced
 from tutelage.devices import GIB, Device, device_named, this_machine
 from tutelage.errors import InputError
 from tutelage.memory import HEADROOM
-from tutelage.model import device_for, for_device, has_bfloat16, load_tokenizer
+from tutelage.model import check_positions, device_for, for_device, has_bfloat16, load_tokenizer
 from tutelage.planner import AGAIN, KINDS, Option, Planner, imagined, way_of, ways
 from tutelage.prepare import Prepared, prepare
 from tutelage.runlog import write_text
@@ -29,6 +29,7 @@ class Advice:
     """What `tutelage plan` says: the settings as they were given, and the best that fit, None where nothing does.
 
     Attributes:
+        gpus, ranks: how many such devices, and how many of them train together.
         reasons: of each setting that is planned its value in the proposal and why, by its dotted name.
         others: the best of each other precision, optimizer and kind of training.
     """
@@ -36,6 +37,8 @@ class Advice:
     config: Config
     prepared: Prepared
     device: Device
+    gpus: int
+    ranks: int
     given: Option
     proposal: Option | None
     reasons: dict[str, tuple[Any, str]]
@@ -62,6 +65,8 @@ def advise(
     if gpus < 1:
         raise InputError(f"--gpus {gpus}: at least one is needed")
     device = device_named(device_name) if device_name is not None else _here(config)
+    if device.kind == "cpu" and gpus > 1:
+        raise InputError(f"--gpus {gpus}: the device is a CPU")
     if device.kind == "cpu":
         config = config.model_copy(update={"model": for_device(config.model, torch.device("cpu"))})
     if length is not None:
@@ -70,6 +75,10 @@ def advise(
         tokenizer = load_tokenizer(config.model.id)
         prepared = prepare(config, tokenizer)
     planner = Planner(config, prepared, tokenizer, device, gpus)
+    policy = planner.policy(config)
+    check_positions(policy, prepared.max_length, "data.max_length")
+    if length is None:
+        check_positions(policy, prepared.longest_prompt + config.eval.max_new_tokens, "the longest prompt + eval.max_new_tokens")
     given = planner.as_given()
     best: dict[str, Option] = {}
     for changes in ways(config, device, planner.ranks):
@@ -77,12 +86,16 @@ def advise(
     chosen = next((key for key, option in best.items() if option.fits), None)
     others = [option for key, option in best.items() if key != chosen]
     if chosen is None:
-        return Advice(config, prepared, device, planner.traced(given) if trace else given, None, {}, others)
+        return Advice(config, prepared, device, gpus, planner.ranks, planner.traced(given) if trace else given, None, {}, others)
     proposal = best[chosen]
     reasons = _reasons(planner, proposal, others)
     if trace:
         given, proposal = planner.traced(given), planner.traced(proposal)
-    return Advice(config, prepared, device, given, proposal, reasons, others)
+        if not proposal.fits:
+            raise InputError(
+                "the trace of what was to be proposed needs more than the device has; leave out --trace, or plan for less"
+            )
+    return Advice(config, prepared, device, gpus, planner.ranks, given, proposal, reasons, others)
 
 
 def _here(config: Config) -> Device:
@@ -104,8 +117,10 @@ def _reasons(planner: Planner, proposal: Option, others: Sequence[Option]) -> di
     }[precision]
     reasons: dict[str, tuple[Any, str]] = {"model.precision": (precision, why_precision)}
     alone = [kind for kind in KINDS if AGAIN[kind] < AGAIN[proposal.kind]]
-    would = ", ".join(f"{kind} would need {gb(planner.option(proposal.changes, kind).peak)}" for kind in alone)
-    reasons["model.activation_checkpointing"] = (proposal.kind, would or "everything is kept, and nothing computed twice")
+    less = [(kind, planner.option(proposal.changes, kind)) for kind in alone]
+    would = ", ".join(f"{kind} would need {gb(option.peak)}" for kind, option in less if not option.fits)
+    otherwise = "about as fast, in less memory" if alone else "everything is kept, and nothing computed twice"
+    reasons["model.activation_checkpointing"] = (proposal.kind, would or otherwise)
     trained = "all weights are trained" if lora == "none" else least or "as configured"
     reasons["model.lora"] = (lora, trained)
     reasons["train.optimizer"] = (
@@ -113,6 +128,11 @@ def _reasons(planner: Planner, proposal: Option, others: Sequence[Option]) -> di
         if optimizer == "adamw"
         else (optimizer, f"moments in 8-bit blocks; {least or 'as configured'}")
     )
+    if not planner.policy(config).packs:
+        padded = "rows are padded (train.pack is off, or the model's attention is not to be packed); the rows of a step stay"
+        reasons["train.batch_size"] = (config.train.batch_size, f"{padded}: {proposal.load.tokens:,} tokens at a time")
+        reasons["train.grad_accum"] = (config.train.grad_accum, "so many times in a step")
+        return reasons | _of_evaluation(planner, config, proposal)
     budget = config.train.pack_tokens or config.train.batch_size * planner.prepared.max_length
     twice = planner.option({**proposal.changes, "train.pack_tokens": 2 * budget}, proposal.kind)
     larger = f"twice as many would need {gb(twice.peak)}" if not twice.fits else "larger packs would not be faster"
@@ -133,10 +153,14 @@ def _of_evaluation(planner: Planner, config: Config, proposal: Option) -> dict[s
             if config.eval.offload_optimizer
             else "beside the optimizer's state"
         )
+        mode = {"eval.mode": ("sync", "in turns, training waits")} if config.eval.mode == "async" else {}
         return {
             "eval.backend": ("vllm", f"on the same card in turns with training: {gb(sum(proposal.evaluation.values()))}; {rest}"),
-            "eval.in_turns": ("on", "both at once are not planned for"),
+            "eval.in_turns": ("on", "both at once do not fit"),
+            **mode,
         }
+    if proposal.backend == "vLLM beside it":
+        return {"eval.backend": ("vllm", f"beside training, which both together fit: {gb(sum(proposal.evaluation.values()))}")}
     why = "as configured" if config.eval.backend == "native" else "vLLM does not fit beside the weights"
     if planner.device.kind == "cpu" and config.eval.backend != "native":
         why = "the training model itself; vLLM is for GPUs, or for a CPU with memory and cores to spare"
@@ -186,7 +210,8 @@ def show(advice: Advice) -> None:
     names = [name for name in PARTS if any(name in option.training for _, option in options)]
     allowed = HEADROOM * device.memory
     console.say(
-        f"{device.name}: {device.memory / GIB:.1f} GiB of memory, of which {gb(allowed)} are planned with; rows of up to"
+        f"{device.name}{f', {advice.gpus} of them' if advice.gpus > 1 else ''}: {device.memory / GIB:.1f} GiB of memory each, of which"
+        f" {gb(allowed)} are planned with; rows of up to"
         f" {advice.prepared.max_length:,} tokens, {len(advice.prepared.train):,} of them"
     )
     rows: list[tuple[str, ...]] = [
@@ -202,6 +227,8 @@ def show(advice: Advice) -> None:
     rows.append(("tokens per second", *(_speed(option) for _, option in options)))
     rows.append(("training takes", *(_time(option, 0) for _, option in options)))
     rows.append(("evaluations hold it up for", *(_time(option, 1) for _, option in options)))
+    if advice.ranks > 1:
+        console.say(f"{advice.ranks} ranks share the state: start it with --launch {advice.ranks}; bytes are of one card")
     console.table("The plan (reckoned)", ("", *(name for name, _ in options)), rows)
     if advice.others:
         console.table(
@@ -249,6 +276,8 @@ def as_json(advice: Advice) -> dict[str, Any]:
 
     return {
         "device": advice.device.name,
+        "devices": advice.gpus,
+        "ranks": advice.ranks,
         "usable_bytes": HEADROOM * advice.device.memory,
         "given": of(advice.given),
         "proposal": of(advice.proposal) if advice.proposal is not None else None,
@@ -261,9 +290,12 @@ def plan_run(config: Config, device: str | None, gpus: int, length: int | None, 
     """`advise`, printed, and written to `out` as a configuration. Raises InputError as `advise`, and if `out` exists."""
     if out is not None and out.exists():
         raise InputError(f"{out} exists and is not overwritten; choose another --out")
+    if out is not None and not out.absolute().parent.is_dir():
+        raise InputError(f"--out {out}: {out.absolute().parent} is no directory")
     advice = advise(config, device, gpus, length, trace)
     show(advice)
     if out is not None and advice.proposal is not None:
         write_text(out, planned(advice))
-        console.say(f"wrote {out}; to train so: tutelage train {out}")
+        how = f" --launch {advice.ranks}" if advice.ranks > 1 else ""
+        console.say(f"wrote {out}; to train so: tutelage train {out}{how}")
     return advice

@@ -19,7 +19,7 @@ from tutelage.overrides import split_overrides
 
 EXIT_CODES = """exit codes:
   0    done; also a training run that SIGTERM or SIGUSR1 stopped, its state saved
-  1    it failed after it had begun, or `check` found a failure
+  1    it failed after it had begun, `check` found a failure, or nothing that `plan` knows fits
   2    bad input, found before compute was spent
   130  Ctrl-C"""
 
@@ -74,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if overrides and arguments.command in WITHOUT_SETTINGS:
             raise InputError(f"tutelage {arguments.command} takes no settings; got {' '.join(overrides)}")
         told = _run(arguments, overrides)
-        return int(arguments.command == "check" and told["failed"] > 0)
+        failed = arguments.command == "check" and told["failed"] > 0
+        return int(failed or (arguments.command == "plan" and told["proposal"] is None))
     except InputError as error:
         _tell(error)
         return 2

@@ -94,7 +94,7 @@ def _json(parser: argparse.ArgumentParser) -> None:
 def _add_init(commands: Any) -> None:
     init = commands.add_parser("init", help="a commented configuration, after three questions and a look at the data")
     init.set_defaults(run=_init)
-    init.add_argument("--model", metavar="ID", help=f"{MODEL} (default: asks)")
+    init.add_argument("--model", metavar="ID", help="a model directory, a hub name, or smollm2 (default: asks)")
     init.add_argument("--train", metavar="DATA", help=f"{DATA} (default: asks)")
     init.add_argument("--validation", metavar="DATA", help="validation problems (default: a tenth of the training rows)")
     init.add_argument("--dir", help="the run directory (default: asks)")

@@ -12,6 +12,7 @@ import tomli_w
 from tutelage import console
 from tutelage.config import describe, parse_config
 from tutelage.errors import InputError
+from tutelage.grading.format import boxed_answer, tagged_answer
 from tutelage.shapes import BadRow, parse_row
 from tutelage.sources import Row, read_rows
 
@@ -57,16 +58,28 @@ def init(out: Path, answers: dict[str, str | None], validation: str | None = Non
     data: dict[str, Any] = {"train": known["train"]}
     if validation is not None:
         data["validation"] = validation
-    note = "arithmetic is built in"
+    note, reward = "arithmetic is built in", "r1_zero"
     if known["train"] != "arithmetic":
-        found, note = guess(read_rows(known["train"])[:LOOKED_AT])
+        found, reward, note = guess(read_rows(known["train"])[:LOOKED_AT])
         data |= found
+        if found.get("filter") is False and validation is None and "no row has a reference" in note:
+            raise InputError(
+                f"{known['train']}: no row has a reference answer, so none can be held out: give --validation with problems that have"
+            )
+    if validation is not None and validation != "arithmetic":
+        _require_problems(read_rows(validation)[:LOOKED_AT], data.get("columns"))
+    if (
+        "/" in str(known["model"])
+        and Path(str(known["model"])).is_dir()
+        and not Path(str(known["model"]), "config.json").is_file()
+    ):
+        raise InputError(f"--model {known['model']}: no model there (a Hugging Face model directory holds config.json)")
     small = known["model"] == "smollm2"
     raw: dict[str, dict[str, Any]] = {
         "model": {"id": known["model"]},
-        "data": {**data, "prompt": "r1_zero", "filter": data.get("filter", True)},
+        "data": {**data, "prompt": reward, "filter": data.get("filter", True)},
         "train": {**(SMALL if small else {"lr": 2e-5, "batch_size": 4, "grad_accum": 4, "num_epochs": 2})},
-        "eval": {"every": 30 if small else 100, "max_new_tokens": 256 if small else 1024},
+        "eval": {"every": 30 if small else 100, "max_new_tokens": 256 if small else 1024, "reward": reward},
         "run": {"dir": known["dir"]},
     }  # fmt: skip
     parse_config(raw)
@@ -81,23 +94,27 @@ def init(out: Path, answers: dict[str, str | None], validation: str | None = Non
 
 def _ask(name: str) -> str:
     question, default = QUESTIONS[name]
+    nobody = InputError(f"there is no terminal to ask on: give --{name} ({question.lower()}; {default} for the default)")
     if not sys.stdin.isatty():
-        raise InputError(f"there is no terminal to ask on: give --{name} ({question.lower()}; {default} for the default)")
-    return input(f"{question} [{default}]: ").strip() or default
+        raise nobody
+    try:
+        return input(f"{question} [{default}]: ").strip() or default
+    except EOFError:
+        raise nobody from None
 
 
-def guess(rows: list[Row]) -> tuple[dict[str, Any], str]:
-    """(settings of [data] that read these rows, what was found), by trying known shapes and then likely names of columns.
+def guess(rows: list[Row]) -> tuple[dict[str, Any], str, str]:
+    """(settings of [data] that read these rows, the grader, what was found), by trying known shapes and then likely names of columns.
 
     Raises:
         InputError: no reading gives most rows a prompt and a response.
     """
-    if not rows:
-        raise InputError("the training data have no rows")
+    reasons: Counter[str] = Counter()
     for columns in (None, _likely_columns(rows)):
         if columns is not None and not {"prompt", "response"} <= set(columns):
             continue
-        pairs, reasons = _read(rows, columns)
+        pairs, found = _read(rows, columns)
+        reasons.update(found)
         if len(pairs) < 0.9 * len(rows):
             continue
         with_reference = sum(bool(pair["reference"]) for pair in pairs)
@@ -105,16 +122,57 @@ def guess(rows: list[Row]) -> tuple[dict[str, Any], str]:
         how = "known shape" if columns is None else f"columns {', '.join(f'{field} = {name}' for field, name in columns.items())}"
         if len(pairs) < len(rows):
             settings["on_bad_row"] = "skip"
-            how += f"; {len(rows) - len(pairs)} of the first {len(rows)} rows are malformed ({reasons.most_common(1)[0][0]}) and skipped"
-        if with_reference < len(pairs):
+            how += f"; {len(rows) - len(pairs)} of the first {len(rows)} rows are malformed ({found.most_common(1)[0][0]}) and skipped"
+        if with_reference == 0:
             settings["filter"] = False
-            missing = len(pairs) - with_reference
-            how += f"; {missing} rows have no reference answer, so nothing is filtered (and validation needs rows that have one)"
-        return settings, how
+            how += "; no row has a reference answer, so nothing is filtered"
+        elif with_reference < len(pairs):
+            settings["on_bad_row"] = "skip"
+            how += f"; {len(pairs) - with_reference} rows have no reference answer, and are left out and counted"
+        reward, said = _grader(pairs)
+        if said and with_reference:
+            settings["filter"] = False
+        leftover = [] if columns is None else _left_over(rows[0], columns)
+        if leftover:
+            how += f"; look at {', '.join(leftover)}, which nothing reads: is it part of the prompt?"
+        return settings, reward, how + said
     keys = sorted({key for row in rows for key in row.value})
+    why = f" ({reasons.most_common(1)[0][0]})" if reasons else ""
     raise InputError(
-        f"{rows[0].source}: none of the keys {keys} look like a prompt and a response; write data.columns yourself ({', '.join(NAMES)})"
+        f"{rows[0].source}: nothing reads as a prompt and a response in rows with the keys {keys}{why}; write data.columns yourself"
+        f" ({', '.join(NAMES)})"
     )
+
+
+def _grader(pairs: list[dict[str, str]]) -> tuple[str, str]:
+    """(the grader that finds an answer in most responses, what to say where none does)."""
+    tagged = sum(tagged_answer(pair["response"]) is not None for pair in pairs)
+    boxed = sum(boxed_answer(pair["response"]) is not None for pair in pairs)
+    if max(tagged, boxed) < 0.5 * len(pairs):
+        what = (
+            "; most responses have neither <think>…</think> <answer>…</answer> nor \\boxed{}, so nothing is filtered, and a model that"
+            " learns them will not give answers that the grader finds"
+        )
+        return "r1_zero", what
+    return ("r1_zero" if tagged >= boxed else "question_only"), ""
+
+
+def _left_over(row: Row, columns: dict[str, str]) -> list[str]:
+    """Columns that have the name of a prompt, hold text, and are not read."""
+    return [
+        name for name, value in _flat(row.value).items()
+        if name.rpartition(".")[2].lower() in NAMES["prompt"] and isinstance(value, str) and value.strip() and name not in columns.values()
+    ]  # fmt: skip
+
+
+def _require_problems(rows: list[Row], columns: dict[str, str] | None) -> None:
+    """Raises InputError if validation rows do not have a prompt and a reference, read as the training rows are."""
+    mapped = {field: name for field, name in (columns or {}).items() if field != "response"}
+    for row in rows:
+        try:
+            parse_row(row.value, mapped or None, needs_response=False)
+        except BadRow as problem:
+            raise InputError(f"{row.source}: {problem}; validation rows are read as the training rows are") from None
 
 
 def _read(rows: list[Row], columns: dict[str, str] | None) -> tuple[list[dict[str, str]], Counter[str]]:

@@ -24,6 +24,7 @@ def launch(ranks: int, arguments: Sequence[str], module: str = "tutelage") -> in
 
     SIGTERM, SIGUSR1 and Ctrl-C are passed on, and ask the ranks to stop with their state saved; a second Ctrl-C kills them.
     """
+    ours = module == "tutelage"
     if ranks < 1:
         raise InputError(f"--launch {ranks}: at least one rank is needed")
     if "WORLD_SIZE" in os.environ:
@@ -41,8 +42,11 @@ def launch(ranks: int, arguments: Sequence[str], module: str = "tutelage") -> in
         for rank in range(ranks)
     ]  # fmt: skip
     try:
-        with _passing_on(processes):
-            return _watch(processes)
+        with _passing_on(processes) as received:
+            code = _watch(processes, "; the job ends, and the same command goes on from the last checkpoint" if ours else "")
+        if received and not ours:
+            raise KeyboardInterrupt
+        return code
     finally:
         for process in processes:
             with contextlib.suppress(ProcessLookupError):
@@ -50,7 +54,7 @@ def launch(ranks: int, arguments: Sequence[str], module: str = "tutelage") -> in
             process.wait()
 
 
-def _watch(processes: Sequence[subprocess.Popen[Any]]) -> int:
+def _watch(processes: Sequence[subprocess.Popen[Any]], how_it_goes_on: str) -> int:
     """Wait for all; when one fails, the others get a moment to end by themselves."""
     failures: dict[int, int] = {}  # by rank
     parting = math.inf
@@ -62,8 +66,7 @@ def _watch(processes: Sequence[subprocess.Popen[Any]]) -> int:
                 parting = min(parting, time.monotonic() + PARTING_SECONDS)
                 if code < 0:
                     print(
-                        f"tutelage: rank {rank} was ended by {signal.Signals(-code).name}; the job ends, and the same command goes"
-                        " on from the last checkpoint",
+                        f"tutelage: rank {rank} was ended by {signal.Signals(-code).name}{how_it_goes_on}",
                         file=sys.stderr, flush=True,
                     )  # fmt: skip
         if None not in codes:
@@ -73,11 +76,14 @@ def _watch(processes: Sequence[subprocess.Popen[Any]]) -> int:
 
 
 @contextlib.contextmanager
-def _passing_on(processes: Sequence[subprocess.Popen[Any]]) -> Iterator[None]:
+def _passing_on(processes: Sequence[subprocess.Popen[Any]]) -> Iterator[list[int]]:
+    """Within it, signals go to the processes; those that came are in the list."""
+    received: list[int] = []
     asked = 0
 
     def pass_on(number: int, frame: Any) -> None:
         nonlocal asked
+        received.append(number)
         asked += number == signal.SIGINT
         for process in processes:
             with contextlib.suppress(ProcessLookupError):
@@ -86,7 +92,7 @@ def _passing_on(processes: Sequence[subprocess.Popen[Any]]) -> Iterator[None]:
     numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
     previous = {number: signal.signal(number, pass_on) for number in numbers}
     try:
-        yield
+        yield received
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -19,6 +19,9 @@ from tutelage.step import Gradients, accumulate_gradients
 from tutelage.tokens import TokenizedExample
 from tutelage.world import World
 
+ONE_BY_ONE = 1 << 40
+"""So many times smaller batches hold one row each."""
+
 
 class MemoryRanOut(RunError):
     """A step does not fit; the message says what was predicted, what happened and what to change."""
@@ -58,7 +61,8 @@ class Fitting:
 
     def _smaller(self, examples: Sequence[TokenizedExample], batches: Sequence[Batch], step: int, reason: str) -> list[Batch]:
         """The step's rows in batches half as large. Raises MemoryRanOut where that is not wanted, or impossible."""
-        alone = len(batches) >= len(examples)
+        finest = self.course.batches(examples, ONE_BY_ONE)  # equal rows share a batch even then
+        alone = len(batches) >= len(finest)
         if self.config.train.on_oom == "stop" or alone:
             raise MemoryRanOut(self._explained(batches, reason, alone))
         smaller = list(batches)
@@ -79,11 +83,20 @@ class Fitting:
     def _explained(self, batches: Sequence[Batch], reason: str, alone: bool) -> str:
         policy, load = self.course.policy, Load.of([batches])
         needed = memory.training_bytes(policy, self.config, load, policy.recomputation)
-        parts = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in needed.items() if size)
         return (
             f"the memory of {policy.device} is too small: {reason}\n"
-            f"Predicted were {sum(needed.values()) / 1e9:.2f} GB ({parts}) for batches of up to {load.tokens:,} tokens; what else is"
-            f" on the device counts too.\n{self._next_down(load, alone)}"
+            f"Predicted were {_in_gb(needed)} for batches of up to {load.tokens:,} tokens; what else is on the device counts too.\n"
+            f"{self._next_down(load, alone)}"
+        )
+
+    def elsewhere(self, reason: str) -> str:
+        """What is said when memory runs out other than in the batches of a step: in the optimizer's first one, or an evaluation."""
+        policy = self.course.policy
+        held = {"weights": memory.weight_bytes(policy), **memory.state_bytes(policy, self.config)}
+        return (
+            f"the memory of {policy.device} is too small, though not for the batches of a step: {reason}\n"
+            f"Predicted were {_in_gb(held)} beside the batches. If it was an evaluation: a smaller --eval.batch_size, or"
+            f" --eval.gpu_memory_utilization where vLLM shares the device. Else: {self._smaller_state()}"
         )
 
     def _next_down(self, load: Load, alone: bool) -> str:
@@ -103,7 +116,11 @@ class Fitting:
             return f"The next setting down: --model.activation_checkpointing {stronger} (the same gradients, in more time)"
         if policy.device.type == "cuda" and not config.model.activation_offload and self.world.size == 1:
             return "The next setting down: --model.activation_offload true (the same gradients, in more time)"
-        elsewhere = "in a new --run.dir, for it changes what is computed"
+        return self._smaller_state()
+
+    def _smaller_state(self) -> str:
+        """The next setting down that makes weights, gradients and moments smaller."""
+        config, elsewhere = self.config, "in a new --run.dir, for it changes what is computed"
         if config.model.lora == "none":
             if config.model.precision != "bf16-sr":
                 return f"The next setting down: --model.precision bf16-sr, {elsewhere}"
@@ -111,3 +128,8 @@ class Fitting:
                 return f"The next setting down: --train.optimizer adamw-8bit, {elsewhere}"
             return f"The next setting down: --model.lora lora with --model.precision bf16-mixed, {elsewhere}"
         return "There is no setting further down: a shorter data.max_length, a smaller model, more ranks (--launch) or a larger device"
+
+
+def _in_gb(needed: dict[str, float]) -> str:
+    """``2.10 GB (weights 0.54, …)``."""
+    return f"{sum(needed.values()) / 1e9:.2f} GB ({', '.join(f'{name} {size / 1e9:.2f}' for name, size in needed.items() if size)})"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tutelage import memory
@@ -70,29 +70,34 @@ class Planner:
 
     def __init__(self, config: Config, prepared: Prepared, tokenizer: Any, device: Device, gpus: int) -> None:
         self.config, self.prepared, self.tokenizer, self.device = config, prepared, tokenizer, device
-        self.ranks, self.second = max(1, gpus - 1), gpus > 1  # the last GPU is vLLM's
+        self.gpus = gpus
+        self.second = gpus > 1 and config.eval.backend != "native"  # the last GPU is vLLM's
+        self.ranks = gpus - self.second
         self._policies: dict[str, Policy] = {}
-        self._laid_out: dict[int, list[tuple[list[TokenizedExample], list[Batch]]]] = {}
+        self._laid_out: dict[tuple[int, int, bool], list[tuple[list[TokenizedExample], list[Batch]]]] = {}
 
     def policy(self, config: Config) -> Policy:
         model = config.model
         key = repr((model.precision, model.lora, model.lora_rank))
         if key not in self._policies:
-            self._policies[key] = outline(model, self.tokenizer, self.device.torch_device)
+            policy = outline(model, self.tokenizer, self.device.torch_device)
+            self._policies[key] = replace(policy, packs=self.config.train.pack and packable(policy.model))
         return self._policies[key]
 
     def _course(self, config: Config) -> tuple[Load, float, float, int]:
-        """(load, operations, tokens, steps) of the run in packs, from the first of its steps."""
+        """(load, operations, tokens, steps) of the run as it is laid out, from the first of its steps."""
         policy = self.policy(config)
         course = Course(self.prepared, config, policy, pair_cost(policy))
-        if course.budget not in self._laid_out:  # how rows are laid out does not depend on the way of training
+        key = course.budget, config.train.batch_size, policy.packs
+        if key not in self._laid_out:  # how rows are laid out does not depend on the way of training
             size = max(1, sum(map(len, course.examples(0))))
             count = min(course.total, course.epoch, LOOKED_AT, max(1, TOKENS_LOOKED_AT // size))
-            self._laid_out[course.budget] = [course.at(step) for step in range(count)]
-        steps = self._laid_out[course.budget]
+            self._laid_out[key] = [course.at(step) for step in range(count)]
+        steps = self._laid_out[key]
         share = course.total / len(steps)
         operations = share * sum(step_flops(policy, batch) for _, batches in steps for batch in batches)
         tokens = share * sum(len(example) for examples, _ in steps for example in examples)
+        self.batches = sum(len(batches) for _, batches in steps) / len(steps)
         return Load.of([batches for _, batches in steps]), operations, tokens, course.total
 
     def option(self, changes: dict[str, Any], kind: Recomputation, trace: bool = False, may_change: bool = True) -> Option:
@@ -120,7 +125,8 @@ class Planner:
         if rate is None or self.device.reads is None:
             return Option(changes, kind, load, backend, training, evaluation, fits)
         filled = load.tokens / (load.tokens + HALF_FILLED) if self.device.kind == "cuda" else 1.0
-        seconds = operations * AGAIN[kind] / (USUAL_SHARE * filled * rate * self.ranks)
+        busy = min(float(self.ranks), self.batches)  # a rank for which a step has no batch waits
+        seconds = operations * AGAIN[kind] / (USUAL_SHARE * filled * rate * busy)
         # the optimizer reads and writes all that it holds, once in a step
         held = training["weights"] + training["gradients"] + training["moments"]
         seconds += steps * 2 * held / self.device.reads
@@ -137,11 +143,15 @@ class Planner:
         allowed = HEADROOM * self.device.memory
         if config.eval.backend == "native" or (self.device.kind == "cpu" and config.eval.backend == "auto"):
             return "native", native
+        if self.device.kind == "cpu":
+            return "vLLM beside it", {**held, "vLLM": engine}
         if self.second and engine <= allowed:
             return "second card", held
+        if config.eval.in_turns != "on" and sum(training.values()) + engine <= allowed:
+            return "vLLM beside it", {**training, "vLLM": engine}
         waiting = {"weights": training["weights"]} if config.eval.offload_optimizer else held
         in_turns = {**waiting, "vLLM": engine}
-        if sum(in_turns.values()) <= allowed or config.eval.backend == "vllm":
+        if self.ranks == 1 and (sum(in_turns.values()) <= allowed or config.eval.backend == "vllm"):
             return "in turns", in_turns
         return "native", native
 
@@ -170,24 +180,37 @@ class Planner:
     def best(self, changes: dict[str, Any]) -> Option:
         """The fastest of the sizes of packs and kinds of recomputation that fit; else the one that needs least."""
         longest, rows = self.prepared.max_length, self.config.train.batch_size * self.config.train.grad_accum
-        budgets = [longest * 2**power for power in range(8) if power == 0 or 2**power <= rows]
+        sizes: list[dict[str, Any]] = [
+            {"train.pack_tokens": longest * 2**power} for power in range(8) if 2**power <= max(1, rows)
+        ]
+        if not self.policy(self.config).packs:
+            splits = [2**power for power in range(8) if rows % 2**power == 0]
+            sizes = [{"train.batch_size": together, "train.grad_accum": rows // together} for together in splits]
         wanted = self.config.model.activation_checkpointing
         kinds = KINDS if wanted == "auto" else (wanted, "selective", "full")
-        options = [
-            self.option({**changes, "train.pack_tokens": budget}, kind) for budget in budgets for kind in dict.fromkeys(kinds)
-        ]
+        options = [self.option({**changes, **size}, kind) for size in sizes for kind in dict.fromkeys(kinds)]
         fitting = [option for option in options if option.fits]
         if not fitting:
             return min(options, key=lambda option: option.peak)
-        return min(fitting, key=_slowness)
+        if fitting[0].seconds is None:
+            return min(fitting, key=_unfilled)
+        fastest = min(sum(option.seconds) for option in fitting if option.seconds)
+        return min((o for o in fitting if o.seconds and sum(o.seconds) <= 1.01 * fastest), key=lambda option: option.peak)
 
 
-def _slowness(option: Option) -> tuple[float, float]:
-    """Less is better: seconds, to two digits, and then bytes. Where the speed is not known: what is computed again, and how well
-    batches fill a GPU."""
-    if option.seconds is None:
-        return AGAIN[option.kind] - option.load.tokens / (option.load.tokens + HALF_FILLED), option.peak
-    return float(f"{sum(option.seconds):.1e}"), option.peak
+def _unfilled(option: Option) -> tuple[float, float]:
+    """Less is better where the speed is not known: what is computed again, and how badly batches fill a GPU; then bytes."""
+    return AGAIN[option.kind] - option.load.tokens / (option.load.tokens + HALF_FILLED), option.peak
+
+
+def packable(model: Any) -> bool:
+    """Whether a model's configuration speaks of nothing that packs cannot have; a run tries it on the weights themselves."""
+    config = model.config.get_text_config()
+    windows = getattr(config, "use_sliding_window", True) and getattr(config, "sliding_window", None) is not None
+    windows = windows or "sliding_attention" in (getattr(config, "layer_types", None) or ())
+    capped = getattr(config, "attn_logit_softcapping", None) is not None
+    dropout = max(float(getattr(config, name, 0.0) or 0.0) for name in ("attention_dropout", "attn_pdrop"))
+    return bool(model._supports_attention_backend) and not (windows or capped or dropout)
 
 
 def _shared(needed: dict[str, float], policy: Policy, ranks: int) -> dict[str, float]:
@@ -201,7 +224,8 @@ def _shared(needed: dict[str, float], policy: Policy, ranks: int) -> dict[str, f
 
 def ways(config: Config, device: Device, ranks: int) -> Iterator[dict[str, Any]]:
     """Ways to train, those first that change least of what is learnt: float32 masters, stochastic rounding, 8-bit moments, adapters."""
-    yield {}
+    if ranks == 1 or config.train.optimizer == "adamw":  # 8-bit moments cannot be shared yet
+        yield {}
     if config.model.lora != "none":
         return
     if device.kind == "cuda":

@@ -59,7 +59,7 @@ class Policy:
     @property
     def pad_token_id(self) -> int:
         """What padded rows are filled with; the end token where there is no other."""
-        pad_token_id = self.tokenizer.pad_token_id
+        pad_token_id = self.tokenizer.pad_token_id if self.tokenizer is not None else None
         return int(pad_token_id if pad_token_id is not None else self.stops.end_token_id)
 
     @property

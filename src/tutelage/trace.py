@@ -13,9 +13,10 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from tutelage import attention, memory
 from tutelage.config import Config
+from tutelage.errors import InputError
 from tutelage.memory import Load
 from tutelage.model import outline
-from tutelage.policy import Recomputation, score_batch
+from tutelage.policy import Policy, Recomputation, score_batch
 
 
 class Tracker(TorchDispatchMode):
@@ -54,8 +55,21 @@ def traced_bytes(config: Config, load: Load, kind: Recomputation) -> dict[str, f
     of the real code, by the operations of a CPU. Nothing is computed, and no weight is read.
 
     Attention's own working memory is not seen; moments are reckoned.
+
+    Raises:
+        InputError: the model cannot be traced, or not be had.
     """
     policy = outline(config.model, None, torch.device("cpu"))
+    try:
+        return _traced(policy, config, load, kind)
+    except Exception as error:  # models do what they like with tensors; not all of it can be faked
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"{config.model.id}: {type(policy.model).__name__} cannot be traced ({reason}); leave out --trace"
+        ) from None
+
+
+def _traced(policy: Policy, config: Config, load: Load, kind: Recomputation) -> dict[str, float]:
     with FakeTensorMode():
         _make_fake(policy.model)
         attention.register()

@@ -230,7 +230,7 @@ def run(
                 raise _left_alone(stop, world) from None
             if isinstance(stop, RuntimeError) and not isinstance(stop, RunError) and not is_out_of_memory(stop):
                 raise
-            explained = _explained(stop, f"step {step} of {total}", policy, log, world)
+            explained = _explained(stop, f"step {step} of {total}", fitting, log, world)
             explained = _saved(explained, policy, optimizer, step, saves, log)
             if isinstance(stop, StopWanted | KeyboardInterrupt):
                 with contextlib.suppress(KeyboardInterrupt, RunError, StopWanted):  # a second Ctrl-C gives up what is in flight
@@ -311,7 +311,7 @@ def _refuse(objection: str, step: int, examples: Sequence[TokenizedExample], gua
     console.say(f"{what}; skipped, as train.on_nonsense says", style="yellow")
 
 
-def _explained(stop: BaseException, where: str, policy: Policy, log: RunLog, world: World) -> BaseException:
+def _explained(stop: BaseException, where: str, fitting: Fitting, log: RunLog, world: World) -> BaseException:
     """What is raised when training stops after `where`: what happened, and how to go on from there."""
     how = (
         f"stopped after {where}; everything measured is in {log.directory}.\n"
@@ -324,10 +324,7 @@ def _explained(stop: BaseException, where: str, policy: Policy, log: RunLog, wor
         return Interrupted(how)
     if isinstance(stop, RunError):
         return RunError(f"{stop}\n{how}")
-    return RunError(
-        f"the memory of {policy.device} is too small, though not for the batches of a step: {str(stop).splitlines()[0]}\n{how}, with a"
-        " smaller --eval.batch_size, or --eval.gpu_memory_utilization where vLLM shares the device"
-    )
+    return RunError(f"{fitting.elsewhere(str(stop).splitlines()[0] if str(stop) else 'out of memory')}\n{how}")
 
 
 def _left_alone(stop: BaseException, world: World) -> BaseException:

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 
 import torch
 
-from tutelage.check.subject import ROWS, Finding, Subject, distance, largest_gap, sampled_gradient
+from tutelage.check.subject import ROWS, Finding, Subject, distance, largest_gap, sampled_gradient, worst
 from tutelage.config import replaced, to_toml
 from tutelage.launch import launch
 from tutelage.memory import free_memory, weight_bytes
@@ -56,12 +56,14 @@ def fused(subject: Subject) -> Finding:
 
 def splits(subject: Subject) -> Finding:
     """All rows at once, one at a time, and two at a time give one gradient."""
+    if len(subject.rows) < 2:
+        return Finding(None, "one row cannot be split")
     norms, gradients = [], []
     for together in (ROWS, 1, 2):
         norms.append(_gradient(subject, together))
         gradients.append(sampled_gradient(subject.policy.model))
     subject.policy.model.zero_grad(set_to_none=True)
-    apart = max(distance(other, gradients[0]) for other in gradients[1:])
+    apart = worst([distance(other, gradients[0]) for other in gradients[1:]])
     return Finding(apart <= SHARE, f"gradients differ by {apart:.1e}; their norm is {norms[0]:.4g}")
 
 

@@ -44,4 +44,7 @@ def main(question: Path, answer: Path) -> None:
 
 if __name__ == "__main__":
     prepare_process()
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    try:
+        main(Path(sys.argv[1]), Path(sys.argv[2]))
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -17,6 +17,7 @@ from tutelage.config import Config, replaced
 from tutelage.course import set_up
 from tutelage.engines import engine_for
 from tutelage.generation import Sampling, native, vllm
+from tutelage.generation.process import EngineError
 from tutelage.model import for_device, load_policy, resolve, size_in_bytes
 from tutelage.placement import engine_device
 from tutelage.runlog import RunLog
@@ -87,7 +88,12 @@ def engines(subject: Subject) -> Finding:
     )  # fmt: skip
     sampling = Sampling(max_new_tokens=CAP, temperature=0.0, stop=policy.stops.strings)
     with closing(engine):
-        engine.start()
+        try:
+            engine.start()
+        except EngineError:
+            told = (subject.scratch / "engine.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            what = f"vLLM does not start with this model here: {told[-1] if told else 'it says nothing'}"
+            return Finding(False if config.eval.backend == "vllm" else None, what)
         engine.load(engine.hand_over(policy))
         with _nudged(policy.model):  # it has read the model as it is; what it gets now is another one
             proof = engine.load(engine.hand_over(policy))

@@ -11,7 +11,7 @@ import torch
 from tutelage import console
 from tutelage.config import Config, replaced
 from tutelage.course import Course
-from tutelage.model import load_policy, load_tokenizer
+from tutelage.model import check_positions, load_policy, load_tokenizer, outline
 from tutelage.policy import Policy
 from tutelage.prepare import Pool, Prepared, choose
 from tutelage.speed import pair_cost
@@ -65,6 +65,7 @@ def make_subject(config: Config, scratch: Path) -> Subject:
     tokenizer = load_tokenizer(config.model.id)
     pool = Pool(config, tokenizer)
     prepared = choose(pool, config.data)
+    check_positions(outline(config.model, tokenizer, torch.device("cpu")), prepared.max_length, "data.max_length")
     rows = sorted(prepared.train[:LOOKED_AT], key=len)[:ROWS]
     # everything is trained, so that everything is compared; adapters have tests of their own
     wide = replaced(config, {"model.precision": "fp32", "model.lora": "none", "train.clip_grad": 1e30})
@@ -97,4 +98,9 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> float:
 
 def largest_gap(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> float:
     """The largest difference of log-probabilities, in nats."""
-    return max(float((x.double() - y.double()).abs().max()) for x, y in zip(a, b, strict=True))
+    return worst([float((x.double() - y.double()).abs().max()) for x, y in zip(a, b, strict=True)])
+
+
+def worst(values: Sequence[float]) -> float:
+    """The largest, and NaN if one is not a number, which Python's `max` may overlook."""
+    return float(torch.tensor(values, dtype=torch.float64).max())
