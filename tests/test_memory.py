@@ -28,14 +28,14 @@ KINDS = ("none", "selective", "full")
 def shapes(tmp_path_factory) -> dict[str, str]:
     """Directories that hold nothing but a model's configuration: large ones, of which nobody has the memory here."""
     qwen = {
-        "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 3,
+        "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 2,
         "num_attention_heads": 12, "num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True, "max_position_embeddings": 8192,
     }  # fmt: skip
     llama = {
         **qwen, "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 2048, "intermediate_size": 5504,
         "num_attention_heads": 16, "num_key_value_heads": 16, "vocab_size": 32000, "tie_word_embeddings": False,
     }  # fmt: skip
-    deep = {**qwen, "num_hidden_layers": 5, "vocab_size": 8000}
+    deep = {**qwen, "num_hidden_layers": 4, "vocab_size": 8000}
     qwen3 = {**qwen, "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "head_dim": 128, "num_key_value_heads": 4}
     found = {}
     for name, config in {"qwen": qwen, "llama": llama, "deep": deep, "qwen3": qwen3}.items():

@@ -220,15 +220,15 @@ def _sweep(arguments: argparse.Namespace, overrides: list[str]) -> Any:
     from tutelage.sweep import sweep
 
     expected: list[dict[str, Any]] = []
-    directory = sweep(
+    page = sweep(
         config, design, arguments.out, where=arguments.where, workers=arguments.workers,
         gpus_per_trial=arguments.gpus_per_trial, models=arguments.models,
         on_dry_run=expected.extend if arguments.dry_run else None,
     )  # fmt: skip
     if arguments.dry_run:
-        return {"directory": str(directory), "trials": expected}
-    verdicts = results.verdicts(results.points(directory))
-    return {"directory": str(directory), "points": results.table(directory), "verdicts": verdicts}
+        return {"directory": str(arguments.out), "trials": expected}
+    points, verdicts = results.table(arguments.out), results.verdicts(results.points(arguments.out))
+    return {"directory": str(arguments.out), "page": str(page), "points": points, "verdicts": verdicts}
 
 
 def _add_eval(commands: Any) -> None:

@@ -128,13 +128,17 @@ def state_to_come(policy: Policy, config: Config) -> float:
 
 
 def activation_bytes(policy: Policy, load: Load, kind: Recomputation) -> float:
+    """`activations_of` the policy's shapes."""
+    return activations_of(Shapes.of(policy), load, kind)
+
+
+def activations_of(s: Shapes, load: Load, kind: Recomputation) -> float:
     """Bytes that a batch needs beyond weights, their copies, moments and gradients, at the peak of its forward and backward pass.
 
     The largest of what is alive at five moments: when the last chunk of targets meets the vocabulary, when its gradient is cast
     to the precision of the weight, in the backward pass of the last layer, in that of the first one, and when the gradient of the
     embedding joins that of the head.
     """
-    s = Shapes.of(policy)
     h, w = s.hidden, s.width
     norm = (12 if w == 4 else 8) * h  # in float32: input, normed, output; else a float32 copy of the input beside those two
     layer = load.tokens * (2 * norm + w * (s.attended + 4 * s.intermediate + 7 * s.adapters))

@@ -74,6 +74,7 @@ class Planner:
         self.second = gpus > 1 and config.eval.backend != "native"  # the last GPU is vLLM's
         self.ranks = gpus - self.second
         self._policies: dict[str, Policy] = {}
+        self._held: dict[tuple[str, str, str], tuple[dict[str, float], memory.Shapes]] = {}
         self._laid_out: dict[tuple[int, int, bool], list[tuple[list[TokenizedExample], list[Batch]]]] = {}
 
     def policy(self, config: Config) -> Policy:
@@ -109,7 +110,7 @@ class Planner:
         config = replaced(self.config, changes)
         policy = self.policy(config)
         load, operations, tokens, steps = self._course(config)
-        training = traced_bytes(config, load, kind) if trace else memory.training_bytes(policy, config, load, kind)
+        training = traced_bytes(config, load, kind) if trace else self._training(policy, config, load, kind)
         if self.ranks > 1:
             training = _shared(training, policy, self.ranks)
         allowed = HEADROOM * self.device.memory
@@ -132,6 +133,15 @@ class Planner:
         seconds += steps * 2 * held / self.device.reads
         waiting = self._evaluation_seconds(policy, config, backend, steps, rate)
         return Option(changes, kind, load, backend, training, evaluation, fits, tokens / seconds, (seconds, waiting))
+
+    def _training(self, policy: Policy, config: Config, load: Load, kind: Recomputation) -> dict[str, float]:
+        """`memory.training_bytes`, what depends on the way of training alone being summed up once."""
+        way = way_of(config)
+        if way not in self._held:
+            held = {"weights": memory.weight_bytes(policy), **memory.state_bytes(policy, config)}
+            self._held[way] = held, memory.Shapes.of(policy)
+        held, shapes = self._held[way]
+        return {**held, "activations": memory.activations_of(shapes, load, kind)}
 
     def _evaluation(self, policy: Policy, config: Config, training: dict[str, float]) -> tuple[str, dict[str, float]]:
         """(who generates, bytes at the peak of an evaluation on the device that trains, by what they are for)."""
