@@ -16,7 +16,8 @@ from tutelage.devices import GIB, Device, device_named, this_machine
 from tutelage.errors import InputError
 from tutelage.memory import HEADROOM
 from tutelage.model import check_positions, device_for, for_device, has_bfloat16, load_tokenizer
-from tutelage.planner import AGAIN, KINDS, Option, Planner, imagined, way_of, ways
+from tutelage.planner import AGAIN, Option, Planner, imagined, way_of, ways
+from tutelage.policy import RECOMPUTATIONS
 from tutelage.prepare import Prepared, prepare
 from tutelage.runlog import write_text
 from tutelage.world import ALONE
@@ -116,7 +117,7 @@ def _reasons(planner: Planner, proposal: Option, others: Sequence[Option]) -> di
         "fp32": "float32 throughout: " + ("as configured" if planner.device.kind == "cuda" else "what this CPU computes in"),
     }[precision]
     reasons: dict[str, tuple[Any, str]] = {"model.precision": (precision, why_precision)}
-    alone = [kind for kind in KINDS if AGAIN[kind] < AGAIN[proposal.kind]]
+    alone = [kind for kind in RECOMPUTATIONS if AGAIN[kind] < AGAIN[proposal.kind]]
     less = [(kind, planner.option(proposal.changes, kind)) for kind in alone]
     would = ", ".join(f"{kind} would need {gb(option.peak)}" for kind, option in less if not option.fits)
     otherwise = "about as fast, in less memory" if alone else "everything is kept, and nothing computed twice"

@@ -91,6 +91,10 @@ def _json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document, and everything else on standard error")
 
 
+def _config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", nargs="?", help="a TOML file; without one, the defaults")
+
+
 def _add_init(commands: Any) -> None:
     init = commands.add_parser("init", help="a commented configuration, after three questions and a look at the data")
     init.set_defaults(run=_init)
@@ -126,7 +130,7 @@ def _add_check(commands: Any) -> None:
         description=f"A table of what is proven, failed or not applicable. Exit code 1 if something failed. {OVERRIDES}",
     )  # fmt: skip
     check.set_defaults(run=_check)
-    check.add_argument("config", nargs="?", help="a TOML file; without one, the defaults")
+    _config(check)
     _json(check)
 
 
@@ -149,7 +153,7 @@ def _add_plan(commands: Any) -> None:
     )  # fmt: skip
     plan.set_defaults(run=_plan)
     _json(plan)
-    plan.add_argument("config", nargs="?", help="a TOML file; without one, the defaults")
+    _config(plan)
     plan.add_argument(
         "--device",
         help="a10g, l4, a100-40, h100, rtx4090, cpu, or the GiB of a GPU (default: where it would run on this machine)",
@@ -179,7 +183,7 @@ def _add_sweep(commands: Any) -> None:
     )  # fmt: skip
     sweep.set_defaults(run=_sweep)
     _json(sweep)
-    sweep.add_argument("config", nargs="?", help="a TOML file; without one, the defaults")
+    _config(sweep)
     sweep.add_argument("--sizes", default="full", help='training rows: 128,256,512,1024,full (default "full")')
     sweep.add_argument(
         "--data", default="filtered",

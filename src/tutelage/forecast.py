@@ -13,7 +13,7 @@ from tutelage.course import Course
 from tutelage.live import evaluation_due
 from tutelage.memory import Load
 from tutelage.model import device_for, for_device, outline
-from tutelage.policy import Policy, Recomputation
+from tutelage.policy import RECOMPUTATIONS, Policy
 from tutelage.prepare import Pool, Prepared, choose
 from tutelage.readings import Reading
 from tutelage.speed import matrix_rate, memory_rate, pair_cost, step_flops
@@ -55,7 +55,7 @@ def forecast(config: Config, prepared: Prepared, tokenizer: Any, with_baseline: 
     )
     if with_baseline and config.eval.before:
         seconds += generation_seconds(policy, asked[0], config.eval.max_new_tokens, config.eval.batch_size, rate, reads)
-    model = sum(float(weight.numel() * weight.element_size()) for weight in policy.model.parameters())
+    model = memory.weight_bytes(policy)
     load = Load(course.largest, course.largest)
     return Forecast(flops / (plan.USUAL_SHARE * rate), seconds, _memory(policy, config, load), model)
 
@@ -90,7 +90,7 @@ def generation_seconds(policy: Policy, rows: int, tokens: int, together: int, pr
 def _memory(policy: Policy, config: Config, load: Load) -> float:
     """Bytes at the peak of training with the recomputation that is configured, or that "auto" would choose."""
     wanted = config.model.activation_checkpointing
-    choices: tuple[Recomputation, ...] = ("none", "selective", "full") if wanted == "auto" else (wanted,)
+    choices = RECOMPUTATIONS if wanted == "auto" else (wanted,)
     free = plan.HEADROOM * memory.free_memory(policy.device)
     needed = [sum(memory.training_bytes(policy, config, load, kind).values()) for kind in choices]
     return next((size for size in needed if size <= free), needed[-1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +61,10 @@ def init(out: Path, answers: dict[str, str | None], validation: str | None = Non
         data["validation"] = validation
     note, reward = "arithmetic is built in", "r1_zero"
     if known["train"] != "arithmetic":
-        found, reward, note = guess(read_rows(known["train"])[:LOOKED_AT])
-        data |= found
-        if found.get("filter") is False and validation is None and "no row has a reference" in note:
+        found = guess(read_rows(known["train"])[:LOOKED_AT])
+        reward, note = found.reward, found.note
+        data |= found.settings
+        if not found.references and validation is None:
             raise InputError(
                 f"{known['train']}: no row has a reference answer, so none can be held out: give --validation with problems that have"
             )
@@ -103,8 +105,18 @@ def _ask(name: str) -> str:
         raise nobody from None
 
 
-def guess(rows: list[Row]) -> tuple[dict[str, Any], str, str]:
-    """(settings of [data] that read these rows, the grader, what was found), by trying known shapes and then likely names of columns.
+@dataclass(frozen=True)
+class Guess:
+    """How rows are read: settings of [data], the grader, how many rows have a reference, and all that in words."""
+
+    settings: dict[str, Any]
+    reward: str
+    references: int
+    note: str
+
+
+def guess(rows: list[Row]) -> Guess:
+    """How these rows are read, by trying known shapes and then likely names of columns.
 
     Raises:
         InputError: no reading gives most rows a prompt and a response.
@@ -135,7 +147,7 @@ def guess(rows: list[Row]) -> tuple[dict[str, Any], str, str]:
         leftover = [] if columns is None else _left_over(rows[0], columns)
         if leftover:
             how += f"; look at {', '.join(leftover)}, which nothing reads: is it part of the prompt?"
-        return settings, reward, how + said
+        return Guess(settings, reward, with_reference, how + said)
     keys = sorted({key for row in rows for key in row.value})
     why = f" ({reasons.most_common(1)[0][0]})" if reasons else ""
     raise InputError(

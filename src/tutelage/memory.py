@@ -122,6 +122,11 @@ def state_bytes(policy: Policy, config: Config) -> dict[str, float]:
     return needed
 
 
+def held_bytes(policy: Policy, config: Config) -> dict[str, float]:
+    """Bytes that training holds whatever the batch, by name: the weights and `state_bytes`."""
+    return {"weights": weight_bytes(policy), **state_bytes(policy, config)}
+
+
 def state_to_come(policy: Policy, config: Config) -> float:
     """The sum of `state_bytes`."""
     return sum(state_bytes(policy, config).values())
@@ -178,7 +183,7 @@ def _head_bytes(s: Shapes, load: Load) -> float:
 
 def training_bytes(policy: Policy, config: Config, load: Load, kind: Recomputation) -> dict[str, float]:
     """Bytes at the peak of a training step, by name; `activations` as `activation_bytes`."""
-    return {"weights": weight_bytes(policy), **state_bytes(policy, config), "activations": activation_bytes(policy, load, kind)}
+    return {**held_bytes(policy, config), "activations": activation_bytes(policy, load, kind)}
 
 
 def native_bytes(policy: Policy, rows: int, prompt: int, longest: int) -> float:

@@ -14,6 +14,7 @@ from tutelage.errors import RunError
 from tutelage.memory import Load
 from tutelage.model import is_out_of_memory
 from tutelage.packing import Batch
+from tutelage.plan import recorded
 from tutelage.runlog import RunLog, write_text
 from tutelage.step import Gradients, accumulate_gradients
 from tutelage.tokens import TokenizedExample
@@ -36,8 +37,7 @@ class Fitting:
     def __init__(self, course: Course, config: Config, log: RunLog, world: World) -> None:
         self.course, self.config, self.log, self.world = course, config, log, world
         self._record = log.directory / "plan.json"
-        known = json.loads(self._record.read_text(encoding="utf-8")) if self._record.is_file() else {}
-        self.parts: int = known.get("parts", 1)
+        self.parts: int = recorded(self._record).get("parts", 1)
         """Into how many times smaller batches than planned the rows are laid out by now."""
 
     def gradients(
@@ -76,8 +76,7 @@ class Fitting:
         )  # fmt: skip
         self.log.metrics(kind="memory_ran_out", step=step + 1, reason=reason, parts=self.parts, tokens=tokens)
         if self._record.is_file():  # a run that goes on does not have to find out again
-            known = json.loads(self._record.read_text(encoding="utf-8"))
-            write_text(self._record, json.dumps({**known, "parts": self.parts}) + "\n")
+            write_text(self._record, json.dumps({**recorded(self._record), "parts": self.parts}) + "\n")
         return smaller
 
     def _explained(self, batches: Sequence[Batch], reason: str, alone: bool) -> str:
@@ -92,7 +91,7 @@ class Fitting:
     def elsewhere(self, reason: str) -> str:
         """What is said when memory runs out other than in the batches of a step: in the optimizer's first one, or an evaluation."""
         policy = self.course.policy
-        held = {"weights": memory.weight_bytes(policy), **memory.state_bytes(policy, self.config)}
+        held = memory.held_bytes(policy, self.config)
         return (
             f"the memory of {policy.device} is too small, though not for the batches of a step: {reason}\n"
             f"Predicted were {_in_gb(held)} beside the batches. If it was an evaluation: a smaller --eval.batch_size, or"

@@ -11,7 +11,7 @@ from tutelage import console
 from tutelage.config import Config
 from tutelage.errors import InputError
 from tutelage.memory import HEADROOM, Load, activation_bytes, free_memory, state_to_come
-from tutelage.policy import Policy, Recomputation
+from tutelage.policy import RECOMPUTATIONS, Policy, Recomputation
 from tutelage.runlog import write_text
 from tutelage.speed import matrix_rate
 from tutelage.world import ALONE, World
@@ -62,7 +62,7 @@ def _decide(
         raise InputError("model.activation_offload: activations on a CPU are in the host's memory already; leave it out")
     if config.model.activation_offload and ranks > 1:
         raise InputError('model.activation_offload: not with several ranks; use model.activation_checkpointing = "full"')
-    known: dict[str, Any] = json.loads(record.read_text(encoding="utf-8")) if record is not None and record.is_file() else {}
+    known = recorded(record)
     if known.get("ranks", 1) != ranks:  # what fits is another matter then
         known = {"compile": known["compile"]} if "compile" in known else {}
     decided: dict[str, Any] = {"ranks": ranks, "precision": policy.precision}
@@ -72,6 +72,12 @@ def _decide(
     decided["compile"] = _compiles(policy, config, planned_tokens // ranks, known)
     decided["always_sync"] = ranks > 1 and _syncs_always(policy, config, pack_tokens, decided, known)
     return decided
+
+
+def recorded(record: Path | None) -> dict[str, Any]:
+    """What ``plan.json`` says was decided before; nothing where there is none."""
+    known: dict[str, Any] = json.loads(record.read_text(encoding="utf-8")) if record is not None and record.is_file() else {}
+    return known
 
 
 def _syncs_always(policy: Policy, config: Config, pack_tokens: int, decided: dict[str, Any], known: dict[str, Any]) -> bool:
@@ -122,5 +128,4 @@ def _compiles(policy: Policy, config: Config, planned_tokens: int, decided: dict
 def choose_recomputation(policy: Policy, config: Config, pack_tokens: int) -> Recomputation:
     """The first of none, selective and full whose planned memory fits into what is free on the device; full if none does."""
     free = HEADROOM * free_memory(policy.device) - state_to_come(policy, config)
-    choices: tuple[Recomputation, ...] = ("none", "selective", "full")
-    return next((kind for kind in choices if activation_bytes(policy, Load(pack_tokens, pack_tokens), kind) <= free), "full")
+    return next((kind for kind in RECOMPUTATIONS if activation_bytes(policy, Load(pack_tokens, pack_tokens), kind) <= free), "full")

@@ -17,7 +17,7 @@ from tutelage.memory import HEADROOM, Load
 from tutelage.model import outline
 from tutelage.packing import Batch
 from tutelage.plan import USUAL_SHARE
-from tutelage.policy import Policy, Recomputation
+from tutelage.policy import RECOMPUTATIONS, Policy, Recomputation
 from tutelage.prepare import Prepared, panel_size
 from tutelage.speed import pair_cost, step_flops
 from tutelage.tokens import TokenizedExample
@@ -25,7 +25,6 @@ from tutelage.trace import traced_bytes
 
 LOOKED_AT, TOKENS_LOOKED_AT = 16, 100_000
 """Optimizer steps whose packs are laid out for a plan, and tokens of them; one step at least."""
-KINDS: tuple[Recomputation, ...] = ("none", "selective", "full")
 AGAIN = {"none": 1.0, "selective": 1.06, "full": 4 / 3}
 """Operations of a step with what is computed again, beside those without."""
 HALF_FILLED = 512
@@ -70,7 +69,6 @@ class Planner:
 
     def __init__(self, config: Config, prepared: Prepared, tokenizer: Any, device: Device, gpus: int) -> None:
         self.config, self.prepared, self.tokenizer, self.device = config, prepared, tokenizer, device
-        self.gpus = gpus
         self.second = gpus > 1 and config.eval.backend != "native"  # the last GPU is vLLM's
         self.ranks = gpus - self.second
         self._policies: dict[str, Policy] = {}
@@ -85,8 +83,8 @@ class Planner:
             self._policies[key] = replace(policy, packs=self.config.train.pack and packable(policy.model))
         return self._policies[key]
 
-    def _course(self, config: Config) -> tuple[Load, float, float, int]:
-        """(load, operations, tokens, steps) of the run as it is laid out, from the first of its steps."""
+    def _course(self, config: Config) -> tuple[Load, float, float, int, float]:
+        """(load, operations, tokens, steps, batches in a step) of the run as it is laid out, from the first of its steps."""
         policy = self.policy(config)
         course = Course(self.prepared, config, policy, pair_cost(policy))
         key = course.budget, config.train.batch_size, policy.packs
@@ -98,8 +96,8 @@ class Planner:
         share = course.total / len(steps)
         operations = share * sum(step_flops(policy, batch) for _, batches in steps for batch in batches)
         tokens = share * sum(len(example) for examples, _ in steps for example in examples)
-        self.batches = sum(len(batches) for _, batches in steps) / len(steps)
-        return Load.of([batches for _, batches in steps]), operations, tokens, course.total
+        together = sum(len(batches) for _, batches in steps) / len(steps)
+        return Load.of([batches for _, batches in steps]), operations, tokens, course.total, together
 
     def option(self, changes: dict[str, Any], kind: Recomputation, trace: bool = False, may_change: bool = True) -> Option:
         """What the settings with some changes need and take.
@@ -109,7 +107,7 @@ class Planner:
         """
         config = replaced(self.config, changes)
         policy = self.policy(config)
-        load, operations, tokens, steps = self._course(config)
+        load, operations, tokens, steps, batches = self._course(config)
         training = traced_bytes(config, load, kind) if trace else self._training(policy, config, load, kind)
         if self.ranks > 1:
             training = _shared(training, policy, self.ranks)
@@ -126,7 +124,7 @@ class Planner:
         if rate is None or self.device.reads is None:
             return Option(changes, kind, load, backend, training, evaluation, fits)
         filled = load.tokens / (load.tokens + HALF_FILLED) if self.device.kind == "cuda" else 1.0
-        busy = min(float(self.ranks), self.batches)  # a rank for which a step has no batch waits
+        busy = min(float(self.ranks), batches)  # a rank for which a step has no batch waits
         seconds = operations * AGAIN[kind] / (USUAL_SHARE * filled * rate * busy)
         # the optimizer reads and writes all that it holds, once in a step
         held = training["weights"] + training["gradients"] + training["moments"]
@@ -138,8 +136,7 @@ class Planner:
         """`memory.training_bytes`, what depends on the way of training alone being summed up once."""
         way = way_of(config)
         if way not in self._held:
-            held = {"weights": memory.weight_bytes(policy), **memory.state_bytes(policy, config)}
-            self._held[way] = held, memory.Shapes.of(policy)
+            self._held[way] = memory.held_bytes(policy, config), memory.Shapes.of(policy)
         held, shapes = self._held[way]
         return {**held, "activations": memory.activations_of(shapes, load, kind)}
 
@@ -179,7 +176,7 @@ class Planner:
     def as_given(self) -> Option:
         """The settings as they are; of "auto" recomputation, the first kind that fits."""
         wanted = self.config.model.activation_checkpointing
-        kinds = KINDS if wanted == "auto" else (wanted,)
+        kinds = RECOMPUTATIONS if wanted == "auto" else (wanted,)
         options = [self.option({}, kind, may_change=False) for kind in kinds]
         return next((option for option in options if option.fits), options[-1])
 
@@ -197,7 +194,7 @@ class Planner:
             splits = [2**power for power in range(8) if rows % 2**power == 0]
             sizes = [{"train.batch_size": together, "train.grad_accum": rows // together} for together in splits]
         wanted = self.config.model.activation_checkpointing
-        kinds = KINDS if wanted == "auto" else (wanted, "selective", "full")
+        kinds = RECOMPUTATIONS if wanted == "auto" else (wanted, "selective", "full")
         options = [self.option({**changes, **size}, kind) for size in sizes for kind in dict.fromkeys(kinds)]
         fitting = [option for option in options if option.fits]
         if not fitting:

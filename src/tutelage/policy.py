@@ -7,7 +7,7 @@ import functools
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch.distributed.tensor import DTensor
@@ -25,6 +25,8 @@ SCORING = "score_batch"
 """The name under which a sharded model has `score_batch` for a method."""
 
 Recomputation = Literal["none", "selective", "full"]
+RECOMPUTATIONS: tuple[Recomputation, ...] = get_args(Recomputation)
+"""From the fastest to the one that needs least memory."""
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def _traced(policy: Policy, config: Config, load: Load, kind: Recomputation) -> 
                 total, _, _ = score_batch(policy.model, *_inputs(load))
                 (-total).backward()
                 del total
-    known = {"weights": memory.weight_bytes(policy), **memory.state_bytes(policy, config)}
+    known = memory.held_bytes(policy, config)
     return {**known, "activations": max(0.0, tracker.peak - sum(known.values()) + known["moments"])}
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 
 import torch
 
+from tutelage.certificate import MAX_GAP_FLOAT32, MEAN_GAP_BFLOAT16
 from tutelage.check.subject import ROWS, Finding, Subject, distance, largest_gap, sampled_gradient, worst
 from tutelage.config import replaced, to_toml
 from tutelage.launch import launch
@@ -17,10 +18,8 @@ from tutelage.packing import pack, pad
 from tutelage.step import accumulate_gradients
 from tutelage.tokens import TokenizedExample, pad_and_shift
 
-NATS, SHARE = 1e-3, 1e-4
-"""Bounds in float32: of a difference of log-probabilities, and of two gradients, ‖a − b‖ / ‖b‖."""
-DRIFT = 0.1
-"""Bound of the mean difference between bfloat16 and float32, in nats; the bound of a sync with vLLM."""
+SHARE = 1e-4
+"""Bound of the difference of two gradients in float32, ‖a − b‖ / ‖b‖; log-probabilities have the bounds of a sync with vLLM."""
 OF_RANKS = 5.0
 """Two ranks on a CPU need about so many times the bytes of the model in float32."""
 
@@ -30,7 +29,7 @@ def packed(subject: Subject) -> Finding:
     if not subject.policy.packs:
         return Finding(None, "this run is trained on padded rows")
     gap = largest_gap(_log_probs(subject, together=True), _log_probs(subject, together=False))
-    return Finding(gap <= NATS, f"{gap:.1e} nats at most, over {_responses(subject.rows)} response tokens")
+    return Finding(gap <= MAX_GAP_FLOAT32, f"{gap:.1e} nats at most, over {_responses(subject.rows)} response tokens")
 
 
 def fused(subject: Subject) -> Finding:
@@ -51,7 +50,7 @@ def fused(subject: Subject) -> Finding:
     _gradient(replace(subject, config=replaced(subject.config, {"train.loss_normalization": "sequence"})), rows_together=1)
     gap, apart = largest_gap(ours, theirs), distance(sampled_gradient(policy.model), plain)
     policy.model.zero_grad(set_to_none=True)
-    return Finding(gap <= NATS and apart <= SHARE, f"{gap:.1e} nats at most; gradients differ by {apart:.1e}")
+    return Finding(gap <= MAX_GAP_FLOAT32 and apart <= SHARE, f"{gap:.1e} nats at most; gradients differ by {apart:.1e}")
 
 
 def splits(subject: Subject) -> Finding:
@@ -94,7 +93,7 @@ def drift(subject: Subject) -> Finding:
     rounded = _log_probs(replace(subject, policy=replace(subject.policy, precision="bf16-mixed")), together=False)
     gaps = torch.cat(rounded).double() - torch.cat(exact).double()
     mean, most = float(gaps.abs().mean()), float(gaps.abs().max())
-    return Finding(mean <= DRIFT, f"{mean:.2g} nats on average, {most:.2g} at most (bound: {DRIFT} on average)")
+    return Finding(mean <= MEAN_GAP_BFLOAT16, f"{mean:.2g} nats on average, {most:.2g} at most (bound: {MEAN_GAP_BFLOAT16} on average)")
 
 
 def _log_probs(subject: Subject, together: bool) -> list[torch.Tensor]:

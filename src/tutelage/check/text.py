@@ -12,6 +12,8 @@ from tutelage.sources import Row
 
 MOST_ROWS = 2000
 """Rows that are looked at, at most; the grader looks at a tenth."""
+LARGEST_PACK = 64
+"""Rows that are laid out together to look at the targets."""
 WRONG = "the answer is not 123456.789"
 SELF_TEST = ((r"\frac{1}{2}", "0.5", True), ("72", "72.0", True), ("72", "73", False), ("(1, 2)", "(2, 1)", False))
 """(reference, answer, whether they are equal)."""
@@ -93,10 +95,6 @@ def mask(subject: Subject) -> Finding:
     responses = sum(len(row.response_ids) for row in subject.prepared.train)
     share = responses / sum(map(len, subject.prepared.train))
     return Finding(True, f"{percent(share)} of {sum(map(len, subject.prepared.train)):,} tokens carry the loss")
-
-
-LARGEST_PACK = 64
-"""Rows that are laid out together to look at the targets."""
 
 
 def grader(subject: Subject) -> Finding:
