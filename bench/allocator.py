@@ -21,15 +21,14 @@ WARMUP = 2
 def child(side: str, steps: int) -> list[float]:
     """Seconds of each training step."""
     if side == "kept":
-        from tutelage.machine import prepare_process
+        from tutelage.machines.process import prepare_process
 
         prepare_process()
-    from tutelage import packing
     from tutelage.config import parse_config
-    from tutelage.model import load_policy, load_tokenizer
-    from tutelage.optim import make_optimizer
-    from tutelage.prepare import prepare
-    from tutelage.step import accumulate_gradients, update_weights
+    from tutelage.data.pool import prepare
+    from tutelage.model.load import load_policy, load_tokenizer, packing
+    from tutelage.model.optim import make_optimizer
+    from tutelage.training.step import accumulate_gradients, update_weights
 
     config = parse_config({"model": {"device": "cpu"}, "data": {"prompt": "plain"}, "train": {"batch_size": 16, "grad_accum": 1}})
     tokenizer = load_tokenizer("smollm2")

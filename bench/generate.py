@@ -28,11 +28,12 @@ from harness import tabulate, write
 
 
 def speed_and_sync(arguments: argparse.Namespace) -> dict[str, Any]:
-    from tutelage import arithmetic
     from tutelage.config import ModelConfig
-    from tutelage.engines import init_vllm
-    from tutelage.generation import Sampling, native
-    from tutelage.model import choose_device, load_policy, load_tokenizer
+    from tutelage.data import arithmetic
+    from tutelage.evaluation.engine import native
+    from tutelage.evaluation.engine.contract import Sampling
+    from tutelage.evaluation.engines import init_vllm
+    from tutelage.model.load import choose_device, load_policy, load_tokenizer
 
     tokenizer = load_tokenizer(arguments.model)
     rows = arithmetic.rows("train", 8 * arguments.prompts)
@@ -91,8 +92,8 @@ def several_engines(arguments: argparse.Namespace) -> dict[str, Any]:
     """Tokens per second of engines that share a device, over those of one."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from tutelage.engines import init_vllm
-    from tutelage.generation import Sampling
+    from tutelage.evaluation.engine.contract import Sampling
+    from tutelage.evaluation.engines import init_vllm
 
     sampling = Sampling(arguments.tokens, temperature=0, stop=(), min_new_tokens=arguments.tokens)
     share = 0.8 / arguments.engines
@@ -113,7 +114,7 @@ def live_run(arguments: argparse.Namespace) -> dict[str, Any]:
     """A run with asynchronous evaluation: its cost to training, and its timeline."""
     from tutelage import train_one_size
     from tutelage.config import parse_config
-    from tutelage.runlog import read_lines
+    from tutelage.runs.runlog import read_lines
 
     with tempfile.TemporaryDirectory() as folder:
         config = parse_config(
@@ -166,7 +167,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--sleep", action="store_true")
     arguments = parser.parse_args()
-    from tutelage.machine import prepare_process
+    from tutelage.machines.process import prepare_process
 
     prepare_process()
     result = speed_and_sync(arguments)

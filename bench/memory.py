@@ -19,7 +19,7 @@ from harness import alternate, answer, peak_rss, tabulate, write
 def child(side: str, arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    from tutelage.objective import Head, compute_entropy, score
+    from tutelage.model.objective import Head, compute_entropy, score
 
     kind, count = side.split(" at ")
     tokens = int(count)

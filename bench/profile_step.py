@@ -35,17 +35,16 @@ def main() -> None:
     parser.add_argument("--budget", type=int, default=4096)
     parser.add_argument("--compiled", action="store_true")
     arguments = parser.parse_args()
-    from tutelage.machine import prepare_process
+    from tutelage.machines.process import prepare_process
 
     prepare_process()
     import torch
     from train_cpu import WARMUP, rows_of
 
-    from tutelage import packing
-    from tutelage.model import load_policy
-    from tutelage.optim import make_optimizer
-    from tutelage.speed import matrix_rate, step_flops
-    from tutelage.step import accumulate_gradients, update_weights
+    from tutelage.model.load import load_policy, packing
+    from tutelage.model.optim import make_optimizer
+    from tutelage.resources.speed import matrix_rate, step_flops
+    from tutelage.training.step import accumulate_gradients, update_weights
 
     arguments.steps = 1
     config, tokenizer, rows = rows_of(arguments)

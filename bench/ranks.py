@@ -55,8 +55,9 @@ def equality(ranks: Any, directory: Path) -> list[dict[str, Any]]:
     import rank_cases
     from tiny import make_tiny_model
 
-    from tutelage import console, model
-    from tutelage.world import ALONE
+    from tutelage import console
+    from tutelage.machines.world import ALONE
+    from tutelage.model import load as model
 
     console.mute()
     model.has_bfloat16 = lambda device: True  # as the ranks of the tests do
@@ -82,7 +83,7 @@ def saves(ranks: Any, directory: Path, times: int) -> list[dict[str, Any]]:
     """Seconds of the call and until the checkpoint is whole, by one process and by two ranks, in turns."""
     import rank_cases
 
-    from tutelage.world import ALONE
+    from tutelage.machines.world import ALONE
 
     raw = {
         "model": {"id": "smollm2", "device": "cpu", "precision": "fp32"}, "data": {"train": "arithmetic", "prompt": "plain", "size": 16},

@@ -22,7 +22,7 @@ import harness
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from pages import make_run
 
-from tutelage import report
+from tutelage.report import page as report
 
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
 READY = "html[data-ready=%s]"

@@ -19,7 +19,7 @@ from harness import tabulate, write
 
 def rows_sharing(count: int, length: int, shared: int, group: int, vocabulary: int) -> list[Any]:
     """Rows of `length` random ids; each `group` of them share their first `shared`, which are their prompt (one id at least)."""
-    from tutelage.tokens import TokenizedExample
+    from tutelage.data.tokens import TokenizedExample
 
     draw = random.Random(0)
 
@@ -44,13 +44,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
 
-    from tutelage.machine import prepare_process
+    from tutelage.machines.process import prepare_process
 
     prepare_process()
     from tutelage.config import parse_config
-    from tutelage.model import load_policy, load_tokenizer
-    from tutelage.packing import step_batches
-    from tutelage.step import accumulate_gradients
+    from tutelage.model.load import load_policy, load_tokenizer
+    from tutelage.model.packing import step_batches
+    from tutelage.training.step import accumulate_gradients
 
     config = parse_config({"model": {"id": arguments.model, "device": "cpu"}})
     policy = load_policy(config.model, load_tokenizer(arguments.model))

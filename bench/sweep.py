@@ -18,7 +18,7 @@ from pathlib import Path
 
 import harness
 
-from tutelage import results
+from tutelage.runs import results
 
 ROOT = Path(__file__).parent.parent
 

@@ -29,8 +29,8 @@ WARMUP = 2
 def rows_of(arguments: argparse.Namespace) -> tuple[Any, Any, list[Any]]:
     """(configuration, tokenizer, tokenized rows): every side trains on these."""
     from tutelage.config import parse_config
-    from tutelage.model import load_tokenizer
-    from tutelage.prepare import prepare
+    from tutelage.data.pool import prepare
+    from tutelage.model.load import load_tokenizer
 
     count = arguments.rows * (arguments.steps + WARMUP)
     config = parse_config(
@@ -47,11 +47,10 @@ def rows_of(arguments: argparse.Namespace) -> tuple[Any, Any, list[Any]]:
 def ours(arguments: argparse.Namespace, packed: bool, compiled: bool) -> dict[str, Any]:
     from dataclasses import replace
 
-    from tutelage import packing
-    from tutelage.model import load_policy
-    from tutelage.optim import make_optimizer
-    from tutelage.speed import matrix_rate, step_flops
-    from tutelage.step import accumulate_gradients, update_weights
+    from tutelage.model.load import load_policy, packing
+    from tutelage.model.optim import make_optimizer
+    from tutelage.resources.speed import matrix_rate, step_flops
+    from tutelage.training.step import accumulate_gradients, update_weights
 
     config, tokenizer, rows = rows_of(arguments)
     policy = load_policy(config.model, tokenizer)
@@ -74,7 +73,7 @@ def ours(arguments: argparse.Namespace, packed: bool, compiled: bool) -> dict[st
 
 
 def trl(arguments: argparse.Namespace, batches: int, compiled: bool = False) -> dict[str, Any]:
-    from tutelage.model import resolve
+    from tutelage.model.load import resolve
 
     config, tokenizer, rows = rows_of(arguments)
     seconds = trl_steps(
@@ -90,8 +89,8 @@ def specification(arguments: argparse.Namespace) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM
 
     from tutelage import get_response_log_probs, sft_microbatch_train_step
-    from tutelage.model import resolve
-    from tutelage.tokens import pad_and_shift
+    from tutelage.data.tokens import pad_and_shift
+    from tutelage.model.load import resolve
 
     _, _, rows = rows_of(arguments)
     model = AutoModelForCausalLM.from_pretrained(resolve("smollm2"), dtype=torch.float32)
@@ -114,7 +113,7 @@ def specification(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def child(arguments: argparse.Namespace) -> None:
-    from tutelage.machine import prepare_process
+    from tutelage.machines.process import prepare_process
 
     prepare_process()  # every side gets our allocator and thread settings
     run = {

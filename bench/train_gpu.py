@@ -39,7 +39,7 @@ SIDES = (
 
 def rows_of(length: int, count: int, vocabulary: int) -> list[Any]:
     """Rows of `length` random ids that share a template; the first third is prompt."""
-    from tutelage.tokens import TokenizedExample
+    from tutelage.data.tokens import TokenizedExample
 
     draw = random.Random(0)
     shared = [draw.randrange(vocabulary) for _ in range(min(TEMPLATE, length // 4))]
@@ -69,12 +69,12 @@ def save_model(folder: str, toy: bool) -> None:
 def ours(arguments: argparse.Namespace, folder: str, length: int, side: str) -> dict[str, Any]:
     import torch
 
-    from tutelage import packing, plan
     from tutelage.config import parse_config
-    from tutelage.model import load_policy, load_tokenizer
-    from tutelage.optim import make_optimizer
-    from tutelage.speed import matrix_rate
-    from tutelage.step import accumulate_gradients, update_weights
+    from tutelage.model.load import load_policy, load_tokenizer, packing
+    from tutelage.model.optim import make_optimizer
+    from tutelage.resources.speed import matrix_rate
+    from tutelage.training import arrange as plan
+    from tutelage.training.step import accumulate_gradients, update_weights
 
     capped, together = "capped" in side, 1 if "capped" in side else arguments.rows_in_memory
     budget = together * length
@@ -107,7 +107,7 @@ def ours(arguments: argparse.Namespace, folder: str, length: int, side: str) -> 
 
 
 def trl(arguments: argparse.Namespace, folder: str, length: int, side: str) -> dict[str, Any]:
-    from tutelage.model import load_tokenizer
+    from tutelage.model.load import load_tokenizer
 
     liger, together = "Liger" in side, arguments.rows_in_memory
     rows = rows_of(length, arguments.rows * (arguments.steps + WARMUP), (TOY if arguments.toy else QWEN)["vocab_size"])

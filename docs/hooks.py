@@ -76,7 +76,7 @@ def configuration() -> str:
 
 def commands() -> str:
     """What ``tutelage COMMAND --help`` prints, of every command; of those that take settings, without the list of them."""
-    from tutelage.cli import build_parser
+    from tutelage.cli.entry import build_parser
 
     os.environ["COLUMNS"], os.environ["NO_COLOR"] = "88", "1"  # what argparse looks at
     parser = build_parser()
@@ -95,24 +95,24 @@ def commands() -> str:
 
 
 def rooms() -> str:
-    """The map of the rooms: level by level from the top, each with the first sentence of its docstring."""
+    """The map of the folders, from the top: each with the first sentence of its docstring."""
     tests = ast.parse((ROOT / "tests" / "test_imports.py").read_text(encoding="utf-8"))
-    named = {
-        node.targets[0].id: node.value
+    order = next(
+        ast.literal_eval(node.value)
         for node in tests.body
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
-    }
-    lines = ["| level | room | what it is |", "|---|---|---|"]
-    for number, level in reversed(list(enumerate(ast.literal_eval(named["LEVELS"]), 1))):
-        for room in sorted(level):
-            package = ROOT / "src" / "tutelage" / room
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "ORDER"
+    )
+    lines = ["| folder | what it is |", "|---|---|"]
+    for stage in reversed(order.split("<")):
+        for name in re.findall(r"\w+", stage):
+            package = ROOT / "src" / "tutelage" / name
             file = package / "__init__.py" if package.is_dir() else package.with_suffix(".py")
             text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
-            lines.append(f"| {number} | `{room}` | {' '.join(text.partition(chr(10) * 2)[0].split()).replace('``', '`')} |")
+            lines.append(f"| `{name}` | {' '.join(text.partition(chr(10) * 2)[0].split()).replace('``', '`')} |")
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    before, _, after = MAP.read_text(encoding="utf-8").partition("| level | room |")
+    before, _, after = MAP.read_text(encoding="utf-8").partition("| folder | what it is |")
     after = after[after.index("\n\n") :]
     MAP.write_text(before + rooms() + after, encoding="utf-8")

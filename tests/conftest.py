@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from tiny import make_tiny_model
 
-from tutelage import arithmetic
-from tutelage.runlog import to_lines
+from tutelage.data import arithmetic
+from tutelage.runs.runlog import to_lines
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +23,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def tokenizer(tiny_model: str):
-    from tutelage.model import load_tokenizer
+    from tutelage.model.load import load_tokenizer
 
     return load_tokenizer(tiny_model)
 
@@ -70,7 +70,7 @@ def make_config(tiny_model: str, data_file: Path, tmp_path: Path):
 def verdicts_of_this_test(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Each test grades for itself: the verdicts of earlier runs stay where they are."""
     directory = tmp_path_factory.mktemp("cache")
-    monkeypatch.setattr("tutelage.data.cache_directory", lambda: directory)
+    monkeypatch.setattr("tutelage.data.rows.cache_directory", lambda: directory)
     return directory
 
 
@@ -94,4 +94,4 @@ def ranks():
 def bfloat16_even_where_it_is_slow(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiny models compute in bfloat16 on every CPU, so that its paths are tested; the embedded one as a person's would."""
     if "tiny_model" in request.fixturenames:
-        monkeypatch.setattr("tutelage.model.has_bfloat16", lambda device: True)
+        monkeypatch.setattr("tutelage.model.load.has_bfloat16", lambda device: True)

@@ -6,9 +6,9 @@ import json
 import random
 from pathlib import Path
 
-from tutelage import report
 from tutelage.config import parse_config, to_toml
-from tutelage.runlog import to_lines
+from tutelage.report import page as report
+from tutelage.runs.runlog import to_lines
 from tutelage.stats import clustered_interval
 
 EVIL = '<script>window.evil = 1</script><img src=x onerror="window.evil = 2">'

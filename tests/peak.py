@@ -17,9 +17,9 @@ def resident(what: str) -> int:
 def main(warm: str, directory: str, precision: str, kind: str, optimizer: str, lengths: list[int], rows: int) -> None:
     import torch
 
-    import tutelage.model
+    import tutelage.model.load
 
-    tutelage.model.has_bfloat16 = lambda device: True
+    tutelage.model.load.has_bfloat16 = lambda device: True
     torch.set_num_threads(2)
     _step(warm, precision, kind, optimizer, [40, 30], rows)  # libraries, threads and compiled code are there then
     gc.collect()
@@ -32,13 +32,13 @@ def _step(directory: str, precision: str, kind: str, optimizer: str, lengths: li
     """Two steps on a model, the second of which the high-water mark is of; what was reckoned for it."""
     import torch
 
-    from tutelage import memory, optim
     from tutelage.config import parse_config
-    from tutelage.course import Course
-    from tutelage.model import load_policy, load_tokenizer
-    from tutelage.prepare import Prepared
-    from tutelage.step import accumulate_gradients, update_weights
-    from tutelage.tokens import TokenizedExample
+    from tutelage.data.pool import Prepared
+    from tutelage.data.tokens import TokenizedExample
+    from tutelage.model.course import Course
+    from tutelage.model.load import load_policy, load_tokenizer, optim
+    from tutelage.resources import memory
+    from tutelage.training.step import accumulate_gradients, update_weights
 
     settings = {"id": directory, "device": "cpu", "precision": precision}
     config = parse_config({"model": settings, "train": {"optimizer": optimizer, "grad_accum": rows, "pack_tokens": max(lengths)}})

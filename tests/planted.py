@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tutelage.generation.vllm import VllmEngine
+from tutelage.evaluation.engine.vllm import VllmEngine
 
 
 class Planted(VllmEngine):

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import torch
 
-from tutelage import checkpoint, lora, optim
 from tutelage.config import parse_config
-from tutelage.course import set_up
+from tutelage.data.pool import prepare
 from tutelage.errors import InputError
-from tutelage.generation.snapshot import take
-from tutelage.model import load_policy, load_tokenizer
-from tutelage.prepare import prepare
-from tutelage.runlog import RunLog
-from tutelage.sharding import part, whole
-from tutelage.step import accumulate_gradients, update_weights
-from tutelage.world import ALONE, World
+from tutelage.evaluation.engine.snapshot import take
+from tutelage.machines.sharding import part, whole
+from tutelage.machines.world import ALONE, World
+from tutelage.model.course import set_up
+from tutelage.model.load import load_policy, load_tokenizer, lora, optim
+from tutelage.runs import checkpoint
+from tutelage.runs.runlog import RunLog
+from tutelage.training.step import accumulate_gradients, update_weights
 
 
 def set_up_here(world: World, raw: dict, architecture: dict | None = None):
@@ -103,8 +103,9 @@ def job_train(raw: dict, stand_in: str | None = None, stop_at: int | None = None
         stand_in: how the engine behaves that takes vLLM's place.
         stop_at: before this optimizer step, rank 1 gets a SIGUSR1.
     """
-    from tutelage import oom, train
-    from tutelage.generation import vllm
+    from tutelage.evaluation.engine import vllm
+    from tutelage.training import fit as oom
+    from tutelage.training import loop as train
 
     original, kept = oom.accumulate_gradients, (vllm.FACTORY, vllm._missing)
 

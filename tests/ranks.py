@@ -59,8 +59,9 @@ class Ranks:
 def serve(rank: int, pipe) -> None:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(SIZE), LOCAL_WORLD_SIZE=str(SIZE))
     os.environ.update(MASTER_ADDR="127.0.0.1", HF_HUB_OFFLINE="1", OMP_WAIT_POLICY="passive")
-    from tutelage import console, model
-    from tutelage.world import join
+    from tutelage import console
+    from tutelage.machines.world import join
+    from tutelage.model import load as model
 
     model.has_bfloat16 = lambda device: True  # as in conftest.py
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from tutelage.generation import native
+from tutelage.evaluation.engine import native
 
 
 class StandIn:

@@ -8,13 +8,13 @@ import tomllib
 import pytest
 import torch
 
-from tutelage import devices, memory, planner
-from tutelage.advice import advise, fragment, planned
-from tutelage.cli import main
+from tutelage.advice.propose import advise, fragment, planned, planner
+from tutelage.cli.entry import main
 from tutelage.config import load_config, parse_config
-from tutelage.devices import GIB, Device, device_named
 from tutelage.errors import InputError
-from tutelage.policy import RECOMPUTATIONS
+from tutelage.model.policy import RECOMPUTATIONS
+from tutelage.resources import devices, memory
+from tutelage.resources.devices import GIB, Device, device_named
 
 QWEN = {
     "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28,
@@ -108,7 +108,7 @@ def test_time_is_that_of_the_rows_and_memory_that_of_the_largest_pack(make_confi
 
 
 def test_on_this_cpu_rates_are_measured_and_the_plan_is_in_its_precision(make_config, monkeypatch):
-    monkeypatch.setattr("tutelage.model.has_bfloat16", lambda device: False)
+    monkeypatch.setattr("tutelage.model.load.has_bfloat16", lambda device: False)
     found = advise(make_config(model__precision="bf16-mixed"), "cpu")
     assert found.proposal.backend == "native" and found.reasons["model.precision"][0] == "fp32"
     assert found.proposal.tokens_per_second > 0
@@ -152,7 +152,7 @@ def test_a_model_that_cannot_be_traced_is_one_error(tmp_path):
 
 
 def test_ranks_are_named_and_are_no_faster_than_a_step_has_batches(qwen, capsys):
-    from tutelage.advice import show
+    from tutelage.advice.propose import show
 
     few, many = (advise(config_of(qwen, eval={"backend": "native"}), "a10g", gpus=gpus, length=1024) for gpus in (4, 16))
     assert few.ranks == 4 and many.given.tokens_per_second == pytest.approx(few.given.tokens_per_second, rel=0.05)
@@ -186,7 +186,7 @@ def test_devices_have_the_figures_of_their_data_sheets():
 
 
 def test_vllm_needs_what_its_weights_and_cache_need(qwen):
-    from tutelage.model import outline
+    from tutelage.model.load import outline
 
     policy = outline(config_of(qwen).model, None, torch.device("cuda"))
     weights = 2 * 1_543_714_304

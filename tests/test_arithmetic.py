@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import itertools
 
-from tutelage import arithmetic, r1_zero_reward_fn
-from tutelage.shapes import parse_row
+from tutelage import r1_zero_reward_fn
+from tutelage.data import arithmetic
+from tutelage.data.shapes import parse_row
 
 
 def take(split: str, count: int, seed: int = 0):

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tutelage import attention
-from tutelage.attention import Layout, UnsupportedAttention, attend, dense_mask, flex_mask, layout
-from tutelage.packing import build_trie
+from tutelage.model import attention
+from tutelage.model.attention import Layout, UnsupportedAttention, attend, dense_mask, flex_mask, layout
+from tutelage.model.packing import build_trie
 
 CPU = torch.device("cpu")
 tries = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=9).map(tuple), min_size=1, max_size=6)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tutelage.certificate import CUTS, LENGTH, PROBES, UncertifiedWeights, compare, cuts_of, probes, trainer_scores
+from tutelage.evaluation.certificate import CUTS, LENGTH, PROBES, UncertifiedWeights, compare, cuts_of, probes, trainer_scores
 
 
 def engine_says(expected, cuts, plain=0.0, cached=0.0):
@@ -21,7 +21,7 @@ def test_probes_are_fixed_sequences_of_the_tokenizers_own_ids(tokenizer):
 
 
 def test_the_trainers_scores_are_those_of_its_model(model, tokenizer):
-    from tutelage.engines import as_policy
+    from tutelage.evaluation.engines import as_policy
 
     sequences = probes(tokenizer)
     with torch.no_grad():

@@ -9,12 +9,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tutelage import attention, check, evaluate, objective, packing
 from tutelage.check import computing, running, subject, text
-from tutelage.cli import main
+from tutelage.check import doctor as check
+from tutelage.cli.entry import main
 from tutelage.errors import InputError
-from tutelage.generation import native, vllm
-from tutelage.policy import Policy
+from tutelage.evaluation import evaluate
+from tutelage.evaluation.engine import native, vllm
+from tutelage.model import attention, objective, packing
+from tutelage.model.policy import Policy
 
 
 @pytest.fixture
@@ -66,7 +68,7 @@ def other_ids_in_validation(monkeypatch, _):
 
 
 def responses_that_read_back_otherwise(monkeypatch, _):
-    from tutelage import tokens
+    from tutelage.data import tokens
 
     right = tokens.encode_response
     monkeypatch.setattr(tokens, "encode_response", lambda tokenizer, response: right(tokenizer, response.replace(" ", "  ")))
@@ -146,7 +148,7 @@ def a_rank_that_forgets_rows(monkeypatch, tmp_path):
     (tmp_path / "site" / "sitecustomize.py").write_text(
         "import os, sys\n"
         "if os.environ.get('RANK') == '1':\n"
-        "    import tutelage.packing as packing\n"
+        "    import tutelage.model.packing as packing\n"
         "    right = packing.step_batches\n"
         "    from dataclasses import replace\n"
         "    packing.step_batches = lambda *a: [replace(b, weights=b.weights * 0) for b in right(*a)]\n"
@@ -166,7 +168,7 @@ def bfloat16_far_off(monkeypatch, _):
 
 
 def moments_that_are_forgotten(monkeypatch, _):
-    from tutelage import course
+    from tutelage.model import course
 
     right = course.checkpoint.load
 

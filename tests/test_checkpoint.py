@@ -11,10 +11,10 @@ import torch
 from rank_cases import saved
 from torch.distributed.checkpoint import FileSystemWriter
 
-from tutelage import checkpoint
 from tutelage.errors import RunError
-from tutelage.optim import fill_state
-from tutelage.world import ALONE
+from tutelage.machines.world import ALONE
+from tutelage.model.optim import fill_state
+from tutelage.runs import checkpoint
 
 
 @pytest.fixture

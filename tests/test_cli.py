@@ -6,14 +6,14 @@ import sys
 
 import pytest
 
-from tutelage.cli import main
+from tutelage.cli.entry import main
 from tutelage.config import known_keys
 
 HEAVY = ("torch", "transformers", "datasets", "vllm", "sympy", "pyarrow", "numpy")
 
 
 def test_help_lists_the_commands_and_imports_nothing_heavy():
-    code = f"import sys; sys.argv = ['tutelage', '--help']\ntry:\n    from tutelage.cli import main; main()\nfinally:\n    print([m for m in {HEAVY} if m in sys.modules])"
+    code = f"import sys; sys.argv = ['tutelage', '--help']\ntry:\n    from tutelage.cli.entry import main; main()\nfinally:\n    print([m for m in {HEAVY} if m in sys.modules])"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
     assert printed.strip().endswith("[]")
     for command in ("demo", "train", "eval", "filter", "ask", "grade"):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from pages import make_run
 
-from tutelage.cli import main
-from tutelage.compare import pair, side
+from tutelage.cli.entry import main
 from tutelage.errors import InputError
-from tutelage.runlog import read_lines, to_lines
+from tutelage.runs.compare import pair, side
+from tutelage.runs.runlog import read_lines, to_lines
 
 
 def test_what_was_gained_and_lost_is_counted_on_the_same_questions(tmp_path, capsys):
@@ -88,7 +88,7 @@ def test_several_samples_have_an_interval_without_a_test(tmp_path):
 
 def test_an_evaluation_of_a_file_is_compared_with_a_run(tmp_path, make_config, tiny_model, data_file, capsys):
     """Though it asks the same questions in prompts of its own."""
-    from tutelage.train import train_one_size
+    from tutelage.training.loop import train_one_size
 
     run = train_one_size(make_config(data__validation=str(data_file), eval__examples=6, eval__every=0)).directory
     out = tmp_path / "evaluation"

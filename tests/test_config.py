@@ -2,9 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from tutelage.config import Config, describe, differences, load_config, parse_config, to_toml
+from tutelage.config import Config, describe, differences, load_config, parse_config, parse_overrides, split_overrides, to_toml
 from tutelage.errors import InputError
-from tutelage.overrides import parse_overrides, split_overrides
 
 
 def test_a_file_and_overrides_make_a_config(tmp_path):

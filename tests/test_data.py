@@ -4,19 +4,20 @@ import json
 
 import pytest
 
-from tutelage import arithmetic, build_text_pairs, filter_correct_dataset, load_data
-from tutelage.data import (
+from tutelage import build_text_pairs, filter_correct_dataset, load_data
+from tutelage.data.rows import (
     Example,
     Ledger,
     apply_template,
+    arithmetic,
     judge,
     keep_correct,
     load_template,
     seeded_order,
     to_examples,
 )
+from tutelage.data.sources import Row, read_rows
 from tutelage.errors import InputError
-from tutelage.sources import Row, read_rows
 
 MESSAGES = {
     "messages": [

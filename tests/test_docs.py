@@ -15,14 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from tutelage import arithmetic, check
-from tutelage.cli import build_parser, main
-from tutelage.config import load_config
-from tutelage.overrides import split_overrides
-from tutelage.runlog import to_lines
-from tutelage.sweep import sweep
-from tutelage.train import train_one_size
-from tutelage.trials import Design
+from tutelage.check import doctor as check
+from tutelage.cli.entry import build_parser, main
+from tutelage.config import load_config, split_overrides
+from tutelage.data import arithmetic
+from tutelage.experiments.design import Design
+from tutelage.experiments.sweep import sweep
+from tutelage.runs.runlog import to_lines
+from tutelage.training.loop import train_one_size
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]

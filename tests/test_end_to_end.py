@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tutelage.config import load_config
-from tutelage.data import Ledger, keep_correct, load_template, to_examples
-from tutelage.sources import read_rows
+from tutelage.data.rows import Ledger, keep_correct, load_template, to_examples
+from tutelage.data.sources import read_rows
 
 ROOT = Path(__file__).parent.parent
 GSM8K = ROOT.parent / "shared" / "data" / "gsm8k"
@@ -48,7 +48,7 @@ def test_every_gsm8k_solution_is_read_and_graded_right():
 @needs_embedded_model
 def test_the_embedded_model_learns_the_built_in_task(tmp_path, capsys):
     """Six steps of eight rows: the loss falls below half, the answers become well-formed, everything is logged."""
-    from tutelage.cli import main
+    from tutelage.cli.entry import main
 
     run = tmp_path / "run"
     arguments = (

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from tutelage import log_generations, log_generations_vllm, r1_zero_reward_fn
-from tutelage.evaluate import TOP_K, add_entropies, grade_completions, summarize
-from tutelage.generation import Completion, Sampling, native
+from tutelage.evaluation.engine import native
+from tutelage.evaluation.engine.contract import Completion, Sampling
+from tutelage.evaluation.evaluate import TOP_K, add_entropies, grade_completions, summarize
 
 RECORD_KEYS = {
     "prompt", "sample", "response", "ground_truth", "reward", "format_reward", "answer_reward", "vote", "length", "token_entropy",
@@ -93,7 +94,7 @@ def test_entropies_by_one_pass_are_those_that_generation_saw(tiny_model, tokeniz
     from dataclasses import replace
 
     from tutelage.config import ModelConfig
-    from tutelage.model import load_policy
+    from tutelage.model.load import load_policy
 
     policy = replace(load_policy(ModelConfig(id=tiny_model, device="cpu", precision="fp32"), tokenizer), packs=packs)
     prompts = [tokenizer.encode(text) for text in ("Ava has 3 pens.", "Ben?")]
@@ -133,7 +134,7 @@ class SameModel:
 
 def test_both_doors_return_the_same(model, tokenizer):
     """Records and summaries, the entropy included, which an engine does not tell."""
-    from tutelage.engines import as_policy
+    from tutelage.evaluation.engines import as_policy
 
     engine = SameModel(as_policy(model, tokenizer))
     prompts, truths = ["Ava has 3 pens.", "Ben?", "Is it?"], ["3", "4", "5"]
@@ -157,11 +158,10 @@ def test_as_many_ground_truths_as_prompts_are_needed(model, tokenizer):
 
 def test_a_policy_holds_other_weights_for_a_while(tiny_model, tokenizer):
     """Its scores are those of the other model, adapters rest meanwhile, and afterwards all is as it was."""
-    from tutelage import lora
     from tutelage.config import ModelConfig
-    from tutelage.generation.snapshot import take
-    from tutelage.model import load_policy
-    from tutelage.tokens import TokenizedExample
+    from tutelage.data.tokens import TokenizedExample
+    from tutelage.evaluation.engine.snapshot import take
+    from tutelage.model.load import load_policy, lora
 
     pytest.importorskip("peft")
     rows = [TokenizedExample("r", (5, 6, 7), (8, 9, 10, 11)), TokenizedExample("s", (5, 6), (12, 13))]

@@ -11,10 +11,10 @@ import torch
 from test_train import interrupt_at_call, weights_of
 
 from tutelage import train_one_size
-from tutelage.cli import main
+from tutelage.cli.entry import main
+from tutelage.cli.export import export
 from tutelage.errors import InputError
-from tutelage.export import export
-from tutelage.train import Interrupted, _best
+from tutelage.training.loop import Interrupted, _best
 
 
 def stopped_at(make_config, monkeypatch, step: int, **changes):
@@ -51,7 +51,7 @@ def test_large_models_are_written_in_shards_that_load(make_config, monkeypatch, 
     from transformers import AutoModelForCausalLM
 
     config = stopped_at(make_config, monkeypatch, 2)
-    monkeypatch.setattr("tutelage.model.SHARD_SIZE", "40KB")
+    monkeypatch.setattr("tutelage.model.load.SHARD_SIZE", "40KB")
     assert main(["export", config.run.dir, "--step", "2", "--out", str(tmp_path / "out")]) == 0
     assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 1
     AutoModelForCausalLM.from_pretrained(tmp_path / "out")
@@ -74,7 +74,7 @@ def test_the_best_step_is_the_earliest_of_the_most_accurate_ones():
 
 
 def test_a_finished_run_keeps_its_best_checkpoint_where_that_is_wished(make_config, monkeypatch):
-    monkeypatch.setattr("tutelage.train._best", lambda log: [2])
+    monkeypatch.setattr("tutelage.training.loop._best", lambda log: [2])
     run = train_one_size(make_config(train__num_steps=6, run__keep_best=True, run__keep_last=1)).directory
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-00000002"]
     assert (export(run, step=2) / "model.safetensors").is_file() and (export(run) / "model.safetensors").is_file()

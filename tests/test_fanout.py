@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tutelage.cli import main
+from tutelage.cli.entry import main
 from tutelage.errors import InputError, RunError
-from tutelage.fanout import run_apart, run_map
+from tutelage.machines.fanout import run_apart, run_map
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 

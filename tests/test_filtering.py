@@ -9,12 +9,13 @@ import weakref
 
 import pytest
 
-from tutelage import arithmetic, data, filtering, sources
-from tutelage.cli import main
+from tutelage.cli.entry import filtering, main
+from tutelage.cli.filtering import filter_file
+from tutelage.data import arithmetic, sources
+from tutelage.data import rows as data
 from tutelage.errors import InputError, RunError
-from tutelage.filtering import filter_file
 from tutelage.grading import cache, equality
-from tutelage.runlog import to_lines
+from tutelage.runs.runlog import to_lines
 
 
 def lines_of(path):
@@ -104,7 +105,7 @@ def test_the_version_of_the_grader_is_that_of_its_code(tmp_path, monkeypatch):
 def test_interrupted_filtering_goes_on_from_the_verdicts_it_has(tmp_path, monkeypatch):
     path = tmp_path / "train.jsonl"
     path.write_text(to_lines(arithmetic.rows("train", 60)))
-    monkeypatch.setattr("tutelage.data.GRADED_AT_ONCE", 20)
+    monkeypatch.setattr("tutelage.data.rows.GRADED_AT_ONCE", 20)
     judge, chunks = filtering.judge, []
 
     def interrupted(examples, *rest):
@@ -151,7 +152,7 @@ def test_rows_stream_through_and_are_not_gathered(tmp_path, monkeypatch):
     path = tmp_path / "train.jsonl"
     row = arithmetic.rows("train", 1)[0]
     path.write_text(to_lines(row for _ in range(600)))
-    monkeypatch.setattr("tutelage.data.GRADED_AT_ONCE", 50)
+    monkeypatch.setattr("tutelage.data.rows.GRADED_AT_ONCE", 50)
     alive: weakref.WeakSet = weakref.WeakSet()
     most = 0
 

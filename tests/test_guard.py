@@ -11,8 +11,8 @@ import pytest
 
 from tutelage import train_one_size
 from tutelage.errors import InputError, RunError
-from tutelage.guard import AT_LEAST, Guard
-from tutelage.replay import replay
+from tutelage.training.guard import AT_LEAST, Guard
+from tutelage.training.replay import replay
 
 
 def usual(count: int, middle: float = 1.0, spread: float = 0.1) -> list[float]:
@@ -56,7 +56,7 @@ def test_a_guard_after_a_restart_is_the_guard_before_it():
 @pytest.fixture
 def poisoned(make_config, data_file, monkeypatch):
     """A configuration, and a row whose loss is multiplied: by a number, for a spike, or by NaN."""
-    from tutelage.policy import Policy
+    from tutelage.model.policy import Policy
 
     victim = json.loads(data_file.read_text().splitlines()[7])["messages"][0]["content"][:30]
     original = Policy.score
@@ -119,7 +119,7 @@ def test_skipped_steps_leave_the_weights_alone_are_counted_and_end_the_run_when_
 def test_a_replayed_step_is_the_logged_step(make_config, monkeypatch):
     from test_train import interrupt_at_call
 
-    from tutelage.train import Interrupted
+    from tutelage.training.loop import Interrupted
 
     config = make_config(train__num_steps=6, eval__every=0)
     with monkeypatch.context() as patch:
@@ -129,7 +129,7 @@ def test_a_replayed_step_is_the_logged_step(make_config, monkeypatch):
     logged = steps_of(Path(config.run.dir))[3]
     told = []
     with monkeypatch.context() as patch:
-        patch.setattr("tutelage.replay.console.say", lambda text, **_: told.append(text))
+        patch.setattr("tutelage.training.replay.console.say", lambda text, **_: told.append(text))
         rows = replay(config, 4)
     assert any(f"replayed: loss {logged['loss']:.6g}, gradient norm {logged['grad_norm']:.6g}" in text for text in told)
     assert len(rows) == 8 and sum(row["loss"] * row["tokens"] for row in rows) / sum(row["tokens"] for row in rows) == (

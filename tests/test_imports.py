@@ -1,8 +1,10 @@
-"""Imports run downward only, and light rooms stay light."""
+"""One rule for imports, and light folders stay light."""
 
 from __future__ import annotations
 
 import ast
+import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,89 +15,103 @@ import tutelage
 
 SOURCE = Path(tutelage.__file__).parent
 
-# from the bottom to the top: a room may import rooms of lower levels only
-LEVELS = [
-    {"errors", "stats", "arithmetic", "machine", "guard"},
-    {"overrides", "grading", "sources", "console", "objective", "attention", "sharding", "fanout", "launch"},
-    {"world"},
-    {"config", "shapes", "embedded", "checkpoint"},
-    {"data", "lora", "optim", "trials", "tracking", "init"},
-    {"tokens", "runlog", "generation"},
-    {"packing", "draft", "readings"},
-    {"results", "compare"},
-    {"report"},
-    {"policy"},
-    {"model", "speed", "memory", "certificate"},
-    {"step", "devices", "trace"},
-    {"engines"},
-    {"plan", "prepare", "evaluate"},
-    {"placement", "show", "course"},
-    {"live", "oom"},
-    {"train", "filtering", "inference", "export", "replay", "forecast"},
-    {"demo", "sweep", "planner", "check"},
-    {"advice"},
-    {"commands"},
-    {"cli"},
-]
+ORDER = """
+errors · console · stats < config < machines, grading < data < model, runs < resources, report < evaluation < training
+< check, advice < experiments < cli
+"""
+"""A folder imports only folders that stand before it, and of those only what their ``__init__`` names; equals never import
+each other."""
 
 
-def room_of(module: str) -> str:
-    return module.split(".")[1] if "." in module else "__init__"
+def stages() -> dict[str, int]:
+    """The place of each folder (or file of the root) in the order. Those of the first stage may import each other."""
+    return {
+        name.strip(): stage for stage, names in enumerate(ORDER.split("<")) for name in re.split("[,·]", names)
+    }
 
 
-def files() -> list[tuple[str, Path]]:
-    return [(path.relative_to(SOURCE).with_suffix("").parts[0], path) for path in sorted(SOURCE.rglob("*.py"))]
+def folder_of(path: Path) -> str:
+    return path.relative_to(SOURCE).with_suffix("").parts[0]
 
 
-def imported_rooms(path: Path) -> set[str]:
-    rooms = set()
+def imports(path: Path) -> list[tuple[str, str]]:
+    """(module, name) of every import of this package in a file."""
+    found = []
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("tutelage"):
-            rooms |= {alias.name for alias in node.names} if node.module == "tutelage" else {room_of(node.module)}
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "tutelage":
+            found += [(str(node.module), alias.name) for alias in node.names]
         elif isinstance(node, ast.Import):
-            rooms |= {room_of(alias.name) for alias in node.names if alias.name.startswith("tutelage.")}
-    return rooms
+            found += [(alias.name, "") for alias in node.names if alias.name.partition(".")[0] == "tutelage"]
+    return found
 
 
-def test_imports_run_downward_only():
-    level = {room: number for number, rooms in enumerate(LEVELS) for room in rooms}
-    for room, path in files():
-        if room in ("__init__", "__main__"):
-            continue
-        for other in imported_rooms(path) - {room}:
-            assert level[other] < level[room], f"{path.relative_to(SOURCE)} imports {other}, which does not lie below {room}"
+def files() -> list[Path]:
+    return [path for path in sorted(SOURCE.rglob("*.py")) if path.parent != SOURCE or path.stem in stages()]
 
 
-def test_generation_knows_neither_grading_nor_training():
-    for room, path in files():
-        if room == "generation":
-            assert imported_rooms(path) <= {"generation", "objective", "errors", "lora", "machine", "sharding"}
+def crossings() -> list[tuple[Path, str, str, str]]:
+    """(file, folder, module, name) of every import of another folder."""
+    found = []
+    for path in files():
+        for module, name in imports(path):
+            other = module.split(".")[1] if "." in module else name
+            if other not in (folder_of(path), "_lazy"):
+                found.append((path.relative_to(SOURCE), other, module, name))
+    return found
+
+
+def test_a_folder_imports_only_folders_before_it():
+    stage = stages()
+    for path, other, *_ in crossings():
+        mine = folder_of(SOURCE / path)
+        assert stage[other] < stage[mine] or stage[mine] == 0, f"{path} imports {other}, which does not stand before {mine}"
+
+
+def test_folders_are_imported_through_what_their_init_names():
+    for path, other, module, name in crossings():
+        if (SOURCE / other).is_dir():
+            assert module == f"tutelage.{other}", f"{path} reaches into {module}"
+            assert name in importlib.import_module(module).__all__, f"{path}: {module} does not offer {name}"
+
+
+def test_an_offered_name_is_never_hidden_by_a_file_of_that_name():
+    for path in SOURCE.rglob("__init__.py"):
+        package = ".".join(("tutelage", *path.parent.relative_to(SOURCE).parts))
+        files = {file.stem for file in path.parent.glob("*.py")}
+        for module, name in imports(path):
+            assert module in (package, "tutelage._lazy") or name not in files, f"{package}.{name} is a file, too"
+
+
+def test_engines_know_neither_grading_nor_training():
+    for path, other, *_ in crossings():
+        if path.parts[:2] == ("evaluation", "engine"):
+            assert other in {"model", "errors", "machines"}, f"{path} imports {other}"
 
 
 def test_only_one_file_knows_vllm():
-    knows = [
+    knows = {
         path.relative_to(SOURCE).as_posix()
-        for _, path in files()
+        for path in files()
         for node in ast.walk(ast.parse(path.read_text()))
         if (isinstance(node, ast.ImportFrom) and node.module == "vllm")
         or (isinstance(node, ast.Import) and any(a.name == "vllm" for a in node.names))
-    ]
-    assert set(knows) == {"generation/vllm.py"}
+    }
+    assert knows == {"evaluation/engine/vllm.py"}
 
 
 @pytest.mark.parametrize(
     ("module", "forbidden"),
     [
         ("tutelage", ("torch", "transformers", "datasets", "pydantic", "sympy", "rich")),
-        ("tutelage.data", ("torch", "transformers", "vllm", "datasets", "sympy")),
+        ("tutelage.data.rows", ("torch", "transformers", "vllm", "datasets", "sympy")),
         ("tutelage.grading", ("torch", "transformers", "vllm", "sympy", "math_verify", "pydantic")),
         ("tutelage.stats", ("torch", "transformers", "vllm", "numpy")),
         ("tutelage.config", ("torch", "transformers")),
-        ("tutelage.report", ("torch", "transformers", "plotly", "pyarrow", "sympy")),
-        ("tutelage.compare", ("torch", "transformers", "sympy")),
-        ("tutelage.filtering", ("torch", "transformers", "datasets", "sympy")),
-        ("tutelage.objective", ("transformers", "vllm", "datasets")),
-        ("tutelage.train", ("vllm", "datasets", "wandb", "trackio", "mlflow")),
+        ("tutelage.report.page", ("torch", "transformers", "plotly", "pyarrow", "sympy")),
+        ("tutelage.runs.compare", ("torch", "transformers", "sympy")),
+        ("tutelage.cli.filtering", ("torch", "transformers", "datasets", "sympy")),
+        ("tutelage.model.objective", ("transformers", "vllm", "datasets")),
+        ("tutelage.training.loop", ("vllm", "datasets", "wandb", "trackio", "mlflow")),
     ],
 )
 def test_a_light_room_loads_nothing_heavy(module, forbidden):
@@ -105,9 +121,8 @@ def test_a_light_room_loads_nothing_heavy(module, forbidden):
 
 
 def test_every_public_name_is_there_and_listed():
-    from tutelage import _HOMES, __all__
+    from tutelage import __all__
 
-    assert sorted(__all__) == sorted(_HOMES)
     for name in __all__:
         assert getattr(tutelage, name).__doc__
     assert set(dir(tutelage)) == set(__all__)

@@ -8,11 +8,10 @@ import tomllib
 
 import pytest
 
-from tutelage import init
-from tutelage.cli import main
+from tutelage.cli.entry import init, main
 from tutelage.config import describe, load_config
+from tutelage.data.pool import prepare
 from tutelage.errors import InputError
-from tutelage.prepare import prepare
 
 SOLVED = {"q": "What is 2 + 2?", "meta": {"solution": "<think> two and two </think> <answer> 4 </answer>", "final_answer": "4"}}
 

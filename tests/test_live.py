@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from tutelage import InputError, train_one_size
-from tutelage.generation import Sampling, vllm
-from tutelage.runlog import read_lines
+from tutelage.evaluation.engine import vllm
+from tutelage.evaluation.engine.contract import Sampling
+from tutelage.runs.runlog import read_lines
 
 STEPS = {"train__num_steps": 6, "eval__every": 2}
 
@@ -161,7 +162,7 @@ def test_ctrl_c_saves_first_and_then_waits_for_what_is_in_flight(make_config, tm
     """The interrupted run, continued, has the evaluations and the weights of one that was not."""
     from test_train import interrupt_at_call
 
-    from tutelage.train import Interrupted
+    from tutelage.training.loop import Interrupted
 
     engine("slow")
     changes = {**STEPS, "eval__backend": "vllm", "eval__mode": "async"}
@@ -188,7 +189,7 @@ def test_low_rank_adapters_reach_the_engine_merged(make_config, engine):
 
 def test_two_engines_give_what_one_gives(make_config, tmp_path, engine, monkeypatch):
     """`tutelage eval --backend vllm` shares the problems out in portions; every engine is certified."""
-    from tutelage import inference
+    from tutelage.cli import inference
 
     run = train_one_size(make_config(train__num_steps=1)).directory
     data = str(tmp_path / "train.jsonl")
@@ -207,7 +208,7 @@ def test_two_engines_give_what_one_gives(make_config, tmp_path, engine, monkeypa
 
 
 def test_auto_says_what_it_picked(make_config, engine, monkeypatch, capsys, tmp_path):
-    from tutelage import placement
+    from tutelage.resources import placement
 
     train_one_size(make_config(train__num_steps=1, eval__backend="auto"))
     assert "evaluation: by vLLM on cpu, while training waits" in capsys.readouterr().out
@@ -223,7 +224,8 @@ def test_auto_says_what_it_picked(make_config, engine, monkeypatch, capsys, tmp_
 
 def test_in_turns_the_engine_sleeps_while_training_computes(make_config, tmp_path, engine, monkeypatch):
     """It is started in its own turn too; and if it dies in its sleep, it is started again."""
-    from tutelage import placement, train
+    from tutelage.resources import placement
+    from tutelage.training import loop as train
 
     engine(f"good@{tmp_path / 'turns'}")
     turns = placement.Placement(torch.device("cpu"), True, 0.5, False)
@@ -234,7 +236,9 @@ def test_in_turns_the_engine_sleeps_while_training_computes(make_config, tmp_pat
 
 
 def test_an_engine_that_dies_in_its_sleep_is_started_again(make_config, tmp_path, engine, monkeypatch):
-    from tutelage import engines, placement, train
+    from tutelage.evaluation import engines
+    from tutelage.resources import placement
+    from tutelage.training import loop as train
 
     engine(f"good@{tmp_path / 'turns'}")
     monkeypatch.setattr(train, "place_engine", lambda *_: placement.Placement(torch.device("cpu"), True, 0.5, False))
@@ -254,7 +258,7 @@ def test_an_engine_that_dies_in_its_sleep_is_started_again(make_config, tmp_path
 @pytest.fixture
 def two_gpus(monkeypatch):
     """GPUs of 24 GB, of which so much is free; the first one is trained on."""
-    from tutelage import placement
+    from tutelage.resources import placement
 
     free = {0: 24e9, 1: 24e9}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -283,7 +287,7 @@ def test_where_the_engine_runs_follows_from_the_memory(
 ):
     from types import SimpleNamespace
 
-    from tutelage import placement
+    from tutelage.resources import placement
 
     two_gpus[0] = left
     if gpus == 1:
@@ -308,7 +312,7 @@ def test_where_the_engine_runs_follows_from_the_memory(
 def test_async_where_only_turns_fit_is_refused(make_config, engine, two_gpus, monkeypatch):
     from types import SimpleNamespace
 
-    from tutelage import placement
+    from tutelage.resources import placement
 
     del two_gpus[1]
     monkeypatch.setattr(placement, "state_to_come", lambda policy, config: 18e9)
@@ -321,7 +325,7 @@ def test_async_where_only_turns_fit_is_refused(make_config, engine, two_gpus, mo
 
 
 def test_the_engines_process_sees_its_gpu_alone(monkeypatch):
-    from tutelage import engines
+    from tutelage.evaluation import engines
 
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert engines.visible_name(1) == "1"
@@ -333,8 +337,8 @@ def test_the_engines_process_sees_its_gpu_alone(monkeypatch):
 
 def test_ctrl_c_twice_ends_the_engine_and_gives_up_what_was_in_flight(make_config, tmp_path, engine, monkeypatch, capsys):
     """No engine is started again, nothing waits for it; the run, continued, evaluates that step."""
-    from tutelage import engines, live
-    from tutelage.train import Interrupted
+    from tutelage.evaluation import engines, live
+    from tutelage.training.loop import Interrupted
 
     engine(f"slow@{tmp_path / 'starts'}")
     config = make_config(**STEPS, eval__backend="vllm")
@@ -360,7 +364,7 @@ def test_ctrl_c_twice_ends_the_engine_and_gives_up_what_was_in_flight(make_confi
 
 def test_an_engine_that_was_closed_is_not_started_again(tiny_model, engine):
     from tutelage import init_vllm
-    from tutelage.generation.process import EngineError
+    from tutelage.evaluation.engine.process import EngineError
 
     llm = init_vllm(tiny_model, "cpu", 7)
     pid = llm.remote.process.pid
@@ -383,8 +387,10 @@ def test_a_run_of_before_is_read_as_what_it_was():
 
 def test_in_turns_one_ctrl_c_ends_the_engine_first(make_config, tmp_path, engine, monkeypatch):
     """Its memory must be free before the optimizer's state comes back."""
-    from tutelage import engines, placement, train
-    from tutelage.train import Interrupted
+    from tutelage.evaluation import engines
+    from tutelage.resources import placement
+    from tutelage.training import loop as train
+    from tutelage.training.loop import Interrupted
 
     engine("slow")
     turns = placement.Placement(torch.device("cpu"), True, 0.5, False)
@@ -423,7 +429,7 @@ def test_the_callers_own_mistakes_are_not_the_engines(tiny_model, engine):
 
 
 def test_memory_that_runs_out_for_the_entropies_fails_that_evaluation_alone(make_config, engine, monkeypatch):
-    from tutelage import live
+    from tutelage.evaluation import live
 
     def too_much(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -434,7 +440,7 @@ def test_memory_that_runs_out_for_the_entropies_fails_that_evaluation_alone(make
 
 
 def test_what_evaluations_cost_is_known_of_runs_begun_before_it_was_written(tmp_path):
-    from tutelage.runlog import RunLog, append_lines
+    from tutelage.runs.runlog import RunLog, append_lines
 
     old = [{"kind": "train", "step": 1, "seconds": 10.0}, {"kind": "eval", "step": 1, "seconds": 4.0}]
     new = [{"kind": "eval", "step": 2, "seconds": 9.0, "training_seconds": 0.5}]

@@ -10,14 +10,15 @@ import torch
 from rank_cases import saved
 from torch.distributed.checkpoint import FileSystemReader
 
-from tutelage import checkpoint, train_one_size
+from tutelage import train_one_size
+from tutelage.data.tokens import TokenizedExample
 from tutelage.errors import InputError, RunError
-from tutelage.lora import merged_weights, require
-from tutelage.model import load_policy
-from tutelage.optim import make_optimizer
-from tutelage.packing import pack, pad
-from tutelage.tokens import TokenizedExample
-from tutelage.world import ALONE
+from tutelage.machines.world import ALONE
+from tutelage.model.load import load_policy
+from tutelage.model.lora import merged_weights, require
+from tutelage.model.optim import make_optimizer
+from tutelage.model.packing import pack, pad
+from tutelage.runs import checkpoint
 
 needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="PEFT is not installed")
 ROWS = [TokenizedExample("a", (5, 6, 7), (8, 9)), TokenizedExample("b", (5, 6), (10, 11, 12))]

@@ -12,13 +12,13 @@ import pytest
 import torch
 from tiny import make_tiny_model
 
-from tutelage import memory
 from tutelage.config import parse_config
-from tutelage.memory import Load
-from tutelage.model import load_policy, outline
-from tutelage.packing import pack
-from tutelage.tokens import TokenizedExample
-from tutelage.trace import traced_bytes
+from tutelage.data.tokens import TokenizedExample
+from tutelage.model.load import load_policy, outline
+from tutelage.model.packing import pack
+from tutelage.resources import memory
+from tutelage.resources.memory import Load
+from tutelage.resources.trace import traced_bytes
 
 CPU = torch.device("cpu")
 KINDS = ("none", "selective", "full")
@@ -119,7 +119,7 @@ def _tensors():
 def test_generation_by_the_policy_takes_what_is_reckoned_or_less(tiny_model):
     """A bound: the cache of all rows, as long as they may get, and the prompts' way through a layer."""
     config = parse_config({"model": {"id": tiny_model, "precision": "fp32", "device": "cpu"}})
-    from tutelage.model import load_tokenizer
+    from tutelage.model.load import load_tokenizer
 
     policy = load_policy(config.model, load_tokenizer(tiny_model))
     few, many = memory.native_bytes(policy, 1, 100, 200), memory.native_bytes(policy, 64, 100, 200)

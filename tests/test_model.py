@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from tutelage.config import ModelConfig
-from tutelage.embedded import EMBEDDED, embedded_model
+from tutelage.data.tokens import TokenizedExample, pad_and_shift
 from tutelage.errors import InputError
-from tutelage.model import load_policy, load_tokenizer
-from tutelage.objective import Head, get_response_log_probs
-from tutelage.packing import pack, pad
-from tutelage.tokens import TokenizedExample, pad_and_shift
+from tutelage.model.embedded import EMBEDDED, embedded_model
+from tutelage.model.load import load_policy, load_tokenizer
+from tutelage.model.objective import Head, get_response_log_probs
+from tutelage.model.packing import pack, pad
 
 PAIRS = [([1, 2, 3], [4, 5, 6, 7]), ([1, 2], [9]), ([5], [6, 7, 8])]
 

@@ -7,12 +7,12 @@ import json
 import pytest
 import torch
 
-from tutelage import oom
 from tutelage.errors import InputError, RunError
-from tutelage.runlog import read_lines
-from tutelage.step import accumulate_gradients
-from tutelage.train import Interrupted, _require, train_one_size
-from tutelage.world import World
+from tutelage.machines.world import World
+from tutelage.runs.runlog import read_lines
+from tutelage.training import fit as oom
+from tutelage.training.loop import Interrupted, _require, train_one_size
+from tutelage.training.step import accumulate_gradients
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_adapting_gives_the_same_losses_and_gradients_in_smaller_batches(make_co
 
 
 def test_a_run_that_goes_on_does_not_find_out_again(make_config, room_for, monkeypatch):
-    from tutelage import train
+    from tutelage.training import loop as train
 
     room_for(250)
     config = make_config(data__max_length=300, train__batch_size=8, train__grad_accum=1, train__on_oom="adapt", run__save_every=1)
@@ -104,8 +104,8 @@ def test_when_each_row_is_alone_the_next_setting_down_is_another(make_config, ro
 
 
 def test_equal_rows_share_a_batch_and_there_is_an_end_to_halving(make_config, room_for, tmp_path):
-    from tutelage import arithmetic
-    from tutelage.runlog import to_lines
+    from tutelage.data import arithmetic
+    from tutelage.runs.runlog import to_lines
 
     row = next(iter(arithmetic.rows("train", 48)))
     (tmp_path / "same.jsonl").write_text(to_lines([row] * 12))
@@ -120,7 +120,7 @@ def test_adapting_is_refused_with_several_ranks(make_config):
 
 
 def test_memory_that_runs_out_elsewhere_is_one_clear_error_too(make_config, monkeypatch):
-    from tutelage import train
+    from tutelage.training import loop as train
 
     def too_much(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory.")

@@ -7,12 +7,12 @@ import importlib.util
 import pytest
 import torch
 
+from tutelage.data.pool import prepare
 from tutelage.errors import InputError
-from tutelage.model import load_policy
-from tutelage.optim import Watch, make_optimizer, offloaded, require, set_lr
-from tutelage.packing import step_batches
-from tutelage.prepare import prepare
-from tutelage.step import accumulate_gradients, update_weights
+from tutelage.model.load import load_policy
+from tutelage.model.optim import Watch, make_optimizer, offloaded, require, set_lr
+from tutelage.model.packing import step_batches
+from tutelage.training.step import accumulate_gradients, update_weights
 
 needs_torchao = pytest.mark.skipif(importlib.util.find_spec("torchao") is None, reason="torchao is not installed")
 

@@ -7,10 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tutelage.attention import dense_mask
 from tutelage.config import TrainConfig
-from tutelage.optim import lr_at
-from tutelage.packing import (
+from tutelage.data.tokens import TokenizedExample
+from tutelage.model.attention import dense_mask
+from tutelage.model.optim import lr_at
+from tutelage.model.packing import (
     build_trie,
     pack,
     pack_labels,
@@ -21,7 +22,6 @@ from tutelage.packing import (
     steps_per_epoch,
     total_steps,
 )
-from tutelage.tokens import TokenizedExample
 
 ids = st.lists(st.integers(0, 2), min_size=1, max_size=6).map(tuple)
 examples = st.lists(

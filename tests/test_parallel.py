@@ -12,7 +12,7 @@ import torch
 from test_train import assert_same_run, lines_of, weights_of, without_times
 
 from tutelage import train_one_size
-from tutelage.world import ALONE
+from tutelage.machines.world import ALONE
 
 
 def raw(make_config, **changes) -> dict:

@@ -7,15 +7,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tutelage import get_response_log_probs, plan
+from tutelage import get_response_log_probs
 from tutelage.config import Config, ModelConfig
+from tutelage.data.tokens import TokenizedExample
 from tutelage.errors import InputError
-from tutelage.generation import Sampling, native
-from tutelage.memory import Load
-from tutelage.model import load_policy
-from tutelage.packing import pack, pad
-from tutelage.speed import matrix_rate, step_flops
-from tutelage.tokens import TokenizedExample
+from tutelage.evaluation.engine import native
+from tutelage.evaluation.engine.contract import Sampling
+from tutelage.model.load import load_policy
+from tutelage.model.packing import pack, pad
+from tutelage.resources.memory import Load
+from tutelage.resources.speed import matrix_rate, step_flops
+from tutelage.training import arrange as plan
 
 ROWS = [
     TokenizedExample("a", (5, 6, 7), (8, 9)),
@@ -222,7 +224,7 @@ def test_operations_are_counted_as_by_hand(make_config, tokenizer):
 @pytest.mark.parametrize("lora", ["none", "lora"])
 def test_an_outline_is_reckoned_as_the_model_itself_is(tiny_model, tokenizer, lora):
     """Shapes alone say what weights, state, activations and a step take."""
-    from tutelage.model import outline
+    from tutelage.model.load import outline
 
     config = ModelConfig(id=tiny_model, device="cpu", precision="fp32", lora=lora)
     whole, shape = load_policy(config, tokenizer), outline(config, tokenizer, torch.device("cpu"))
@@ -236,6 +238,6 @@ def test_an_outline_is_reckoned_as_the_model_itself_is(tiny_model, tokenizer, lo
 
 
 def test_memory_is_read_at_a_rate():
-    from tutelage.speed import memory_rate
+    from tutelage.resources.speed import memory_rate
 
     assert 1e8 < memory_rate(torch.device("cpu")) < 1e13

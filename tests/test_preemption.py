@@ -14,12 +14,12 @@ import pytest
 from test_train import assert_same_run, lines_of
 
 from tutelage import train_one_size
-from tutelage.cli import main
+from tutelage.cli.entry import main
 from tutelage.config import to_toml
-from tutelage.draft import PREFIX
 from tutelage.errors import InputError, RunError
-from tutelage.generation import native
-from tutelage.train import Preempted
+from tutelage.evaluation.draft import PREFIX
+from tutelage.evaluation.engine import native
+from tutelage.training.loop import Preempted
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
@@ -70,8 +70,8 @@ def test_an_evaluation_goes_on_where_it_was_stopped(make_config, tmp_path, monke
 
 
 def test_a_torn_line_of_an_evaluation_under_way_is_asked_again(make_config, tokenizer, tmp_path):
-    from tutelage.draft import Draft
-    from tutelage.generation import Completion, Sampling
+    from tutelage.evaluation.draft import Draft
+    from tutelage.evaluation.engine.contract import Completion, Sampling
 
     draft = Draft(tmp_path, 2, [[1], [2]], Sampling())
     said = [Completion("a", (1, 2), "stop", (0.5, 0.25))]
@@ -124,7 +124,7 @@ def test_what_cannot_be_kept_of_an_evaluation_does_not_end_it(make_config, monke
     def full(*_):
         raise RunError("No space left on device")
 
-    monkeypatch.setattr("tutelage.draft.append_lines", full)
+    monkeypatch.setattr("tutelage.evaluation.draft.append_lines", full)
     result = train_one_size(make_config(eval__batch_size=2))
     assert [line["step"] for line in result.evaluations] == [0, 2, 4]
     assert capsys.readouterr().out.count("answers are not kept before the evaluation is finished: No space") == 3
@@ -132,7 +132,7 @@ def test_what_cannot_be_kept_of_an_evaluation_does_not_end_it(make_config, monke
 
 def test_a_log_that_could_not_be_written_is_written_before_the_state_is_saved(make_config, tmp_path, monkeypatch):
     """The line of step 3 meets a full disk once: the run stops with it written and its state saved, and goes on from there."""
-    from tutelage import runlog
+    from tutelage.runs import runlog
 
     original = runlog.append_lines
     refused = []
@@ -233,7 +233,7 @@ def test_a_killed_rank_ends_the_job_and_a_polite_signal_to_the_next_one_is_passe
 
 
 def test_ranks_are_started_once(monkeypatch):
-    from tutelage.launch import launch
+    from tutelage.machines.launcher import launch
 
     with pytest.raises(InputError, match="at least one rank"):
         launch(0, [])
@@ -242,7 +242,7 @@ def test_ranks_are_started_once(monkeypatch):
         launch(2, [])
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(InputError, match="RANK, MASTER_ADDR, MASTER_PORT not set: start with torchrun"):
-        from tutelage.world import join
+        from tutelage.machines.world import join
 
         with join("cpu", 1.0):
             pass

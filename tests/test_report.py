@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 from pages import EVIL, make_run, make_sweep
 
-from tutelage import report
 from tutelage.config import parse_config, to_toml
 from tutelage.errors import InputError
-from tutelage.readings import DIGITS, LEVELS_PER_OCTAVE, Reading, digit_of
 from tutelage.report import facts, figures, words
-from tutelage.runlog import read_lines, to_lines
+from tutelage.report import page as report
+from tutelage.runs.readings import DIGITS, LEVELS_PER_OCTAVE, Reading, digit_of
+from tutelage.runs.runlog import read_lines, to_lines
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 in_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
@@ -115,7 +115,7 @@ def test_a_page_of_what_is_no_run_is_refused(tmp_path):
 
 
 def test_an_evaluation_has_a_page_too(tmp_path, tiny_model, data_file):
-    from tutelage.cli import main
+    from tutelage.cli.entry import main
 
     out = tmp_path / "evaluation"
     assert (
@@ -140,7 +140,7 @@ def test_an_evaluation_has_a_page_too(tmp_path, tiny_model, data_file):
 
 
 def test_a_finished_run_has_its_page(make_config):
-    from tutelage.train import train_one_size
+    from tutelage.training.loop import train_one_size
 
     result = train_one_size(make_config(run__price_per_hour=1.5))
     page = (result.directory / "report.html").read_text()
@@ -202,7 +202,7 @@ def test_a_command_that_is_not_ours_says_nothing_of_the_recipe(run):
 
 
 def test_whatever_keeps_the_page_from_being_written_the_run_is_finished(make_config, monkeypatch, capsys):
-    from tutelage.train import train_one_size
+    from tutelage.training.loop import train_one_size
 
     monkeypatch.setattr(report, "write", lambda directory: {}["nothing"])
     result = train_one_size(make_config())

@@ -15,7 +15,7 @@ import torch
 
 from tutelage.config import ModelConfig
 from tutelage.errors import InputError
-from tutelage.model import load_policy, load_tokenizer, outline, resolve
+from tutelage.model.load import load_policy, load_tokenizer, outline, resolve
 
 
 class Bomb:
@@ -75,7 +75,7 @@ def test_a_pinned_name_that_is_not_in_reach_is_one_error():
 
 def test_nobody_is_told_what_runs_here():
     code = (
-        "import os; from tutelage.machine import prepare_process; prepare_process();"
+        "import os; from tutelage.machines.process import prepare_process; prepare_process();"
         "print(os.environ['HF_HUB_DISABLE_TELEMETRY'], os.environ['RAY_USAGE_STATS_ENABLED'])"
     )
     names = ("HF_HUB_DISABLE_TELEMETRY", "RAY_USAGE_STATS_ENABLED")

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tutelage import build_text_pairs
-from tutelage.shapes import BadRow, parse_row
+from tutelage.data.shapes import BadRow, parse_row
 
 MESSAGES = {
     "messages": [

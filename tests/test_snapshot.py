@@ -7,10 +7,10 @@ import pytest
 import rank_cases
 import torch
 
-from tutelage import lora
-from tutelage.generation import snapshot
-from tutelage.generation.snapshot import take
-from tutelage.world import ALONE
+from tutelage.evaluation.engine import snapshot
+from tutelage.evaluation.engine.snapshot import take
+from tutelage.machines.world import ALONE
+from tutelage.model import lora
 
 
 def test_a_snapshot_is_the_weights_of_its_moment_in_memory_that_others_can_open(model):

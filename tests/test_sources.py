@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from tutelage.data.sources import read_rows
 from tutelage.errors import InputError
-from tutelage.sources import read_rows
 
 ROWS = [{"prompt": f"p{index}", "response": "r"} for index in range(3)]
 

@@ -14,12 +14,15 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
-from tutelage import arithmetic, fanout, results, sweep
 from tutelage.config import load_config, to_toml
+from tutelage.data import arithmetic
 from tutelage.errors import InputError, RunError
-from tutelage.readings import Reading
-from tutelage.runlog import read_lines, to_lines
-from tutelage.trials import Design
+from tutelage.experiments import sweep
+from tutelage.experiments.design import Design
+from tutelage.machines import fanout
+from tutelage.runs import results
+from tutelage.runs.readings import Reading
+from tutelage.runs.runlog import read_lines, to_lines
 
 EVERYTHING = Design((8, None), ("raw", "filtered", "control"), 2)
 
@@ -94,7 +97,8 @@ def test_rows_are_read_judged_and_tokenized_once_and_the_untouched_model_evaluat
 
         monkeypatch.setattr(module, name, call)
 
-    from tutelage import live, prepare
+    from tutelage.data import pool as prepare
+    from tutelage.evaluation import live
 
     counted(prepare, "read_rows", "read")
     counted(prepare, "judge", "judge")
@@ -114,7 +118,7 @@ def test_rows_are_read_judged_and_tokenized_once_and_the_untouched_model_evaluat
 
 
 def test_a_trial_is_the_run_that_its_configuration_gives_by_itself(config, here, tmp_path):
-    from tutelage.train import train_one_size
+    from tutelage.training.loop import train_one_size
 
     sweep.sweep(config, Design((8,), ("filtered",), 1), tmp_path / "out")
     trial = tmp_path / "out" / "trials" / "filtered-8-seed42"
@@ -158,7 +162,7 @@ def test_a_directory_that_holds_something_else_is_refused(config, here, tmp_path
     (tmp_path / "run" / "config.toml").write_text(to_toml(config))
     with pytest.raises(InputError, match=r"not empty and not a sweep \(config.toml\)"):
         sweep.sweep(config, Design((8,), ("raw",), 1), tmp_path / "run")
-    from tutelage.train import train_one_size
+    from tutelage.training.loop import train_one_size
 
     sweep.sweep(config, Design((8,), ("raw",), 1), tmp_path / "out")
     with pytest.raises(InputError, match="holds a sweep; give this run another"):
@@ -167,7 +171,7 @@ def test_a_directory_that_holds_something_else_is_refused(config, here, tmp_path
 
 def test_a_trial_whose_last_evaluation_failed_has_no_accuracy(config, here, tmp_path, monkeypatch):
     """An earlier evaluation, or that of the untouched model, is not the trained one's."""
-    from tutelage import live
+    from tutelage.evaluation import live
 
     original = live.Evaluator.__call__
     monkeypatch.setattr(live.Evaluator, "__call__", lambda self, step: original(self, step) if step == 0 else None)

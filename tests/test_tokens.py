@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from tutelage import tokenize_prompt_and_output
-from tutelage.data import Example, Ledger
-from tutelage.errors import InputError
-from tutelage.tokens import (
+from tutelage.data.rows import Example, Ledger
+from tutelage.data.tokens import (
     Stops,
     TokenizedExample,
     characters_of,
@@ -17,6 +16,7 @@ from tutelage.tokens import (
     prompt_template,
     tokenize,
 )
+from tutelage.errors import InputError
 
 PROMPTS = ["Two and two?", "A longer question, with more words?"]
 OUTPUTS = ["<think> 2 + 2 = 4. </think> <answer> 4 </answer>", "short"]

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tutelage import tracking
 from tutelage.config import describe, load_config, parse_config
 from tutelage.errors import InputError
-from tutelage.runlog import open_run, read_lines
+from tutelage.runs import tracking
+from tutelage.runs.runlog import open_run, read_lines
 
 # of SQLAlchemy 2.1, about what MLflow does inside
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
@@ -159,7 +159,7 @@ def test_a_run_that_goes_on_does_so_in_the_same_tracker_run(tmp_path, monkeypatc
     run, config = tmp_path / "run", config_of(tmp_path / "run", name)
     logged(config, LOGGED[:3], finished=False)
     before = (run / ".tracking.json").read_text()
-    monkeypatch.setattr("tutelage.checkpoint.latest", lambda directory: directory / "checkpoints" / "step-00000002")
+    monkeypatch.setattr("tutelage.runs.checkpoint.latest", lambda directory: directory / "checkpoints" / "step-00000002")
     logged(config, LOGGED[2:])  # step 3 is taken again
     assert (run / ".tracking.json").read_text() == before
     found = READERS[name](run)
@@ -204,7 +204,7 @@ def test_a_tracker_learns_whether_the_run_was_finished(tmp_path, monkeypatch):
         raise RuntimeError
     logged(config_of(tmp_path / "finished", "mlflow", "wandb"))
     assert ends("failed") == ("FAILED", [1]) and ends("finished") == ("FINISHED", [0])
-    monkeypatch.setattr("tutelage.checkpoint.latest", lambda directory: directory / "checkpoints" / "step-00000002")
+    monkeypatch.setattr("tutelage.runs.checkpoint.latest", lambda directory: directory / "checkpoints" / "step-00000002")
     config = config_of(tmp_path / "failed", "mlflow")
     with open_run(config) as log:  # it goes on
         log.begin(config, "{question}", {"sha256": "hash"}, [])
@@ -246,7 +246,7 @@ def test_a_package_that_is_missing_is_said_before_anything_is_computed(make_conf
 
     monkeypatch.setitem(sys.modules, "wandb", None)
     monkeypatch.setitem(sys.modules, "mlflow", None)
-    monkeypatch.setattr("tutelage.train.prepare", not_reached)
+    monkeypatch.setattr("tutelage.training.loop.prepare", not_reached)
     config = make_config(run__tracking=["wandb", "mlflow"])
     with pytest.raises(InputError, match=r'(?s)run\.tracking.* wandb .* mlflow .*pip install "tutelage\[tracking\]"') as raised:
         train_one_size(config)

@@ -11,17 +11,17 @@ import pytest
 import torch
 
 from tutelage import train_one_size
-from tutelage.course import prefetched
+from tutelage.data.pool import prepare
+from tutelage.data.tokens import pad_and_shift
 from tutelage.errors import InputError, RunError
-from tutelage.model import load_policy
-from tutelage.objective import get_response_log_probs, sft_microbatch_train_step
-from tutelage.packing import step_batches
-from tutelage.plan import arrange
-from tutelage.prepare import prepare
-from tutelage.step import accumulate_gradients
-from tutelage.tokens import pad_and_shift
-from tutelage.train import Interrupted
-from tutelage.world import StopWanted, World
+from tutelage.machines.world import StopWanted, World
+from tutelage.model.course import prefetched
+from tutelage.model.load import load_policy
+from tutelage.model.objective import get_response_log_probs, sft_microbatch_train_step
+from tutelage.model.packing import step_batches
+from tutelage.training.arrange import arrange
+from tutelage.training.loop import Interrupted
+from tutelage.training.step import accumulate_gradients
 
 
 def batches_of(policy, examples, config, budget=None, pad_id=None):
@@ -170,7 +170,9 @@ def assert_same_run(whole: Path, parts: Path) -> None:
 
 def interrupt_at_call(monkeypatch, name: str, call: int, signal_number: int = signal.SIGINT) -> None:
     """Ctrl-C in the middle of a call of a function that training calls."""
-    from tutelage import live, oom, train
+    from tutelage.evaluation import live
+    from tutelage.training import fit as oom
+    from tutelage.training import loop as train
 
     room = {"solve": live, "accumulate_gradients": oom}.get(name, train)
     original, calls = getattr(room, name), []
@@ -263,7 +265,8 @@ def test_a_killed_run_continues_from_its_last_checkpoint(make_config, tmp_path, 
     whole = train_one_size(make_config(run__dir=str(tmp_path / "whole"))).directory
     config = make_config(run__dir=str(tmp_path / "parts"))  # a checkpoint at step 2
 
-    from tutelage import live, train
+    from tutelage.evaluation import live
+    from tutelage.training import loop as train
 
     room = live if name == "solve" else train
     original, calls = getattr(room, name), []
@@ -314,7 +317,7 @@ def test_an_unfinished_run_refuses_other_rows(make_config, data_file, monkeypatc
 
 
 def test_a_run_that_left_no_checkpoint_starts_again_and_keeps_what_it_measured(make_config, monkeypatch):
-    from tutelage import train
+    from tutelage.training import loop as train
 
     config = make_config(run__save_every=0)
 
@@ -498,8 +501,8 @@ def test_vllm_is_asked_for_before_anything_is_read(make_config, monkeypatch):
 
 
 def test_the_subset_can_have_a_seed_of_its_own_and_leave_the_held_out_problems_as_they_are(make_config):
-    from tutelage.model import load_tokenizer
-    from tutelage.prepare import prepare
+    from tutelage.data.pool import prepare
+    from tutelage.model.load import load_tokenizer
 
     def prepared(**changes):
         config = make_config(data__size=8, **changes)

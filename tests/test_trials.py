@@ -6,7 +6,17 @@ import pytest
 
 from tutelage.config import parse_config
 from tutelage.errors import InputError
-from tutelage.trials import Design, Point, name_of, parse_rates, parse_sizes, parse_vary, rows_of, steps_for, trial_config
+from tutelage.experiments.design import (
+    Design,
+    Point,
+    name_of,
+    parse_rates,
+    parse_sizes,
+    parse_vary,
+    rows_of,
+    steps_for,
+    trial_config,
+)
 
 
 def test_sizes_rates_and_values_are_read_from_the_command_line():

@@ -26,10 +26,11 @@ from tutelage import (
     log_generations_vllm,
     r1_zero_reward_fn,
 )
-from tutelage.certificate import UncertifiedWeights
 from tutelage.config import ModelConfig, load_config
-from tutelage.generation import Sampling, native, vllm
-from tutelage.runlog import read_lines
+from tutelage.evaluation.certificate import UncertifiedWeights
+from tutelage.evaluation.engine import native, vllm
+from tutelage.evaluation.engine.contract import Sampling
+from tutelage.runs.runlog import read_lines
 
 needs_vllm = pytest.mark.skipif(
     bool(vllm.missing("cpu")) and "TUTELAGE_TEST_VLLM" not in os.environ,
@@ -46,7 +47,7 @@ TRUTHS = ["7", "4", "Paris"]
 @pytest.fixture(scope="module")
 def engine():
     """One engine for all: float32, so that it can be compared digit by digit; and what starting it has left as it was."""
-    from tutelage import engines
+    from tutelage.evaluation import engines
 
     random.seed(1)
     torch.manual_seed(2)
@@ -66,14 +67,14 @@ def engine():
 
 @pytest.fixture
 def policy(engine):
-    from tutelage.model import load_policy
+    from tutelage.model.load import load_policy
 
     return load_policy(ModelConfig(device="cpu", precision="fp32"), engine.get_tokenizer())
 
 
 def train_a_little(policy):
     """Three small steps on one sentence: log-probabilities of other text change by tenths."""
-    from tutelage.objective import get_response_log_probs
+    from tutelage.model.objective import get_response_log_probs
 
     ids = policy.tokenizer.encode(
         "Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May."
@@ -88,7 +89,7 @@ def train_a_little(policy):
 
 @needs_vllm
 def test_a_sync_is_certified_and_a_missing_one_is_caught(engine, policy):
-    from tutelage.certificate import compare, cuts_of, trainer_scores
+    from tutelage.evaluation.certificate import compare, cuts_of, trainer_scores
 
     first = load_policy_into_vllm_instance(policy, engine)
     assert first.holds and first.max_gap < 1e-3 and first.cached_max_gap < 1e-3
@@ -193,7 +194,8 @@ def test_vllms_own_sampling_parameters_are_taken_too(engine):
 @needs_vllm
 def test_training_goes_on_through_a_crash_of_the_engine(tmp_path, monkeypatch):
     """A real run of SmolLM2 with asynchronous evaluation; its engine is killed while it generates, and started again."""
-    from tutelage import engines, train_one_size
+    from tutelage import train_one_size
+    from tutelage.evaluation import engines
 
     recipe = Path(__file__).parent.parent / "recipes" / "arithmetic.toml"
     settings = (

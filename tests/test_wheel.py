@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tutelage import arithmetic
-from tutelage.runlog import to_lines
+from tutelage.data import arithmetic
+from tutelage.runs.runlog import to_lines
 
 ROOT = Path(__file__).parent.parent
 
@@ -73,7 +73,7 @@ def test_the_wheel_runs_without_the_repository(installed, tiny_model, tmp_path):
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
 def test_a_completion_script_knows_commands_settings_and_choices(shell, capsys):
-    from tutelage.cli import main
+    from tutelage.cli.entry import main
 
     assert main(["completion", shell]) == 0
     script = capsys.readouterr().out
@@ -82,7 +82,7 @@ def test_a_completion_script_knows_commands_settings_and_choices(shell, capsys):
 
 
 def test_bash_completes_a_setting(tmp_path, capsys):
-    from tutelage.cli import main
+    from tutelage.cli.entry import main
 
     assert main(["completion", "bash"]) == 0
     (tmp_path / "completion.sh").write_text(capsys.readouterr().out)

@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from tutelage import world as room
 from tutelage.errors import InputError
-from tutelage.world import ALONE, StopRequest, StopWanted, Watch, World, join, rank_device
+from tutelage.machines import world as room
+from tutelage.machines.world import ALONE, StopRequest, StopWanted, Watch, World, join, rank_device
 
 
 class Store:

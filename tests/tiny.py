@@ -11,7 +11,7 @@ def make_tiny_model(directory: Path, tied: bool = True, **sizes: int) -> str:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    from tutelage import arithmetic
+    from tutelage.data import arithmetic
 
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

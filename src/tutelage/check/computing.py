@@ -7,16 +7,14 @@ from dataclasses import asdict, replace
 
 import torch
 
-from tutelage.certificate import MAX_GAP_FLOAT32, MEAN_GAP_BFLOAT16
 from tutelage.check.subject import ROWS, Finding, Subject, distance, largest_gap, sampled_gradient, worst
 from tutelage.config import replaced, to_toml
-from tutelage.launch import launch
-from tutelage.memory import free_memory, weight_bytes
-from tutelage.model import for_device
-from tutelage.objective import get_response_log_probs, sft_microbatch_train_step
-from tutelage.packing import pack, pad
-from tutelage.step import accumulate_gradients
-from tutelage.tokens import TokenizedExample, pad_and_shift
+from tutelage.data import TokenizedExample, pad_and_shift
+from tutelage.evaluation import MAX_GAP_FLOAT32, MEAN_GAP_BFLOAT16
+from tutelage.machines import launch
+from tutelage.model import for_device, get_response_log_probs, pack, pad, sft_microbatch_train_step
+from tutelage.resources import free_memory, weight_bytes
+from tutelage.training import accumulate_gradients
 
 SHARE = 1e-4
 """Bound of the difference of two gradients in float32, ‖a − b‖ / ‖b‖; log-probabilities have the bounds of a sync with vLLM."""

@@ -7,7 +7,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-from tutelage.machine import prepare_process
+from tutelage.machines import prepare_process
 
 
 def main(question: Path, answer: Path) -> None:
@@ -16,13 +16,11 @@ def main(question: Path, answer: Path) -> None:
 
     from tutelage.check.subject import sampled_gradient
     from tutelage.config import parse_config
-    from tutelage.model import load_policy, load_tokenizer
-    from tutelage.packing import step_batches
-    from tutelage.sharding import whole
-    from tutelage.speed import pair_cost
-    from tutelage.step import accumulate_gradients
-    from tutelage.tokens import TokenizedExample
-    from tutelage.world import join
+    from tutelage.data import TokenizedExample
+    from tutelage.machines import join, whole
+    from tutelage.model import load_policy, load_tokenizer, step_batches
+    from tutelage.resources import pair_cost
+    from tutelage.training import accumulate_gradients
 
     asked = json.loads(question.read_text(encoding="utf-8"))
     config = parse_config(tomllib.loads(asked["config"]))

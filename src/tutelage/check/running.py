@@ -10,19 +10,14 @@ from typing import Any
 
 import torch
 
-from tutelage import evaluate
 from tutelage.check.subject import Finding, Subject, distance
-from tutelage.checkpoint import Checkpoints
 from tutelage.config import Config, replaced
-from tutelage.course import set_up
-from tutelage.engines import engine_for
-from tutelage.generation import Sampling, native, vllm
-from tutelage.generation.process import EngineError
+from tutelage.evaluation import EngineError, Sampling, engine_for, evaluate, native, vllm
+from tutelage.machines import ALONE
 from tutelage.model import for_device, load_policy, resolve, size_in_bytes
-from tutelage.placement import engine_device
-from tutelage.runlog import RunLog
-from tutelage.step import accumulate_gradients, update_weights
-from tutelage.world import ALONE
+from tutelage.resources import engine_device
+from tutelage.runs import Checkpoints, RunLog
+from tutelage.training import accumulate_gradients, set_up, update_weights
 
 STEPS, SAVED_AFTER = 4, 2
 ASKED, CAP = 4, 64

@@ -10,12 +10,9 @@ import torch
 
 from tutelage import console
 from tutelage.config import Config, replaced
-from tutelage.course import Course
-from tutelage.model import check_positions, load_policy, load_tokenizer, outline
-from tutelage.policy import Policy
-from tutelage.prepare import Pool, Prepared, choose
-from tutelage.speed import pair_cost
-from tutelage.tokens import TokenizedExample
+from tutelage.data import Pool, Prepared, TokenizedExample, choose
+from tutelage.model import Course, Policy, check_positions, load_policy, load_tokenizer, outline
+from tutelage.resources import pair_cost
 
 ROWS = 8
 """Rows that the model computes."""

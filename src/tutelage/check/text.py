@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from tutelage import evaluate
 from tutelage.check.subject import Finding, Subject
 from tutelage.console import percent
-from tutelage.data import Ledger
-from tutelage.packing import pack
-from tutelage.prepare import choose_problems
-from tutelage.sources import Row
+from tutelage.data import Ledger, Row, choose_problems
+from tutelage.evaluation import evaluate
+from tutelage.model import pack
 
 MOST_ROWS = 2000
 """Rows that are looked at, at most; the grader looks at a tenth."""

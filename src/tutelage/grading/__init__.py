@@ -7,17 +7,17 @@ Importing this package costs nothing heavy: the symbolic layer starts its own pr
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
+from tutelage.grading.cache import VerdictCache
 from tutelage.grading.equality import Verdict, grade, grade_all
-from tutelage.grading.format import boxed_answer, tagged_answer
-
-if TYPE_CHECKING:
-    from tutelage.grading.cache import VerdictCache
+from tutelage.grading.format import boxed_answer, boxes, tagged_answer
 
 __all__ = [
     "Verdict",
+    "VerdictCache",
     "answer_of",
+    "boxed_answer",
+    "boxes",
     "grade",
     "grade_all",
     "grade_response",
@@ -25,6 +25,7 @@ __all__ = [
     "question_only_reward_fn",
     "r1_zero_reward_fn",
     "rewards_of",
+    "tagged_answer",
 ]
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from tutelage.config import Config, describe, differences, known_keys, load_config, shown
+from tutelage.config import Config, describe, differences, known_keys, load_config, parse_overrides, shown, split_overrides
 from tutelage.console import percent
 from tutelage.grading import answer_of
-from tutelage.overrides import parse_overrides, split_overrides
-from tutelage.readings import DIGITS, LEVELS_PER_OCTAVE, Reading
 from tutelage.report import words
+from tutelage.runs import DIGITS, LEVELS_PER_OCTAVE, Reading
 
 OUTCOMES = ("right", "wrong", "cut off", "malformed")
 

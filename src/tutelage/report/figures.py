@@ -6,9 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tutelage.readings import Reading
 from tutelage.report.facts import OUTCOMES, outcome_of
-from tutelage.results import Found
+from tutelage.runs import Found, Reading
 from tutelage.stats import mean
 
 BLUE, ORANGE, GREEN, RED, VIOLET, GREY = "#3d7be0", "#d9730d", "#2a9a55", "#d64545", "#8a63d2", "#858b94"

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from tutelage import results
 from tutelage.config import Config, load_config
 from tutelage.console import duration, percent, within
-from tutelage.readings import Reading
 from tutelage.report import facts, figures, words
+from tutelage.runs import Reading, results
 
 EQUAL = {"epochs": "equal epochs", "steps": "equal optimizer steps", "tokens": "equal tokens"}
 

@@ -8,8 +8,7 @@ from typing import Any
 from tutelage.config import Config
 from tutelage.console import duration, percent, within
 from tutelage.data import summary
-from tutelage.readings import Reading, score, whole
-from tutelage.runlog import training_and_waiting
+from tutelage.runs import Reading, score, training_and_waiting, whole
 from tutelage.stats import compare, in_words
 
 SMOLLM2 = "SmolLM2-135M-Instruct"

@@ -1,0 +1,10 @@
+"""``tutelage plan``: will it fit, how long will it take, and what to change, each with its reason."""
+
+from typing import TYPE_CHECKING
+
+from tutelage._lazy import lazily
+
+if TYPE_CHECKING:
+    from tutelage.advice.propose import as_json, plan_run
+
+__getattr__, __dir__, __all__ = lazily(__name__)

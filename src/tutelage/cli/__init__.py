@@ -1,0 +1,10 @@
+"""The command line: which command, its settings, its exit code."""
+
+from typing import TYPE_CHECKING
+
+from tutelage._lazy import lazily
+
+if TYPE_CHECKING:
+    from tutelage.cli.entry import main
+
+__getattr__, __dir__, __all__ = lazily(__name__)

@@ -1,0 +1,65 @@
+"""``tutelage export``: a Hugging Face directory from a checkpoint, without the run going on, and on any machine."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+from tutelage import console
+from tutelage.config import load_config
+from tutelage.errors import InputError
+from tutelage.machines import ALONE
+from tutelage.model import load_policy, load_tokenizer, save_model
+from tutelage.report import show
+from tutelage.runs import RunLog, checkpoint, read_lines
+
+
+def export(run: Path, step: int | None = None, out: Path | None = None) -> Path:
+    """Write the model as it was after `step` optimizer steps: weights in safetensors shards, adapters merged, with tokenizer,
+    stop token and model card.
+
+    Args:
+        step: None: the end of a finished run, else its newest checkpoint.
+        out: a new directory; None: in the run directory, ``export-step-N``, or ``export`` of a finished run's end.
+
+    Raises:
+        InputError: no such run or checkpoint; or `out` exists.
+    """
+    if not (run / "config.toml").is_file():
+        raise InputError(f"{run}: not a run directory (it holds no config.toml)")
+    finished = run / "model"
+    if step is None and (run / "result.json").is_file():
+        target = _new(out or run / "export")
+        beside = target.with_name(f".{target.name}.tmp")
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.copytree(finished, beside)
+        beside.rename(target)
+        return target
+    found = checkpoint.latest(run, before=step)
+    if found is None or (step is not None and checkpoint.step_of(found) != step):
+        there = [str(checkpoint.step_of(path)) for path in checkpoint.complete(run / "checkpoints")]
+        raise InputError(
+            f"{run}: no complete checkpoint{'' if step is None else f' of step {step}'}; there are: {', '.join(there) or 'none'}"
+            " (a finished run keeps its model only, and with run.keep_best the best checkpoint)"
+        )
+    taken = checkpoint.step_of(found)
+    target = _new(out or run / f"export-step-{taken}")
+    config = load_config(run / "config.toml")
+    tokenizer = load_tokenizer(config.model.id)
+    plan = json.loads((run / "plan.json").read_text(encoding="utf-8"))
+    as_trained = config.model.model_copy(update={"device": "cpu", "precision": plan.get("precision", config.model.precision)})
+    with console.progress("loading the checkpoint"):
+        policy = load_policy(as_trained, tokenizer, to_train=False, here=False)
+        checkpoint.load(found, policy.model, None, ALONE)
+    fates = Counter(line["fate"] for line in read_lines(run / "ledger.jsonl"))
+    evaluations = [line for line in RunLog(run).evaluations() if line["step"] <= taken]
+    save_model(policy, target, show.model_card(config, fates, evaluations, taken))
+    return target
+
+
+def _new(target: Path) -> Path:
+    if target.exists():
+        raise InputError(f"{target} exists and is not overwritten; choose another --out")
+    return target

@@ -1,0 +1,23 @@
+"""The configuration: its settings, how they are read from TOML and the command line, and how they are described."""
+
+from typing import TYPE_CHECKING
+
+from tutelage._lazy import lazily
+
+if TYPE_CHECKING:
+    from tutelage.config.overrides import parse_overrides, split_overrides
+    from tutelage.config.read import (
+        changeable,
+        describe,
+        differences,
+        known_keys,
+        load_config,
+        parse_config,
+        replaced,
+        shown,
+        to_toml,
+        with_settings,
+    )
+    from tutelage.config.settings import Config, DataConfig, EvalConfig, ModelConfig, ParallelConfig, RunConfig, TrainConfig
+
+__getattr__, __dir__, __all__ = lazily(__name__)

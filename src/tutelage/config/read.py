@@ -1,0 +1,177 @@
+"""A configuration from TOML and dotted overrides, what ``--help`` says of it, and what two of them differ in.
+
+Nothing unknown is accepted, and an unknown key is answered with the nearest known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import ValidationError
+
+from tutelage.config.overrides import parse_overrides
+from tutelage.config.settings import MAY_CHANGE, Config, Section
+from tutelage.errors import InputError
+
+
+def load_config(path: str | Path | None = None, overrides: list[str] | None = None) -> Config:
+    """The configuration in a TOML file, then ``--section.key value`` (or ``--section.key=value``) overrides.
+
+    Raises:
+        InputError: the file is missing or is not TOML; a key is unknown (the nearest is named); a value is of the wrong type.
+    """
+    raw: dict[str, Any] = {}
+    if path is not None:
+        try:
+            raw = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(f"config file not found: {path}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+            raise InputError(f"{path}: cannot be read as TOML: {error}") from None
+    return with_settings(raw, parse_overrides(overrides or []), where=str(path) if path else "config")
+
+
+def with_settings(raw: dict[str, Any], settings: Iterable[tuple[str, str]], where: str = "config") -> Config:
+    """A configuration from nested dicts with some settings changed, given as text as on the command line.
+
+    Raises:
+        InputError: a key is unknown, a value is of the wrong type.
+    """
+    for dotted, text in settings:
+        _assign(raw, dotted, _parse_value(dotted, text))
+    return parse_config(raw, where)
+
+
+def replaced(config: Config, values: Mapping[str, Any]) -> Config:
+    """The same with other values of some settings, by their dotted names; the values are taken as they are."""
+    sections: dict[str, dict[str, Any]] = {}
+    for dotted, value in values.items():
+        section, _, key = dotted.partition(".")
+        sections.setdefault(section, {})[key] = value
+    return config.model_copy(update={name: getattr(config, name).model_copy(update=changed) for name, changed in sections.items()})
+
+
+def parse_config(raw: dict[str, Any], where: str = "config") -> Config:
+    """A validated Config from nested dicts; every problem in one message."""
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        raise InputError("\n".join(f"{where}: {_explain(problem)}" for problem in error.errors())) from None
+
+
+def _parse_value(key: str, text: str) -> Any:
+    """None and bracketed TOML values are decoded; anything else stays text, which the field's own type parses."""
+    if text.lower() == "none" and _accepts_none(key):
+        return None
+    if text[:1] in "[{":
+        try:
+            return tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError as error:
+            raise InputError(f"--{key}: {text!r} is not a TOML value: {error}") from None
+    return text
+
+
+def _accepts_none(dotted: str) -> bool:
+    section, _, field = dotted.partition(".")
+    model = Config.model_fields[section].annotation if section in Config.model_fields else None
+    info = model.model_fields.get(field) if isinstance(model, type) and issubclass(model, Section) else None
+    return info is not None and type(None) in typing.get_args(info.annotation)
+
+
+def _assign(raw: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    for part in parents:
+        raw = raw.setdefault(part, {})
+        if not isinstance(raw, dict):
+            raise InputError(f"--{dotted}: {part} is not a section")
+    raw[last] = value
+
+
+def _explain(problem: Any) -> str:
+    """One pydantic problem in words: the key, what was wrong, what to do."""
+    path = [str(part) for part in problem["loc"]]
+    dotted = ".".join(path)
+    if problem["type"] == "extra_forbidden":
+        known = known_keys()
+        if len(path) == 1:  # a section
+            known = list(Config.model_fields)
+        same_name = [key for key in known if key.split(".")[-1] == path[-1]]
+        nearest = same_name or difflib.get_close_matches(dotted, known, n=1, cutoff=0.5)
+        hint = f"did you mean {nearest[0]}?" if nearest else "`tutelage train --help` lists the keys"
+        return f"unknown key {dotted}: {hint}"
+    if problem["type"] == "value_error":
+        return str(problem["msg"]).removeprefix("Value error, ")
+    return f"{dotted}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {problem['input']!r}"
+
+
+def known_keys() -> list[str]:
+    """Every ``section.key`` there is."""
+    return [f"{section}.{key}" for section, key, *_ in describe()]
+
+
+def describe() -> list[tuple[str, str, str, str, str]]:
+    """(section, key, type, default, docstring) of every field: what ``--help`` prints."""
+    rows = []
+    for section, info in Config.model_fields.items():
+        model = typing.cast(type[Section], info.annotation)
+        for key, field in model.model_fields.items():
+            rows.append((section, key, _type_name(field.annotation), shown(field.default), field.description or ""))
+    return rows
+
+
+def _type_name(annotation: Any) -> str:
+    if typing.get_origin(annotation) is Literal:
+        return " | ".join(str(choice) for choice in typing.get_args(annotation))
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return " | ".join(_type_name(part) for part in typing.get_args(annotation))
+    if typing.get_origin(annotation) is typing.Annotated:
+        return _type_name(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) is list:
+        return f"list of {_type_name(typing.get_args(annotation)[0])}"
+    if annotation is type(None):
+        return "none"
+    if typing.get_origin(annotation) in (dict, tuple):
+        return "table" if typing.get_origin(annotation) is dict else "list"
+    return str(annotation.__name__)
+
+
+def shown(value: Any) -> str:
+    """A value as it is printed."""
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def to_toml(config: Config) -> str:
+    """The resolved configuration as TOML; fields that are None are left out, as TOML has no null."""
+    return tomli_w.dumps(config.model_dump(exclude_none=True, mode="json"))
+
+
+def changeable() -> frozenset[str]:
+    """The settings that an unfinished run may be continued with another value of, by their dotted names."""
+    return frozenset(
+        f"{section}.{key}"
+        for section, info in Config.model_fields.items()
+        for key, field in typing.cast(type[Section], info.annotation).model_fields.items()
+        if MAY_CHANGE in field.metadata
+    )
+
+
+def differences(old: Config, new: Config, may_change: Collection[str] = ()) -> list[str]:
+    """``section.key: old → new`` for every value that changed, but those that may.
+
+    How a step's rows are split into micro-batches may only change if the rows of a step do not.
+    """
+    if old.train.batch_size * old.train.grad_accum != new.train.batch_size * new.train.grad_accum:
+        may_change = set(may_change) - {"train.batch_size", "train.grad_accum"}
+    return [
+        f"{section}.{key}: {shown(a)} → {shown(b)}"
+        for section, key, *_ in describe()
+        if f"{section}.{key}" not in may_change
+        and (a := getattr(getattr(old, section), key)) != (b := getattr(getattr(new, section), key))
+    ]

@@ -1,0 +1,171 @@
+"""The shapes that people's rows have: messages, prompt and response, GSM8K, MATH, or any other by a column mapping."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tutelage.grading import boxes
+
+
+class BadRow(ValueError):
+    """A row that is not of any known shape; the message names the key."""
+
+
+def parse_row(row: dict[str, Any], columns: dict[Any, str] | None = None, needs_response: bool = True) -> dict[str, str]:
+    """A raw row as ``{"prompt", "response", "reference"}``, by the column mapping if there is one, else by its shape.
+
+    Raises:
+        BadRow: a key is missing, empty or not text.
+    """
+    if columns:
+        pair = {field: _reach(row, columns[field]) if field in columns else row.get(field) for field in _FIELDS}
+    else:
+        for keys, parse in _SHAPES:
+            if all(row.get(key) is not None for key in keys):
+                pair = parse(row)
+                break
+        else:
+            raise BadRow(_unknown_shape(row))
+    pair = {key: _as_text(value) for key, value in pair.items()}
+    for key, value in pair.items():
+        if value is not None and not isinstance(value, str):
+            raise BadRow(f"{key} is {type(value).__name__}, not text")
+        if value is not None and re.search("[\ud800-\udfff]", value):
+            raise BadRow(f"{key} holds half of a surrogate pair, which is no character")
+    if pair["reference"] is not None and not pair["reference"].strip():
+        raise BadRow("reference is empty: an empty answer would count as right")
+    for key in ("prompt", "response") if needs_response else ("prompt", "reference"):
+        if not (pair[key] or "").strip():
+            raise BadRow(f"{key} is empty or missing")
+    return {key: value or "" for key, value in pair.items()}
+
+
+def _as_text(value: Any) -> Any:
+    """Numbers as they are written; NaN, which data frames write for nothing, as nothing."""
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _unknown_shape(row: dict[str, Any]) -> str:
+    empty = sorted(key for keys, _ in _SHAPES for key in keys if key in row and row[key] is None)
+    if empty:
+        return f"{empty[0]} is null"
+    shapes = "; ".join(" + ".join(keys) for keys, _ in _SHAPES)
+    return f"keys {sorted(row)} are of no known shape ({shapes}): name them in data.columns"
+
+
+_FIELDS = ("prompt", "response", "reference")
+_REFERENCE_KEYS = ("reference_answer", "reference", "ground_truth", "expected_answer", "answer")
+
+
+def build_text_pairs(example: dict[str, Any]) -> dict[str, Any]:
+    """The specification's pairs of a message row.
+
+    Args:
+        example: ``{"messages": [{"role": "user", "content", "info": {"reference_answer"}}, {"role": "assistant", "content"}]}``.
+
+    Returns:
+        ``{"prompt": user content, "response": assistant content, "reference": the reference answer}``, None where there is none.
+        The reference is taken from the user's ``info``, else from the assistant's, else from the row.
+
+    Raises:
+        BadRow: a message is missing or malformed.
+    """
+    messages = example.get("messages")
+    if not isinstance(messages, Sequence) or isinstance(messages, str):
+        raise BadRow("messages is not a list")
+    by_role: dict[str, dict[str, Any]] = {}
+    for index, message in enumerate(messages):
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            raise BadRow(f"messages[{index}] has no role")
+        if message["role"] in ("user", "assistant") and message["role"] in by_role:
+            raise BadRow(f"messages has more than one {message['role']} turn; only single-turn rows are supported")
+        by_role[message["role"]] = message
+    if any(message["role"] == "system" and message.get("content") for message in messages):
+        raise BadRow(
+            "messages has a system turn, which would be lost: put its text into a prompt template (data.prompt) and leave the turn out"
+        )
+    user, assistant = by_role.get("user"), by_role.get("assistant", {})
+    if user is None:
+        raise BadRow("messages has no user turn")
+    places = [user.get("info"), assistant.get("info"), user, example.get("info"), example]
+    reference = _first_reference(*places)
+    return {"prompt": user.get("content"), "response": assistant.get("content"), "reference": reference}
+
+
+def _first_reference(*places: Any) -> Any:
+    found = (place[key] for place in places if isinstance(place, dict) for key in _REFERENCE_KEYS if place.get(key) is not None)
+    return next(found, None)
+
+
+def _gsm8k(row: dict[str, Any]) -> dict[str, Any]:
+    """GSM8K: the answer's last line is ``#### 72``; its calculator marks ``<<48/2=24>>`` are not for reading.
+
+    An answer without the mark is a bare reference, or a response of its own if it has the tags.
+    """
+    work, mark, final = str(row["answer"]).rpartition("####")
+    if not mark:
+        reference = _first_reference({**row, "answer": None}) if "</answer>" in final else row["answer"]
+        return {"prompt": row["question"], "response": row["answer"], "reference": reference}
+    work = re.sub(r"<<[^<>]*>>", "", work).strip()
+    return {
+        "prompt": row["question"],
+        "response": think_answer(work, final.strip()),
+        "reference": final.strip().replace(",", ""),
+    }
+
+
+def _math(row: dict[str, Any]) -> dict[str, Any]:
+    """MATH: the reference is the row's own answer if it has one, else what the solution has in ``\\boxed{}`` (several boxes: a list).
+
+    The boxed answer, never the reference, becomes the answer block; a solution without one stays as it is.
+    """
+    solution = _as_text(row["solution"])
+    if solution is not None and not isinstance(solution, str):
+        raise BadRow(f"solution is {type(solution).__name__}, not text")
+    boxed = ", ".join(content for _, _, content in boxes(solution or "")) or None
+    reference = row["answer"] if row.get("answer") not in (None, "") else boxed
+    if reference is None:
+        raise BadRow("solution has no \\boxed{} and the row no answer")
+    response = think_answer((solution or "").strip(), boxed) if boxed and "</think>" not in (solution or "") else solution
+    return {"prompt": row["problem"], "response": response, "reference": reference}
+
+
+def _prompt_response(row: dict[str, Any]) -> dict[str, Any]:
+    return {"prompt": row["prompt"], "response": row["response"], "reference": _first_reference(row)}
+
+
+def _prompt_reference(row: dict[str, Any]) -> dict[str, Any]:
+    return _prompt_response({**row, "response": ""})
+
+
+def _problem_reference(row: dict[str, Any]) -> dict[str, Any]:
+    return {"prompt": row["problem"], "response": None, "reference": row["answer"]}
+
+
+_SHAPES: tuple[tuple[tuple[str, ...], Callable[[dict[str, Any]], dict[str, Any]]], ...] = (
+    (("messages",), build_text_pairs),
+    (("prompt", "response"), _prompt_response),
+    (("problem", "solution"), _math),
+    (("question", "answer"), _gsm8k),
+    (("problem", "answer"), _problem_reference),
+    (("prompt",), _prompt_reference),
+)
+
+
+def _reach(row: dict[str, Any], dotted: str) -> Any:
+    value: Any = row
+    for part in dotted.split("."):
+        if not isinstance(value, dict) or part not in value:
+            raise BadRow(f"column {dotted!r} (from data.columns) is not in this row; its keys are {sorted(row)}")
+        value = value[part]
+    return value
+
+
+def think_answer(thought: str, answer: str) -> str:
+    """The response form that the reward function expects."""
+    return f"<think> {thought} </think> <answer> {answer} </answer>"

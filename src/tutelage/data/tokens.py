@@ -1,0 +1,188 @@
+"""Text to token ids: prompt and response apart, ids joined, masks by position; and a look at what will be learnt."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from tutelage.data.rows import Example, Ledger, load_template
+from tutelage.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Stops:
+    """Where a response ends: one object for labels, evaluation, generation_config and export."""
+
+    end_token_id: int
+    strings: tuple[str, ...] = ("</answer>",)
+
+    @staticmethod
+    def of(tokenizer: PreTrainedTokenizerBase, strings: Sequence[str] = ("</answer>",)) -> Stops:
+        if tokenizer.eos_token_id is None:
+            raise InputError(
+                f"the tokenizer of {tokenizer.name_or_path} has no end token, so the model could never learn to stop:"
+                " set eos_token in its tokenizer_config.json"
+            )
+        return Stops(int(tokenizer.eos_token_id), tuple(strings))
+
+
+@dataclass(frozen=True)
+class TokenizedExample:
+    """The ids of one row. `ends` is False when the tail of the response, and with it the end token, was cut off."""
+
+    source: str
+    prompt_ids: tuple[int, ...]
+    response_ids: tuple[int, ...]
+    ends: bool = True
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids) + len(self.response_ids)
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Ids of a prompt: the start token once if this tokenizer uses one, never an end token."""
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
+    bos = tokenizer.bos_token_id
+    if bos is not None and tokenizer("").input_ids[:1] == [bos] and ids[:1] != [bos]:
+        ids = [bos, *ids]
+    return ids
+
+
+def encode_response(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Ids of a response, without special tokens."""
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
+    return ids
+
+
+def characters_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str) -> list[int]:
+    """How many characters of a text each of its tokens brings: none, where a token is but a part of a character, or lies beyond.
+
+    Args:
+        text: what the ids decode to, or a beginning of it.
+    """
+    alone = {token: tokenizer.decode([token]) for token in set(ids)}
+    pieces = [alone[token] for token in ids]
+    if not "".join(pieces).startswith(text):  # some tokens read otherwise among others: each is decoded after the one before
+        pieces, start, end = [], 0, 0
+        for place in range(1, len(ids) + 1):
+            before, after = tokenizer.decode(list(ids[start:end])), tokenizer.decode(list(ids[start:place]))
+            whole = len(after) > len(before) and not after.endswith("\ufffd")
+            pieces.append(after[len(before) :] if whole else "")
+            start, end = (end, place) if whole else (start, end)
+    left, counts = len(text), []
+    for piece in pieces:
+        counts.append(min(len(piece), left))
+        left -= counts[-1]
+    return counts
+
+
+def pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
+    """The text of each token: all of a character's stands with its last token."""
+    text = tokenizer.decode(list(ids))
+    ends = list(itertools.accumulate(characters_of(tokenizer, ids, text)))
+    return [text[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def prompt_template(name: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The template text for `data.prompt`; "chat" renders the tokenizer's own chat template around ``{question}``."""
+    if name != "chat":
+        return load_template(name)
+    if not tokenizer.chat_template:
+        raise InputError(f'data.prompt = "chat", but the tokenizer of {tokenizer.name_or_path} has no chat template')
+    message = [{"role": "user", "content": "{question}"}]
+    text: str = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+    if text.count("{question}") != 1:
+        raise InputError("the chat template does not show the user's message exactly once")
+    return text
+
+
+def tokenize(
+    examples: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    stops: Stops,
+    on_tokenized: Callable[[int], None] = lambda count: None,
+) -> list[TokenizedExample]:
+    """Ids of every example, the end token included in the response."""
+    tokenized = []
+    for example in examples:
+        prompt_ids, response_ids = encode_prompt(tokenizer, example.prompt), encode_response(tokenizer, example.response)
+        tokenized.append(TokenizedExample(example.source, tuple(prompt_ids), (*response_ids, stops.end_token_id)))
+        on_tokenized(1)
+    return tokenized
+
+
+def choose_max_length(lengths: Sequence[int]) -> int:
+    """The 99.5th percentile of the lengths (the smallest length that covers that share)."""
+    ordered = sorted(lengths)
+    return ordered[-(-len(ordered) * 995 // 1000) - 1]
+
+
+def fit(examples: Sequence[TokenizedExample], max_length: int, truncate: str, ledger: Ledger) -> list[TokenizedExample]:
+    """The examples no longer than `max_length`; longer ones are dropped or cut, and marked in the ledger.
+
+    A row whose prompt alone fills `max_length` has no response token left, so it is dropped under either rule.
+    """
+    kept = []
+    for example in examples:
+        length, room = len(example), max_length - len(example.prompt_ids)
+        if length <= max_length:
+            kept.append(example)
+        elif truncate == "tail" and room > 0:
+            ledger.mark(example.source, "truncated", f"{length} tokens cut to {max_length}")
+            kept.append(TokenizedExample(example.source, example.prompt_ids, example.response_ids[:room], ends=False))
+        else:
+            ledger.mark(example.source, "too long", f"{length} tokens, max_length is {max_length}")
+    return kept
+
+
+def tokenize_prompt_and_output(
+    prompt_strs: list[str], output_strs: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
+) -> dict[str, torch.Tensor]:
+    """Tokenize prompts and outputs separately, join them, and mark the response tokens among the labels.
+
+    Args:
+        prompt_strs, output_strs: the texts, one output for each prompt.
+        max_length: rows are cut to so many tokens (the tail is lost) before shifting.
+
+    Returns:
+        ``input_ids`` and ``labels`` (int64) and ``response_mask`` (bool), each of shape (batch, longest − 1): the joined ids
+        without their last token, without their first one, and whether a label is a response token. Padding is on the right.
+
+    Raises:
+        ValueError: the lists differ in length or are empty.
+    """
+    if len(prompt_strs) != len(output_strs) or not prompt_strs:
+        raise ValueError(
+            f"{len(prompt_strs)} prompts and {len(output_strs)} outputs: as many of each are needed, and at least one"
+        )
+    pairs = [
+        (encode_prompt(tokenizer, prompt), encode_response(tokenizer, output))
+        for prompt, output in zip(prompt_strs, output_strs, strict=True)
+    ]
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return pad_and_shift(pairs, 0 if pad is None else int(pad), max_length)
+
+
+def pad_and_shift(
+    pairs: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int, max_length: int | None = None
+) -> dict[str, torch.Tensor]:
+    """The tensors of `tokenize_prompt_and_output` from (prompt ids, response ids). Masks come from positions, so pad may equal end."""
+    merged = [[*prompt, *response][:max_length] for prompt, response in pairs]
+    width = max(map(len, merged))
+    ids = torch.full((len(pairs), width), pad_id, dtype=torch.long)
+    mask = torch.zeros((len(pairs), width), dtype=torch.bool)
+    for row, (sequence, (prompt, _)) in enumerate(zip(merged, pairs, strict=True)):
+        ids[row, : len(sequence)] = torch.tensor(sequence, dtype=torch.long)
+        mask[row, len(prompt) : len(sequence)] = True
+    return {
+        "input_ids": ids[:, :-1].contiguous(),
+        "labels": ids[:, 1:].contiguous(),
+        "response_mask": mask[:, 1:].contiguous(),
+    }

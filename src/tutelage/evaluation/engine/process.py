@@ -1,0 +1,246 @@
+"""An engine in a process of its own, so that whatever it does to random state, threads, devices and process groups stays there.
+
+`Remote` is the trainer's side; the other side is this module run by `python -m`: it makes the engine that it is told to make and
+calls what it is told to call. Weights go over as open memory (`snapshot`), which the trainer need not keep still.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from tutelage.errors import RunError
+from tutelage.evaluation.engine.snapshot import Snapshot
+from tutelage.machines import end_with, prepare_process
+
+START_SECONDS = 1800.0
+"""What an engine may take to start: it may have to fetch its model, and to compile."""
+OF_THE_TRAINERS_GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""Variables of torchrun, which would make an engine think that it is one of the trainer's ranks."""
+LINES_TOLD = 3
+"""How many of its last lines are quoted when an engine has died."""
+
+
+class EngineError(RunError):
+    """The engine died, did not answer in time, or said that it cannot do what it was asked."""
+
+
+class EngineFailed(EngineError):
+    """What it was asked for failed there; the engine is alive."""
+
+
+class Remote:
+    """A process with an engine; calls are answered one at a time.
+
+    Args:
+        factory: ``module:name`` of what makes the engine there.
+        options: its keyword arguments.
+        environment: variables of that process, beyond those of this one.
+        log: the file that gets what it prints; None: a temporary one.
+        timeout: seconds without an answer, or a sign of progress, after which it counts as hung and is killed.
+    """
+
+    def __init__(
+        self,
+        factory: str,
+        options: dict[str, Any],
+        environment: dict[str, str] | None = None,
+        log: Path | None = None,
+        timeout: float = 600.0,
+    ) -> None:
+        self.factory, self.options, self.environment, self.timeout = factory, options, environment or {}, timeout
+        if log is None:
+            handle, name = tempfile.mkstemp(prefix="tutelage-engine-", suffix=".log")
+            os.close(handle)
+            log = Path(name)
+        self.log = log
+        self.process: subprocess.Popen[bytes] | None = None
+        self.closed = False
+        self._socket: socket.socket | None = None
+        self._connection: Connection | None = None
+        self._changing = threading.Lock()
+
+    @property
+    def running(self) -> bool:
+        return self._connection is not None
+
+    def start(self) -> None:
+        """Start the process, anew if it runs, and wait until its engine is made. Raises EngineError if it is not."""
+        paths = [str(Path(entry or ".").absolute()) for entry in sys.path]
+        inherited = {name: value for name, value in os.environ.items() if name not in OF_THE_TRAINERS_GROUP}
+        environment = {"OMP_WAIT_POLICY": "passive", **inherited, "PYTHONPATH": os.pathsep.join(paths), **self.environment}
+        self.end()
+        with self._changing:  # whoever closes meanwhile finds the process, or keeps it from being started
+            if self.closed:
+                raise EngineError("the engine was closed")
+            ours, theirs = socket.socketpair()
+            try:
+                with self.log.open("ab") as log, theirs:
+                    # a session of its own: Ctrl-C is for the trainer, which ends the engine when it is time to
+                    self.process = subprocess.Popen(
+                        [sys.executable, "-P", "-m", "tutelage.evaluation.engine.process", str(theirs.fileno()), str(os.getpid())],
+                        stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                        env=environment, pass_fds=[theirs.fileno()],
+                    )  # fmt: skip
+            except OSError as error:
+                ours.close()
+                raise EngineError(f"the engine cannot be started: {error}") from None
+            self._socket, self._connection = ours, Connection(os.dup(ours.fileno()))
+        try:
+            self.call(self.factory, limit=max(self.timeout, START_SECONDS), **self.options)
+        except EngineError:
+            self.end()
+            raise
+
+    def call(
+        self,
+        method: str,
+        *arguments: Any,
+        on_progress: Callable[[int], None] | None = None,
+        snapshot: Snapshot | None = None,
+        limit: float | None = None,
+        **options: Any,
+    ) -> Any:
+        """What a method of the engine returns.
+
+        Args:
+            on_progress: is told what the method tells its argument ``on_finished``.
+            snapshot: its tensors are the method's first argument.
+            limit: takes the place of `timeout`.
+
+        Raises:
+            EngineError: the engine is not there (any more), does not answer, or failed.
+        """
+        ours, connection, limit = self._socket, self._connection, limit or self.timeout
+        if connection is None or ours is None:
+            raise EngineError("the engine is not running")
+        try:
+            entries = None if snapshot is None else snapshot.entries
+            connection.send((method, arguments, options, entries, on_progress is not None))
+            if snapshot is not None:
+                socket.send_fds(ours, [b"w"], [snapshot.fd])
+            while True:
+                kind, value = self._receive(connection, limit)
+                if kind == "done":
+                    return value
+                if kind == "failed":
+                    raise EngineFailed(f"the engine failed: {value} (the whole story: {self.log})")
+                if on_progress is not None:
+                    on_progress(value)
+        except EngineFailed:
+            raise
+        except BaseException as error:  # a later answer would be taken for the answer to a later question
+            told = f"the engine died ({self._ending()}){self._last_lines()}" if self._gone(connection) else ""
+            self.end()
+            if told and isinstance(error, Exception) and not isinstance(error, EngineError):
+                raise EngineError(told) from None
+            raise
+
+    def _receive(self, connection: Connection, limit: float) -> tuple[str, Any]:
+        try:
+            if connection.poll(limit):
+                kind, value = connection.recv()
+                return kind, value
+        except (OSError, EOFError, TypeError):  # TypeError: closed by another thread in the middle
+            raise EngineError(f"the engine died ({self._ending()}){self._last_lines()}") from None
+        self.end()
+        raise EngineError(f"the engine did not answer for {limit:g} s and was ended{self._last_lines()}")
+
+    def _gone(self, connection: Connection) -> bool:
+        """Whether the other side has ended, or another thread has ended it."""
+        if self._connection is not connection or self.process is None:
+            return True
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(1)
+            return True
+        return False
+
+    def end(self) -> None:
+        """End the process, at once; it may be started again."""
+        with self._changing:
+            connection, self._connection = self._connection, None
+            ours, self._socket = self._socket, None
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+        if connection is not None:
+            connection.close()
+        if ours is not None:
+            ours.close()
+
+    def close(self) -> None:
+        """End the process for good, whatever another thread is about to do with it."""
+        with self._changing:
+            self.closed = True
+        self.end()
+
+    def _ending(self) -> str:
+        """How the process ended, in words."""
+        if self.process is None:
+            return "it was never started"
+        try:
+            code = self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            return "it closed its connection"
+        if code >= 0:
+            return f"exit code {code}"
+        hint = ", as when memory runs out" if code == -signal.SIGKILL else ""
+        return f"{signal.Signals(-code).name}{hint}"
+
+    def _last_lines(self) -> str:
+        with contextlib.suppress(OSError):
+            lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+            if lines:
+                return "; the last it said: " + " | ".join(line.strip()[:200] for line in lines[-LINES_TOLD:]) + f" ({self.log})"
+        return ""
+
+
+def serve(fd: int, parent: int) -> None:
+    """The other side: the first call makes the engine, the others are its methods', until nobody is there to call."""
+    end_with(parent)
+    theirs = socket.socket(fileno=fd)
+    connection = Connection(os.dup(fd))
+    engine: Any = None
+    while True:
+        try:
+            method, arguments, options, entries, tells = connection.recv()
+            opened = None if entries is None else socket.recv_fds(theirs, 1, 1)[1][0]
+        except (EOFError, OSError):
+            return
+        if tells:
+            options["on_finished"] = lambda count: connection.send(("progress", count))
+        try:
+            if engine is None:
+                module, _, name = method.partition(":")
+                engine = getattr(importlib.import_module(module), name)(*arguments, **options)
+                answer = None
+            elif opened is not None:
+                answer = _with_weights(getattr(engine, method), Snapshot(opened, entries), arguments, options)
+            else:
+                answer = getattr(engine, method)(*arguments, **options)
+            connection.send(("done", answer))
+        except Exception as error:
+            traceback.print_exc()
+            connection.send(("failed", f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"))
+
+
+def _with_weights(method: Any, snapshot: Snapshot, arguments: Any, options: Any) -> Any:
+    """A call with a snapshot's tensors, whose memory is let go afterwards."""
+    return method(snapshot.tensors(), *arguments, **options)
+
+
+if __name__ == "__main__":
+    prepare_process()
+    serve(int(sys.argv[1]), int(sys.argv[2]))

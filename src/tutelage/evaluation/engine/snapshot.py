@@ -1,0 +1,109 @@
+"""A copy of a model's weights in memory that processes share: what the trainer leaves behind and an engine reads at its leisure."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import weakref
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tutelage.machines import whole
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a weight stands."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self.dtype.itemsize * torch.Size(self.shape).numel()
+
+
+class Snapshot:
+    """Weights in an anonymous file in memory, which lives as long as a process has it open: nothing is left behind by a crash.
+
+    Not in /dev/shm, of which containers often have 64 MB.
+    """
+
+    def __init__(self, fd: int, entries: tuple[Entry, ...]) -> None:
+        self.fd, self.entries = fd, entries
+        weakref.finalize(self, os.close, fd)
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return sum(entry.size for entry in self.entries)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The weights by name, as views of the shared memory; none is copied."""
+        if not self.entries:
+            return {}
+        memory = mmap.mmap(self.fd, self.size)
+        return {
+            entry.name: torch.frombuffer(
+                memory, dtype=entry.dtype, count=torch.Size(entry.shape).numel(), offset=entry.offset
+            ).view(entry.shape)
+            for entry in self.entries
+        }
+
+    def sha256(self) -> str:
+        """A hash of names, types, shapes and values."""
+        digest = hashlib.sha256(repr([(entry.name, entry.dtype, entry.shape) for entry in self.entries]).encode())
+        if self.entries:
+            with mmap.mmap(self.fd, self.size, access=mmap.ACCESS_READ) as memory:
+                digest.update(memory)
+        return digest.hexdigest()
+
+
+def take(weights: Iterable[tuple[str, torch.Tensor]], dtype: torch.dtype, keep: bool = True) -> Snapshot:
+    """Copy weights, the floating-point ones as `dtype`.
+
+    They are written one at a time, so that of sharded weights (DTensor) never more than one is whole on a device.
+
+    Args:
+        weights: by name. Sharded ones are gathered, which every rank has to take part in.
+        keep: whether this rank writes what it gathers; the others get an empty snapshot.
+
+    Raises:
+        OSError: there is no memory for it.
+    """
+    fd = os.memfd_create("tutelage-weights", os.MFD_CLOEXEC)
+    entries: list[Entry] = []
+    offset = 0
+    failure: OSError | MemoryError | None = None
+    try:
+        for name, tensor in weights:
+            full = whole(tensor)
+            if not keep or failure is not None:  # the others count on this rank to gather all the same
+                continue
+            try:
+                copy = full.detach().to("cpu", dtype if full.is_floating_point() else full.dtype).contiguous()
+                entries.append(Entry(name, copy.dtype, tuple(copy.shape), offset))
+                offset = _write(fd, copy, offset)
+            except (OSError, MemoryError) as error:
+                failure = error
+        if failure is not None:
+            raise failure
+    except BaseException:
+        os.close(fd)
+        raise
+    return Snapshot(fd, tuple(entries))
+
+
+def _write(fd: int, tensor: torch.Tensor, offset: int) -> int:
+    data: Any = memoryview(tensor.flatten().view(torch.uint8).numpy().data)
+    while data:
+        written = os.pwrite(fd, data, offset)
+        data, offset = data[written:], offset + written
+    return offset

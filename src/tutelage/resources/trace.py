@@ -1,0 +1,114 @@
+"""``tutelage plan --trace``: the memory of a training step by running its code on tensors without memory."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
+
+from tutelage.config import Config
+from tutelage.errors import InputError
+from tutelage.model import Policy, Recomputation, attention, outline, score_batch
+from tutelage.resources import memory
+from tutelage.resources.memory import Load
+
+
+class Tracker(TorchDispatchMode):
+    """The bytes of all storages that operations have made and that are still alive, and the most there ever were.
+
+    torch's own MemTracker wants the parameters of a module to be leaves, which the copies of bf16-mixed are not.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive = self.peak = 0
+        self._known: Any = WeakIdKeyDictionary()
+
+    def see(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage not in self._known:
+            size = storage.nbytes()
+            self._known[storage] = size
+            self.alive += size
+            self.peak = max(self.peak, self.alive)
+            weakref.finalize(storage, self._gone, size)
+
+    def _gone(self, size: int) -> None:
+        self.alive -= size
+
+    def __torch_dispatch__(self, operation: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+        results = operation(*arguments, **(options or {}))
+        for result in tree_leaves(results):
+            if isinstance(result, torch.Tensor):
+                self.see(result)
+        return results
+
+
+def traced_bytes(config: Config, load: Load, kind: Recomputation) -> dict[str, float]:
+    """What `memory.training_bytes` reckons, traced: the forward and backward pass of two batches (of one, where a step has no more)
+    of the real code, by the operations of a CPU. Nothing is computed, and no weight is read.
+
+    Attention's own working memory is not seen; moments are reckoned.
+
+    Raises:
+        InputError: the model cannot be traced, or not be had.
+    """
+    policy = outline(config.model, None, torch.device("cpu"))
+    try:
+        return _traced(policy, config, load, kind)
+    except Exception as error:  # models do what they like with tensors; not all of it can be faked
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"{config.model.id}: {type(policy.model).__name__} cannot be traced ({reason}); leave out --trace"
+        ) from None
+
+
+def _traced(policy: Policy, config: Config, load: Load, kind: Recomputation) -> dict[str, float]:
+    with FakeTensorMode():
+        _make_fake(policy.model)
+        attention.register()
+        policy.model.set_attn_implementation(attention.NAME)
+        policy.model.train()
+        policy.recompute(kind)
+        tracker = Tracker()
+        for tensor in policy.model.parameters():
+            tracker.see(tensor)
+        with tracker, policy.computing():
+            for _ in range(1 + load.several):
+                total, _, _ = score_batch(policy.model, *_inputs(load))
+                (-total).backward()
+                del total
+    known = memory.held_bytes(policy, config)
+    return {**known, "activations": max(0.0, tracker.peak - sum(known.values()) + known["moments"])}
+
+
+def _make_fake(model: Any) -> None:
+    """Give the parameters and buffers of a model fake tensors on the CPU; those that were the same stay so."""
+    made: dict[int, Any] = {}
+    for module in model.modules():
+        for name, weight in module._parameters.items():
+            if weight is not None:
+                fake = made.get(id(weight))
+                if fake is None:
+                    values = torch.empty(weight.shape, dtype=weight.dtype)
+                    fake = made[id(weight)] = torch.nn.Parameter(values, requires_grad=weight.requires_grad)
+                module._parameters[name] = fake
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
+
+
+def _inputs(load: Load) -> tuple[Any, ...]:
+    """What `Policy.score` hands to `score_batch` for a pack."""
+    ids = torch.zeros((1, load.tokens), dtype=torch.long)
+    blocks = -(-load.tokens // attention.QUERY_BLOCK)
+    layout = attention.Layout(torch.zeros((blocks, 5), dtype=torch.long), torch.zeros((0, 2), dtype=torch.long))
+    mask = torch.ones((1, 1, 1, 1), dtype=torch.bool)
+    inputs = {"input_ids": ids, "position_ids": ids.clone(), "layout": layout, "attention_mask": mask, "use_cache": False}
+    targets = torch.zeros(load.targets, dtype=torch.long)
+    return inputs, targets, targets.clone(), torch.zeros(load.targets), False

@@ -1,0 +1,270 @@
+"""Checkpoints: sharded, written in the background, complete or not there; an interrupted run continues as if it had not been.
+
+A checkpoint is a directory ``step-00000300`` by torch.distributed.checkpoint: each rank writes what it holds, and any number of
+ranks reads it. It is made under another name, and gets its own when everything is on the disk: files, then ``COMPLETE.json``
+with the size of each, then the name. Nothing complete is ever written over, and what is removed is renamed first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tutelage.errors import RunError
+
+if TYPE_CHECKING:  # who only asks for the latest checkpoint needs no torch
+    import torch
+
+    from tutelage.machines import World
+
+SEAL = "COMPLETE.json"
+
+
+class Checkpoints:
+    """The checkpoints of a run; one at a time is on its way to the disk.
+
+    Args:
+        keep: how many of the newest stay.
+        to_keep: steps whose checkpoint stays besides.
+    """
+
+    def __init__(self, run: Path, world: World, keep: int, to_keep: Callable[[], Iterable[int]] = tuple) -> None:
+        self.directory, self.world, self.keep, self.to_keep = run / "checkpoints", world, keep, to_keep
+        self.last: dict[str, float] = {}
+        self._failures: list[str] = []
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
+
+    def save(self, step: int, model: Any, optimizer: torch.optim.Optimizer) -> list[str]:
+        """Copy trained weights and optimizer state after `step` optimizer steps, and write the copy in the background.
+
+        Order of rows and randomness are functions of (seed, step), so nothing else is needed to continue exactly. An earlier
+        checkpoint that is still being written is waited for. What was complete is untouched, whatever happens; a step that has a
+        complete checkpoint is not written again.
+
+        Returns:
+            What could not be written since it was asked last, in words.
+        """
+        from torch.distributed.checkpoint import FileSystemWriter, async_save
+
+        failures = self.wait()
+        if self.world.first(lambda: is_complete(self.directory / _name(step))):
+            return failures
+        started = time.monotonic()
+        beside = self.directory / f".tmp-{_name(step)}"
+        failure = self.world.first(lambda: _make_room(beside))
+        if failure:
+            return [*failures, failure]
+        try:
+            pending: Any = async_save(
+                state_of(model, optimizer),
+                storage_writer=FileSystemWriter(beside, sync_files=True),
+                process_group=self.world.saving,
+                no_dist=self.world.size == 1,
+            )
+        except (MemoryError, RuntimeError) as error:  # no room for the copy
+            if self.world.size > 1:
+                raise
+            return [*failures, f"{self.directory / _name(step)}: the checkpoint could not be copied: {_reason(error)}"]
+        self.last = {"step": step, "call_seconds": round(time.monotonic() - started, 3)}
+        self._writing = self._writer.submit(self._finish, step, beside, pending, started)
+        return failures
+
+    def _finish(self, step: int, beside: Path, pending: Any, started: float) -> None:
+        """In a thread of its own: when every rank has written, seal the checkpoint, and remove those that are no longer wanted."""
+        from torch.distributed.checkpoint.api import CheckpointException
+
+        target = self.directory / _name(step)
+        try:
+            written = pending.result()
+            if self.world.leads:
+                _seal(beside, step, self.world.size, written)
+                if target.exists():  # one that was damaged
+                    remove(target)
+                beside.rename(target)
+                _sync(self.directory)
+                self._prune()
+        except (Exception, CheckpointException) as error:  # torch's own is no Exception
+            self._failures.append(f"{target}: the checkpoint could not be written: {_reason(error)}")
+            if self.world.leads:
+                shutil.rmtree(beside, ignore_errors=True)
+            return
+        self.last = {**self.last, "seconds": round(time.monotonic() - started, 3)}
+
+    def _prune(self) -> None:
+        newest = [step_of(path) for path in complete(self.directory)[-self.keep :]]
+        _remove_all_but(self.directory, [*newest, *self.to_keep()])
+
+    def wait(self) -> list[str]:
+        """Wait for what is on its way; what could not be written since it was asked last, in words."""
+        self.world.busy("waits for a checkpoint")
+        if self._writing is not None:
+            self._writing.result()
+        failures, self._failures = self._failures, []
+        return failures
+
+    def close(self) -> None:
+        self._writer.shutdown()
+
+
+def state_of(model: Any, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Every tensor that training changes, by name: trained weights as ``model.NAME``, moments as ``optimizer.NAME.KEY``.
+
+    Those are the tensors themselves, not copies. One that is made of several (torchao's 8-bit moments) stands there as these.
+    """
+    state: dict[str, Any] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            state[f"model.{name}"] = parameter.detach()
+            for key, value in optimizer.state.get(parameter, {}).items():
+                state.update(_plain(f"optimizer.{name}.{key}", value))
+    return state
+
+
+def _plain(name: str, value: Any) -> dict[str, Any]:
+    from torch.distributed.tensor import DTensor
+
+    if isinstance(value, DTensor) or not hasattr(value, "__tensor_flatten__"):
+        return {name: value}
+    return {f"{name}.{inner}": getattr(value, inner) for inner in value.__tensor_flatten__()[0]}
+
+
+def latest(run: Path, before: int | None = None) -> Path | None:
+    """The newest complete checkpoint of a run directory (of at most `before` steps), if there is one."""
+    found = [path for path in complete(run / "checkpoints") if before is None or step_of(path) <= before]
+    return found[-1] if found else None
+
+
+def complete(directory: Path) -> list[Path]:
+    """The complete checkpoints in a directory, oldest first."""
+    return [path for path in sorted(directory.glob("step-*")) if is_complete(path)]
+
+
+def step_of(path: Path) -> int:
+    """After how many optimizer steps a checkpoint was taken."""
+    return int(path.name.removeprefix("step-"))
+
+
+def load(path: Path, model: Any, optimizer: torch.optim.Optimizer | None, world: World) -> int:
+    """Restore weights and optimizer state in place; returns the number of optimizer steps done.
+
+    Args:
+        optimizer: one with state, whatever its values (`optim.fill_state`); None: the weights alone are read.
+
+    Raises:
+        RunError: it is of another model or optimizer, or was damaged.
+    """
+    import torch
+    from torch.distributed.checkpoint import FileSystemReader
+    from torch.distributed.checkpoint import load as read
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    reader = FileSystemReader(path)
+    try:
+        there = set(reader.read_metadata().state_dict_metadata)
+    except Exception as error:
+        raise RunError(f"{path}: not a checkpoint of this version of Tutelage, or damaged: {_reason(error)}") from None
+    wanted = state_of(model, optimizer or torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))]))
+    if not any(name.startswith("optimizer.") for name in there):  # taken before the first step
+        wanted = {name: value for name, value in wanted.items() if name.startswith("model.")}
+        if optimizer is not None:
+            optimizer.state.clear()
+    unknown = set(wanted) ^ {name for name in there if optimizer is not None or name.startswith("model.")}
+    if unknown:
+        raise RunError(f"{path}: the checkpoint is of another model or optimizer: {min(unknown)}")
+    try:
+        with torch.no_grad():
+            read(wanted, storage_reader=reader, process_group=world.saving, no_dist=world.size == 1)
+    except (Exception, CheckpointException) as error:
+        raise RunError(f"{path}: the checkpoint cannot be read: {_reason(error)}") from None
+    return step_of(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a checkpoint, or what is left of one: first its name, so that nothing half removed can be taken for whole."""
+    gone = path.with_name(f".del-{path.name.lstrip('.')}-{os.getpid()}")
+    with contextlib.suppress(OSError):
+        path.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+def remove_all(run: Path, to_keep: Iterable[int] = ()) -> None:
+    """Remove the checkpoints of a finished run, whose model is its result, but those of some steps."""
+    directory = run / "checkpoints"
+    if directory.is_dir():
+        _remove_all_but(directory, to_keep)
+        with contextlib.suppress(OSError):  # it is not empty
+            directory.rmdir()
+
+
+def _remove_all_but(directory: Path, steps: Iterable[int]) -> None:
+    kept = {_name(step) for step in steps}
+    for path in directory.iterdir():
+        if path.name not in kept:
+            remove(path)
+
+
+def is_complete(path: Path) -> bool:
+    """Whether every file of a checkpoint is there, as long as it was."""
+    try:
+        files = json.loads((path / SEAL).read_text())["files"]
+        return all((path / name).stat().st_size == size for name, size in files.items())
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def _make_room(beside: Path) -> str:
+    """An empty directory; or why there is none."""
+    try:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+    except OSError as error:
+        return f"{beside.parent}: no checkpoint can be written: {error.strerror}"
+    return ""
+
+
+def _seal(folder: Path, step: int, ranks: int, written: Any) -> None:
+    """Say that all is there, once it is on the disk.
+
+    Raises:
+        OSError: a file is missing here, or shorter than the rank said that wrote it.
+    """
+    files = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+    for entry in (written.storage_data or {}).values():
+        if files.get(entry.relative_path, -1) < entry.offset + entry.length:
+            raise OSError(f"{entry.relative_path} is missing or too short on the disk of the first rank")
+    with (folder / SEAL).open("w") as file:
+        json.dump({"step": step, "ranks": ranks, "files": files}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    _sync(folder)
+
+
+def _sync(folder: Path) -> None:
+    """Make names in a folder outlast a crash of the machine."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _reason(error: BaseException) -> str:
+    """The first cause of an error that torch has wrapped, in a line."""
+    failures = getattr(error, "failures", None)
+    if failures:  # torch's CheckpointException: rank → (error, traceback)
+        error = next(iter(failures.values()))[0]
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return (str(error).splitlines() or [type(error).__name__])[0]

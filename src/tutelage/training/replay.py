@@ -1,0 +1,79 @@
+"""``tutelage train --replay STEP``: a step once more, from the nearest checkpoint before it, row by row; nothing is written."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from tutelage import console
+from tutelage.config import Config
+from tutelage.data import TokenizedExample, prepare
+from tutelage.errors import InputError
+from tutelage.machines import World, agreed, join
+from tutelage.model import Course, load_policy, load_tokenizer, optim
+from tutelage.runs import RunLog
+from tutelage.training.guard import Guard
+from tutelage.training.start import set_up
+from tutelage.training.step import accumulate_gradients, update_weights
+
+
+def replay_step(config: Config, step: int) -> list[dict[str, Any]]:
+    """Compute optimizer step `step` (from 1) of a run again, and then each of its rows by itself.
+
+    The steps between the nearest earlier checkpoint and this one are trained again first, which gives the same weights, since
+    order and randomness are functions of (seed, step).
+
+    Returns:
+        For each row ``source``, ``tokens`` (of its response), ``loss`` (NLL per response token) and ``grad_norm``, the largest
+        gradient first.
+
+    Raises:
+        InputError: the run has no such step.
+    """
+    directory = Path(config.run.dir)
+    if not (directory / "config.toml").is_file():
+        raise InputError(f"run.dir: {directory} is not a run directory (it holds no config.toml)")
+    with join(config.model.device, config.parallel.timeout) as world:
+        log = RunLog(directory, leads=False)
+        tokenizer = world.first(lambda: load_tokenizer(config.model.id))
+        prepared = world.first(lambda: prepare(config, tokenizer))
+        policy = load_policy(config.model, tokenizer, world=world, shard_ranks=config.parallel.shard)
+        policy, optimizer, course, done = set_up(policy, prepared, config, log, world, until=step - 1)
+        if not 1 <= step <= course.total:
+            raise agreed(InputError(f"--replay {step}: the run has steps 1 to {course.total}"), world)
+        lines = world.first(log.steps)
+        guard = Guard.of_lines(config.train.spike_ratio, [line for line in lines if line["step"] <= done])
+        with console.progress("training up to the step", step - 1 - done) as advance:
+            for earlier in range(done, step - 1):
+                if world.any(world.stop.wanted):
+                    raise agreed(KeyboardInterrupt("the replay was stopped"), world)
+                examples, batches = course.at(earlier)
+                gradients = accumulate_gradients(policy, examples, batches, config, earlier, world)
+                if not guard.objection(gradients.loss, gradients.grad_norm):
+                    update_weights(policy, optimizer, optim.lr_at(earlier, course.total, config.train))
+                advance(1)
+        examples, batches = course.at(step - 1)
+        whole = accumulate_gradients(policy, examples, batches, config, step - 1, world)
+        rows = [_alone(course, example, step - 1, world) for example in examples]
+        rows.sort(key=lambda row: (row["grad_norm"] == row["grad_norm"], -row["grad_norm"]))  # what is not a number comes first
+        with contextlib.suppress(StopIteration):
+            logged = next(line for line in lines if line["step"] == step)
+            console.say(f"logged: loss {logged['loss']:.6g}, gradient norm {logged['grad_norm']:.6g}")
+        told = guard.objection(whole.loss, whole.grad_norm) or "it would be applied"
+        console.say(f"replayed: loss {whole.loss:.6g}, gradient norm {whole.grad_norm:.6g}: {told}")
+        console.table(
+            f"The rows of step {step}, each by itself",
+            ("row", "response tokens", "loss per token", "gradient norm"),
+            [(row["source"], row["tokens"], f"{row['loss']:.4g}", f"{row['grad_norm']:.4g}") for row in rows],
+        )
+        return rows
+
+
+def _alone(course: Course, example: TokenizedExample, step: int, world: World) -> dict[str, Any]:
+    config = course.config
+    gradients = accumulate_gradients(course.policy, [example], course.batches([example]), config, step, world)
+    per_token = gradients.loss if config.train.loss_normalization == "token" else gradients.loss / len(example.response_ids)
+    return {
+        "source": example.source, "tokens": len(example.response_ids), "loss": per_token, "grad_norm": gradients.grad_norm,
+    }  # fmt: skip
