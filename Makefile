@@ -3,13 +3,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test lint docs vllm-cpu clean
+.PHONY: demo test quick lint docs vllm-cpu clean
 
 demo: .venv/.ready-run
 	$(BIN)/tutelage demo
 
 test: .venv/.ready-test
 	$(BIN)/python -m pytest
+
+# what needs neither processes nor vLLM nor a browser
+quick: .venv/.ready-test
+	$(BIN)/python -m pytest -m "not slow"
 
 lint: .venv/.ready-test
 	$(BIN)/ruff check .

@@ -13,7 +13,7 @@ from tutelage.config import parse_config
 from tutelage.data.pool import prepare
 from tutelage.errors import InputError
 from tutelage.evaluation.engine.snapshot import take
-from tutelage.machines.sharding import part, whole
+from tutelage.machines.sharding import full_tensor, local_part
 from tutelage.machines.world import ALONE, World
 from tutelage.model.course import set_up
 from tutelage.model.load import load_policy, load_tokenizer, lora, optim
@@ -49,8 +49,8 @@ def train_steps(world: World, raw: dict, steps: int = 3, rows: int | None = None
         norms.append(gradients.grad_norm)
         tokens.append(gradients.response_tokens)
         update_weights(policy, optimizer, course.config.train.lr)
-    weights = {name: whole(tensor).float().clone() for name, tensor in lora.merged_weights(policy.model)}
-    local = sum(part(parameter).numel() for parameter in policy.model.parameters())
+    weights = {name: full_tensor(tensor).float().clone() for name, tensor in lora.merged_weights(policy.model)}
+    local = sum(local_part(parameter).numel() for parameter in policy.model.parameters())
     return {
         "losses": losses, "norms": norms, "tokens": tokens, "weights": weights if world.leads else None,
         "buffers": {name: buffer.clone() for name, buffer in policy.model.named_buffers()}, "local": local, "packs": policy.packs,
@@ -61,7 +61,7 @@ def fingerprint(state: dict) -> str:
     """A hash of whole tensors, by name; all ranks take part."""
     digest = hashlib.sha256()
     for name in sorted(state):
-        tensor = whole(state[name]).detach().cpu().contiguous()
+        tensor = full_tensor(state[name]).detach().cpu().contiguous()
         digest.update(name.encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
     return digest.hexdigest()
@@ -161,5 +161,5 @@ def what_fails_on_rank_0(world: World, surprise: bool = False) -> tuple[str, str
     try:
         world.first(fail)
     except Exception as error:
-        return type(error).__name__, str(error), error.told
+        return type(error).__name__, str(error), error.printed
     raise AssertionError

@@ -10,7 +10,7 @@ import torch
 from tutelage.data.pool import prepare
 from tutelage.errors import InputError
 from tutelage.model.load import load_policy
-from tutelage.model.optim import Watch, make_optimizer, offloaded, require, set_lr
+from tutelage.model.optim import ChangeMeter, make_optimizer, offloaded, require, set_lr
 from tutelage.model.packing import step_batches
 from tutelage.training.step import accumulate_gradients, update_weights
 
@@ -60,7 +60,7 @@ def test_stochastic_rounding_keeps_updates_that_rounding_to_nearest_loses(make_c
 
 def test_the_watch_tells_the_share_of_weights_that_changed():
     model = torch.nn.Linear(10, 10, bias=False)
-    watch = Watch(model)
+    watch = ChangeMeter(model)
     with torch.no_grad():
         model.weight[:3] += 1
     changed, of = watch.changed()

@@ -11,7 +11,7 @@ import pytest
 
 from tutelage.errors import InputError
 from tutelage.machines import world as room
-from tutelage.machines.world import ALONE, StopRequest, StopWanted, Watch, World, join, rank_device
+from tutelage.machines.world import ALONE, StopRequest, StopWanted, Watchdog, World, join, rank_device
 
 
 class Store:
@@ -43,8 +43,8 @@ def ended(monkeypatch):
     return told
 
 
-def watched(store: Store, timeout: float = 0.6) -> Watch:
-    watch = Watch(store, 0, 2, timeout, StopRequest())
+def watched(store: Store, timeout: float = 0.6) -> Watchdog:
+    watch = Watchdog(store, 0, 2, timeout, StopRequest())
     watch.armed = True
     return watch
 
@@ -71,7 +71,7 @@ def test_whoever_is_behind_or_silent_is_named(ended, capsys, alive, named):
     store = Store()
     watch = watched(store)
     for _ in range(5):
-        watch.beat("sums over the ranks", False)
+        watch.passed("sums over the ranks", False)
     play(store, "3 0 0 step 3, micro-batch 1 of 2", alive, ended)
     assert ended.wait(10)
     told = capsys.readouterr().err
@@ -81,7 +81,7 @@ def test_whoever_is_behind_or_silent_is_named(ended, capsys, alive, named):
 def test_a_rank_that_may_take_long_or_stirs_is_waited_for(ended):
     store = Store()
     watch = watched(store)
-    watch.beat("after rank 0", False)
+    watch.passed("after rank 0", False)
     play(store, "0 0 1 rank 0 works alone", True, ended)
     assert not ended.wait(2)
     store.values.pop("watch/1")
@@ -92,7 +92,7 @@ def test_a_rank_that_may_take_long_or_stirs_is_waited_for(ended):
 
 
 def test_before_training_begins_there_is_more_patience(ended):
-    watch = Watch(Store(), 0, 2, 0.3, StopRequest())
+    watch = Watchdog(Store(), 0, 2, 0.3, StopRequest())
     assert not ended.wait(1.5)
     watch.close()
 
@@ -111,11 +111,11 @@ def test_a_request_to_one_rank_reaches_the_others(ended):
 def test_a_signal_is_remembered_while_someone_listens():
     before = signal.getsignal(signal.SIGTERM)
     with join("cpu", 1.0) as world, world.listening():
-        world.stir()
+        world.alive()
         os.kill(os.getpid(), signal.SIGTERM)
         assert world.stop.by == "SIGTERM"
         with pytest.raises(StopWanted):
-            world.stir()
+            world.alive()
     assert signal.getsignal(signal.SIGTERM) == before
 
 

@@ -17,7 +17,7 @@ def main(question: Path, answer: Path) -> None:
     from tutelage.check.subject import sampled_gradient
     from tutelage.config import parse_config
     from tutelage.data import TokenizedExample
-    from tutelage.machines import join, whole
+    from tutelage.machines import full_tensor, join
     from tutelage.model import load_policy, load_tokenizer, step_batches
     from tutelage.resources import pair_cost
     from tutelage.training import accumulate_gradients
@@ -35,7 +35,7 @@ def main(question: Path, answer: Path) -> None:
         budget = max(map(len, rows))
         batches = step_batches(rows, budget, 1, pad_id, world.rank, world.size, pair_cost(policy))
         accumulate_gradients(policy, rows, batches, config, 0, world)
-        sample = sampled_gradient(policy.model, whole)
+        sample = sampled_gradient(policy.model, full_tensor)
         if world.leads:
             torch.save(sample, answer)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -72,16 +73,16 @@ def make_subject(config: Config, scratch: Path) -> Subject:
     return Subject(wide, pool, prepared, rows, policy, scratch)
 
 
-def sampled_gradient(model: torch.nn.Module, whole: object = None) -> torch.Tensor:
+def sampled_gradient(model: torch.nn.Module, full_tensor: Any = None) -> torch.Tensor:
     """Elements of every gradient, evenly spaced, one after another: (elements,) float64, on the CPU.
 
     Args:
-        whole: what makes a sharded gradient whole, where it is.
+        full_tensor: what makes a sharded gradient whole, where it is.
     """
     parts = []
     for parameter in model.parameters():
         if parameter.grad is not None:
-            gradient = whole(parameter.grad) if callable(whole) else parameter.grad
+            gradient = full_tensor(parameter.grad) if callable(full_tensor) else parameter.grad
             parts.append(gradient.detach().flatten()[:: max(1, gradient.numel() // SAMPLED)].double().cpu())
     return torch.cat(parts)
 

@@ -119,7 +119,7 @@ def _without_nan(value: Any) -> Any:
 
 def _tell(error: BaseException) -> None:
     """Print an error that a person is meant to read, unless another rank does."""
-    if not getattr(error, "told", False):
+    if not getattr(error, "printed", False):
         otherwise = "interrupted" if isinstance(error, KeyboardInterrupt) else "out of memory"
         start = "\n" if isinstance(error, KeyboardInterrupt) else ""
         print(f"{start}tutelage: {str(error) or otherwise}", file=sys.stderr)

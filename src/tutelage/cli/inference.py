@@ -35,7 +35,7 @@ from tutelage.evaluation import (
     Handover,
     add_entropies,
     engine_for,
-    entropy_told,
+    entropy_kind,
     grade_examples,
     native,
     prompt_ids,
@@ -145,7 +145,7 @@ def evaluate_file(
     malformed = ledger.counts()["malformed"]
     summary = {
         "model": model, "data": data, "rows": len(rows), "malformed_rows": malformed, "backend": "vllm" if by_vllm else "native",
-        **summarize(records, entropy_told(config.eval, by_vllm)), "certificates": [certificate.as_dict() for certificate in certificates],
+        **summarize(records, entropy_kind(config.eval, by_vllm)), "certificates": [certificate.as_dict() for certificate in certificates],
     }  # fmt: skip
     write_text(directory / "summary.json", json.dumps(summary, indent=2) + "\n")
     show.summary_table(f"{model} on {data}", summary)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tutelage.evaluation.engines import PORTION, Engine, Handover, engine_for, init_vllm, load_policy_into_vllm_instance
     from tutelage.evaluation.evaluate import (
         add_entropies,
-        entropy_told,
+        entropy_kind,
         grade_examples,
         log_generations,
         log_generations_vllm,

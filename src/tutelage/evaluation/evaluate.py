@@ -7,12 +7,12 @@ from dataclasses import replace
 from itertools import combinations
 from typing import Any, Literal
 
-from tutelage.grading import answer_of, grade_all, grade_responses, question_only_reward_fn, r1_zero_reward_fn, rewards_of
 from tutelage.config import EvalConfig
 from tutelage.data import Example, Stops, TokenizedExample, characters_of, encode_prompt
 from tutelage.evaluation.draft import Draft
 from tutelage.evaluation.engine import Completion, Sampling, native
 from tutelage.evaluation.engines import Engine, by_problem
+from tutelage.grading import answer_of, grade_all, grade_responses, question_only_reward_fn, r1_zero_reward_fn, rewards_of
 from tutelage.machines import ALONE, StopWanted, World, gathered
 from tutelage.model import Policy
 from tutelage.stats import clustered_interval, majority_at_k, mean, pass_at_k, powers_of_two
@@ -40,7 +40,7 @@ def prompt_ids(tokenizer: Any, problems: Sequence[Example]) -> list[list[int]]:
     return [encode_prompt(tokenizer, problem.prompt) for problem in problems]
 
 
-def entropy_told(config: EvalConfig, by_engine: bool) -> Entropy:
+def entropy_kind(config: EvalConfig, by_engine: bool) -> Entropy:
     """What kind of entropy an evaluation's records hold: the model itself knows it exactly, or was not to tell."""
     return config.entropy if by_engine or config.entropy == "off" else "exact"
 
@@ -80,7 +80,7 @@ def solve(
             for portion in portions[world.rank :: world.size]:
                 completions = native.generate(
                     policy.model, policy.tokenizer, [prompts[number] for number in portion], sampling,
-                    batch_size=config.batch_size, numbers=portion, on_finished=on_finished, on_token=world.stir,
+                    batch_size=config.batch_size, numbers=portion, on_finished=on_finished, on_token=world.alive,
                 )  # fmt: skip
                 found = by_problem(portion, completions)
                 answers |= found
@@ -94,7 +94,7 @@ def solve(
         known |= of_a_rank
     if not world.leads:
         return []
-    world.busy("grading")
+    world.long_task("grading")
     completions = [each for number in prompts for each in known[number]]
     if config.entropy == "off":
         completions = [replace(completion, entropies=None, log_probs=None) for completion in completions]

@@ -20,7 +20,7 @@ from tutelage.evaluation.certificate import Certificate, UncertifiedWeights
 from tutelage.evaluation.draft import Draft
 from tutelage.evaluation.engine import Completion, EngineError
 from tutelage.evaluation.engines import Engine, Handover, engine_for, hand_over
-from tutelage.evaluation.evaluate import add_entropies, entropy_told, grade_examples, prompt_ids, sampling_of, solve, summarize
+from tutelage.evaluation.evaluate import add_entropies, entropy_kind, grade_examples, prompt_ids, sampling_of, solve, summarize
 from tutelage.machines import ALONE, World, gathered, uninterrupted
 from tutelage.model import Policy, optim, resolve
 from tutelage.report import show
@@ -235,7 +235,7 @@ class Evaluator:
     def _wait(self, flight: Flight) -> None:
         """Wait for a flight. Raises StopWanted if the job is asked to stop meanwhile."""
         while not self._comes_in(time.monotonic() + POLL, flight):
-            self.world.stir()
+            self.world.alive()
 
     def _comes_in(self, until: float, flight: Flight | None = None) -> bool:
         """Whether a flight, else the oldest one, comes back until then."""
@@ -344,7 +344,7 @@ class Evaluator:
             return
         self.log.generations(step, records)
         panel = self.panel * self.config.samples
-        label = entropy_told(self.config, by_engine=certificate is not None)
+        label = entropy_kind(self.config, by_engine=certificate is not None)
         summary = summarize(records[:panel], label)
         if len(records) > panel:
             summary["full"] = summarize(records, label)

@@ -10,15 +10,15 @@ if TYPE_CHECKING:
     from tutelage.machines.launcher import launch
     from tutelage.machines.process import cache_directory, end_with, prepare_process, uninterrupted
     from tutelage.machines.sharding import (
+        full_parameters,
+        full_tensor,
         gathered,
         is_sharded,
+        local_part,
         make_mesh,
         materialize,
-        part,
         reshard,
         shard,
-        whole,
-        whole_parameters,
     )
     from tutelage.machines.world import ALONE, StopWanted, World, agreed, join, of_a_collective, rank_device
 

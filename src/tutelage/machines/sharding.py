@@ -103,7 +103,7 @@ def gathered(model: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def whole_parameters(module: Any) -> Iterator[None]:
+def full_parameters(module: Any) -> Iterator[None]:
     """Within it a module's parameters are whole, in their own precision. All ranks enter together; nothing may compute."""
     parts = [
         (owner, name, parameter)
@@ -120,11 +120,11 @@ def whole_parameters(module: Any) -> Iterator[None]:
             owner._parameters[name] = parameter
 
 
-def whole(tensor: torch.Tensor) -> torch.Tensor:
+def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor, gathered if it is sharded, which all ranks take part in."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def part(tensor: torch.Tensor) -> torch.Tensor:
+def local_part(tensor: torch.Tensor) -> torch.Tensor:
     """What this rank holds of a tensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -22,7 +22,7 @@ from tutelage.errors import InputError, RunError
 T = TypeVar("T")
 
 FOR_EVER = datetime.timedelta(days=30)
-"""The time-out of the process groups: `Watch` ends what hangs long before, and knows by whose fault."""
+"""The time-out of the process groups: `Watchdog` ends what hangs long before, and knows by whose fault."""
 STARTING_SECONDS = 1800.0
 """Before training, ranks may stand still for so long at least."""
 PATIENCE_SECONDS = 6 * 3600.0
@@ -92,7 +92,7 @@ class World:
     local_size: int = 1
     control: Any = None
     saving: Any = None
-    watch: Watch | None = None
+    watch: Watchdog | None = None
     stop: StopRequest = field(default_factory=StopRequest)
 
     @property
@@ -104,7 +104,7 @@ class World:
         """What rank 0 makes, for every rank; if it fails there, it fails everywhere."""
         if self.size == 1:
             return make()
-        self.beat("rank 0 works alone", patient=self.leads)
+        self.passed("rank 0 works alone", patient=self.leads)
         made: list[Any] = [None]
         failure: BaseException | None = None
         if self.leads:
@@ -119,7 +119,7 @@ class World:
         kind, value = made[0]
         if kind == "failed":
             raise agreed(value, self) from failure
-        self.beat("after rank 0")
+        self.passed("after rank 0")
         result: T = value
         return result
 
@@ -128,7 +128,7 @@ class World:
         if self.size == 1:
             return list(values)
         total = torch.tensor(values, dtype=torch.float64)
-        self.beat("sums over the ranks")
+        self.passed("sums over the ranks")
         with self._collective():
             dist.all_reduce(total, group=self.control)
         summed: list[float] = total.tolist()
@@ -143,27 +143,27 @@ class World:
         if self.size == 1:
             return [value]
         found: list[Any] | None = [None] * self.size if self.leads else None
-        self.beat("gathers what the ranks found")
+        self.passed("gathers what the ranks found")
         with self._collective():
             dist.gather_object(value, found, dst=0, group=self.control)
         return found or []
 
-    def beat(self, doing: str, patient: bool = False) -> None:
+    def passed(self, doing: str, patient: bool = False) -> None:
         """Tell the watch that all ranks come by here, and that this one has arrived; `patient`: it may stay for long."""
         if self.watch is not None:
-            self.watch.beat(doing, patient)
+            self.watch.passed(doing, patient)
 
-    def busy(self, doing: str) -> None:
-        """Tell the watch that this rank may stay for long with something, until its next `beat`."""
+    def long_task(self, doing: str) -> None:
+        """Tell the watch that this rank may stay for long with something, until its next `passed`."""
         if self.watch is not None:
             self.watch.doing, self.watch.patient = doing, True
 
-    def training_begins(self) -> None:
+    def arm(self) -> None:
         """From here on the watch does not wait longer than it was told."""
         if self.watch is not None:
             self.watch.armed = True
 
-    def stir(self) -> None:
+    def alive(self) -> None:
         """Tell the watch that something goes on here, such as another token. Raises StopWanted if the job was asked to stop."""
         if self.watch is not None:
             self.watch.stirs += 1
@@ -197,7 +197,7 @@ def of_a_collective(error: BaseException) -> bool:
     return isinstance(error, dist.DistError) or any(sign in str(error) for sign in signs)
 
 
-class Watch:
+class Watchdog:
     """A thread on each rank that tells the others where its rank is, and ends the process when nobody gets any further.
 
     Ranks wait for each other in collectives, which say nothing of whom they wait for. So each rank counts the points that all of
@@ -212,7 +212,7 @@ class Watch:
         self._thread = threading.Thread(target=self._run, daemon=True, name="watch")
         self._thread.start()
 
-    def beat(self, doing: str, patient: bool) -> None:
+    def passed(self, doing: str, patient: bool) -> None:
         self.place, self.doing, self.patient = self.place + 1, doing, patient
 
     def close(self) -> None:
@@ -304,7 +304,7 @@ def join(device: str, timeout: float) -> Iterator[World]:
     try:
         on_gpu = rank_device(device, local_rank, local_size).type == "cuda"
     except InputError as error:  # which the others on this machine find too
-        error.told = local_rank != 0  # type: ignore[attr-defined]
+        error.printed = local_rank != 0  # type: ignore[attr-defined]
         raise
     if on_gpu:
         torch.cuda.set_device(local_rank)
@@ -312,7 +312,7 @@ def join(device: str, timeout: float) -> Iterator[World]:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_size))
     with stop.listening(also_ctrl_c=True):
         store, _, _ = next(dist.rendezvous("env://", rank, size))
-        watch = Watch(dist.PrefixStore("watch", store.clone()), rank, size, timeout, stop)
+        watch = Watchdog(dist.PrefixStore("watch", store.clone()), rank, size, timeout, stop)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if on_gpu else "gloo", store=dist.PrefixStore("groups", store), rank=rank, world_size=size,
             timeout=FOR_EVER,
@@ -333,7 +333,7 @@ def join(device: str, timeout: float) -> Iterator[World]:
 
 def agreed(error: BaseException, world: World) -> BaseException:
     """An error that every rank raises, marked as such: they part in order, and the first one tells it."""
-    error.agreed, error.told = True, not world.leads  # type: ignore[attr-defined]
+    error.agreed, error.printed = True, not world.leads  # type: ignore[attr-defined]
     return error
 
 

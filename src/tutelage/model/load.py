@@ -13,7 +13,7 @@ from tutelage import console
 from tutelage.config import ModelConfig
 from tutelage.data import Stops
 from tutelage.errors import InputError, RunError
-from tutelage.machines import ALONE, World, make_mesh, materialize, rank_device, whole
+from tutelage.machines import ALONE, World, full_tensor, make_mesh, materialize, rank_device
 from tutelage.model import lora
 from tutelage.model.embedded import EMBEDDED, embedded_model
 from tutelage.model.policy import Policy, check_head, keep_if_packable, shard_policy
@@ -227,7 +227,7 @@ def save_model(policy: Policy, target: Path, card: str, world: World = ALONE) ->
     Raises:
         RunError: it cannot be written (a full disk); nothing half-written is left.
     """
-    world.busy("saving the model")
+    world.long_task("saving the model")
     first_names = _first_names(policy.model)
     weights: dict[str, torch.Tensor] = {}
     for name, tensor in lora.merged_weights(policy.model):
@@ -237,7 +237,7 @@ def save_model(policy: Policy, target: Path, card: str, world: World = ALONE) ->
         elif world.size == 1:
             weights[name] = tensor
         else:
-            gathered = whole(tensor)
+            gathered = full_tensor(tensor)
             weights[name] = gathered.detach().cpu() if world.leads else torch.empty(0)
     world.first(lambda: _write_model(policy, weights, target, card))
 

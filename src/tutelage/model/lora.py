@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tutelage.errors import InputError
-from tutelage.machines import whole_parameters
+from tutelage.machines import full_parameters
 
 if TYPE_CHECKING:
     from tutelage.config import ModelConfig
@@ -70,7 +70,7 @@ def merged_weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
 
 def _merged(module: Any) -> torch.Tensor:
     """The weight of one adapted layer. PEFT merges into a copy that stands in for the weight meanwhile, whatever interrupts it."""
-    with whole_parameters(module):
+    with full_parameters(module):
         weight, before = module.base_layer.weight, module.base_layer.weight.data
         try:
             weight.data = before.float().clone()

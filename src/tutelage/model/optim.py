@@ -12,7 +12,7 @@ import torch
 
 from tutelage.config import Config, TrainConfig
 from tutelage.errors import InputError
-from tutelage.machines import part
+from tutelage.machines import local_part
 
 SAMPLED = 4096
 """Elements of each weight that are watched for change."""
@@ -97,18 +97,18 @@ def fill_state(optimizer: torch.optim.Optimizer) -> None:
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> float:
     """Bytes of the state that an optimizer has by now; of sharded weights, of this rank's part."""
-    tensors = [part(value) for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
+    tensors = [local_part(value) for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
     return float(sum(tensor.numel() * tensor.element_size() for tensor in tensors))
 
 
-class Watch:
+class ChangeMeter:
     """The share of weights that an optimizer step changes, by `SAMPLED` elements of each; near zero, training stands still.
 
     Of a sharded model, of this rank's part.
     """
 
     def __init__(self, model: Any) -> None:
-        weights = [part(parameter.detach()) for parameter in model.parameters() if parameter.requires_grad]
+        weights = [local_part(parameter.detach()) for parameter in model.parameters() if parameter.requires_grad]
         self.weights = [weight for weight in weights if weight.numel()]
         self.before = self._sample()
 

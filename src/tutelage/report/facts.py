@@ -160,7 +160,7 @@ def generations(reading: Reading) -> dict[str, Any]:
     """Every problem with what was answered at each evaluation, as the page's script reads it.
 
     ``steps``: of the evaluations. ``problems``: each ``{q, r, a}``: question, reference, and for each of the steps its responses, or
-    None if it was not asked then. A response is [text, outcome, answer, length, mean entropy, tokens (`told_briefly`) or None].
+    None if it was not asked then. A response is [text, outcome, answer, length, mean entropy, tokens (`encode_tokens`) or None].
     """
     steps = [line["step"] for line in reading.evaluations]
     style = reading.config.eval.reward if reading.config is not None else None

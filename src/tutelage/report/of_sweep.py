@@ -47,7 +47,7 @@ def content(directory: Path, page: Path, price_per_hour: float | None) -> dict[s
         "sessions": state["sessions"],
         "baselines": [
             {"accuracy": words.accuracy(evaluation), "problems": evaluation["examples"]}
-            for evaluation in (results.whole(reading.evaluations[0]) for reading in results.baselines(directory))
+            for evaluation in (results.of_all_problems(reading.evaluations[0]) for reading in results.baselines(directory))
         ],
         "figures": drawn(found, directory, caption),
         "trials": [_row(row, directory, page) for row in trials.values()],

@@ -8,7 +8,7 @@ from typing import Any
 from tutelage.config import Config
 from tutelage.console import duration, percent, within
 from tutelage.data import summary
-from tutelage.runs import Reading, score, training_and_waiting, whole
+from tutelage.runs import Reading, of_all_problems, score, training_and_waiting
 from tutelage.stats import compare, in_words
 
 SMOLLM2 = "SmolLM2-135M-Instruct"
@@ -34,7 +34,7 @@ def ends(reading: Reading) -> tuple[dict[str, Any] | None, dict[str, Any] | None
     if first is last:
         first = None
     if "full" in (last or first or {}) and "full" in (first or last or {}):
-        return first and whole(first), last and whole(last)
+        return first and of_all_problems(first), last and of_all_problems(last)
     return first, last
 
 
@@ -120,7 +120,7 @@ def warnings(reading: Reading) -> list[str]:
     if dropped and sum(dropped.values()) > 0.01 * counts.total():
         found.append(f"Rows were left out for other reasons than a wrong answer: {summary(Counter(dropped))}.")
     if reading.evaluations:
-        last = whole(reading.evaluations[-1])
+        last = of_all_problems(reading.evaluations[-1])
         if last["cap_hit_rate"] > 0.1:
             found.append(
                 f"{percent(last['cap_hit_rate'])} of the last evaluation's responses were cut off: a larger eval.max_new_tokens may"

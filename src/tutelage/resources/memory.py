@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from tutelage.config import Config
-from tutelage.machines import part
+from tutelage.machines import local_part
 from tutelage.model import CHUNK, Batch, Policy, Recomputation
 
 HEADROOM = 0.9
@@ -99,7 +99,7 @@ class Shapes:
 
 def weight_bytes(policy: Policy) -> float:
     """Bytes of all weights; of sharded ones, of this rank's part."""
-    return float(sum(part(weight).numel() * weight.element_size() for weight in policy.model.parameters()))
+    return float(sum(local_part(weight).numel() * weight.element_size() for weight in policy.model.parameters()))
 
 
 def state_bytes(policy: Policy, config: Config) -> dict[str, float]:
@@ -111,7 +111,7 @@ def state_bytes(policy: Policy, config: Config) -> dict[str, float]:
     elsewhere = (policy.head.weight, policy.model.get_input_embeddings().weight)
     needed = {"gradients": 0.0, "moments": 0.0, "copies": 0.0}
     for weight in policy.model.parameters():
-        size, count = weight.element_size(), part(weight).numel()
+        size, count = weight.element_size(), local_part(weight).numel()
         if policy.precision == "bf16-mixed" and size == 4 and all(weight is not other for other in elsewhere):
             needed["copies"] += 2.0 * count
         if weight.requires_grad:
@@ -193,7 +193,7 @@ def native_bytes(policy: Policy, rows: int, prompt: int, longest: int) -> float:
     """
     s = Shapes.of(policy)
     config: Any = policy.model.config.get_text_config()
-    copies = 2.0 * sum(part(w).numel() for w in policy.model.parameters()) if s.mixed else 0.0
+    copies = 2.0 * sum(local_part(w).numel() for w in policy.model.parameters()) if s.mixed else 0.0
     cache = rows * longest * _of_a_key(config) * s.width
     passing = rows * prompt * (s.width * (3 * s.intermediate + s.attended + 2 * s.hidden) + 8 * s.hidden)
     return copies + cache * (1 + 1 / s.depth) + max(passing, 20.0 * rows * s.vocabulary)

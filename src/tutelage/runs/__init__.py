@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from tutelage.runs import checkpoint, results, tracking
     from tutelage.runs.checkpoint import Checkpoints
     from tutelage.runs.compare import as_json, compare_runs
-    from tutelage.runs.readings import DIGITS, LEVELS_PER_OCTAVE, Reading, read_run, score, whole
+    from tutelage.runs.readings import DIGITS, LEVELS_PER_OCTAVE, Reading, of_all_problems, read_run, score
     from tutelage.runs.results import Found, is_sweep
     from tutelage.runs.runlog import (
         RunLog,

@@ -104,7 +104,7 @@ class Checkpoints:
 
     def wait(self) -> list[str]:
         """Wait for what is on its way; what could not be written since it was asked last, in words."""
-        self.world.busy("waits for a checkpoint")
+        self.world.long_task("waits for a checkpoint")
         if self._writing is not None:
             self._writing.result()
         failures, self._failures = self._failures, []

@@ -52,10 +52,10 @@ class Reading:
 
     @cached_property
     def generations(self) -> dict[int, list[dict[str, Any]]]:
-        """The responses of each evaluation that is logged, by its step; their tokens as `told_briefly`."""
+        """The responses of each evaluation that is logged, by its step; their tokens as `encode_tokens`."""
         found: dict[int, list[dict[str, Any]]] = {line["step"]: [] for line in self.evaluations}
         for record in iter_lines(self.directory / "generations.jsonl"):
-            record = {"step": 0, "sample": 0, **record, "tokens": told_briefly(record.get("tokens"))}
+            record = {"step": 0, "sample": 0, **record, "tokens": encode_tokens(record.get("tokens"))}
             found.get(record["step"], []).append(record)
         return found
 
@@ -94,7 +94,7 @@ class Reading:
     def last(self) -> dict[str, Any] | None:
         """The evaluation of the last step of a run that has come to its end; None where that failed."""
         steps = self.table("result.json").get("steps")
-        return next((whole(line) for line in self.evaluations if line["step"] == steps), None) if steps is not None else None
+        return next((of_all_problems(line) for line in self.evaluations if line["step"] == steps), None) if steps is not None else None
 
     @property
     def finished(self) -> bool:
@@ -113,7 +113,7 @@ class Reading:
         return by_question(self.generations[step], self)
 
 
-def told_briefly(tokens: dict[str, list[float]] | None) -> list[Any] | None:
+def encode_tokens(tokens: dict[str, list[float]] | None) -> list[Any] | None:
     """A response's tokens with a digit each for entropy and NLL (`digit_of`): [their characters, entropies, NLLs].
 
     The characters are digits too, or, where a token has more than a digit can say, a list of numbers.
@@ -160,6 +160,6 @@ def score(records: Iterable[Mapping[str, Any]]) -> float:
     return sum(right) / len(right)
 
 
-def whole(evaluation: dict[str, Any]) -> dict[str, Any]:
+def of_all_problems(evaluation: dict[str, Any]) -> dict[str, Any]:
     """An evaluation of all problems, where that was one; else of the panel."""
     return {**evaluation, **evaluation.get("full", {})}

@@ -11,7 +11,7 @@ from typing import Any
 from tutelage import console
 from tutelage.console import within
 from tutelage.errors import InputError
-from tutelage.runs.readings import Reading, score, whole
+from tutelage.runs.readings import Reading, of_all_problems, score
 from tutelage.stats import Difference, compare, crossed_interval, in_words, mcnemar_exact, mean
 
 Scores = dict[Any, float]
@@ -91,7 +91,7 @@ def _result(reading: Reading, failure: str | None) -> dict[str, Any]:
     """What a trial brought; the same keys always."""
     done, steps, evaluations = reading.trained, reading.steps, reading.evaluations
     last = reading.last or {}
-    first = whole(evaluations[0]) if last and evaluations[0]["step"] == 0 < last["step"] else {}
+    first = of_all_problems(evaluations[0]) if last and evaluations[0]["step"] == 0 < last["step"] else {}
     low, high = last.get("accuracy_ci95", (None, None))
     gained, lost = _changes(reading, last["step"]) if first else (None, None)
     status = "finished" if last else "finished, not evaluated" if done else ""
@@ -177,7 +177,7 @@ def baseline_scores(directory: Path) -> tuple[float, float, float] | None:
     evaluated = baselines(directory)
     if len(evaluated) != 1:
         return None
-    summary = whole(evaluated[0].evaluations[0])
+    summary = of_all_problems(evaluated[0].evaluations[0])
     return (summary["accuracy"], *summary["accuracy_ci95"])
 
 

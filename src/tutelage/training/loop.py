@@ -217,7 +217,7 @@ def run(
                         clock.lap("optimizer")
                         changed, weights, stops = world.sum([changed, weights, world.stop.wanted])
                         log.metrics(
-                            kind="train", step=step, epoch=round(step / course.epoch, 4), lr=lr, **gradients.told(),
+                            kind="train", step=step, epoch=round(step / course.epoch, 4), lr=lr, **gradients.as_metrics(),
                             weights_changed=round(changed / weights, 4), **({"skipped": objection} if objection else {}),
                             **speed_of(policy, examples, gradients, clock, world),
                         )  # fmt: skip
@@ -228,7 +228,7 @@ def run(
                     if stops:
                         raise StopWanted
                     evaluate(step)
-                    world.training_begins()
+                    world.arm()
                     clock = Clock()
             evaluate.finish(total)
             _tell_failures(saves.wait(), total, log)
@@ -247,7 +247,7 @@ def run(
     if world.leads:
         checkpoint.remove_all(log.directory, _best(log) if config.run.keep_best else ())
         forget_drafts(log.directory)
-        world.busy("writing the report")
+        world.long_task("writing the report")
         _report(log.directory)
     return result
 

@@ -11,7 +11,7 @@ import torch
 
 from tutelage.config import Config
 from tutelage.data import TokenizedExample
-from tutelage.machines import ALONE, StopWanted, World, is_sharded, whole
+from tutelage.machines import ALONE, StopWanted, World, full_tensor, is_sharded
 from tutelage.model import Policy, optim, packing
 from tutelage.resources import matrix_rate, memory_in_use, step_flops
 
@@ -32,7 +32,7 @@ class Gradients:
     distinct_tokens: int
     flops: float
 
-    def told(self) -> dict[str, float]:
+    def as_metrics(self) -> dict[str, float]:
         """What a step's metrics say of it."""
         return {"loss": self.loss, "nll": self.nll, "grad_norm": self.grad_norm, "response_tokens": self.response_tokens}
 
@@ -61,7 +61,7 @@ def accumulate_gradients(
     loss = torch.zeros((), dtype=torch.float64, device=policy.device)
     with policy.computing():
         for index, batch in enumerate(batches):
-            world.beat(f"step {step + 1}, micro-batch {index + 1} of {len(batches)}")
+            world.passed(f"step {step + 1}, micro-batch {index + 1} of {len(batches)}")
             if is_sharded(policy.model):
                 policy.model.set_requires_gradient_sync(policy.always_sync or index == len(batches) - 1)
             # dropout is a function of (seed, step, batch): a resumed run draws the same
@@ -72,7 +72,7 @@ def accumulate_gradients(
             loss += part.detach().double()
             if may_stop and world.any(world.stop.wanted):
                 raise StopWanted
-    norm = whole(torch.nn.utils.clip_grad_norm_(policy.model.parameters(), config.train.clip_grad))
+    norm = full_tensor(torch.nn.utils.clip_grad_norm_(policy.model.parameters(), config.train.clip_grad))
     total, size = torch.stack([loss, norm.double()]).tolist()  # both at once: each would wait for the device
     computed = [float(sum(batch.input_ids.numel() for batch in batches)), sum(step_flops(policy, batch) for batch in batches)]
     total, size, distinct, flops = world.sum([total, size if world.leads else 0.0, *computed])
@@ -81,7 +81,7 @@ def accumulate_gradients(
 
 def update_weights(policy: Policy, optimizer: torch.optim.Optimizer, lr: float) -> tuple[float, float]:
     """One optimizer step at learning rate `lr`; how many weights it changed, of how many that this rank has."""
-    watch = optim.Watch(policy.model)
+    watch = optim.ChangeMeter(policy.model)
     optim.set_lr(optimizer, lr)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from tutelage.machines import whole
+from tutelage.machines import full_tensor
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def take(weights: Iterable[tuple[str, torch.Tensor]], dtype: torch.dtype, keep: 
     failure: OSError | MemoryError | None = None
     try:
         for name, tensor in weights:
-            full = whole(tensor)
+            full = full_tensor(tensor)
             if not keep or failure is not None:  # the others count on this rank to gather all the same
                 continue
             try:
