@@ -1,4 +1,4 @@
-"""What a setting names as ``module:name``: a loss, a shape of rows or an engine of the user's own, from a file beside their configuration."""
+"""What a setting names as ``module:name``: a loss, a shape of rows or an engine of the user's own, in a file beside the configuration."""
 
 from __future__ import annotations
 
