@@ -70,7 +70,7 @@ def make_config(tiny_model: str, data_file: Path, tmp_path: Path):
 def verdicts_of_this_test(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Each test grades for itself: the verdicts of earlier runs stay where they are."""
     directory = tmp_path_factory.mktemp("cache")
-    monkeypatch.setattr("tutelage.data.rows.cache_directory", lambda: directory)
+    monkeypatch.setattr("tutelage.data.filter.cache_directory", lambda: directory)
     return directory
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from tutelage import tokenize_prompt_and_output
-from tutelage.data.rows import Example, Ledger
+from tutelage.data.ledger import Example, Ledger
+from tutelage.data.templates import prompt_template
 from tutelage.data.tokens import (
     Stops,
     TokenizedExample,
@@ -13,7 +14,6 @@ from tutelage.data.tokens import (
     encode_prompt,
     encode_response,
     fit,
-    prompt_template,
     tokenize,
 )
 from tutelage.errors import InputError
