@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -14,6 +15,10 @@ from tiny import make_tiny_model
 
 from tutelage.data import arithmetic
 from tutelage.runs.runlog import to_lines
+
+# A shell ignores SIGINT for what it starts in the background, and a process hands that on to its children: tests of Ctrl-C,
+# and the processes that they start, need the usual handler.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -98,6 +98,15 @@ def test_a_rank_that_may_take_long_stirs_or_starts_is_waited_for(ended):
         watch.close()
 
 
+def test_a_rank_whose_launcher_is_gone_ends(ended, monkeypatch):
+    monkeypatch.setenv("TUTELAGE_LAUNCHER", str(os.getppid()))
+    watch = watched(Store(), 0.1)
+    assert not ended.wait(0.05)
+    monkeypatch.setattr(watching.os, "getppid", lambda: 1)
+    assert ended.wait(5)
+    watch.close()
+
+
 def test_a_request_to_one_rank_reaches_the_others(ended):
     store = Store()
     watch = watched(store)
@@ -120,7 +129,7 @@ def test_a_signal_is_remembered_while_someone_listens():
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_a_signal_is_seen_by_the_watch_while_the_main_thread_waits_in_a_collective():
+def test_a_signal_is_seen_by_the_watch_while_the_main_thread_waits():
     """Python's handlers run in the main thread only, and not while it is in C."""
     stop = StopRequest()
     with stop.listening(also_ctrl_c=True):
@@ -164,14 +173,11 @@ for module, names in ((os, ("sched_getaffinity", "pipe2", "memfd_create", "setsi
 """
 
 
-def test_a_system_without_what_linux_adds_imports_every_folder_and_joins_a_world():
+@pytest.mark.slow
+def test_a_system_without_what_linux_adds_imports_and_joins_a_world():
     """As macOS: no affinity, no pipe2, no memfd; and nothing like SIGUSR1 or setsid, to be sure."""
     code = WITHOUT_LINUX + """
-import tutelage, pkgutil, importlib
-for folder in pkgutil.iter_modules(tutelage.__path__, "tutelage."):
-    if folder.name != "tutelage.__main__":
-        importlib.import_module(folder.name)
-import tutelage.machines.fanout, tutelage.machines.launcher, tutelage.data.filter
+import tutelage, tutelage.config, tutelage.console, tutelage.machines.fanout, tutelage.machines.launcher, tutelage.stats
 from tutelage.machines import POLITE_SIGNALS, available_cores, join
 assert available_cores() == os.cpu_count() and POLITE_SIGNALS == (signal.SIGTERM,)
 with join("cpu", 1.0) as world, world.listening():
@@ -189,11 +195,3 @@ def test_cores_are_those_that_this_process_may_use(monkeypatch):
     assert available_cores() == 3
     monkeypatch.delattr(os, "sched_getaffinity")
     assert available_cores() == os.cpu_count()
-
-
-@pytest.mark.slow
-def test_what_rank_0_finds_wrong_is_wrong_everywhere_and_told_once(ranks):
-    assert ranks.run("what_fails_on_rank_0") == [("InputError", "no such file", False), ("InputError", "no such file", True)]
-    assert ranks.run("what_fails_on_rank_0", surprise=True) == [
-        ("RunError", "rank 0 failed: KeyError: 'x'", False), ("RunError", "rank 0 failed: KeyError: 'x'", True),
-    ]  # fmt: skip
