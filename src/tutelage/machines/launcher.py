@@ -38,10 +38,10 @@ def launch(ranks: int, arguments: Sequence[str], module: str = "tutelage") -> in
     processes: list[subprocess.Popen[Any]] = []
     received: list[int] = []
 
-    def pass_on(number: int, frame: Any) -> None:
-        received.append(number)
+    def pass_on(signal_number: int, frame: Any) -> None:
+        received.append(signal_number)
         for process in processes:
-            process.send_signal(signal.SIGKILL if received.count(signal.SIGINT) > 1 else number)
+            process.send_signal(signal.SIGKILL if received.count(signal.SIGINT) > 1 else signal_number)
 
     previous = {each: signal.signal(each, pass_on) for each in (*POLITE_SIGNALS, signal.SIGINT)}
     try:

@@ -29,7 +29,7 @@ class StopWanted(Exception):
 
 @dataclass(frozen=True)
 class World:
-    """This process among the ranks of its job; by itself, it is rank 0 of 1, and nothing here costs anything.
+    """This process among the ranks of its job; by itself, it is rank 0 of 1, and nothing of this costs anything.
 
     Attributes:
         local_rank, local_size: among the ranks of this machine.
@@ -53,7 +53,7 @@ class World:
         return self.rank == 0
 
     def first(self, make: Callable[[], T]) -> T:
-        """What rank 0 makes, for every rank; if it fails there, it fails everywhere."""
+        """What rank 0 makes, for every rank; if it fails on rank 0, it fails on all."""
         if self.size == 1:
             return make()
         self.passed("rank 0 works alone", patient=self.leads)
@@ -111,7 +111,7 @@ class World:
             self.watch.long_task(doing)
 
     def arm(self) -> None:
-        """From here on the watch waits for `parallel.timeout` and no longer."""
+        """From now on the watch waits for `parallel.timeout` and no longer."""
         if self.watch is not None:
             self.watch.armed = True
 
@@ -123,7 +123,7 @@ class World:
             raise StopWanted
 
     def listening(self) -> contextlib.AbstractContextManager[None]:
-        """Within it a polite signal is remembered: several ranks listen anyway, for none may leave the others alone."""
+        """Within it a polite signal is remembered. Several ranks listen all the time, for none may leave the others alone."""
         return self.stop.listening(also_ctrl_c=False) if self.size == 1 else contextlib.nullcontext()
 
     @contextlib.contextmanager
@@ -140,7 +140,7 @@ class World:
 
 
 ALONE: World = World()
-"""A process by itself. Whoever lets it be asked to stop gets a world of its own from `join`, for a request is never forgotten."""
+"""A process by itself. A run that may be asked to stop takes a world of its own from `join`, for a request is never forgotten."""
 
 
 def of_a_collective(error: BaseException) -> bool:
@@ -193,7 +193,7 @@ def join(device: str, timeout: float) -> Iterator[World]:
                     _leave(world)
             elif isinstance(error, RuntimeError) and not isinstance(error, RunError) and of_a_collective(error):
                 raise world.lost(error) from None
-            raise  # otherwise nobody is waited for: the others may wait for us
+            raise  # without waiting for the other ranks, which may wait for this one
         _leave(world)
 
 
@@ -201,7 +201,7 @@ def _take_share(device: str, local_rank: int, local_size: int) -> bool:
     """Take this rank's GPU, or its share of the machine's cores; whether it is a GPU."""
     try:
         on_gpu = rank_device(device, local_rank, local_size).type == "cuda"
-    except InputError as error:  # which the other ranks of this machine find too
+    except InputError as error:  # the other ranks of this machine raise it too
         error.printed = local_rank != 0  # type: ignore[attr-defined]
         raise
     if on_gpu:
@@ -212,20 +212,20 @@ def _take_share(device: str, local_rank: int, local_size: int) -> bool:
 
 
 def agreed(error: BaseException, world: World) -> BaseException:
-    """An error that every rank raises, marked as such: they part in order, and the first one tells it."""
+    """An error that every rank raises, marked as such: the ranks part in order, and rank 0 prints it."""
     error.agreed, error.printed = True, not world.leads  # type: ignore[attr-defined]
     return error
 
 
 def _leave(world: World) -> None:
     assert world.watch is not None
-    world.any(False)  # the first rank holds the store that the others still ask
+    world.any(False)  # rank 0 holds the store, and must not leave while the others still ask it
     world.watch.close()
     dist.destroy_process_group()
 
 
 def rank_device(name: str, local_rank: int, local_size: int) -> torch.device:
-    """The device of a rank: GPU number `local_rank`, where GPUs are meant.
+    """The device of a rank: the CPU, or the GPU of index `local_rank`.
 
     Raises:
         InputError: one GPU is named, which several ranks cannot share; or there are fewer than ranks.
