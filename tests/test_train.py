@@ -15,7 +15,7 @@ from tutelage.data.pool import prepare
 from tutelage.data.tokens import pad_and_shift
 from tutelage.errors import InputError, RunError
 from tutelage.machines.world import StopWanted, World
-from tutelage.model.course import prefetched
+from tutelage.training.start import prefetched
 from tutelage.model.load import load_policy
 from tutelage.model.objective import get_response_log_probs, sft_microbatch_train_step
 from tutelage.model.packing import step_batches

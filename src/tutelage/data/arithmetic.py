@@ -133,7 +133,9 @@ def _comparisons(r: random.Random) -> Problem:
         question = f"{first} has {few} {thing}. {second} has {times} times as many. How many more {thing} does {second} have than {first}?"
         last, answer = f"{many} - {few} = {many - few}.", many - few
     else:
-        question = f"{second} has {times} times as many {thing} as {first}, who has {few}. How many {thing} do they have together?"
+        question = (
+            f"{second} has {times} times as many {thing} as {first}, who has {few}. How many {thing} do they have together?"
+        )
         last, answer = f"{many} + {few} = {many + few}.", many + few
     return Problem("comparisons", (few, times), question, (f"{few} * {times} = {many}.", last), answer)
 

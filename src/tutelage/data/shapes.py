@@ -103,7 +103,9 @@ def _unknown_shape(row: dict[str, Any]) -> str:
     if empty:
         return f"{empty[0]} is null"
     shapes = "; ".join(" + ".join(keys) for keys, _ in _SHAPES)
-    return f"keys {sorted(row)} are of no known shape ({shapes}): name them in data.columns, or read them by a function (data.shape)"
+    return (
+        f"keys {sorted(row)} are of no known shape ({shapes}): name them in data.columns, or read them by a function (data.shape)"
+    )
 
 
 _FIELDS = ("prompt", "response", "reference")

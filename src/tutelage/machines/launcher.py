@@ -50,7 +50,9 @@ def launch(ranks: int, arguments: Sequence[str], module: str = "tutelage") -> in
             command = [sys.executable, "-m", module, *arguments]
             # in a session of its own: a Ctrl-C in the terminal comes to this process alone, which passes it on
             processes.append(subprocess.Popen(command, env=job | ids, start_new_session=True))
-        code = _wait(processes, "; the job ends, and the same command goes on from the last checkpoint" if module == "tutelage" else "")
+        code = _wait(
+            processes, "; the job ends, and the same command goes on from the last checkpoint" if module == "tutelage" else ""
+        )
     finally:
         for each, handler in previous.items():
             signal.signal(each, handler)
