@@ -201,7 +201,7 @@ def _with_gradient(policy: Policy, batch: Batch, layout: attention.Layout | None
     devices = [policy.device] if policy.device.type == "cuda" else []
     handle = policy.model.get_input_embeddings().register_forward_hook(keep)
     try:
-        with policy.computing(), torch.random.fork_rng(devices):
+        with torch.enable_grad(), policy.computing(), torch.random.fork_rng(devices):
             torch.manual_seed(0)  # of dropout outside of attention
             scores = policy.score(batch, batch.weights, layout=layout)
             scores.total.backward()
