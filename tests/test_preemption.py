@@ -20,7 +20,7 @@ from tutelage.config import to_toml
 from tutelage.errors import InputError, RunError
 from tutelage.evaluation.draft import PREFIX
 from tutelage.evaluation.engine import native
-from tutelage.training.loop import Preempted
+from tutelage.training.ending import Preempted
 
 pytestmark = pytest.mark.slow
 

@@ -51,13 +51,13 @@ def _weights_after(subject: Subject, config: Config, log: RunLog, save_at: int |
     """A sample of the weights after all steps, from the newest checkpoint on; with one saved on the way."""
     policy = load_policy(config.model, subject.policy.tokenizer)
     rows = replace(subject.prepared, train=subject.rows, max_length=max(map(len, subject.rows)))
-    policy, optimizer, course, step = set_up(policy, rows, config, log)
+    start = set_up(policy, rows, config, log)
     saves = Checkpoints(log.directory, ALONE, 1)
-    for number in range(step, STEPS):
-        accumulate_gradients(policy, *course.at(number), config, number)
-        update_weights(policy, optimizer, config.train.lr)
-        if number + 1 == save_at:
-            failures = [*saves.save(number + 1, policy.model, optimizer), *saves.wait()]
+    for step in range(start.step, STEPS):
+        accumulate_gradients(policy, *start.course.at(step), config, step)
+        update_weights(policy, start.optimizer, config.train.lr)
+        if step + 1 == save_at:
+            failures = [*saves.save(step + 1, policy.model, start.optimizer), *saves.wait()]
             if failures:
                 raise RuntimeError(failures[0])
     return torch.cat(

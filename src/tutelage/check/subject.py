@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ def make_subject(config: Config, scratch: Path) -> Subject:
     wide = replaced(config, {"model.precision": "fp32", "model.lora": "none", "train.clip_grad": 1e30})
     with console.progress("loading the model"):
         policy = load_policy(wide.model, tokenizer)
-    policy = replace(policy, packs=policy.packs and config.train.pack)
+    policy.packs = policy.packs and config.train.pack
     return Subject(wide, pool, prepared, rows, policy, scratch)
 
 
