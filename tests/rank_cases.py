@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,10 +16,11 @@ from tutelage.errors import InputError
 from tutelage.evaluation.engine.snapshot import take
 from tutelage.machines.sharding import full_tensor, local_part
 from tutelage.machines.world import ALONE, World
-from tutelage.model.course import set_up
-from tutelage.model.load import load_policy, load_tokenizer, lora, optim
+from tutelage.model import lora, optim
+from tutelage.model.load import load_policy, load_tokenizer
 from tutelage.runs import checkpoint
 from tutelage.runs.runlog import RunLog
+from tutelage.training.start import set_up
 from tutelage.training.step import accumulate_gradients, update_weights
 
 
@@ -126,6 +128,23 @@ def job_train(raw: dict, stand_in: str | None = None, stop_at: int | None = None
         oom.accumulate_gradients = original
         vllm.FACTORY, vllm._missing = kept
     return ""
+
+
+def job_check_with_forgotten_rows(arguments: list[str]) -> None:
+    """A rank of the doctor's two; rank 1 computes its rows, but gives their targets no weight."""
+    from tutelage import model
+    from tutelage.check import rank
+
+    def forget(*given):
+        return [replace(batch, weights=batch.weights * 0) for batch in step_batches(*given)]
+
+    step_batches = model.step_batches
+    if os.environ["RANK"] == "1":
+        model.step_batches = forget
+    try:
+        rank.main(*map(Path, arguments))
+    finally:
+        model.step_batches = step_batches
 
 
 def snapshot_of_shards(world: World, raw: dict) -> dict:

@@ -22,7 +22,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     start()
     from tutelage.check import doctor
 
-    results = doctor.check(config)
-    doctor.show(results)
-    found = doctor.as_json(results)
-    return Outcome(found, exit_code=int(found["failed"] > 0))
+    findings = doctor.check(config)
+    doctor.show(findings)
+    value = doctor.as_json(findings)
+    return Outcome(value, exit_code=int(value["failed"] > 0))
