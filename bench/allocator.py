@@ -26,8 +26,9 @@ def child(side: str, steps: int) -> list[float]:
         prepare_process()
     from tutelage.config import parse_config
     from tutelage.data.pool import prepare
-    from tutelage.model.load import load_policy, load_tokenizer, packing
+    from tutelage.model.load import load_policy, load_tokenizer
     from tutelage.model.optim import make_optimizer
+    from tutelage.model.order import step_batches, step_rows
     from tutelage.training.step import accumulate_gradients, update_weights
 
     config = parse_config({"model": {"device": "cpu"}, "data": {"prompt": "plain"}, "train": {"batch_size": 16, "grad_accum": 1}})
@@ -38,9 +39,9 @@ def child(side: str, steps: int) -> list[float]:
     optimizer = make_optimizer(policy.model, config)
     seconds = []
     for step in range(steps + WARMUP):
-        examples = [rows[row] for row in packing.step_rows(len(rows), 16, 0, step)]
+        examples = [rows[row] for row in step_rows(len(rows), 16, 0, step)]
         started = time.monotonic()
-        accumulate_gradients(policy, examples, packing.step_batches(examples, 4096, 16), config, step)
+        accumulate_gradients(policy, examples, step_batches(examples, 4096, 16), config, step)
         update_weights(policy, optimizer, 1e-5)
         seconds.append(time.monotonic() - started)
     return seconds

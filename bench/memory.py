@@ -19,7 +19,8 @@ from harness import alternate, answer, peak_rss, tabulate, write
 def child(side: str, arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    from tutelage.model.objective import Head, compute_entropy, score
+    from tutelage.model.scoring import Head, score
+    from tutelage.model.specification import compute_entropy
 
     kind, count = side.split(" at ")
     tokens = int(count)

@@ -41,8 +41,9 @@ def main() -> None:
     import torch
     from train_cpu import WARMUP, rows_of
 
-    from tutelage.model.load import load_policy, packing
+    from tutelage.model.load import load_policy
     from tutelage.model.optim import make_optimizer
+    from tutelage.model.order import step_batches
     from tutelage.resources.speed import matrix_rate, step_flops
     from tutelage.training.step import accumulate_gradients, update_weights
 
@@ -56,7 +57,7 @@ def main() -> None:
 
     def step(number: int) -> float:
         examples = rows[number * arguments.rows : (number + 1) * arguments.rows]
-        batches = packing.step_batches(examples, arguments.budget, arguments.rows)
+        batches = step_batches(examples, arguments.budget, arguments.rows)
         accumulate_gradients(policy, examples, batches, config, number)
         update_weights(policy, optimizer, config.train.lr)
         return sum(step_flops(policy, batch) for batch in batches)

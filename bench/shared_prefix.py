@@ -49,7 +49,7 @@ def main() -> None:
     prepare_process()
     from tutelage.config import parse_config
     from tutelage.model.load import load_policy, load_tokenizer
-    from tutelage.model.packing import step_batches
+    from tutelage.model.order import step_batches
     from tutelage.training.step import accumulate_gradients
 
     config = parse_config({"model": {"id": arguments.model, "device": "cpu"}})

@@ -47,8 +47,9 @@ def rows_of(arguments: argparse.Namespace) -> tuple[Any, Any, list[Any]]:
 def ours(arguments: argparse.Namespace, packed: bool, compiled: bool) -> dict[str, Any]:
     from dataclasses import replace
 
-    from tutelage.model.load import load_policy, packing
+    from tutelage.model.load import load_policy
     from tutelage.model.optim import make_optimizer
+    from tutelage.model.order import step_batches
     from tutelage.resources.speed import matrix_rate, step_flops
     from tutelage.training.step import accumulate_gradients, update_weights
 
@@ -63,7 +64,7 @@ def ours(arguments: argparse.Namespace, packed: bool, compiled: bool) -> dict[st
     for start in range(0, len(rows), arguments.rows):
         started = time.monotonic()
         examples = rows[start : start + arguments.rows]
-        batches = packing.step_batches(examples, arguments.budget, 4, None if packed else 0)
+        batches = step_batches(examples, arguments.budget, 4, None if packed else 0)
         accumulate_gradients(policy, examples, batches, config, start)
         update_weights(policy, optimizer, config.train.lr)
         seconds.append(time.monotonic() - started)

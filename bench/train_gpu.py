@@ -70,8 +70,9 @@ def ours(arguments: argparse.Namespace, folder: str, length: int, side: str) -> 
     import torch
 
     from tutelage.config import parse_config
-    from tutelage.model.load import load_policy, load_tokenizer, packing
+    from tutelage.model.load import load_policy, load_tokenizer
     from tutelage.model.optim import make_optimizer
+    from tutelage.model.order import step_batches
     from tutelage.resources.speed import matrix_rate
     from tutelage.training import arrange as plan
     from tutelage.training.step import accumulate_gradients, update_weights
@@ -96,7 +97,7 @@ def ours(arguments: argparse.Namespace, folder: str, length: int, side: str) -> 
         started = time.monotonic()
         examples = rows[at : at + arguments.rows]
         pad_id = None if policy.packs and "unpacked" not in side else policy.pad_token_id
-        batches = packing.step_batches(examples, budget, together, pad_id)
+        batches = step_batches(examples, budget, together, pad_id)
         accumulate_gradients(policy, examples, batches, config, at)
         update_weights(policy, optimizer, config.train.lr)
         if not arguments.toy:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from tutelage.machines.sharding import full_tensor, local_part
 from tutelage.machines.world import ALONE, World
 from tutelage.model import lora, optim
 from tutelage.model.load import load_policy, load_tokenizer
+from tutelage.model.order import step_batches
 from tutelage.runs import checkpoint
 from tutelage.runs.runlog import RunLog
 from tutelage.training.start import set_up
@@ -32,7 +34,8 @@ def set_up_here(world: World, raw: dict, architecture: dict | None = None):
     tokenizer = load_tokenizer(config.model.id)
     prepared = prepare(config, tokenizer)
     policy = load_policy(config.model, tokenizer, world=world, shard_ranks=config.parallel.shard)
-    policy, optimizer, course, _ = set_up(policy, prepared, config, RunLog(Path("/nowhere"), leads=False), world)
+    start = set_up(policy, prepared, config, RunLog(Path("/nowhere"), leads=False), world)
+    course, optimizer = start.course, start.optimizer
     if sgd:
         trained = [parameter for parameter in policy.model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.SGD(trained, lr=config.train.lr)
@@ -182,3 +185,15 @@ def what_fails_on_rank_0(world: World, surprise: bool = False) -> tuple[str, str
     except Exception as error:
         return type(error).__name__, str(error), error.printed
     raise AssertionError
+
+
+def gradients_by_a_loss(world, raw, directory):
+    """(loss, nll, gradients by name) of the first step, by a loss that lies in a directory."""
+    sys.path.append(directory)
+    config = parse_config(raw)
+    tokenizer = load_tokenizer(config.model.id)
+    examples = prepare(config, tokenizer).train[:8]
+    policy = load_policy(config.model, tokenizer, world=world)
+    batches = step_batches(examples, 10**6, 8, rank=world.rank, ranks=world.size)
+    found = accumulate_gradients(policy, examples, batches, config, 0, world)
+    return found.loss, found.nll, {name: full_tensor(weight.grad) for name, weight in policy.model.named_parameters()}

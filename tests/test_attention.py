@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tutelage.model import attention
-from tutelage.model.attention import Layout, UnsupportedAttention, attend, dense_mask, flex_mask, layout
-from tutelage.model.packing import build_trie
+from tutelage.model import attention_cpu
+from tutelage.model.attention import (
+    DenseLayout,
+    FlexLayout,
+    RowsLayout,
+    UnsupportedAttention,
+    attend,
+    dense_mask,
+    layout,
+)
+from tutelage.model.batch import build_trie
 
 CPU = torch.device("cpu")
 tries = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=9).map(tuple), min_size=1, max_size=6)
@@ -38,11 +48,11 @@ def tensors(tokens: int, heads: int = 4, key_heads: int = 2, dtype=torch.float64
 def test_packed_attention_is_masked_attention_in_value_and_gradient(sequences, heads, block):
     ends = ends_of(sequences)
     query, key, value = tensors(len(ends), *heads)
-    before, attention.QUERY_BLOCK = attention.QUERY_BLOCK, block
+    before, attention_cpu.QUERY_BLOCK = attention_cpu.QUERY_BLOCK, block
     try:
         ours, _ = attend(None, query, key, value, None, scaling=0.3, layout=layout(ends, CPU))
     finally:
-        attention.QUERY_BLOCK = before
+        attention_cpu.QUERY_BLOCK = before
     theirs = reference(query, key, value, ends, 0.3)
     torch.testing.assert_close(ours, theirs)
     upstream = torch.randn_like(theirs)
@@ -55,7 +65,7 @@ def test_packed_attention_is_masked_attention_in_value_and_gradient(sequences, h
 def test_the_packed_operation_passes_torchs_own_checks():
     query, key, value = (tensor[0].detach().requires_grad_() for tensor in tensors(5))
     made = layout(ends_of([(1, 2, 3), (1, 4), (5,)]), CPU)
-    torch.library.opcheck(attention._attend_cpu, (query, key, value, made.blocks, made.above, 0.3))
+    torch.library.opcheck(attention_cpu._attend_cpu, (query, key, value, made.blocks, made.above, 0.3))
 
 
 @pytest.mark.parametrize("sequences", [[(1, 2, 3), (1, 2, 4, 5), (6, 7)], [(1, 2), (3, 4)]])
@@ -64,21 +74,47 @@ def test_the_flex_mask_is_the_mask(sequences):
 
     ends = ends_of(sequences)
     query, key, value = (tensor.detach() for tensor in tensors(len(ends), 2, 2, torch.float32))
-    ours = flex_attention(query, key, value, block_mask=flex_mask(ends), scale=0.3).transpose(1, 2)
+    ours = flex_attention(query, key, value, block_mask=FlexLayout.of(ends).mask, scale=0.3).transpose(1, 2)
     torch.testing.assert_close(ours, reference(query, key, value, ends, 0.3))
+
+
+def test_the_dense_layout_is_the_mask_in_every_precision():
+    ends = ends_of([(1, 2, 3), (1, 2, 4, 5), (6, 7)])
+    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 0.05)):
+        query, key, value = (tensor.detach() for tensor in tensors(len(ends), dtype=dtype))
+        ours, _ = attend(None, query, key, value, None, scaling=0.3, layout=DenseLayout(dense_mask(ends)))
+        torch.testing.assert_close(ours, reference(query, key, value, ends, 0.3), atol=tolerance, rtol=tolerance)
 
 
 def test_rows_that_share_nothing_go_to_the_kernels_for_variable_lengths():
     meta, apart, shared = torch.device("meta"), ends_of([(1, 2), (3, 4, 5)]), ends_of([(1, 2), (1, 3)])  # anything but a CPU
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "flex_mask", lambda ends: "flex")
+        patch.setattr(FlexLayout, "of", staticmethod(lambda ends: "flex"))
         patch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
         rows = layout(apart, meta)
-        assert rows.bounds.shape == (3,) and rows.longest == 3 and rows.flex is None
-        assert layout(shared, meta).bounds is None and layout(shared, meta).flex == "flex"
-        assert layout(apart, meta, torch.float32).flex == "flex"  # those kernels take half precision only
+        assert isinstance(rows, RowsLayout) and rows.bounds.shape == (3,) and rows.longest == 3
+        assert layout(shared, meta) == "flex"
+        assert layout(apart, meta, torch.float32) == "flex"  # those kernels take half precision only
         patch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-        assert layout(apart, meta).flex == "flex"
+        assert layout(apart, meta) == "flex"
+
+
+def test_a_row_kernel_is_called_with_the_rows_and_as_causal():
+    """The kernel itself needs a GPU: here a stand-in attends within each row."""
+
+    def kernel(q, k, v, of_queries, of_keys, longest_query, longest_key, *, softmax_scale, causal):
+        assert of_queries is of_keys and longest_query == longest_key == 3 and causal
+        parts = []
+        for start, stop in itertools.pairwise(of_queries):
+            one = torch.ones(stop - start, stop - start, dtype=torch.bool).tril()
+            part = [each[start:stop].transpose(0, 1)[None] for each in (q, k, v)]
+            parts.append(DenseLayout(one).attend(*part, softmax_scale)[0])
+        return torch.cat(parts)
+
+    ends = ends_of([(1, 2), (3, 4, 5)])
+    query, key, value = tensors(len(ends))
+    ours = RowsLayout(torch.tensor([0, 2, 5], dtype=torch.int32), 3, kernel).attend(query, key, value, 0.3)
+    torch.testing.assert_close(ours, reference(query, key, value, ends, 0.3))
 
 
 @pytest.mark.parametrize("asked", [{"sliding_window": 4}, {"softcap": 30.0}, {"s_aux": torch.ones(4)}, {"dropout": 0.1}])
@@ -105,7 +141,7 @@ def test_cuda_attends_as_the_cpu_does(sequences):
     query, key, value = (
         torch.randn(1, heads, 128, 64, device=device, dtype=torch.bfloat16, requires_grad=True) for heads in (4, 2, 2)
     )
-    made: Layout = layout(ends, device)
+    made = layout(ends, device)
     ours, _ = attend(None, query, key, value, None, scaling=0.125, layout=made)
     theirs = reference(query, key, value, ends.to(device), 0.125)
     torch.testing.assert_close(ours, theirs, rtol=0.05, atol=0.05)

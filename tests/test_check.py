@@ -14,8 +14,8 @@ from tutelage.config import to_toml
 from tutelage.errors import InputError
 from tutelage.evaluation import evaluate
 from tutelage.evaluation.engine import native, vllm
-from tutelage.model import attention, objective, packing
-from tutelage.model.policy import Policy
+from tutelage.model import Policy, attention_cpu, scoring
+from tutelage.model import pack as right_pack
 from tutelage.runs import checkpoint
 
 
@@ -67,10 +67,8 @@ def responses_that_read_back_otherwise(monkeypatch, _):
 
 def masked_where_padding_would_be(monkeypatch, _):
     """The classic: pad and end are the same token, and the mask is made from token ids."""
-    right = packing.pack
-
     def pack(rows):
-        batch = right(rows)
+        batch = right_pack(rows)
         kept = (batch.labels != 0).nonzero().flatten()
         index = {int(old): new for new, old in enumerate(kept)}
         of_examples = tuple(torch.tensor([index[int(t)] for t in targets if int(t) in index]) for targets in batch.of_examples)
@@ -81,10 +79,8 @@ def masked_where_padding_would_be(monkeypatch, _):
 
 
 def loss_on_the_prompt(monkeypatch, _):
-    right = packing.pack
-
     def pack(rows):
-        return right([replace(row, prompt_ids=row.prompt_ids[:1], response_ids=row.prompt_ids[1:] + row.response_ids) for row in rows])
+        return right_pack([replace(row, prompt_ids=row.prompt_ids[:1], response_ids=row.prompt_ids[1:] + row.response_ids) for row in rows])
 
     monkeypatch.setattr(text, "pack", pack)
 
@@ -103,24 +99,24 @@ def nothing_equals_itself(monkeypatch, _):
 
 def rows_that_see_each_other(monkeypatch, _):
     """After the model was tried, which would have found it out by itself."""
-    right, made = attention._blocks, doctor.make_subject
+    right, made = attention_cpu._blocks, doctor.make_subject
 
     def make(*arguments):
         found = made(*arguments)
-        monkeypatch.setattr(attention, "_blocks", lambda ends: right(torch.full_like(ends, len(ends))))
+        monkeypatch.setattr(attention_cpu, "_blocks", lambda ends: right(torch.full_like(ends, len(ends))))
         return found
 
     monkeypatch.setattr(doctor, "make_subject", make)
 
 
 def a_gradient_that_is_too_large(monkeypatch, _):
-    right = objective._one_chunk
+    right = scoring._one_chunk
 
     def one_chunk(*arguments):
         log_probs, entropies, gradient = right(*arguments)
         return log_probs, entropies, None if gradient is None else gradient * 1.01
 
-    monkeypatch.setattr(objective, "_one_chunk", one_chunk)
+    monkeypatch.setattr(scoring, "_one_chunk", one_chunk)
 
 
 def means_of_means(monkeypatch, _):
@@ -218,6 +214,12 @@ def test_rows_that_are_all_cut_never_teach_the_end_token(make_config, monkeypatc
     only(monkeypatch, "every row teaches the end token")
     (found,) = doctor.check(make_config(data__max_length=71, data__truncate="tail")).values()
     assert found.holds is False
+
+
+def test_the_fused_objective_is_proven_whatever_the_loss_of_the_run(make_config, monkeypatch):
+    only(monkeypatch, "fused = plain objective")
+    (found,) = doctor.check(make_config(train__loss="dft")).values()
+    assert found.holds, found
 
 
 def test_what_breaks_while_it_is_tried_has_failed(make_config, monkeypatch):

@@ -161,7 +161,8 @@ def test_a_policy_holds_other_weights_for_a_while(tiny_model, tokenizer):
     from tutelage.config import ModelConfig
     from tutelage.data.tokens import TokenizedExample
     from tutelage.evaluation.engine.snapshot import take
-    from tutelage.model.load import load_policy, lora
+    from tutelage.model import lora
+    from tutelage.model.load import load_policy
 
     pytest.importorskip("peft")
     rows = [TokenizedExample("r", (5, 6, 7), (8, 9, 10, 11)), TokenizedExample("s", (5, 6), (12, 13))]

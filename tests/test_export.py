@@ -14,7 +14,8 @@ from tutelage import train_one_size
 from tutelage.cli.entry import main
 from tutelage.cli.export import export
 from tutelage.errors import InputError
-from tutelage.training.loop import Interrupted, _best
+from tutelage.training.ending import Interrupted
+from tutelage.training.loop import _best
 
 
 def stopped_at(make_config, monkeypatch, step: int, **changes):

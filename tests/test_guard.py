@@ -11,8 +11,8 @@ import pytest
 
 from tutelage import train_one_size
 from tutelage.errors import InputError, RunError
-from tutelage.training.guard import AT_LEAST, Guard
-from tutelage.training.replay import replay
+from tutelage.training.replay import replay_step
+from tutelage.training.step import AT_LEAST, Guard
 
 
 def usual(count: int, middle: float = 1.0, spread: float = 0.1) -> list[float]:
@@ -62,10 +62,9 @@ def poisoned(make_config, data_file, monkeypatch):
     original = Policy.score
 
     def poison(factor: float, **changes):
-        def score(self, batch, weights=None, entropy=False):
-            told = self.tokenizer.decode(batch.input_ids[0].tolist())
-            poisons = weights is not None and victim in told
-            return original(self, batch, weights * factor if poisons else weights, entropy)
+        def score(self, batch, weights=None, *others, **options):
+            poisons = weights is not None and victim in self.tokenizer.decode(batch.input_ids[0].tolist())
+            return original(self, batch, weights * factor if poisons else weights, *others, **options)
 
         monkeypatch.setattr(Policy, "score", score)
         return make_config(
@@ -93,14 +92,14 @@ def test_a_spike_stops_the_run_before_any_weight_changes_and_says_how_to_look_in
     assert (directory / "checkpoints" / f"step-{record['step'] - 1:08d}").is_dir()
 
     before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
-    rows = replay(config, record["step"])
+    rows = replay_step(config, record["step"])
     assert rows[0]["source"].endswith("train.jsonl:8") and rows[0]["grad_norm"] > 20 * rows[1]["grad_norm"]
     assert {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()} == before  # nothing is written
     assert "it would be applied" not in capsys.readouterr().out
-    again = replay(config, record["step"] - 3)  # earlier than the newest checkpoint: trained up to from the one before
+    again = replay_step(config, record["step"] - 3)  # earlier than the newest checkpoint: trained up to from the one before
     assert all(math.isfinite(row["grad_norm"]) for row in again)
     with pytest.raises(InputError, match="the run has steps 1 to 40"):
-        replay(config, 41)
+        replay_step(config, 41)
 
     finished = train_one_size(config.model_copy(update={"train": config.train.model_copy(update={"on_nonsense": "skip"})}))
     skipped = [line["step"] for line in steps_of(finished.directory) if "skipped" in line]
@@ -119,7 +118,7 @@ def test_skipped_steps_leave_the_weights_alone_are_counted_and_end_the_run_when_
 def test_a_replayed_step_is_the_logged_step(make_config, monkeypatch):
     from test_train import interrupt_at_call
 
-    from tutelage.training.loop import Interrupted
+    from tutelage.training.ending import Interrupted
 
     config = make_config(train__num_steps=6, eval__every=0)
     with monkeypatch.context() as patch:
@@ -130,7 +129,7 @@ def test_a_replayed_step_is_the_logged_step(make_config, monkeypatch):
     told = []
     with monkeypatch.context() as patch:
         patch.setattr("tutelage.training.replay.console.say", lambda text, **_: told.append(text))
-        rows = replay(config, 4)
+        rows = replay_step(config, 4)
     assert any(f"replayed: loss {logged['loss']:.6g}, gradient norm {logged['grad_norm']:.6g}" in text for text in told)
     assert len(rows) == 8 and sum(row["loss"] * row["tokens"] for row in rows) / sum(row["tokens"] for row in rows) == (
         pytest.approx(logged["loss"], rel=1e-5)

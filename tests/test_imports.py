@@ -110,7 +110,7 @@ def test_only_one_file_knows_vllm():
         ("tutelage.report.page", ("torch", "transformers", "plotly", "pyarrow", "sympy")),
         ("tutelage.runs.compare", ("torch", "transformers", "sympy")),
         ("tutelage.cli.filtering", ("torch", "transformers", "datasets", "sympy")),
-        ("tutelage.model.objective", ("transformers", "vllm", "datasets")),
+        ("tutelage.model.specification", ("transformers", "vllm", "datasets")),
         ("tutelage.training.loop", ("vllm", "datasets", "wandb", "trackio", "mlflow")),
     ],
 )

@@ -162,7 +162,7 @@ def test_ctrl_c_saves_first_and_then_waits_for_what_is_in_flight(make_config, tm
     """The interrupted run, continued, has the evaluations and the weights of one that was not."""
     from test_train import interrupt_at_call
 
-    from tutelage.training.loop import Interrupted
+    from tutelage.training.ending import Interrupted
 
     engine("slow")
     changes = {**STEPS, "eval__backend": "vllm", "eval__mode": "async"}
@@ -338,7 +338,7 @@ def test_the_engines_process_sees_its_gpu_alone(monkeypatch):
 def test_ctrl_c_twice_ends_the_engine_and_gives_up_what_was_in_flight(make_config, tmp_path, engine, monkeypatch, capsys):
     """No engine is started again, nothing waits for it; the run, continued, evaluates that step."""
     from tutelage.evaluation import engines, live
-    from tutelage.training.loop import Interrupted
+    from tutelage.training.ending import Interrupted
 
     engine(f"slow@{tmp_path / 'starts'}")
     config = make_config(**STEPS, eval__backend="vllm")
@@ -390,7 +390,7 @@ def test_in_turns_one_ctrl_c_ends_the_engine_first(make_config, tmp_path, engine
     from tutelage.evaluation import engines
     from tutelage.resources import placement
     from tutelage.training import loop as train
-    from tutelage.training.loop import Interrupted
+    from tutelage.training.ending import Interrupted
 
     engine("slow")
     turns = placement.Placement(torch.device("cpu"), True, 0.5, False)

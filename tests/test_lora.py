@@ -14,10 +14,10 @@ from tutelage import train_one_size
 from tutelage.data.tokens import TokenizedExample
 from tutelage.errors import InputError, RunError
 from tutelage.machines.world import ALONE
+from tutelage.model.batch import pack, pad
 from tutelage.model.load import load_policy
 from tutelage.model.lora import merged_weights, require
 from tutelage.model.optim import make_optimizer
-from tutelage.model.packing import pack, pad
 from tutelage.runs import checkpoint
 
 needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="PEFT is not installed")

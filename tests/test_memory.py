@@ -14,8 +14,8 @@ from tiny import make_tiny_model
 
 from tutelage.config import parse_config
 from tutelage.data.tokens import TokenizedExample
+from tutelage.model.batch import pack
 from tutelage.model.load import load_policy, outline
-from tutelage.model.packing import pack
 from tutelage.resources import memory
 from tutelage.resources.memory import Load
 from tutelage.resources.trace import traced_bytes

@@ -8,10 +8,11 @@ import torch
 from tutelage.config import ModelConfig
 from tutelage.data.tokens import TokenizedExample, pad_and_shift
 from tutelage.errors import InputError
+from tutelage.model.batch import pack, pad
 from tutelage.model.embedded import EMBEDDED, embedded_model
 from tutelage.model.load import load_policy, load_tokenizer
-from tutelage.model.objective import Head, get_response_log_probs
-from tutelage.model.packing import pack, pad
+from tutelage.model.scoring import Head
+from tutelage.model.specification import get_response_log_probs
 
 PAIRS = [([1, 2, 3], [4, 5, 6, 7]), ([1, 2], [9]), ([5], [6, 7, 8])]
 

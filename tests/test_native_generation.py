@@ -5,7 +5,7 @@ import torch
 
 from tutelage.evaluation.engine.contract import Completion, Sampling, cut_at_stop
 from tutelage.evaluation.engine.native import _choose, generate
-from tutelage.model.objective import compute_entropy
+from tutelage.model.specification import compute_entropy
 
 TEXTS = ["Ava has 3 pens.", "There are 4 rows of 5 sweets, and 2 more.", "A", "Ben has 2 times as many"]
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tutelage import compute_entropy, get_response_log_probs, masked_normalize, sft_microbatch_train_step
-from tutelage.model.objective import Head, score
+from tutelage.model.scoring import Head, score
 
 
 def test_entropy_equals_the_definition():

@@ -11,7 +11,9 @@ from tutelage.errors import InputError, RunError
 from tutelage.machines.world import World
 from tutelage.runs.runlog import read_lines
 from tutelage.training import fit as oom
-from tutelage.training.loop import Interrupted, _require, train_one_size
+from tutelage.training.ending import Interrupted
+from tutelage.training.loop import train_one_size
+from tutelage.training.start import require
 from tutelage.training.step import accumulate_gradients
 
 
@@ -116,15 +118,65 @@ def test_equal_rows_share_a_batch_and_there_is_an_end_to_halving(make_config, ro
 
 def test_adapting_is_refused_with_several_ranks(make_config):
     with pytest.raises(InputError, match=r"train\.on_oom.*not with several ranks"):
-        _require(make_config(train__on_oom="adapt"), World(0, 2, 0, 2), ())
+        require(make_config(train__on_oom="adapt"), World(0, 2, 0, 2), ())
 
 
-def test_memory_that_runs_out_elsewhere_is_one_clear_error_too(make_config, monkeypatch):
-    from tutelage.training import loop as train
+def test_memory_that_runs_out_in_an_evaluation_is_one_clear_error_too(make_config, monkeypatch):
+    from tutelage.evaluation import live
 
     def too_much(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(train, "update_weights", too_much)
-    with pytest.raises(RunError, match=r"(?s)memory of cpu is too small, though not for the batches.*moments.*--model\.precision bf16-sr.*after step 0 of 4"):
+    monkeypatch.setattr(live, "solve", too_much)
+    with pytest.raises(RunError, match=r"(?s)memory of cpu is too small, though not for the batches.*moments.*after step 0 of 4"):
         train_one_size(make_config())
+
+
+@pytest.fixture
+def optimizer_that_fails(monkeypatch):
+    """Let the optimizer run out of memory in the middle of its call number `call`, when half of the weights are updated."""
+
+    def fails(call):
+        original, calls = torch.optim.AdamW.step, []
+
+        def step(self, *arguments, **options):
+            calls.append(1)
+            if len(calls) != call:
+                return original(self, *arguments, **options)
+            halves = [group["params"] for group in self.param_groups]
+            for group in self.param_groups:
+                group["params"] = group["params"][::2]
+            try:
+                original(self, *arguments, **options)
+            finally:
+                for group, parameters in zip(self.param_groups, halves):
+                    group["params"] = parameters
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+        monkeypatch.setattr(torch.optim.AdamW, "step", step)
+
+    return fails
+
+
+def test_no_room_for_the_moments_is_found_before_training(make_config, optimizer_that_fails, monkeypatch):
+    with monkeypatch.context() as patch:
+        optimizer_that_fails(1)
+        with pytest.raises(RunError, match=r"(?s)no room for the optimizer's state, so nothing was trained.*Predicted"):
+            train_one_size(make_config())
+        patch.undo()
+    monkeypatch.undo()
+    assert len(steps_of(train_one_size(make_config()))) == 4
+
+
+@pytest.mark.parametrize("update", [1, 3])
+def test_memory_that_runs_out_inside_an_update_leaves_a_run_that_goes_on(make_config, tmp_path, optimizer_that_fails, monkeypatch, update):
+    from test_train import assert_same_run
+
+    undisturbed = train_one_size(make_config(run__dir=str(tmp_path / "undisturbed"))).directory
+    optimizer_that_fails(1 + update)  # the first call makes the moments
+    with pytest.raises(RunError, match=rf"(?s)weights of step {update} are half updated.*To go on from the last checkpoint"):
+        train_one_size(make_config())
+    saved = tmp_path / "run" / "checkpoints"
+    assert [path.name for path in saved.glob("step-*")] == ["step-00000002"] * (update > 2)
+    monkeypatch.undo()
+    assert_same_run(undisturbed, train_one_size(make_config()).directory)

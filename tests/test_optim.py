@@ -10,8 +10,8 @@ import torch
 from tutelage.data.pool import prepare
 from tutelage.errors import InputError
 from tutelage.model.load import load_policy
-from tutelage.model.optim import ChangeMeter, make_optimizer, offloaded, require, set_lr
-from tutelage.model.packing import step_batches
+from tutelage.model.optim import ChangeMeter, fill_state, make_optimizer, offloaded, require, set_lr
+from tutelage.model.order import step_batches
 from tutelage.training.step import accumulate_gradients, update_weights
 
 needs_torchao = pytest.mark.skipif(importlib.util.find_spec("torchao") is None, reason="torchao is not installed")
@@ -58,12 +58,12 @@ def test_stochastic_rounding_keeps_updates_that_rounding_to_nearest_loses(make_c
     assert rounded[0] - rounded[-1] == pytest.approx(exact[0] - exact[-1], rel=0.5)
 
 
-def test_the_watch_tells_the_share_of_weights_that_changed():
+def test_the_meter_tells_the_share_of_weights_that_changed():
     model = torch.nn.Linear(10, 10, bias=False)
-    watch = ChangeMeter(model)
+    meter = ChangeMeter(model)
     with torch.no_grad():
         model.weight[:3] += 1
-    changed, of = watch.changed()
+    changed, of = meter.changed()
     assert changed / of == pytest.approx(0.3)
 
 
@@ -76,7 +76,7 @@ def test_the_learning_rate_can_be_set_whatever_holds_it(make_config, tokenizer, 
     assert all(float(group["lr"]) == 0.25 for group in made.param_groups)
 
 
-def test_a_missing_torchao_is_told_with_its_remedy(make_config, monkeypatch):
+def test_a_missing_torchao_is_named_with_its_remedy(make_config, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"needs torchao, which is not installed: pip install 'tutelage\[gpu\]'"):
         require(make_config(model__precision="bf16-sr"))
@@ -114,3 +114,26 @@ def test_an_optimizers_state_can_wait_in_the_hosts_memory(model):
     assert type(state["exp_avg"]) is Elsewhere and moved == ["cpu", torch.device("cuda", 1)]
     assert type(state["exp_avg_sq"]) is torch.Tensor
     assert all(torch.equal(state[name].as_subclass(torch.Tensor), values[name]) for name in values)
+
+
+@pytest.mark.parametrize(
+    "how", [{}, pytest.param({"model__precision": "bf16-sr", "train__optimizer": "adamw-8bit"}, marks=needs_torchao)]
+)
+def test_state_made_beforehand_trains_as_state_made_in_the_first_step(make_config, tokenizer, how):
+    config = make_config(train__weight_decay=0.1, **how)
+    found = []
+    for filled in (False, True):
+        policy = load_policy(config.model, tokenizer)
+        optimizer = make_optimizer(policy.model, config)
+        before = [weight.detach().clone() for weight in policy.model.parameters()]
+        if filled:
+            fill_state(optimizer)
+            assert all(torch.equal(now, then) for now, then in zip(policy.model.parameters(), before))
+            assert all(weight.grad is None for weight in policy.model.parameters())
+        torch.manual_seed(0)
+        for step in range(2):
+            for weight in policy.model.parameters():
+                weight.grad = torch.full_like(weight, 0.1 * (step + 1))
+            update_weights(policy, optimizer, 1e-2)
+        found.append([weight.detach().clone() for weight in policy.model.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*found))

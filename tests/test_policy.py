@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 
 from tutelage import get_response_log_probs
 from tutelage.config import Config, ModelConfig
 from tutelage.data.tokens import TokenizedExample
-from tutelage.errors import InputError
 from tutelage.evaluation.engine import native
 from tutelage.evaluation.engine.contract import Sampling
+from tutelage.model.batch import pack, pad
 from tutelage.model.load import load_policy
-from tutelage.model.packing import pack, pad
-from tutelage.resources.memory import Load
+from tutelage.resources.memory import Load, activation_bytes, state_to_come
 from tutelage.resources.speed import matrix_rate, step_flops
-from tutelage.training import arrange as plan
 
 ROWS = [
     TokenizedExample("a", (5, 6, 7), (8, 9)),
@@ -88,21 +84,20 @@ def test_packed_is_unpacked_on_every_family(family, tmp_path, tokenizer):
         ("Mamba", None, "attention of its own kind"),
     ],
 )
-def test_what_cannot_be_packed_is_told_and_trained_unpacked(family, more, why, tmp_path, tokenizer, capsys):
+def test_what_cannot_be_packed_is_trained_unpacked_and_says_why(family, more, why, tmp_path, tokenizer, capsys):
     import transformers
 
     small = dict(vocab_size=400, hidden_size=32, num_hidden_layers=2)
     config = getattr(transformers, f"{family}Config")
     policy = load_policy(saved(config(**(tiny(**more) if more is not None else small)), tmp_path), tokenizer)
-    told = capsys.readouterr().out
-    assert policy.packs == (not why) and (not why or "trained on padded rows" in told)
-    assert why in told
+    said = capsys.readouterr().out
+    assert policy.packs == (not why) and (not why or "trained on padded rows" in said)
+    assert why in said
     assert not policy.model.training
     scores, found = gradients(policy, pad(ROWS, 0))
-    whole = policy.model(torch.tensor([[5, 6, 7, 8, 9]])).logits.log_softmax(-1)
-    torch.testing.assert_close(scores.log_probs[:2], whole[0, [2, 3], [8, 9]], rtol=1e-4, atol=1e-4)
+    full = policy.model(torch.tensor([[5, 6, 7, 8, 9]])).logits.log_softmax(-1)
+    torch.testing.assert_close(scores.log_probs[:2], full[0, [2, 3], [8, 9]], rtol=1e-4, atol=1e-4)
     assert found
-    plan.arrange(policy, Config(model={"compile": "off"}), 64, 1)
     assert step_flops(policy, pad(ROWS, 0)) > 0
 
 
@@ -150,53 +145,12 @@ def test_bf16_mixed_gradients_are_near_those_of_float32(make_config, tokenizer):
         assert (mixed[name] - gradient).norm() < 0.03 * gradient.norm()
 
 
-def test_the_plan_keeps_what_fits_and_says_so(make_config, tokenizer, monkeypatch, capsys):
-    config = make_config()
-    policy = load_policy(config.model, tokenizer)
-    needed = {kind: plan.activation_bytes(policy, Load(4096, 4096), kind) for kind in ("none", "selective", "full")}
-    assert needed["none"] > needed["selective"] > needed["full"]
-    state = plan.state_to_come(policy, config)
-    for kind, bytes_needed in needed.items():
-        monkeypatch.setattr(plan, "free_memory", lambda device, free=bytes_needed: (state + free) / plan.HEADROOM + 1)
-        assert plan.choose_recomputation(policy, config, 4096) == kind
-    monkeypatch.setattr(plan, "free_memory", lambda device: 0.0)
-    plan.arrange(policy, config, 4096, 10**6)
-    assert "activation checkpointing: full" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(("tokens", "compiles"), [(10**3, False), (10**13, True)])
-def test_layers_are_compiled_when_the_run_is_long_enough(make_config, tokenizer, monkeypatch, capsys, tokens, compiles):
-    config = make_config()
-    policy = load_policy(config.model, tokenizer)
-    asked = []
-    monkeypatch.setattr(type(policy), "compile", lambda self: asked.append(True))
-    plan.arrange(policy, config, 128, tokens)
-    assert bool(asked) == compiles and f"compilation: {'on' if compiles else 'off'}" in capsys.readouterr().out
-
-
-def test_a_run_that_goes_on_keeps_what_was_decided(make_config, tokenizer, monkeypatch, tmp_path, capsys):
-    config, record = make_config(), tmp_path / "plan.json"
-    policy = load_policy(config.model, tokenizer)
-    plan.arrange(policy, config, 128, 10**3, record)
-    monkeypatch.setattr(plan, "free_memory", lambda device: 0.0)
-    plan.arrange(policy, config, 128, 10**13, record)
-    told = capsys.readouterr().out
-    assert told.count("activation checkpointing: none") == 2 and "compilation: off (as before)" in told
-
-
 def test_offloaded_activations_give_the_same_gradients(make_config, tokenizer):
     policy = load_policy(make_config().model, tokenizer)
     _, here = gradients(policy, pack(ROWS))
-    _, there = gradients(replace(policy, offload=True), pack(ROWS))
+    policy.offload = True
+    _, there = gradients(policy, pack(ROWS))
     assert all(torch.equal(gradient, there[name]) for name, gradient in here.items())
-
-
-def test_a_model_that_cannot_be_checkpointed_says_so(make_config, tokenizer, monkeypatch):
-    config = make_config(model__activation_checkpointing="full")
-    policy = load_policy(config.model, tokenizer)
-    monkeypatch.setattr(type(policy.model), "supports_gradient_checkpointing", False)
-    with pytest.raises(InputError, match="does not support it"):
-        plan.arrange(policy, config, 128, 1)
 
 
 def test_gradients_that_would_outlive_their_precision_are_refused(make_config, tokenizer):
@@ -204,12 +158,6 @@ def test_gradients_that_would_outlive_their_precision_are_refused(make_config, t
     policy.recompute("full")
     with pytest.raises(ValueError, match="within `computing`"):
         get_response_log_probs(policy, torch.ones(1, 4, dtype=torch.long), torch.ones(1, 4, dtype=torch.long), with_grad=True)
-
-
-def test_activations_on_a_cpu_cannot_be_offloaded(make_config, tokenizer):
-    config = make_config(model__activation_offload=True)
-    with pytest.raises(InputError, match="activation_offload"):
-        plan.arrange(load_policy(config.model, tokenizer), config, 128, 1)
 
 
 def test_operations_are_counted_as_by_hand(make_config, tokenizer):
@@ -227,14 +175,14 @@ def test_an_outline_is_reckoned_as_the_model_itself_is(tiny_model, tokenizer, lo
     from tutelage.model.load import outline
 
     config = ModelConfig(id=tiny_model, device="cpu", precision="fp32", lora=lora)
-    whole, shape = load_policy(config, tokenizer), outline(config, tokenizer, torch.device("cpu"))
+    loaded, shape = load_policy(config, tokenizer), outline(config, tokenizer, torch.device("cpu"))
     assert all(parameter.is_meta for parameter in shape.model.parameters())
     for reckon in (
-        lambda policy: plan.state_to_come(policy, Config(model=config)),
-        lambda policy: plan.activation_bytes(policy, Load(512, 512), "selective"),
+        lambda policy: state_to_come(policy, Config(model=config)),
+        lambda policy: activation_bytes(policy, Load(512, 512), "selective"),
         lambda policy: step_flops(policy, pack(ROWS)),
     ):
-        assert reckon(shape) == reckon(whole)
+        assert reckon(shape) == reckon(loaded)
 
 
 def test_memory_is_read_at_a_rate():

@@ -19,7 +19,7 @@ from tutelage.config import to_toml
 from tutelage.errors import InputError, RunError
 from tutelage.evaluation.draft import PREFIX
 from tutelage.evaluation.engine import native
-from tutelage.training.loop import Preempted
+from tutelage.training.ending import Preempted
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])

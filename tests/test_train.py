@@ -15,12 +15,11 @@ from tutelage.data.pool import prepare
 from tutelage.data.tokens import pad_and_shift
 from tutelage.errors import InputError, RunError
 from tutelage.machines.world import StopWanted, World
-from tutelage.model.course import prefetched
 from tutelage.model.load import load_policy
-from tutelage.model.objective import get_response_log_probs, sft_microbatch_train_step
-from tutelage.model.packing import step_batches
-from tutelage.training.arrange import arrange
-from tutelage.training.loop import Interrupted
+from tutelage.model.order import step_batches
+from tutelage.model.specification import get_response_log_probs, sft_microbatch_train_step
+from tutelage.training.ending import Interrupted
+from tutelage.training.loop import prefetched
 from tutelage.training.step import accumulate_gradients
 
 
@@ -34,7 +33,8 @@ def gradients_of(
     config = make_config(train__batch_size=batch_size, train__grad_accum=grad_accum, train__clip_grad=1e9, **changes)
     policy = load_policy(config.model, tokenizer)
     examples = prepare(config, tokenizer).train[:8]
-    policy = arrange(policy, config, 256, 10_000)
+    if config.model.activation_checkpointing != "auto":
+        policy.recompute(config.model.activation_checkpointing)
     step = accumulate_gradients(policy, examples, batches_of(policy, examples, config, **layout or {}), config, step=0)
     return step.loss, step.grad_norm, {name: parameter.grad.clone() for name, parameter in policy.model.named_parameters()}
 

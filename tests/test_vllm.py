@@ -74,7 +74,7 @@ def policy(engine):
 
 def train_a_little(policy):
     """Three small steps on one sentence: log-probabilities of other text change by tenths."""
-    from tutelage.model.objective import get_response_log_probs
+    from tutelage.model.specification import get_response_log_probs
 
     ids = policy.tokenizer.encode(
         "Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May."

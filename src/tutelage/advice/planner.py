@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from tutelage.config import Config, replaced
@@ -81,7 +81,8 @@ class Planner:
         key = repr((model.precision, model.lora, model.lora_rank))
         if key not in self._policies:
             policy = outline(model, self.tokenizer, self.device.torch_device)
-            self._policies[key] = replace(policy, packs=self.config.train.pack and packable(policy.model))
+            policy.packs = self.config.train.pack and packable(policy.model)
+            self._policies[key] = policy
         return self._policies[key]
 
     def _course(self, config: Config) -> tuple[Load, float, float, int, float]:

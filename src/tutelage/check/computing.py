@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import asdict, replace
 
 import torch
 
 from tutelage.check.rank import gradient_of
-from tutelage.check.subject import ROWS, Finding, Subject, distance, gradients, largest_gap, sampled, variant, worst
+from tutelage.check.subject import ROWS, Finding, Subject, distance, gradients, largest_gap, sampled, worst
 from tutelage.config import replaced, to_toml
 from tutelage.data import pad_and_shift
 from tutelage.evaluation import MAX_GAP_FLOAT32, MEAN_GAP_BFLOAT16
@@ -47,8 +48,8 @@ def fused(subject: Subject) -> Finding:
             sft_microbatch_train_step(found, masks[row], len(rows))
             theirs.append(found.detach()[masks[row]].cpu())
     plain = sampled(gradients(policy.model))
-    by_sequences = replace(subject, config=replaced(subject.config, {"train.loss_normalization": "sequence"}))
-    gap, apart = largest_gap(ours, theirs), distance(_gradient(by_sequences, rows_together=1), plain)
+    as_specified = replaced(subject.config, {"train.loss": "nll", "train.loss_normalization": "sequence"})
+    gap, apart = largest_gap(ours, theirs), distance(_gradient(replace(subject, config=as_specified), rows_together=1), plain)
     return Finding(gap <= MAX_GAP_FLOAT32 and apart <= GRADIENT_BOUND, f"{gap:.1e} nats at most; gradients differ by {apart:.1e}")
 
 
@@ -81,8 +82,9 @@ def drift(subject: Subject) -> Finding:
     if for_device(subject.pool.config.model, subject.policy.device).precision == "fp32":
         return Finding(None, "this run computes in float32")
     exact = torch.cat(_log_probs(subject, together=False)).double()
-    in_bfloat16 = replace(subject, policy=variant(subject.policy, precision="bf16-mixed"))
-    gaps = (torch.cat(_log_probs(in_bfloat16, together=False)).double() - exact).abs()
+    rounding = copy.copy(subject.policy)  # of the same model
+    rounding.precision = "bf16-mixed"
+    gaps = (torch.cat(_log_probs(replace(subject, policy=rounding), together=False)).double() - exact).abs()
     mean, most = float(gaps.mean()), float(gaps.max())
     return Finding(mean <= MEAN_GAP_BFLOAT16, f"{mean:.2g} nats on average, {most:.2g} at most (bound: {MEAN_GAP_BFLOAT16} on average)")
 

@@ -51,13 +51,13 @@ def _weights_after(subject: Subject, config: Config, log: RunLog, save_at: int |
     """A sample of the weights after all steps, from the newest checkpoint on; one is saved after step `save_at`."""
     policy = load_policy(config.model, subject.policy.tokenizer)
     rows = replace(subject.prepared, train=subject.rows, max_length=max(map(len, subject.rows)))
-    policy, optimizer, course, done = set_up(policy, rows, config, log)
+    start = set_up(policy, rows, config, log)
     saves = Checkpoints(log.directory, ALONE, 1)
-    for step in range(done, STEPS):
-        accumulate_gradients(policy, *course.at(step), config, step)
-        update_weights(policy, optimizer, config.train.lr)
+    for step in range(start.step, STEPS):
+        accumulate_gradients(policy, *start.course.at(step), config, step)
+        update_weights(policy, start.optimizer, config.train.lr)
         if step + 1 == save_at:
-            failures = [*saves.save(step + 1, policy.model, optimizer), *saves.wait()]
+            failures = [*saves.save(step + 1, policy.model, start.optimizer), *saves.wait()]
             if failures:
                 raise RuntimeError(failures[0])
     return sampled([weight for weight in policy.model.parameters() if weight.requires_grad])

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -76,14 +74,8 @@ def make_subject(config: Config, scratch: Path) -> Subject:
     wide = replaced(config, {"model.precision": "fp32", "model.lora": "none", "train.clip_grad": 1e30})
     with console.progress("loading the model"):
         policy = load_policy(wide.model, tokenizer)
-    return Subject(wide, pool, prepared, rows, variant(policy, packs=policy.packs and config.train.pack), scratch)
-
-
-def variant(policy: Policy, **attributes: Any) -> Policy:
-    """The same model under other attributes of its policy."""
-    other = copy.copy(policy)
-    vars(other).update(attributes)
-    return other
+    policy.packs = policy.packs and config.train.pack
+    return Subject(wide, pool, prepared, rows, policy, scratch)
 
 
 def sampled(tensors: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -26,7 +26,7 @@ from tutelage.errors import InputError, RunError
 from tutelage.experiments import dry_run
 from tutelage.experiments.design import Design, Point, name_of, rows_of, steps_for, trial_config
 from tutelage.machines import fanout
-from tutelage.model import load_tokenizer, packing
+from tutelage.model import load_tokenizer, steps_per_epoch, total_steps
 from tutelage.report import page as report
 from tutelage.runs import Reading, changes, locked, results, write_text
 from tutelage.training import evaluate_untrained, train_one_size
@@ -172,8 +172,8 @@ def _of_one_variation(
     def course(kind: str, rows: int) -> tuple[int, float]:
         """(steps, tokens of a step) of a set by itself, as if its rows were as long as those of its kind are on average."""
         whole = sets[kind == "filtered"].train
-        epoch = packing.steps_per_epoch(rows, rows_per_step)
-        steps = packing.total_steps(rows, rows_per_step, base.train.num_epochs, base.train.num_steps)
+        epoch = steps_per_epoch(rows, rows_per_step)
+        steps = total_steps(rows, rows_per_step, base.train.num_epochs, base.train.num_steps)
         return steps, sum(map(len, whole)) / len(whole) * rows / epoch
 
     counted = [(kind, size, rows_of(kind, size, len(raw.train), right)) for size in design.sizes for kind in design.kinds]

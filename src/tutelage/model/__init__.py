@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 from tutelage._lazy import lazily
 
 if TYPE_CHECKING:
-    from tutelage.model import attention, lora, optim, packing
-    from tutelage.model.course import Course
+    from tutelage.model import attention, lora, optim
+    from tutelage.model.attention_cpu import QUERY_BLOCK, CpuLayout
+    from tutelage.model.batch import Batch, pack, pad
     from tutelage.model.load import (
         check_positions,
         choose_device,
@@ -18,17 +19,18 @@ if TYPE_CHECKING:
         load_tokenizer,
         outline,
         resolve,
-        save_model,
         size_in_bytes,
     )
-    from tutelage.model.objective import (
-        CHUNK,
+    from tutelage.model.losses import Loss, loss_named
+    from tutelage.model.order import Course, step_batches, steps_per_epoch, total_steps
+    from tutelage.model.policy import RECOMPUTATIONS, Policy, Recomputation, evaluating, score_batch
+    from tutelage.model.save import save_model
+    from tutelage.model.scoring import CHUNK
+    from tutelage.model.specification import (
         compute_entropy,
         get_response_log_probs,
         masked_normalize,
         sft_microbatch_train_step,
     )
-    from tutelage.model.packing import Batch, pack, pad, step_batches
-    from tutelage.model.policy import RECOMPUTATIONS, Policy, Recomputation, evaluating, score_batch
 
 __getattr__, __dir__, __all__ = lazily(__name__)

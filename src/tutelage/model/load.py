@@ -1,9 +1,7 @@
-"""Load and save a Hugging Face model and its tokenizer; where and in what precision it computes."""
+"""Load a Hugging Face model and its tokenizer; where and in what precision it computes."""
 
 from __future__ import annotations
 
-import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +10,12 @@ import torch
 from tutelage import console
 from tutelage.config import ModelConfig
 from tutelage.data import Stops
-from tutelage.errors import InputError, RunError
-from tutelage.machines import ALONE, World, full_tensor, make_mesh, materialize, rank_device
+from tutelage.errors import InputError
+from tutelage.machines import ALONE, World, make_mesh, materialize, rank_device
 from tutelage.model import lora
 from tutelage.model.embedded import EMBEDDED, embedded_model
-from tutelage.model.policy import Policy, check_head, keep_if_packable, shard_policy
-
-SHARD_SIZE = "5GB"
-"""Largest file of weights in a saved model."""
+from tutelage.model.policy import Policy, shard_policy
+from tutelage.model.probe import check_head, prove_packable, structure_against_packs
 
 
 def choose_device(name: str) -> torch.device:
@@ -89,9 +85,10 @@ def load_policy(
 ) -> Policy:
     """The model on its device, in float32 weights; bfloat16 ones for bf16-sr, and under LoRA unless all is float32.
 
-    Only what is loaded `to_train` is tried in packs. Several ranks share the weights, which rank 0 alone reads.
+    Several ranks share the weights, which rank 0 alone reads.
 
     Args:
+        to_train: whether packs are tried on it, for training; without them it computes on padded rows.
         shard_ranks: how many ranks share one copy of the weights; None: all.
         here: whether it is to compute on this machine, and so in a precision that this machine has (`for_device`).
 
@@ -102,22 +99,32 @@ def load_policy(
     device = device_for(config.device, world)
     if here:
         config = world.first(lambda: for_device(config, device))
-    if world.size == 1:
-        policy = _policy(_pretrained(config, tokenizer), config, tokenizer, device)
-        check_head(policy, config.id)
-        policy = keep_if_packable(policy) if to_train else policy
-        lora.attach(policy.model, config)
-        return policy
-    source: list[Any] = []  # the whole model, on rank 0 and there on the CPU
+    if world.size > 1:
+        return _load_sharded(config, tokenizer, to_train, world, shard_ranks, device)
+    policy = _policy(_pretrained(config, tokenizer), config, tokenizer, device)
+    check_head(policy, config.id)
+    if to_train:
+        prove_packable(policy, None, world)
+    lora.attach(policy.model, config)
+    return policy
 
-    def read() -> tuple[Any, Any]:
-        source.append(_pretrained(config, tokenizer))
-        check_head(_policy(source[0], config, tokenizer, torch.device("cpu")), config.id)
-        own = source[0].config, source[0].generation_config
-        lora.attach(source[0], config)
-        return own
 
-    architecture, generation_config = world.first(read)
+def _load_sharded(
+    config: ModelConfig, tokenizer: Any, to_train: bool, world: World, shard_ranks: int | None, device: torch.device
+) -> Policy:
+    source: list[Any] = []  # the full model, on rank 0 and there on the CPU
+
+    def read() -> tuple[Any, Any, str]:
+        model = _pretrained(config, tokenizer)
+        source.append(model)
+        on_cpu = _policy(model, config, tokenizer, torch.device("cpu"))
+        check_head(on_cpu, config.id)
+        structure = structure_against_packs(on_cpu) if to_train else ""
+        own = model.config, model.generation_config
+        lora.attach(model, config)
+        return *own, structure
+
+    architecture, generation_config, structure = world.first(read)
     model = _without_memory(architecture, _dtype(config))
     model.generation_config = generation_config
     policy = _policy(model, config, tokenizer, device)
@@ -125,8 +132,9 @@ def load_policy(
     shard_policy(policy, make_mesh(device.type, world.size, shard_ranks))
     materialize(model, device, source[0].state_dict() if source else {})
     source.clear()
-    policy = keep_if_packable(policy) if to_train else policy
-    return replace(policy, packs=not world.any(not policy.packs))
+    if to_train:
+        prove_packable(policy, structure, world)
+    return policy
 
 
 def outline(config: ModelConfig, tokenizer: Any, device: torch.device) -> Policy:
@@ -217,60 +225,6 @@ def resolve(model_id: str, weights: bool = True) -> str:
         return snapshot_download(name, revision=revision, allow_patterns=kinds)
     except Exception as error:  # huggingface_hub raises many kinds
         raise _cannot_load("model", model_id, error) from None
-
-
-def save_model(policy: Policy, target: Path, card: str, world: World = ALONE) -> None:
-    """A Hugging Face directory with weights, tokenizer, stop token and model card, renamed into place when complete.
-
-    Sharded weights are gathered one by one, and written by rank 0.
-
-    Raises:
-        RunError: it cannot be written (a full disk); nothing half-written is left.
-    """
-    world.long_task("saving the model")
-    first_names = _first_names(policy.model)
-    weights: dict[str, torch.Tensor] = {}
-    for name, tensor in lora.merged_weights(policy.model):
-        first = first_names.get(name, name)
-        if first in weights:
-            weights[name] = weights[first]  # tied: written once
-        elif world.size == 1:
-            weights[name] = tensor
-        else:
-            gathered = full_tensor(tensor)
-            weights[name] = gathered.detach().cpu() if world.leads else torch.empty(0)
-    world.first(lambda: _write_model(policy, weights, target, card))
-
-
-def _first_names(model: Any) -> dict[str, str]:
-    """Of each parameter with several names, the first one by each of them."""
-    first: dict[int, str] = {}
-    return {name: first.setdefault(id(parameter), name) for name, parameter in model.named_parameters(remove_duplicate=False)}
-
-
-def _write_model(policy: Policy, weights: dict[str, torch.Tensor], target: Path, card: str) -> None:
-    from transformers import GenerationConfig
-
-    folder = target.with_name(f".{target.name}.tmp")
-    shutil.rmtree(folder, ignore_errors=True)
-    model = policy.model
-    # made anew: a base model's own sampling defaults are not what was evaluated here
-    model.generation_config = GenerationConfig(
-        bos_token_id=policy.tokenizer.bos_token_id,
-        eos_token_id=policy.stops.end_token_id,
-        pad_token_id=policy.tokenizer.pad_token_id,
-        do_sample=False,
-    )
-    model.config.use_cache = True
-    try:
-        model.save_pretrained(folder, state_dict=weights, max_shard_size=SHARD_SIZE)
-        policy.tokenizer.save_pretrained(folder)
-        (folder / "README.md").write_text(card, encoding="utf-8")
-        shutil.rmtree(target, ignore_errors=True)  # of a run that died before it could say that it was finished
-        folder.rename(target)
-    except Exception as error:  # safetensors reports a full disk with an error of its own
-        shutil.rmtree(folder, ignore_errors=True)
-        raise RunError(f"{target}: the model could not be written: {error}") from None
 
 
 def check_positions(policy: Policy, longest: int, what: str) -> None:

@@ -59,12 +59,17 @@ def make_optimizer(model: Any, config: Config) -> torch.optim.Optimizer:
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """The learning rate of every group; torchao holds its own as a tensor, which compiled code reads."""
+    """Set the learning rate of every group."""
     for group in optimizer.param_groups:
-        if isinstance(group["lr"], torch.Tensor):
-            group["lr"].fill_(lr)
-        else:
-            group["lr"] = lr
+        set_group_lr(group, lr)
+
+
+def set_group_lr(group: dict[str, Any], lr: float) -> None:
+    """Set the learning rate of a group; torchao holds its own as a tensor, which compiled code reads."""
+    if isinstance(group["lr"], torch.Tensor):
+        group["lr"].fill_(lr)
+    else:
+        group["lr"] = lr
 
 
 @contextlib.contextmanager
@@ -86,13 +91,25 @@ def offloaded(optimizer: torch.optim.Optimizer) -> Iterator[None]:
 
 
 def fill_state(optimizer: torch.optim.Optimizer) -> None:
-    """Make the optimizer's state, with values that are to be replaced, like those of the weights. No gradient is left."""
+    """Make the optimizer's state as it is before the first step: moments of zero, no step counted. No weight changes.
+
+    Optimizers make their state in the first step, where memory that runs out leaves some moments made and others not. Made here,
+    it runs out before anything is trained. A checkpoint is loaded into this state, too.
+    """
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             parameter.grad = torch.zeros_like(parameter)
+    lrs = [float(group["lr"]) for group in optimizer.param_groups]
     set_lr(optimizer, 0.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
+    for group, lr in zip(optimizer.param_groups, lrs, strict=True):
+        set_group_lr(group, lr)
+    for state in optimizer.state.values():
+        if isinstance(state.get("step"), torch.Tensor):
+            state["step"].zero_()
+        elif "step" in state:
+            state["step"] = 0
 
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> float:
@@ -102,9 +119,9 @@ def state_bytes(optimizer: torch.optim.Optimizer) -> float:
 
 
 class ChangeMeter:
-    """The share of weights that an optimizer step changes, by `SAMPLED` elements of each; near zero, training stands still.
+    """The share of weights that an optimizer step changes, by `SAMPLED` elements of each weight; near zero, training stands still.
 
-    Of a sharded model, of this rank's part.
+    Of a sharded model, it measures this rank's part.
     """
 
     def __init__(self, model: Any) -> None:
@@ -116,7 +133,7 @@ class ChangeMeter:
         return [weight.flatten()[:: max(1, weight.numel() // SAMPLED)].clone() for weight in self.weights]
 
     def changed(self) -> tuple[float, float]:
-        """(how many weights changed since the watch was made, of how many)."""
+        """(how many weights changed since the meter was made, of how many)."""
         if not self.weights:
             return 0.0, 0.0
         shares = [(now != then).float().mean() for now, then in zip(self._sample(), self.before, strict=True)]

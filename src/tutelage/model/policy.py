@@ -1,45 +1,46 @@
-"""The model that is trained, and how it computes: precision, packs, the fused objective, activations, compilation."""
+"""The model that is trained, and how it computes: precision, packs, scoring, activations, compilation."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import types
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import torch
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
-from tutelage import console
-from tutelage.data import Stops, TokenizedExample, encode_prompt, encode_response
-from tutelage.errors import InputError
-from tutelage.machines import is_sharded, reshard, shard
+from tutelage.data import Stops, TokenizedExample
+from tutelage.machines import shard
 from tutelage.model import attention
-from tutelage.model.objective import Head, Scores, score
-from tutelage.model.packing import Batch, pack, pack_labels, pad, padded_batch, plan_packs
-
-SCORING = "score_batch"
-"""The name under which a sharded model has `score_batch` for a method."""
+from tutelage.model.batch import Batch, pack, pack_labels, pad, padded_batch
+from tutelage.model.packs import lay_out_packs
+from tutelage.model.scoring import Head, Scores, score
 
 Recomputation = Literal["none", "selective", "full"]
 RECOMPUTATIONS: tuple[Recomputation, ...] = get_args(Recomputation)
 """From the fastest to the one that needs least memory."""
 
 
-@dataclass(frozen=True)
+Compute = Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]
+"""`score_batch` of a model, without its first argument."""
+
+
+@dataclass(eq=False)
 class Policy:
-    """The model that is trained, with what belongs to it.
+    """The model that is trained, with what belongs to it. It changes in place: `recompute`, `compile` and its attributes say how.
 
     Attributes:
         precision: as `model.precision` of the configuration.
-        packs: whether rows that share prefixes may be packed, which `keep_if_packable` proves.
+        packs: whether rows that share prefixes may be packed, which `prove_packable` decides.
         offload: keep what the backward pass needs in the memory of the host.
         compiled: whether layers are compiled.
         recomputation: what the backward pass computes again.
         always_sync: whether ranks exchange gradients after each micro-batch, or after a step's last one.
+        compute: what scores a batch: `score_batch` of the model, or, of a sharded model, its method of that name.
     """
 
     model: Any
@@ -52,6 +53,11 @@ class Policy:
     recomputation: Recomputation = "none"
     always_sync: bool = False
     compiled: bool = False
+    compute: Compute = field(init=False)
+    _is_computing: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        self.compute = functools.partial(score_batch, self.model)
 
     @property
     def head(self) -> Head:
@@ -70,11 +76,14 @@ class Policy:
 
     @contextlib.contextmanager
     def computing(self, with_head: bool = False) -> Iterator[None]:
-        """Within it, the model computes in its precision; a backward pass belongs inside. Generation needs the model's head too.
+        """Within it, the model computes in its precision. `score` and its backward pass belong inside.
 
-        For bf16-mixed every float32 weight is replaced by a bfloat16 copy with the float32 master behind it in the graph, so
-        that gradients arrive, and add up, in float32. The embedding is looked up in float32, for one token's gradients are
-        many, and its output cast; `score` casts the head by itself. The copies are made once for all batches of a step.
+        For bf16-mixed, every float32 weight is replaced by a bfloat16 copy with the float32 master behind it in the graph. So
+        gradients arrive, and add up, in float32. The copies are made once for all batches of a step. The embedding is looked up
+        in float32, because the gradients of one of its rows are many, and its output is cast. `score` casts the head by itself.
+
+        Args:
+            with_head: also cast the head, for generation, which calls the model's own head.
         """
         if self.precision != "bf16-mixed":
             yield
@@ -91,33 +100,49 @@ class Policy:
             if parameter is not None and parameter.dtype == torch.float32 and not isinstance(parameter, DTensor)
         ]
         try:
+            self._is_computing = True
             for module, name, parameter in masters:
                 module._parameters[name] = parameter.to(torch.bfloat16)
             yield
         finally:
+            self._is_computing = False
             handle.remove()
             for module, name, parameter in masters:
                 module._parameters[name] = parameter
 
-    def score(self, batch: Batch, weights: torch.Tensor | None = None, entropy: bool = False) -> Scores:
-        """`objective.score` of a batch's targets, whose positions alone meet the vocabulary. Call it within `computing`."""
-        batch = batch.filled(attention.multiple(self.device))
-        layout = None if batch.ends is None else attention.layout(batch.ends, self.device, self.compute_dtype)
-        batch = batch.to(self.device)
-        packed = {}
-        if layout is not None:
+    def score(
+        self,
+        batch: Batch,
+        weights: torch.Tensor | None = None,
+        entropy: bool = False,
+        layout: attention.Layout | None = None,
+    ) -> Scores:
+        """`scoring.score` of a batch's targets, whose positions alone meet the vocabulary. Call it within `computing`.
+
+        Args:
+            layout: of a pack, instead of the one that the device's kernels read.
+        """
+        assert self._is_computing or self.precision != "bf16-mixed", "Policy.score is called outside of Policy.computing"
+        inputs: dict[str, Any] = {"use_cache": False}
+        if batch.ends is not None:
+            if layout is None:
+                batch = batch.filled(attention.multiple(self.device))
+                assert batch.ends is not None
+                layout = attention.layout(batch.ends, self.device, self.compute_dtype)
             # transformers makes no mask of its own where it is given one of four dimensions
             mask = torch.ones((1, 1, 1, 1), dtype=torch.bool, device=self.device)
-            packed = {"position_ids": batch.position_ids, "layout": layout, "attention_mask": mask}
-        inputs = {"input_ids": batch.input_ids, "use_cache": False, **packed}
+            inputs |= {"layout": layout, "attention_mask": mask}
+        batch = batch.to(self.device)
+        inputs["input_ids"] = batch.input_ids
+        if layout is not None:
+            inputs["position_ids"] = batch.position_ids
         weights = None if weights is None else weights.to(self.device, non_blocking=True)
-        compute = getattr(self.model, SCORING, None) or functools.partial(score_batch, self.model)
         with self._offloading() if self.offload else contextlib.nullcontext():
-            total, log_probs, entropies = compute(inputs, batch.sources, batch.labels, weights, entropy)
+            total, log_probs, entropies = self.compute(inputs, batch.sources, batch.labels, weights, entropy)
         return Scores(total, log_probs, entropies)
 
     def score_rows(self, input_ids: torch.Tensor, labels: torch.Tensor, entropy: bool = False) -> Scores:
-        """`objective.score` of every label of right-padded rows, both (rows, width), packed where the model allows."""
+        """`scoring.score` of every label of right-padded rows, both (rows, width), packed where the model allows."""
         if torch.is_grad_enabled() and self.precision == "bf16-mixed" and self.model.is_gradient_checkpointing:
             raise ValueError(
                 "with bf16-mixed and activation checkpointing, call `score` and the backward pass within `computing`"
@@ -135,22 +160,20 @@ class Policy:
         At most about `budget` tokens go through the model together.
         """
         found: list[tuple[torch.Tensor, torch.Tensor]] = [(torch.empty(0), torch.empty(0))] * len(examples)
-        spoken = [number for number, example in enumerate(examples) if example.response_ids]
+        spoken = [(index, example) for index, example in enumerate(examples) if example.response_ids]
         if not spoken:
             return found
-        groups = (
-            plan_packs([examples[number] for number in spoken], budget) if self.packs else _by_length(examples, spoken, budget)
-        )
+        rows = [example for _, example in spoken]
+        groups = lay_out_packs(rows, budget) if self.packs else _by_length(rows, budget)
         with evaluating(self.model), torch.no_grad(), self.computing():
-            for group in groups:
-                members = [spoken[place] for place in group] if self.packs else group
-                rows = [examples[number] for number in members]
-                batch = pack(rows) if self.packs else pad(rows, self.pad_token_id)
+            for members in groups:
+                chosen = [rows[index] for index in members]
+                batch = pack(chosen) if self.packs else pad(chosen, self.pad_token_id)
                 scores = self.score(batch, entropy=True)
                 assert scores.entropies is not None
                 log_probs, entropies = scores.log_probs.cpu(), scores.entropies.cpu()
-                for number, targets in zip(members, batch.of_examples, strict=True):
-                    found[number] = log_probs[targets], entropies[targets]
+                for index, targets in zip(members, batch.of_examples, strict=True):
+                    found[spoken[index][0]] = log_probs[targets], entropies[targets]
         return found
 
     @contextlib.contextmanager
@@ -195,6 +218,7 @@ class Policy:
 
     def recompute(self, what: Recomputation) -> None:
         """Activation checkpointing (Chen et al. 2016): what each layer's backward pass computes again."""
+        self.recomputation = what
         if what == "none":
             if self.model.is_gradient_checkpointing:
                 self.model.gradient_checkpointing_disable()
@@ -206,6 +230,7 @@ class Policy:
 
     def compile(self) -> None:
         """Compile each layer by itself: one compilation serves all of them, and lengths are dynamic."""
+        self.compiled = True
         for layer in layers_of(self.model):
             layer.compile(dynamic=True)
 
@@ -218,10 +243,12 @@ def layers_of(model: Any) -> list[Any]:
 
 
 def shard_policy(policy: Policy, mesh: Any) -> None:
-    """Shard the policy's model, whose weights need no memory yet, over the ranks of a mesh (see `sharding`)."""
+    """Shard the policy's model, whose weights need no memory yet, over the ranks of a mesh (see `machines.shard`)."""
     compute_dtype = policy.compute_dtype if policy.precision == "bf16-mixed" else None
-    setattr(policy.model, SCORING, types.MethodType(score_batch, policy.model))
-    shard(policy.model, mesh, layers_of(policy.model), compute_dtype, SCORING)
+    model = policy.model
+    model.score_batch = types.MethodType(score_batch, model)  # a method, so that FSDP gathers the head before it is called
+    shard(model, mesh, layers_of(model), compute_dtype, forward="score_batch")
+    policy.compute = model.score_batch
 
 
 def score_batch(
@@ -229,20 +256,22 @@ def score_batch(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """(total, log-probabilities, entropies) of a batch's targets, as in `Scores`.
 
-    A sharded model has this for a method (`SCORING`), within which its head is whole.
+    Args:
+        inputs: the keyword arguments of the model.
+        sources, labels, weights: (targets,), as in `Batch`.
     """
     hidden = model.base_model(**inputs).last_hidden_state.flatten(0, 1).index_select(0, sources)
     scores = score(hidden, head_of(model), labels, weights, entropy)
     return scores.total, scores.log_probs, scores.entropies
 
 
-def _by_length(examples: Sequence[TokenizedExample], numbers: Sequence[int], budget: int) -> list[list[int]]:
-    """Groups of examples of like length, whose padded rows hold at most `budget` tokens."""
+def _by_length(examples: Sequence[TokenizedExample], budget: int) -> list[list[int]]:
+    """Indices of examples in groups of like length, whose padded rows hold at most `budget` tokens."""
     groups: list[list[int]] = []
-    for number in sorted(numbers, key=lambda number: -len(examples[number])):
+    for index in sorted(range(len(examples)), key=lambda index: -len(examples[index])):
         if not groups or (len(groups[-1]) + 1) * len(examples[groups[-1][0]]) > budget:
             groups.append([])
-        groups[-1].append(number)
+        groups[-1].append(index)
     return groups
 
 
@@ -273,69 +302,6 @@ def head_of(model: Any) -> Head:
     linear, config = model.get_output_embeddings(), model.config.get_text_config()
     scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
     return Head(linear.weight, getattr(linear, "bias", None), scale, getattr(config, "final_logit_softcapping", None))
-
-
-def check_head(policy: Policy, model_id: str) -> None:
-    """Hidden states through the head must give the model's own logits; a head that does more is refused, not approximated."""
-    ids = torch.arange(1, 9, device=policy.device)[None] % policy.head.weight.shape[0]
-    policy.model.eval()
-    with torch.no_grad():
-        ours = policy.head(policy.model.base_model(input_ids=ids, use_cache=False).last_hidden_state)
-        theirs = policy.model(input_ids=ids, use_cache=False).logits.float()
-    tolerance = 1e-4 if ours.dtype == policy.head.weight.dtype else 0.05 * theirs.abs().max().item()
-    if not torch.allclose(ours, theirs, rtol=1e-4, atol=tolerance):
-        raise InputError(
-            f"{model_id}: the head of {type(policy.model).__name__} is not a linear layer with scaling or soft-capping,"
-            " so its loss cannot be computed exactly"
-        )
-
-
-def keep_if_packable(policy: Policy) -> Policy:
-    """The policy, packing if packs give this model's own hidden states; proven on it, and said where they do not.
-
-    Two rows with a prefix in common, packed, must give what each gives alone under the model's own attention: a sliding window,
-    soft-capping, attention biases and recurrent layers all fail here. On success the model keeps our attention.
-    """
-    model, own = policy.model, policy.model.config._attn_implementation
-    prompt, responses = "Question: what is one and one?\nAnswer:", (" The sum of one and one is 2.", " It is two.")
-    prompt_ids = tuple(encode_prompt(policy.tokenizer, prompt))
-    rows = [TokenizedExample("probe", prompt_ids, tuple(encode_response(policy.tokenizer, text))) for text in responses]
-    # what computes in bfloat16 can only be compared to its own rounding, far below what a leak changes
-    halved = policy.head.weight.dtype != torch.float32 or (is_sharded(model) and policy.compute_dtype != torch.float32)
-    tolerance = 0.25 if halved else 1e-3
-    reason = ""
-    with torch.no_grad():
-        alone = torch.cat([policy.score(pad([row], 0)).log_probs for row in rows])
-        try:
-            if not model._supports_attention_backend:
-                raise attention.UnsupportedAttention("attention of its own kind")
-            attention.register()
-            model.set_attn_implementation(attention.NAME)
-            batch = pack(rows)
-            packed = policy.score(batch).log_probs[torch.cat(batch.of_examples)]
-            if (packed - alone).abs().mean() > tolerance:
-                reason = "layers that carry state from token to token, or a mask of its own"
-            model.train()  # dropout within attention shows only then
-            for rows_together in (rows, rows[:1]):  # with a prefix to share, and without: on a GPU, two back ends
-                with policy.computing():
-                    policy.score(pack(rows_together))
-        except attention.UnsupportedAttention as unsupported:
-            reason = str(unsupported)
-        except TypeError:  # a forward pass that hands nothing on
-            reason = "attention of its own kind"
-        except RuntimeError as error:
-            if policy.device.type == "cpu":
-                raise
-            reason = f"no kernel for packed attention here ({str(error).splitlines()[0]})"
-    model.eval()
-    reshard(model)
-    if reason:
-        model.set_attn_implementation(own)
-        console.say(
-            f"{type(model).__name__} has {reason}: it is trained on padded rows, which is as exact but slower",
-            style="yellow",
-        )
-    return replace(policy, packs=not reason)
 
 
 @contextlib.contextmanager

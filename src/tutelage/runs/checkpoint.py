@@ -156,7 +156,7 @@ def load(path: Path, model: Any, optimizer: torch.optim.Optimizer | None, world:
     """Restore weights and optimizer state in place; returns the number of optimizer steps done.
 
     Args:
-        optimizer: one with state, whatever its values (`optim.fill_state`); None: the weights alone are read.
+        optimizer: one with state, as `optim.fill_state` makes it; None: the weights alone are read.
 
     Raises:
         RunError: it is of another model or optimizer, or was damaged.
@@ -174,8 +174,6 @@ def load(path: Path, model: Any, optimizer: torch.optim.Optimizer | None, world:
     wanted = state_of(model, optimizer or torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))]))
     if not any(name.startswith("optimizer.") for name in there):  # taken before the first step
         wanted = {name: value for name, value in wanted.items() if name.startswith("model.")}
-        if optimizer is not None:
-            optimizer.state.clear()
     unknown = set(wanted) ^ {name for name in there if optimizer is not None or name.startswith("model.")}
     if unknown:
         raise RunError(f"{path}: the checkpoint is of another model or optimizer: {min(unknown)}")

@@ -112,6 +112,13 @@ class RunLog:
         return {**now, "earlier_commands": earlier} if earlier else now
 
     @_by_the_leader
+    def add_to_environment(self, **values: Any) -> None:
+        """Add what was measured of the machine to ``environment.json``."""
+        path = self.directory / "environment.json"
+        known = json.loads(path.read_text()) if path.is_file() else {}
+        write_text(path, json.dumps({**known, **values}, indent=2) + "\n")
+
+    @_by_the_leader
     def to_disk(self) -> None:
         """Make what was logged outlast a crash of the machine, as a checkpoint does that is taken now."""
         for name in ("metrics.jsonl", "generations.jsonl"):

@@ -1,60 +1,61 @@
-"""What is decided before the first step from what the run will need: which activations to keep, and whether to compile."""
+"""What "auto" decides before the first step, from what the run will need: which activations to keep, and whether to compile."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tutelage import console
 from tutelage.config import Config
 from tutelage.errors import InputError
-from tutelage.machines import ALONE, World
-from tutelage.model import RECOMPUTATIONS, Policy, Recomputation
-from tutelage.resources import HEADROOM, USUAL_SHARE, Load, activation_bytes, free_memory, matrix_rate, state_to_come
+from tutelage.model import RECOMPUTATIONS, Course, Policy, Recomputation
+from tutelage.resources import HEADROOM, USUAL_SHARE, Load, activation_bytes, free_memory, state_to_come
 from tutelage.runs import write_text
 
 COMPILE_SECONDS = 60
 """What compiling one layer, forward and backward, is reckoned to cost; measured: 10–45 s."""
 COMPILED_GAIN = {"cpu": 0.15, "cuda": 0.2}
 """The share of a step that compiled layers are reckoned to save; measured on a CPU: 0.19 (bench/results/train_cpu.json)."""
+FOR_COMPILED: tuple[Recomputation, ...] = ("none", "full")
+"""What compiled layers can recompute. The compiler chooses by itself what it keeps within a layer, so "selective" says nothing."""
 
 
-def arrange(
-    policy: Policy,
-    config: Config,
-    pack_tokens: int,
-    planned_tokens: int,
-    record: Path | None = None,
-    world: World = ALONE,
-    writes: bool = True,
-) -> Policy:
-    """Set the policy up for a run of `planned_tokens` tokens in packs of `pack_tokens`, and say what was decided.
+def require(config: Config) -> None:
+    """Raises InputError if settings of activations and of compilation exclude each other."""
+    if config.model.compile == "on" and config.model.activation_checkpointing == "selective":
+        raise InputError(
+            'model.activation_checkpointing = "selective" with model.compile = "on": compiled layers choose by themselves what they'
+            ' compute again; write "none" or "full", or leave compilation off'
+        )
 
-    What "auto" has decided is written to `record` (if it `writes`); a run that goes on reads it there, so that it computes as it
+
+def arrange(course: Course, held: float, matrix_rate: float | None, record: Path, writes: bool) -> None:
+    """Set the policy of a run up for its largest batches, and say what was decided.
+
+    What "auto" has decided is written to `record` (if it `writes`). A run that goes on reads it there, so that it computes as it
     did before. Of several ranks, the first decides.
+
+    Args:
+        held: bytes of optimizer state that are allocated already.
+        matrix_rate: floating-point operations per second of the device; None: not known.
 
     Raises:
         InputError: activations cannot be checkpointed in this model, or not be offloaded from this device.
     """
-    decided = world.first(lambda: _decide(policy, config, pack_tokens, planned_tokens, record, world.size))
-    if record is not None and writes:
+    policy, config = course.policy, course.config
+    decided = course.world.first(lambda: _decide(course, held, matrix_rate, record))
+    if writes:
         write_text(record, json.dumps(decided) + "\n")
-    recomputation, compiled = decided["activation_checkpointing"], decided["compile"]
-    # a compiled layer itself computes again what is cheap
-    if compiled and recomputation == "selective":
-        recomputation = "none"
-    policy.recompute(recomputation)
-    if compiled:
+    policy.recompute(decided["activation_checkpointing"])
+    if decided["compile"]:
         policy.compile()
-    offload, always_sync = config.model.activation_offload, decided["always_sync"]
-    return replace(policy, offload=offload, recomputation=recomputation, always_sync=always_sync, compiled=compiled)
+    policy.offload, policy.always_sync = config.model.activation_offload, decided["always_sync"]
 
 
-def _decide(
-    policy: Policy, config: Config, pack_tokens: int, planned_tokens: int, record: Path | None, ranks: int
-) -> dict[str, Any]:
+def _decide(course: Course, held: float, matrix_rate: float | None, record: Path) -> dict[str, Any]:
+    policy, config, ranks = course.policy, course.config, course.world.size
     if config.model.activation_offload and policy.device.type != "cuda":
         raise InputError("model.activation_offload: activations on a CPU are in the host's memory already; leave it out")
     if config.model.activation_offload and ranks > 1:
@@ -62,36 +63,42 @@ def _decide(
     known = recorded(record)
     if known.get("ranks", 1) != ranks:  # what fits is another matter then
         known = {"compile": known["compile"]} if "compile" in known else {}
+    free = HEADROOM * free_memory(policy.device) - max(0.0, state_to_come(policy, config) - held)
+    compiled = _compiles(course, matrix_rate, known)
+    recomputation = _recomputation(course, free, FOR_COMPILED if compiled else RECOMPUTATIONS, known)
+    if compiled and recomputation == "selective":  # recorded by a run of before, which computed "none"
+        recomputation = "none"
     decided: dict[str, Any] = {"ranks": ranks, "precision": policy.precision}
+    decided |= {"activation_checkpointing": recomputation, "compile": compiled}
     if "parts" in known:  # batches were halved when memory ran out
         decided["parts"] = known["parts"]
-    decided |= {"activation_checkpointing": _recomputation(policy, config, pack_tokens, known)}
-    decided["compile"] = _compiles(policy, config, planned_tokens // ranks, known)
-    decided["always_sync"] = ranks > 1 and _syncs_always(policy, config, pack_tokens, decided, known)
+    decided["always_sync"] = ranks > 1 and _syncs_always(course, free, recomputation, known)
     return decided
 
 
-def recorded(record: Path | None) -> dict[str, Any]:
+def recorded(record: Path) -> dict[str, Any]:
     """What ``plan.json`` says was decided before; nothing where there is none."""
-    known: dict[str, Any] = json.loads(record.read_text(encoding="utf-8")) if record is not None and record.is_file() else {}
+    known: dict[str, Any] = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
     return known
 
 
-def _syncs_always(policy: Policy, config: Config, pack_tokens: int, decided: dict[str, Any], known: dict[str, Any]) -> bool:
-    if config.parallel.sync != "auto":
-        return config.parallel.sync == "always"
+def _syncs_always(course: Course, free: float, recomputation: Recomputation, known: dict[str, Any]) -> bool:
+    policy, sync = course.policy, course.config.parallel.sync
+    if sync != "auto":
+        return sync == "always"
     if "always_sync" in known:
         return bool(known["always_sync"])
-    # between exchanges a rank holds a whole gradient, in float32
-    whole = 4.0 * sum(weight.numel() for weight in policy.model.parameters() if weight.requires_grad)
-    rest = HEADROOM * free_memory(policy.device) - state_to_come(policy, config)
-    fits = whole + activation_bytes(policy, Load(pack_tokens, pack_tokens), decided["activation_checkpointing"]) <= rest
+    # between exchanges a rank holds a full gradient, in float32
+    gradient = 4.0 * sum(weight.numel() for weight in policy.model.parameters() if weight.requires_grad)
+    fits = gradient + _activations(policy, course.largest, recomputation) <= free
     console.say(f"gradients are exchanged after {'the last' if fits else 'each'} micro-batch of a step")
     return not fits
 
 
-def _recomputation(policy: Policy, config: Config, pack_tokens: int, decided: dict[str, Any]) -> Recomputation:
-    wanted = config.model.activation_checkpointing
+def _recomputation(
+    course: Course, free: float, choices: Sequence[Recomputation], known: dict[str, Any]
+) -> Recomputation:
+    policy, wanted = course.policy, course.config.model.activation_checkpointing
     if not policy.model.supports_gradient_checkpointing:
         if wanted not in ("auto", "none"):
             raise InputError(
@@ -100,19 +107,31 @@ def _recomputation(policy: Policy, config: Config, pack_tokens: int, decided: di
         return "none"
     if wanted != "auto":
         return wanted
-    chosen: Recomputation = decided.get("activation_checkpointing") or choose_recomputation(policy, config, pack_tokens)
-    console.say(f"activation checkpointing: {chosen} (planned for packs of {pack_tokens:,} tokens)")
+    tokens = course.largest
+    fitting = (kind for kind in choices if _activations(policy, tokens, kind) <= free)
+    chosen: Recomputation = known.get("activation_checkpointing") or next(fitting, RECOMPUTATIONS[-1])
+    console.say(f"activation checkpointing: {chosen} (planned for packs of {tokens:,} tokens)")
     return chosen
 
 
-def _compiles(policy: Policy, config: Config, planned_tokens: int, decided: dict[str, Any]) -> bool:
-    if config.model.compile != "auto":
-        return config.model.compile == "on"
-    if "compile" in decided:
-        console.say(f"compilation: {'on' if decided['compile'] else 'off'} (as before)")
-        return bool(decided["compile"])
+def _activations(policy: Policy, tokens: int, kind: Recomputation) -> float:
+    """Bytes of a batch of so many tokens that all predict a response token."""
+    return activation_bytes(policy, Load(tokens, tokens), kind)
+
+
+def _compiles(course: Course, matrix_rate: float | None, known: dict[str, Any]) -> bool:
+    model = course.config.model
+    if model.compile != "auto":
+        return model.compile == "on"
+    if "compile" in known:
+        console.say(f"compilation: {'on' if known['compile'] else 'off'} (as before)")
+        return bool(known["compile"])
+    if model.activation_checkpointing == "selective" or matrix_rate is None:
+        return False
+    policy = course.policy
+    tokens = sum(map(len, course.prepared.train)) * course.total // course.epoch // course.world.size
     weights = sum(weight.numel() for weight in policy.model.parameters())
-    seconds = 6 * weights * planned_tokens / (USUAL_SHARE * matrix_rate(policy.device, policy.compute_dtype))
+    seconds = 6 * weights * tokens / (USUAL_SHARE * matrix_rate)
     saved = COMPILED_GAIN[policy.device.type] * seconds
     earns = saved > 2 * COMPILE_SECONDS
     console.say(
@@ -120,9 +139,3 @@ def _compiles(policy: Policy, config: Config, planned_tokens: int, decided: dict
         f" about {saved / 60:.1f} min of it, compiling costs about {COMPILE_SECONDS / 60:.1f})"
     )
     return earns
-
-
-def choose_recomputation(policy: Policy, config: Config, pack_tokens: int) -> Recomputation:
-    """The first of none, selective and full whose planned memory fits into what is free on the device; full if none does."""
-    free = HEADROOM * free_memory(policy.device) - state_to_come(policy, config)
-    return next((kind for kind in RECOMPUTATIONS if activation_bytes(policy, Load(pack_tokens, pack_tokens), kind) <= free), "full")

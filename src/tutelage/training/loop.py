@@ -4,75 +4,42 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from tutelage import console
-from tutelage.config import Config, changeable, known_keys, parse_config
+from tutelage.config import Config, parse_config
 from tutelage.data import Prepared, TokenizedExample, prepare
 from tutelage.errors import InputError, RunError
 from tutelage.evaluation import Evaluator, forget_drafts, vllm
-from tutelage.machines import ALONE, StopWanted, World, agreed, join, of_a_collective, uninterrupted
-from tutelage.model import (
-    Policy,
-    check_positions,
-    device_for,
-    is_out_of_memory,
-    load_policy,
-    load_tokenizer,
-    lora,
-    optim,
-    resolve,
-    save_model,
-    size_in_bytes,
-)
+from tutelage.machines import ALONE, StopWanted, World, agreed, join, uninterrupted
+from tutelage.model import Policy, load_policy, load_tokenizer, optim, save_model
 from tutelage.report import page as report
 from tutelage.report import show
-from tutelage.resources import engine_device, place_engine
-from tutelage.runs import (
-    Checkpoints,
-    RunLog,
-    changes,
-    checkpoint,
-    open_run,
-    refuse_to_overwrite,
-    tracking,
-    write_text,
-)
+from tutelage.resources import place_engine
+from tutelage.runs import Checkpoints, RunLog, checkpoint, open_run, write_text
+from tutelage.training.ending import Nonsense, Preempted, Stand, Wait, ending_of
 from tutelage.training.fit import Fitting
-from tutelage.training.guard import Guard
-from tutelage.training.start import prefetched, set_up
-from tutelage.training.step import Clock, speed_of, update_weights
+from tutelage.training.start import Start, check_size, explain, require, save_every, set_up
+from tutelage.training.step import Clock, Guard, speed_of, update_weights
 
-
-class Interrupted(KeyboardInterrupt):
-    """Training was interrupted after its state was saved; the message says how to continue."""
-
-
-class Preempted(Interrupted):
-    """Training was asked to stop (SIGTERM, SIGUSR1), finished its step and saved its state; the message says how to continue."""
-
-    exit_code = 0
-
-
-class Nonsense(RunError):
-    """A step whose loss or gradient makes no sense was not applied, and the run is to stop there, or was to skip too many."""
-
-
-def save_every(config: Config) -> int:
-    """Optimizer steps between checkpoints; 0: none."""
-    return config.run.save_every if config.run.save_every is not None else config.eval.every
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished run leaves: its directory, the evaluations (oldest first), the number of optimizer steps, and for how long
-    evaluations held up training (`RunLog.evaluation_cost`)."""
+    """What a finished run leaves.
+
+    Attributes:
+        evaluations: oldest first.
+        steps: optimizer steps.
+        evaluation_cost: for how long evaluations held up training (`RunLog.evaluation_cost`).
+    """
 
     directory: Path
     evaluations: list[dict[str, Any]]
@@ -107,37 +74,46 @@ def train_one_size(
         config = parse_config({**raw, "data": {**raw["data"], "size": size}})
     console.quiet_libraries()
     with join(config.model.device, config.parallel.timeout) as world, contextlib.ExitStack() as held:
-        world.first(lambda: _require(config, world, allow_changes))
+        world.first(lambda: require(config, world, allow_changes))
         tokenizer = world.first(lambda: load_tokenizer(config.model.id))
         ready = world.first(lambda: prepared or prepare(config, tokenizer))
-        opened: list[RunLog] = []
-        world.first(lambda: opened.append(held.enter_context(open_run(config, allow_changes))))
-        log = opened[0] if opened else RunLog(Path(config.run.dir), leads=False)
+        log = _open(config, allow_changes, world, held)
         if world.leads:
             show.preview(ready, tokenizer)
         with console.progress("loading the model"):
-            policy = load_policy(config.model, tokenizer, world=world, shard_ranks=config.parallel.shard)
-        world.first(lambda: _check_size(policy, ready, config, log.directory))
-        world.first(lambda: _begin(policy, config, ready, log, allow_changes))
+            policy = load_policy(
+                config.model, tokenizer, to_train=config.train.pack, world=world, shard_ranks=config.parallel.shard
+            )
+        world.first(lambda: check_size(policy, ready, config, log.directory))
+        world.first(lambda: explain(policy, config, ready, log, allow_changes))
         if world.any(world.stop.wanted):
             raise agreed(Preempted(f"stopped before training; to begin: tutelage train {log.directory / 'config.toml'}"), world)
         return run(policy, ready, config, log, world, baseline)
 
 
+def _open(config: Config, allow_changes: Collection[str], world: World, held: contextlib.ExitStack) -> RunLog:
+    """The run's log: rank 0 holds the directory until `held` is left, and the other ranks are silent."""
+    log = RunLog(Path(config.run.dir), leads=False)
+
+    def take_directory() -> None:
+        nonlocal log
+        log = held.enter_context(open_run(config, allow_changes))
+
+    world.first(take_directory)
+    return log
+
+
 def evaluate_untrained(config: Config, prepared: Prepared) -> Path:
     """Let the untouched model solve the validation problems, as a run's own first evaluation does; the run directory of that."""
     console.quiet_libraries()
-    _require(config, ALONE, ())
+    require(config, ALONE, ())
     with open_run(config) as log:
         with console.progress("loading the model"):
-            policy = load_policy(config.model, load_tokenizer(config.model.id))
-        _check_size(policy, prepared, config, log.directory)
-        _begin(policy, config, prepared, log, ())
-        policy, optimizer, course, _ = set_up(policy, prepared, config, log)
-        longest = prepared.longest_prompt + config.eval.max_new_tokens
-        placement = place_engine(policy, config, optimizer, course.largest, longest, 1, vllm.missing)
-        evaluator = Evaluator(policy, prepared, config, log, optimizer, placement, longest, course.total)
-        with contextlib.closing(evaluator) as evaluate:
+            policy = load_policy(config.model, load_tokenizer(config.model.id), to_train=config.train.pack)
+        check_size(policy, prepared, config, log.directory)
+        explain(policy, config, prepared, log, ())
+        start = set_up(policy, prepared, config, log, trains=False)
+        with contextlib.closing(_evaluator(start, log)) as evaluate:
             evaluate(0)
             evaluate.finish(0)
         evaluations = log.evaluations()
@@ -148,55 +124,19 @@ def evaluate_untrained(config: Config, prepared: Prepared) -> Path:
     return log.directory
 
 
-def _require(config: Config, world: World, allow_changes: Collection[str]) -> None:
-    """What can be wrong is found before anything is read or computed. Raises InputError."""
-    trains_on = device_for(config.model.device, world)
-    optim.require(config, world.size)
-    if config.model.lora != "none":
-        lora.require()
-    if config.parallel.shard is not None and world.size % config.parallel.shard:
-        raise InputError(f"parallel.shard = {config.parallel.shard} does not divide the {world.size} ranks of this job")
-    if config.train.on_oom == "adapt" and world.size > 1:
-        raise InputError('train.on_oom = "adapt": not with several ranks, where one that runs out of memory leaves the others waiting')
-    for key in allow_changes:
-        if key not in known_keys():
-            raise InputError(f"--allow {key}: there is no such setting")
-    if config.run.keep_best and (not save_every(config) or config.eval.every % save_every(config)):
-        raise InputError(
-            f"run.keep_best: evaluations, every {config.eval.every} steps, need a checkpoint each; set run.save_every to a divisor of that"
-        )
-    tracking.require(config.run.tracking)
-    if config.eval.backend != "native":
-        generates_on = engine_device(config.eval.device, trains_on, world.local_size)
-        if config.eval.backend == "vllm":
-            vllm.require(generates_on.type)
-    resolve(config.model.id)
-    refuse_to_overwrite(config, allow_changes)
-
-
-def _begin(policy: Policy, config: Config, prepared: Prepared, log: RunLog, allow_changes: Collection[str]) -> None:
-    """Write what explains the run, and which settings a run that goes on has changed."""
-    found = checkpoint.latest(log.directory)
-    changed = changes(config, changeable() - set(allow_changes)) if found is not None else []
-    log.begin(config, prepared.template, prepared.description(policy.tokenizer), prepared.ledger)
-    if found is not None and changed:
-        log.metrics(kind="config_changed", step=checkpoint.step_of(found), changes=changed)
-
-
 def run(
     policy: Policy, prepared: Prepared, config: Config, log: RunLog, world: World = ALONE, baseline: Path | None = None
 ) -> Result:
     """Train from where the run stands to its end, evaluating on the way, and save the model."""
-    policy, optimizer, course, step = set_up(policy, prepared, config, log, world)
+    start = set_up(policy, prepared, config, log, world)
+    course, optimizer, step = start.course, start.optimizer, start.step
     if baseline is not None:
         world.first(lambda: log.adopt(baseline))
     total = course.total
-    longest = prepared.longest_prompt + config.eval.max_new_tokens
-    placement = world.first(lambda: place_engine(policy, config, optimizer, course.largest, longest, world.local_size, vllm.missing))
+    evaluator = _evaluator(start, log)
     guard = world.first(lambda: Guard.of_lines(config.train.spike_ratio, log.steps()))
     fitting = Fitting(course, config, log, world)
     saves = Checkpoints(log.directory, world, config.run.keep_last, lambda: _worth_keeping(log, config, total))
-    evaluator = Evaluator(policy, prepared, config, log, optimizer, placement, longest, total, world)
     settling = policy.compiled  # the first step after a start compiles, which takes long
     with contextlib.closing(saves), contextlib.closing(evaluator) as evaluate, world.listening():
         try:
@@ -210,7 +150,7 @@ def run(
                     objection = guard.objection(gradients.loss, gradients.grad_norm)
                     if objection:
                         _refuse(objection, step, examples, guard, config, log)
-                    with uninterrupted():  # weights, optimizer, step number and log change together or not at all
+                    with uninterrupted():  # no signal comes between weights, optimizer, step number and log
                         lr = optim.lr_at(step, total, config.train)
                         changed, weights = (0.0, 1.0) if objection else update_weights(policy, optimizer, lr)
                         step, settling = step + 1, False
@@ -219,7 +159,7 @@ def run(
                         log.metrics(
                             kind="train", step=step, epoch=round(step / course.epoch, 4), lr=lr, **gradients.as_metrics(),
                             weights_changed=round(changed / weights, 4), **({"skipped": objection} if objection else {}),
-                            **speed_of(policy, examples, gradients, clock, world),
+                            **speed_of(policy, examples, gradients, clock, world.size, start.matrix_rate),
                         )  # fmt: skip
                     advance(1, f"loss {gradients.loss:.4f}")
                     evaluate.collect(step)  # what is logged outlasts the checkpoint
@@ -231,25 +171,48 @@ def run(
                     world.arm()
                     clock = Clock()
             evaluate.finish(total)
-            _tell_failures(saves.wait(), total, log)
+            _report_failures(saves.wait(), total, log)
             result = _finished(policy, prepared, config, log, total, world)
         except (StopWanted, KeyboardInterrupt, RuntimeError, MemoryError) as stop:
-            if world.size > 1 and not (isinstance(stop, StopWanted | Nonsense) or getattr(stop, "agreed", False)):
-                raise _left_alone(stop, world) from None
-            if isinstance(stop, RuntimeError) and not isinstance(stop, RunError) and not is_out_of_memory(stop):
-                raise
-            explained = _explained(stop, f"step {step} of {total}", fitting, log, world)
-            explained = _saved(explained, policy, optimizer, step, saves, log)
-            if isinstance(stop, StopWanted | KeyboardInterrupt):
-                with contextlib.suppress(KeyboardInterrupt, RunError, StopWanted):  # a second Ctrl-C gives up what is in flight
-                    evaluate.give_up(step) if isinstance(stop, StopWanted) else evaluate.finish(step)
-            raise agreed(explained, world) from None
-    if world.leads:
-        checkpoint.remove_all(log.directory, _best(log) if config.run.keep_best else ())
-        forget_drafts(log.directory)
-        world.long_task("writing the report")
-        _report(log.directory)
+            ending = ending_of(stop, Stand(step, total, log.directory), world, fitting.elsewhere)
+            error = _saved(ending.error, policy, optimizer, step, saves, log) if ending.saves else ending.error
+            with contextlib.suppress(KeyboardInterrupt, RunError, StopWanted):  # a second Ctrl-C gives up what is in flight
+                if ending.waits is Wait.SHORTLY:
+                    evaluate.give_up(step)
+                elif ending.waits is Wait.LONG:
+                    evaluate.finish(step)
+            raise agreed(error, world) if ending.agreed else error from None
+    _tidy(config, log, world)
     return result
+
+
+def _evaluator(start: Start, log: RunLog) -> Evaluator:
+    """What evaluates the policy of a run; where its engine runs is decided and said."""
+    course = start.course
+    policy, prepared, config, world = course.policy, course.prepared, course.config, course.world
+    longest = prepared.longest_prompt + config.eval.max_new_tokens
+    placement = world.first(
+        lambda: place_engine(policy, config, start.optimizer, course.largest, longest, world.local_size, vllm.missing)
+    )
+    return Evaluator(policy, prepared, config, log, start.optimizer, placement, longest, course.total, world)
+
+
+@contextlib.contextmanager
+def prefetched(make: Callable[[int], T], steps: Iterable[int]) -> Iterator[Iterator[T]]:
+    """What `make` gives for each step, made in a thread of its own while the step before it computes."""
+    with ThreadPoolExecutor(1) as worker:
+
+        def ahead() -> Iterator[T]:
+            coming: Future[T] | None = None
+            for step in steps:
+                following = worker.submit(make, step)
+                if coming is not None:
+                    yield coming.result()
+                coming = following
+            if coming is not None:
+                yield coming.result()
+
+        yield ahead()
 
 
 def _finished(policy: Policy, prepared: Prepared, config: Config, log: RunLog, total: int, world: World) -> Result:
@@ -260,6 +223,15 @@ def _finished(policy: Policy, prepared: Prepared, config: Config, log: RunLog, t
         save_model(policy, log.directory / "model", card, world)
     log.finish({"steps": total, "evaluations": evaluations, "evaluation_cost": cost, "model": "model"})
     return Result(log.directory, evaluations, total, cost)
+
+
+def _tidy(config: Config, log: RunLog, world: World) -> None:
+    """Remove what only a run under way needs, and write the report of a finished one."""
+    if world.leads:
+        checkpoint.remove_all(log.directory, _best(log) if config.run.keep_best else ())
+        forget_drafts(log.directory)
+        world.long_task("writing the report")
+        _report(log.directory)
 
 
 def _report(directory: Path) -> None:
@@ -288,10 +260,10 @@ def _worth_keeping(log: RunLog, config: Config, total: int) -> list[int]:
 def _save(saves: Checkpoints, step: int, policy: Policy, optimizer: torch.optim.Optimizer, log: RunLog) -> None:
     """Begin a checkpoint. One that cannot be written is told, and training goes on: the one before is safe."""
     log.to_disk()
-    _tell_failures(saves.save(step, policy.model, optimizer), step, log)
+    _report_failures(saves.save(step, policy.model, optimizer), step, log)
 
 
-def _tell_failures(failures: Sequence[str], step: int, log: RunLog) -> None:
+def _report_failures(failures: Sequence[str], step: int, log: RunLog) -> None:
     for reason in failures:
         console.say(f"step {step}: {reason}; training goes on, the checkpoint before that one is safe", style="bold red")
         log.metrics(kind="save_failed", step=step, reason=reason)
@@ -319,66 +291,20 @@ def _refuse(objection: str, step: int, examples: Sequence[TokenizedExample], gua
     console.say(f"{what}; skipped, as train.on_nonsense says", style="yellow")
 
 
-def _explained(stop: BaseException, where: str, fitting: Fitting, log: RunLog, world: World) -> BaseException:
-    """What is raised when training stops after `where`: what happened, and how to go on from there."""
-    how = (
-        f"stopped after {where}; everything measured is in {log.directory}.\n"
-        f"To go on from there: tutelage train {log.directory / 'config.toml'}"
-    )
-    if isinstance(stop, StopWanted):
-        ranks = f" --launch {world.size} (or any other number of ranks)" if world.size > 1 else ""
-        return Preempted(f"{world.stop.by or 'another rank was asked'}: {how}{ranks}")
-    if isinstance(stop, KeyboardInterrupt):
-        return Interrupted(how)
-    if isinstance(stop, RunError):
-        return RunError(f"{stop}\n{how}")
-    return RunError(f"{fitting.elsewhere(str(stop).splitlines()[0] if str(stop) else 'out of memory')}\n{how}")
-
-
-def _left_alone(stop: BaseException, world: World) -> BaseException:
-    """What is raised when one of several ranks fails: the others wait for it in vain, so nothing can be saved."""
-    if isinstance(stop, RuntimeError) and of_a_collective(stop) and not isinstance(stop, RunError):
-        stop = world.lost(stop)
-    if isinstance(stop, RunError | MemoryError) or is_out_of_memory(stop):
-        return RunError(
-            f"rank {world.rank}: {str(stop) or 'out of memory'}\n"
-            "The job ends, and the same command goes on from the last checkpoint."
-        )
-    return stop
-
-
 def _saved(
-    explained: BaseException, policy: Policy, optimizer: torch.optim.Optimizer, step: int, saves: Checkpoints, log: RunLog
+    error: BaseException, policy: Policy, optimizer: torch.optim.Optimizer, step: int, saves: Checkpoints, log: RunLog
 ) -> BaseException:
-    """`explained` once the state after `step` is saved; if it cannot be, what says so too."""
+    """The error to raise once the state after `step` is saved; if that fails, an error that says so too."""
     policy.model.zero_grad(set_to_none=True)
     failures: list[str] = []
     with contextlib.suppress(KeyboardInterrupt), uninterrupted():
-        _tell_failures(saves.wait(), step, log)
+        _report_failures(saves.wait(), step, log)
         try:
             log.write_metrics()  # a state whose steps are not all in the log is not one to go on from
-        except RunError as error:
-            failures = [str(error)]
+        except RunError as failure:
+            failures = [str(failure)]
         if not saves.world.any(bool(failures)):
             failures = [*saves.save(step, policy.model, optimizer), *saves.wait()]
     if failures:
-        return RunError(f"{explained}\nBut not from this step: {failures[0]}")
-    return explained
-
-
-def _check_size(policy: Policy, prepared: Prepared, config: Config, directory: Path) -> None:
-    """The model must have positions for the longest sequences, and the disk room for the model, and for the checkpoints that are kept
-    beside the one that is being written. Raises InputError."""
-    check_positions(policy, prepared.max_length, "data.max_length")
-    longest = prepared.longest_prompt + config.eval.max_new_tokens
-    check_positions(policy, longest, "the longest prompt + eval.max_new_tokens")
-    checkpoint_size = 3 * size_in_bytes(policy.model, trained=True)
-    kept = 1 + config.run.keep_last + config.run.keep_best
-    needed = size_in_bytes(policy.model) + (0 if config.run.save_every == 0 else kept * checkpoint_size)
-    free = shutil.disk_usage(directory).free
-    if free < needed:
-        raise InputError(
-            f"run.dir: {directory.absolute()} has {free / 1e9:.1f} GB free, and the run needs {needed / 1e9:.1f} GB"
-            " for its model and checkpoints (run.save_every = 0 keeps none; run.keep_last fewer); make room, or choose another"
-            " --run.dir"
-        )
+        return RunError(f"{error}\nBut not from this step: {failures[0]}")
+    return error

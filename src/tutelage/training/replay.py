@@ -13,9 +13,8 @@ from tutelage.errors import InputError
 from tutelage.machines import World, agreed, join
 from tutelage.model import Course, load_policy, load_tokenizer, optim
 from tutelage.runs import RunLog
-from tutelage.training.guard import Guard
 from tutelage.training.start import set_up
-from tutelage.training.step import accumulate_gradients, update_weights
+from tutelage.training.step import Guard, accumulate_gradients, update_weights
 
 
 def replay_step(config: Config, step: int) -> list[dict[str, Any]]:
@@ -38,8 +37,9 @@ def replay_step(config: Config, step: int) -> list[dict[str, Any]]:
         log = RunLog(directory, leads=False)
         tokenizer = world.first(lambda: load_tokenizer(config.model.id))
         prepared = world.first(lambda: prepare(config, tokenizer))
-        policy = load_policy(config.model, tokenizer, world=world, shard_ranks=config.parallel.shard)
-        policy, optimizer, course, done = set_up(policy, prepared, config, log, world, until=step - 1)
+        policy = load_policy(config.model, tokenizer, to_train=config.train.pack, world=world, shard_ranks=config.parallel.shard)
+        start = set_up(policy, prepared, config, log, world, until=step - 1)
+        course, done = start.course, start.step
         if not 1 <= step <= course.total:
             raise agreed(InputError(f"--replay {step}: the run has steps 1 to {course.total}"), world)
         lines = world.first(log.steps)
@@ -51,17 +51,17 @@ def replay_step(config: Config, step: int) -> list[dict[str, Any]]:
                 examples, batches = course.at(earlier)
                 gradients = accumulate_gradients(policy, examples, batches, config, earlier, world)
                 if not guard.objection(gradients.loss, gradients.grad_norm):
-                    update_weights(policy, optimizer, optim.lr_at(earlier, course.total, config.train))
+                    update_weights(policy, start.optimizer, optim.lr_at(earlier, course.total, config.train))
                 advance(1)
         examples, batches = course.at(step - 1)
-        whole = accumulate_gradients(policy, examples, batches, config, step - 1, world)
+        step_gradients = accumulate_gradients(policy, examples, batches, config, step - 1, world)
         rows = [_alone(course, example, step - 1, world) for example in examples]
         rows.sort(key=lambda row: (row["grad_norm"] == row["grad_norm"], -row["grad_norm"]))  # what is not a number comes first
         with contextlib.suppress(StopIteration):
             logged = next(line for line in lines if line["step"] == step)
             console.say(f"logged: loss {logged['loss']:.6g}, gradient norm {logged['grad_norm']:.6g}")
-        told = guard.objection(whole.loss, whole.grad_norm) or "it would be applied"
-        console.say(f"replayed: loss {whole.loss:.6g}, gradient norm {whole.grad_norm:.6g}: {told}")
+        verdict = guard.objection(step_gradients.loss, step_gradients.grad_norm) or "it would be applied"
+        console.say(f"replayed: loss {step_gradients.loss:.6g}, gradient norm {step_gradients.grad_norm:.6g}: {verdict}")
         console.table(
             f"The rows of step {step}, each by itself",
             ("row", "response tokens", "loss per token", "gradient norm"),
@@ -73,7 +73,6 @@ def replay_step(config: Config, step: int) -> list[dict[str, Any]]:
 def _alone(course: Course, example: TokenizedExample, step: int, world: World) -> dict[str, Any]:
     config = course.config
     gradients = accumulate_gradients(course.policy, [example], course.batches([example]), config, step, world)
-    per_token = gradients.loss if config.train.loss_normalization == "token" else gradients.loss / len(example.response_ids)
     return {
-        "source": example.source, "tokens": len(example.response_ids), "loss": per_token, "grad_norm": gradients.grad_norm,
+        "source": example.source, "tokens": len(example.response_ids), "loss": gradients.nll, "grad_norm": gradients.grad_norm,
     }  # fmt: skip

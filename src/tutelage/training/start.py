@@ -1,48 +1,174 @@
-"""Where a run stands when it starts, or goes on: its optimizer, its course, and the checkpoint that it goes on from."""
+"""How a run starts, or goes on: what is checked before anything is computed, and the state that training continues from."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
-from typing import TypeVar
+import shutil
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from tutelage import console
-from tutelage.config import Config
+from tutelage.config import Config, changeable, known_keys
 from tutelage.data import Prepared
-from tutelage.evaluation import forget_drafts
-from tutelage.machines import ALONE, World
-from tutelage.model import Course, Policy, optim
-from tutelage.resources import pair_cost
-from tutelage.runs import RunLog, checkpoint
+from tutelage.errors import InputError
+from tutelage.evaluation import forget_drafts, vllm
+from tutelage.machines import ALONE, World, agreed
+from tutelage.model import (
+    Course,
+    Policy,
+    check_positions,
+    device_for,
+    is_out_of_memory,
+    lora,
+    loss_named,
+    optim,
+    resolve,
+    size_in_bytes,
+)
+from tutelage.resources import engine_device, matrix_rate, pair_cost
+from tutelage.runs import RunLog, changes, checkpoint, refuse_to_overwrite, tracking
 from tutelage.training import arrange
+from tutelage.training.fit import Fitting, MemoryRanOut
 
-T = TypeVar("T")
+
+def save_every(config: Config) -> int:
+    """Optimizer steps between checkpoints; 0: none."""
+    return config.run.save_every if config.run.save_every is not None else config.eval.every
+
+
+def require(config: Config, world: World, allow_changes: Collection[str]) -> None:
+    """What can be wrong with settings and packages is found before anything is read or computed. Raises InputError."""
+    trains_on = device_for(config.model.device, world)
+    optim.require(config, world.size)
+    arrange.require(config)
+    loss_named(config.train.loss)
+    if config.model.lora != "none":
+        lora.require()
+    if config.parallel.shard is not None and world.size % config.parallel.shard:
+        raise InputError(f"parallel.shard = {config.parallel.shard} does not divide the {world.size} ranks of this job")
+    if config.train.on_oom == "adapt" and world.size > 1:
+        raise InputError('train.on_oom = "adapt": not with several ranks, where one that runs out of memory leaves the others waiting')
+    for key in allow_changes:
+        if key not in known_keys():
+            raise InputError(f"--allow {key}: there is no such setting")
+    if config.run.keep_best and (not save_every(config) or config.eval.every % save_every(config)):
+        raise InputError(
+            f"run.keep_best: evaluations, every {config.eval.every} steps, need a checkpoint each; set run.save_every to a divisor of that"
+        )
+    tracking.require(config.run.tracking)
+    if config.eval.backend != "native":
+        generates_on = engine_device(config.eval.device, trains_on, world.local_size)
+        if config.eval.backend == "vllm":
+            vllm.require(generates_on.type)
+    resolve(config.model.id)
+    refuse_to_overwrite(config, allow_changes)
+
+
+def check_size(policy: Policy, prepared: Prepared, config: Config, directory: Path) -> None:
+    """The model must have positions for the longest sequences, and the disk room for the model and its checkpoints.
+
+    Raises:
+        InputError: one of them is too small.
+    """
+    check_positions(policy, prepared.max_length, "data.max_length")
+    longest = prepared.longest_prompt + config.eval.max_new_tokens
+    check_positions(policy, longest, "the longest prompt + eval.max_new_tokens")
+    checkpoint_size = 3 * size_in_bytes(policy.model, trained=True)
+    # those that are kept, beside the one that is being written
+    kept = 1 + config.run.keep_last + config.run.keep_best
+    needed = size_in_bytes(policy.model) + (0 if config.run.save_every == 0 else kept * checkpoint_size)
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        raise InputError(
+            f"run.dir: {directory.absolute()} has {free / 1e9:.1f} GB free, and the run needs {needed / 1e9:.1f} GB"
+            " for its model and checkpoints (run.save_every = 0 keeps none; run.keep_last fewer); make room, or choose another"
+            " --run.dir"
+        )
+
+
+def explain(policy: Policy, config: Config, prepared: Prepared, log: RunLog, allow_changes: Collection[str]) -> None:
+    """Write what explains the run, and which settings a run that goes on has changed."""
+    found = checkpoint.latest(log.directory)
+    changed = changes(config, changeable() - set(allow_changes)) if found is not None else []
+    log.begin(config, prepared.template, prepared.description(policy.tokenizer), prepared.ledger)
+    if found is not None and changed:
+        log.metrics(kind="config_changed", step=checkpoint.step_of(found), changes=changed)
+
+
+@dataclass(frozen=True)
+class Start:
+    """What training starts from.
+
+    Attributes:
+        step: optimizer steps that are done already.
+        matrix_rate: floating-point operations per second of the device; None: they could not be measured.
+    """
+
+    course: Course
+    optimizer: torch.optim.Optimizer
+    step: int
+    matrix_rate: float | None
 
 
 def set_up(
-    policy: Policy, prepared: Prepared, config: Config, log: RunLog, world: World = ALONE, until: int | None = None
-) -> tuple[Policy, torch.optim.Optimizer, Course, int]:
-    """The policy arranged for the run, its optimizer, its course, and the optimizer steps that the newest checkpoint had done.
+    policy: Policy,
+    prepared: Prepared,
+    config: Config,
+    log: RunLog,
+    world: World = ALONE,
+    until: int | None = None,
+    trains: bool = True,
+) -> Start:
+    """Arrange the policy for the run, and restore the newest checkpoint, if there is one.
 
     Args:
         until: no checkpoint of more steps is taken.
+        trains: whether steps follow; else the optimizer gets no state.
+
+    Raises:
+        MemoryRanOut: there is no memory for the optimizer's state; nothing was trained.
     """
-    policy = replace(policy, packs=policy.packs and config.train.pack)
+    policy.packs = policy.packs and config.train.pack
     optimizer = optim.make_optimizer(policy.model, config)
-    step = _resume(policy, optimizer, log, world, until)
     course = Course(prepared, config, policy, pair_cost(policy), world)
+    rate = _matrix_rate(policy, log)
+    if trains:
+        _fill_state(optimizer, course, log)
+    step = _resume(policy, optimizer, log, world, until)
     record = log.directory / "plan.json"
     if step == 0 and log.leads:
         record.unlink(missing_ok=True)
-    tokens = sum(map(len, prepared.train)) * course.total // course.epoch
-    policy = arrange.arrange(policy, config, course.largest, tokens, record, world, writes=log.leads)
+    arrange.arrange(course, optim.state_bytes(optimizer), rate, record, writes=log.leads)
     policy.model.config.use_cache = False
     policy.model.train()
-    return policy, optimizer, replace(course, policy=policy), step
+    return Start(course, optimizer, step, rate)
+
+
+def _matrix_rate(policy: Policy, log: RunLog) -> float | None:
+    """Measured now, while nothing depends on it: in the middle of a step it would take memory and time that others need."""
+    try:
+        rate = matrix_rate(policy.device, policy.compute_dtype)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
+    log.add_to_environment(matrix_flops_per_second=rate)
+    return rate
+
+
+def _fill_state(optimizer: torch.optim.Optimizer, course: Course, log: RunLog) -> None:
+    failure = ""
+    try:
+        optim.fill_state(optimizer)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        failure = (str(error).splitlines() or ["out of memory"])[0]
+    if course.world.any(bool(failure)):
+        explained = Fitting(course, course.config, log, course.world).elsewhere(failure or "memory ran out on another rank")
+        raise agreed(MemoryRanOut(f"no room for the optimizer's state, so nothing was trained: {explained}"), course.world)
 
 
 def _resume(policy: Policy, optimizer: torch.optim.Optimizer, log: RunLog, world: World, until: int | None) -> int:
@@ -54,28 +180,9 @@ def _resume(policy: Policy, optimizer: torch.optim.Optimizer, log: RunLog, world
             forget_drafts(log.directory)
         return 0
     with console.progress("loading the checkpoint"):
-        optim.fill_state(optimizer)
         step = checkpoint.load(found, policy.model, optimizer, world)
     console.say(f"continuing after step {step} ({found})", style="bold")
     log.forget_after(step)
     if log.leads:
         forget_drafts(log.directory, but_of=step)
     return step
-
-
-@contextlib.contextmanager
-def prefetched(make: Callable[[int], T], steps: Iterable[int]) -> Iterator[Iterator[T]]:
-    """What `make` gives for each step, made in a thread of its own while the step before it computes."""
-    with ThreadPoolExecutor(1) as worker:
-
-        def ahead() -> Iterator[T]:
-            coming: Future[T] | None = None
-            for step in steps:
-                following = worker.submit(make, step)
-                if coming is not None:
-                    yield coming.result()
-                coming = following
-            if coming is not None:
-                yield coming.result()
-
-        yield ahead()

@@ -1,19 +1,29 @@
-"""One optimizer step: gradients of all its rows over one denominator, the update, and how fast it went."""
+"""One optimizer step: gradients of all its rows over one denominator, whether they make sense, the update, and how fast it went."""
 
 from __future__ import annotations
 
+import math
 import random
+import statistics
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from tutelage.config import Config
 from tutelage.data import TokenizedExample
+from tutelage.errors import RunError
 from tutelage.machines import ALONE, StopWanted, World, full_tensor, is_sharded
-from tutelage.model import Policy, optim, packing
-from tutelage.resources import matrix_rate, memory_in_use, step_flops
+from tutelage.model import Batch, Loss, Policy, is_out_of_memory, loss_named, optim
+from tutelage.resources import memory_in_use, step_flops
+
+WINDOW, AT_LEAST = 64, 16
+"""How many earlier gradient norms a norm is held against; with fewer than the latter nothing is a spike."""
+SPREADS = 8.0
+"""A spike is also so many standard deviations above the median, by the median absolute deviation of the logarithms."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +31,7 @@ class Gradients:
     """What is known of a step before the weights change: its loss, the norm of its gradient before clipping, its size.
 
     Attributes:
-        nll: negative log-likelihood per response token, in nats; the loss itself, where that is normalized by tokens.
+        nll: negative log-likelihood per response token, in nats; the loss itself, where that is "nll" normalized by tokens.
         distinct_tokens, flops: what was computed, by all ranks.
     """
 
@@ -33,14 +43,14 @@ class Gradients:
     flops: float
 
     def as_metrics(self) -> dict[str, float]:
-        """What a step's metrics say of it."""
+        """For the step's line of metrics."""
         return {"loss": self.loss, "nll": self.nll, "grad_norm": self.grad_norm, "response_tokens": self.response_tokens}
 
 
 def accumulate_gradients(
     policy: Policy,
     examples: Sequence[TokenizedExample],
-    batches: Sequence[packing.Batch],
+    batches: Sequence[Batch],
     config: Config,
     step: int,
     world: World = ALONE,
@@ -48,7 +58,7 @@ def accumulate_gradients(
 ) -> Gradients:
     """Forward and backward over one step's rows, laid out in this rank's batches; gradients summed over ranks, and clipped.
 
-    The loss is one sum over response tokens, divided once by a number that is known before the first backward pass; so the
+    The loss is one sum over response tokens. It is divided once, by a number that is known before the first backward pass. So the
     gradient does not depend on how the rows are laid out, nor on how many ranks share them.
 
     Args:
@@ -57,35 +67,63 @@ def accumulate_gradients(
     """
     tokens = sum(len(example.response_ids) for example in examples)
     denominator = tokens if config.train.loss_normalization == "token" else len(examples)
+    loss_of = loss_named(config.train.loss)
     policy.model.zero_grad(set_to_none=True)  # also what an interrupted step had left
-    loss = torch.zeros((), dtype=torch.float64, device=policy.device)
+    loss, nll = (torch.zeros((), dtype=torch.float64, device=policy.device) for _ in range(2))
     with policy.computing():
         for index, batch in enumerate(batches):
             world.passed(f"step {step + 1}, micro-batch {index + 1} of {len(batches)}")
             if is_sharded(policy.model):
                 policy.model.set_requires_gradient_sync(policy.always_sync or index == len(batches) - 1)
             # dropout is a function of (seed, step, batch): a resumed run draws the same
-            number = index * world.size + world.rank
-            torch.manual_seed(random.Random(f"{config.train.seed}-{step}-{number}").getrandbits(63))
-            part = -policy.score(batch, batch.weights / denominator).total
-            part.backward()
-            loss += part.detach().double()
+            batch_index = index * world.size + world.rank
+            torch.manual_seed(random.Random(f"{config.train.seed}-{step}-{batch_index}").getrandbits(63))
+            of_batch, nll_of_batch = _loss(policy, batch, denominator, loss_of)
+            of_batch.backward()
+            loss += of_batch.detach().double()
+            nll += nll_of_batch.double()
             if may_stop and world.any(world.stop.wanted):
                 raise StopWanted
     norm = full_tensor(torch.nn.utils.clip_grad_norm_(policy.model.parameters(), config.train.clip_grad))
-    total, size = torch.stack([loss, norm.double()]).tolist()  # both at once: each would wait for the device
+    measured = torch.stack([loss, nll, norm.double()]).tolist()  # all at once: each would wait for the device
+    total, nll_total, size = measured
     computed = [float(sum(batch.input_ids.numel() for batch in batches)), sum(step_flops(policy, batch) for batch in batches)]
-    total, size, distinct, flops = world.sum([total, size if world.leads else 0.0, *computed])
-    return Gradients(total, total * denominator / tokens, size, tokens, int(distinct), flops)
+    total, nll_total, size, distinct, flops = world.sum([total, nll_total, size if world.leads else 0.0, *computed])
+    return Gradients(total, nll_total * denominator / tokens, size, tokens, int(distinct), flops)
+
+
+def _loss(policy: Policy, batch: Batch, denominator: int, loss_of: Loss | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """(the loss of a batch, its negative log-likelihood, detached), both divided by the step's denominator."""
+    weights = batch.weights / denominator
+    if loss_of is None:  # the fused road: the gradients are computed with the log-probabilities
+        loss = -policy.score(batch, weights).total
+        return loss, loss.detach()
+    scores = policy.score(batch, entropy=True)
+    assert scores.entropies is not None
+    counts = batch.weights.to(scores.log_probs.device)
+    loss = loss_of(scores.log_probs, counts, scores.entropies) / denominator
+    return loss, -torch.dot(counts / denominator, scores.log_probs.detach())
+
+
+class HalfUpdated(RunError):
+    """An update failed in the middle: some weights or moments are of the step before, others of this one. Nothing is saved of it."""
 
 
 def update_weights(policy: Policy, optimizer: torch.optim.Optimizer, lr: float) -> tuple[float, float]:
-    """One optimizer step at learning rate `lr`; how many weights it changed, of how many that this rank has."""
-    watch = optim.ChangeMeter(policy.model)
-    optim.set_lr(optimizer, lr)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return watch.changed()
+    """One optimizer step at learning rate `lr`; how many weights it changed, of how many that this rank has.
+
+    Raises:
+        HalfUpdated: it failed. Optimizers update weight by weight, so the model is not to be saved, nor trained on.
+    """
+    try:
+        meter = optim.ChangeMeter(policy.model)
+        optim.set_lr(optimizer, lr)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return meter.changed()
+    except Exception as error:  # whatever it is: the weights are in between
+        what = "memory ran out" if is_out_of_memory(error) else type(error).__name__
+        raise HalfUpdated(f"{what} in the middle of an update ({(str(error).splitlines() or [''])[0]})") from error
 
 
 class Clock:
@@ -101,18 +139,68 @@ class Clock:
 
 
 def speed_of(
-    policy: Policy, examples: Sequence[TokenizedExample], gradients: Gradients, clock: Clock, world: World
+    policy: Policy,
+    examples: Sequence[TokenizedExample],
+    gradients: Gradients,
+    clock: Clock,
+    ranks: int,
+    matrix_rate: float | None,
 ) -> dict[str, float | None]:
-    """What a step's metrics say of its speed: tokens are the rows' own, each counted; the matrix share is of distinct ones."""
-    if not world.leads:
-        return {}
+    """What a step's metrics say of its speed: tokens are the rows' own, each counted; the matrix share is of distinct ones.
+
+    Args:
+        matrix_rate: floating-point operations per second of a rank's device; None: not known.
+    """
     seconds = sum(clock.laps.values())
-    rate = matrix_rate(policy.device, policy.compute_dtype) * world.size
+    share = gradients.flops / seconds / (matrix_rate * ranks) if matrix_rate else None
     return {
         "seconds": round(seconds, 4),
         **{f"{name}_seconds": round(lap, 4) for name, lap in clock.laps.items()},
         "tokens_per_second": round(sum(map(len, examples)) / seconds, 1),
         "distinct_tokens": gradients.distinct_tokens,
-        "matrix_share": round(gradients.flops / seconds / rate, 4),
+        "matrix_share": None if share is None else round(share, 4),
         "memory_gb": memory_in_use(policy.device),
     }
+
+
+class Guard:
+    """Knows the gradient norms of the steps before, and says which step is not to be applied.
+
+    Norms are held against their median in logarithms, for they are positive and vary by factors; median and median absolute
+    deviation do not move with single outliers (Leys et al. 2013).
+
+    Args:
+        spike_ratio: a norm below so many times the median is never a spike; 0: nothing is.
+        norms: of the steps so far that were applied, oldest first.
+        skipped: how many steps were skipped so far.
+    """
+
+    def __init__(self, spike_ratio: float, norms: Iterable[float] = (), skipped: int = 0) -> None:
+        self.spike_ratio, self.skipped = spike_ratio, skipped
+        self.norms = deque(norms, maxlen=WINDOW)
+
+    @property
+    def bound(self) -> float:
+        """The largest gradient norm that is no spike."""
+        if not self.spike_ratio or len(self.norms) < AT_LEAST:
+            return math.inf
+        logs = [math.log(max(norm, 1e-30)) for norm in self.norms]
+        middle = statistics.median(logs)
+        deviation = 1.4826 * statistics.median(abs(value - middle) for value in logs)
+        return math.exp(middle + max(math.log(max(self.spike_ratio, 1.0)), SPREADS * deviation))
+
+    def objection(self, loss: float, norm: float) -> str:
+        """Why a step is not to be applied; "" if it is, and then its norm counts from here on."""
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            return f"the loss is {loss}, its gradient norm {norm}"
+        if norm > self.bound:
+            return f"the gradient norm is {norm:.4g}, more than {self.bound:.4g}, the bound that the last {len(self.norms)} steps set"
+        self.norms.append(norm)
+        return ""
+
+    @staticmethod
+    def of_lines(spike_ratio: float, lines: Iterable[dict[str, Any]]) -> Guard:
+        """The guard after the steps of a run, by the lines of its metrics."""
+        steps = [line for line in lines if line["kind"] == "train"]
+        applied = [line["grad_norm"] for line in steps if not line.get("skipped")]
+        return Guard(spike_ratio, applied[-WINDOW:], sum(bool(line.get("skipped")) for line in steps))

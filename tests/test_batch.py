@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
 from hypothesis import given
@@ -9,19 +11,12 @@ from hypothesis import strategies as st
 
 from tutelage.config import TrainConfig
 from tutelage.data.tokens import TokenizedExample
+from tutelage.model import order
 from tutelage.model.attention import dense_mask
+from tutelage.model.batch import build_trie, pack, pack_labels, pad
 from tutelage.model.optim import lr_at
-from tutelage.model.packing import (
-    build_trie,
-    pack,
-    pack_labels,
-    pad,
-    plan_packs,
-    step_batches,
-    step_rows,
-    steps_per_epoch,
-    total_steps,
-)
+from tutelage.model.order import step_batches, step_rows, steps_per_epoch, total_steps
+from tutelage.model.packs import lay_out_packs
 
 ids = st.lists(st.integers(0, 2), min_size=1, max_size=6).map(tuple)
 examples = st.lists(
@@ -66,7 +61,7 @@ def test_a_row_without_a_prompt_token_is_refused():
 
 @given(examples, st.integers(1, 40))
 def test_a_plan_holds_every_row_once_within_its_budget(rows, budget):
-    packs = plan_packs(rows, budget)
+    packs = lay_out_packs(rows, budget)
     assert sorted(number for members in packs for number in members) == list(range(len(rows)))
     for members in packs:
         packed = [rows[number] for number in members]
@@ -75,7 +70,7 @@ def test_a_plan_holds_every_row_once_within_its_budget(rows, budget):
 
 @given(examples, st.integers(1, 40), st.integers(2, 4), st.sampled_from([0.0, 0.1]))
 def test_a_plan_for_several_ranks_gives_each_as_many_packs_within_the_budget(rows, budget, ranks, pair_cost):
-    packs = plan_packs(rows, budget, ranks, pair_cost)
+    packs = lay_out_packs(rows, budget, ranks, pair_cost)
     assert sorted(number for members in packs for number in members) == list(range(len(rows)))
     assert len(packs) % ranks == 0
     for members in filter(None, packs):
@@ -86,10 +81,10 @@ def test_a_plan_for_several_ranks_gives_each_as_many_packs_within_the_budget(row
 def test_packs_of_several_ranks_cost_the_same_not_count_the_same():
     """One row as long as six others: it has a pack for itself. With attention's share, which grows with the square, all the more."""
     rows = [TokenizedExample(str(length), (length,), (1,) * length) for length in (60, 11, 10, 12, 9, 10, 11)]
-    packs = plan_packs(rows, 10**6, ranks=2)
+    packs = lay_out_packs(rows, 10**6, ranks=2)
     assert sorted(map(len, packs)) == [1, 6]
     rows = [TokenizedExample(str(n), (n,), (1,) * (5 + 7 * n % 40)) for n in range(80)]
-    costs = [sum(len(rows[number]) ** 2 for number in members) for members in plan_packs(rows, 10**6, 4, pair_cost=1e6)]
+    costs = [sum(len(rows[number]) ** 2 for number in members) for members in lay_out_packs(rows, 10**6, 4, pair_cost=1e6)]
     assert len(costs) == 4 and max(costs) < 1.01 * min(costs)
 
 
@@ -106,7 +101,7 @@ def test_ranks_have_as_many_batches_and_together_every_row_once(pad_id):
 
 def test_solutions_of_one_problem_share_a_pack_while_they_fit():
     rows = [TokenizedExample(f"{p}-{n}", (9, p, p, p), (n, n, n)) for n in range(3) for p in range(4)]
-    packs = plan_packs(rows, budget=1 + 2 * 12)
+    packs = lay_out_packs(rows, budget=1 + 2 * 12)
     assert [{rows[number].prompt_ids[1] for number in members} for members in packs] == [{0, 1}, {2, 3}]
 
 
@@ -169,3 +164,16 @@ def test_the_learning_rate_warms_up_and_falls():
     cosine = [lr_at(step, 10, TrainConfig(lr=1.0, warmup_ratio=0.0)) for step in range(10)]
     assert cosine[0] == 1.0 and abs(cosine[5] - 0.5) < 1e-12 and cosine == sorted(cosine, reverse=True)
     assert lr_at(9, 10, TrainConfig(lr=1.0, warmup_ratio=0.0, schedule="constant")) == 1.0
+
+
+def test_an_epoch_is_shuffled_once_not_in_every_step(monkeypatch):
+    """A million rows take seconds to shuffle."""
+    shuffled, original = [], random.Random.shuffle
+    monkeypatch.setattr(random.Random, "shuffle", lambda self, rows: shuffled.append(len(rows)) or original(self, rows))
+    order.epoch_order.cache_clear()
+    rows = [row for step in range(20) for row in order.step_rows(1_000, 100, 7, step)]
+    assert shuffled == [1_000, 1_000]
+    assert sorted(rows[:1_000]) == sorted(rows[1_000:]) == list(range(1_000)) and rows[:1_000] != rows[1_000:]
+    expected = list(range(1_000))
+    original(random.Random("7-0"), expected)
+    assert rows[:1_000] == expected  # the order of runs that were begun before

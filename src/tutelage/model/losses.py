@@ -1,0 +1,68 @@
+"""What a step minimises: a sum over targets, divided once by the denominator of the step (`train.loss`).
+
+"nll" takes the fused road of `scoring.score`. Any other loss takes the plain one, where log-probabilities can be differentiated by
+anything, for one more pass over the logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from tutelage.config import is_plug_in, load_plug_in
+from tutelage.errors import InputError
+
+Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""A function of (log_probs, weights, entropies), all (targets,) float32, to a scalar: the sum over the targets.
+
+`log_probs` carries the graph. `weights` says how often each target counts: rows that share a prefix share its targets. `entropies`
+(nats) are detached. The function must be a sum over targets, as ``-(weights * log_probs).sum()`` is: a step is split into batches,
+and the sums of its batches are added before they are divided.
+"""
+
+LOSSES: dict[str, Loss | None] = {"nll": None}
+"""The losses by name. None: the fused negative log-likelihood."""
+
+
+def loss_named(name: str) -> Loss | None:
+    """The loss of `train.loss`; None for the fused negative log-likelihood.
+
+    Raises:
+        InputError: there is no such loss, or it is no sum over targets.
+    """
+    if name in LOSSES:
+        return LOSSES[name]
+    if not is_plug_in(name):
+        raise InputError(f'train.loss = "{name}": write {", ".join(LOSSES)}, or "module:function" for a loss of your own')
+    loss: Loss = load_plug_in("train.loss", name)
+    _require_a_sum(name, loss)
+    return loss
+
+
+def _require_a_sum(name: str, loss: Loss) -> None:
+    """Raises InputError if a loss of two halves of some targets does not add up to the loss of all of them."""
+    random = torch.Generator().manual_seed(0)
+    log_probs = -4 * torch.rand(12, dtype=torch.float64, generator=random)
+    weights, entropies = torch.tensor([1.0, 2.0, 1.0] * 4, dtype=torch.float64), -log_probs / 2
+    try:
+        full, *halves = (
+            loss(log_probs[part].clone().requires_grad_(), weights[part], entropies[part])
+            for part in (slice(None), slice(0, 5), slice(5, None))
+        )
+    except Exception as error:  # whatever the user's own function raises
+        raise InputError(f'train.loss = "{name}": {type(error).__name__}: {error}; it is called as {_CALL}') from None
+    if not all(isinstance(value, torch.Tensor) and value.shape == () for value in (full, *halves)):
+        raise InputError(f'train.loss = "{name}": it does not return a scalar tensor; it is called as {_CALL}')
+    if not full.requires_grad:
+        raise InputError(f'train.loss = "{name}": what it returns does not depend on log_probs, so nothing could be learnt')
+    together = halves[0] + halves[1]
+    if not torch.allclose(full, together, rtol=1e-6, atol=1e-9):
+        raise InputError(
+            f'train.loss = "{name}": it is no sum over targets (all of them give {full.item():.6g}, two halves together'
+            f" {together.item():.6g}), so a step would depend on how its rows are split; return a sum, as"
+            " -(weights * log_probs).sum(): it is divided by the denominator of the step afterwards"
+        )
+
+
+_CALL = "loss(log_probs, weights, entropies), each of shape (targets,), and returns the sum over the targets"

@@ -1,0 +1,144 @@
+"""Which rows make up a step, as a pure function of (seed, step), and in which batches they go through the model."""
+
+from __future__ import annotations
+
+import functools
+import math
+import random
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from tutelage.config import Config
+from tutelage.data import Prepared, TokenizedExample
+from tutelage.machines import ALONE, World
+from tutelage.model.batch import Batch, pack, pad
+from tutelage.model.packs import lay_out_packs
+from tutelage.model.policy import Policy
+
+
+def steps_per_epoch(rows: int, rows_per_step: int) -> int:
+    """Optimizer steps of one pass over the rows; the last one may be smaller."""
+    return math.ceil(rows / rows_per_step)
+
+
+def total_steps(rows: int, rows_per_step: int, num_epochs: float, num_steps: int | None) -> int:
+    """Optimizer steps of a run."""
+    return num_steps if num_steps is not None else math.ceil(num_epochs * steps_per_epoch(rows, rows_per_step) - 1e-9)
+
+
+def step_rows(rows: int, rows_per_step: int, seed: int, step: int) -> Sequence[int]:
+    """Indices of the rows of optimizer step `step` (from 0). Each epoch has an order of its own; its last step may be smaller."""
+    epoch, within = divmod(step, steps_per_epoch(rows, rows_per_step))
+    return epoch_order(rows, seed, epoch)[within * rows_per_step : (within + 1) * rows_per_step]
+
+
+@functools.lru_cache(maxsize=2)
+def epoch_order(rows: int, seed: int, epoch: int) -> Sequence[int]:
+    """The order of all rows in an epoch.
+
+    A million rows take seconds to shuffle, so the orders of the last two epochs are kept: steps are prefetched across the border.
+    """
+    order = array("I", range(rows))
+    random.Random(f"{seed}-{epoch}").shuffle(order)
+    return order
+
+
+def step_batches(
+    examples: Sequence[TokenizedExample],
+    budget: int,
+    rows: int,
+    pad_id: int | None = None,
+    rank: int = 0,
+    ranks: int = 1,
+    pair_cost: float = 0.0,
+) -> list[Batch]:
+    """A rank's batches of one optimizer step.
+
+    All ranks get the same number of batches, because collectives run in lockstep. A rank without rows repeats the shortest row
+    with weight 0.
+
+    Args:
+        budget: distinct tokens of a pack at most.
+        rows: padded rows of a batch at most.
+        pad_id: what padded rows are filled with; None: rows are packed.
+        pair_cost: as `lay_out_packs`.
+    """
+    if pad_id is None:
+        groups = lay_out_packs(examples, budget, ranks, pair_cost)
+    else:  # rows of like length
+        ordered = sorted(range(len(examples)), key=lambda index: len(examples[index]), reverse=True)
+        size = min(rows, math.ceil(len(examples) / ranks))
+        groups = [ordered[start : start + size] for start in range(0, len(ordered), size)]
+    groups += [[] for _ in range(-len(groups) % ranks)]
+    if ranks > 1:  # batches that are computed at the same time are alike
+        groups.sort(key=lambda members: sum(len(examples[index]) for index in members), reverse=True)
+    idle = min(examples, key=len)
+    batches = []
+    for members in groups[rank::ranks]:
+        chosen = [examples[index] for index in members] or [idle]
+        batch = pack(chosen) if pad_id is None else pad(chosen, pad_id)
+        batches.append(batch if members else replace(batch, weights=torch.zeros_like(batch.weights)))
+    return batches
+
+
+@dataclass(frozen=True)
+class Course:
+    """What each optimizer step of a run computes, a function of the configuration and the rows alone.
+
+    Batches are made in a thread of their own, which must not look at the model while it computes.
+
+    Attributes:
+        pair_cost: as `lay_out_packs`, of this model.
+    """
+
+    prepared: Prepared
+    config: Config
+    policy: Policy
+    pair_cost: float
+    world: World = ALONE
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows of an optimizer step, of all ranks."""
+        return self.config.train.batch_size * self.config.train.grad_accum
+
+    @property
+    def epoch(self) -> int:
+        """Optimizer steps of one pass over the rows."""
+        return steps_per_epoch(len(self.prepared.train), self.rows_per_step)
+
+    @property
+    def total(self) -> int:
+        """Optimizer steps of the run."""
+        train = self.config.train
+        return total_steps(len(self.prepared.train), self.rows_per_step, train.num_epochs, train.num_steps)
+
+    @property
+    def budget(self) -> int:
+        """Distinct tokens of a pack at most."""
+        return self.config.train.pack_tokens or self.config.train.batch_size * self.prepared.max_length
+
+    @property
+    def largest(self) -> int:
+        """Tokens of the largest batch, at most."""
+        rows = self.config.train.batch_size * self.prepared.max_length
+        return max(self.budget, self.prepared.max_length) if self.policy.packs else rows
+
+    def examples(self, step: int) -> list[TokenizedExample]:
+        """The rows of optimizer step `step` (from 0), those of all ranks."""
+        rows = step_rows(len(self.prepared.train), self.rows_per_step, self.config.train.seed, step)
+        return [self.prepared.train[row] for row in rows]
+
+    def batches(self, examples: Sequence[TokenizedExample], parts: int = 1) -> list[Batch]:
+        """This rank's batches of a step with these rows, each `parts` times smaller than planned, though of one row at least."""
+        budget, rows = max(1, self.budget // parts), max(1, self.config.train.batch_size // parts)
+        pad_id = None if self.policy.packs else self.policy.pad_token_id
+        return step_batches(examples, budget, rows, pad_id, self.world.rank, self.world.size, self.pair_cost)
+
+    def at(self, step: int) -> tuple[list[TokenizedExample], list[Batch]]:
+        """The rows of optimizer step `step` (from 0), and this rank's batches of them."""
+        examples = self.examples(step)
+        return examples, self.batches(examples)

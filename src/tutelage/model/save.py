@@ -1,0 +1,73 @@
+"""Save a policy as a Hugging Face model directory."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tutelage.errors import RunError
+from tutelage.machines import ALONE, World, full_tensor
+from tutelage.model import lora
+from tutelage.model.policy import Policy
+
+SHARD_SIZE = "5GB"
+"""Largest file of weights in a saved model."""
+
+
+def save_model(policy: Policy, target: Path, card: str, world: World = ALONE) -> None:
+    """A Hugging Face directory with weights, tokenizer, stop token and model card, renamed into place when complete.
+
+    Sharded weights are gathered one by one, and written by rank 0.
+
+    Raises:
+        RunError: it cannot be written (a full disk); nothing half-written is left.
+    """
+    world.long_task("saving the model")
+    first_names = _first_names(policy.model)
+    weights: dict[str, torch.Tensor] = {}
+    for name, tensor in lora.merged_weights(policy.model):
+        first = first_names.get(name, name)
+        if first in weights:
+            weights[name] = weights[first]  # tied: written once
+        elif world.size == 1:
+            weights[name] = tensor
+        else:
+            gathered = full_tensor(tensor)
+            weights[name] = gathered.detach().cpu() if world.leads else torch.empty(0)
+    world.first(lambda: _write_model(policy, weights, target, card))
+
+
+def _first_names(model: Any) -> dict[str, str]:
+    """Of each parameter with several names, the first one by each of them."""
+    first: dict[int, str] = {}
+    return {name: first.setdefault(id(parameter), name) for name, parameter in model.named_parameters(remove_duplicate=False)}
+
+
+def _write_model(policy: Policy, weights: dict[str, torch.Tensor], target: Path, card: str) -> None:
+    from transformers import GenerationConfig
+
+    folder = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(folder, ignore_errors=True)
+    model = policy.model
+    # made anew: a base model's own sampling defaults are not what was evaluated here
+    model.generation_config = GenerationConfig(
+        bos_token_id=policy.tokenizer.bos_token_id,
+        eos_token_id=policy.stops.end_token_id,
+        pad_token_id=policy.tokenizer.pad_token_id,
+        do_sample=False,
+    )
+    model.config.use_cache = True
+    try:
+        model.save_pretrained(folder, state_dict=weights, max_shard_size=SHARD_SIZE)
+        policy.tokenizer.save_pretrained(folder)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        shutil.rmtree(target, ignore_errors=True)  # of a run that died before it could say that it was finished
+        folder.rename(target)
+    except Exception as error:  # safetensors reports a full disk with an error of its own
+        shutil.rmtree(folder, ignore_errors=True)
+        raise RunError(f"{target}: the model could not be written: {error}") from None
+
+

@@ -1,0 +1,110 @@
+"""Packs are tried on each model: its structure in float32, token by token; the device's kernels forward and backward."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers
+from test_policy import saved, tiny
+
+from tutelage.errors import InputError
+from tutelage.model import attention, probe
+from tutelage.model.attention_cpu import CpuLayout
+from tutelage.model.batch import pack, pad
+from tutelage.model.load import load_policy
+
+
+def lfm2(path):
+    """A hybrid: short convolutions look two tokens back, whoever they belong to, so packs leak at their seams only."""
+    kinds = ["conv", "conv", "full_attention", "conv"]
+    # weights as large as trained ones: random ones of the usual size hide what leaks
+    config = transformers.Lfm2Config(**tiny(num_hidden_layers=4, layer_types=kinds, pad_token_id=0, initializer_range=0.1))
+    return saved(config, path)
+
+
+@pytest.mark.parametrize("changes", [{}, {"precision": "bf16-sr"}, {"precision": "bf16-mixed", "lora": "lora"}])
+def test_a_leak_at_a_few_tokens_is_found_in_every_precision(tmp_path, tokenizer, changes, capsys):
+    if "lora" in changes:
+        pytest.importorskip("peft")
+    config = lfm2(tmp_path).model_copy(update=changes)
+    policy = load_policy(config, tokenizer, here=False)
+    assert not policy.packs and "state from token to token" in capsys.readouterr().out
+
+
+def test_a_model_in_bfloat16_that_can_be_packed_is(tmp_path, tokenizer):
+    config = saved(transformers.LlamaConfig(**tiny()), tmp_path).model_copy(update={"precision": "bf16-sr"})
+    policy = load_policy(config, tokenizer, here=False)
+    assert policy.packs and {weight.dtype for weight in policy.model.parameters()} == {torch.bfloat16}
+    assert all(weight.grad is None for weight in policy.model.parameters()) and not policy.model.training
+
+
+@pytest.fixture
+def kernel(monkeypatch):
+    """Let the device's kernel for packs do something else."""
+
+    def becomes(attend):
+        monkeypatch.setattr(CpuLayout, "attend", attend)
+
+    return becomes
+
+
+def raising(error):
+    def attend(self, *_):
+        raise error
+
+    return attend
+
+
+def test_a_kernel_with_other_numbers_is_not_trained_with(make_config, tokenizer, kernel, capsys):
+    right = CpuLayout.attend
+    kernel(lambda self, query, key, value, scaling: right(self, query, key, value, 2 * scaling))
+    assert not load_policy(make_config().model, tokenizer).packs
+    assert "kernels on cpu that differ from plain masked attention" in capsys.readouterr().out
+
+
+def test_a_kernel_whose_backward_pass_is_wrong_is_not_trained_with(make_config, tokenizer, kernel, capsys):
+    right = CpuLayout.attend
+    kernel(lambda self, query, key, value, scaling: right(self, query, key.detach(), value, scaling))
+    assert not load_policy(make_config().model, tokenizer).packs
+    assert "gradients by" in capsys.readouterr().out
+
+
+def test_a_kernel_that_does_not_compile_is_named_for_what_it_is(make_config, tokenizer, kernel, capsys):
+    class CompilationError(RuntimeError):
+        pass
+
+    CompilationError.__module__ = "torch._inductor.exc"
+    kernel(raising(CompilationError("out of resource: shared memory\nmore")))
+    assert not load_policy(make_config().model, tokenizer).packs
+    said = capsys.readouterr().out
+    assert "no kernel for packed attention that compiles on cpu (CompilationError: out of resource: shared memory)" in said
+
+
+def test_a_kernel_of_another_version_is_an_error_with_a_remedy(make_config, tokenizer, kernel):
+    kernel(raising(TypeError("flash_attn_varlen_func() got an unexpected keyword argument 'softmax_scale'")))
+    with pytest.raises(InputError, match=r"takes other arguments.*softmax_scale.*train\.pack = false"):
+        load_policy(make_config().model, tokenizer)
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory."), torch.AcceleratorError("illegal memory access", 700), ValueError("bug")]
+)
+def test_what_says_nothing_of_packs_is_not_taken_for_a_verdict(make_config, tokenizer, kernel, error):
+    try:
+        raise error
+    except Exception as raised:
+        error = raised
+    kernel(raising(error))
+    with pytest.raises(type(error)):
+        load_policy(make_config().model, tokenizer)
+
+
+def test_the_probe_compares_the_largest_gap_not_the_mean(make_config, tokenizer):
+    policy = load_policy(make_config().model, tokenizer)
+    rows = probe._rows(policy)
+    batch = pack(rows)
+    with torch.no_grad():
+        packed = probe._log_probs(policy, batch, probe._dense(policy, batch))[torch.cat(batch.of_examples)]
+        alone = torch.cat([probe._log_probs(policy, pad([row], 0), {}) for row in rows])
+    assert (packed - alone).abs().max() < probe.STRUCTURE_GAP / 10
+    assert policy.model.config._attn_implementation == attention.NAME
