@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+import tutelage
 from tutelage.check import doctor
 from tutelage.cli import main
 from tutelage.cli.entry import build_parser
@@ -140,6 +141,11 @@ def test_tests_and_scripts_that_are_named_are_there():
             assert (ROOT / name).is_file(), f"{page.name} names {name}"
         for name in re.findall(r"`(?:test_\w+\.py::)?(test_\w+)`", text):
             assert f"def {name}(" in known or (ROOT / "tests" / f"{name}.py").is_file(), f"{page.name} names {name}"
+
+
+def test_the_reference_of_the_python_api_has_every_public_name():
+    names = re.findall(r"^::: tutelage\.(\w+)$", (ROOT / "docs" / "reference" / "api.md").read_text(), re.MULTILINE)
+    assert sorted(names) == tutelage.__all__
 
 
 @pytest.mark.slow
