@@ -13,7 +13,7 @@ import pytest
 from tiny import make_tiny_model
 
 from tutelage.data import arithmetic
-from tutelage.runs.runlog import to_lines
+from tutelage.runs.files import to_lines
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from tutelage.machines.world import ALONE, World
 from tutelage.model import lora, optim
 from tutelage.model.load import load_policy, load_tokenizer
 from tutelage.runs import checkpoint
-from tutelage.runs.runlog import RunLog
+from tutelage.runs.log import SilentRunLog
 from tutelage.training.start import set_up
 from tutelage.training.step import accumulate_gradients, update_weights
 
@@ -31,7 +31,7 @@ def set_up_here(world: World, raw: dict, architecture: dict | None = None):
     tokenizer = load_tokenizer(config.model.id)
     prepared = prepare(config, tokenizer)
     policy = load_policy(config.model, tokenizer, world=world, shard_ranks=config.parallel.shard)
-    policy, optimizer, course, _ = set_up(policy, prepared, config, RunLog(Path("/nowhere"), leads=False), world)
+    policy, optimizer, course, _ = set_up(policy, prepared, config, SilentRunLog(Path("/nowhere")), world)
     if sgd:
         trained = [parameter for parameter in policy.model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.SGD(trained, lr=config.train.lr)

@@ -21,7 +21,7 @@ from tutelage.config import load_config, split_overrides
 from tutelage.data import arithmetic
 from tutelage.experiments.design import Design
 from tutelage.experiments.sweep import sweep
-from tutelage.runs.runlog import to_lines
+from tutelage.runs.files import to_lines
 from tutelage.training.loop import train_one_size
 
 ROOT = Path(__file__).parent.parent

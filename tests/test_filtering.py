@@ -15,7 +15,7 @@ from tutelage.data import arithmetic, sources
 from tutelage.data import rows as data
 from tutelage.errors import InputError, RunError
 from tutelage.grading import cache, equality
-from tutelage.runs.runlog import to_lines
+from tutelage.runs.files import to_lines
 
 
 def lines_of(path):

@@ -18,8 +18,8 @@ from tutelage.config import parse_config, to_toml
 from tutelage.errors import InputError
 from tutelage.report import facts, figures, words
 from tutelage.report import page as report
-from tutelage.runs.readings import DIGITS, LEVELS_PER_OCTAVE, Reading, digit_of
-from tutelage.runs.runlog import read_lines, to_lines
+from tutelage.runs.files import read_lines, to_lines
+from tutelage.runs.reading import DIGITS, LEVELS_PER_OCTAVE, Reading, digit_of
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 in_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")

@@ -7,7 +7,8 @@ import pytest
 
 from tutelage.config import parse_config
 from tutelage.errors import InputError, RunError
-from tutelage.runs.runlog import append_lines, open_run, read_lines
+from tutelage.runs.files import append_lines, read_lines
+from tutelage.runs.log import open_run
 
 
 def config_of(directory, **train):
@@ -16,7 +17,7 @@ def config_of(directory, **train):
 
 def test_a_run_directory_in_use_is_refused(tmp_path):
     holder = (
-        "import sys; from tutelage.config import parse_config; from tutelage.runs.runlog import open_run\n"
+        "import sys; from tutelage.config import parse_config; from tutelage.runs.log import open_run\n"
         f"with open_run(parse_config({{'run': {{'dir': {str(tmp_path / 'run')!r}}}}})):\n    print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen([sys.executable, "-c", holder], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
@@ -82,7 +83,7 @@ def test_half_a_character_in_a_row_is_written_as_json_writes_it(tmp_path):
 def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path, monkeypatch):
     from pathlib import Path
 
-    from tutelage.runs.runlog import write_text
+    from tutelage.runs.files import write_text
 
     def full(*_):
         raise OSError(28, "No space left on device")

@@ -12,7 +12,8 @@ import pytest
 from tutelage.config import describe, load_config, parse_config
 from tutelage.errors import InputError
 from tutelage.runs import tracking
-from tutelage.runs.runlog import open_run, read_lines
+from tutelage.runs.files import read_lines
+from tutelage.runs.log import open_run
 
 # of SQLAlchemy 2.1, about what MLflow does inside
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tutelage.data import arithmetic
-from tutelage.runs.runlog import to_lines
+from tutelage.runs.files import to_lines
 
 ROOT = Path(__file__).parent.parent
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections import Counter
 from pathlib import Path
 
 from tutelage import console
@@ -13,7 +12,7 @@ from tutelage.errors import InputError
 from tutelage.machines import ALONE
 from tutelage.model import load_policy, load_tokenizer, save_model
 from tutelage.report import show
-from tutelage.runs import RunLog, checkpoint, read_lines
+from tutelage.runs import Reading, checkpoint
 
 
 def export(run: Path, step: int | None = None, out: Path | None = None) -> Path:
@@ -53,9 +52,9 @@ def export(run: Path, step: int | None = None, out: Path | None = None) -> Path:
     with console.progress("loading the checkpoint"):
         policy = load_policy(as_trained, tokenizer, to_train=False, here=False)
         checkpoint.load(found, policy.model, None, ALONE)
-    fates = Counter(line["fate"] for line in read_lines(run / "ledger.jsonl"))
-    evaluations = [line for line in RunLog(run).evaluations() if line["step"] <= taken]
-    save_model(policy, target, show.model_card(config, fates, evaluations, taken))
+    reading = Reading(run)
+    evaluations = [line for line in reading.evaluations if line["step"] <= taken]
+    save_model(policy, target, show.model_card(config, reading.fates, evaluations, taken))
     return target
 
 

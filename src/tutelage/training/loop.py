@@ -37,6 +37,7 @@ from tutelage.resources import engine_device, place_engine
 from tutelage.runs import (
     Checkpoints,
     RunLog,
+    SilentRunLog,
     changes,
     checkpoint,
     open_run,
@@ -72,7 +73,7 @@ def save_every(config: Config) -> int:
 @dataclass(frozen=True)
 class Result:
     """What a finished run leaves: its directory, the evaluations (oldest first), the number of optimizer steps, and for how long
-    evaluations held up training (`RunLog.evaluation_cost`)."""
+    evaluations held up training (`Reading.evaluation_cost`)."""
 
     directory: Path
     evaluations: list[dict[str, Any]]
@@ -112,7 +113,7 @@ def train_one_size(
         ready = world.first(lambda: prepared or prepare(config, tokenizer))
         opened: list[RunLog] = []
         world.first(lambda: opened.append(held.enter_context(open_run(config, allow_changes))))
-        log = opened[0] if opened else RunLog(Path(config.run.dir), leads=False)
+        log = opened[0] if opened else SilentRunLog(Path(config.run.dir))
         if world.leads:
             show.preview(ready, tokenizer)
         with console.progress("loading the model"):
@@ -140,7 +141,7 @@ def evaluate_untrained(config: Config, prepared: Prepared) -> Path:
         with contextlib.closing(evaluator) as evaluate:
             evaluate(0)
             evaluate.finish(0)
-        evaluations = log.evaluations()
+        evaluations = log.reading().evaluations
         if not evaluations:
             raise RunError(f"the untouched model could not be evaluated; {log.directory}/metrics.jsonl says why")
         log.finish({"steps": 0, "evaluations": evaluations})
@@ -193,7 +194,7 @@ def run(
     total = course.total
     longest = prepared.longest_prompt + config.eval.max_new_tokens
     placement = world.first(lambda: place_engine(policy, config, optimizer, course.largest, longest, world.local_size, vllm.missing))
-    guard = world.first(lambda: Guard.of_lines(config.train.spike_ratio, log.steps()))
+    guard = world.first(lambda: Guard.of_lines(config.train.spike_ratio, log.reading().steps))
     fitting = Fitting(course, config, log, world)
     saves = Checkpoints(log.directory, world, config.run.keep_last, lambda: _worth_keeping(log, config, total))
     evaluator = Evaluator(policy, prepared, config, log, optimizer, placement, longest, total, world)
@@ -254,7 +255,7 @@ def run(
 
 def _finished(policy: Policy, prepared: Prepared, config: Config, log: RunLog, total: int, world: World) -> Result:
     """Save the model, and say in the log that the run is finished."""
-    evaluations, cost = world.first(lambda: (log.evaluations(), log.evaluation_cost()))
+    evaluations, cost = world.first(lambda: (log.reading().evaluations, log.reading().evaluation_cost))
     with console.progress("saving the model"):
         card = show.model_card(config, prepared.ledger.counts(), evaluations, total)
         save_model(policy, log.directory / "model", card, world)
@@ -273,7 +274,7 @@ def _report(directory: Path) -> None:
 
 def _best(log: RunLog) -> list[int]:
     """The step of the best evaluation so far, the earliest of equals; none before there is one."""
-    evaluations = [line for line in log.evaluations() if line["step"] > 0]
+    evaluations = [line for line in log.reading().evaluations if line["step"] > 0]
     return [max(evaluations, key=lambda line: (line["accuracy"], -line["step"]))["step"]] if evaluations else []
 
 
@@ -281,7 +282,7 @@ def _worth_keeping(log: RunLog, config: Config, total: int) -> list[int]:
     """Steps whose checkpoints stay for `run.keep_best`: the best so far, and those whose evaluations have not come in yet."""
     if not config.run.keep_best:
         return []
-    known = max((line["step"] for line in log.evaluations()), default=-1)
+    known = max(log.reading().evaluated, default=-1)
     return [*_best(log), *(step for step in range(known + 1, total) if config.eval.is_due(step, total))]
 
 

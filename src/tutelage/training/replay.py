@@ -12,7 +12,7 @@ from tutelage.data import TokenizedExample, prepare
 from tutelage.errors import InputError
 from tutelage.machines import World, agreed, join
 from tutelage.model import Course, load_policy, load_tokenizer, optim
-from tutelage.runs import RunLog
+from tutelage.runs import SilentRunLog
 from tutelage.training.guard import Guard
 from tutelage.training.start import set_up
 from tutelage.training.step import accumulate_gradients, update_weights
@@ -35,14 +35,14 @@ def replay_step(config: Config, step: int) -> list[dict[str, Any]]:
     if not (directory / "config.toml").is_file():
         raise InputError(f"run.dir: {directory} is not a run directory (it holds no config.toml)")
     with join(config.model.device, config.parallel.timeout) as world:
-        log = RunLog(directory, leads=False)
+        log = SilentRunLog(directory)
         tokenizer = world.first(lambda: load_tokenizer(config.model.id))
         prepared = world.first(lambda: prepare(config, tokenizer))
         policy = load_policy(config.model, tokenizer, world=world, shard_ranks=config.parallel.shard)
         policy, optimizer, course, done = set_up(policy, prepared, config, log, world, until=step - 1)
         if not 1 <= step <= course.total:
             raise agreed(InputError(f"--replay {step}: the run has steps 1 to {course.total}"), world)
-        lines = world.first(log.steps)
+        lines = world.first(lambda: log.reading().steps)
         guard = Guard.of_lines(config.train.spike_ratio, [line for line in lines if line["step"] <= done])
         with console.progress("training up to the step", step - 1 - done) as advance:
             for earlier in range(done, step - 1):
