@@ -24,6 +24,8 @@ LARGEST = 15_000_000
 WATCHED = ("metrics.jsonl", "generations.jsonl", "result.json", "sweep.json")
 POLL = 2.0
 """Seconds between two looks at whether a watched run has got on."""
+BREAK = 10
+"""Between two pages, the break is so many times as long as the writing of one took: the cores are for training."""
 
 
 def write(
@@ -119,7 +121,7 @@ def watch(directory: str | Path, out: Path | None = None, *, price_per_hour: flo
                 if finished:
                     return page
                 took = time.monotonic() - started
-            time.sleep(max(POLL, 10 * took))  # the cores are for training
+            time.sleep(max(POLL, BREAK * took))
     except KeyboardInterrupt:
         return write(directory, out, price_per_hour=price_per_hour)
 
