@@ -114,7 +114,7 @@ def live_run(arguments: argparse.Namespace) -> dict[str, Any]:
     """A run with asynchronous evaluation: its cost to training, and its timeline."""
     from tutelage import train_one_size
     from tutelage.config import parse_config
-    from tutelage.runs.runlog import read_lines
+    from tutelage.runs.files import read_lines
 
     with tempfile.TemporaryDirectory() as folder:
         config = parse_config(

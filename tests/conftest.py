@@ -14,7 +14,7 @@ import pytest
 from tiny import make_tiny_model
 
 from tutelage.data import arithmetic
-from tutelage.runs.runlog import to_lines
+from tutelage.runs.files import to_lines
 
 # A shell ignores SIGINT for what it starts in the background, and a process hands that on to its children: tests of Ctrl-C,
 # and the processes that they start, need the usual handler.

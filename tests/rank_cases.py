@@ -21,7 +21,7 @@ from tutelage.model import lora, optim
 from tutelage.model.load import load_policy, load_tokenizer
 from tutelage.model.order import step_batches
 from tutelage.runs import checkpoint
-from tutelage.runs.runlog import RunLog
+from tutelage.runs.log import SilentRunLog
 from tutelage.training.start import set_up
 from tutelage.training.step import accumulate_gradients, update_weights
 
@@ -34,7 +34,7 @@ def set_up_here(world: World, raw: dict, architecture: dict | None = None):
     tokenizer = load_tokenizer(config.model.id)
     prepared = prepare(config, tokenizer)
     policy = load_policy(config.model, tokenizer, world=world, shard_ranks=config.parallel.shard)
-    start = set_up(policy, prepared, config, RunLog(Path("/nowhere"), leads=False), world)
+    start = set_up(policy, prepared, config, SilentRunLog(Path("/nowhere")), world)
     course, optimizer = start.course, start.optimizer
     if sgd:
         trained = [parameter for parameter in policy.model.parameters() if parameter.requires_grad]

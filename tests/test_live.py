@@ -15,7 +15,7 @@ import torch
 from tutelage import InputError, train_one_size
 from tutelage.evaluation.engine import vllm
 from tutelage.evaluation.engine.contract import Sampling
-from tutelage.runs.runlog import read_lines
+from tutelage.runs.files import read_lines
 
 STEPS = {"train__num_steps": 6, "eval__every": 2}
 
@@ -437,13 +437,3 @@ def test_memory_that_runs_out_for_the_entropies_fails_that_evaluation_alone(make
     monkeypatch.setattr(live, "add_entropies", too_much)
     result = train_one_size(make_config(**STEPS, eval__backend="vllm"))
     assert result.evaluations == [] and len(lines(result.directory, "eval_failed")) == 4
-
-
-def test_what_evaluations_cost_is_known_of_runs_begun_before_it_was_written(tmp_path):
-    from tutelage.runs.runlog import RunLog, append_lines
-
-    old = [{"kind": "train", "step": 1, "seconds": 10.0}, {"kind": "eval", "step": 1, "seconds": 4.0}]
-    new = [{"kind": "eval", "step": 2, "seconds": 9.0, "training_seconds": 0.5}]
-    new += [{"kind": "eval_failed", "step": 3, "training_seconds": 0.5}, {"kind": "eval_skipped", "step": 4}]
-    append_lines(tmp_path / "metrics.jsonl", old + new)
-    assert RunLog(tmp_path).evaluation_cost() == {"training_seconds": 10.0, "evaluation_seconds": 5.0, "share": 0.5}

@@ -15,7 +15,7 @@ from tutelage import train_one_size
 from tutelage.config import parse_config
 from tutelage.data import arithmetic
 from tutelage.machines.world import ALONE
-from tutelage.runs.runlog import to_lines
+from tutelage.runs.files import to_lines
 
 pytestmark = pytest.mark.slow
 

@@ -131,9 +131,9 @@ def test_what_cannot_be_kept_of_an_evaluation_does_not_end_it(make_config, monke
 
 def test_a_log_that_meets_a_full_disk_is_written_before_the_state_is_saved(make_config, tmp_path, monkeypatch):
     """The line of step 3 meets a full disk once: the run stops with it written and its state saved, and goes on from there."""
-    from tutelage.runs import runlog
+    from tutelage.runs import log
 
-    original = runlog.append_lines
+    original = log.append_lines
     refused = []
 
     def full_once(path, lines):
@@ -142,7 +142,7 @@ def test_a_log_that_meets_a_full_disk_is_written_before_the_state_is_saved(make_
             raise RunError("metrics.jsonl: cannot be written: No space left on device")
         original(path, lines)
 
-    monkeypatch.setattr(runlog, "append_lines", full_once)
+    monkeypatch.setattr(log, "append_lines", full_once)
     config = make_config(train__num_steps=5, eval__every=0)
     with pytest.raises(RunError, match=r"No space left(.|\n)*stopped after step 3 of 5"):
         train_one_size(config)

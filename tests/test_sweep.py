@@ -21,8 +21,8 @@ from tutelage.experiments import sweep
 from tutelage.experiments.design import Design
 from tutelage.machines import fanout
 from tutelage.runs import results
-from tutelage.runs.readings import Reading
-from tutelage.runs.runlog import read_lines, to_lines
+from tutelage.runs.files import read_lines, to_lines
+from tutelage.runs.reading import Reading
 
 EVERYTHING = Design((8, None), ("raw", "filtered", "control"), 2)
 

@@ -30,7 +30,7 @@ from tutelage.config import ModelConfig, load_config
 from tutelage.evaluation.certificate import UncertifiedWeights
 from tutelage.evaluation.engine import native, vllm
 from tutelage.evaluation.engine.contract import Sampling
-from tutelage.runs.runlog import read_lines
+from tutelage.runs.files import read_lines
 
 needs_vllm = pytest.mark.skipif(
     bool(vllm.missing("cpu")) and "TUTELAGE_TEST_VLLM" not in os.environ,

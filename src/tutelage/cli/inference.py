@@ -49,7 +49,7 @@ from tutelage.machines import fanout
 from tutelage.model import Policy, check_positions, load_policy, load_tokenizer, resolve
 from tutelage.report import show
 from tutelage.resources import engine_devices
-from tutelage.runs import append_lines, environment, to_lines, write_text
+from tutelage.runs import append_lines, describe_environment, to_lines, write_text
 
 
 def config_of(model: str, overrides: list[str]) -> Config:
@@ -160,7 +160,7 @@ def _explain(directory: Path, config: Config, template: str) -> None:
     """Write what an evaluation is of: settings, prompt template, environment and command."""
     write_text(directory / "settings.toml", to_toml(config))
     write_text(directory / "prompt.txt", template)
-    write_text(directory / "environment.json", json.dumps(environment(), indent=2) + "\n")
+    write_text(directory / "environment.json", json.dumps(describe_environment(), indent=2) + "\n")
 
 
 def _solve(

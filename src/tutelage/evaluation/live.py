@@ -146,7 +146,7 @@ class Evaluator:
         self.log.metrics(kind="eval_lost", step=flight.step)
 
     def _knows(self, step: int) -> bool:
-        return self.log.has_evaluation(step) or any(flight.step == step for flight in self.flights)
+        return step in self.log.reading().evaluated or any(flight.step == step for flight in self.flights)
 
     def _cost(self, step: int, since: float) -> float:
         """Seconds that training stood still at a step; none once there is nothing left to train."""

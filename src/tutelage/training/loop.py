@@ -22,7 +22,7 @@ from tutelage.model import Policy, load_policy, load_tokenizer, optim, save_mode
 from tutelage.report import page as report
 from tutelage.report import show
 from tutelage.resources import place_engine
-from tutelage.runs import Checkpoints, RunLog, checkpoint, open_run, write_text
+from tutelage.runs import Checkpoints, RunLog, SilentRunLog, checkpoint, open_run, write_text
 from tutelage.training.ending import Nonsense, Preempted, Stand, Wait, ending_of
 from tutelage.training.fit import Fitting
 from tutelage.training.start import Start, check_size, explain, require, save_every, set_up
@@ -38,7 +38,7 @@ class Result:
     Attributes:
         evaluations: oldest first.
         steps: optimizer steps.
-        evaluation_cost: for how long evaluations held up training (`RunLog.evaluation_cost`).
+        evaluation_cost: for how long evaluations held up training (`Reading.evaluation_cost`).
     """
 
     directory: Path
@@ -93,7 +93,7 @@ def train_one_size(
 
 def _open(config: Config, allow_changes: Collection[str], world: World, held: contextlib.ExitStack) -> RunLog:
     """The run's log: rank 0 holds the directory until `held` is left, and the other ranks are silent."""
-    log = RunLog(Path(config.run.dir), leads=False)
+    log: RunLog = SilentRunLog(Path(config.run.dir))
 
     def take_directory() -> None:
         nonlocal log
@@ -116,7 +116,7 @@ def evaluate_untrained(config: Config, prepared: Prepared) -> Path:
         with contextlib.closing(_evaluator(start, log)) as evaluate:
             evaluate(0)
             evaluate.finish(0)
-        evaluations = log.evaluations()
+        evaluations = log.reading().evaluations
         if not evaluations:
             raise RunError(f"the untouched model could not be evaluated; {log.directory}/metrics.jsonl says why")
         log.finish({"steps": 0, "evaluations": evaluations})
@@ -134,7 +134,7 @@ def run(
         world.first(lambda: log.adopt(baseline))
     total = course.total
     evaluator = _evaluator(start, log)
-    guard = world.first(lambda: Guard.of_lines(config.train.spike_ratio, log.steps()))
+    guard = world.first(lambda: Guard.of_lines(config.train.spike_ratio, log.reading().steps))
     fitting = Fitting(course, config, log, world)
     saves = Checkpoints(log.directory, world, config.run.keep_last, lambda: _worth_keeping(log, config, total))
     settling = policy.compiled  # the first step after a start compiles, which takes long
@@ -217,7 +217,7 @@ def prefetched(make: Callable[[int], T], steps: Iterable[int]) -> Iterator[Itera
 
 def _finished(policy: Policy, prepared: Prepared, config: Config, log: RunLog, total: int, world: World) -> Result:
     """Save the model, and say in the log that the run is finished."""
-    evaluations, cost = world.first(lambda: (log.evaluations(), log.evaluation_cost()))
+    evaluations, cost = world.first(lambda: (log.reading().evaluations, log.reading().evaluation_cost))
     with console.progress("saving the model"):
         card = show.model_card(config, prepared.ledger.counts(), evaluations, total)
         save_model(policy, log.directory / "model", card, world)
@@ -245,7 +245,7 @@ def _report(directory: Path) -> None:
 
 def _best(log: RunLog) -> list[int]:
     """The step of the best evaluation so far, the earliest of equals; none before there is one."""
-    evaluations = [line for line in log.evaluations() if line["step"] > 0]
+    evaluations = [line for line in log.reading().evaluations if line["step"] > 0]
     return [max(evaluations, key=lambda line: (line["accuracy"], -line["step"]))["step"]] if evaluations else []
 
 
@@ -253,7 +253,7 @@ def _worth_keeping(log: RunLog, config: Config, total: int) -> list[int]:
     """Steps whose checkpoints stay for `run.keep_best`: the best so far, and those whose evaluations have not come in yet."""
     if not config.run.keep_best:
         return []
-    known = max((line["step"] for line in log.evaluations()), default=-1)
+    known = max(log.reading().evaluated, default=-1)
     return [*_best(log), *(step for step in range(known + 1, total) if config.eval.is_due(step, total))]
 
 
