@@ -111,8 +111,12 @@ def _compiles(policy: Policy, config: Config, planned_tokens: int, decided: dict
     if "compile" in decided:
         console.say(f"compilation: {'on' if decided['compile'] else 'off'} (as before)")
         return bool(decided["compile"])
+    rate = matrix_rate(policy.device, policy.compute_dtype)
+    if rate is None:
+        console.say("compilation: off (the rate of matrix products could not be measured)")
+        return False
     weights = sum(weight.numel() for weight in policy.model.parameters())
-    seconds = 6 * weights * planned_tokens / (USUAL_SHARE * matrix_rate(policy.device, policy.compute_dtype))
+    seconds = 6 * weights * planned_tokens / (USUAL_SHARE * rate)
     saved = COMPILED_GAIN[policy.device.type] * seconds
     earns = saved > 2 * COMPILE_SECONDS
     console.say(

@@ -107,12 +107,13 @@ def speed_of(
     if not world.leads:
         return {}
     seconds = sum(clock.laps.values())
-    rate = matrix_rate(policy.device, policy.compute_dtype) * world.size
+    rate = matrix_rate(policy.device, policy.compute_dtype)
+    share = {} if rate is None else {"matrix_share": round(gradients.flops / seconds / (rate * world.size), 4)}
     return {
         "seconds": round(seconds, 4),
         **{f"{name}_seconds": round(lap, 4) for name, lap in clock.laps.items()},
         "tokens_per_second": round(sum(map(len, examples)) / seconds, 1),
         "distinct_tokens": gradients.distinct_tokens,
-        "matrix_share": round(gradients.flops / seconds / rate, 4),
+        **share,
         "memory_gb": memory_in_use(policy.device),
     }
