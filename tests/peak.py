@@ -35,8 +35,9 @@ def _step(directory: str, precision: str, kind: str, optimizer: str, lengths: li
     from tutelage.config import parse_config
     from tutelage.data.pool import Prepared
     from tutelage.data.tokens import TokenizedExample
+    from tutelage.model import optim
     from tutelage.model.course import Course
-    from tutelage.model.load import load_policy, load_tokenizer, optim
+    from tutelage.model.load import load_policy, load_tokenizer
     from tutelage.resources import memory
     from tutelage.training.step import accumulate_gradients, update_weights
 
