@@ -148,12 +148,7 @@ def set_up(
 
 def _matrix_rate(policy: Policy, log: RunLog) -> float | None:
     """Measured now, while nothing depends on it: in the middle of a step it would take memory and time that others need."""
-    try:
-        rate = matrix_rate(policy.device, policy.compute_dtype)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        return None
+    rate = matrix_rate(policy.device, policy.compute_dtype)
     log.add_to_environment(matrix_flops_per_second=rate)
     return rate
 
