@@ -13,19 +13,10 @@ from tutelage.check import computing, running, subject, text
 from tutelage.check import doctor as check
 from tutelage.cli.entry import main
 from tutelage.errors import InputError
-from tutelage.evaluation import evaluate
-from tutelage.evaluation.engine import native, vllm
+from tutelage.evaluation import REWARD_FUNCTIONS, solve
+from tutelage.evaluation.engine import native
 from tutelage.model import attention, objective, packing
 from tutelage.model.policy import Policy
-
-
-@pytest.fixture
-def stand_in(monkeypatch):
-    """An engine in seconds, in the place of vLLM."""
-    monkeypatch.setattr(vllm, "FACTORY", "stand_in:StandIn")
-    monkeypatch.setattr(vllm, "_missing", lambda device: ("", ""))
-    monkeypatch.setenv("STAND_IN", "good")
-    return lambda how: monkeypatch.setenv("STAND_IN", how)
 
 
 def only(monkeypatch, *names):
@@ -37,8 +28,8 @@ def failed(config):
     return [result.name for result in check.check(config) if result.verdict == "failed"]
 
 
-def test_everything_is_proven_on_a_healthy_model(make_config, stand_in, capsys):
-    results = check.check(make_config(model__precision="bf16-mixed", eval__backend="vllm"))
+def test_everything_is_proven_on_a_healthy_model(make_config, inside, capsys):
+    results = check.check(make_config(model__precision="bf16-mixed", eval__backend="fake"))
     assert [(result.name, result.verdict) for result in results] == [(name, "proven") for name in check.PROPERTIES], results
     check.show(results)
     assert "12 of 12 proven" in capsys.readouterr().out
@@ -63,8 +54,8 @@ def test_nothing_is_left_on_the_disk(make_config, monkeypatch, tmp_path):
 
 
 def other_ids_in_validation(monkeypatch, _):
-    right = evaluate.encode_prompt
-    monkeypatch.setattr(evaluate, "encode_prompt", lambda tokenizer, prompt: [3, *right(tokenizer, prompt)])
+    right = solve.encode_prompt
+    monkeypatch.setattr(solve, "encode_prompt", lambda tokenizer, prompt: [3, *right(tokenizer, prompt)])
 
 
 def responses_that_read_back_otherwise(monkeypatch, _):
@@ -100,13 +91,13 @@ def loss_on_the_prompt(monkeypatch, _):
 
 def everything_is_right(monkeypatch, _):
     monkeypatch.setitem(
-        evaluate.REWARD_FUNCTIONS, "r1_zero", lambda *_: {"reward": 1.0, "format_reward": 1.0, "answer_reward": 1.0}
+        REWARD_FUNCTIONS, "r1_zero", lambda *_: {"reward": 1.0, "format_reward": 1.0, "answer_reward": 1.0}
     )
 
 
 def nothing_equals_itself(monkeypatch, _):
     monkeypatch.setitem(
-        evaluate.REWARD_FUNCTIONS, "r1_zero", lambda *_: {"reward": 0.0, "format_reward": 1.0, "answer_reward": 0.0}
+        REWARD_FUNCTIONS, "r1_zero", lambda *_: {"reward": 0.0, "format_reward": 1.0, "answer_reward": 0.0}
     )
 
 
@@ -182,7 +173,7 @@ def moments_that_are_forgotten(monkeypatch, _):
 
 
 def an_engine_with_stale_weights(monkeypatch, _):
-    monkeypatch.setenv("STAND_IN", "stale")
+    monkeypatch.setenv("TUTELAGE_FAKE", "stale")
 
 
 def generation_that_ends_elsewhere(monkeypatch, _):
@@ -208,9 +199,9 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("name", "fault", "figures"), FAULTS, ids=[fault.__name__ for _, fault, _ in FAULTS])
-def test_a_planted_fault_is_named(make_config, monkeypatch, tmp_path, stand_in, name, fault, figures):
+def test_a_planted_fault_is_named(make_config, monkeypatch, tmp_path, inside, name, fault, figures):
     only(monkeypatch, name)
-    config = make_config(model__precision="bf16-mixed", eval__backend="vllm")
+    config = make_config(model__precision="bf16-mixed", eval__backend="fake")
     fault(monkeypatch, tmp_path)
     (result,) = check.check(config)
     assert (result.name, result.verdict) == (name, "failed"), result

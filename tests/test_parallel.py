@@ -156,9 +156,9 @@ def test_an_engine_evaluates_what_two_ranks_train(ranks, make_config, tmp_path, 
     changes = {"train__num_steps": 4, "eval__every": 2}
     one = train_one_size(make_config(run__dir=str(tmp_path / "native"), **changes)).directory
     by_engine = raw(
-        make_config, run__dir=str(tmp_path / mode), eval__backend="vllm", eval__mode=mode, eval__when_busy="queue", **changes
+        make_config, run__dir=str(tmp_path / mode), eval__backend="fake", eval__mode=mode, eval__when_busy="queue", **changes
     )
-    assert ranks.run("job_train", raw=by_engine, stand_in="slow" if mode == "async" else "good") == ["", ""]
+    assert ranks.run("job_train", raw=by_engine, fake="slow" if mode == "async" else "good") == ["", ""]
     ours, theirs = ([line for line in lines_of(run / "metrics.jsonl") if line["kind"] == "eval"] for run in (one, tmp_path / mode))
     theirs.sort(key=lambda line: line["step"])
     assert [line["step"] for line in theirs] == [0, 2, 4]

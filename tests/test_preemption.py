@@ -46,7 +46,7 @@ def test_an_evaluation_goes_on_where_it_was_stopped(make_config, tmp_path, monke
     original, asked = native.generate, []
 
     def watched(model, tokenizer, prompts, sampling, **options):
-        asked.append(list(options["numbers"]))
+        asked.append(list(options["indices"]))
         if len(asked) == 4:  # the second batch of the evaluation at step 2, in the middle of it
             spoken = iter(range(10))
 
@@ -73,7 +73,7 @@ def test_a_torn_line_of_an_evaluation_under_way_is_asked_again(make_config, toke
     from tutelage.evaluation.draft import Draft
     from tutelage.evaluation.engine.contract import Completion, Sampling
 
-    draft = Draft(tmp_path, 2, [[1], [2]], Sampling())
+    draft = Draft(tmp_path, Draft.key(2, [[1], [2]], Sampling()))
     said = [Completion("a", (1, 2), "stop", (0.5, 0.25))]
     draft.add({0: said})
     with draft.file.open("a") as file:
@@ -81,8 +81,8 @@ def test_a_torn_line_of_an_evaluation_under_way_is_asked_again(make_config, toke
     assert draft.known() == {0: said}
     draft.add({1: said})
     assert draft.known() == {0: said, 1: said}
-    assert Draft(tmp_path, 2, [[1], [3]], Sampling()).known() == {} == Draft(tmp_path, 4, [[1], [2]], Sampling()).known()
-    assert Draft(tmp_path, 2, [[1], [2]], Sampling(), "by another engine").known() == {}
+    for other in ((2, [[1], [3]], Sampling()), (4, [[1], [2]], Sampling()), (2, [[1], [2]], Sampling(), "another engine")):
+        assert Draft(tmp_path, Draft.key(*other)).known() == {}
 
 
 def test_a_changed_setting_is_refused_or_allowed_by_name_and_told(make_config, tmp_path, monkeypatch, capsys):

@@ -12,7 +12,7 @@ import torch
 
 from tutelage.check.subject import Finding, Subject, distance
 from tutelage.config import Config, replaced
-from tutelage.evaluation import EngineError, Sampling, engine_for, evaluate, native, vllm
+from tutelage.evaluation import EngineError, EngineHandle, Sampling, engine_setting, hand_over, native, prompt_ids, registry
 from tutelage.machines import ALONE
 from tutelage.model import for_device, load_policy, resolve, size_in_bytes
 from tutelage.resources import engine_device
@@ -70,28 +70,28 @@ def engines(subject: Subject) -> Finding:
     its cache, and its greedy responses."""
     config, policy = subject.pool.config, subject.policy
     device = engine_device(config.eval.device, policy.device)
-    absent = vllm.missing(device.type)
+    if config.eval.backend == "native":
+        return Finding(None, registry.reason("auto", device.type) or "eval.backend = native")
+    absent = registry.reason(config.eval.backend, device.type)
     if absent:
         return Finding(None, absent)
-    if config.eval.backend == "native":
-        return Finding(None, "eval.backend = native")
-    prompts = evaluate.prompt_ids(policy.tokenizer, subject.pool.problems[:ASKED])
+    prompts = prompt_ids(policy.tokenizer, subject.pool.problems[:ASKED])
     longest = max(map(len, prompts)) + CAP
-    engine = engine_for(
-        policy, resolve(config.model.id), config.eval, device, share=config.eval.gpu_memory_utilization, longest=max(longest, 256),
-        log=subject.scratch / "engine.log",
-    )  # fmt: skip
+    log = subject.scratch / "engine.log"
+    engine = EngineHandle(
+        engine_setting(resolve(config.model.id), config.eval, policy.precision, device, max(longest, 256), log)
+    )
     sampling = Sampling(max_new_tokens=CAP, temperature=0.0, stop=policy.stops.strings)
     with closing(engine):
         try:
             engine.start()
         except EngineError:
-            told = (subject.scratch / "engine.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            what = f"vLLM does not start with this model here: {told[-1] if told else 'it says nothing'}"
-            return Finding(False if config.eval.backend == "vllm" else None, what)
-        engine.load(engine.hand_over(policy))
+            lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            what = f"{engine.title} does not start with this model here: {lines[-1] if lines else 'it says nothing'}"
+            return Finding(None if config.eval.backend == "auto" else False, what)
+        engine.load(hand_over(policy, engine))
         with _nudged(policy.model):  # it has read the model as it is; what it gets now is another one
-            proof = engine.load(engine.hand_over(policy))
+            proof = engine.load(hand_over(policy, engine))
             theirs = engine.generate(prompts, sampling)
             ours = native.generate(policy.model, policy.tokenizer, prompts, sampling)
     same = sum(a.token_ids == b.token_ids for a, b in zip(ours, theirs, strict=True))
@@ -102,7 +102,7 @@ def engines(subject: Subject) -> Finding:
 def stops(subject: Subject) -> Finding:
     """When the model says the token that labels end with, its response is over."""
     policy, problems = subject.policy, subject.pool.problems[:ASKED]
-    prompts = evaluate.prompt_ids(policy.tokenizer, problems)
+    prompts = prompt_ids(policy.tokenizer, problems)
     taught = next((row for row in subject.prepared.train if row.ends), None)
     if taught is None:
         return Finding(False, "no row teaches an end token: all are cut")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tutelage.check.subject import Finding, Subject
 from tutelage.console import percent
 from tutelage.data import Ledger, Row, choose_problems
-from tutelage.evaluation import evaluate
+from tutelage.evaluation import REWARD_FUNCTIONS, prompt_ids
 from tutelage.model import pack
 
 MOST_ROWS = 2000
@@ -54,7 +54,7 @@ def _as_validation(subject: Subject, sources: list[str]) -> dict[str, list[int]]
     rows = [Row(source, pool.raw[source]) for source in sources]
     lenient = pool.config.model_copy(update={"data": data.model_copy(update={"on_bad_row": "skip"})})
     problems = choose_problems(rows, pool.template, Ledger(()), lenient)
-    sent = evaluate.prompt_ids(subject.policy.tokenizer, problems)
+    sent = prompt_ids(subject.policy.tokenizer, problems)
     found = {problem.source: ids for problem, ids in zip(problems, sent, strict=True)}
     # a row without a reference is trained on unfiltered, and cannot be asked; its prompt is made as the others are
     return found
@@ -98,7 +98,7 @@ def mask(subject: Subject) -> Finding:
 def grader(subject: Subject) -> Finding:
     """Known pairs are graded rightly; every row's own reference earns 1, and another answer 0."""
     reward = subject.config.eval.reward
-    grade = evaluate.REWARD_FUNCTIONS[reward]
+    grade = REWARD_FUNCTIONS[reward]
 
     def says(answer: str) -> str:
         return f"so it is. </think> <answer> {answer} </answer>" if reward == "r1_zero" else f"So it is \\boxed{{{answer}}}."

@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tutelage import console
 from tutelage.config import Config, changeable, known_keys, parse_config
 from tutelage.data import Prepared, TokenizedExample, prepare
 from tutelage.errors import InputError, RunError
-from tutelage.evaluation import Evaluator, forget_drafts, vllm
+from tutelage.evaluation import Validation, evaluator_for, forget_drafts, registry
 from tutelage.machines import ALONE, StopWanted, World, agreed, join, of_a_collective, uninterrupted
 from tutelage.model import (
     Policy,
@@ -135,8 +136,8 @@ def evaluate_untrained(config: Config, prepared: Prepared) -> Path:
         _begin(policy, config, prepared, log, ())
         policy, optimizer, course, _ = set_up(policy, prepared, config, log)
         longest = prepared.longest_prompt + config.eval.max_new_tokens
-        placement = place_engine(policy, config, optimizer, course.largest, longest, 1, vllm.missing)
-        evaluator = Evaluator(policy, prepared, config, log, optimizer, placement, longest, course.total)
+        placement = place_engine(policy, config, optimizer, course.largest, longest, 1, partial(registry.reason, config.eval.backend))
+        evaluator = evaluator_for(Validation(policy, prepared, config, log, course.total), placement, optimizer)
         with contextlib.closing(evaluator) as evaluate:
             evaluate(0)
             evaluate.finish(0)
@@ -168,8 +169,7 @@ def _require(config: Config, world: World, allow_changes: Collection[str]) -> No
     tracking.require(config.run.tracking)
     if config.eval.backend != "native":
         generates_on = engine_device(config.eval.device, trains_on, world.local_size)
-        if config.eval.backend == "vllm":
-            vllm.require(generates_on.type)
+        registry.require(config.eval.backend, generates_on.type)
     resolve(config.model.id)
     refuse_to_overwrite(config, allow_changes)
 
@@ -192,11 +192,12 @@ def run(
         world.first(lambda: log.adopt(baseline))
     total = course.total
     longest = prepared.longest_prompt + config.eval.max_new_tokens
-    placement = world.first(lambda: place_engine(policy, config, optimizer, course.largest, longest, world.local_size, vllm.missing))
+    missing = partial(registry.reason, config.eval.backend)
+    placement = world.first(lambda: place_engine(policy, config, optimizer, course.largest, longest, world.local_size, missing))
     guard = world.first(lambda: Guard.of_lines(config.train.spike_ratio, log.steps()))
     fitting = Fitting(course, config, log, world)
     saves = Checkpoints(log.directory, world, config.run.keep_last, lambda: _worth_keeping(log, config, total))
-    evaluator = Evaluator(policy, prepared, config, log, optimizer, placement, longest, total, world)
+    evaluator = evaluator_for(Validation(policy, prepared, config, log, total, world), placement, optimizer)
     settling = policy.compiled  # the first step after a start compiles, which takes long
     with contextlib.closing(saves), contextlib.closing(evaluator) as evaluate, world.listening():
         try:

@@ -1,0 +1,10 @@
+"""The smallest thing that can be called in an engine's process."""
+
+
+class Echo:
+    def say(self, what):
+        return what
+
+    def count(self, on_finished):
+        on_finished(1)
+        return "counted"
