@@ -1,5 +1,7 @@
 """The smallest thing that can be called in an engine's process."""
 
+import time
+
 
 class Echo:
     def say(self, what):
@@ -8,3 +10,6 @@ class Echo:
     def count(self, on_finished):
         on_finished(1)
         return "counted"
+
+    def hang(self):
+        time.sleep(600)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+
 import torch
 
 from tutelage.config import load_plug_in
 from tutelage.evaluation.engine.process import EngineError, EngineFailed
+
+ONE_AT_A_TIME = threading.Lock()
+"""transformers does not load two models at once."""
 
 
 class Inside:
@@ -22,7 +27,7 @@ class Inside:
         if self.closed:
             raise EngineError("the engine was closed")
         threads = torch.get_num_threads()
-        with torch.random.fork_rng(devices=[]):
+        with ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):
             self.engine = load_plug_in("eval.backend", self.factory)(**self.options)
         torch.set_num_threads(threads)
 

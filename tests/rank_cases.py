@@ -15,10 +15,10 @@ from tutelage.errors import InputError
 from tutelage.evaluation.engine.snapshot import take
 from tutelage.machines.sharding import full_tensor, local_part
 from tutelage.machines.world import ALONE, World
-from tutelage.model.course import set_up
 from tutelage.model.load import load_policy, load_tokenizer, lora, optim
 from tutelage.runs import checkpoint
 from tutelage.runs.runlog import RunLog
+from tutelage.training.start import set_up
 from tutelage.training.step import accumulate_gradients, update_weights
 
 

@@ -174,6 +174,24 @@ def test_an_engine_of_ones_own_is_one_file_beside_the_configuration(make_config,
     assert not (tmp_path / "other").exists()
 
 
+def test_auto_takes_an_engine_that_can_run_and_says_so(make_config, tmp_path, inside, monkeypatch, capsys):
+    from dataclasses import replace
+
+    from tutelage.evaluation.engine import registry
+
+    changes = {"train__num_steps": 1, "eval__before": False, "eval__backend": "auto"}
+    result = train_one_size(make_config(**changes))
+    assert result.evaluations[0]["certificate"]["holds"]
+    assert "on cpu, while training waits" in capsys.readouterr().out
+    absent = replace(registry.ENGINES["fake"], missing=lambda device: ("it is not installed", "install it"))
+    monkeypatch.setitem(registry.ENGINES, "fake", absent)
+    result = train_one_size(make_config(**changes, run__dir=str(tmp_path / "without")))
+    assert "certificate" not in result.evaluations[0]
+    assert "evaluation: by the training model itself (it is not installed)" in capsys.readouterr().out
+    with pytest.raises(InputError, match="it is not installed: install it; or .*native"):
+        train_one_size(make_config(**{**changes, "eval__backend": "fake"}, data__train="/nowhere.jsonl", run__dir=str(tmp_path / "c")))
+
+
 # ── engines that fail ──
 
 
@@ -185,14 +203,6 @@ def test_an_engine_that_dies_is_started_again(make_config, tmp_path, fake, capsy
     (failure,) = lines(result.directory, "engine_failed")
     assert failure["step"] == 0 and "exit code 3" in failure["reason"] and "had enough" in failure["reason"]
     assert "it is started again" in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_an_engine_that_hangs_is_ended_and_started_again(make_config, tmp_path, fake):
-    fake(f"hang-once@{tmp_path / 'starts'}")
-    result = train_one_size(make_config(train__num_steps=2, eval__every=0, eval__backend="fake", eval__timeout=8))
-    assert steps(result.evaluations) == [0, 2]
-    assert "did not answer for 8 s" in lines(result.directory, "engine_failed")[0]["reason"]
 
 
 def test_an_engine_that_keeps_failing_does_not_take_training_down(make_config, tmp_path, inside, capsys):
@@ -293,13 +303,20 @@ def ctrl_c_while_it_generates(monkeypatch):
 
 def test_ctrl_c_saves_first_and_then_waits_for_what_is_in_flight(make_config, tmp_path, inside, monkeypatch):
     """The interrupted run, continued, has the evaluations and the weights of one that was not."""
-    from test_train import interrupt_at_call
+    from tutelage.training import fit
 
     inside("slow")
     unbroken = train_one_size(make_config(**STEPS, run__dir=str(tmp_path / "unbroken")))
     config = make_config(**STEPS, eval__mode="async", run__dir=str(tmp_path / "parts"))
+    accumulate = fit.accumulate_gradients
+
+    def interrupted(policy, examples, batches, config, step, *others, **more):
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return accumulate(policy, examples, batches, config, step, *others, **more)
+
     with monkeypatch.context() as patch:
-        interrupt_at_call(patch, "accumulate_gradients", 4)
+        patch.setattr(fit, "accumulate_gradients", interrupted)
         with pytest.raises(loop.Interrupted):
             train_one_size(config)
     assert steps(lines(tmp_path / "parts", "eval")) == [0, 2]
@@ -309,12 +326,11 @@ def test_ctrl_c_saves_first_and_then_waits_for_what_is_in_flight(make_config, tm
     assert hashes[0] == hashes[1]
 
 
-@pytest.mark.slow
 def test_ctrl_c_twice_ends_the_engine_and_gives_up_what_was_in_flight(
-    make_config, tmp_path, fake, ctrl_c_while_it_generates, capsys
+    make_config, tmp_path, inside, ctrl_c_while_it_generates, capsys
 ):
     """No engine is started again, nothing waits for it; the run, continued, evaluates that step."""
-    fake(f"slow@{tmp_path / 'starts'}")
+    inside(f"slow@{tmp_path / 'starts'}")
 
     def impatient(self, step):
         raise KeyboardInterrupt
@@ -364,13 +380,12 @@ def test_an_engine_leaves_the_trainer_alone_and_a_closed_one_stays_closed(tiny_m
         os.kill(pid, 0)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def echo():
     """A process whose engine says what it is asked."""
     from tutelage.evaluation.engine.process import Remote
 
     remote = Remote("echo:Echo", {}, timeout=2)
-    remote.start()
     yield remote
     remote.close()
 
@@ -378,6 +393,7 @@ def echo():
 @pytest.mark.slow
 def test_the_callers_own_mistakes_are_not_the_engines(echo):
     """They are raised as they are, and what the engine would have answered is not taken for the next answer."""
+    echo.start()
     assert echo.call("say", "this") == "this"
     with pytest.raises((AttributeError, TypeError), match="pickle"):
         echo.call("say", lambda: None)
@@ -392,8 +408,19 @@ def test_the_callers_own_mistakes_are_not_the_engines(echo):
 
 
 @pytest.mark.slow
+def test_an_engine_that_hangs_is_ended(echo):
+    from tutelage.evaluation.engine.process import EngineError
+
+    echo.start()
+    with pytest.raises(EngineError, match="did not answer for 2 s and was ended"):
+        echo.call("hang")
+    assert not echo.running
+
+
+@pytest.mark.slow
 def test_an_engine_that_reads_nothing_is_ended_even_while_it_is_written_to(echo):
     """A message larger than the pipe, and a process that was stopped: the caller is not blocked for ever."""
+    echo.start()
     os.kill(echo.process.pid, signal.SIGSTOP)
     raised = []
 

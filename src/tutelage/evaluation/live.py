@@ -40,11 +40,9 @@ def evaluator_for(
         placement: where the engine runs; None: the policy generates by itself.
         optimizer: its state makes room where training and the engine take turns.
     """
-    config, policy = validation.config, validation.policy
     if placement is None:
-        if config.eval.backend not in ("auto", "native"):
-            raise InputError(f'eval.backend = "{config.eval.backend}" has no room; make some, or choose another eval.device')
         return NativeEvaluator(validation)
+    config, policy = validation.config, validation.policy
     longest = validation.prepared.longest_prompt + config.eval.max_new_tokens
     setting = engine_setting(
         resolve(config.model.id), config.eval, policy.precision, placement.device, longest, validation.log.directory / "engine.log"
