@@ -15,7 +15,8 @@ from tutelage.errors import InputError
 from tutelage.evaluation.engine.snapshot import take
 from tutelage.machines.sharding import full_tensor, local_part
 from tutelage.machines.world import ALONE, World
-from tutelage.model.load import load_policy, load_tokenizer, lora, optim
+from tutelage.model import lora, optim
+from tutelage.model.load import load_policy, load_tokenizer
 from tutelage.runs import checkpoint
 from tutelage.runs.runlog import RunLog
 from tutelage.training.start import set_up

@@ -20,6 +20,7 @@ from tutelage.evaluation.engine.handle import EngineHandle, visible_name
 from tutelage.resources.placement import Placement
 from tutelage.runs.runlog import read_lines
 from tutelage.training import loop
+from tutelage.training.loop import Interrupted
 
 STEPS = {"train__num_steps": 6, "eval__every": 2, "eval__backend": "fake"}
 
@@ -317,7 +318,7 @@ def test_ctrl_c_saves_first_and_then_waits_for_what_is_in_flight(make_config, tm
 
     with monkeypatch.context() as patch:
         patch.setattr(fit, "accumulate_gradients", interrupted)
-        with pytest.raises(loop.Interrupted):
+        with pytest.raises(Interrupted):
             train_one_size(config)
     assert steps(lines(tmp_path / "parts", "eval")) == [0, 2]
     parts = train_one_size(config)
@@ -336,7 +337,7 @@ def test_ctrl_c_twice_ends_the_engine_and_gives_up_what_was_in_flight(
         raise KeyboardInterrupt
 
     ctrl_c_while_it_generates.setattr(live.EngineEvaluator, "finish", impatient)
-    with pytest.raises(loop.Interrupted):
+    with pytest.raises(Interrupted):
         train_one_size(make_config(**STEPS))
     assert (tmp_path / "starts").read_text().splitlines() == ["start"]
     assert steps(lines(tmp_path / "run", "eval_lost")) == [0] and "is lost" in capsys.readouterr().out
@@ -347,7 +348,7 @@ def test_ctrl_c_twice_ends_the_engine_and_gives_up_what_was_in_flight(
 def test_in_turns_one_ctrl_c_ends_the_engine_first(make_config, tmp_path, inside, in_turns, ctrl_c_while_it_generates):
     """Its memory must be free before the optimizer's state comes back."""
     inside("slow")
-    with pytest.raises(loop.Interrupted):
+    with pytest.raises(Interrupted):
         train_one_size(make_config(**STEPS))
     assert steps(lines(tmp_path / "run", "eval_lost")) == [0]
     assert not lines(tmp_path / "run", "eval_failed") and not lines(tmp_path / "run", "engine_failed")

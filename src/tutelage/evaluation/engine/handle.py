@@ -34,7 +34,7 @@ class EngineSetting:
         device: where it runs; it sees no other GPU.
         seed: of the engine; responses have seeds of their own.
         dtype: of its weights, "bfloat16" or "float32".
-        backend: its name in the registry, or ``module:Class``.
+        backend: as `eval.backend`, but for "native".
         gpu_memory_utilization: the share of the GPU's memory that it may take.
         max_model_len: longest prompt + response in tokens; None: what the model allows.
         sleeps: whether `sleep` will be called (CUDA only).
@@ -46,7 +46,7 @@ class EngineSetting:
     device: torch.device
     seed: int = 0
     dtype: str = "bfloat16"
-    backend: str = "vllm"
+    backend: str = "auto"
     gpu_memory_utilization: float = 0.85
     max_model_len: int | None = None
     sleeps: bool = False
@@ -237,11 +237,10 @@ def init_vllm(
         InputError: vLLM is not installed, or the device is not there.
         EngineError: the engine does not start; the message says where it left its reasons.
     """
-    chosen = choose_device(device)
-    registry.require(options.get("backend", "vllm"), chosen.type)
-    engine = EngineHandle(
-        EngineSetting(resolve(model_id), chosen, seed, gpu_memory_utilization=gpu_memory_utilization, **options)
-    )
+    options = {"backend": "vllm", "gpu_memory_utilization": gpu_memory_utilization, **options}
+    setting = EngineSetting(resolve(model_id), choose_device(device), seed, **options)
+    registry.require(setting.backend, setting.device.type)
+    engine = EngineHandle(setting)
     engine.start()
     return engine
 
