@@ -50,13 +50,12 @@ def test_an_evaluation_goes_on_where_it_was_stopped(make_config, tmp_path, monke
         if len(asked) == 4:  # the second batch of the evaluation at step 2, in the middle of it
             spoken = iter(range(10))
 
-            def on_token():
+            def after_each_token(count, original=options["on_finished"]):
                 if next(spoken) == 3:
                     os.kill(os.getpid(), signal.SIGTERM)
-                options_on_token()
+                original(count)
 
-            options_on_token = options["on_token"]
-            options = {**options, "on_token": on_token}
+            options = {**options, "on_finished": after_each_token}
         return original(model, tokenizer, prompts, sampling, **options)
 
     monkeypatch.setattr(native, "generate", watched)

@@ -84,11 +84,7 @@ def evaluate_file(
     ledger = Ledger(row.source for row in rows)
     chosen = choose_problems(rows, template, ledger, config)[: config.eval.examples or None]
     job = Job.of(chosen, tokenizer, solving.eval)
-    try:
-        directory.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(f"{directory}: cannot be written: {error.strerror}") from None
-    _explain(directory, config, template)
+    _begin(directory, config, template)
 
     def keep(part: Job, solved: Solved) -> None:
         append_lines(directory / "generations.jsonl", _with_sources(part, solved))
@@ -116,8 +112,12 @@ def evaluate_file(
     return summary
 
 
-def _explain(directory: Path, config: Config, template: str) -> None:
-    """Write what an evaluation is of: settings, prompt template, environment and command."""
+def _begin(directory: Path, config: Config, template: str) -> None:
+    """Make the directory, and write what an evaluation is of: settings, prompt template, environment and command."""
+    try:
+        directory.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"{directory}: cannot be written: {error.strerror}") from None
     write_text(directory / "settings.toml", to_toml(config))
     write_text(directory / "prompt.txt", template)
     write_text(directory / "environment.json", json.dumps(environment(), indent=2) + "\n")

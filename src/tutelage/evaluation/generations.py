@@ -36,7 +36,7 @@ def log_generations(
         reward_fn: (response, ground truth) → ``{"reward", "format_reward", "answer_reward"}``.
         temperature: 0 is greedy.
         samples: responses per prompt.
-        on_finished: is called with how many responses have just finished.
+        on_finished: as `native.generate`.
 
     Returns:
         ``{"records": [...], "summary": {...}}``; see `grade_completions` and `summarize`.

@@ -159,12 +159,18 @@ def _shared_among_ranks(
     size = max(1, job.config.batch_size // job.sampling.samples)
     portions = [unsolved[start : start + size] for start in range(0, len(unsolved), size)]
     answers: dict[int, list[Completion]] = {}
+
+    def after_each_token(count: int) -> None:
+        world.alive()
+        if count:
+            on_finished(count)
+
     with gathered(policy.model), policy.computing(with_head=True):
         for portion in portions[world.rank :: world.size]:
             try:
                 completions = native.generate(
                     policy.model, policy.tokenizer, [prompts[index] for index in portion], job.sampling,
-                    batch_size=job.config.batch_size, indices=portion, on_finished=on_finished, on_token=world.alive,
+                    batch_size=job.config.batch_size, indices=portion, on_finished=after_each_token,
                 )  # fmt: skip
             except StopWanted:
                 return answers, True
@@ -212,18 +218,15 @@ def solve_by_engine(
         engine.score()
         return proof
 
-    try:
-        proof = ask()
-    except EngineError as error:
-        engine.end()
-        if engine.closed:
-            raise
-        on_failure(error)
+    for again in (True, False):
         try:
             proof = ask()
-        except EngineError:
+            break
+        except EngineError as error:
             engine.end()
-            raise
+            if not again or engine.closed:
+                raise
+            on_failure(error)
     solved = _graded(job, answers, job.config.entropy)
     solved.certificates.append(proof)
     return solved

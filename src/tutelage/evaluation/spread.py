@@ -6,7 +6,7 @@ import queue
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -112,18 +112,10 @@ def solve_by_engines(
     return solved
 
 
-@dataclass(frozen=True)
-class Share:
-    """A part of a job for a worker on another machine, and the configuration of its model."""
-
-    job: Job
-    config: Config
-
-
-def solve_share(share: Share) -> Solved:
-    """What the worker does."""
+def solve_share(share: tuple[Job, Config]) -> Solved:
+    """What a worker on another machine does: its part of a job, with the configuration of the model."""
     with tempfile.TemporaryDirectory(prefix="tutelage-share-") as directory:
-        return solve_here(share.job, share.config, Path(directory))
+        return solve_here(*share, Path(directory))
 
 
 def solve_elsewhere(
@@ -143,7 +135,7 @@ def solve_elsewhere(
     model = Path(config.model.id)
     absolute = config.model.model_copy(update={"id": str(model.absolute())}) if model.exists() else config.model
     parts = job.parts(-(-len(job.problems) // workers))
-    shares = [Share(part, config.model_copy(update={"model": absolute})) for part in parts]
+    shares = [(part, config.model_copy(update={"model": absolute})) for part in parts]
     solved = Solved()
     with fanout.cluster(where, workers):
         answers = fanout.run_map(solve_share, shares, where, workers=workers, gpus_per_job=fanout.gpus_per_job())

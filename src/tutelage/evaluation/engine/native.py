@@ -22,25 +22,22 @@ def generate(
     sampling: Sampling,
     *,
     batch_size: int = 64,
-    ends: set[int] | None = None,
     indices: Sequence[int] | None = None,
     on_finished: Callable[[int], None] = lambda count: None,
-    on_token: Callable[[], None] = lambda: None,
 ) -> list[Completion]:
     """`sampling.samples` completions of each tokenized prompt, in their order.
 
     Sampling draws one uniform variate per token from a generator of (seed, problem index, sample): a response depends neither on the batch
     it was generated in nor on the trainer's random state, which is left alone. Training mode is restored afterwards.
+    A response ends at the tokenizer's end token and at those of the model's generation_config.
 
     Args:
         prompts: token ids; none may be empty.
-        ends: ids that end a response; default: those of the tokenizer and of the model's generation_config.
         indices: the index of each prompt's problem, from which its draws are made; default: 0, 1, 2, …
-        on_finished: is called with how many rows have just finished.
-        on_token: called before each token of a batch; what it raises ends the generation.
+        on_finished: is called after each token of a batch with the number of responses that ended with it, mostly 0. What it
+            raises ends the generation.
     """
-    if ends is None:
-        ends = end_token_ids(tokenizer, getattr(getattr(model, "generation_config", None), "eos_token_id", None))
+    ends = end_token_ids(tokenizer, getattr(getattr(model, "generation_config", None), "eos_token_id", None))
     by_index = dict(zip(indices if indices is not None else range(len(prompts)), prompts, strict=True))
     requests = [(index, sample) for index in by_index for sample in range(sampling.samples)]
     order = sorted(requests, key=lambda request: len(by_index[request[0]]))
@@ -48,7 +45,7 @@ def generate(
     with evaluating(model), torch.no_grad():
         for start in range(0, len(order), batch_size):
             batch = {request: by_index[request[0]] for request in order[start : start + batch_size]}
-            done.update(_generate_batch(model, tokenizer, batch, sampling, ends, on_finished, on_token))
+            done.update(_generate_batch(model, tokenizer, batch, sampling, ends, on_finished))
     return [done[request] for request in requests]
 
 
@@ -59,7 +56,6 @@ def _generate_batch(
     sampling: Sampling,
     ends: set[int],
     on_finished: Callable[[int], None],
-    on_token: Callable[[], None],
 ) -> Iterator[tuple[Request, Completion]]:
     from transformers import DynamicCache
 
@@ -75,14 +71,8 @@ def _generate_batch(
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     cache = DynamicCache(config=model.config)
     for length in range(1, sampling.max_new_tokens + 1):
-        on_token()
         output = model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
         )
         logits = output.logits[:, -1].float()
         entropy, log_z = compute_entropy(logits).tolist(), logits.logsumexp(-1)
@@ -104,9 +94,9 @@ def _generate_batch(
                 reason = "stop" if stopped else "length"
                 in_nats = tuple(entropies[request]), tuple(log_probs[request])
                 yield request, Completion(text, tuple(tokens[request]), reason, *in_nats)
-                on_finished(1)
             else:
                 staying.append(row)
+        on_finished(len(active) - len(staying))
         if not staying:
             return
         ids = torch.tensor([[chosen[row]] for row in staying], device=device)
