@@ -101,18 +101,18 @@ def load_and_hash(world: World, raw: dict, run: str) -> str:
     return fingerprint(checkpoint.state_of(policy.model, optimizer))
 
 
-def job_train(raw: dict, stand_in: str | None = None, stop_at: int | None = None) -> str:
+def job_train(raw: dict, fake: str = "good", stop_at: int | None = None) -> str:
     """A whole run; "" or how it was stopped.
 
     Args:
-        stand_in: how the engine behaves that takes vLLM's place.
+        fake: how the fake engine behaves.
         stop_at: before this optimizer step, rank 1 gets a SIGUSR1.
     """
-    from tutelage.evaluation.engine import vllm
+    from tutelage.evaluation.engine.fake import VARIABLE
     from tutelage.training import fit as oom
     from tutelage.training import loop as train
 
-    original, kept = oom.accumulate_gradients, (vllm.FACTORY, vllm._missing)
+    original = oom.accumulate_gradients
 
     def stopping(policy, examples, batches, config, step, *others, **more):
         if stop_at is not None and step == stop_at - 1 and os.environ["RANK"] == "1":
@@ -120,16 +120,13 @@ def job_train(raw: dict, stand_in: str | None = None, stop_at: int | None = None
         return original(policy, examples, batches, config, step, *others, **more)
 
     oom.accumulate_gradients = stopping
-    if stand_in is not None:
-        os.environ["STAND_IN"] = stand_in
-        vllm.FACTORY, vllm._missing = "stand_in:StandIn", lambda device: ("", "")
+    os.environ[VARIABLE] = fake
     try:
         train.train_one_size(parse_config(raw))
     except train.Preempted as stop:
         return str(stop)
     finally:
         oom.accumulate_gradients = original
-        vllm.FACTORY, vllm._missing = kept
     return ""
 
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +17,7 @@ from tutelage import console
 from tutelage.config import Config, parse_config
 from tutelage.data import Prepared, TokenizedExample, prepare
 from tutelage.errors import InputError, RunError
-from tutelage.evaluation import Evaluator, forget_drafts, vllm
+from tutelage.evaluation import Evaluator, Validation, evaluator_for, forget_drafts, registry
 from tutelage.machines import ALONE, StopWanted, World, agreed, join, uninterrupted
 from tutelage.model import Policy, load_policy, load_tokenizer, optim, save_model
 from tutelage.report import page as report
@@ -191,10 +192,11 @@ def _evaluator(start: Start, log: RunLog) -> Evaluator:
     course = start.course
     policy, prepared, config, world = course.policy, course.prepared, course.config, course.world
     longest = prepared.longest_prompt + config.eval.max_new_tokens
+    missing = partial(registry.reason, config.eval.backend)
     placement = world.first(
-        lambda: place_engine(policy, config, start.optimizer, course.largest, longest, world.local_size, vllm.missing)
+        lambda: place_engine(policy, config, start.optimizer, course.largest, longest, world.local_size, missing)
     )
-    return Evaluator(policy, prepared, config, log, start.optimizer, placement, longest, course.total, world)
+    return evaluator_for(Validation(policy, prepared, config, log, course.total, world), placement, start.optimizer)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from tutelage import console
 from tutelage.config import Config, changeable, known_keys
 from tutelage.data import Prepared
 from tutelage.errors import InputError
-from tutelage.evaluation import forget_drafts, vllm
+from tutelage.evaluation import forget_drafts, registry
 from tutelage.machines import ALONE, World, agreed
 from tutelage.model import (
     Course,
@@ -60,8 +60,7 @@ def require(config: Config, world: World, allow_changes: Collection[str]) -> Non
     tracking.require(config.run.tracking)
     if config.eval.backend != "native":
         generates_on = engine_device(config.eval.device, trains_on, world.local_size)
-        if config.eval.backend == "vllm":
-            vllm.require(generates_on.type)
+        registry.require(config.eval.backend, generates_on.type)
     resolve(config.model.id)
     refuse_to_overwrite(config, allow_changes)
 
