@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
 BENCH = Path(__file__).parent.parent / "bench"
 needs_torchao = pytest.mark.skipif(importlib.util.find_spec("torchao") is None, reason="torchao is not installed")
 
@@ -26,13 +28,24 @@ def run(tmp_path, script: str, *arguments: str) -> dict:
     return json.loads(result.read_text())
 
 
+def run_here(tmp_path, monkeypatch, script: str, *arguments: str) -> dict:
+    """The same in this process, of a bench that starts none of its own: torch is imported already."""
+    monkeypatch.syspath_prepend(str(BENCH))
+    monkeypatch.setenv("BENCH_RESULTS", str(tmp_path))
+    monkeypatch.setattr("sys.argv", [script, *arguments])
+    runpy.run_path(str(BENCH / script), run_name="__main__")
+    (result,) = tmp_path.glob("*.json")
+    return json.loads(result.read_text())
+
+
 def test_the_memory_of_the_fused_objective_is_measured(tmp_path):
     result = run(tmp_path, "memory.py", "--vocabulary", "3000", "--hidden", "16", "--tokens", "64", "128")
     assert [point["tokens"] for point in result["points"]] == [64, 128]
 
 
-def test_the_gain_of_shared_prefixes_is_measured(tmp_path, tiny_model):
-    result = run(tmp_path, "shared_prefix.py", "--model", tiny_model, "--rows", "8", "--length", "20", "--repeats", "1")
+def test_the_gain_of_shared_prefixes_is_measured(tmp_path, tiny_model, monkeypatch):
+    arguments = ("--model", tiny_model, "--rows", "8", "--length", "20", "--repeats", "1")
+    result = run_here(tmp_path, monkeypatch, "shared_prefix.py", *arguments)
     shares = {row["shared_percent"]: row["distinct"] / row["tokens"] for row in result["by_share"]}
     assert shares[0] > shares[50] > shares[90] and len(result["by_solutions"]) == 4
 
@@ -62,6 +75,6 @@ def test_a_sweep_is_killed_resumed_and_summed_up_at_toy_size(tmp_path, tiny_mode
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
-def test_the_page_is_opened_at_toy_size(tmp_path):
-    result = run(tmp_path, "report.py", "--problems", "20", "--evaluations", "2", "--rounds", "1")
+def test_the_page_is_opened_at_toy_size(tmp_path, monkeypatch):
+    result = run_here(tmp_path, monkeypatch, "report.py", "--problems", "20", "--evaluations", "2", "--rounds", "1")
     assert result["pages"] == 1 and 0 < result["seconds_browsing"] <= result["seconds_curves"]

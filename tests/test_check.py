@@ -3,59 +3,41 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 
 import pytest
 import torch
 
-from tutelage.check import computing, running, subject, text
-from tutelage.check import doctor as check
-from tutelage.cli.entry import main
+from tutelage.check import computing, doctor, running, subject, text
+from tutelage.cli import main
+from tutelage.config import to_toml
 from tutelage.errors import InputError
-from tutelage.evaluation import evaluate
-from tutelage.evaluation.engine import native, vllm
-from tutelage.model import attention, objective, packing
-from tutelage.model.policy import Policy
-
-
-@pytest.fixture
-def stand_in(monkeypatch):
-    """An engine in seconds, in the place of vLLM."""
-    monkeypatch.setattr(vllm, "FACTORY", "stand_in:StandIn")
-    monkeypatch.setattr(vllm, "_missing", lambda device: ("", ""))
-    monkeypatch.setenv("STAND_IN", "good")
-    return lambda how: monkeypatch.setenv("STAND_IN", how)
+from tutelage.evaluation import REWARD_FUNCTIONS, solve
+from tutelage.evaluation.engine import native
+from tutelage.model import Policy, attention_cpu, scoring
+from tutelage.model import pack as right_pack
+from tutelage.runs import checkpoint
 
 
 def only(monkeypatch, *names):
-    """Try these properties alone: a process for each of two ranks, or an engine, takes seconds."""
-    monkeypatch.setattr(check, "PROPERTIES", {name: check.PROPERTIES[name] for name in names})
+    """Try these properties alone: two ranks, or an engine, take seconds."""
+    monkeypatch.setattr(doctor, "PROPERTIES", {name: doctor.PROPERTIES[name] for name in names})
 
 
-def failed(config):
-    return [result.name for result in check.check(config) if result.verdict == "failed"]
-
-
-def test_everything_is_proven_on_a_healthy_model(make_config, stand_in, capsys):
-    results = check.check(make_config(model__precision="bf16-mixed", eval__backend="vllm"))
-    assert [(result.name, result.verdict) for result in results] == [(name, "proven") for name in check.PROPERTIES], results
-    check.show(results)
+@pytest.mark.slow
+def test_everything_is_proven_on_a_healthy_model(make_config, inside, capsys):
+    findings = doctor.check(make_config(model__precision="bf16-mixed", eval__backend="fake"))
+    assert {name: found.verdict for name, found in findings.items()} == dict.fromkeys(doctor.PROPERTIES, "proven"), findings
+    doctor.show(findings)
     assert "12 of 12 proven" in capsys.readouterr().out
-    assert len(check.PROPERTIES) == 12
 
 
-def test_what_cannot_be_asked_is_not_applicable(make_config, monkeypatch):
-    only(monkeypatch, "packed = unpacked", "bfloat16 is near float32", "native = vLLM")
-    results = check.check(make_config(train__pack=False))
-    assert {result.verdict for result in results} == {"not applicable"}
-
-
-def test_nothing_is_left_on_the_disk(make_config, monkeypatch, tmp_path):
+def test_what_cannot_be_asked_is_not_applicable_and_nothing_stays_on_the_disk(make_config, monkeypatch, tmp_path):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    only(monkeypatch, "resumed = uninterrupted")
+    only(monkeypatch, "packed = unpacked", "bfloat16 is near float32", "native = vLLM", "resumed = uninterrupted")
     before = sorted(tmp_path.iterdir())
-    assert not failed(make_config())
+    findings = doctor.check(make_config(train__pack=False))
+    assert [found.verdict for found in findings.values()] == ["not applicable"] * 3 + ["proven"]
     assert sorted(tmp_path.iterdir()) == before
 
 
@@ -63,8 +45,8 @@ def test_nothing_is_left_on_the_disk(make_config, monkeypatch, tmp_path):
 
 
 def other_ids_in_validation(monkeypatch, _):
-    right = evaluate.encode_prompt
-    monkeypatch.setattr(evaluate, "encode_prompt", lambda tokenizer, prompt: [3, *right(tokenizer, prompt)])
+    right = solve.encode_prompt
+    monkeypatch.setattr(solve, "encode_prompt", lambda tokenizer, prompt: [3, *right(tokenizer, prompt)])
 
 
 def responses_that_read_back_otherwise(monkeypatch, _):
@@ -76,13 +58,11 @@ def responses_that_read_back_otherwise(monkeypatch, _):
 
 def masked_where_padding_would_be(monkeypatch, _):
     """The classic: pad and end are the same token, and the mask is made from token ids."""
-    right = packing.pack
-
     def pack(rows):
-        batch = right(rows)
+        batch = right_pack(rows)
         kept = (batch.labels != 0).nonzero().flatten()
-        number = {int(old): new for new, old in enumerate(kept)}
-        of_examples = tuple(torch.tensor([number[int(t)] for t in targets if int(t) in number]) for targets in batch.of_examples)
+        index = {int(old): new for new, old in enumerate(kept)}
+        of_examples = tuple(torch.tensor([index[int(t)] for t in targets if int(t) in index]) for targets in batch.of_examples)
         changed = {name: getattr(batch, name)[kept] for name in ("sources", "labels", "weights")}
         return replace(batch, of_examples=of_examples, **changed)
 
@@ -90,46 +70,44 @@ def masked_where_padding_would_be(monkeypatch, _):
 
 
 def loss_on_the_prompt(monkeypatch, _):
-    right = packing.pack
-
     def pack(rows):
-        return right([replace(row, prompt_ids=row.prompt_ids[:1], response_ids=row.prompt_ids[1:] + row.response_ids) for row in rows])
+        return right_pack([replace(row, prompt_ids=row.prompt_ids[:1], response_ids=row.prompt_ids[1:] + row.response_ids) for row in rows])
 
     monkeypatch.setattr(text, "pack", pack)
 
 
 def everything_is_right(monkeypatch, _):
     monkeypatch.setitem(
-        evaluate.REWARD_FUNCTIONS, "r1_zero", lambda *_: {"reward": 1.0, "format_reward": 1.0, "answer_reward": 1.0}
+        REWARD_FUNCTIONS, "r1_zero", lambda *_: {"reward": 1.0, "format_reward": 1.0, "answer_reward": 1.0}
     )
 
 
 def nothing_equals_itself(monkeypatch, _):
     monkeypatch.setitem(
-        evaluate.REWARD_FUNCTIONS, "r1_zero", lambda *_: {"reward": 0.0, "format_reward": 1.0, "answer_reward": 0.0}
+        REWARD_FUNCTIONS, "r1_zero", lambda *_: {"reward": 0.0, "format_reward": 1.0, "answer_reward": 0.0}
     )
 
 
 def rows_that_see_each_other(monkeypatch, _):
     """After the model was tried, which would have found it out by itself."""
-    right, made = attention._blocks, check.make_subject
+    right, made = attention_cpu._blocks, doctor.make_subject
 
     def make(*arguments):
         found = made(*arguments)
-        monkeypatch.setattr(attention, "_blocks", lambda ends: right(torch.full_like(ends, len(ends))))
+        monkeypatch.setattr(attention_cpu, "_blocks", lambda ends: right(torch.full_like(ends, len(ends))))
         return found
 
-    monkeypatch.setattr(check, "make_subject", make)
+    monkeypatch.setattr(doctor, "make_subject", make)
 
 
 def a_gradient_that_is_too_large(monkeypatch, _):
-    right = objective._one_chunk
+    right = scoring._one_chunk
 
     def one_chunk(*arguments):
         log_probs, entropies, gradient = right(*arguments)
         return log_probs, entropies, None if gradient is None else gradient * 1.01
 
-    monkeypatch.setattr(objective, "_one_chunk", one_chunk)
+    monkeypatch.setattr(scoring, "_one_chunk", one_chunk)
 
 
 def means_of_means(monkeypatch, _):
@@ -143,18 +121,13 @@ def means_of_means(monkeypatch, _):
     monkeypatch.setattr(Policy, "score", score)
 
 
-def a_rank_that_forgets_rows(monkeypatch, tmp_path):
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(
-        "import os, sys\n"
-        "if os.environ.get('RANK') == '1':\n"
-        "    import tutelage.model.packing as packing\n"
-        "    right = packing.step_batches\n"
-        "    from dataclasses import replace\n"
-        "    packing.step_batches = lambda *a: [replace(b, weights=b.weights * 0) for b in right(*a)]\n"
-    )
-    paths = [str(tmp_path / "site"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+def a_rank_that_forgets_rows(monkeypatch, request):
+    def launch(count, arguments, module):
+        assert (count, module) == (2, "tutelage.check.rank")
+        request.getfixturevalue("ranks").run("job_check_with_forgotten_rows", arguments=arguments)
+        return 0
+
+    monkeypatch.setattr(computing, "launch", launch)
 
 
 def bfloat16_far_off(monkeypatch, _):
@@ -168,9 +141,7 @@ def bfloat16_far_off(monkeypatch, _):
 
 
 def moments_that_are_forgotten(monkeypatch, _):
-    from tutelage.model import course
-
-    right = course.checkpoint.load
+    right = checkpoint.load
 
     def load(path, model, optimizer, world):
         step = right(path, model, optimizer, world)
@@ -178,11 +149,11 @@ def moments_that_are_forgotten(monkeypatch, _):
             state["exp_avg"].zero_()
         return step
 
-    monkeypatch.setattr(course.checkpoint, "load", load)
+    monkeypatch.setattr(checkpoint, "load", load)
 
 
 def an_engine_with_stale_weights(monkeypatch, _):
-    monkeypatch.setenv("STAND_IN", "stale")
+    monkeypatch.setenv("TUTELAGE_FAKE", "stale")
 
 
 def generation_that_ends_elsewhere(monkeypatch, _):
@@ -207,43 +178,58 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "fault", "figures"), FAULTS, ids=[fault.__name__ for _, fault, _ in FAULTS])
-def test_a_planted_fault_is_named(make_config, monkeypatch, tmp_path, stand_in, name, fault, figures):
+STARTS_PROCESSES = (a_rank_that_forgets_rows,)
+
+
+@pytest.mark.parametrize(
+    ("name", "fault", "figures"),
+    [
+        pytest.param(*given, id=given[1].__name__, marks=[pytest.mark.slow] if given[1] in STARTS_PROCESSES else [])
+        for given in FAULTS
+    ],
+)
+def test_a_planted_fault_is_named(make_config, monkeypatch, request, inside, name, fault, figures):
     only(monkeypatch, name)
-    config = make_config(model__precision="bf16-mixed", eval__backend="vllm")
-    fault(monkeypatch, tmp_path)
-    (result,) = check.check(config)
-    assert (result.name, result.verdict) == (name, "failed"), result
-    assert figures in result.figures
+    config = make_config(model__precision="bf16-mixed", eval__backend="fake")
+    fault(monkeypatch, request)
+    (found,) = doctor.check(config).values()
+    assert found.verdict == "failed", found
+    assert figures in found.figures
 
 
 def test_every_property_has_a_planted_fault():
-    assert {name for name, _, _ in FAULTS} == set(check.PROPERTIES)
+    assert {name for name, _, _ in FAULTS} == set(doctor.PROPERTIES)
 
 
 def test_rows_that_are_all_cut_never_teach_the_end_token(make_config, monkeypatch):
     only(monkeypatch, "every row teaches the end token")
-    assert failed(make_config(data__max_length=71, data__truncate="tail"))
+    (found,) = doctor.check(make_config(data__max_length=71, data__truncate="tail")).values()
+    assert found.holds is False
+
+
+def test_the_fused_objective_is_proven_whatever_the_loss_of_the_run(make_config, monkeypatch):
+    only(monkeypatch, "fused = plain objective")
+    (found,) = doctor.check(make_config(train__loss="dft")).values()
+    assert found.holds, found
 
 
 def test_what_breaks_while_it_is_tried_has_failed(make_config, monkeypatch):
     def broken(_):
         raise ValueError("no kernel for this\nand more")
 
-    monkeypatch.setattr(check, "PROPERTIES", {"packed = unpacked": broken})
-    (result,) = check.check(make_config())
-    assert result.verdict == "failed" and result.figures == "ValueError: no kernel for this"
+    monkeypatch.setattr(doctor, "PROPERTIES", {"packed = unpacked": broken})
+    (found,) = doctor.check(make_config()).values()
+    assert found.verdict == "failed" and found.figures == "ValueError: no kernel for this"
 
 
 def test_the_command_prints_json_and_exits_with_1_where_something_failed(make_config, monkeypatch, tmp_path, capsys):
-    from tutelage.config import to_toml
-
     (tmp_path / "config.toml").write_text(to_toml(make_config()))
     only(monkeypatch, "grader self-test", "the loss is on the response alone")
     assert main(["check", str(tmp_path / "config.toml"), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["failed"] == 0 and [line["verdict"] for line in told["properties"]] == ["proven", "proven"]
-    everything_is_right(monkeypatch, tmp_path)
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["failed"] == 0
+    assert [(line["name"], line["verdict"]) for line in printed["properties"]] == [(name, "proven") for name in doctor.PROPERTIES]
+    everything_is_right(monkeypatch, None)
     assert main(["check", str(tmp_path / "config.toml")]) == 1
     assert "1 of 2 failed: grader self-test" in capsys.readouterr().out
 
@@ -256,11 +242,11 @@ def test_what_is_not_a_number_is_never_near():
 
 def test_positions_that_the_model_does_not_have_are_refused(make_config):
     with pytest.raises(InputError, match="the model has positions for 512"):
-        check.check(make_config(data__max_length=600))
+        doctor.check(make_config(data__max_length=600))
 
 
 def test_distances_of_gradients():
     a, b = torch.tensor([3.0, 4.0]), torch.tensor([3.0, 4.5])
     assert subject.distance(a, a) == 0 and subject.distance(b, a) == pytest.approx(0.1)
     assert subject.distance(a[:1], a) == float("inf")
-    assert computing.SHARE < 1e-3 and running.STEPS > running.SAVED_AFTER
+    assert computing.GRADIENT_BOUND < 1e-3 and running.STEPS > running.SAVED_AFTER

@@ -3,17 +3,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from tutelage.cli.entry import main
+from tutelage.cli import main
 from tutelage.config import known_keys
 
 HEAVY = ("torch", "transformers", "datasets", "vllm", "sympy", "pyarrow", "numpy")
 
 
 def test_help_lists_the_commands_and_imports_nothing_heavy():
-    code = f"import sys; sys.argv = ['tutelage', '--help']\ntry:\n    from tutelage.cli.entry import main; main()\nfinally:\n    print([m for m in {HEAVY} if m in sys.modules])"
+    code = f"import sys; sys.argv = ['tutelage', '--help']\ntry:\n    from tutelage.cli import main; main()\nfinally:\n    print([m for m in {HEAVY} if m in sys.modules])"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
     assert printed.strip().endswith("[]")
     for command in ("demo", "train", "eval", "filter", "ask", "grade"):
@@ -69,6 +70,7 @@ def test_bad_input_is_one_message_without_a_traceback_and_exit_code_2(arguments,
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_grade_prints_the_verdict_and_the_layer(capsys):
     assert main(["grade", "1/2", "0.5"]) == 0
     assert capsys.readouterr().out == "equal  (layer: exact)\n"
@@ -82,11 +84,36 @@ def test_grade_prints_the_verdict_and_the_layer(capsys):
     assert printed[2].startswith("undecided  (layer: limit; ")
 
 
-def test_train_eval_and_ask_follow_each_other(tiny_model, data_file, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("words", "passed_on"),
+    [
+        (["c.toml", "--launch", "2", "--allow", "train.lr", "--json"], ["c.toml", "--allow", "train.lr", "--json"]),
+        (["--launch=2", "--train.lr", "-1", "c.toml"], ["c.toml", "--train.lr", "-1"]),
+        (["--run.name", "--launch", "c.toml", "--launch", "2"], ["c.toml", "--run.name", "--launch"]),
+    ],
+)
+def test_ranks_get_the_command_without_the_option_that_launches_them(words, passed_on, monkeypatch, capsys):
+    monkeypatch.setattr("tutelage.machines.launch", lambda ranks, given: 10 * ranks * (given == ["train", *passed_on]))
+    assert main(["train", *words]) == 20
+    assert capsys.readouterr().out == ""  # under --json the ranks speak, not what launches them
+
+
+def test_json_is_one_document_that_the_first_rank_prints(monkeypatch, capsys):
+    assert main(["grade", "1/2", "0.5", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == {"equal": True, "layer": "exact", "why": ""} and printed.err.startswith("equal")
+    monkeypatch.setenv("RANK", "1")
+    assert main(["grade", "1/2", "0.5", "--json"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.slow
+def test_one_run_is_trained_graded_asked_compared_reported_and_exported(tiny_model, data_file, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = tmp_path / "c.toml"
     config.write_text(
-        f'[model]\nid = "{tiny_model}"\nprecision = "fp32"\n[data]\ntrain = "{data_file}"\nprompt = "plain"\n[eval]\nexamples = 4\nmax_new_tokens = 6\nbackend = "native"\n'
+        f'[model]\nid = "{tiny_model}"\nprecision = "fp32"\n[data]\ntrain = "{data_file}"\nprompt = "plain"\n'
+        "[eval]\nexamples = 4\nmax_new_tokens = 6\nbackend = 'native'\n"
     )
     assert main(["train", str(config), "--train.num_steps", "2", "--run.dir", "run"]) == 0
     printed = capsys.readouterr().out
@@ -100,6 +127,8 @@ def test_train_eval_and_ask_follow_each_other(tiny_model, data_file, tmp_path, c
         "run/model",
     ):
         assert part in printed
+    assert main(["train", str(config), "--train.num_steps", "2", "--run.dir", "run"]) == 2
+    assert "holds a finished run" in capsys.readouterr().err
     assert main(["eval", "run", str(data_file), "--out", "graded"]) == 0
     assert "run on " in capsys.readouterr().out
     records = [json.loads(line) for line in (tmp_path / "graded" / "generations.jsonl").read_text().splitlines()]
@@ -107,5 +136,12 @@ def test_train_eval_and_ask_follow_each_other(tiny_model, data_file, tmp_path, c
     assert json.loads((tmp_path / "graded" / "summary.json").read_text())["examples"] == 4
     assert main(["ask", "run", "Ava has 3 pens?"]) == 0
     assert "cut off after 6 tokens" in capsys.readouterr().out
-    assert main(["train", str(config), "--train.num_steps", "2", "--run.dir", "run"]) == 2
-    assert "holds a finished run" in capsys.readouterr().err
+    assert main(["compare", "run@0", "run", "--json"]) == 0
+    assert sum(json.loads(capsys.readouterr().out)["questions"].values()) == 5
+    (tmp_path / "run" / "report.html").unlink()
+    assert main(["report", "run", "--json"]) == 0
+    assert Path(json.loads(capsys.readouterr().out)["page"]).stat().st_size > 100_000
+    assert main(["export", "run", "--json"]) == 0
+    assert (Path(json.loads(capsys.readouterr().out)["directory"]) / "model.safetensors").is_file()
+    assert main(["export", "run"]) == 2
+    assert "is not overwritten" in capsys.readouterr().err

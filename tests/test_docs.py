@@ -15,14 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from tutelage.check import doctor as check
-from tutelage.cli.entry import build_parser, main
+import tutelage
+from tutelage.check import doctor
+from tutelage.cli import main
+from tutelage.cli.entry import build_parser
 from tutelage.config import load_config, split_overrides
 from tutelage.data import arithmetic
-from tutelage.experiments.design import Design
-from tutelage.experiments.sweep import sweep
-from tutelage.runs.runlog import to_lines
-from tutelage.training.loop import train_one_size
+from tutelage.experiments import Design, run_sweep
+from tutelage.runs import to_lines
+from tutelage.training import train_one_size
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -59,8 +60,8 @@ def pages_that_run() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, tiny_model) -> Path:
-    """What a reader has at hand: recipes, two files, two finished runs, a sweep."""
+def reader(tmp_path_factory, tiny_model) -> Path:
+    """What a reader has at hand: recipes, two files, two finished runs, a sweep. All pages share it."""
     directory = tmp_path_factory.mktemp("reader")
     shutil.copytree(ROOT / "recipes", directory / "recipes")
     (directory / "solutions.jsonl").write_text(to_lines(_plainly("train", 40)))
@@ -70,7 +71,7 @@ def place(tmp_path_factory, tiny_model) -> Path:
     small += ["--eval.backend", "native", "--eval.max_new_tokens", "8", "--eval.examples", "4", "--train.num_steps", "3"]
     for name in ("first", "second"):
         train_one_size(load_config(None, [*small, "--run.dir", str(directory / "runs" / name)]))
-    sweep(load_config(None, small), Design((8,), ("raw",), 1, equal="steps"), directory / "runs" / "sweep")
+    run_sweep(load_config(None, small), Design((8,), ("raw",), 1, equal="steps"), directory / "runs" / "sweep")
     return directory
 
 
@@ -80,20 +81,20 @@ def _plainly(part, count):
         yield {"prompt": user["content"], "response": assistant["content"], "reference": user["info"]["reference_answer"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", pages_that_run())
-def test_every_command_of_a_page_runs(page, place, tiny_model, tmp_path, monkeypatch, capsys):
-    shutil.copytree(place, tmp_path, dirs_exist_ok=True)
-    for file in tmp_path.glob("runs/**/config.toml"):
-        file.write_text(file.read_text().replace(str(place), str(tmp_path)))
-    monkeypatch.chdir(tmp_path)
-    quick = list(check.PROPERTIES.items())[:6]  # the others start processes; test_check.py tries them all
-    monkeypatch.setattr(check, "PROPERTIES", dict(quick))
+def test_every_command_of_a_page_runs(page, reader, tiny_model, monkeypatch, capsys):
+    """A command that stands on several pages runs with the first of them. Ranks that it launches are one, in this process."""
+    monkeypatch.chdir(reader)
+    quick = list(doctor.PROPERTIES.items())[:6]  # the others start processes; test_check.py tries them all
+    monkeypatch.setattr(doctor, "PROPERTIES", dict(quick))
+    monkeypatch.setattr("tutelage.machines.launch", lambda ranks, words: main(words))
     for command in (command for command in COMMANDS if command.page == page and not command.needs):
         assert command.words[0] == "tutelage", f"{page}: {' '.join(command.words)}: mark what it needs (<!-- needs: … -->)"
         own = command.words[1:]
-        before = COMMANDS.index(next(other for other in COMMANDS if other.words == command.words and not other.needs))
-        if COMMANDS[before].page != page and "mine.toml" not in own:
-            continue  # run with another page
+        first = next(other for other in COMMANDS if other.words == command.words and not other.needs)
+        if first.page != page and "mine.toml" not in own:
+            continue
         smaller = [word.replace("{tiny}", tiny_model) for word in SMALLER.get(own[0], [])]
         if "runs/first/config.toml" in own:
             smaller = []  # a replay is of the run as it was
@@ -142,6 +143,12 @@ def test_tests_and_scripts_that_are_named_are_there():
             assert f"def {name}(" in known or (ROOT / "tests" / f"{name}.py").is_file(), f"{page.name} names {name}"
 
 
+def test_the_reference_of_the_python_api_has_every_public_name():
+    names = re.findall(r"^::: tutelage\.(\w+)$", (ROOT / "docs" / "reference" / "api.md").read_text(), re.MULTILINE)
+    assert sorted(names) == tutelage.__all__
+
+
+@pytest.mark.slow
 def test_the_site_is_built_without_a_warning(tmp_path):
     pytest.importorskip("material", reason="mkdocs-material is not installed (pip install -e '.[docs]')")
     done = subprocess.run(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tutelage.cli import main
 from tutelage.config import load_config
 from tutelage.data.filter import judge, keep_correct
 from tutelage.data.ledger import Ledger, to_examples
@@ -37,6 +38,7 @@ def test_the_a10g_recipe_is_the_specifications_configuration():
     assert (evaluation.gpu_memory_utilization, train.loss_normalization) == (0.4, "sequence")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not GSM8K.is_dir(), reason="the GSM8K files are not beside this checkout")
 def test_every_gsm8k_solution_is_read_and_graded_right():
     for file in ("train.jsonl", "test.jsonl"):
@@ -47,11 +49,10 @@ def test_every_gsm8k_solution_is_read_and_graded_right():
         assert not any("<<" in example.response for example in examples)
 
 
+@pytest.mark.slow
 @needs_embedded_model
 def test_the_embedded_model_learns_the_built_in_task(tmp_path, capsys):
     """Six steps of eight rows: the loss falls below half, the answers become well-formed, everything is logged."""
-    from tutelage.cli.entry import main
-
     run = tmp_path / "run"
     arguments = (
         "--train.num_steps 6 --train.lr 3e-4 --train.batch_size 8 --train.grad_accum 1 --train.schedule constant "

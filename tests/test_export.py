@@ -8,10 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from test_train import interrupt_at_call, weights_of
 
 from tutelage import train_one_size
-from tutelage.cli.entry import main
+from tutelage.cli import main
 from tutelage.cli.export import export
 from tutelage.errors import InputError
 from tutelage.training.ending import Interrupted
@@ -38,7 +39,6 @@ def test_an_exported_checkpoint_is_the_model_of_a_run_that_ended_there(make_conf
         make_config(train__num_steps=3, eval__every=0, eval__before=False, run__dir=str(tmp_path / "short"), **same)
     )
     target = export(Path(config.run.dir))
-    from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     ours, theirs = load_file(target / "model.safetensors"), weights_of(short.directory)
@@ -48,30 +48,26 @@ def test_an_exported_checkpoint_is_the_model_of_a_run_that_ended_there(make_conf
     assert "after 3 optimizer steps" in (target / "README.md").read_text()
 
 
-def test_large_models_are_written_in_shards_that_load(make_config, monkeypatch, tmp_path):
+def test_what_can_and_what_cannot_be_exported_of_a_stopped_run(make_config, monkeypatch, tmp_path):
     from transformers import AutoModelForCausalLM
 
-    config = stopped_at(make_config, monkeypatch, 2)
-    monkeypatch.setattr("tutelage.model.load.SHARD_SIZE", "40KB")
-    assert main(["export", config.run.dir, "--step", "2", "--out", str(tmp_path / "out")]) == 0
-    assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 1
-    AutoModelForCausalLM.from_pretrained(tmp_path / "out")
-
-
-def test_what_cannot_be_exported_is_said(make_config, monkeypatch, tmp_path):
-    config = stopped_at(make_config, monkeypatch, 2)
+    run, out = Path(stopped_at(make_config, monkeypatch, 2).run.dir), tmp_path / "out"
+    monkeypatch.setattr("tutelage.model.save.SHARD_SIZE", "40KB")
+    assert main(["export", str(run), "--step", "2", "--out", str(out)]) == 0
+    assert len(list(out.glob("model-*.safetensors"))) > 1
+    AutoModelForCausalLM.from_pretrained(out)
+    with pytest.raises(InputError, match="is not overwritten"):
+        export(run, out=out)
     with pytest.raises(InputError, match=r"no complete checkpoint of step 7; there are: 2"):
-        export(Path(config.run.dir), step=7)
+        export(run, step=7)
     with pytest.raises(InputError, match="not a run directory"):
         export(tmp_path)
-    export(Path(config.run.dir), out=tmp_path / "out")
-    with pytest.raises(InputError, match="is not overwritten"):
-        export(Path(config.run.dir), out=tmp_path / "out")
 
 
 def test_the_best_step_is_the_earliest_of_the_most_accurate_ones():
     lines = [{"step": step, "accuracy": accuracy} for step, accuracy in ((0, 1.0), (2, 0.5), (4, 0.5), (6, 0.25))]
-    assert _best(SimpleNamespace(evaluations=lambda: lines)) == [2] and _best(SimpleNamespace(evaluations=lambda: lines[:1])) == []
+    for found, best in ((lines, [2]), (lines[:1], [])):
+        assert _best(SimpleNamespace(reading=lambda found=found: SimpleNamespace(evaluations=found))) == best
 
 
 def test_a_finished_run_keeps_its_best_checkpoint_where_that_is_wished(make_config, monkeypatch):

@@ -8,7 +8,7 @@ import tomllib
 
 import pytest
 
-from tutelage.cli.entry import init, main
+from tutelage.cli import init, main
 from tutelage.config import describe, load_config
 from tutelage.data.pool import prepare
 from tutelage.errors import InputError

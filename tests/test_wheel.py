@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from tutelage.cli import main
 from tutelage.data import arithmetic
-from tutelage.runs.runlog import to_lines
+from tutelage.runs.files import to_lines
 
 ROOT = Path(__file__).parent.parent
 
@@ -42,6 +43,7 @@ def installed(wheel, tmp_path_factory) -> Path:
     return directory
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_templates_scripts_prompts_and_types(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     for name in ("report/run.html", "report/page.js", "report/page.css", "prompts/r1_zero.txt", "py.typed", "check/rank.py"):
@@ -49,6 +51,7 @@ def test_the_wheel_holds_templates_scripts_prompts_and_types(wheel):
     assert not any("tests/" in name or "bench/" in name for name in names)
 
 
+@pytest.mark.slow
 def test_the_wheel_runs_without_the_repository(installed, tiny_model, tmp_path):
     (tmp_path / "rows.jsonl").write_text(to_lines(arithmetic.rows("train", 40)))
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -73,8 +76,6 @@ def test_the_wheel_runs_without_the_repository(installed, tiny_model, tmp_path):
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
 def test_a_completion_script_knows_commands_settings_and_choices(shell, capsys):
-    from tutelage.cli.entry import main
-
     assert main(["completion", shell]) == 0
     script = capsys.readouterr().out
     for word in ("plan", "check", "--train.on_oom", "adapt", "--gpus", "bf16-sr"):
@@ -82,8 +83,6 @@ def test_a_completion_script_knows_commands_settings_and_choices(shell, capsys):
 
 
 def test_bash_completes_a_setting(tmp_path, capsys):
-    from tutelage.cli.entry import main
-
     assert main(["completion", "bash"]) == 0
     (tmp_path / "completion.sh").write_text(capsys.readouterr().out)
     code = (

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import asdict, replace
 
 import torch
 
-from tutelage.check.subject import ROWS, Finding, Subject, distance, largest_gap, sampled_gradient, worst
+from tutelage.check.rank import gradient_of
+from tutelage.check.subject import ROWS, Finding, Subject, distance, gradients, largest_gap, sampled, worst
 from tutelage.config import replaced, to_toml
-from tutelage.data import TokenizedExample, pad_and_shift
+from tutelage.data import pad_and_shift
 from tutelage.evaluation import MAX_GAP_FLOAT32, MEAN_GAP_BFLOAT16
-from tutelage.machines import launch
+from tutelage.machines import ALONE, launch
 from tutelage.model import for_device, get_response_log_probs, pack, pad, sft_microbatch_train_step
 from tutelage.resources import free_memory, weight_bytes
 from tutelage.training import accumulate_gradients
 
-SHARE = 1e-4
-"""Bound of the difference of two gradients in float32, ‖a − b‖ / ‖b‖; log-probabilities have the bounds of a sync with vLLM."""
-OF_RANKS = 5.0
+GRADIENT_BOUND = 1e-4
+"""Bound of ‖a − b‖ / ‖b‖ of two gradients in float32. Log-probabilities have the bounds of a sync with vLLM."""
+RANKS_NEED = 5.0
 """Two ranks on a CPU need about so many times the bytes of the model in float32."""
 
 
@@ -27,11 +29,12 @@ def packed(subject: Subject) -> Finding:
     if not subject.policy.packs:
         return Finding(None, "this run is trained on padded rows")
     gap = largest_gap(_log_probs(subject, together=True), _log_probs(subject, together=False))
-    return Finding(gap <= MAX_GAP_FLOAT32, f"{gap:.1e} nats at most, over {_responses(subject.rows)} response tokens")
+    tokens = sum(len(row.response_ids) for row in subject.rows)
+    return Finding(gap <= MAX_GAP_FLOAT32, f"{gap:.1e} nats at most, over {tokens} response tokens")
 
 
 def fused(subject: Subject) -> Finding:
-    """The fused objective has the log-probabilities and the gradient of the specification's functions on whole logits."""
+    """The fused objective has the log-probabilities and the gradient of the specification's functions on full logits."""
     policy, rows = subject.policy, subject.rows
     ours = _log_probs(subject, together=False)
     tensors = pad_and_shift([(row.prompt_ids, row.response_ids) for row in rows], policy.pad_token_id)
@@ -39,58 +42,50 @@ def fused(subject: Subject) -> Finding:
     policy.model.zero_grad(set_to_none=True)
     theirs = []
     with policy.computing():
-        for number in range(len(rows)):  # one by one: whole logits are large
-            part = slice(number, number + 1)
-            found = get_response_log_probs(policy.model, ids[part], labels[part], with_grad=True)["log_probs"]
-            sft_microbatch_train_step(found, masks[part], len(rows))
-            theirs.append(found.detach()[masks[part]].cpu())
-    plain = sampled_gradient(policy.model)
-    _gradient(replace(subject, config=replaced(subject.config, {"train.loss_normalization": "sequence"})), rows_together=1)
-    gap, apart = largest_gap(ours, theirs), distance(sampled_gradient(policy.model), plain)
-    policy.model.zero_grad(set_to_none=True)
-    return Finding(gap <= MAX_GAP_FLOAT32 and apart <= SHARE, f"{gap:.1e} nats at most; gradients differ by {apart:.1e}")
+        for index in range(len(rows)):  # one by one: full logits are large
+            row = slice(index, index + 1)
+            found = get_response_log_probs(policy.model, ids[row], labels[row], with_grad=True)["log_probs"]
+            sft_microbatch_train_step(found, masks[row], len(rows))
+            theirs.append(found.detach()[masks[row]].cpu())
+    plain = sampled(gradients(policy.model))
+    as_specified = replaced(subject.config, {"train.loss": "nll", "train.loss_normalization": "sequence"})
+    gap, apart = largest_gap(ours, theirs), distance(_gradient(replace(subject, config=as_specified), rows_together=1), plain)
+    return Finding(gap <= MAX_GAP_FLOAT32 and apart <= GRADIENT_BOUND, f"{gap:.1e} nats at most; gradients differ by {apart:.1e}")
 
 
 def splits(subject: Subject) -> Finding:
     """All rows at once, one at a time, and two at a time give one gradient."""
     if len(subject.rows) < 2:
         return Finding(None, "one row cannot be split")
-    norms, gradients = [], []
-    for together in (ROWS, 1, 2):
-        norms.append(_gradient(subject, together))
-        gradients.append(sampled_gradient(subject.policy.model))
-    subject.policy.model.zero_grad(set_to_none=True)
-    apart = worst([distance(other, gradients[0]) for other in gradients[1:]])
-    return Finding(apart <= SHARE, f"gradients differ by {apart:.1e}; their norm is {norms[0]:.4g}")
+    at_once, *others = [_gradient(subject, rows_together) for rows_together in (ROWS, 1, 2)]
+    apart = worst([distance(other, at_once) for other in others])
+    return Finding(apart <= GRADIENT_BOUND, f"gradients differ by {apart:.1e}")
 
 
 def ranks(subject: Subject) -> Finding:
     """Two ranks that share the weights, on this machine's CPU, have the gradient of one process."""
-    needed, free = OF_RANKS * weight_bytes(subject.policy), free_memory(torch.device("cpu"))
+    needed, free = RANKS_NEED * weight_bytes(subject.policy), free_memory(torch.device("cpu"))
     if needed > free:
         return Finding(None, f"two ranks on the CPU need about {needed / 1e9:.0f} GB, and {free / 1e9:.0f} are free")
-    found = []
-    for count in (1, 2):
-        question, answer = subject.scratch / "question.json", subject.scratch / f"answer-{count}.pt"
-        config = replaced(subject.course(rows_together=1).config, {"model.device": "cpu"})
-        rows = [asdict(row) for row in subject.rows]
-        question.write_text(json.dumps({"config": to_toml(config), "rows": rows}), encoding="utf-8")
-        if launch(count, [str(question), str(answer)], module="tutelage.check.rank"):
-            return Finding(False, f"a job of {count} rank{'s' * (count > 1)} did not end well; its own message stands above")
-        found.append(torch.load(answer, weights_only=True))
-    apart = distance(found[1], found[0])
-    return Finding(apart <= SHARE, f"gradients differ by {apart:.1e} (gloo, on the CPU)")
+    config = replaced(subject.config, {"model.device": "cpu"})
+    question, answer = subject.scratch / "question.json", subject.scratch / "answer.pt"
+    asked = {"config": to_toml(config), "rows": [asdict(row) for row in subject.rows]}
+    question.write_text(json.dumps(asked), encoding="utf-8")
+    if launch(2, [str(question), str(answer)], module="tutelage.check.rank"):
+        return Finding(False, "a job of 2 ranks did not end well; its own message stands above")
+    apart = distance(torch.load(answer, weights_only=True), gradient_of(config, subject.rows, ALONE))
+    return Finding(apart <= GRADIENT_BOUND, f"gradients differ by {apart:.1e} (gloo, on the CPU)")
 
 
 def drift(subject: Subject) -> Finding:
     """What computing in bfloat16 changes, where the configuration does so here."""
-    given = for_device(subject.pool.config.model, subject.policy.device)
-    if given.precision == "fp32":
+    if for_device(subject.pool.config.model, subject.policy.device).precision == "fp32":
         return Finding(None, "this run computes in float32")
-    exact = _log_probs(subject, together=False)
-    rounded = _log_probs(replace(subject, policy=replace(subject.policy, precision="bf16-mixed")), together=False)
-    gaps = torch.cat(rounded).double() - torch.cat(exact).double()
-    mean, most = float(gaps.abs().mean()), float(gaps.abs().max())
+    exact = torch.cat(_log_probs(subject, together=False)).double()
+    rounding = copy.copy(subject.policy)  # of the same model
+    rounding.precision = "bf16-mixed"
+    gaps = (torch.cat(_log_probs(replace(subject, policy=rounding), together=False)).double() - exact).abs()
+    mean, most = float(gaps.mean()), float(gaps.max())
     return Finding(mean <= MEAN_GAP_BFLOAT16, f"{mean:.2g} nats on average, {most:.2g} at most (bound: {MEAN_GAP_BFLOAT16} on average)")
 
 
@@ -106,14 +101,12 @@ def _log_probs(subject: Subject, together: bool) -> list[torch.Tensor]:
         return [policy.score(pad([row], policy.pad_token_id)).log_probs.cpu() for row in rows]
 
 
-def _gradient(subject: Subject, rows_together: int) -> float:
-    """Put the gradient of the rows' step into the model, so many rows at a time; its norm."""
-    longest = max(map(len, subject.rows))
-    budget = None if rows_together == ROWS else rows_together * longest
+def _gradient(subject: Subject, rows_together: int) -> torch.Tensor:
+    """A sample of the gradient of the rows' step, computed so many rows at a time."""
+    budget = None if rows_together == ROWS else rows_together * max(map(len, subject.rows))
     course = subject.course(budget, rows_together)
-    batches = course.batches(subject.rows)
-    return accumulate_gradients(subject.policy, subject.rows, batches, course.config, 0).grad_norm
-
-
-def _responses(rows: list[TokenizedExample]) -> int:
-    return sum(len(row.response_ids) for row in rows)
+    model = subject.policy.model
+    accumulate_gradients(subject.policy, subject.rows, course.batches(subject.rows), course.config, 0)
+    found = sampled(gradients(model))
+    model.zero_grad(set_to_none=True)
+    return found

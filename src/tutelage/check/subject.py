@@ -1,11 +1,10 @@
-"""What the doctor looks at: a person's configuration, tokenizer and rows, and the model in float32."""
+"""What the doctor looks at, a person's configuration, tokenizer, rows and model in float32, and how it compares figures."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -18,27 +17,33 @@ from tutelage.resources import pair_cost
 ROWS = 8
 """Rows that the model computes."""
 LOOKED_AT = 64
-"""They are the shortest of so many."""
+"""They are the shortest of the first so many training rows."""
 SAMPLED = 4096
-"""Elements of each weight's gradient that are compared."""
+"""Elements of each weight, or of its gradient, that are compared."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Whether a property holds (None: it cannot be asked here), and the figures."""
+    """Whether a property holds (None: it is not applicable), and the figures."""
 
     holds: bool | None
     figures: str
 
+    @property
+    def verdict(self) -> str:
+        return {True: "proven", False: "failed", None: "not applicable"}[self.holds]
+
 
 @dataclass(frozen=True)
 class Subject:
-    """Attributes:
-    config: as it was given, but with the rows below for one step, unclipped.
-    pool, prepared: all rows.
-    rows: the few that the model computes.
-    policy: in float32, in packs where the model allows and the configuration wants.
-    scratch: a directory that is removed afterwards.
+    """What the properties are tried on.
+
+    Attributes:
+        config: the given one, but in float32, without adapters and unclipped. `pool.config` is as it was given.
+        pool, prepared: all rows.
+        rows: the few that the model computes.
+        policy: it packs rows if the model allows that and the configuration wants it.
+        scratch: a directory that is removed afterwards.
     """
 
     config: Config
@@ -50,12 +55,12 @@ class Subject:
 
     def course(self, budget: int | None = None, rows_together: int = ROWS) -> Course:
         """One step of the few rows, in packs of at most `budget` tokens (None: one pack), or so many padded rows together."""
-        budget = budget or sum(map(len, self.rows))
-        config = replaced(
-            self.config,
-            {"train.pack_tokens": budget, "train.batch_size": rows_together, "train.grad_accum": ROWS // rows_together},
-        )
-        return Course(self.prepared, config, self.policy, pair_cost(self.policy))
+        layout = {
+            "train.pack_tokens": budget or sum(map(len, self.rows)),
+            "train.batch_size": rows_together,
+            "train.grad_accum": ROWS // rows_together,
+        }
+        return Course(self.prepared, replaced(self.config, layout), self.policy, pair_cost(self.policy))
 
 
 def make_subject(config: Config, scratch: Path) -> Subject:
@@ -73,22 +78,17 @@ def make_subject(config: Config, scratch: Path) -> Subject:
     return Subject(wide, pool, prepared, rows, policy, scratch)
 
 
-def sampled_gradient(model: torch.nn.Module, full_tensor: Any = None) -> torch.Tensor:
-    """Elements of every gradient, evenly spaced, one after another: (elements,) float64, on the CPU.
+def sampled(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Evenly spaced elements of every tensor, one tensor after another: (elements,) float64, on the CPU."""
+    return torch.cat([tensor.detach().flatten()[:: max(1, tensor.numel() // SAMPLED)].double().cpu() for tensor in tensors])
 
-    Args:
-        full_tensor: what makes a sharded gradient whole, where it is.
-    """
-    parts = []
-    for parameter in model.parameters():
-        if parameter.grad is not None:
-            gradient = full_tensor(parameter.grad) if callable(full_tensor) else parameter.grad
-            parts.append(gradient.detach().flatten()[:: max(1, gradient.numel() // SAMPLED)].double().cpu())
-    return torch.cat(parts)
+
+def gradients(model: torch.nn.Module) -> list[torch.Tensor]:
+    return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
 
 
 def distance(a: torch.Tensor, b: torch.Tensor) -> float:
-    """‖a − b‖ / ‖b‖; infinite where they have not as many elements."""
+    """‖a − b‖ / ‖b‖; infinite if they do not have as many elements."""
     if a.shape != b.shape:
         return float("inf")
     return float((a - b).norm() / b.norm().clamp(min=1e-30))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+from typing import Any
+
 from tutelage.check.subject import Finding, Subject
+from tutelage.config import replaced
 from tutelage.console import percent
-from tutelage.data import Ledger, Row, choose_problems
-from tutelage.evaluation import evaluate
+from tutelage.data import Example, Ledger, Row, TokenizedExample, choose_problems
+from tutelage.evaluation import REWARD_FUNCTIONS, prompt_ids
 from tutelage.model import pack
 
 MOST_ROWS = 2000
@@ -13,70 +17,64 @@ MOST_ROWS = 2000
 LARGEST_PACK = 64
 """Rows that are laid out together to look at the targets."""
 WRONG = "the answer is not 123456.789"
-SELF_TEST = ((r"\frac{1}{2}", "0.5", True), ("72", "72.0", True), ("72", "73", False), ("(1, 2)", "(2, 1)", False))
-"""(reference, answer, whether they are equal)."""
+SELF_TEST = (("0.5", r"\frac{1}{2}", True), ("72.0", "72", True), ("73", "72", False), ("(2, 1)", "(1, 2)", False))
+"""(answer, reference, whether they are equal)."""
 
 
 def ids(subject: Subject) -> Finding:
     """What was tokenized is read back as the same text, and the prompt's ids are those that validation would send for that row."""
-    tokenizer, pool = subject.policy.tokenizer, subject.pool
     rows = subject.prepared.train[:MOST_ROWS]
-    start = [tokenizer.bos_token_id]
+    sent = _sent_in_validation(subject, rows)
     for row in rows:
-        example = pool.by_source[row.source]
-        prompt = list(row.prompt_ids)
-        if prompt[:1] == start and not example.prompt.startswith(tokenizer.bos_token or "\0"):
-            prompt = prompt[1:]
-        response = list(row.response_ids[:-1] if row.ends else row.response_ids)
-        for what, found, text in (("prompt", prompt, example.prompt), ("response", response, example.response)):
-            again = tokenizer.decode(found, clean_up_tokenization_spaces=False)
-            whole = row.ends or what == "prompt"
+        for what, again, text, is_cut in _read_back(subject.policy.tokenizer, row, subject.pool.by_source[row.source]):
             # a cut may go through a character
-            if again != text if whole else not text.startswith(again.rstrip("\ufffd")):
-                return Finding(False, f"{row.source}: the {what}'s ids read back as {_where(again, text)}")
-    asked = _as_validation(subject, [row.source for row in rows])
-    for row in rows:
-        # a row without a reference cannot be asked; its prompt is made as the others are
-        if row.source in asked and asked[row.source] != list(row.prompt_ids):
+            if not text.startswith(again.rstrip("\ufffd")) if is_cut else again != text:
+                return Finding(False, f"{row.source}: the {what}'s ids read back as {_difference(again, text)}")
+        if sent.get(row.source, list(row.prompt_ids)) != list(row.prompt_ids):
             return Finding(False, f"{row.source}: validation would send other ids for the same prompt than it was trained on")
     return Finding(True, f"{len(rows)} rows, {sum(map(len, rows)):,} ids")
 
 
-def _where(found: str, text: str) -> str:
-    """Where two texts part."""
-    place = next((n for n, (a, b) in enumerate(zip(found, text, strict=False)) if a != b), min(len(found), len(text)))
-    return f"another text from character {place} on: {found[place : place + 20]!r} for {text[place : place + 20]!r}"
+def _read_back(tokenizer: Any, row: TokenizedExample, example: Example) -> list[tuple[str, str, str, bool]]:
+    """(which part, what its ids read back as, its text, whether it is cut) of prompt and response."""
+    prompt, response = list(row.prompt_ids), list(row.response_ids[: -1 if row.ends else None])
+    if prompt[:1] == [tokenizer.bos_token_id] and not example.prompt.startswith(tokenizer.bos_token or "\0"):
+        prompt = prompt[1:]
+    again = [tokenizer.decode(part, clean_up_tokenization_spaces=False) for part in (prompt, response)]
+    return [("prompt", again[0], example.prompt, False), ("response", again[1], example.response, not row.ends)]
 
 
-def _as_validation(subject: Subject, sources: list[str]) -> dict[str, list[int]]:
-    """The ids that an evaluation sends for the same rows."""
-    pool, data = subject.pool, subject.pool.config.data
-    rows = [Row(source, pool.raw[source]) for source in sources]
-    lenient = pool.config.model_copy(update={"data": data.model_copy(update={"on_bad_row": "skip"})})
-    problems = choose_problems(rows, pool.template, Ledger(()), lenient)
-    sent = evaluate.prompt_ids(subject.policy.tokenizer, problems)
-    found = {problem.source: ids for problem, ids in zip(problems, sent, strict=True)}
-    # a row without a reference is trained on unfiltered, and cannot be asked; its prompt is made as the others are
-    return found
+def _difference(found: str, text: str) -> str:
+    """From which character on two texts differ, and how."""
+    pairs = itertools.zip_longest(found, text)
+    index = next((index for index, (a, b) in enumerate(pairs) if a != b), 0)
+    return f"another text from character {index} on: {found[index : index + 20]!r} for {text[index : index + 20]!r}"
+
+
+def _sent_in_validation(subject: Subject, rows: list[TokenizedExample]) -> dict[str, list[int]]:
+    """The ids that an evaluation sends for the same rows. One without a reference cannot be asked; its prompt is made as the others'."""
+    pool = subject.pool
+    lenient = replaced(pool.config, {"data.on_bad_row": "skip"})
+    problems = choose_problems([Row(row.source, pool.raw[row.source]) for row in rows], pool.template, Ledger(()), lenient)
+    sent = prompt_ids(subject.policy.tokenizer, problems)
+    return {problem.source: prompt for problem, prompt in zip(problems, sent, strict=True)}
 
 
 def end_token(subject: Subject) -> Finding:
     """The last target of every row that was not cut is the end token, and no other is."""
     end = subject.policy.stops.end_token_id
     rows = subject.prepared.train[:MOST_ROWS]
-    cut = [row for row in rows if not row.ends]
-    for row in rows:
-        if not row.ends:
-            continue
+    ending = [row for row in rows if row.ends]
+    for row in ending:
         batch = pack([row])
         targets = batch.labels[batch.of_examples[0]].tolist()
         if targets.count(end) != 1 or targets[-1] != end:
-            return Finding(
-                False, f"{row.source}: the end token {end} is a target {targets.count(end)} times, and should be the last once"
-            )
-    if len(cut) == len(rows):
+            times = targets.count(end)
+            return Finding(False, f"{row.source}: the end token {end} is a target {times} times, and should be the last once")
+    if not ending:
         return Finding(False, "every row is cut (data.truncate), so the model never learns to stop: raise data.max_length")
-    return Finding(True, f"{len(rows) - len(cut)} of {len(rows)} rows" + (f"; {len(cut)} are cut" if cut else ""))
+    cut = len(rows) - len(ending)
+    return Finding(True, f"{len(ending)} of {len(rows)} rows" + (f"; {cut} are cut" if cut else ""))
 
 
 def mask(subject: Subject) -> Finding:
@@ -86,33 +84,25 @@ def mask(subject: Subject) -> Finding:
     for row, targets in zip(rows, batch.of_examples, strict=True):
         if batch.labels[targets].tolist() != list(row.response_ids):
             return Finding(False, f"{row.source}: its targets are not its response")
-    expected = sum(len(row.response_ids) for row in rows)
-    counted = float(batch.weights.sum())
+    expected, counted = sum(len(row.response_ids) for row in rows), float(batch.weights.sum())
     if counted != expected:
         return Finding(False, f"{counted:.0f} predictions carry the loss, where the responses have {expected} tokens")
-    responses = sum(len(row.response_ids) for row in subject.prepared.train)
-    share = responses / sum(map(len, subject.prepared.train))
-    return Finding(True, f"{percent(share)} of {sum(map(len, subject.prepared.train)):,} tokens carry the loss")
+    tokens = sum(map(len, subject.prepared.train))
+    share = sum(len(row.response_ids) for row in subject.prepared.train) / tokens
+    return Finding(True, f"{percent(share)} of {tokens:,} tokens carry the loss")
 
 
 def grader(subject: Subject) -> Finding:
-    """Known pairs are graded rightly; every row's own reference earns 1, and another answer 0."""
-    reward = subject.config.eval.reward
-    grade = evaluate.REWARD_FUNCTIONS[reward]
-
-    def says(answer: str) -> str:
-        return f"so it is. </think> <answer> {answer} </answer>" if reward == "r1_zero" else f"So it is \\boxed{{{answer}}}."
-
-    for reference, answer, equal in SELF_TEST:
-        if (grade(says(answer), reference)["answer_reward"] == 1.0) != equal:
-            return Finding(False, f"{answer!r} for {reference!r} should be {'right' if equal else 'wrong'}")
+    """Known pairs are graded rightly; every row's own reference earns 1, and another answer, or none, 0."""
+    style = subject.config.eval.reward
+    grade = REWARD_FUNCTIONS[style]
+    says = "so it is. </think> <answer> {} </answer>" if style == "r1_zero" else r"So it is \boxed{{{}}}."
     examples = [*subject.pool.examples, *subject.pool.problems]
     references = list(dict.fromkeys(example.reference for example in examples if example.reference.strip()))[: MOST_ROWS // 10]
+    cases = [(says.format(answer), reference, equal) for answer, reference, equal in SELF_TEST]
     for reference in references:
-        if grade(says(reference), reference)["answer_reward"] != 1.0:
-            return Finding(False, f"the reference {reference!r} is not graded as right against itself")
-        if grade(says(WRONG), reference)["answer_reward"] != 0.0:
-            return Finding(False, f"{WRONG!r} is graded as right for {reference!r}")
-        if grade("no answer at all", reference)["reward"] != 0.0:
-            return Finding(False, f"a response without an answer is graded as right for {reference!r}")
+        cases += [(says.format(reference), reference, True), (says.format(WRONG), reference, False), ("no answer", reference, False)]
+    for response, reference, equal in cases:
+        if grade(response, reference)["reward"] != float(equal):
+            return Finding(False, f"{response!r} for the reference {reference!r} should be {'right' if equal else 'wrong'}")
     return Finding(True, f"{len(SELF_TEST)} known pairs; {len(references)} of your references, each right, wrong and missing")

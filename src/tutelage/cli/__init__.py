@@ -1,4 +1,4 @@
-"""The command line: which command, its settings, its exit code."""
+"""The command line: one file a command, its arguments and its work together."""
 
 from typing import TYPE_CHECKING
 

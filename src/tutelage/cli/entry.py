@@ -1,4 +1,4 @@
-"""The command line: which command, its settings, its exit code. What each command does is in `commands`."""
+"""The entry of the command line: it parses, runs one command, prints its value under ``--json`` and maps errors to exit codes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from tutelage.cli.commands import ADD, WITHOUT_SETTINGS
+from tutelage.cli import ask, check, compare, completion, demo, eval, export, filter, grade, init, plan, report, sweep, train
+from tutelage.cli.command import Outcome
 from tutelage.config import split_overrides
 from tutelage.errors import InputError, RunError
 from tutelage.machines import prepare_process
 
+COMMANDS = (demo, init, plan, check, train, sweep, eval, filter, ask, report, compare, export, grade, completion)
+"""The commands' files, in the order in which ``--help`` lists them. Each has `add`, its arguments, and `run`, its work."""
 EXIT_CODES = """exit codes:
   0    done; also a training run that SIGTERM or SIGUSR1 stopped, its state saved
   1    it failed after it had begun, `check` found a failure, or nothing that `plan` knows fits
@@ -35,30 +38,34 @@ def build_parser(with_settings: bool = False) -> argparse.ArgumentParser:
         description="Fine-tune reasoning models on worked solutions, and see while it trains whether they learn to solve problems.",
         epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.set_defaults(parser=lambda: build_parser(with_settings=True))
+    parser.set_defaults(build_parser=build_parser)
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for add in ADD:
-        add(commands)
+    for command in COMMANDS:
+        command.add(commands)
     if with_settings:
-        from tutelage.config import describe
-
-        for name, command in commands.choices.items():
-            for section, key, kind, default, text in describe() if name not in WITHOUT_SETTINGS else ():
-                choices = kind.split(" | ") if " | " in kind and default in kind.split(" | ") else None
-                summary = " ".join(text.split())[:120].replace("%", "%%")
-                command.add_argument(f"--{section}.{key}", choices=choices, help=summary)
+        for own_parser in commands.choices.values():
+            if own_parser.get_default("takes_settings"):
+                _add_settings(own_parser)
     return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    from tutelage.config import describe
+
+    for section, key, kind, default, text in describe():
+        choices = kind.split(" | ") if " | " in kind and default in kind.split(" | ") else None
+        summary = " ".join(text.split())[:120].replace("%", "%%")
+        parser.add_argument(f"--{section}.{key}", choices=choices, help=summary)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code, as `EXIT_CODES` says."""
     prepare_process()
-    parser = build_parser()
-    given = sys.argv[1:] if argv is None else list(argv)
-    others, overrides = split_overrides(given)
+    words, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
     try:
-        arguments = parser.parse_args(others)
+        parser = build_parser()
+        arguments = parser.parse_args(words, argparse.Namespace(words=words, overrides=overrides))
         if arguments.version:
             from importlib.metadata import version
 
@@ -69,21 +76,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 2
         for polite in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(polite, signal.default_int_handler)  # ends as Ctrl-C does; training remembers them instead
-        if arguments.command == "train" and arguments.launch is not None:
-            return _launch(arguments.launch, given)
-        if overrides and arguments.command in WITHOUT_SETTINGS:
+        if overrides and not arguments.takes_settings:
             raise InputError(f"tutelage {arguments.command} takes no settings; got {' '.join(overrides)}")
-        told = _run(arguments, overrides)
-        failed = arguments.command == "check" and told["failed"] > 0
-        return int(failed or (arguments.command == "plan" and told["proposal"] is None))
+        return _run(arguments).exit_code
     except InputError as error:
-        _tell(error)
+        _show(error)
         return 2
     except BrokenPipeError:  # `tutelage … | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
     except (RunError, OSError, MemoryError) as error:
-        _tell(error)
+        _show(error)
         return 1
     except RuntimeError as error:  # torch's, for memory that ran out while a model loads or answers
         from tutelage.model import is_out_of_memory
@@ -93,23 +96,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"tutelage: {str(error).splitlines()[0]}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as interruption:
-        _tell(interruption)
+        _show(interruption)
         return int(getattr(interruption, "exit_code", 130))
 
 
-def _run(arguments: argparse.Namespace, overrides: list[str]) -> Any:
-    """What the command returns; under --json, printed, and what it prints on standard error."""
+def _run(arguments: argparse.Namespace) -> Outcome:
+    """Run the command. Under --json its value goes to standard output, and what it prints to standard error."""
     if not getattr(arguments, "json", False):
-        return arguments.run(arguments, overrides)
+        return arguments.run(arguments)
     with contextlib.redirect_stdout(sys.stderr):
-        told = arguments.run(arguments, overrides)
-    if os.environ.get("RANK", "0") == "0":  # of several ranks, one speaks
-        print(json.dumps(_without_nan(told), ensure_ascii=False, default=str))
-    return told
+        outcome: Outcome = arguments.run(arguments)
+    if outcome.value is not None and os.environ.get("RANK", "0") == "0":  # of several ranks, the first one speaks
+        print(json.dumps(_without_nan(outcome.value), ensure_ascii=False, default=str))
+    return outcome
 
 
 def _without_nan(value: Any) -> Any:
-    """The same for JSON, which has neither NaN nor infinity: null in their place."""
+    """The same value for JSON, which has neither NaN nor infinity: null in their place."""
     if isinstance(value, dict):
         return {str(key): _without_nan(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -117,20 +120,12 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _tell(error: BaseException) -> None:
-    """Print an error that a person is meant to read, unless another rank does."""
+def _show(error: BaseException) -> None:
+    """Print an error that a person is meant to read, unless another rank prints it."""
     if not getattr(error, "printed", False):
         otherwise = "interrupted" if isinstance(error, KeyboardInterrupt) else "out of memory"
         start = "\n" if isinstance(error, KeyboardInterrupt) else ""
         print(f"{start}tutelage: {str(error) or otherwise}", file=sys.stderr)
-
-
-def _launch(ranks: int, given: Sequence[str]) -> int:
-    """The same command, without --launch, as so many ranks."""
-    from tutelage.machines import launch
-
-    place = next(index for index, argument in enumerate(given) if argument.partition("=")[0] == "--launch")
-    return launch(ranks, [*given[:place], *given[place + (1 if "=" in given[place] else 2) :]])
 
 
 if __name__ == "__main__":

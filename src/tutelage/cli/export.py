@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
-from collections import Counter
 from pathlib import Path
 
-from tutelage import console
-from tutelage.config import load_config
+from tutelage.cli.command import Commands, Outcome, add_command, start
 from tutelage.errors import InputError
-from tutelage.machines import ALONE
-from tutelage.model import load_policy, load_tokenizer, save_model
-from tutelage.report import show
-from tutelage.runs import RunLog, checkpoint, read_lines
+
+
+def add(commands: Commands) -> None:
+    parser = add_command(commands, "export", run, "a Hugging Face directory from a run's checkpoint")
+    parser.add_argument("directory", type=Path, metavar="RUN", help="a run directory")
+    parser.add_argument("--step", type=int, help="which checkpoint (default: the run's end, else its newest one)")
+    parser.add_argument("--out", type=Path, help="a new directory (default: export-step-N in the run directory)")
+
+
+def run(arguments: argparse.Namespace) -> Outcome:
+    start()
+    directory = export(arguments.directory, arguments.step, arguments.out)
+    print(directory)
+    return Outcome({"directory": str(directory)})
 
 
 def export(run: Path, step: int | None = None, out: Path | None = None) -> Path:
@@ -27,14 +36,15 @@ def export(run: Path, step: int | None = None, out: Path | None = None) -> Path:
     Raises:
         InputError: no such run or checkpoint; or `out` exists.
     """
+    from tutelage.runs import checkpoint
+
     if not (run / "config.toml").is_file():
         raise InputError(f"{run}: not a run directory (it holds no config.toml)")
-    finished = run / "model"
     if step is None and (run / "result.json").is_file():
         target = _new(out or run / "export")
         beside = target.with_name(f".{target.name}.tmp")
         shutil.rmtree(beside, ignore_errors=True)
-        shutil.copytree(finished, beside)
+        shutil.copytree(run / "model", beside)
         beside.rename(target)
         return target
     found = checkpoint.latest(run, before=step)
@@ -44,8 +54,20 @@ def export(run: Path, step: int | None = None, out: Path | None = None) -> Path:
             f"{run}: no complete checkpoint{'' if step is None else f' of step {step}'}; there are: {', '.join(there) or 'none'}"
             " (a finished run keeps its model only, and with run.keep_best the best checkpoint)"
         )
-    taken = checkpoint.step_of(found)
-    target = _new(out or run / f"export-step-{taken}")
+    target = _new(out or run / f"export-step-{checkpoint.step_of(found)}")
+    _write(run, found, target)
+    return target
+
+
+def _write(run: Path, found: Path, target: Path) -> None:
+    """Write the model of a run's checkpoint."""
+    from tutelage import console
+    from tutelage.config import load_config
+    from tutelage.machines import ALONE
+    from tutelage.model import load_policy, load_tokenizer, save_model
+    from tutelage.report import show
+    from tutelage.runs import Reading, checkpoint
+
     config = load_config(run / "config.toml")
     tokenizer = load_tokenizer(config.model.id)
     plan = json.loads((run / "plan.json").read_text(encoding="utf-8"))
@@ -53,10 +75,10 @@ def export(run: Path, step: int | None = None, out: Path | None = None) -> Path:
     with console.progress("loading the checkpoint"):
         policy = load_policy(as_trained, tokenizer, to_train=False, here=False)
         checkpoint.load(found, policy.model, None, ALONE)
-    fates = Counter(line["fate"] for line in read_lines(run / "ledger.jsonl"))
-    evaluations = [line for line in RunLog(run).evaluations() if line["step"] <= taken]
-    save_model(policy, target, show.model_card(config, fates, evaluations, taken))
-    return target
+    step = checkpoint.step_of(found)
+    reading = Reading(run)
+    evaluations = [line for line in reading.evaluations if line["step"] <= step]
+    save_model(policy, target, show.model_card(config, reading.fates, evaluations, step))
 
 
 def _new(target: Path) -> Path:

@@ -1,0 +1,56 @@
+"""What the commands share: how one is added to the parser, what it returns, and words that several of them say."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+MODEL = "a run directory, a model directory, a hub name, or smollm2"
+DATA = "a file, a directory of shards, a hub name, or arithmetic"
+WHERE = "local (default), ray (the cluster that RAY_ADDRESS names, else one on this machine), or ray://HOST:PORT"
+OVERRIDES = "Any setting can be changed: --section.key value (tutelage train --help lists them all)."
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command returns: the value that ``--json`` prints (None: nothing), and the exit code."""
+
+    value: Any = None
+    exit_code: int = 0
+
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Run: TypeAlias = Callable[[argparse.Namespace], Outcome]
+"""A command's work. Beside its own arguments it is given `overrides`, the settings on its command line."""
+
+
+def add_command(
+    commands: Commands, name: str, run: Run, summary: str, *, takes_settings: bool = False, prints_json: bool = True, **options: Any
+) -> argparse.ArgumentParser:
+    """Add a command to the parser; the command's own parser.
+
+    Args:
+        takes_settings: whether ``--section.key value`` may follow.
+        prints_json: whether the command has ``--json``.
+        options: of `argparse.ArgumentParser`.
+    """
+    parser = commands.add_parser(name, help=summary, allow_abbrev=not takes_settings, **options)
+    parser.set_defaults(run=run, takes_settings=takes_settings)
+    if prints_json:
+        parser.add_argument("--json", action="store_true", help="print one JSON document, and everything else on standard error")
+    return parser
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Add the argument of a command that reads a configuration."""
+    parser.add_argument("config", nargs="?", help="a TOML file; without one, the defaults")
+
+
+def start() -> None:
+    """Import torch and transformers, which takes seconds, behind a sign of life."""
+    from tutelage import console
+
+    with console.progress("starting"):
+        from tutelage.training import train_one_size  # noqa: F401

@@ -1,0 +1,38 @@
+"""``tutelage plan``: will it fit, how long will it take, what to change."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from tutelage.cli.command import OVERRIDES, Commands, Outcome, add_command, add_config, start
+
+
+def add(commands: Commands) -> None:
+    parser = add_command(
+        commands, "plan", run, "will it fit, how long will it take, what to change: before anything is computed",
+        takes_settings=True,
+        description=f"Reckons memory and time of a run on a device, from the model's configuration and the rows' lengths. {OVERRIDES}",
+    )  # fmt: skip
+    add_config(parser)
+    parser.add_argument(
+        "--device",
+        help="a10g, l4, a100-40, h100, rtx4090, cpu, or the GiB of a GPU (default: where it would run on this machine)",
+    )
+    parser.add_argument("--gpus", type=int, default=1, help="how many of them; with several, the last one is vLLM's (default 1)")
+    parser.add_argument("--length", type=int, metavar="TOKENS", help="plan for rows of so many tokens, without data or tokenizer")
+    parser.add_argument(
+        "--trace", action="store_true", help="run the step's code on tensors without memory, rather than the formula"
+    )
+    parser.add_argument("--out", type=Path, help="write the configuration with the proposal in it to this file")
+
+
+def run(arguments: argparse.Namespace) -> Outcome:
+    from tutelage.config import load_config
+
+    config = load_config(arguments.config, arguments.overrides)
+    start()
+    from tutelage.advice import as_json, plan_run
+
+    advice = as_json(plan_run(config, arguments.device, arguments.gpus, arguments.length, arguments.trace, arguments.out))
+    return Outcome(advice, exit_code=int(advice["proposal"] is None))

@@ -1,0 +1,31 @@
+"""``tutelage report``: one self-contained page of a run, an evaluation or a sweep."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from tutelage.cli.command import Commands, Outcome, add_command
+from tutelage.errors import InputError
+
+
+def add(commands: Commands) -> None:
+    parser = add_command(commands, "report", run, "one self-contained page of a run, an evaluation or a sweep")
+    parser.add_argument("directory", type=Path, metavar="RUN", help="of a run, of `tutelage eval`, or of a sweep")
+    parser.add_argument("--out", type=Path, help="the page (default: report.html in the directory)")
+    parser.add_argument(
+        "--price", type=float, metavar="PER_HOUR", help="what an hour of the machine costs (default: run.price_per_hour)"
+    )
+    parser.add_argument("--watch", action="store_true", help="write it again whenever the run gets on, until it is finished")
+
+
+def run(arguments: argparse.Namespace) -> Outcome:
+    from tutelage import console
+    from tutelage.report import page as report
+
+    if arguments.price is not None and not arguments.price >= 0:
+        raise InputError(f"--price {arguments.price}: a price is not negative")
+    write = report.watch if arguments.watch else report.write
+    page = write(arguments.directory, arguments.out, price_per_hour=arguments.price)
+    console.say(f"wrote {page}")
+    return Outcome({"page": str(page)})
