@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -14,6 +15,10 @@ from tiny import make_tiny_model
 
 from tutelage.data import arithmetic
 from tutelage.runs.runlog import to_lines
+
+# A shell ignores SIGINT for what it starts in the background, and a process hands that on to its children: tests of Ctrl-C,
+# and the processes that they start, need the usual handler.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +75,7 @@ def make_config(tiny_model: str, data_file: Path, tmp_path: Path):
 def verdicts_of_this_test(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Each test grades for itself: the verdicts of earlier runs stay where they are."""
     directory = tmp_path_factory.mktemp("cache")
-    monkeypatch.setattr("tutelage.data.rows.cache_directory", lambda: directory)
+    monkeypatch.setattr("tutelage.data.filter.cache_directory", lambda: directory)
     return directory
 
 

@@ -48,7 +48,10 @@ def _step(directory: str, precision: str, kind: str, optimizer: str, lengths: li
     for number in range(2 * rows):
         ids = torch.randint(1, 250, (lengths[number % len(lengths)],), generator=generator).tolist()
         examples.append(TokenizedExample(str(number), tuple(ids[: len(ids) // 4]), tuple(ids[len(ids) // 4 :])))
-    prepared = Prepared(examples, [], None, list(map(len, examples)), max(lengths), False, "", 0, 0)  # type: ignore[arg-type]
+    prepared = Prepared(
+        train=examples, validation=[], ledger=None, lengths=list(map(len, examples)), max_length=max(lengths),
+        max_length_was_chosen=False, template="", panel=0, longest_prompt=0,
+    )  # fmt: skip
     policy = load_policy(config.model, load_tokenizer(directory))
     policy.recompute(kind)  # type: ignore[arg-type]
     policy.model.train()

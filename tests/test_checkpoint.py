@@ -131,12 +131,16 @@ def test_no_room_for_the_copy_is_told(tmp_path, model, optimizer, monkeypatch):
     assert "could not be copied" in checkpoint.Checkpoints(tmp_path, ALONE, keep=2).save(1, model, optimizer)[0]
 
 
-def test_a_state_before_the_first_step_has_no_moments_and_leaves_none(tmp_path, model):
+def test_a_checkpoint_without_moments_leaves_those_of_before_the_first_step(tmp_path, model):
+    """Older versions made the moments in the first step."""
     fresh = torch.optim.AdamW(model.parameters())
     path = saved(tmp_path, 0, model, fresh)
     again = torch.optim.AdamW(model.parameters())
     fill_state(again)
-    assert checkpoint.load(path, model, again, ALONE) == 0 and not again.state
+    assert checkpoint.load(path, model, again, ALONE) == 0
+    assert len(again.state) == len(list(model.parameters()))
+    for state in again.state.values():
+        assert state["step"] == 0 and not state["exp_avg"].any() and not state["exp_avg_sq"].any()
 
 
 def test_a_checkpoint_of_something_else_is_refused(tmp_path, model, optimizer):

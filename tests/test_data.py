@@ -5,18 +5,13 @@ import json
 import pytest
 
 from tutelage import build_text_pairs, filter_correct_dataset, load_data
-from tutelage.data.rows import (
-    Example,
-    Ledger,
-    apply_template,
-    arithmetic,
-    judge,
-    keep_correct,
-    load_template,
-    seeded_order,
-    to_examples,
-)
-from tutelage.data.sources import Row, read_rows
+from tutelage.config import DataConfig
+from tutelage.data import arithmetic
+from tutelage.data.filter import judge, keep_correct
+from tutelage.data.ledger import Example, Ledger, to_examples
+from tutelage.data.pool import prepare
+from tutelage.data.sources import Row, read_rows, seeded_order
+from tutelage.data.templates import apply_template, load_template
 from tutelage.errors import InputError
 
 MESSAGES = {
@@ -41,13 +36,13 @@ def test_malformed_rows_stop_with_file_line_and_key_or_are_counted(tmp_path):
     with pytest.raises(InputError, match=r"rows\.jsonl:3: not valid JSON .*\(and 2 more malformed rows\).*on_bad_row"):
         to_examples(rows, "{question}", Ledger(()))
     ledger = Ledger(row.source for row in rows)
-    assert len(to_examples(rows, "{question}", ledger, on_bad_row="skip")) == 2
+    assert len(to_examples(rows, "{question}", ledger, DataConfig(on_bad_row="skip"))) == 2
     assert ledger.counts() == {"kept": 2, "malformed": 3}
 
 
 def test_nothing_but_malformed_rows_is_an_error_even_when_skipping():
     with pytest.raises(InputError, match="all 1 rows are malformed"):
-        to_examples([Row("f:1", {"x": 1})], "{question}", Ledger(["f:1"]), on_bad_row="skip")
+        to_examples([Row("f:1", {"x": 1})], "{question}", Ledger(["f:1"]), DataConfig(on_bad_row="skip"))
 
 
 def test_shipped_templates_hold_the_question_once():
@@ -78,22 +73,16 @@ def example(response: str, reference: str) -> Example:
     return Example("p", response, reference, "f:1")
 
 
-@pytest.mark.parametrize(
-    ("response", "reference", "fate"),
-    [
-        ("<think> x </think> <answer> 4 </answer>", "4", "kept"),
-        ("<think> x </think> <answer> 5 </answer>", "4", "wrong answer"),
-        ("the answer is 4", "4", "wrong format"),
-        ("<think> x </think> <answer> 4 </answer>", "", "no reference"),
-    ],
-)
-def test_fates_of_the_filter(response, reference, fate):
-    assert [judged[1] for judged in judge([example(response, reference)])] == [fate]
-
-
-def test_an_undecided_grade_is_not_a_wrong_one():
-    hostile = example("<think> x </think> <answer> 9^{9^{9^{9}}} </answer>", "4")
-    assert [judged[1] for judged in judge([hostile])] == ["undecided"]
+def test_fates_of_the_filter():
+    """An undecided grade (here of a tower of powers) is not a wrong one."""
+    fates = {
+        ("<think> x </think> <answer> 4 </answer>", "4"): "kept",
+        ("<think> x </think> <answer> 5 </answer>", "4"): "wrong answer",
+        ("the answer is 4", "4"): "wrong format",
+        ("<think> x </think> <answer> 4 </answer>", ""): "no reference",
+        ("<think> x </think> <answer> 9^{9^{9^{9}}} </answer>", "4"): "undecided",
+    }
+    assert [fate for _, fate, _ in judge([example(*pair) for pair in fates])] == list(fates.values())
 
 
 def test_fates_keep_to_their_examples_whatever_lies_between():
@@ -104,7 +93,7 @@ def test_fates_keep_to_their_examples_whatever_lies_between():
 
 def test_nothing_left_by_the_filter_is_an_error_with_counts():
     with pytest.raises(InputError, match=r"nothing survives the filter \(1 wrong answer\).*f:1"):
-        keep_correct([example("<think> x </think> <answer> 5 </answer>", "4")], Ledger(["f:1"]))
+        keep_correct(judge([example("<think> x </think> <answer> 5 </answer>", "4")]), Ledger(["f:1"]))
 
 
 def test_the_filter_finds_exactly_the_planted_errors():
@@ -148,6 +137,27 @@ def test_load_data_keeps_columns_that_the_first_row_lacks(tmp_path):
 def test_load_data_refuses_what_cannot_be(data_file, arguments, what):
     with pytest.raises(InputError, match=what):
         load_data(**arguments, source=str(data_file))
+
+
+def test_a_row_that_is_no_problem_but_is_trained_on_is_kept(make_config, tokenizer, tmp_path):
+    """The rows of one file train and validate: what one of them lacks as a problem says nothing of it as a training row."""
+    rows = [MESSAGES, {"prompt": "a", "response": "b"}, {"prompt": "c", "reference": "1"}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for changes in ({"data__test_size": 0}, {"data__validation": str(path)}):
+        prepared = prepare(
+            make_config(data__train=str(path), data__filter=False, data__on_bad_row="skip", data__max_length=512, **changes), tokenizer
+        )
+        assert [row.source for row in prepared.train] == [f"{path}:1", f"{path}:2"] and len(prepared.validation) == 2
+        assert [fate.fate for fate in prepared.ledger] == ["kept", "kept", "malformed"]
+        assert [fate.why for fate in prepared.ledger][1:] == [
+            "trained on, but no validation problem: reference is empty or missing", "response is empty or missing",
+        ]  # fmt: skip
+
+
+def test_two_rows_of_one_name_are_never_one_row():
+    with pytest.raises(AssertionError, match="two rows have the name f:1"):
+        Ledger(["f:1", "f:2", "f:1"])
 
 
 def test_prefixes_of_the_seeded_order_are_nested():

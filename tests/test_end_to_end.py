@@ -10,8 +10,10 @@ import pytest
 
 from tutelage.cli import main
 from tutelage.config import load_config
-from tutelage.data.rows import Ledger, keep_correct, load_template, to_examples
+from tutelage.data.filter import judge, keep_correct
+from tutelage.data.ledger import Ledger, to_examples
 from tutelage.data.sources import read_rows
+from tutelage.data.templates import load_template
 
 ROOT = Path(__file__).parent.parent
 GSM8K = ROOT.parent / "shared" / "data" / "gsm8k"
@@ -43,7 +45,7 @@ def test_every_gsm8k_solution_is_read_and_graded_right():
         rows = read_rows(str(GSM8K / file))
         ledger = Ledger(row.source for row in rows)
         examples = to_examples(rows, load_template("r1_zero"), ledger)
-        assert len(keep_correct(examples, ledger)) == len(rows)
+        assert len(keep_correct(judge(examples), ledger)) == len(rows)
         assert not any("<<" in example.response for example in examples)
 
 

@@ -103,7 +103,7 @@ def test_only_one_file_knows_vllm():
     ("module", "forbidden"),
     [
         ("tutelage", ("torch", "transformers", "datasets", "pydantic", "sympy", "rich")),
-        ("tutelage.data.rows", ("torch", "transformers", "vllm", "datasets", "sympy")),
+        ("tutelage.data.filter", ("torch", "transformers", "vllm", "datasets", "sympy")),
         ("tutelage.grading", ("torch", "transformers", "vllm", "sympy", "math_verify", "pydantic")),
         ("tutelage.stats", ("torch", "transformers", "vllm", "numpy")),
         ("tutelage.config", ("torch", "transformers")),

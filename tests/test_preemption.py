@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_train import assert_same_run, lines_of
+from test_train import assert_same_run, interrupt_at_call, lines_of
 
 from tutelage import train_one_size
 from tutelage.cli.entry import main
@@ -21,27 +22,41 @@ from tutelage.evaluation.draft import PREFIX
 from tutelage.evaluation.engine import native
 from tutelage.training.ending import Preempted
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_asked_to_stop_a_run_finishes_its_step_saves_and_ends_well(make_config, tmp_path, monkeypatch, capsys, number):
-    from test_train import interrupt_at_call
 
-    config = make_config(train__num_steps=6, eval__every=0)
-    (tmp_path / "c.toml").write_text(to_toml(config))
+def test_a_run_asked_to_stop_saves_and_goes_on_or_says_what_changed(make_config, tmp_path, monkeypatch, capsys):
+    """SIGTERM and SIGUSR1 let the step finish and end the command well; another setting is refused, or allowed by name and told."""
+    changes = {"train__num_steps": 5, "eval__every": 0}
+    config, copy, path = make_config(**changes), tmp_path / "copy", tmp_path / "c.toml"
+    path.write_text(to_toml(config))
     with monkeypatch.context() as patch:
-        interrupt_at_call(patch, "accumulate_gradients", 3, number)
-        assert main(["train", str(tmp_path / "c.toml")]) == 0
+        interrupt_at_call(patch, "accumulate_gradients", 2, signal.SIGTERM)
+        assert main(["train", str(path)]) == 0
     told = capsys.readouterr().err
-    assert f"{number.name}: stopped after step 3 of 6" in told and f"tutelage train {config.run.dir}/config.toml" in told
-    assert main(["train", str(tmp_path / "c.toml")]) == 0
-    whole = train_one_size(make_config(train__num_steps=6, eval__every=0, run__dir=str(tmp_path / "whole"))).directory
-    assert_same_run(whole, Path(config.run.dir))
+    assert "SIGTERM: stopped after step 2 of 5" in told and f"tutelage train {config.run.dir}/config.toml" in told
+
+    assert main(["train", str(path), "--train.lr", "1e-4"]) == 2
+    assert "train.lr: 0.001 → 0.0001; or go on with the new values: --allow train.lr" in capsys.readouterr().err
+    shutil.copytree(config.run.dir, copy)
+    other = ["train", str(path), "--run.dir", str(copy), "--train.lr", "1e-4", "--allow"]
+    assert main([*other, "train.l"]) == 2 and main([*other, "train.lr"]) == 0
+    (line,) = (line for line in lines_of(copy / "metrics.jsonl") if line["kind"] == "config_changed")
+    assert line["step"] == 2 and line["changes"] == ["train.lr: 0.001 → 0.0001"]
+
+    with monkeypatch.context() as patch:
+        interrupt_at_call(patch, "accumulate_gradients", 2, signal.SIGUSR1)
+        assert main(["train", str(path)]) == 0
+    assert "SIGUSR1: stopped after step 4 of 5" in capsys.readouterr().err
+    assert main(["train", str(path)]) == 0
+    undisturbed = train_one_size(make_config(run__dir=str(tmp_path / "undisturbed"), **changes)).directory
+    assert_same_run(undisturbed, Path(config.run.dir))
 
 
 def test_an_evaluation_goes_on_where_it_was_stopped(make_config, tmp_path, monkeypatch):
     """Of the panel's four problems two batches are asked; what the first one answered is not asked again."""
     changes = {"train__num_steps": 4, "eval__batch_size": 2, "run__save_every": 0}
-    whole = train_one_size(make_config(run__dir=str(tmp_path / "whole"), **changes)).directory
+    undisturbed = train_one_size(make_config(run__dir=str(tmp_path / "undisturbed"), **changes)).directory
     config = make_config(run__dir=str(tmp_path / "parts"), **changes)
     original, asked = native.generate, []
 
@@ -65,7 +80,7 @@ def test_an_evaluation_goes_on_where_it_was_stopped(make_config, tmp_path, monke
     assert len(list(Path(config.run.dir).glob(f"{PREFIX}2-*"))) == 1
     train_one_size(config)
     assert asked[4] == asked[3] and len(asked) == 7  # the batch that was stopped, then the last evaluation's two
-    assert_same_run(whole, Path(config.run.dir))
+    assert_same_run(undisturbed, Path(config.run.dir))
     assert not list(Path(config.run.dir).glob(f"{PREFIX}*"))
 
 
@@ -85,38 +100,22 @@ def test_a_torn_line_of_an_evaluation_under_way_is_asked_again(make_config, toke
     assert Draft(tmp_path, 2, [[1], [2]], Sampling(), "by another engine").known() == {}
 
 
-def test_a_changed_setting_is_refused_or_allowed_by_name_and_told(make_config, tmp_path, monkeypatch, capsys):
-    from test_train import interrupt_at_call
-
-    path = tmp_path / "c.toml"
-    path.write_text(to_toml(make_config(train__num_steps=4, eval__every=0)))
-    with monkeypatch.context() as patch:
-        interrupt_at_call(patch, "accumulate_gradients", 2, signal.SIGTERM)
-        assert main(["train", str(path)]) == 0
-    assert main(["train", str(path), "--train.lr", "1e-4"]) == 2
-    assert "train.lr: 0.001 → 0.0001; or go on with the new values: --allow train.lr" in capsys.readouterr().err
-    assert main(["train", str(path), "--train.lr", "1e-4", "--allow", "train.l"]) == 2
-    assert main(["train", str(path), "--train.lr", "1e-4", "--allow", "train.lr"]) == 0
-    (told,) = (line for line in lines_of(tmp_path / "run" / "metrics.jsonl") if line["kind"] == "config_changed")
-    assert told["step"] == 2 and told["changes"] == ["train.lr: 0.001 → 0.0001"]
-
-
-def test_a_disk_that_is_full_does_not_end_training_and_spoils_no_checkpoint(make_config, monkeypatch, capsys):
-    """The third save meets a full disk while it writes; the run goes on, and from the second one if it must."""
+def test_a_full_disk_does_not_end_training_and_spoils_no_checkpoint(make_config, monkeypatch, capsys):
+    """The second save meets a full disk while it writes; the run goes on, and from the first one if it must."""
     from torch.distributed.checkpoint import FileSystemWriter
 
     original, calls = FileSystemWriter.write_data, []
 
     def full(self, *arguments):
         calls.append(arguments)
-        if len(calls) == 3:
+        if len(calls) == 2:
             raise OSError(28, "No space left on device")
         return original(self, *arguments)
 
     monkeypatch.setattr(FileSystemWriter, "write_data", full)
-    run = train_one_size(make_config(train__num_steps=5, eval__every=0, run__save_every=1)).directory
+    run = train_one_size(make_config(train__num_steps=3, eval__every=0, run__save_every=1)).directory
     failed = [line for line in lines_of(run / "metrics.jsonl") if line["kind"] == "save_failed"]
-    assert len(failed) == 1 and "step-00000003: the checkpoint could not be written: No space left on device" in failed[0]["reason"]
+    assert len(failed) == 1 and "step-00000002: the checkpoint could not be written: No space left on device" in failed[0]["reason"]
     assert "training goes on" in capsys.readouterr().out
 
 
@@ -125,12 +124,12 @@ def test_what_cannot_be_kept_of_an_evaluation_does_not_end_it(make_config, monke
         raise RunError("No space left on device")
 
     monkeypatch.setattr("tutelage.evaluation.draft.append_lines", full)
-    result = train_one_size(make_config(eval__batch_size=2))
-    assert [line["step"] for line in result.evaluations] == [0, 2, 4]
-    assert capsys.readouterr().out.count("answers are not kept before the evaluation is finished: No space") == 3
+    result = train_one_size(make_config(eval__batch_size=2, train__num_steps=2))
+    assert [line["step"] for line in result.evaluations] == [0, 2]
+    assert capsys.readouterr().out.count("answers are not kept before the evaluation is finished: No space") == 2
 
 
-def test_a_log_that_could_not_be_written_is_written_before_the_state_is_saved(make_config, tmp_path, monkeypatch):
+def test_a_log_that_meets_a_full_disk_is_written_before_the_state_is_saved(make_config, tmp_path, monkeypatch):
     """The line of step 3 meets a full disk once: the run stops with it written and its state saved, and goes on from there."""
     from tutelage.runs import runlog
 
@@ -163,10 +162,7 @@ def job(make_config, tmp_path):
         path = tmp_path / "c.toml"
         path.write_text(to_toml(make_config(**changes)))
         command = [sys.executable, "-m", "tutelage", "train", str(path), "--launch", "2"]
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-        started.append(
-            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
-        )
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True))
         return started[-1]
 
     yield start
@@ -189,63 +185,56 @@ def ranks_of(process: subprocess.Popen) -> list[int]:
     return [found[rank] for rank in sorted(found)]
 
 
-def wait_for_step(run: Path, step: int, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 180
+def wait_for_more_steps(run: Path, process: subprocess.Popen, more: int = 4) -> None:
+    """Until the job has trained so many steps beyond those that the run has now."""
+
+    def trained() -> int:
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_bytes().split(b"\n")[:-1]]
+        return max((line["step"] for line in lines if line["kind"] == "train" and line["time"] > began), default=0)
+
+    began, deadline = time.time(), time.monotonic() + 180
+    first = None
     while time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()[1]
-        if (run / "metrics.jsonl").exists():
-            lines = [json.loads(line) for line in (run / "metrics.jsonl").read_bytes().split(b"\n")[:-1]]
-            if any(line["kind"] == "train" and line["step"] >= step for line in lines):
+        if (run / "metrics.jsonl").exists() and trained():
+            first = first or trained()
+            if trained() >= first + more:
                 return
-        time.sleep(0.05)
+        time.sleep(0.02)
     raise AssertionError("no such step in time")
 
 
-FOR_LONG = {"train__num_steps": 100_000, "eval__every": 0, "eval__before": False, "run__save_every": 10}
+def test_a_job_that_hung_was_killed_and_stopped_ends_as_if_undisturbed(job, ranks, make_config, tmp_path):
+    """A hung rank and a killed one are named, SIGTERM to the launcher asks all; the same command goes on, to the same bits.
 
+    bench/chaos.py does this with thirty random kills.
+    """
+    changes = {"train__num_steps": 100, "eval__every": 0, "eval__before": False, "run__save_every": 5}
+    run, calm = Path(make_config().run.dir), tmp_path / "calm"
+    assert ranks.run("job_train", raw=make_config(run__dir=str(calm), **changes).model_dump(mode="json")) == ["", ""]
 
-def test_a_hung_rank_ends_the_job_and_is_named(job, make_config):
-    process = job(parallel__timeout=4, **FOR_LONG)
-    run = Path(make_config().run.dir)
-    wait_for_step(run, 12, process)
-    os.kill(ranks_of(process)[1], signal.SIGSTOP)
-    told = process.communicate(timeout=90)[1]
-    assert process.returncode == 1
+    hung = job(parallel__timeout=3, **changes)
+    wait_for_more_steps(run, hung)
+    os.kill(ranks_of(hung)[1], signal.SIGSTOP)
+    told = hung.communicate(timeout=90)[1]
+    assert hung.returncode == 1
     assert "rank 1 (does not respond" in told and "parallel.timeout" in told and "the same command goes on" in told
 
-
-def test_a_killed_rank_ends_the_job_and_a_polite_signal_to_the_next_one_is_passed_on(job, make_config):
-    run = Path(make_config().run.dir)
-    first = job(**FOR_LONG)
-    wait_for_step(run, 12, first)
-    os.kill(ranks_of(first)[1], signal.SIGKILL)
-    told = first.communicate(timeout=90)[1]
-    assert first.returncode == 1 and "rank 1 was ended by SIGKILL; the job ends, and the same command goes on" in told
+    killed = job(**changes)
+    wait_for_more_steps(run, killed)
+    os.kill(ranks_of(killed)[1], signal.SIGKILL)
+    told = killed.communicate(timeout=90)[1]
+    assert killed.returncode == 1 and "rank 1 was ended by SIGKILL; the job ends, and the same command goes on" in told
     assert "Traceback" not in told
-    last = max(line["step"] for line in lines_of(run / "metrics.jsonl"))
-    second = job(**FOR_LONG)
-    wait_for_step(run, last + 5, second)
-    second.send_signal(signal.SIGTERM)
-    out, told = second.communicate(timeout=90)
-    assert second.returncode == 0 and "continuing after step" in out and "SIGTERM: stopped after step" in told
-    steps = [line["step"] for line in lines_of(run / "metrics.jsonl")]
-    assert steps == list(range(1, steps[-1] + 1))  # each once
 
+    stopped = job(**changes)
+    wait_for_more_steps(run, stopped)
+    stopped.send_signal(signal.SIGTERM)
+    out, told = stopped.communicate(timeout=90)
+    assert stopped.returncode == 0 and "continuing after step" in out and "SIGTERM: stopped after step" in told
 
-def test_ranks_are_started_once(monkeypatch):
-    from tutelage.machines.launcher import launch
-
-    with pytest.raises(InputError, match="at least one rank"):
-        launch(0, [])
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InputError, match="has ranks already"):
-        launch(2, [])
-    monkeypatch.delenv("RANK", raising=False)
-    with pytest.raises(InputError, match="RANK, MASTER_ADDR, MASTER_PORT not set: start with torchrun"):
-        from tutelage.machines.world import join
-
-        with join("cpu", 1.0):
-            pass
+    assert ranks.run("job_train", raw=make_config(**changes).model_dump(mode="json")) == ["", ""]
+    assert_same_run(calm, run)
 
 
 def test_bad_input_to_a_job_is_told_once(job):
@@ -254,10 +243,89 @@ def test_bad_input_to_a_job_is_told_once(job):
     assert process.returncode == 2 and told.count("no model there") == 1 and "Traceback" not in told
 
 
-def test_chaos(tmp_path, monkeypatch):
-    """Three random kills; the long form with thirty is bench/chaos.py."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "bench"))
-    from chaos import chaos, tiny_job
+# ── the launcher, with ranks that import nothing ──
 
-    found = chaos(tiny_job(tmp_path, 150, save_every=2), tmp_path, kills=3, seed=5)
-    assert found["kills"] == found["survived"] == found["worker"] + found["job"] == 3 and found["hashes_equal"], found
+RANK = """
+import os, signal, sys, time
+rank = int(os.environ["RANK"])
+def say(line):
+    os.write(1, f"{line}\\n".encode())  # in one piece, beside the other rank's
+def on(number, frame):
+    say(f"{rank} {signal.Signals(number).name}")
+    if number != signal.SIGINT:
+        sys.exit(4 * rank)
+for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+    signal.signal(number, on)
+assert os.environ["WORLD_SIZE"] == "2" and os.environ["MASTER_PORT"].isdigit()
+say("ready")
+if sys.argv[1] == "fail" and rank == 1:
+    sys.exit(3)
+if sys.argv[1] == "die" and rank == 1:
+    os.kill(os.getpid(), signal.SIGKILL)
+time.sleep(60)
+"""
+LAUNCH = """
+import sys
+from tutelage.machines import launcher
+launcher.PARTING_SECONDS = 0.3
+try:
+    sys.exit(launcher.launch(2, sys.argv[1:], "a_rank"))
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@pytest.fixture
+def launched(tmp_path):
+    """Start two ranks of a module, and wait until both listen."""
+    (tmp_path / "a_rank.py").write_text(RANK)
+    started = []
+
+    def start(mode: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", LAUNCH, mode]
+        started.append(subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        assert [started[-1].stdout.readline() for _ in range(2)] == ["ready\n"] * 2
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+
+
+@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGUSR1])
+def test_the_launcher_passes_a_polite_signal_on(launched, asked):
+    process = launched("wait")
+    process.send_signal(asked)
+    out, _ = process.communicate(timeout=30)
+    assert sorted(out.splitlines()) == [f"0 {asked.name}", f"1 {asked.name}"] and process.returncode == 130  # not of `tutelage`
+
+
+def test_the_launcher_passes_ctrl_c_on_and_kills_at_the_second(launched):
+    process = launched("wait")
+    process.send_signal(signal.SIGINT)
+    assert sorted(process.stdout.readline() for _ in range(2)) == ["0 SIGINT\n", "1 SIGINT\n"]
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=30)
+    assert "rank 0 was ended by SIGKILL" in told and "rank 1 was ended by SIGKILL" in told
+
+
+@pytest.mark.parametrize(("mode", "code", "named"), [("fail", 3, ""), ("die", 1, "rank 1 was ended by SIGKILL")])
+def test_a_rank_that_fails_ends_the_others(launched, mode, code, named):
+    process = launched(mode)
+    _, told = process.communicate(timeout=30)
+    assert process.returncode == code and named in told
+
+
+def test_ranks_are_started_once(monkeypatch):
+    from tutelage.machines.launcher import launch
+    from tutelage.machines.world import join
+
+    with pytest.raises(InputError, match="at least one rank"):
+        launch(0, [])
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="has ranks already"):
+        launch(2, [])
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(InputError, match="RANK, MASTER_ADDR, MASTER_PORT not set: start with torchrun"), join("cpu", 1.0):
+        pass

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
 from tutelage import build_text_pairs
-from tutelage.data.shapes import BadRow, parse_row
+from tutelage.cli.entry import main
+from tutelage.config import DataConfig, parse_config
+from tutelage.data.shapes import BadRow, parse_row, shape_of
+from tutelage.errors import InputError
 
 MESSAGES = {
     "messages": [
@@ -120,3 +124,88 @@ def test_a_column_mapping_reaches_into_the_row():
 def test_a_malformed_row_says_which_key(row, what):
     with pytest.raises(BadRow, match=what):
         parse_row(row)
+
+
+# ── the seam: a function of the user's own, by data.shape ──
+
+MINE = """
+def parse(row):
+    if "skip" in row:
+        raise ValueError(f"this row is a draft of {row['skip']}")
+    question, _, gold = row.pop("item").partition(" => ")
+    found = {"prompt": question, "reference": gold}
+    return found | ({"response": f"<think> so </think> <answer> {row['says']} </answer>"} if "says" in row else {})
+
+constant = 3
+"""
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """A directory with ``my_shape.py``, rows of that shape for training, and problems, which have no response."""
+    (tmp_path / "my_shape.py").write_text(MINE)
+    rows = [{"item": f"{n} + 1? => {n + 1}", "says": n + 1 + (n == 3)} for n in range(12)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "problems.jsonl").write_text('{"item": "5 + 5? => 10"}\n{"item": "6 + 6? => 12"}\n')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "my_shape", raising=False)
+    return rows
+
+
+@pytest.mark.slow
+def test_a_function_reads_rows_to_filter_to_train_on_and_to_evaluate(mine, tiny_model, tmp_path):
+    assert main(["filter", "rows.jsonl", "--out", "kept.jsonl", "--data.shape", "my_shape:parse"]) == 0
+    kept = [json.loads(line) for line in (tmp_path / "kept.jsonl").read_text().splitlines()]
+    assert kept == [row for row in mine if row["item"] != "3 + 1? => 4"]  # as they were, although the function takes them apart
+    settings = [
+        f"--model.id={tiny_model}", "--model.device=cpu", "--data.shape=my_shape:parse", "--eval.max_new_tokens=4", "--eval.backend=native",
+    ]  # fmt: skip
+    train = ["--data.train=rows.jsonl", "--data.validation=problems.jsonl", "--data.prompt=plain", "--train.num_steps=1", "--run.dir=run"]
+    assert main(["train", *settings, *train, "--eval.before=false"]) == 0
+    fates = [json.loads(line)["fate"] for line in (tmp_path / "run" / "ledger.jsonl").read_text().splitlines()]
+    assert fates == ["kept"] * 3 + ["wrong answer"] + ["kept"] * 8
+    assert main(["eval", "run", "problems.jsonl", "--out", "answers", "--eval.max_new_tokens=4"]) == 0  # by the run's own function
+    asked = [json.loads(line) for line in (tmp_path / "answers" / "generations.jsonl").read_text().splitlines()]
+    assert sorted(record["ground_truth"] for record in asked) == ["10", "12"]
+
+
+def test_a_row_that_a_function_refuses_is_named_with_file_and_line(mine, tmp_path, capsys):
+    command = ["filter", "rows.jsonl", "--out", "kept.jsonl", "--data.shape", "my_shape:parse"]
+    with (tmp_path / "rows.jsonl").open("a") as file:
+        file.write('{"skip": "mine"}\n{"thing": 1}\n')
+    assert main(command) == 2
+    told = capsys.readouterr().err
+    assert "rows.jsonl:13: this row is a draft of mine (and 1 more malformed rows); mend the row" in told
+    assert main([*command, "--data.on_bad_row", "skip"]) == 0
+    assert "data.shape raises KeyError: 'item'" in (tmp_path / "kept.ledger.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        ({"shape": "my_shape"}, 'write "auto", or a function of yours as "module:function"'),
+        ({"shape": "my_shape:parse", "columns": {"prompt": "q"}}, "both say how rows are read"),
+        ({"shape": "my_shape:nothing"}, "the module my_shape has no nothing"),
+        ({"shape": "no_such_shape:parse"}, "cannot be imported"),
+        ({"shape": "my_shape:constant"}, "this is int, not a function of a row"),
+    ],
+)
+def test_a_shape_that_is_none_is_refused(mine, settings, what):
+    with pytest.raises(InputError, match=what):
+        shape_of(parse_config({"data": settings}).data)
+
+
+@pytest.mark.parametrize(
+    ("returned", "what"),
+    [
+        (["p"], "data.shape returns list, and should return a dict of prompt, response, reference"),
+        ({"prompt": "p", "answer": "r"}, r"data.shape returns the keys \['answer', 'prompt'\]"),
+        ({"prompt": "p"}, "response is empty or missing"),
+        ({"prompt": "p", "response": ["r"]}, "response is list, not text"),
+    ],
+)
+def test_what_a_function_returns_is_checked_as_any_row(returned, what):
+    with pytest.raises(BadRow, match=what):
+        parse_row({}, lambda row: returned)
+    assert shape_of(DataConfig()) is None and shape_of(DataConfig(columns={"prompt": "q"})) == {"prompt": "q"}

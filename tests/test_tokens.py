@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from tutelage import tokenize_prompt_and_output
-from tutelage.data.rows import Example, Ledger
+from tutelage.data.ledger import Example, Ledger
+from tutelage.data.templates import prompt_template
 from tutelage.data.tokens import (
     Stops,
     TokenizedExample,
@@ -13,7 +14,6 @@ from tutelage.data.tokens import (
     encode_prompt,
     encode_response,
     fit,
-    prompt_template,
     tokenize,
 )
 from tutelage.errors import InputError
@@ -44,7 +44,7 @@ def test_the_masked_labels_are_exactly_the_response(tokenizer):
         assert tokenizer.decode(batch["labels"][row][batch["response_mask"][row]].tolist()) == output
 
 
-def test_an_end_token_in_the_response_is_supervised_although_it_is_the_padding_token(tokenizer):
+def test_an_end_token_is_supervised_although_it_is_the_padding_token(tokenizer):
     assert tokenizer.pad_token_id == tokenizer.eos_token_id
     batch = tokenize_prompt_and_output(PROMPTS, [output + tokenizer.eos_token for output in OUTPUTS], tokenizer)
     for row in range(2):
@@ -146,7 +146,7 @@ def test_the_characters_of_tokens_add_up_to_the_text(text):
     ]
 
 
-def test_tokens_that_read_otherwise_among_others_have_the_characters_that_they_have_there():
+def test_tokens_have_the_characters_that_they_have_among_others():
     assert characters_of(Spaces(), [1, 22, 3], "w1 w22 w3") == [2, 4, 3]
     assert characters_of(Spaces(), [1, 22, 3], "w1 w2") == [2, 3, 0]
 

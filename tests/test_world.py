@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 
 from tutelage.errors import InputError
-from tutelage.machines import world as room
-from tutelage.machines.world import ALONE, StopRequest, StopWanted, Watchdog, World, join, rank_device
+from tutelage.machines import watch as watching
+from tutelage.machines import world as worlds
+from tutelage.machines.process import available_cores
+from tutelage.machines.watch import StopRequest, Watchdog
+from tutelage.machines.world import ALONE, StopWanted, World, join, rank_device
 
 
 class Store:
@@ -33,34 +39,36 @@ class Store:
 @pytest.fixture
 def ended(monkeypatch):
     """Set when a watch ends its process."""
-    told = threading.Event()
+    over = threading.Event()
 
     def end(code: int) -> None:
-        told.set()
+        over.set()
         raise RuntimeError("ended")  # of the thread
 
-    monkeypatch.setattr(room.os, "_exit", end)
-    return told
+    monkeypatch.setattr(watching.os, "_exit", end)
+    return over
 
 
-def watched(store: Store, timeout: float = 0.6) -> Watchdog:
+def watched(store: Store, timeout: float = 0.4, armed: bool = True) -> Watchdog:
     watch = Watchdog(store, 0, 2, timeout, StopRequest())
-    watch.armed = True
+    watch.armed = armed
     return watch
 
 
-def play(store: Store, line: str, alive: bool, until: threading.Event) -> threading.Thread:
-    """Rank 1 says the same place again and again, with or without a sign of life."""
+def play(store: Store, sign: list, alive: bool, until: threading.Event) -> None:
+    """Rank 1 says again and again that it is at the same point, with or without a sign of life.
+
+    Args:
+        sign: (points, stirs, patient, doing) of a `Sign`.
+    """
 
     def say() -> None:
         ticks = 0
-        while not until.wait(0.05):
+        while not until.wait(0.03):
             ticks += alive
-            store.set("watch/1", f"{ticks} {line}")
+            store.set("watch/1", json.dumps([ticks, *sign]))
 
-    thread = threading.Thread(target=say, daemon=True)
-    thread.start()
-    return thread
+    threading.Thread(target=say, daemon=True).start()
 
 
 @pytest.mark.parametrize(
@@ -72,28 +80,30 @@ def test_whoever_is_behind_or_silent_is_named(ended, capsys, alive, named):
     watch = watched(store)
     for _ in range(5):
         watch.passed("sums over the ranks", False)
-    play(store, "3 0 0 step 3, micro-batch 1 of 2", alive, ended)
+    play(store, [3, 0, False, "step 3, micro-batch 1 of 2"], alive, ended)
     assert ended.wait(10)
     told = capsys.readouterr().err
-    assert named in told and "the others wait at 'sums over the ranks'" in told and "parallel.timeout = 0.6 s" in told
+    assert named in told and "the others wait at 'sums over the ranks'" in told and "parallel.timeout = 0.4 s" in told
 
 
-def test_a_rank_that_may_take_long_or_stirs_is_waited_for(ended):
-    store = Store()
-    watch = watched(store)
-    watch.passed("after rank 0", False)
-    play(store, "0 0 1 rank 0 works alone", True, ended)
-    assert not ended.wait(2)
-    store.values.pop("watch/1")
-    for _ in range(20):
-        watch.stirs += 1  # another token
+def test_a_rank_that_may_take_long_stirs_or_starts_is_waited_for(ended):
+    patient, stirring, starting = Store(), Store(), Store()
+    watches = [watched(patient), watched(stirring), watched(starting, 0.1, armed=False)]
+    watches[0].passed("after rank 0", False)
+    play(patient, [0, 0, True, "rank 0 works alone"], True, ended)
+    for _ in range(15):
+        watches[1].stir()  # another token
         assert not ended.wait(0.1)
-    watch.close()
+    for watch in watches:
+        watch.close()
 
 
-def test_before_training_begins_there_is_more_patience(ended):
-    watch = Watchdog(Store(), 0, 2, 0.3, StopRequest())
-    assert not ended.wait(1.5)
+def test_a_rank_whose_launcher_is_gone_ends(ended, monkeypatch):
+    monkeypatch.setenv("TUTELAGE_LAUNCHER", str(os.getppid()))
+    watch = watched(Store(), 0.1)
+    assert not ended.wait(0.05)
+    monkeypatch.setattr(watching.os, "getppid", lambda: 1)
+    assert ended.wait(5)
     watch.close()
 
 
@@ -119,7 +129,7 @@ def test_a_signal_is_remembered_while_someone_listens():
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_a_signal_is_seen_by_the_watch_while_the_main_thread_waits_in_a_collective():
+def test_a_signal_is_seen_by_the_watch_while_the_main_thread_waits():
     """Python's handlers run in the main thread only, and not while it is in C."""
     stop = StopRequest()
     with stop.listening(also_ctrl_c=True):
@@ -145,8 +155,8 @@ def test_one_process_asks_nobody():
 
 
 def test_a_machine_with_fewer_gpus_than_ranks_is_told(monkeypatch):
-    monkeypatch.setattr(room.torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(room.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(worlds.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(worlds.torch.cuda, "device_count", lambda: 2)
     assert rank_device("auto", 1, 2).index == 1 and rank_device("cpu", 1, 4).type == "cpu"
     with pytest.raises(InputError, match="3 ranks on this machine need a GPU each, and it has 2"):
         rank_device("cuda", 0, 3)
@@ -154,8 +164,34 @@ def test_a_machine_with_fewer_gpus_than_ranks_is_told(monkeypatch):
         rank_device("cuda:1", 0, 2)
 
 
-def test_what_rank_0_finds_wrong_is_wrong_everywhere_and_told_once(ranks):
-    assert ranks.run("what_fails_on_rank_0") == [("InputError", "no such file", False), ("InputError", "no such file", True)]
-    assert ranks.run("what_fails_on_rank_0", surprise=True) == [
-        ("RunError", "rank 0 failed: KeyError: 'x'", False), ("RunError", "rank 0 failed: KeyError: 'x'", True),
-    ]  # fmt: skip
+WITHOUT_LINUX = """
+import os, signal
+for module, names in ((os, ("sched_getaffinity", "pipe2", "memfd_create", "setsid")), (signal, ("SIGUSR1",))):
+    for name in names:
+        if hasattr(module, name):
+            delattr(module, name)
+"""
+
+
+@pytest.mark.slow
+def test_a_system_without_what_linux_adds_imports_and_joins_a_world():
+    """As macOS: no affinity, no pipe2, no memfd; and nothing like SIGUSR1 or setsid, to be sure."""
+    code = WITHOUT_LINUX + """
+import tutelage, tutelage.config, tutelage.console, tutelage.machines.fanout, tutelage.machines.launcher, tutelage.stats
+from tutelage.machines import POLITE_SIGNALS, available_cores, join
+assert available_cores() == os.cpu_count() and POLITE_SIGNALS == (signal.SIGTERM,)
+with join("cpu", 1.0) as world, world.listening():
+    os.kill(os.getpid(), signal.SIGTERM)
+    world.stop.by = None
+    world.stop.look()  # by the pipe
+    assert world.stop.by == "SIGTERM"
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_cores_are_those_that_this_process_may_use(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 5, 7}, raising=False)
+    assert available_cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert available_cores() == os.cpu_count()

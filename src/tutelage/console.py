@@ -43,7 +43,7 @@ def mute() -> None:
 
 
 def _console() -> Console:
-    # made anew each time, so that a redirected sys.stdout is respected; long lines are for the reader's terminal to wrap
+    # made anew each time, so that a redirected sys.stdout is respected; the terminal wraps long lines
     terminal = sys.stdout.isatty()
     return Console(file=sys.stdout, highlight=False, soft_wrap=True, width=None if terminal else 120)
 
@@ -110,7 +110,7 @@ def _rich_progress(what: str, total: int | None, done: int) -> Iterator[Advance]
         def advance(count: int, note: str = "") -> None:
             nonlocal done
             done += count
-            if not over:  # whoever advances from another thread may be late
+            if not over:  # another thread may advance the bar too late
                 bars.update(task, completed=done, count=f"{done}/{total}" if total else "", note=escape(note))
 
         yield advance
@@ -132,7 +132,7 @@ def _plain_progress(what: str, total: int | None, done: int) -> Iterator[Advance
         done += count
         now = time.monotonic()
         if total and now - last >= PLAIN_EVERY_SECONDS:
-            # what finishes first says little about the rest: no forecast from less than a tenth
+            # the first few that finish say little about the rest: no forecast from less than a tenth
             new = done - before
             left = f", {duration((now - start) / new * (total - done))} left" if new >= (total - before) / 10 else ""
             print(f"{what}: {done}/{total}{left}{'  ' + note if note else ''}", flush=True)
@@ -145,10 +145,11 @@ def _plain_progress(what: str, total: int | None, done: int) -> Iterator[Advance
 
 def duration(seconds: float) -> str:
     """``7 s``, ``3 min 20 s``, ``2 h 05 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    return f"{whole // 60} min {whole % 60:02d} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    rounded = round(seconds)
+    if rounded < 60:
+        return f"{rounded} s"
+    minutes, rest = divmod(rounded, 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def within(share: float, low: float, high: float) -> str:
@@ -161,7 +162,7 @@ def percent(share: float | None) -> str:
 
 
 def quiet_libraries() -> None:
-    """Libraries that draw their own bars leave that to us, and torchao its remarks on kernels that this machine has no use for."""
+    """Silence the progress bars of libraries, and torchao's remarks on kernels that this machine does not need."""
     warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # at each checkpoint of a single process
     for name in ("torchao", "torch.utils._pytree"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -14,7 +14,7 @@ def wilson_interval(successes: float, trials: float, confidence: float = 0.95) -
     """Wilson's score interval of a proportion (Wilson 1927, JASA 22:209).
 
     Stays inside [0, 1] and keeps its coverage at 0 % and 100 %, where the usual ± interval collapses. No trials: (0, 1).
-    Effective numbers of trials need not be whole.
+    An effective number of trials may be a fraction.
     """
     if not 0 <= successes <= trials:
         raise ValueError(f"{successes} successes in {trials} trials")
@@ -44,10 +44,10 @@ def problems_for_width(width: float, confidence: float = 0.95) -> int:
 
 
 def clustered_interval(correct: Sequence[int], samples: int, confidence: float = 0.95) -> tuple[float, float]:
-    """An interval of the mean accuracy over problems of which each was sampled several times.
+    """An interval of the mean accuracy over problems, where each problem was sampled several times.
 
-    Samples of one problem are not independent. So Wilson's interval is taken at the effective number of trials, p(1 − p) over the
-    variance of the mean over problems (Korn & Graubard 1998), which lies between the number of problems and that of samples.
+    Samples of one problem are not independent. So Wilson's interval is taken at the effective number of trials: p(1 − p) over the
+    variance of the mean over problems (Korn & Graubard 1998). It lies between the number of problems and the number of samples.
 
     Args:
         correct: for each problem, how many of its `samples` responses are correct.
@@ -67,8 +67,8 @@ def clustered_interval(correct: Sequence[int], samples: int, confidence: float =
 def crossed_interval(scores: Sequence[Sequence[float]], confidence: float = 0.95) -> tuple[float, float]:
     """An interval of the mean score over questions and seeds, each seed being one model that answers all questions.
 
-    Of one seed, Wilson's. Of several, the same at the effective number of trials, p(1 − p) over the variance of the mean, to which
-    questions and seeds add their parts (`_variance_of_mean`), with Student's quantile in place of the normal one.
+    One seed has Wilson's interval. Several seeds have Wilson's interval at the effective number of trials: p(1 − p) over the variance
+    of the mean over questions and seeds (`_variance_of_mean`), with Student's quantile in place of the normal one.
 
     Args:
         scores: for each question, its score (0 to 1) by each seed.
@@ -90,8 +90,8 @@ def crossed_interval(scores: Sequence[Sequence[float]], confidence: float = 0.95
 def _variance_of_mean(scores: Sequence[Sequence[float]]) -> tuple[float, float]:
     """The variance of the mean over questions and seeds, both drawn at random, and its degrees of freedom (Satterthwaite 1946).
 
-    That of the questions' means over their number and that of the seeds' means over theirs; what question and seed do together
-    counts in both, so it is rather too large.
+    It is the sum of two parts: the variance of the questions' means over the number of questions, and the variance of the seeds'
+    means over the number of seeds. The interaction of question and seed counts in both, so the sum is rather too large.
     """
     questions, seeds = len(scores), len(scores[0])
     of_questions = _variance([math.fsum(row) / seeds for row in scores]) / questions
@@ -103,7 +103,7 @@ def _variance_of_mean(scores: Sequence[Sequence[float]]) -> tuple[float, float]:
 
 
 def student_quantile(probability: float, freedom: float) -> float:
-    """Student's t quantile, of a probability above one half; degrees of freedom need not be whole."""
+    """Student's t quantile of a probability above one half; degrees of freedom may be a fraction."""
     import mpmath
 
     def beyond(value: float) -> float:
@@ -113,11 +113,11 @@ def student_quantile(probability: float, freedom: float) -> float:
 
 
 def exact_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
-    """The exact interval of a proportion (Clopper & Pearson 1934): it leaves out what the binomial test rejects."""
+    """The exact interval of a proportion (Clopper & Pearson 1934): it leaves out the shares that the binomial test rejects."""
     import mpmath
 
     def at_most(count: int, share: float) -> float:
-        """The chance of at most so many successes."""
+        """The chance of at most `count` successes."""
         return 1.0 - float(mpmath.betainc(count + 1, trials - count, 0, share, regularized=True)) if count < trials else 1.0
 
     tail = (1 - confidence) / 2
@@ -166,15 +166,15 @@ def majority_at_k(votes: Sequence[Hashable | None], right: Hashable, k: int) -> 
 
 
 def powers_of_two(largest: int) -> list[int]:
-    """1, 2, 4, … up to a number, and the number itself."""
+    """The powers of two up to `largest`, and `largest` itself."""
     return sorted({2**power for power in range(largest.bit_length()) if 2**power <= largest} | {largest})
 
 
 def mcnemar_exact(gained: int, lost: int) -> float:
     """The two-sided p-value of McNemar's exact test (1947) of two evaluations of the same questions.
 
-    Under the hypothesis of no difference, a question that only one of the two solves is as likely one that only the other does:
-    a binomial test of one half. Questions that both solve, or neither, say nothing.
+    Under the hypothesis of no difference, either side is equally likely to be the one that solves a question that only one side
+    solves: a binomial test of one half. Questions that both sides solve, or neither, say nothing.
 
     Args:
         gained, lost: questions that only the second, and only the first evaluation solves.
@@ -235,7 +235,7 @@ def paired_bootstrap(
     random, questions = np.random.default_rng(seed), len(a)
 
     def drawn(count: int, size: int) -> Any:
-        """How often each of so many is drawn: (size, count)."""
+        """How often each of `count` is drawn, in `size` resamples: (size, count)."""
         return random.multinomial(count, np.full(count, 1 / count), size=size)
 
     def means(scores: Any, of_questions: Any, of_seeds: Any) -> Any:
@@ -260,10 +260,10 @@ def paired_interval(
 ) -> tuple[float, float, float]:
     """The difference of the mean scores, second − first, of several models each, with an interval by Student's distribution.
 
-    A bootstrap knows no spread beyond the few seeds there are; Student's quantile allows for how little two or three tell.
+    A bootstrap sees no spread beyond that of the few seeds; Student's quantile allows for how little two or three seeds tell.
 
     Args:
-        first, second: as `paired_bootstrap`, of two seeds at least.
+        first, second: as `paired_bootstrap`, with two seeds at least.
     """
     if len(first[0]) == len(second[0]):
         pairs = [[b - a for a, b in zip(row, other, strict=True)] for row, other in zip(first, second, strict=True)]
@@ -282,10 +282,10 @@ def _mean(scores: Sequence[Sequence[float]]) -> float:
 
 
 def discordant_interval(gained: int, lost: int, questions: int, confidence: float = 0.95) -> tuple[float, float]:
-    """An interval of the difference of two accuracies on the same questions that leaves zero out where McNemar's exact test rejects.
+    """An interval of the difference of two accuracies on the same questions. It leaves zero out where McNemar's exact test rejects.
 
-    The difference is d(2g − 1): the share d of questions that only one side solves, and the share g of those that the second one
-    does. The ends are those of Wilson's interval of d times those of the exact interval of g; both at once, so it is rather wide.
+    The difference is d(2g − 1). Only one side solves the share d of the questions, and the second side solves the share g of these.
+    The ends of the interval are ends of Wilson's interval of d times ends of the exact interval of g, so it is rather wide.
     """
     differing = gained + lost
     least, most = wilson_interval(differing, questions, confidence)

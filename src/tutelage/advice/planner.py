@@ -265,6 +265,6 @@ def imagined(config: Config, length: int) -> Prepared:
     problems = [Example("", "", "", f"problem {number}") for number in range(IMAGINED_PROBLEMS)]
     panel = panel_size(config.eval, len(problems))
     return Prepared(
-        rows, problems if config.eval.full else problems[:panel], Ledger(row.source for row in rows), [length] * count, length,
-        False, "", panel, prompt,
+        train=rows, validation=problems if config.eval.full else problems[:panel], ledger=Ledger(row.source for row in rows),
+        lengths=[length] * count, max_length=length, max_length_was_chosen=False, template="", panel=panel, longest_prompt=prompt,
     )  # fmt: skip

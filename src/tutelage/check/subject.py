@@ -10,7 +10,7 @@ import torch
 
 from tutelage import console
 from tutelage.config import Config, replaced
-from tutelage.data import Pool, Prepared, TokenizedExample, choose
+from tutelage.data import Pool, Prepared, TokenizedExample, choose, read_pool
 from tutelage.model import Course, Policy, check_positions, load_policy, load_tokenizer, outline
 from tutelage.resources import pair_cost
 
@@ -66,7 +66,7 @@ class Subject:
 def make_subject(config: Config, scratch: Path) -> Subject:
     """Read, grade and tokenize the rows, and load the model. Raises InputError."""
     tokenizer = load_tokenizer(config.model.id)
-    pool = Pool(config, tokenizer)
+    pool = read_pool(config, tokenizer)
     prepared = choose(pool, config.data)
     check_positions(outline(config.model, tokenizer, torch.device("cpu")), prepared.max_length, "data.max_length")
     rows = sorted(prepared.train[:LOOKED_AT], key=len)[:ROWS]

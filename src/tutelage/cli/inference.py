@@ -220,7 +220,7 @@ def _solve_elsewhere(
     records: list[dict[str, Any]] = []
     certificates: list[Certificate] = []
     with fanout.cluster(where, workers):
-        found = fanout.run_map(solve_share, shares, where, workers=workers, gpus_per_job=fanout.gpus_per_job())
+        found = fanout.run_map(solve_share, shares, where, workers=workers, gpus_per_job=1)
         for share, (graded, proofs) in zip(shares, found, strict=True):
             append_lines(directory / "generations.jsonl", _with_sources(share.problems, graded))
             records += graded

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tutelage.config.plug_in import is_plug_in
+
 PositiveInt = Annotated[int, Field(ge=1)]
 DecayRate = Annotated[float, Field(ge=0, lt=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -77,6 +79,9 @@ class DataConfig(Section):
     """The configuration of a hub data set ("main" for openai/gsm8k)."""
     test_size: float = Field(default=0.1, ge=0, lt=1)
     """Share of the training rows held out for validation when `validation` is None; 0 validates on training rows and says so."""
+    shape: str = "auto"
+    """How rows are read. auto: by their keys, or by `columns`; or a function of yours, "module:function", from a row to a dict of
+    prompt, response and reference, in a file beside the configuration. It raises ValueError for a malformed row."""
     columns: dict[Literal["prompt", "response", "reference"], str] = {}
     """For rows of another shape: which column holds the prompt, the response, the reference; dots reach into a row ("info.answer")."""
     prompt: str = "r1_zero"
@@ -95,6 +100,14 @@ class DataConfig(Section):
     """Seed of the held-out split, and of the subset where that has none of its own."""
     subset_seed: int | None = None
     """Seed of the subset (`size`) alone; sweeps change it and keep the held-out problems. None: `seed`."""
+
+    @model_validator(mode="after")
+    def _refuse_two_ways_to_read(self) -> DataConfig:
+        if self.shape != "auto" and not is_plug_in(self.shape):
+            raise ValueError(f'data.shape = "{self.shape}": write "auto", or a function of yours as "module:function"')
+        if self.shape != "auto" and self.columns:
+            raise ValueError(f'data.shape = "{self.shape}" and data.columns both say how rows are read; leave one of them out')
+        return self
 
 
 class TrainConfig(Section):

@@ -6,25 +6,22 @@ from tutelage._lazy import lazily
 
 if TYPE_CHECKING:
     from tutelage.data import arithmetic
-    from tutelage.data.pool import Pool, Prepared, choose, choose_problems, longest_prompt, panel_size, prepare
-    from tutelage.data.rows import (
-        Example,
-        Fate,
-        Ledger,
-        apply_template,
-        check_malformed,
-        filter_correct_dataset,
-        graded_at_once,
-        judge,
-        load_data,
-        load_template,
-        nothing_survives,
-        summary,
-        to_example,
-        verdict_cache,
+    from tutelage.data.filter import Tally, count_well_formed, draw_rows, judge_rows
+    from tutelage.data.ledger import Example, Fate, Ledger, summary
+    from tutelage.data.pool import (
+        Pool,
+        Prepared,
+        choose,
+        choose_problems,
+        longest_prompt,
+        panel_size,
+        prepare,
+        read_pool,
     )
     from tutelage.data.shapes import BadRow, build_text_pairs, parse_row
     from tutelage.data.sources import Row, iter_rows, read_rows
+    from tutelage.data.specification import filter_correct_dataset, load_data
+    from tutelage.data.templates import apply_template, prompt_template
     from tutelage.data.tokens import (
         Stops,
         TokenizedExample,
@@ -32,7 +29,6 @@ if TYPE_CHECKING:
         encode_prompt,
         encode_response,
         pad_and_shift,
-        prompt_template,
         tokenize_prompt_and_output,
     )
 

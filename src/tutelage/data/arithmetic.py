@@ -14,29 +14,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 NAMES = (
-    "Ava",
-    "Ben",
-    "Chloe",
-    "Dan",
-    "Ella",
-    "Finn",
-    "Grace",
-    "Hugo",
-    "Iris",
-    "Jack",
-    "Lena",
-    "Max",
-    "Nora",
-    "Omar",
-    "Rosa",
-    "Sam",
-)
+    "Ava", "Ben", "Chloe", "Dan", "Ella", "Finn", "Grace", "Hugo", "Iris", "Jack", "Lena", "Max", "Nora", "Omar", "Rosa", "Sam",
+)  # fmt: skip
 THINGS = ("apples", "books", "cards", "coins", "marbles", "pens", "shells", "stamps", "stickers", "sweets")
 VALIDATION_SHARE = 5  # one in five number combinations is kept for validation
 
 
 @dataclass(frozen=True)
 class Problem:
+    """`steps` are equations in words; the last one ends in the answer."""
+
     kind: str
     numbers: tuple[int, ...]
     question: str
@@ -58,112 +45,84 @@ def solution(problem: Problem, answer: int | None = None) -> str:
 def _sums(r: random.Random) -> Problem:
     a, b, c = r.randint(3, 20), r.randint(2, 10), r.randint(2, 9)
     name, thing = r.choice(NAMES), r.choice(THINGS)
-    question = r.choice(
-        (
-            f"{name} has {a} {thing}, finds {b} more and is given {c}. How many {thing} does {name} have now?",
-            f"There were {a} {thing} in a box. {name} put in {b}, and later {c} more. How many {thing} are in the box now?",
-        )
+    wordings = (
+        f"{name} has {a} {thing}, finds {b} more and is given {c}. How many {thing} does {name} have now?",
+        f"There were {a} {thing} in a box. {name} put in {b}, and later {c} more. How many {thing} are in the box now?",
     )
-    return Problem("sums", (a, b, c), question, (f"{a} + {b} = {a + b}.", f"{a + b} + {c} = {a + b + c}."), a + b + c)
+    steps = (f"{a} + {b} = {a + b}.", f"{a + b} + {c} = {a + b + c}.")
+    return Problem("sums", (a, b, c), r.choice(wordings), steps, a + b + c)
 
 
 def _products(r: random.Random) -> Problem:
     a, b, c = r.randint(2, 6), r.randint(2, 9), r.randint(1, 10)
     name, thing = r.choice(NAMES), r.choice(THINGS)
-    question = r.choice(
-        (
-            f"{name} fills {a} bags with {b} {thing} each and has {c} {thing} left over. How many {thing} are there in all?",
-            f"There are {a} rows of {b} {thing}, and {c} more on the floor. How many {thing} are there?",
-        )
+    wordings = (
+        f"{name} fills {a} bags with {b} {thing} each and has {c} {thing} left over. How many {thing} are there in all?",
+        f"There are {a} rows of {b} {thing}, and {c} more on the floor. How many {thing} are there?",
     )
-    return Problem("products", (a, b, c), question, (f"{a} * {b} = {a * b}.", f"{a * b} + {c} = {a * b + c}."), a * b + c)
+    return Problem("products", (a, b, c), r.choice(wordings), _times_plus(a, b, c), a * b + c)
+
+
+def _times_plus(a: int, b: int, c: int) -> tuple[str, str]:
+    return f"{a} * {b} = {a * b}.", f"{a * b} + {c} = {a * b + c}."
 
 
 def _shares(r: random.Random) -> Problem:
     people, each, extra = r.randint(2, 6), r.randint(2, 9), r.randint(1, 9)
     total, thing = people * each, r.choice(THINGS)
-    question = r.choice(
-        (
-            f"{people} friends share {total} {thing} equally. One of them, {r.choice(NAMES)}, already had {extra}."
-            f" How many {thing} does that friend have now?",
-            f"{total} {thing} are split equally among {people} children. One child finds {extra} more."
-            f" How many {thing} does that child have?",
-        )
+    wordings = (
+        f"{people} friends share {total} {thing} equally. One of them, {r.choice(NAMES)}, already had {extra}."
+        f" How many {thing} does that friend have now?",
+        f"{total} {thing} are split equally among {people} children. One child finds {extra} more."
+        f" How many {thing} does that child have?",
     )
-    return Problem(
-        "shares",
-        (people, each, extra),
-        question,
-        (f"{total} / {people} = {each}.", f"{each} + {extra} = {each + extra}."),
-        each + extra,
-    )
+    steps = (f"{total} / {people} = {each}.", f"{each} + {extra} = {each + extra}.")
+    return Problem("shares", (people, each, extra), r.choice(wordings), steps, each + extra)
 
 
 def _rates(r: random.Random) -> Problem:
     speed, hours, more = r.randint(1, 6) * 10, r.randint(2, 5), r.randint(1, 9)
-    question = r.choice(
-        (
-            f"A train goes {speed} km each hour for {hours} hours and then {more} km more. How many km does it go?",
-            f"{r.choice(NAMES)} drives at {speed} km per hour for {hours} hours, then walks {more} km. How many km is the whole trip?",
-        )
+    wordings = (
+        f"A train goes {speed} km each hour for {hours} hours and then {more} km more. How many km does it go?",
+        f"{r.choice(NAMES)} drives at {speed} km per hour for {hours} hours, then walks {more} km. How many km is the whole trip?",
     )
-    far = speed * hours
-    return Problem(
-        "rates",
-        (speed, hours, more),
-        question,
-        (f"{speed} * {hours} = {far}.", f"{far} + {more} = {far + more}."),
-        far + more,
-    )
+    return Problem("rates", (speed, hours, more), r.choice(wordings), _times_plus(speed, hours, more), speed * hours + more)
 
 
 def _money(r: random.Random) -> Problem:
     count, price, fare = r.randint(2, 6), r.randint(2, 9), r.randint(1, 9)
     name, thing = r.choice(NAMES), r.choice(THINGS)
-    question = r.choice(
-        (
-            f"{name} buys {count} {thing} at ${price} each and pays ${fare} for the bus. How many dollars does {name} spend?",
-            f"{count} {thing} at ${price} each are sent for a fee of ${fare}. How many dollars does {name} pay?",
-        )
+    wordings = (
+        f"{name} buys {count} {thing} at ${price} each and pays ${fare} for the bus. How many dollars does {name} spend?",
+        f"{count} {thing} at ${price} each are sent for a fee of ${fare}. How many dollars does {name} pay?",
     )
-    cost = count * price
-    steps = (f"{count} * {price} = {cost}.", f"{cost} + {fare} = {cost + fare}.")
-    return Problem("money", (count, price, fare), question, steps, cost + fare)
+    return Problem("money", (count, price, fare), r.choice(wordings), _times_plus(count, price, fare), count * price + fare)
 
 
 def _time(r: random.Random) -> Problem:
     hours, minutes, pause = r.randint(2, 4), r.randint(1, 5) * 10, r.randint(1, 9)
-    question = r.choice(
-        (
-            f"A film runs {hours} hours and {minutes} minutes, with a break of {pause} minutes. How many minutes is that in all?",
-            f"{r.choice(NAMES)} works {hours} hours and {minutes} minutes, then rests {pause} minutes. How many minutes pass?",
-        )
+    wordings = (
+        f"A film runs {hours} hours and {minutes} minutes, with a break of {pause} minutes. How many minutes is that in all?",
+        f"{r.choice(NAMES)} works {hours} hours and {minutes} minutes, then rests {pause} minutes. How many minutes pass?",
     )
-    whole = hours * 60
+    full = hours * 60
     steps = (
-        f"{hours} * 60 = {whole}.",
-        f"{whole} + {minutes} = {whole + minutes}.",
-        f"{whole + minutes} + {pause} = {whole + minutes + pause}.",
+        f"{hours} * 60 = {full}.",
+        f"{full} + {minutes} = {full + minutes}.",
+        f"{full + minutes} + {pause} = {full + minutes + pause}.",
     )
-    return Problem("time", (hours, minutes, pause), question, steps, whole + minutes + pause)
+    return Problem("time", (hours, minutes, pause), r.choice(wordings), steps, full + minutes + pause)
 
 
 def _fractions(r: random.Random) -> Problem:
     part, unit = r.choice((2, 3, 4, 5)), r.randint(2, 9)
     total, name, thing = part * unit, r.choice(NAMES), r.choice(THINGS)
-    question = r.choice(
-        (
-            f"{name} has {total} {thing} and gives away 1/{part} of them. How many {thing} does {name} keep?",
-            f"1/{part} of the {total} {thing} in a shop are sold. How many {thing} remain?",
-        )
+    wordings = (
+        f"{name} has {total} {thing} and gives away 1/{part} of them. How many {thing} does {name} keep?",
+        f"1/{part} of the {total} {thing} in a shop are sold. How many {thing} remain?",
     )
-    return Problem(
-        "fractions",
-        (total, part),
-        question,
-        (f"{total} / {part} = {unit}.", f"{total} - {unit} = {total - unit}."),
-        total - unit,
-    )
+    steps = (f"{total} / {part} = {unit}.", f"{total} - {unit} = {total - unit}.")
+    return Problem("fractions", (total, part), r.choice(wordings), steps, total - unit)
 
 
 def _comparisons(r: random.Random) -> Problem:
@@ -184,14 +143,12 @@ def _comparisons(r: random.Random) -> Problem:
 def _percents(r: random.Random) -> Problem:
     percent, price = r.choice((10, 20, 50)), r.randint(1, 10) * 10
     name, extra = r.choice(NAMES), price * percent // 100
-    question = r.choice(
-        (
-            f"{name}'s meal costs ${price}, and {name} adds a tip of {percent}%. How many dollars is that in all?",
-            f"A ticket for ${price} becomes {percent}% dearer. How many dollars must {name} pay now?",
-        )
+    wordings = (
+        f"{name}'s meal costs ${price}, and {name} adds a tip of {percent}%. How many dollars is that in all?",
+        f"A ticket for ${price} becomes {percent}% dearer. How many dollars must {name} pay now?",
     )
     steps = (f"{percent}% of {price} is {extra}.", f"{price} + {extra} = {price + extra}.")
-    return Problem("percents", (price, percent), question, steps, price + extra)
+    return Problem("percents", (price, percent), r.choice(wordings), steps, price + extra)
 
 
 KINDS: tuple[Callable[[random.Random], Problem], ...] = (

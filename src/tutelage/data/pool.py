@@ -1,4 +1,7 @@
-"""Everything about the data of a run, before any compute is spent: rows, their fates, their ids."""
+"""What a run trains on and validates on, before any compute is spent: `prepare`, from a configuration to token ids.
+
+A sweep does the first half, `read_pool`, once for all its trials, and `choose` for each.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,11 @@ from typing import Any
 
 from tutelage import console
 from tutelage.config import Config, DataConfig, EvalConfig
-from tutelage.data.rows import Example, Ledger, judge, keep_judged, seeded_order, to_examples, verdict_cache
-from tutelage.data.sources import Row, read_rows
-from tutelage.data.tokens import Stops, TokenizedExample, choose_max_length, encode_prompt, fit, pieces, prompt_template, tokenize
+from tutelage.data.filter import judge, keep_correct, verdict_cache
+from tutelage.data.ledger import Example, Ledger, to_examples
+from tutelage.data.sources import Row, read_rows, seeded_order
+from tutelage.data.templates import prompt_template
+from tutelage.data.tokens import Stops, TokenizedExample, choose_max_length, encode_prompt, fit, pieces, tokenize
 from tutelage.errors import InputError
 from tutelage.grading import Verdict
 from tutelage.stats import problems_for_width
@@ -75,25 +80,36 @@ class Prepared:
         }
 
 
+@dataclass
 class Pool:
-    """The rows of a run, or of all trials of a sweep: read once, graded and tokenized once when that is first asked for."""
+    """The rows of a run, or of all trials of a sweep. They are read once; verdicts and ids are found when first needed, and kept.
 
-    def __init__(self, config: Config, tokenizer: Any) -> None:
-        """Read and split. Raises InputError: a row is malformed, or there is none."""
-        data = config.data
-        self.config, self.tokenizer, self.stops = config, tokenizer, Stops.of(tokenizer)
-        self.template = prompt_template(data.prompt, tokenizer)
-        with console.progress(f"reading {data.train}"):
-            rows = read_rows(data.train, data.train_split, data.hub_config)
-        self.ledger = Ledger(row.source for row in rows)
-        rows, validation_rows = _split(rows, data, self.ledger)
-        self.raw = {row.source: row.value for row in (*rows, *validation_rows)}
-        problems = choose_problems(validation_rows, self.template, self.ledger, config)
-        self.examples = to_examples(rows, self.template, self.ledger, columns=data.columns, on_bad_row=data.on_bad_row)
-        self.panel = panel_size(config.eval, len(problems))
-        self.problems = problems if config.eval.full else problems[: self.panel]
-        self.longest_prompt = longest_prompt(self.problems, tokenizer)
-        self._ids: dict[str, TokenizedExample] = {}
+    Attributes:
+        raw: training and validation rows as they were read, by source.
+        ledger: the fates of training rows before any is filtered.
+        examples: the well-formed training rows.
+        problems: what is validated on, in the order of `eval.seed`; the panel is the first `panel` of them.
+        longest_prompt: of the problems, in tokens.
+        verdicts: what `judge` says of the examples; None: nobody has asked yet.
+        ids: the tokenized examples so far, by source.
+    """
+
+    config: Config
+    tokenizer: Any
+    stops: Stops
+    template: str
+    raw: dict[str, dict[str, Any]]
+    ledger: Ledger
+    examples: list[Example]
+    problems: list[Example]
+    panel: int
+    longest_prompt: int
+    verdicts: list[tuple[Example, str, Verdict]] | None = None
+    ids: dict[str, TokenizedExample] = field(default_factory=dict)
+
+    @functools.cached_property
+    def by_source(self) -> dict[str, Example]:
+        return {example.source: example for example in self.examples}
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -103,92 +119,51 @@ class Pool:
             digest.update(repr((example.prompt, example.response, example.reference)).encode("utf-8", "backslashreplace"))
         return digest.hexdigest()
 
-    @functools.cached_property
-    def by_source(self) -> dict[str, Example]:
-        return {example.source: example for example in self.examples}
-
-    @functools.cached_property
-    def judged(self) -> list[tuple[Example, str, Verdict]]:
-        """What the filter says of each row, as `data.judge`."""
-        with console.progress("grading the worked solutions", len(self.examples)) as advance, verdict_cache() as cache:
-            return list(judge(self.examples, self.config.eval.reward, cache, advance))
-
-    def tokenized(self, examples: Sequence[Example]) -> list[TokenizedExample]:
-        new = [example for example in examples if example.source not in self._ids]
-        with console.progress("tokenizing", len(new)) as advance:
-            self._ids.update({row.source: row for row in tokenize(new, self.tokenizer, self.stops, on_tokenized=advance)})
-        return [self._ids[example.source] for example in examples]
-
 
 def prepare(config: Config, tokenizer: Any) -> Prepared:
-    """Read, split, filter, tokenize, fit and subset, in this order; each training row gets one fate.
+    """Read, hold out, parse, filter, tokenize, fit and subset, in this order; each training row gets one fate.
 
     Raises:
         InputError: a row is malformed, or no row is left at some stage.
     """
-    return choose(Pool(config, tokenizer), config.data)
+    return choose(read_pool(config, tokenizer), config.data)
+
+
+def read_pool(config: Config, tokenizer: Any) -> Pool:
+    """Rows, split and parsed. Raises InputError: a row is malformed, or there is none."""
+    data, template, stops = config.data, prompt_template(config.data.prompt, tokenizer), Stops.of(tokenizer)
+    with console.progress(f"reading {data.train}"):
+        rows = read_rows(data.train, data.train_split, data.hub_config)
+    ledger = Ledger(row.source for row in rows)
+    training, validation = _split(rows, data, ledger)
+    problems = _problems(validation, training, template, ledger, config)
+    examples = to_examples(training, template, ledger, data)
+    panel = panel_size(config.eval, len(problems))
+    problems = problems if config.eval.full else problems[:panel]
+    return Pool(
+        config=config, tokenizer=tokenizer, stops=stops, template=template, ledger=ledger, examples=examples, problems=problems,
+        panel=panel, longest_prompt=longest_prompt(problems, tokenizer),
+        raw={row.source: row.value for row in (*training, *validation)},
+    )  # fmt: skip
 
 
 def choose(pool: Pool, data: DataConfig) -> Prepared:
     """What a run trains on, of the rows of a pool. Raises InputError if no row is left at some stage."""
     ledger = pool.ledger.copy()
-    examples = keep_judged(pool.judged, ledger) if data.filter else pool.examples
-    tokenized = pool.tokenized(examples)
+    examples = keep_correct(_judged(pool), ledger) if data.filter else pool.examples
+    tokenized = _tokenized(pool, examples)
     lengths = [len(example) for example in tokenized]
     max_length = data.max_length or choose_max_length(lengths)
-    kept = fit(tokenized, max_length, data.truncate, ledger)
-    if not kept:
+    fitting = fit(tokenized, max_length, data.truncate, ledger)
+    if not fitting:
         raise InputError(f"no training row fits data.max_length = {max_length}: the shortest has {min(lengths)} tokens")
-    train = _subset(kept, data, ledger)
+    train = _subset(fitting, data, ledger)
     _check_supervision(train, pool.stops)
     return Prepared(
-        train,
-        pool.problems,
-        ledger,
-        lengths,
-        max_length,
-        data.max_length is None,
-        pool.template,
-        pool.panel,
-        pool.longest_prompt,
-        _shown(pool, ledger),
-    )
-
-
-def _shown(pool: Pool, ledger: Ledger) -> list[dict[str, str]]:
-    """The texts of the first rows of each fate."""
-    seen: Counter[str] = Counter()
-    shown = []
-    for fate in ledger:
-        seen[fate.fate] += 1
-        if seen[fate.fate] > SHOWN_OF_A_FATE:
-            continue
-        row = pool.by_source.get(fate.source)
-        text = (
-            {"prompt": row.prompt, "response": row.response, "reference": row.reference}
-            if row is not None
-            else {"row": json.dumps(pool.raw.get(fate.source), ensure_ascii=False, default=str)[:2000]}
-        )
-        shown.append({"fate": fate.fate, "source": fate.source, "why": fate.why, **text})
-    return shown
-
-
-def panel_size(config: EvalConfig, problems: int) -> int:
-    """How many of the problems every evaluation asks."""
-    wanted = problems_for_width(config.interval_width) if config.examples is None else config.examples
-    return min(wanted or problems, problems)
-
-
-def choose_problems(rows: Sequence[Row], template: str, ledger: Ledger, config: Config) -> list[Example]:
-    """The problems of rows, which need no response, in the order of `eval.seed`: the panel is the first of them."""
-    columns = {field: column for field, column in config.data.columns.items() if field != "response"}
-    found = to_examples(rows, template, ledger, columns=columns, on_bad_row=config.data.on_bad_row, needs_response=False)
-    return [found[index] for index in seeded_order(len(found), config.eval.seed)]
-
-
-def longest_prompt(problems: Sequence[Example], tokenizer: Any) -> int:
-    """Tokens of the longest prompt."""
-    return max(len(encode_prompt(tokenizer, problem.prompt)) for problem in problems)
+        train=train, validation=pool.problems, ledger=ledger, lengths=lengths, max_length=max_length,
+        max_length_was_chosen=data.max_length is None, template=pool.template, panel=pool.panel,
+        longest_prompt=pool.longest_prompt, shown=_shown(pool, ledger),
+    )  # fmt: skip
 
 
 def _split(rows: list[Row], data: DataConfig, ledger: Ledger) -> tuple[list[Row], list[Row]]:
@@ -211,15 +186,62 @@ def _split(rows: list[Row], data: DataConfig, ledger: Ledger) -> tuple[list[Row]
     return [row for index, row in enumerate(rows) if index not in held_out], [rows[index] for index in sorted(held_out)]
 
 
-def _subset(kept: list[TokenizedExample], data: DataConfig, ledger: Ledger) -> list[TokenizedExample]:
+def _problems(validation: list[Row], training: list[Row], template: str, ledger: Ledger, config: Config) -> list[Example]:
+    """The validation problems. A row that cannot be one is marked in the ledger, and stays there as it is if it is trained on."""
+    of_problems = Ledger(())
+    problems = choose_problems(validation, template, of_problems, config)
+    trained_on = {row.source for row in training}
+    for fate in of_problems:
+        if fate.source in trained_on:
+            ledger.mark(fate.source, "kept", f"trained on, but no validation problem: {fate.why}")
+        else:
+            ledger.mark(fate.source, fate.fate, fate.why)
+    return problems
+
+
+def choose_problems(rows: Sequence[Row], template: str, ledger: Ledger, config: Config) -> list[Example]:
+    """The problems of rows, in the order of `eval.seed`. A problem needs a reference, and no response."""
+    found = to_examples(rows, template, ledger, config.data, needs_response=False)
+    return [found[index] for index in seeded_order(len(found), config.eval.seed)]
+
+
+def panel_size(config: EvalConfig, problems: int) -> int:
+    """How many of the problems every evaluation asks."""
+    wanted = problems_for_width(config.interval_width) if config.examples is None else config.examples
+    return min(wanted or problems, problems)
+
+
+def longest_prompt(problems: Sequence[Example], tokenizer: Any) -> int:
+    """Tokens of the longest prompt."""
+    return max(len(encode_prompt(tokenizer, problem.prompt)) for problem in problems)
+
+
+def _judged(pool: Pool) -> list[tuple[Example, str, Verdict]]:
+    """What `judge` says of every example, the first time with a progress bar."""
+    if pool.verdicts is None:
+        with console.progress("grading the worked solutions", len(pool.examples)) as advance, verdict_cache() as cache:
+            pool.verdicts = list(judge(pool.examples, pool.config.eval.reward, cache, advance))
+    return pool.verdicts
+
+
+def _tokenized(pool: Pool, examples: Sequence[Example]) -> list[TokenizedExample]:
+    """The ids of examples, those that are new with a progress bar."""
+    new = [example for example in examples if example.source not in pool.ids]
+    with console.progress("tokenizing", len(new)) as advance:
+        pool.ids |= {row.source: row for row in tokenize(new, pool.tokenizer, pool.stops, on_tokenized=advance)}
+    return [pool.ids[example.source] for example in examples]
+
+
+def _subset(rows: list[TokenizedExample], data: DataConfig, ledger: Ledger) -> list[TokenizedExample]:
+    """The first `data.size` rows of a seeded order."""
     if data.size is None:
-        return kept
-    if data.size > len(kept):
-        raise InputError(f"data.size = {data.size}, but only {len(kept)} training rows are left ({ledger.summary()})")
-    order = seeded_order(len(kept), data.seed if data.subset_seed is None else data.subset_seed)
+        return rows
+    if data.size > len(rows):
+        raise InputError(f"data.size = {data.size}, but only {len(rows)} training rows are left ({ledger.summary()})")
+    order = seeded_order(len(rows), data.seed if data.subset_seed is None else data.subset_seed)
     for index in order[data.size :]:
-        ledger.mark(kept[index].source, "not in subset", f"data.size = {data.size}")
-    return [kept[index] for index in order[: data.size]]
+        ledger.mark(rows[index].source, "not in subset", f"data.size = {data.size}")
+    return [rows[index] for index in order[: data.size]]
 
 
 def _check_supervision(train: Sequence[TokenizedExample], stops: Stops) -> None:
@@ -227,3 +249,21 @@ def _check_supervision(train: Sequence[TokenizedExample], stops: Stops) -> None:
     for example in train:
         if not example.response_ids or (example.ends and example.response_ids[-1] != stops.end_token_id):
             raise AssertionError(f"{example.source}: no supervised end token; this is a bug of Tutelage")
+
+
+def _shown(pool: Pool, ledger: Ledger) -> list[dict[str, str]]:
+    """The texts of the first rows of each fate."""
+    seen: Counter[str] = Counter()
+    shown, examples = [], pool.by_source
+    for fate in ledger:
+        seen[fate.fate] += 1
+        if seen[fate.fate] > SHOWN_OF_A_FATE:
+            continue
+        row = examples.get(fate.source)
+        text = (
+            {"prompt": row.prompt, "response": row.response, "reference": row.reference}
+            if row is not None
+            else {"row": json.dumps(pool.raw.get(fate.source), ensure_ascii=False, default=str)[:2000]}
+        )
+        shown.append({"fate": fate.fate, "source": fate.source, "why": fate.why, **text})
+    return shown

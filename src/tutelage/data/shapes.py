@@ -1,35 +1,58 @@
-"""The shapes that people's rows have: messages, prompt and response, GSM8K, MATH, or any other by a column mapping."""
+"""The shapes that people's rows have: messages, prompt and response, GSM8K, MATH; any other by columns or by a function.
+
+A shape is a function from a raw row to ``{"prompt", "response", "reference"}``. To add one, write the function and its line of
+`_SHAPES`; a shape of the user's own is a function that `data.shape` names.
+"""
 
 from __future__ import annotations
 
+import copy
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from tutelage.config import DataConfig, load_plug_in
+from tutelage.errors import InputError
 from tutelage.grading import boxes
+
+Shape = Callable[[dict[str, Any]], Mapping[str, Any]]
 
 
 class BadRow(ValueError):
     """A row that is not of any known shape; the message names the key."""
 
 
-def parse_row(row: dict[str, Any], columns: dict[Any, str] | None = None, needs_response: bool = True) -> dict[str, str]:
-    """A raw row as ``{"prompt", "response", "reference"}``, by the column mapping if there is one, else by its shape.
+def shape_of(data: DataConfig) -> Mapping[Any, str] | Shape | None:
+    """How a configuration's rows are read, as `parse_row` takes it.
+
+    Raises:
+        InputError: `data.shape` names no function.
+    """
+    if data.shape == "auto":
+        return data.columns or None
+    shape: Shape = load_plug_in("data.shape", data.shape)
+    if not callable(shape):
+        raise InputError(f'data.shape = "{data.shape}": this is {type(shape).__name__}, not a function of a row')
+    return shape
+
+
+def parse_row(row: dict[str, Any], shape: Mapping[Any, str] | Shape | None = None, needs_response: bool = True) -> dict[str, str]:
+    """A raw row as ``{"prompt", "response", "reference"}``, all text, "" where there is none.
+
+    Args:
+        shape: which column holds which field, or a function of the row; None: the shape is recognised by the row's keys.
+        needs_response: a training row needs a response; a problem needs a reference instead.
 
     Raises:
         BadRow: a key is missing, empty or not text.
     """
-    if columns:
-        pair = {field: _reach(row, columns[field]) if field in columns else row.get(field) for field in _FIELDS}
+    if callable(shape):
+        found = _by_function(row, shape)
     else:
-        for keys, parse in _SHAPES:
-            if all(row.get(key) is not None for key in keys):
-                pair = parse(row)
-                break
-        else:
-            raise BadRow(_unknown_shape(row))
-    pair = {key: _as_text(value) for key, value in pair.items()}
+        columns = {field: name for field, name in (shape or {}).items() if needs_response or field != "response"}
+        found = _by_columns(row, columns) if columns else _by_keys(row)
+    pair = {key: _as_text(value) for key, value in found.items()}
     for key, value in pair.items():
         if value is not None and not isinstance(value, str):
             raise BadRow(f"{key} is {type(value).__name__}, not text")
@@ -41,6 +64,31 @@ def parse_row(row: dict[str, Any], columns: dict[Any, str] | None = None, needs_
         if not (pair[key] or "").strip():
             raise BadRow(f"{key} is empty or missing")
     return {key: value or "" for key, value in pair.items()}
+
+
+def _by_keys(row: dict[str, Any]) -> Mapping[str, Any]:
+    for keys, shape in _SHAPES:
+        if all(row.get(key) is not None for key in keys):
+            return shape(row)
+    raise BadRow(_unknown_shape(row))
+
+
+def _by_columns(row: dict[str, Any], columns: Mapping[str, str]) -> Mapping[str, Any]:
+    return {field: _reach(row, columns[field]) if field in columns else row.get(field) for field in _FIELDS}
+
+
+def _by_function(row: dict[str, Any], shape: Shape) -> Mapping[str, Any]:
+    """What a function of the user's own makes of a row. Whatever it raises is that row's fault, as a missing key is."""
+    try:
+        found = shape(copy.deepcopy(row))  # what the filter keeps is the row as it was
+    except ValueError as error:
+        raise BadRow(str(error) or "data.shape refuses it") from None
+    except Exception as error:
+        raise BadRow(f"data.shape raises {type(error).__name__}: {error}") from None
+    if not isinstance(found, Mapping) or not set(found) <= set(_FIELDS):
+        what = f"the keys {sorted(map(str, found))}" if isinstance(found, Mapping) else type(found).__name__
+        raise BadRow(f"data.shape returns {what}, and should return a dict of {', '.join(_FIELDS)}")
+    return {field: found.get(field) for field in _FIELDS}
 
 
 def _as_text(value: Any) -> Any:
@@ -55,7 +103,9 @@ def _unknown_shape(row: dict[str, Any]) -> str:
     if empty:
         return f"{empty[0]} is null"
     shapes = "; ".join(" + ".join(keys) for keys, _ in _SHAPES)
-    return f"keys {sorted(row)} are of no known shape ({shapes}): name them in data.columns"
+    return (
+        f"keys {sorted(row)} are of no known shape ({shapes}): name them in data.columns, or read them by a function (data.shape)"
+    )
 
 
 _FIELDS = ("prompt", "response", "reference")
@@ -92,13 +142,12 @@ def build_text_pairs(example: dict[str, Any]) -> dict[str, Any]:
     user, assistant = by_role.get("user"), by_role.get("assistant", {})
     if user is None:
         raise BadRow("messages has no user turn")
-    places = [user.get("info"), assistant.get("info"), user, example.get("info"), example]
-    reference = _first_reference(*places)
+    reference = _first_reference(user.get("info"), assistant.get("info"), user, example.get("info"), example)
     return {"prompt": user.get("content"), "response": assistant.get("content"), "reference": reference}
 
 
-def _first_reference(*places: Any) -> Any:
-    found = (place[key] for place in places if isinstance(place, dict) for key in _REFERENCE_KEYS if place.get(key) is not None)
+def _first_reference(*holders: Any) -> Any:
+    found = (each[key] for each in holders if isinstance(each, dict) for key in _REFERENCE_KEYS if each.get(key) is not None)
     return next(found, None)
 
 
@@ -147,7 +196,7 @@ def _problem_reference(row: dict[str, Any]) -> dict[str, Any]:
     return {"prompt": row["problem"], "response": None, "reference": row["answer"]}
 
 
-_SHAPES: tuple[tuple[tuple[str, ...], Callable[[dict[str, Any]], dict[str, Any]]], ...] = (
+_SHAPES: tuple[tuple[tuple[str, ...], Shape], ...] = (
     (("messages",), build_text_pairs),
     (("prompt", "response"), _prompt_response),
     (("problem", "solution"), _math),
@@ -155,6 +204,7 @@ _SHAPES: tuple[tuple[tuple[str, ...], Callable[[dict[str, Any]], dict[str, Any]]
     (("problem", "answer"), _problem_reference),
     (("prompt",), _prompt_reference),
 )
+"""The keys that a shape is recognised by, and its function; the first that fits a row counts."""
 
 
 def _reach(row: dict[str, Any], dotted: str) -> Any:

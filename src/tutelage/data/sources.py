@@ -6,6 +6,7 @@ Each row carries where it came from ("train.jsonl:17"), so that every later mess
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,12 +47,19 @@ def iter_rows(name: str, split: str = "train", hub_config: str | None = None) ->
         raise InputError(f"{name}: the data set is empty")
 
 
+def seeded_order(count: int, seed: int) -> list[int]:
+    """A permutation of ``range(count)``: its prefixes are nested subsets (128 ⊂ 256 ⊂ …)."""
+    order = list(range(count))
+    random.Random(seed).shuffle(order)
+    return order
+
+
 def _rows_of(name: str, split: str, hub_config: str | None) -> Iterator[Row]:
     path = Path(name).expanduser()
     if name == "arithmetic":
         part: Literal["train", "validation"] = "train" if split == "train" else "validation"
         made = arithmetic.rows(part, BUILT_IN_ROWS[part])
-        yield from (Row(f"arithmetic/{part}:{number}", value) for number, value in enumerate(made, 1))
+        yield from (Row(f"arithmetic/{part}:{index}", value) for index, value in enumerate(made, 1))
     elif path.is_dir():
         shards = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
         if not shards:
@@ -77,7 +85,7 @@ def _read_file(path: Path) -> Iterator[Row]:
 
             with pyarrow.parquet.ParquetFile(path) as file:
                 values = (value for batch in file.iter_batches(1_000) for value in batch.to_pylist())
-                yield from (Row(f"{path}:row {number}", value) for number, value in enumerate(values, 1))
+                yield from (Row(f"{path}:row {index}", value) for index, value in enumerate(values, 1))
         else:
             raise InputError(f"{path}: unknown kind of file {path.suffix!r}; known are {', '.join(SUFFIXES)}")
     except UnicodeDecodeError as error:
@@ -92,18 +100,19 @@ def _read_file(path: Path) -> Iterator[Row]:
 
 def _read_jsonl(path: Path) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                value = json.loads(line)
-            except json.JSONDecodeError as error:
-                yield Row(f"{path}:{number}", {}, f"not valid JSON ({error.msg} at column {error.colno})")
-                continue
-            except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets thousands deep
-                yield Row(f"{path}:{number}", {}, f"not readable JSON ({error})")
-                continue
-            yield _object(f"{path}:{number}", value)
+        for index, line in enumerate(lines, 1):
+            if line.strip():
+                yield _parse(f"{path}:{index}", line)
+
+
+def _parse(source: str, line: str) -> Row:
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError as error:
+        return Row(source, {}, f"not valid JSON ({error.msg} at column {error.colno})")
+    except (ValueError, RecursionError) as error:  # an integer of thousands of digits, brackets thousands deep
+        return Row(source, {}, f"not readable JSON ({error})")
+    return _object(source, value)
 
 
 def _read_json(path: Path) -> Iterator[Row]:
@@ -116,8 +125,8 @@ def _read_json(path: Path) -> Iterator[Row]:
         content = lists[0]
     if not isinstance(content, list):
         raise InputError(f"{path}: expected a list of rows, found {type(content).__name__}")
-    for number, value in enumerate(content, 1):
-        yield _object(f"{path}:row {number}", value)
+    for index, value in enumerate(content, 1):
+        yield _object(f"{path}:row {index}", value)
 
 
 def _object(source: str, value: Any) -> Row:
@@ -137,4 +146,4 @@ def _read_hub(name: str, split: str, config: str | None) -> Iterator[Row]:
         raise InputError(
             f"{name}: neither a file nor a directory here, and not loaded from the Hugging Face hub (split {split!r}): {reason}"
         ) from None
-    yield from (Row(f"{name}/{split}:{number}", value) for number, value in enumerate(loaded, 1))
+    yield from (Row(f"{name}/{split}:{index}", value) for index, value in enumerate(loaded, 1))

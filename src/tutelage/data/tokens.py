@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from tutelage.data.rows import Example, Ledger, load_template
+from tutelage.data.ledger import Example, Ledger
 from tutelage.errors import InputError
 
 if TYPE_CHECKING:
@@ -62,7 +62,9 @@ def encode_response(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def characters_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str) -> list[int]:
-    """How many characters of a text each of its tokens brings: none, where a token is but a part of a character, or lies beyond.
+    """How many characters of a text each of its tokens brings.
+
+    A token that is a part of a character brings none, and neither does a token beyond the end of the text.
 
     Args:
         text: what the ids decode to, or a beginning of it.
@@ -71,11 +73,11 @@ def characters_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: 
     pieces = [alone[token] for token in ids]
     if not "".join(pieces).startswith(text):  # some tokens read otherwise among others: each is decoded after the one before
         pieces, start, end = [], 0, 0
-        for place in range(1, len(ids) + 1):
-            before, after = tokenizer.decode(list(ids[start:end])), tokenizer.decode(list(ids[start:place]))
-            whole = len(after) > len(before) and not after.endswith("\ufffd")
-            pieces.append(after[len(before) :] if whole else "")
-            start, end = (end, place) if whole else (start, end)
+        for upto in range(1, len(ids) + 1):
+            before, after = tokenizer.decode(list(ids[start:end])), tokenizer.decode(list(ids[start:upto]))
+            complete = len(after) > len(before) and not after.endswith("\ufffd")
+            pieces.append(after[len(before) :] if complete else "")
+            start, end = (end, upto) if complete else (start, end)
     left, counts = len(text), []
     for piece in pieces:
         counts.append(min(len(piece), left))
@@ -84,23 +86,10 @@ def characters_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: 
 
 
 def pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
-    """The text of each token: all of a character's stands with its last token."""
+    """The text of each token; a character of several tokens stands with its last one."""
     text = tokenizer.decode(list(ids))
     ends = list(itertools.accumulate(characters_of(tokenizer, ids, text)))
     return [text[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-
-
-def prompt_template(name: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The template text for `data.prompt`; "chat" renders the tokenizer's own chat template around ``{question}``."""
-    if name != "chat":
-        return load_template(name)
-    if not tokenizer.chat_template:
-        raise InputError(f'data.prompt = "chat", but the tokenizer of {tokenizer.name_or_path} has no chat template')
-    message = [{"role": "user", "content": "{question}"}]
-    text: str = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-    if text.count("{question}") != 1:
-        raise InputError("the chat template does not show the user's message exactly once")
-    return text
 
 
 def tokenize(

@@ -21,7 +21,7 @@ import torch
 
 from tutelage import console
 from tutelage.config import Config, changeable, replaced, to_toml
-from tutelage.data import Pool, Prepared, choose
+from tutelage.data import Pool, Prepared, choose, read_pool
 from tutelage.errors import InputError, RunError
 from tutelage.experiments import dry_run
 from tutelage.experiments.design import Design, Point, name_of, rows_of, steps_for, trial_config
@@ -150,7 +150,7 @@ def lay_out(config: Config, design: Design, directory: Path) -> Plan:
             raise InputError("train.num_steps is given, so trials take as many steps each: write --equal steps (or tokens)")
         group = _group(base)
         if group not in pools:
-            pools[group] = Pool(base, load_tokenizer(base.model.id))
+            pools[group] = read_pool(base, load_tokenizer(base.model.id))
         pool = pools[group]
         for point, trial in _of_one_variation(base, design, varied, group, pool, directory):
             points.append(point)

@@ -8,7 +8,14 @@ if TYPE_CHECKING:
     from tutelage.machines import fanout
     from tutelage.machines.fanout import run_map
     from tutelage.machines.launcher import launch
-    from tutelage.machines.process import cache_directory, end_with, prepare_process, uninterrupted
+    from tutelage.machines.process import (
+        POLITE_SIGNALS,
+        available_cores,
+        cache_directory,
+        end_with,
+        prepare_process,
+        uninterrupted,
+    )
     from tutelage.machines.sharding import (
         full_parameters,
         full_tensor,

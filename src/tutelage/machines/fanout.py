@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import signal
 import traceback
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
@@ -17,23 +16,16 @@ from multiprocessing.context import SpawnProcess
 from typing import Any, TypeVar
 
 from tutelage.errors import InputError, RunError
-from tutelage.machines.process import end_with, prepare_process
+from tutelage.machines.process import available_cores, end_with, prepare_process
 
 Job = TypeVar("Job")
 Answer = TypeVar("Answer")
 
 PASSED_ON = ("OMP_WAIT_POLICY", "HF_HUB_OFFLINE", "HF_HOME", "TUTELAGE_CACHE", "TOKENIZERS_PARALLELISM", "TRACKIO_DIR")
 PASSED_ON_PREFIXES = ("WANDB_", "MLFLOW_")
+"""Variables of the environment that workers on other machines get from this one."""
 PARTING_SECONDS = 30.0
 """What jobs on a cluster get to save their state when they are asked to stop."""
-"""Variables that workers on other machines get from here."""
-
-
-def gpus_per_job() -> int:
-    """How many GPUs a job that needs one sets aside on the connected cluster: 1 where it has any."""
-    import ray
-
-    return int(ray.cluster_resources().get("GPU", 0) > 0)
 
 
 def require(where: str) -> None:
@@ -57,7 +49,7 @@ def run_map(
             `workers` cores that is started on this machine for these jobs. "ray://HOST:PORT": that cluster. Its machines have
             Tutelage installed, and see files under the same paths.
         workers: how many jobs run at the same time on this machine; a cluster has its own number.
-        gpus_per_job: what Ray sets aside for each.
+        gpus_per_job: how many GPUs of a cluster that has any are set aside for each job.
 
     Raises:
         InputError: Ray is meant and not installed, or that cluster cannot be reached.
@@ -71,19 +63,16 @@ def run_map(
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
         return
-    with cluster(where, workers) as ray:
-
-        def call(job: Job) -> Answer:  # Ray takes plain functions only, no partial ones
-            return function(job)
-
-        remote = ray.remote(num_cpus=1, num_gpus=gpus_per_job, max_retries=3)(call)
-        waiting = deque(remote.remote(job) for job in jobs)
-        try:
-            while waiting:  # what has answered is not cancelled: Ray ends the process over a task that ends in that moment
-                yield _answer_of(ray, waiting.popleft(), where)
-        finally:
-            for answer in waiting:
-                ray.cancel(answer, force=False)
+    early: dict[int, Answer] = {}
+    following = 0
+    with contextlib.closing(_over_cluster(function, jobs, where, workers, gpus_per_job, retries=3)) as answers:
+        for index, answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+            early[index] = answer
+            while following in early:
+                yield early.pop(following)
+                following += 1
 
 
 def run_apart(
@@ -95,40 +84,44 @@ def run_apart(
     devices: Sequence[str] = (),
     gpus_per_job: float = 0,
 ) -> Generator[tuple[int, Answer | BaseException], None, None]:
-    """(number of the job, its answer) as jobs end, each in a process of its own: what one raises, or that it was killed, is its
+    """(index of the job, its answer) as jobs end, each in a process of its own. What a job raises, or that it was killed, is its
     answer, and the others go on. When this is closed early, jobs under way are asked to stop by SIGTERM, and waited for.
 
     Args:
-        function, where: as `run_map`.
+        function, where, gpus_per_job: as `run_map`.
         jobs: each is made when its turn comes.
         workers: how many jobs run at the same time on this machine.
         devices: CUDA_VISIBLE_DEVICES of each worker on this machine, over and over; empty: all see all.
-        gpus_per_job: how many GPUs of a cluster that has any are set aside for each job.
     """
     require(where)
     if where == "local":
-        yield from _apart_here(function, jobs, workers, devices)
-        return
+        yield from _apart_locally(function, jobs, workers, devices)
+    else:
+        yield from _over_cluster(function, jobs, where, workers, gpus_per_job, retries=0)
+
+
+def _over_cluster(
+    function: Callable[[Job], Answer], jobs: Iterable[Job], where: str, workers: int, gpus_per_job: float, retries: int
+) -> Generator[tuple[int, Answer | BaseException], None, None]:
+    """As `run_apart`, by Ray, in processes that it keeps."""
     with cluster(where, workers) as ray:
 
-        def call(job: Job) -> Answer:
+        def call(job: Job) -> Answer:  # Ray takes plain functions only, no partial ones
             return function(job)
 
-        has_gpus = ray.cluster_resources().get("GPU", 0) > 0
-        remote = ray.remote(num_cpus=1, num_gpus=gpus_per_job if has_gpus else 0, max_retries=0)(call)
+        resources = ray.cluster_resources()
+        gpus = gpus_per_job if resources.get("GPU", 0) > 0 else 0
+        remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=retries)(call)
         coming = enumerate(jobs)
-        at_once = max(1, int(ray.cluster_resources().get("CPU", 1)))  # more could not run at the same time
-        waiting = {remote.remote(job): number for number, job in islice(coming, at_once)}
+        at_once = max(1, int(resources.get("CPU", 1)))  # more could not run at the same time
+        waiting = {remote.remote(job): index for index, job in islice(coming, at_once)}
         try:
             while waiting:
                 (done, *_), _ = ray.wait(list(waiting), num_returns=1)
-                number = waiting.pop(done)
-                try:
-                    answer: Answer | BaseException = _answer_of(ray, done, where)
-                except Exception as error:
-                    answer = error
+                # what has answered is not cancelled below: Ray ends the process over a task that ends in that moment
+                index = waiting.pop(done)
                 waiting |= {remote.remote(job): following for following, job in islice(coming, 1)}
-                yield number, answer
+                yield index, _answer_of(ray, done, where)
         finally:
             for each in waiting:
                 ray.cancel(each, force=False)
@@ -137,16 +130,16 @@ def run_apart(
 
 
 def _answer_of(ray: Any, reference: Any, where: str) -> Any:
-    """What a job has answered. Raises what it raised, without the whole story of the other process for a message."""
+    """What a job has answered, or what it raised, without the story of the other process for a message."""
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
-        raise (error.cause or error) from None
+        return error.cause or error
     except ray.exceptions.RayError as error:
-        raise RunError(f"{where}: {(str(error).splitlines() or [type(error).__name__])[0]}") from None
+        return RunError(f"{where}: {_first_line(error)}")
 
 
-def _apart_here(
+def _apart_locally(
     function: Callable[[Job], Answer], jobs: Iterable[Job], workers: int, devices: Sequence[str]
 ) -> Generator[tuple[int, Answer | BaseException], None, None]:
     context = multiprocessing.get_context("spawn")
@@ -154,19 +147,19 @@ def _apart_here(
     running: dict[Connection, tuple[int, SpawnProcess, int]] = {}
     try:
         while True:
-            for number, job in islice(coming, len(free)):
+            for index, job in islice(coming, len(free)):
                 slot = free.pop(0)
                 ours, theirs = context.Pipe(duplex=False)
-                process = context.Process(target=_answer_apart, args=(theirs, os.getpid(), function, job))
+                process = context.Process(target=_answer_in_process, args=(theirs, os.getpid(), function, job))
                 with _environment(_share(slot, workers, devices)):  # before the process imports torch
                     process.start()
                 theirs.close()
-                running[ours] = number, process, slot
+                running[ours] = index, process, slot
             if not running:
                 return
             for ready in wait(list(running)):
                 assert isinstance(ready, Connection)
-                number, process, slot = running[ready]
+                index, process, slot = running[ready]
                 try:
                     answer = ready.recv()
                 except (EOFError, OSError):  # killed before it had said anything, or while it did
@@ -175,7 +168,7 @@ def _apart_here(
                 process.join()
                 del running[ready]
                 free.append(slot)
-                yield number, answer
+                yield index, answer
     finally:
         for _, process, _ in running.values():
             process.terminate()
@@ -185,7 +178,7 @@ def _apart_here(
 
 def _share(slot: int, workers: int, devices: Sequence[str]) -> dict[str, str]:
     """What a worker gets of this machine, as environment variables."""
-    cores = max(1, (os.cpu_count() or 1) // workers)
+    cores = max(1, available_cores() // workers)
     share = {"OMP_NUM_THREADS": str(cores)} if workers > 1 and "OMP_NUM_THREADS" not in os.environ else {}
     return share | ({"CUDA_VISIBLE_DEVICES": devices[slot % len(devices)]} if devices else {})
 
@@ -201,27 +194,32 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def _answer_apart(theirs: Connection, parent: int, function: Callable[[Job], Answer], job: Job) -> None:
+def _answer_in_process(theirs: Connection, parent: int, function: Callable[[Job], Answer], job: Job) -> None:
     """The process of one job. A Ctrl-C in the terminal is its parent's, which then asks it to stop."""
-    os.setsid()
+    if hasattr(os, "setsid"):
+        os.setsid()
     end_with(parent)
     prepare_process()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         answer: Any = function(job)
     except BaseException as error:
-        answer = _told(error)
-    with contextlib.suppress(BrokenPipeError):  # nobody is there to be told
+        answer = _sendable(error)
+    with contextlib.suppress(BrokenPipeError):  # nobody listens any more
         theirs.send(answer)
 
 
-def _told(error: BaseException) -> BaseException:
+def _sendable(error: BaseException) -> BaseException:
     """An error as one that can be sent to another process, whatever it holds."""
     for kind in (InputError, RunError, KeyboardInterrupt):
         if isinstance(error, kind):
             return kind(str(error))
     traceback.print_exc()
-    return RunError(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+    return RunError(f"{type(error).__name__}: {_first_line(error)}")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _end_of(code: int) -> str:
@@ -233,7 +231,7 @@ def _end_of(code: int) -> str:
 
 @contextlib.contextmanager
 def cluster(where: str, workers: int = 2) -> Iterator[Any]:
-    """Ray, connected, or None where all is local. What was started or connected here ends with the block, not with one `run_map`."""
+    """Ray, connected, or None where all is local. What is started or connected for the block ends with it, not with one `run_map`."""
     if where == "local":
         yield None
         return
@@ -251,7 +249,7 @@ def cluster(where: str, workers: int = 2) -> Iterator[Any]:
         try:
             ray.init(**options, runtime_env={"env_vars": variables}, log_to_driver=False, logging_level="ERROR")
         except Exception as error:
-            raise InputError(f"{address or where}: no Ray cluster there: {(str(error).splitlines() or [''])[0]}") from None
+            raise InputError(f"{address or where}: no Ray cluster there: {_first_line(error)}") from None
     try:
         yield ray
     finally:

@@ -13,19 +13,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+POLITE_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
+"""Signals by which a job is asked to stop, and by which training saves its state first."""
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
 
 
 def prepare_process() -> None:
     """Threads that wait asleep, and an allocator that keeps freed tensors; call before torch is imported.
 
-    Threads that spin while they wait steal the cores from those that compute. And glibc hands every large freed tensor back to
-    the kernel, to page it in again a moment later, which costs a good part of a training step (bench/allocator.py).
-    What the person has set in the environment stays as it is.
+    Threads that spin while they wait steal the cores from those that compute. And glibc gives every large freed tensor back to
+    the kernel and pages it in again a moment later, which costs a good part of a training step (bench/allocator.py).
+    Variables that the person has set stay as they are.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # nobody is told what runs here
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # no report on what runs on this machine
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_directory() / "inductor"))  # what was compiled once, stays
     if sys.platform == "linux" and not any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
@@ -36,13 +38,18 @@ def prepare_process() -> None:
             mallopt(M_TOP_PAD, 64 << 20)
 
 
+def available_cores() -> int:
+    """How many cores this process may use; where the system does not say (macOS), all that there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def cache_directory() -> Path:
     """Where what can be made again is kept: the directory TUTELAGE_CACHE names, else ~/.cache/tutelage."""
     return Path(os.environ.get("TUTELAGE_CACHE") or Path.home() / ".cache" / "tutelage")
 
 
 def end_with(parent: int) -> None:
-    """From here on, this process ends when its parent has ended, however that did."""
+    """From now on this process ends when its parent has ended, in whatever way."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -60,12 +67,12 @@ def uninterrupted() -> Iterator[None]:
         return
     received: list[Any] = []
     ending = (signal.default_int_handler, signal.SIG_DFL)
-    deferred = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) in ending]
-    previous = {number: signal.signal(number, lambda *arguments: received.append(arguments)) for number in deferred}
+    deferred = [each for each in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(each) in ending]
+    previous = {each: signal.signal(each, lambda *arguments: received.append(arguments)) for each in deferred}
     try:
         yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for each, handler in previous.items():
+            signal.signal(each, handler)
     if received:
         raise KeyboardInterrupt

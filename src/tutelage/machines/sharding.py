@@ -1,8 +1,8 @@
 """Weights over the ranks of a job, by FSDP2 (`fully_shard`; Zhao et al. 2023): who holds which part, and when all of it.
 
 Each decoder layer is a group, and what lies outside of them (embedding, head) is the root's. A rank holds its part of every
-weight, gradient and optimizer state; the whole of a group exists while it computes. Gradients are summed over ranks, never
-averaged: the loss is divided once, by the denominator of the whole step.
+weight, gradient and optimizer state; the full weights of a group exist while it computes. Gradients are summed over ranks, never
+averaged: the loss is divided once, by the denominator of the step.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def shard(model: Any, mesh: Any, layers: list[Any], compute_dtype: torch.dtype |
         layers: the modules that are gathered one after the other.
         compute_dtype: what float32 masters compute in, but for the embedding and the head, which stay float32 like the gradients
             that ranks exchange; None: everything computes in its own precision.
-        forward: the name of the model's method that computes what is trained, in which the root's own weights are whole.
+        forward: the name of the model's method that computes what is trained, in which the root has its full weights.
     """
     policy = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32)
     for layer in layers:
@@ -76,7 +76,7 @@ def materialize(model: Any, device: torch.device, weights: dict[str, Any]) -> No
 
 
 def reshard(model: Any) -> None:
-    """Give the root's whole weights up, which a forward pass without a backward pass leaves in place of the shards."""
+    """Give up the root's full weights, which a forward pass without a backward pass leaves in place of the shards."""
     if is_sharded(model):
         model.reshard()
 
@@ -104,7 +104,7 @@ def gathered(model: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def full_parameters(module: Any) -> Iterator[None]:
-    """Within it a module's parameters are whole, in their own precision. All ranks enter together; nothing may compute."""
+    """Within it a module has its full parameters, in their own precision. All ranks enter together; nothing may compute."""
     parts = [
         (owner, name, parameter)
         for owner in module.modules()
@@ -121,7 +121,7 @@ def full_parameters(module: Any) -> Iterator[None]:
 
 
 def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor, gathered if it is sharded, which all ranks take part in."""
+    """A tensor, gathered if it is sharded; then all ranks take part."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 

@@ -1,0 +1,183 @@
+"""What runs beside the training of a rank: the request to stop, and the thread that ends a job whose ranks wait for ever."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from tutelage.machines.process import POLITE_SIGNALS
+
+STARTING_SECONDS = 1800.0
+"""Before training begins, ranks may stand still for this long at least: imports, downloads and compilers take their time."""
+PATIENCE_SECONDS = 6 * 3600.0
+"""Ranks may stand still for this long where one has said that it may take long: rank 0 alone with the data, a slow disk."""
+
+
+class StopRequest:
+    """Whether this job was asked to stop: by SIGTERM or SIGUSR1 to any of its ranks, with several ranks by Ctrl-C too.
+
+    Attributes:
+        by: the name of the first signal that came.
+    """
+
+    def __init__(self) -> None:
+        self.by: str | None = None
+        self._reading: int | None = None
+
+    @property
+    def wanted(self) -> bool:
+        return self.by is not None
+
+    @contextlib.contextmanager
+    def listening(self, also_ctrl_c: bool) -> Iterator[None]:
+        """Within it these signals are remembered instead of obeyed. In the main thread only; elsewhere nothing changes."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        listened = (*POLITE_SIGNALS, signal.SIGINT) if also_ctrl_c else POLITE_SIGNALS
+        previous = {each: signal.signal(each, self._remember) for each in listened}
+        # Handlers do not run while the main thread waits in a collective. The interpreter writes each signal into this pipe
+        # at once, where another thread can read it.
+        self._reading, writing = os.pipe()
+        os.set_blocking(self._reading, False)
+        os.set_blocking(writing, False)
+        before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+            for each, handler in previous.items():
+                signal.signal(each, handler)
+            reading, self._reading = self._reading, None
+            os.close(reading)
+            os.close(writing)
+
+    def look(self) -> None:
+        """Notice a signal that the main thread has not come to yet; for another thread."""
+        with contextlib.suppress(BlockingIOError, OSError, TypeError):
+            for received in os.read(self._reading, 64):  # type: ignore[arg-type]
+                if received in (*POLITE_SIGNALS, signal.SIGINT):
+                    self._remember(received, None)
+
+    def _remember(self, received: int, frame: Any) -> None:
+        self.by = self.by or signal.Signals(received).name
+
+
+class Sign(NamedTuple):
+    """What a rank says to the others.
+
+    Attributes:
+        ticks: grows while the process lives.
+        points: how many points it has passed; all ranks pass the same ones.
+        stirs: grows while something goes on between two points, such as another token.
+        patient: it may stay for long where it is.
+        doing: what it is at, in words.
+    """
+
+    ticks: int = 0
+    points: int = -1
+    stirs: int = 0
+    patient: bool = False
+    doing: str = ""
+
+
+class Watchdog:
+    """A thread on each rank that tells the others how far its rank is, and ends the process when nobody gets any further.
+
+    Ranks wait for each other in collectives, which do not say for whom they wait. So each rank counts the points that all of
+    them pass; when nothing has moved for `timeout` seconds, the rank that is behind is named. The thread also passes on a
+    request to stop.
+
+    Args:
+        store: of torch.distributed, or anything with its `set`, `get` and `check`.
+    """
+
+    def __init__(self, store: Any, rank: int, size: int, timeout: float, stop: StopRequest) -> None:
+        self.store, self.rank, self.size, self.timeout, self.stop = store, rank, size, timeout, stop
+        # attributes of their own, for `stir` is called from other threads too
+        self.points, self.stirs, self.doing, self.patient, self.armed = 0, 0, "starts", False, False
+        self.launcher = int(os.environ.get("TUTELAGE_LAUNCHER", "0"))
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True, name="watch")
+        self._thread.start()
+
+    def passed(self, doing: str, patient: bool = False) -> None:
+        self.points, self.doing, self.patient = self.points + 1, doing, patient
+
+    def long_task(self, doing: str) -> None:
+        self.doing, self.patient = doing, True
+
+    def stir(self) -> None:
+        self.stirs += 1
+
+    def close(self) -> None:
+        self._over.set()
+        self._thread.join(5)
+
+    def _run(self) -> None:
+        ticks = 0
+        moved = time.monotonic()
+        signs, since = [Sign()] * self.size, [moved] * self.size  # what each rank said last, and since when
+        with contextlib.suppress(RuntimeError, OSError):  # the store is gone: so is the job, as its collectives will tell
+            while not self._over.wait(min(1.0, self.timeout / 10)):
+                if self.launcher and os.getppid() != self.launcher:
+                    os._exit(1)  # the launcher is dead, and so is the job
+                ticks += 1
+                sign = Sign(ticks, self.points, self.stirs, self.patient, self.doing)
+                self.store.set(f"watch/{self.rank}", json.dumps(sign))
+                self._share_stop()
+                now = time.monotonic()
+                for rank in range(self.size):
+                    sign = self._sign_of(rank)
+                    if sign[1:] != signs[rank][1:]:
+                        moved = now
+                    if sign != signs[rank]:
+                        signs[rank], since[rank] = sign, now
+                if now - moved > (self.timeout if self.armed else max(self.timeout, STARTING_SECONDS)):
+                    self._judge(signs, [now - at > self.timeout / 2 for at in since], now - moved)
+
+    def _sign_of(self, rank: int) -> Sign:
+        key = f"watch/{rank}"
+        return Sign(*json.loads(self.store.get(key))) if self.store.check([key]) else Sign()
+
+    def _share_stop(self) -> None:
+        self.stop.look()
+        if self.stop.wanted:
+            self.store.set("stop", self.stop.by)
+        elif self.store.check(["stop"]):
+            self.stop.by = self.store.get("stop").decode()
+
+    def _judge(self, signs: list[Sign], silent: list[bool], seconds: float) -> None:
+        """End the process, whose main thread waits in a collective that nothing else would end; one rank names who is behind.
+
+        Args:
+            silent: of which ranks nothing was heard, by rank.
+            seconds: since when nothing has moved.
+        """
+        ranks = range(self.size)
+        least = min(sign.points for sign in signs)
+        behind = [rank for rank in ranks if silent[rank]] or [rank for rank in ranks if signs[rank].points == least]
+        if not any(silent) and seconds < PATIENCE_SECONDS and any(signs[rank].patient for rank in behind):
+            return
+        if self.rank == min((rank for rank in ranks if rank not in behind), default=0):
+            if len(behind) == self.size:
+                who = f"no rank got any further: all are at {signs[0].doing!r}"
+            else:
+                names = ", ".join(
+                    f"rank {rank} ({'does not respond, last' if silent[rank] else 'is'} at {signs[rank].doing!r})"
+                    for rank in behind
+                )
+                who = f"{names} hangs; the others wait at {signs[self.rank].doing!r}"
+            print(
+                f"tutelage: {who}. Nothing moved for parallel.timeout = {self.timeout:g} s, so the job ends;"
+                " the same command goes on from the last checkpoint",
+                file=sys.stderr, flush=True,
+            )  # fmt: skip
+        os._exit(1)
