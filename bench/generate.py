@@ -32,7 +32,7 @@ def speed_and_sync(arguments: argparse.Namespace) -> dict[str, Any]:
     from tutelage.data import arithmetic
     from tutelage.evaluation.engine import native
     from tutelage.evaluation.engine.contract import Sampling
-    from tutelage.evaluation.engines import init_vllm
+    from tutelage.evaluation.engine.handle import hand_over, init_vllm
     from tutelage.model.load import choose_device, load_policy, load_tokenizer
 
     tokenizer = load_tokenizer(arguments.model)
@@ -65,7 +65,7 @@ def speed_and_sync(arguments: argparse.Namespace) -> dict[str, Any]:
     syncs, certificates, naps = [], [], []
     by_vllm()  # the first call compiles and warms up
     for number in range(arguments.rounds):
-        handed = llm.hand_over(policy)
+        handed = hand_over(policy, llm)
         certificates.append(llm.load(handed))
         syncs.append(certificates[-1].sync_seconds)
         for side, call in (("native", by_native), ("vllm", by_vllm))[:: 1 if number % 2 else -1]:
@@ -93,7 +93,7 @@ def several_engines(arguments: argparse.Namespace) -> dict[str, Any]:
     from concurrent.futures import ThreadPoolExecutor
 
     from tutelage.evaluation.engine.contract import Sampling
-    from tutelage.evaluation.engines import init_vllm
+    from tutelage.evaluation.engine.handle import init_vllm
 
     sampling = Sampling(arguments.tokens, temperature=0, stop=(), min_new_tokens=arguments.tokens)
     share = 0.8 / arguments.engines
@@ -114,7 +114,7 @@ def live_run(arguments: argparse.Namespace) -> dict[str, Any]:
     """A run with asynchronous evaluation: its cost to training, and its timeline."""
     from tutelage import train_one_size
     from tutelage.config import parse_config
-    from tutelage.runs.runlog import read_lines
+    from tutelage.runs.files import read_lines
 
     with tempfile.TemporaryDirectory() as folder:
         config = parse_config(

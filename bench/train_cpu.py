@@ -50,7 +50,7 @@ def ours(arguments: argparse.Namespace, packed: bool, compiled: bool) -> dict[st
     from tutelage.model.load import load_policy
     from tutelage.model.optim import make_optimizer
     from tutelage.model.order import step_batches
-    from tutelage.resources.speed import matrix_rate, step_flops
+    from tutelage.resources import matrix_rate, step_flops
     from tutelage.training.step import accumulate_gradients, update_weights
 
     config, tokenizer, rows = rows_of(arguments)

@@ -73,7 +73,7 @@ def ours(arguments: argparse.Namespace, folder: str, length: int, side: str) -> 
     from tutelage.model.load import load_policy, load_tokenizer
     from tutelage.model.optim import make_optimizer
     from tutelage.model.order import step_batches
-    from tutelage.resources.speed import matrix_rate
+    from tutelage.resources import matrix_rate
     from tutelage.training import arrange as plan
     from tutelage.training.step import accumulate_gradients, update_weights
 

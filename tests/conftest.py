@@ -14,7 +14,7 @@ import pytest
 from tiny import make_tiny_model
 
 from tutelage.data import arithmetic
-from tutelage.runs.runlog import to_lines
+from tutelage.runs.files import to_lines
 
 # A shell ignores SIGINT for what it starts in the background, and a process hands that on to its children: tests of Ctrl-C,
 # and the processes that they start, need the usual handler.
@@ -100,3 +100,25 @@ def bfloat16_even_where_it_is_slow(request: pytest.FixtureRequest, monkeypatch: 
     """Tiny models compute in bfloat16 on every CPU, so that its paths are tested; the embedded one as a person's would."""
     if "tiny_model" in request.fixturenames:
         monkeypatch.setattr("tutelage.model.load.has_bfloat16", lambda device: True)
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch):
+    """Say how the fake engine behaves (`eval.backend = "fake"`); "auto" takes it, too."""
+    from tutelage.evaluation.engine import registry
+    from tutelage.evaluation.engine.fake import VARIABLE
+
+    monkeypatch.setattr(registry, "AUTO", "fake")
+    monkeypatch.setenv(VARIABLE, "good")
+    return lambda behaviour: monkeypatch.setenv(VARIABLE, behaviour)
+
+
+@pytest.fixture
+def inside(monkeypatch: pytest.MonkeyPatch, fake):
+    """As `fake`, and the engine is an object of this process."""
+    from inside import Inside
+
+    from tutelage.evaluation.engine import handle
+
+    monkeypatch.setattr(handle, "Remote", Inside)
+    return fake

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tutelage.config import parse_config, to_toml
 from tutelage.report import page as report
-from tutelage.runs.runlog import to_lines
+from tutelage.runs.files import to_lines
 from tutelage.stats import clustered_interval
 
 EVIL = '<script>window.evil = 1</script><img src=x onerror="window.evil = 2">'

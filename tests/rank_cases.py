@@ -21,7 +21,7 @@ from tutelage.model import lora, optim
 from tutelage.model.load import load_policy, load_tokenizer
 from tutelage.model.order import step_batches
 from tutelage.runs import checkpoint
-from tutelage.runs.runlog import RunLog
+from tutelage.runs.log import SilentRunLog
 from tutelage.training.start import set_up
 from tutelage.training.step import accumulate_gradients, update_weights
 
@@ -34,7 +34,7 @@ def set_up_here(world: World, raw: dict, architecture: dict | None = None):
     tokenizer = load_tokenizer(config.model.id)
     prepared = prepare(config, tokenizer)
     policy = load_policy(config.model, tokenizer, world=world, shard_ranks=config.parallel.shard)
-    start = set_up(policy, prepared, config, RunLog(Path("/nowhere"), leads=False), world)
+    start = set_up(policy, prepared, config, SilentRunLog(Path("/nowhere")), world)
     course, optimizer = start.course, start.optimizer
     if sgd:
         trained = [parameter for parameter in policy.model.parameters() if parameter.requires_grad]
@@ -101,18 +101,18 @@ def load_and_hash(world: World, raw: dict, run: str) -> str:
     return fingerprint(checkpoint.state_of(policy.model, optimizer))
 
 
-def job_train(raw: dict, stand_in: str | None = None, stop_at: int | None = None) -> str:
+def job_train(raw: dict, fake: str = "good", stop_at: int | None = None) -> str:
     """A whole run; "" or how it was stopped.
 
     Args:
-        stand_in: how the engine behaves that takes vLLM's place.
+        fake: how the fake engine behaves.
         stop_at: before this optimizer step, rank 1 gets a SIGUSR1.
     """
-    from tutelage.evaluation.engine import vllm
+    from tutelage.evaluation.engine.fake import VARIABLE
     from tutelage.training import fit as oom
     from tutelage.training import loop as train
 
-    original, kept = oom.accumulate_gradients, (vllm.FACTORY, vllm._missing)
+    original = oom.accumulate_gradients
 
     def stopping(policy, examples, batches, config, step, *others, **more):
         if stop_at is not None and step == stop_at - 1 and os.environ["RANK"] == "1":
@@ -120,16 +120,13 @@ def job_train(raw: dict, stand_in: str | None = None, stop_at: int | None = None
         return original(policy, examples, batches, config, step, *others, **more)
 
     oom.accumulate_gradients = stopping
-    if stand_in is not None:
-        os.environ["STAND_IN"] = stand_in
-        vllm.FACTORY, vllm._missing = "stand_in:StandIn", lambda device: ("", "")
+    os.environ[VARIABLE] = fake
     try:
         train.train_one_size(parse_config(raw))
     except train.Preempted as stop:
         return str(stop)
     finally:
         oom.accumulate_gradients = original
-        vllm.FACTORY, vllm._missing = kept
     return ""
 
 

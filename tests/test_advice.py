@@ -8,13 +8,16 @@ import tomllib
 import pytest
 import torch
 
-from tutelage.advice.propose import advise, fragment, planned, planner
+from tutelage.advice.propose import Planner, advise
+from tutelage.advice.tell import fragment, planned, reasons, show
 from tutelage.cli.entry import main
 from tutelage.config import load_config, parse_config
 from tutelage.errors import InputError
 from tutelage.model.policy import RECOMPUTATIONS
-from tutelage.resources import devices, memory
-from tutelage.resources.devices import GIB, Device, device_named
+from tutelage.resources import device as devices
+from tutelage.resources import estimate, memory
+from tutelage.resources.device import GIB, Device, device_named
+from tutelage.resources.placement import Seat
 
 QWEN = {
     "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28,
@@ -33,15 +36,15 @@ def qwen(tmp_path_factory) -> str:
 @pytest.fixture(autouse=True)
 def made_once(monkeypatch):
     """A model of shapes takes a second to make: the same ones serve all tests."""
-    right = planner.outline
+    right = estimate.outlined
 
-    def outline(model, tokenizer, device):
-        key = repr((model, tokenizer is None, device))
+    def outlined(config, tokenizer, device):
+        key = repr((config.model, config.train.pack, tokenizer is None, device))
         if key not in MADE:
-            MADE[key] = right(model, tokenizer, device)
+            MADE[key] = right(config, tokenizer, device)
         return MADE[key]
 
-    monkeypatch.setattr(planner, "outline", outline)
+    monkeypatch.setattr(estimate, "outlined", outlined)
 
 
 MADE: dict[str, object] = {}
@@ -54,68 +57,68 @@ def config_of(qwen, **settings):
 def test_the_model_of_the_mission_on_a_24_gb_card_is_what_the_recipe_says(qwen):
     recipe = load_config("recipes/math-24gb.toml", [f"--model.id={qwen}"])
     found = advise(config_of(qwen, train={"grad_accum": 16}), "a10g", length=4096)
-    assert not found.given.fits and found.proposal.fits
-    for dotted, (value, _) in found.reasons.items():
+    assert not found.given.needs.fits and found.proposal.needs.fits
+    for dotted, (value, _) in reasons(found).items():
         section, _, key = dotted.partition(".")
         assert getattr(getattr(recipe, section), key) == value, dotted
     as_recipe = advise(recipe, "a10g", length=4096)
-    assert as_recipe.given.fits and as_recipe.given.peak == pytest.approx(found.proposal.peak, rel=0.01)
+    assert as_recipe.given.needs.fits and as_recipe.given.needs.peak == pytest.approx(found.proposal.needs.peak, rel=0.01)
 
 
 def test_a_larger_card_keeps_float32_masters_and_computes_less_again(qwen):
     found = advise(config_of(qwen), "h100", length=2048)
-    settings = {key: value for key, (value, _) in found.reasons.items()}
+    settings = {key: value for key, (value, _) in reasons(found).items()}
     assert settings["model.precision"] == "bf16-mixed" and settings["model.activation_checkpointing"] == "none"
-    assert found.proposal.tokens_per_second > advise(config_of(qwen), "a10g", length=2048).proposal.tokens_per_second
+    assert found.proposal.needs.tokens_per_second > advise(config_of(qwen), "a10g", length=2048).proposal.needs.tokens_per_second
 
 
 def test_where_no_way_to_train_all_weights_fits_adapters_are_proposed(qwen):
     found = advise(config_of(qwen), "8", length=1024)
-    assert found.reasons["model.lora"][0] == "lora" and "needs" in found.reasons["model.lora"][1]
-    assert found.proposal.seconds is None and found.proposal.tokens_per_second is None  # nothing is known of its speed
+    assert reasons(found)["model.lora"][0] == "lora" and "needs" in reasons(found)["model.lora"][1]
+    assert found.proposal.needs.seconds is None and found.proposal.needs.tokens_per_second is None  # nothing is known of its speed
     assert advise(config_of(qwen), "2", length=1024).proposal is None
 
 
 def test_with_a_second_card_vllm_has_it_and_holds_nothing_up(qwen):
     found = advise(config_of(qwen), "a10g", gpus=2, length=2048)
-    assert found.proposal.backend == "second card" and found.proposal.seconds[1] == 0
-    assert found.reasons["eval.device"][0] == "cuda:1"
+    assert found.proposal.needs.seat is Seat.OWN_DEVICE and found.proposal.needs.seconds[1] == 0
+    assert reasons(found)["eval.device"][0] == "cuda:1"
     several = advise(config_of(qwen), "a10g", gpus=5, length=2048)
-    assert several.given.training["moments"] == pytest.approx(found.given.training["moments"] / 4)
-    assert several.reasons["eval.device"][0] == "cuda:4"
+    assert several.given.needs.training["moments"] == pytest.approx(found.given.needs.training["moments"] / 4)
+    assert reasons(several)["eval.device"][0] == "cuda:4"
 
 
 def test_evaluation_that_the_configuration_names_stays(qwen):
     found = advise(config_of(qwen, eval={"backend": "native"}), "h100", gpus=2, length=1024)
-    assert found.proposal.backend == "native" and found.reasons["eval.backend"][0] == "native"
+    assert found.proposal.needs.seat is Seat.NATIVE and reasons(found)["eval.backend"][0] == "native"
 
 
 def test_the_proposal_is_the_fastest_that_fits_of_its_way(qwen):
     found = advise(config_of(qwen), "a100-40", length=2048)
-    plans = planner.Planner(found.config, found.prepared, None, found.device, 1)
+    planner = Planner(found.config, found.prepared, found.estimator)
     for kind in RECOMPUTATIONS:
         for budget in (2048, 4096, 8192):
-            other = plans.option({**found.proposal.changes, "train.pack_tokens": budget}, kind)
-            assert not other.fits or sum(other.seconds) >= 0.99 * sum(found.proposal.seconds)
+            other = planner.option({**found.proposal.changes, "train.pack_tokens": budget}, kind).needs
+            assert not other.fits or sum(other.seconds) >= 0.99 * sum(found.proposal.needs.seconds)
 
 
 def test_time_is_that_of_the_rows_and_memory_that_of_the_largest_pack(make_config):
     short = advise(make_config(train__num_steps=4), "l4")
     long = advise(make_config(train__num_steps=8), "l4")
-    assert long.given.seconds[0] == pytest.approx(2 * short.given.seconds[0], rel=0.1)
-    assert long.given.training == short.given.training
-    assert 0 < short.given.load.targets < short.given.load.tokens
+    assert long.given.needs.seconds[0] == pytest.approx(2 * short.given.needs.seconds[0], rel=0.1)
+    assert long.given.needs.training == short.given.needs.training
+    assert 0 < short.given.needs.load.targets < short.given.needs.load.tokens
 
 
 def test_on_this_cpu_rates_are_measured_and_the_plan_is_in_its_precision(make_config, monkeypatch):
     monkeypatch.setattr("tutelage.model.load.has_bfloat16", lambda device: False)
     found = advise(make_config(model__precision="bf16-mixed"), "cpu")
-    assert found.proposal.backend == "native" and found.reasons["model.precision"][0] == "fp32"
-    assert found.proposal.tokens_per_second > 0
+    assert found.proposal.needs.seat is Seat.NATIVE and reasons(found)["model.precision"][0] == "fp32"
+    assert found.proposal.needs.tokens_per_second > 0
 
 
 def test_a_trace_takes_the_place_of_the_formula(make_config):
-    given, traced = (advise(make_config(), "l4", trace=trace).given for trace in (False, True))
+    given, traced = (advise(make_config(), "l4", trace=trace).given.needs for trace in (False, True))
     assert traced.training["activations"] != given.training["activations"]
     assert sum(traced.training.values()) == pytest.approx(sum(given.training.values()), rel=0.2)
 
@@ -135,9 +138,9 @@ def test_the_fragment_is_toml_with_a_reason_on_each_line_and_the_plan_can_be_tra
 
 def test_padded_rows_are_planned_as_such(make_config):
     packed, padded = (advise(make_config(train__pack=pack, train__batch_size=8, train__grad_accum=1), "l4") for pack in (True, False))
-    assert padded.given.load.tokens > packed.given.load.tokens
-    assert "train.pack_tokens" not in padded.reasons
-    assert padded.reasons["train.batch_size"][0] * padded.reasons["train.grad_accum"][0] == 8
+    assert padded.given.needs.load.tokens > packed.given.needs.load.tokens
+    assert "train.pack_tokens" not in reasons(padded)
+    assert reasons(padded)["train.batch_size"][0] * reasons(padded)["train.grad_accum"][0] == 8
 
 
 def test_what_a_model_has_no_positions_for_is_refused(qwen):
@@ -152,10 +155,8 @@ def test_a_model_that_cannot_be_traced_is_one_error(tmp_path):
 
 
 def test_ranks_are_named_and_are_no_faster_than_a_step_has_batches(qwen, capsys):
-    from tutelage.advice.propose import show
-
     few, many = (advise(config_of(qwen, eval={"backend": "native"}), "a10g", gpus=gpus, length=1024) for gpus in (4, 16))
-    assert few.ranks == 4 and many.given.tokens_per_second == pytest.approx(few.given.tokens_per_second, rel=0.05)
+    assert few.ranks == 4 and many.given.needs.tokens_per_second == pytest.approx(few.given.needs.tokens_per_second, rel=0.05)
     show(few)
     assert "start it with --launch 4" in " ".join(capsys.readouterr().out.split())
 
@@ -167,7 +168,7 @@ def test_where_nothing_fits_the_exit_code_says_so(qwen, capsys):
 
 def test_the_rows_of_a_step_are_never_changed(qwen):
     found = advise(config_of(qwen, train={"batch_size": 4, "grad_accum": 2}), "a10g", length=1024)
-    assert not {"train.batch_size", "train.grad_accum"} & set(found.reasons)
+    assert not {"train.batch_size", "train.grad_accum"} & set(reasons(found))
 
 
 @pytest.mark.parametrize("name", ["a11g", "0", "-3", "nan", "1e9", "GiB", ""])

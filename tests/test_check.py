@@ -12,20 +12,11 @@ from tutelage.check import computing, doctor, running, subject, text
 from tutelage.cli import main
 from tutelage.config import to_toml
 from tutelage.errors import InputError
-from tutelage.evaluation import evaluate
-from tutelage.evaluation.engine import native, vllm
+from tutelage.evaluation import REWARD_FUNCTIONS, solve
+from tutelage.evaluation.engine import native
 from tutelage.model import Policy, attention_cpu, scoring
 from tutelage.model import pack as right_pack
 from tutelage.runs import checkpoint
-
-
-@pytest.fixture
-def stand_in(monkeypatch):
-    """An engine in seconds, in the place of vLLM."""
-    monkeypatch.setattr(vllm, "FACTORY", "stand_in:StandIn")
-    monkeypatch.setattr(vllm, "_missing", lambda device: ("", ""))
-    monkeypatch.setenv("STAND_IN", "good")
-    return lambda how: monkeypatch.setenv("STAND_IN", how)
 
 
 def only(monkeypatch, *names):
@@ -34,8 +25,8 @@ def only(monkeypatch, *names):
 
 
 @pytest.mark.slow
-def test_everything_is_proven_on_a_healthy_model(make_config, stand_in, capsys):
-    findings = doctor.check(make_config(model__precision="bf16-mixed", eval__backend="vllm"))
+def test_everything_is_proven_on_a_healthy_model(make_config, inside, capsys):
+    findings = doctor.check(make_config(model__precision="bf16-mixed", eval__backend="fake"))
     assert {name: found.verdict for name, found in findings.items()} == dict.fromkeys(doctor.PROPERTIES, "proven"), findings
     doctor.show(findings)
     assert "12 of 12 proven" in capsys.readouterr().out
@@ -54,8 +45,8 @@ def test_what_cannot_be_asked_is_not_applicable_and_nothing_stays_on_the_disk(ma
 
 
 def other_ids_in_validation(monkeypatch, _):
-    right = evaluate.encode_prompt
-    monkeypatch.setattr(evaluate, "encode_prompt", lambda tokenizer, prompt: [3, *right(tokenizer, prompt)])
+    right = solve.encode_prompt
+    monkeypatch.setattr(solve, "encode_prompt", lambda tokenizer, prompt: [3, *right(tokenizer, prompt)])
 
 
 def responses_that_read_back_otherwise(monkeypatch, _):
@@ -87,13 +78,13 @@ def loss_on_the_prompt(monkeypatch, _):
 
 def everything_is_right(monkeypatch, _):
     monkeypatch.setitem(
-        evaluate.REWARD_FUNCTIONS, "r1_zero", lambda *_: {"reward": 1.0, "format_reward": 1.0, "answer_reward": 1.0}
+        REWARD_FUNCTIONS, "r1_zero", lambda *_: {"reward": 1.0, "format_reward": 1.0, "answer_reward": 1.0}
     )
 
 
 def nothing_equals_itself(monkeypatch, _):
     monkeypatch.setitem(
-        evaluate.REWARD_FUNCTIONS, "r1_zero", lambda *_: {"reward": 0.0, "format_reward": 1.0, "answer_reward": 0.0}
+        REWARD_FUNCTIONS, "r1_zero", lambda *_: {"reward": 0.0, "format_reward": 1.0, "answer_reward": 0.0}
     )
 
 
@@ -162,7 +153,7 @@ def moments_that_are_forgotten(monkeypatch, _):
 
 
 def an_engine_with_stale_weights(monkeypatch, _):
-    monkeypatch.setenv("STAND_IN", "stale")
+    monkeypatch.setenv("TUTELAGE_FAKE", "stale")
 
 
 def generation_that_ends_elsewhere(monkeypatch, _):
@@ -187,7 +178,7 @@ FAULTS = [
 ]
 
 
-STARTS_PROCESSES = (a_rank_that_forgets_rows, an_engine_with_stale_weights)
+STARTS_PROCESSES = (a_rank_that_forgets_rows,)
 
 
 @pytest.mark.parametrize(
@@ -197,9 +188,9 @@ STARTS_PROCESSES = (a_rank_that_forgets_rows, an_engine_with_stale_weights)
         for given in FAULTS
     ],
 )
-def test_a_planted_fault_is_named(make_config, monkeypatch, request, stand_in, name, fault, figures):
+def test_a_planted_fault_is_named(make_config, monkeypatch, request, inside, name, fault, figures):
     only(monkeypatch, name)
-    config = make_config(model__precision="bf16-mixed", eval__backend="vllm")
+    config = make_config(model__precision="bf16-mixed", eval__backend="fake")
     fault(monkeypatch, request)
     (found,) = doctor.check(config).values()
     assert found.verdict == "failed", found

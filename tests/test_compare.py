@@ -8,15 +8,15 @@ from pages import make_run
 from tutelage.cli.entry import main
 from tutelage.errors import InputError
 from tutelage.runs.compare import pair, side
-from tutelage.runs.runlog import read_lines, to_lines
+from tutelage.runs.files import read_lines, to_lines
 
 
 def test_what_was_gained_and_lost_is_counted_on_the_same_questions(tmp_path, capsys):
     run = make_run(tmp_path / "run")
     found = pair(side(f"{run}@10"), side(str(run)))
-    assert [question for question, _ in found.lost] == ["what is 1 + 1?"]
-    assert [question for question, _ in found.gained] == [f"what is {n} + {n}?" for n in (4, 5)]
-    assert len(found.both) == 2 and len(found.neither) == 3 and found.difference.p_value == pytest.approx(1.0)
+    assert [question for question, _ in found.kinds["lost"]] == ["what is 1 + 1?"]
+    assert [question for question, _ in found.kinds["gained"]] == [f"what is {n} + {n}?" for n in (4, 5)]
+    assert len(found.kinds["both"]) == 2 and len(found.kinds["neither"]) == 3 and found.difference.p_value == pytest.approx(1.0)
     assert main(["compare", f"{run}@0", str(run), "--examples", "1"]) == 0
     said = capsys.readouterr().out
     assert "gained: what is 0 + 0?" in said and "reference: 0" in said and "<answer> 999 </answer>" in said
@@ -83,7 +83,7 @@ def test_several_samples_have_an_interval_without_a_test(tmp_path):
     (run / "generations.jsonl").write_text(to_lines(both))
     found = pair(side(f"{run}@0"), side(str(run)))
     assert found.difference.p_value is None and found.difference.estimate == pytest.approx(0.25)
-    assert len(found.gained) == 4  # half of its samples are right
+    assert len(found.kinds["gained"]) == 4  # half of its samples are right
 
 
 def test_an_evaluation_of_a_file_is_compared_with_a_run(tmp_path, make_config, tiny_model, data_file, capsys):

@@ -6,7 +6,8 @@ import torch
 from tutelage import log_generations, log_generations_vllm, r1_zero_reward_fn
 from tutelage.evaluation.engine import native
 from tutelage.evaluation.engine.contract import Completion, Sampling
-from tutelage.evaluation.evaluate import TOP_K, add_entropies, grade_completions, summarize
+from tutelage.evaluation.entropy import TOP_K, add_entropies
+from tutelage.evaluation.grade import grade_completions, summarize
 
 RECORD_KEYS = {
     "prompt", "sample", "response", "ground_truth", "reward", "format_reward", "answer_reward", "vote", "length", "token_entropy",
@@ -91,12 +92,11 @@ def test_log_generations_asks_the_model_itself(model, tokenizer):
 @pytest.mark.parametrize("packs", [True, False])
 def test_entropies_by_one_pass_are_those_that_generation_saw(tiny_model, tokenizer, packs):
     """Packed or padded, over prompts that are shared and responses of different lengths."""
-    from dataclasses import replace
-
     from tutelage.config import ModelConfig
     from tutelage.model.load import load_policy
 
-    policy = replace(load_policy(ModelConfig(id=tiny_model, device="cpu", precision="fp32"), tokenizer), packs=packs)
+    policy = load_policy(ModelConfig(id=tiny_model, device="cpu", precision="fp32"), tokenizer)
+    object.__setattr__(policy, "packs", packs)
     prompts = [tokenizer.encode(text) for text in ("Ava has 3 pens.", "Ben?")]
     completions = native.generate(policy.model, tokenizer, prompts, Sampling(9, temperature=1.0, stop=("a",), samples=3))
     records = grade_completions(["p", "q"], ["4", "4"], completions, r1_zero_reward_fn)
@@ -121,8 +121,8 @@ class SameModel:
     def get_tokenizer(self):
         return self.held.tokenizer
 
-    def generate(self, prompts, sampling, numbers, on_finished):
-        self.asked.append((len(prompts), list(numbers), sampling.top_logprobs))
+    def generate(self, prompts, sampling, indices, on_finished):
+        self.asked.append((len(prompts), list(indices), sampling.top_logprobs))
         completions = native.generate(self.held.model, self.held.tokenizer, prompts, sampling, on_finished=on_finished)
         return [Completion(c.text, c.token_ids, c.finish_reason, None) for c in completions]
 
@@ -134,7 +134,7 @@ class SameModel:
 
 def test_both_doors_return_the_same(model, tokenizer):
     """Records and summaries, the entropy included, which an engine does not tell."""
-    from tutelage.evaluation.engines import as_policy
+    from tutelage.evaluation.engine.handle import as_policy
 
     engine = SameModel(as_policy(model, tokenizer))
     prompts, truths = ["Ava has 3 pens.", "Ben?", "Is it?"], ["3", "4", "5"]

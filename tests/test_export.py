@@ -68,7 +68,8 @@ def test_what_can_and_what_cannot_be_exported_of_a_stopped_run(make_config, monk
 
 def test_the_best_step_is_the_earliest_of_the_most_accurate_ones():
     lines = [{"step": step, "accuracy": accuracy} for step, accuracy in ((0, 1.0), (2, 0.5), (4, 0.5), (6, 0.25))]
-    assert _best(SimpleNamespace(evaluations=lambda: lines)) == [2] and _best(SimpleNamespace(evaluations=lambda: lines[:1])) == []
+    for found, best in ((lines, [2]), (lines[:1], [])):
+        assert _best(SimpleNamespace(reading=lambda found=found: SimpleNamespace(evaluations=found))) == best
 
 
 @pytest.mark.slow

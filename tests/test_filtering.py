@@ -15,7 +15,7 @@ from tutelage.config import DataConfig
 from tutelage.data import arithmetic, filter, sources
 from tutelage.errors import InputError, RunError
 from tutelage.grading import cache, equality
-from tutelage.runs.runlog import to_lines
+from tutelage.runs.files import to_lines
 
 
 def lines_of(path: Path) -> list[dict]:

@@ -1,4 +1,4 @@
-"""Evaluation while training through an engine in a process of its own; a stand-in for vLLM keeps it to seconds."""
+"""Evaluation while training through an engine: the fake, in this process where no process is the claim."""
 
 from __future__ import annotations
 
@@ -13,28 +13,24 @@ import pytest
 import torch
 
 from tutelage import InputError, train_one_size
-from tutelage.evaluation.engine import vllm
+from tutelage.evaluation import live
 from tutelage.evaluation.engine.contract import Sampling
-from tutelage.runs.runlog import read_lines
+from tutelage.evaluation.engine.fake import FakeEngine
+from tutelage.evaluation.engine.handle import EngineHandle, visible_name
+from tutelage.resources.placement import Placement
+from tutelage.runs.files import read_lines
+from tutelage.training import loop
+from tutelage.training.ending import Interrupted
 
-STEPS = {"train__num_steps": 6, "eval__every": 2}
-
-
-@pytest.fixture
-def engine(monkeypatch):
-    """Make the stand-in take vLLM's place, and say how it behaves."""
-
-    def behave(how: str) -> None:
-        monkeypatch.setenv("STAND_IN", how)
-
-    monkeypatch.setattr(vllm, "FACTORY", "stand_in:StandIn")
-    monkeypatch.setattr(vllm, "_missing", lambda device: ("", ""))
-    behave("good")
-    return behave
+STEPS = {"train__num_steps": 6, "eval__every": 2, "eval__backend": "fake"}
 
 
 def lines(directory, kind):
     return [line for line in read_lines(directory / "metrics.jsonl") if line["kind"] == kind]
+
+
+def steps(found):
+    return [line["step"] for line in found]
 
 
 def weights(directory):
@@ -43,336 +39,416 @@ def weights(directory):
     return load_file(directory / "model" / "model.safetensors")
 
 
-def test_an_engine_generates_what_the_model_would(make_config, tmp_path, engine):
-    """The same responses, lengths and entropies at every step, a certificate with each, and the same training, bit for bit."""
-    native = train_one_size(make_config(**STEPS, run__dir=str(tmp_path / "a"))).directory
-    result = train_one_size(make_config(**STEPS, eval__backend="vllm", run__dir=str(tmp_path / "b")))
-    assert [line["step"] for line in result.evaluations] == [0, 2, 4, 6]
+@pytest.fixture
+def gate(monkeypatch):
+    """Hold every response back until training waits for it."""
+    opened, generate, land = threading.Event(), FakeEngine.generate, live.EngineEvaluator._land
+
+    def held(self, *arguments, **options):
+        assert opened.wait(60)
+        return generate(self, *arguments, **options)
+
+    def landing(self, now):
+        opened.set()
+        land(self, now)
+        opened.clear()
+
+    monkeypatch.setattr(FakeEngine, "generate", held)
+    monkeypatch.setattr(live.EngineEvaluator, "_land", landing)
+
+
+@pytest.fixture
+def in_turns(monkeypatch):
+    """Training and the engine take turns, as on one GPU."""
+    monkeypatch.setattr(loop, "place_engine", lambda *_: Placement(torch.device("cpu"), True, 0.5, False))
+
+
+# ── what an engine answers ──
+
+
+@pytest.mark.slow
+def test_an_engine_in_its_process_answers_what_the_model_would(make_config, tmp_path, fake):
+    """The panel each time and all problems at the ends; a certificate with each; and the same training, bit for bit."""
+    changes = {**STEPS, "eval__full": True}
+    native = train_one_size(make_config(**{**changes, "eval__backend": "native"}, run__dir=str(tmp_path / "a"))).directory
+    result = train_one_size(make_config(**changes, run__dir=str(tmp_path / "b")))
+    assert steps(result.evaluations) == [0, 2, 4, 6]
     for ours, theirs in zip(lines(native, "eval"), result.evaluations, strict=True):
         assert theirs["avg_token_entropy"] == pytest.approx(ours["avg_token_entropy"], abs=1e-4)
         assert theirs["avg_response_length"] == ours["avg_response_length"]
         certificate = theirs["certificate"]
         assert certificate["holds"] and certificate["max_gap"] < 1e-4 and certificate["dtype"] == "float32"
         assert len(certificate["weights_sha256"]) == 64
-    hashes = [line["certificate"]["weights_sha256"] for line in result.evaluations]
-    assert len(set(hashes)) == 4
-    said = [[record["response"] for record in read_lines(run / "generations.jsonl")] for run in (native, result.directory)]
-    assert said[0] == said[1]
+    assert len({line["certificate"]["weights_sha256"] for line in result.evaluations}) == 4
+    assert [line["examples"] for line in result.evaluations] == [4] * 4
+    assert [line.get("full", {}).get("examples") for line in result.evaluations] == [10, None, None, 10]
+    records = read_lines(result.directory / "generations.jsonl")
+    assert [record["response"] for record in read_lines(native / "generations.jsonl")] == [record["response"] for record in records]
+    asked = {step: [record["prompt"] for record in records if record["step"] == step] for step in (0, 2, 4, 6)}
+    assert asked[2] == asked[4] == asked[0][:4] and asked[0] == asked[6] and len(set(asked[0])) == 10
     ours, theirs = weights(native), weights(result.directory)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_training_goes_on_while_the_engine_generates(make_config, tmp_path, engine):
-    """Asynchronous results bear the step whose weights they used; they are those of the synchronous run, and all come in."""
-    engine("slow")
-    waiting = train_one_size(make_config(**STEPS, eval__backend="vllm", run__dir=str(tmp_path / "a")))
+def test_training_goes_on_while_the_engine_generates(make_config, tmp_path, inside, gate):
+    """Asynchronous results bear the step whose weights they used, and are those of the synchronous run."""
     flying = train_one_size(
-        make_config(**STEPS, eval__backend="vllm", eval__mode="async", eval__when_busy="queue", run__dir=str(tmp_path / "b"))
+        make_config(**STEPS, eval__mode="async", eval__when_busy="queue", run__dir=str(tmp_path / "b"))
     )
-    assert [line["step"] for line in flying.evaluations] == [0, 2, 4, 6]
-    assert flying.evaluations[0]["logged_at_step"] > 0
+    waiting = train_one_size(make_config(**{**STEPS, "eval__backend": "native"}, run__dir=str(tmp_path / "a")))
+    assert [(line["step"], line["logged_at_step"]) for line in flying.evaluations] == [(0, 6), (2, 6), (4, 6), (6, 6)]
     for a, b in zip(waiting.evaluations, flying.evaluations, strict=True):
-        assert a["certificate"]["weights_sha256"] == b["certificate"]["weights_sha256"]
-        assert a["avg_token_entropy"] == pytest.approx(b["avg_token_entropy"], abs=1e-5)
+        assert b["certificate"]["holds"]
+        assert a["avg_token_entropy"] == pytest.approx(b["avg_token_entropy"], abs=1e-4)
         assert a["avg_response_length"] == b["avg_response_length"]
     assert flying.evaluation_cost["training_seconds"] > 0
 
 
-def test_at_most_one_evaluation_is_in_flight_and_one_may_be_left_out(make_config, engine):
-    engine("slow")
-    result = train_one_size(make_config(**STEPS, eval__backend="vllm", eval__mode="async", eval__when_busy="skip"))
-    assert [line["step"] for line in result.evaluations] == [0, 6]  # the last is never left out
-    assert [line["step"] for line in lines(result.directory, "eval_skipped")] == [2, 4]
+@pytest.mark.parametrize(
+    ("when_busy", "evaluated", "skipped"),
+    [("wait", [(0, 2), (2, 4), (4, 6), (6, 6)], []), ("skip", [(0, 6), (6, 6)], [2, 4])],  # the last is never left out
+)
+def test_one_evaluation_is_in_flight_at_most(make_config, inside, gate, when_busy, evaluated, skipped):
+    result = train_one_size(make_config(**STEPS, eval__mode="async", eval__when_busy=when_busy))
+    assert [(line["step"], line["logged_at_step"]) for line in result.evaluations] == evaluated
+    assert steps(lines(result.directory, "eval_skipped")) == skipped
 
 
-def test_by_default_training_waits_for_the_evaluation_in_flight_before_the_next(make_config, engine):
-    engine("slow")
-    result = train_one_size(make_config(**STEPS, eval__backend="vllm", eval__mode="async"))
-    assert [(line["step"], line["logged_at_step"]) for line in result.evaluations] == [(0, 2), (2, 4), (4, 6), (6, 6)]
+def test_low_rank_adapters_reach_the_engine_merged(make_config, inside):
+    pytest.importorskip("peft")
+    result = train_one_size(make_config(**STEPS, model__lora="lora", model__lora_rank=2, train__lr=1e-2, eval__mode="async"))
+    assert all(line["certificate"]["holds"] for line in result.evaluations) and len(result.evaluations) == 4
 
 
-@pytest.mark.parametrize("mode", ["sync", "async"])
-def test_an_engine_that_dies_is_started_again(make_config, tmp_path, engine, mode, capsys):
-    engine(f"die-once@{tmp_path / 'starts'}")
-    result = train_one_size(make_config(**STEPS, eval__backend="vllm", eval__mode=mode))
-    assert [line["step"] for line in result.evaluations] == [0, 2, 4, 6]
+def test_two_engines_give_what_one_gives(make_config, tmp_path, inside, monkeypatch):
+    """`tutelage eval` shares the problems out in parts; every part has its certificate."""
+    from tutelage.cli import inference
+    from tutelage.evaluation import spread
+
+    run = train_one_size(make_config(train__num_steps=1, eval__before=False)).directory
+    data = str(tmp_path / "train.jsonl")
+    settings = ["--eval.examples=24", "--eval.backend=fake", "--eval.samples=2", "--eval.temperature=1"]
+    one = inference.evaluate_file(str(run), data, settings, tmp_path / "one")
+    monkeypatch.setattr(spread, "PORTION", 5)
+    monkeypatch.setattr(spread, "engine_devices", lambda config: [torch.device("cpu")] * 2)
+    two = inference.evaluate_file(str(run), data, settings, tmp_path / "two")
+    native = inference.evaluate_file(str(run), data, [*settings, "--eval.backend=native"], tmp_path / "native")
+    assert len(one["certificates"]) == 1 and len(two["certificates"]) == 5
+    assert all(certificate["holds"] for certificate in two["certificates"])
+    said = [[line["response"] for line in read_lines(tmp_path / name / "generations.jsonl")] for name in ("one", "two", "native")]
+    assert said[0] == said[1] == said[2] and len(said[0]) == 48
+    assert two["avg_token_entropy"] == pytest.approx(native["avg_token_entropy"], abs=1e-4)
+    assert json.loads((tmp_path / "two" / "summary.json").read_text())["accuracy"] == native["accuracy"]
+
+
+@pytest.mark.slow
+def test_an_engine_of_ones_own_is_one_file_beside_the_configuration(make_config, tmp_path, monkeypatch, capsys):
+    """Its class is found in the current directory, by the engine's process too, and its evaluations are certified."""
+    from tutelage.cli.entry import main
+    from tutelage.config import to_toml
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "my_engine.py").write_text(
+        "from tutelage.evaluation.engine.fake import FakeEngine\n\n\n"
+        "class Engine:\n"
+        "    def __init__(self, **setting):\n"
+        "        self.inner = FakeEngine(**setting)\n\n"
+        "    def load(self, weights):\n"
+        "        self.inner.load(weights)\n\n"
+        "    def score(self, sequences, cuts):\n"
+        "        return self.inner.score(sequences, cuts)\n\n"
+        "    def generate(self, prompts, sampling, indices=None, on_finished=lambda count: None):\n"
+        "        print('mine was asked', flush=True)\n"
+        "        return self.inner.generate(prompts, sampling, indices, on_finished)\n\n\n"
+        "class Half:\n"
+        "    def load(self, weights): ...\n"
+    )
+    (tmp_path / "config.toml").write_text(to_toml(make_config(train__num_steps=2)))
+    assert main(["train", "config.toml", "--eval.backend", "my_engine:Engine"]) == 0
+    evaluated = lines(tmp_path / "run", "eval")
+    assert steps(evaluated) == [0, 2] and all(line["certificate"]["holds"] for line in evaluated)
+    assert "mine was asked" in (tmp_path / "run" / "engine.log").read_text()
+    for name, what in (("my_engine:Half", "no generate, score"), ("my_engine:None_", "no None_"), ("mine", 'choose "auto"')):
+        assert main(["train", "config.toml", "--run.dir", "other", "--eval.backend", name]) == 2
+        assert what in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
+def test_auto_takes_an_engine_that_can_run_and_says_so(make_config, tmp_path, inside, monkeypatch, capsys):
+    from dataclasses import replace
+
+    from tutelage.evaluation.engine import registry
+
+    changes = {"train__num_steps": 1, "eval__before": False, "eval__backend": "auto"}
+    result = train_one_size(make_config(**changes))
+    assert result.evaluations[0]["certificate"]["holds"]
+    assert "on cpu, while training waits" in capsys.readouterr().out
+    absent = replace(registry.ENGINES["fake"], missing=lambda device: ("it is not installed", "install it"))
+    monkeypatch.setitem(registry.ENGINES, "fake", absent)
+    result = train_one_size(make_config(**changes, run__dir=str(tmp_path / "without")))
+    assert "certificate" not in result.evaluations[0]
+    assert "evaluation: by the training model itself (it is not installed)" in capsys.readouterr().out
+    with pytest.raises(InputError, match="it is not installed: install it; or .*native"):
+        train_one_size(make_config(**{**changes, "eval__backend": "fake"}, data__train="/nowhere.jsonl", run__dir=str(tmp_path / "c")))
+
+
+# ── engines that fail ──
+
+
+@pytest.mark.slow
+def test_an_engine_that_dies_is_started_again(make_config, tmp_path, fake, capsys):
+    fake(f"die-once@{tmp_path / 'starts'}")
+    result = train_one_size(make_config(**STEPS, eval__mode="async"))
+    assert steps(result.evaluations) == [0, 2, 4, 6]
     (failure,) = lines(result.directory, "engine_failed")
     assert failure["step"] == 0 and "exit code 3" in failure["reason"] and "had enough" in failure["reason"]
     assert "it is started again" in capsys.readouterr().out
 
 
-def test_an_engine_that_hangs_is_ended_and_started_again(make_config, tmp_path, engine):
-    engine(f"hang-once@{tmp_path / 'starts'}")
-    result = train_one_size(make_config(train__num_steps=2, eval__every=0, eval__backend="vllm", eval__timeout=15))
-    assert [line["step"] for line in result.evaluations] == [0, 2]
-    assert "did not answer for 15 s" in lines(result.directory, "engine_failed")[0]["reason"]
-
-
-@pytest.mark.parametrize(("how", "why"), [("die", "exit code 3"), ("wrong", "ValueError: the stand-in does not like this")])
-def test_an_engine_that_keeps_failing_does_not_take_training_down(make_config, tmp_path, engine, capsys, how, why):
-    engine(f"{how}@{tmp_path / 'starts'}")
-    result = train_one_size(make_config(**STEPS, eval__backend="vllm", eval__mode="async"))
+def test_an_engine_that_keeps_failing_does_not_take_training_down(make_config, tmp_path, inside, capsys):
+    inside(f"wrong@{tmp_path / 'starts'}")
+    result = train_one_size(make_config(**STEPS, eval__mode="async"))
     assert result.evaluations == [] and (result.directory / "model" / "model.safetensors").is_file()
     assert len(lines(result.directory, "train")) == 6
     (failure,) = lines(result.directory, "eval_failed")
-    assert why in failure["reason"]
+    assert "ValueError: the fake engine does not like this" in failure["reason"] and failure["training_seconds"] >= 0
     assert len((tmp_path / "starts").read_text().splitlines()) == 2
     assert "no more of this run" in capsys.readouterr().out
-    assert failure["training_seconds"] >= 0
 
 
-def test_stale_weights_fail_the_evaluation_and_nothing_else(make_config, engine, capsys):
-    engine("stale")
-    result = train_one_size(make_config(**STEPS, train__lr=1e-2, eval__backend="vllm"))
-    assert [line["step"] for line in result.evaluations] == [0]
+def test_stale_weights_fail_the_evaluation_and_nothing_else(make_config, inside, capsys):
+    inside("stale")
+    result = train_one_size(make_config(**STEPS, train__lr=1e-2))
+    assert steps(result.evaluations) == [0]
     failed = lines(result.directory, "eval_failed")
-    assert [line["step"] for line in failed] == [2, 4, 6]
+    assert steps(failed) == [2, 4, 6]
     assert all(not line["certificate"]["holds"] and line["certificate"]["max_gap"] > 1e-3 for line in failed)
     assert {record["step"] for record in read_lines(result.directory / "generations.jsonl")} == {0}
     assert "does not hold the trainer's weights" in capsys.readouterr().out
 
 
-def test_an_engine_leaves_the_trainer_alone(tiny_model, engine):
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_entropies_that_fail_leave_the_accuracy_as_it_is(make_config, tmp_path, inside, monkeypatch, capsys, mode):
+    """Memory that runs out in the scoring pass, or while the copied weights come back to the device."""
+    from tutelage.cli import inference
+    from tutelage.evaluation import solve
+    from tutelage.model.policy import Policy
+
+    def too_much(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory\nTried to allocate")
+
+    monkeypatch.setattr(*((solve, "add_entropies", too_much) if mode == "sync" else (Policy, "holding", too_much)))
+    result = train_one_size(make_config(**STEPS, eval__mode=mode))
+    assert steps(result.evaluations) == [0, 2, 4, 6] and lines(result.directory, "eval_failed") == []
+    without = result.evaluations if mode == "sync" else [line for line in result.evaluations if line["step"] < line["logged_at_step"]]
+    for line in without:
+        assert (line["entropy"], line["avg_token_entropy"]) == ("off", None) and 0 <= line["accuracy"] <= 1
+        assert line["entropy_failed"] == "OutOfMemoryError: CUDA out of memory"
+    assert without and "its entropies could not be computed (OutOfMemoryError" in capsys.readouterr().out
+    if mode == "sync":  # `tutelage eval` keeps what was graded, too
+        summary = inference.evaluate_file(
+            str(result.directory), str(tmp_path / "train.jsonl"), ["--eval.examples=4", "--eval.backend=fake"], tmp_path / "file"
+        )
+        assert (summary["entropy"], summary["entropy_failed"]) == ("off", "OutOfMemoryError: CUDA out of memory")
+
+
+# ── one GPU in turns ──
+
+
+def test_in_turns_the_engine_sleeps_while_training_computes(make_config, tmp_path, inside, in_turns):
+    """It is started in its own turn, too."""
+    inside(f"good@{tmp_path / 'turns'}")
+    assert steps(train_one_size(make_config(**STEPS)).evaluations) == [0, 2, 4, 6]
+    assert (tmp_path / "turns").read_text().splitlines() == ["start", "sleep", *["wake up", "sleep"] * 3]
+
+
+def test_an_engine_that_does_not_wake_up_is_started_again(make_config, tmp_path, inside, in_turns, monkeypatch):
+    inside(f"good@{tmp_path / 'turns'}")
+    wake_up, woken = FakeEngine.wake_up, []
+
+    def once(self):
+        woken.append(self)
+        if len(woken) == 1:
+            raise RuntimeError("no memory")
+        wake_up(self)
+
+    monkeypatch.setattr(FakeEngine, "wake_up", once)
+    assert steps(train_one_size(make_config(**STEPS)).evaluations) == [0, 2, 4, 6]
+    assert (tmp_path / "turns").read_text().splitlines().count("start") == 2
+
+
+def test_an_engine_without_sleep_is_refused_where_it_would_take_turns(make_config, inside, in_turns, monkeypatch):
+    from dataclasses import replace
+
+    from tutelage.evaluation.engine import registry
+
+    monkeypatch.setitem(registry.ENGINES, "fake", replace(registry.ENGINES["fake"], sleeps=False))
+    with pytest.raises(InputError, match="no sleep and wake_up"):
+        train_one_size(make_config(**STEPS))
+
+
+# ── Ctrl-C ──
+
+
+@pytest.fixture
+def ctrl_c_while_it_generates(monkeypatch):
+    def generate(self, *arguments, original=EngineHandle.generate, **options):
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+        return original(self, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EngineHandle, "generate", generate)
+        yield patch
+
+
+def test_ctrl_c_saves_first_and_then_waits_for_what_is_in_flight(make_config, tmp_path, inside, monkeypatch):
+    """The interrupted run, continued, has the evaluations and the weights of one that was not."""
+    from tutelage.training import fit
+
+    inside("slow")
+    unbroken = train_one_size(make_config(**STEPS, run__dir=str(tmp_path / "unbroken")))
+    config = make_config(**STEPS, eval__mode="async", run__dir=str(tmp_path / "parts"))
+    accumulate = fit.accumulate_gradients
+
+    def interrupted(policy, examples, batches, config, step, *others, **more):
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return accumulate(policy, examples, batches, config, step, *others, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fit, "accumulate_gradients", interrupted)
+        with pytest.raises(Interrupted):
+            train_one_size(config)
+    assert steps(lines(tmp_path / "parts", "eval")) == [0, 2]
+    parts = train_one_size(config)
+    assert [line["accuracy"] for line in parts.evaluations] == [line["accuracy"] for line in unbroken.evaluations]
+    hashes = [[line["certificate"]["weights_sha256"] for line in run.evaluations] for run in (unbroken, parts)]
+    assert hashes[0] == hashes[1]
+
+
+def test_ctrl_c_twice_ends_the_engine_and_gives_up_what_was_in_flight(
+    make_config, tmp_path, inside, ctrl_c_while_it_generates, capsys
+):
+    """No engine is started again, nothing waits for it; the run, continued, evaluates that step."""
+    inside(f"slow@{tmp_path / 'starts'}")
+
+    def impatient(self, step):
+        raise KeyboardInterrupt
+
+    ctrl_c_while_it_generates.setattr(live.EngineEvaluator, "finish", impatient)
+    with pytest.raises(Interrupted):
+        train_one_size(make_config(**STEPS))
+    assert (tmp_path / "starts").read_text().splitlines() == ["start"]
+    assert steps(lines(tmp_path / "run", "eval_lost")) == [0] and "is lost" in capsys.readouterr().out
+    ctrl_c_while_it_generates.undo()
+    assert steps(train_one_size(make_config(**STEPS)).evaluations) == [0, 2, 4, 6]
+
+
+def test_in_turns_one_ctrl_c_ends_the_engine_first(make_config, tmp_path, inside, in_turns, ctrl_c_while_it_generates):
+    """Its memory must be free before the optimizer's state comes back."""
+    inside("slow")
+    with pytest.raises(Interrupted):
+        train_one_size(make_config(**STEPS))
+    assert steps(lines(tmp_path / "run", "eval_lost")) == [0]
+    assert not lines(tmp_path / "run", "eval_failed") and not lines(tmp_path / "run", "engine_failed")
+
+
+# ── the process ──
+
+
+@pytest.mark.slow
+def test_an_engine_leaves_the_trainer_alone_and_a_closed_one_stays_closed(tiny_model, fake):
     """Random states, threads, process groups, loaded modules: all as they were."""
     from tutelage import init_vllm
+    from tutelage.evaluation.engine.process import EngineError
 
     random.seed(1)
     torch.manual_seed(2)
     before = random.getstate(), torch.get_rng_state(), torch.get_num_threads(), torch.distributed.is_initialized()
-    llm = init_vllm(tiny_model, "cpu", 7)
+    llm = init_vllm(tiny_model, "cpu", 7, backend="fake")
     try:
         llm.generate([[5, 6, 7]], Sampling(3, temperature=0))
+        pid = llm.remote.process.pid
     finally:
         llm.close()
     after = random.getstate(), torch.get_rng_state(), torch.get_num_threads(), torch.distributed.is_initialized()
     assert before[0] == after[0] and torch.equal(before[1], after[1]) and before[2:] == after[2:]
     assert "vllm" not in sys.modules
-
-
-def test_the_panel_is_asked_each_time_and_everything_at_the_ends(make_config, engine):
-    result = train_one_size(make_config(**STEPS, eval__backend="vllm", eval__full=True))
-    assert [line["examples"] for line in result.evaluations] == [4] * 4
-    assert [line.get("full", {}).get("examples") for line in result.evaluations] == [10, None, None, 10]
-    records = read_lines(result.directory / "generations.jsonl")
-    asked = {step: [record["prompt"] for record in records if record["step"] == step] for step in (0, 2, 4, 6)}
-    assert asked[2] == asked[4] == asked[0][:4] and asked[0] == asked[6] and len(set(asked[0])) == 10
-
-
-def test_ctrl_c_saves_first_and_then_waits_for_what_is_in_flight(make_config, tmp_path, engine, monkeypatch):
-    """The interrupted run, continued, has the evaluations and the weights of one that was not."""
-    from test_train import interrupt_at_call
-
-    from tutelage.training.ending import Interrupted
-
-    engine("slow")
-    changes = {**STEPS, "eval__backend": "vllm", "eval__mode": "async"}
-    whole = train_one_size(make_config(**changes, run__dir=str(tmp_path / "whole")))
-    config = make_config(**changes, run__dir=str(tmp_path / "parts"))
-    with monkeypatch.context() as patch:
-        interrupt_at_call(patch, "accumulate_gradients", 4)
-        with pytest.raises(Interrupted):
-            train_one_size(config)
-    assert [line["step"] for line in lines(tmp_path / "parts", "eval")] == [0, 2]
-    parts = train_one_size(config)
-    assert [line["accuracy"] for line in parts.evaluations] == [line["accuracy"] for line in whole.evaluations]
-    hashes = [[line["certificate"]["weights_sha256"] for line in run.evaluations] for run in (whole, parts)]
-    assert hashes[0] == hashes[1]
-
-
-def test_low_rank_adapters_reach_the_engine_merged(make_config, engine):
-    pytest.importorskip("peft")
-    result = train_one_size(
-        make_config(**STEPS, model__lora="lora", model__lora_rank=2, train__lr=1e-2, eval__backend="vllm", eval__mode="async")
-    )
-    assert all(line["certificate"]["holds"] for line in result.evaluations) and len(result.evaluations) == 4
-
-
-def test_two_engines_give_what_one_gives(make_config, tmp_path, engine, monkeypatch):
-    """`tutelage eval --backend vllm` shares the problems out in portions; every engine is certified."""
-    from tutelage.cli import inference
-
-    run = train_one_size(make_config(train__num_steps=1)).directory
-    data = str(tmp_path / "train.jsonl")
-    settings = ["--eval.examples=24", "--eval.backend=vllm"]
-    one = inference.evaluate_file(str(run), data, settings, tmp_path / "one")
-    monkeypatch.setattr(inference, "PORTION", 5)
-    monkeypatch.setattr(inference, "engine_devices", lambda config: [torch.device("cpu")] * 2)
-    two = inference.evaluate_file(str(run), data, settings, tmp_path / "two")
-    native = inference.evaluate_file(str(run), data, [*settings, "--eval.backend=native"], tmp_path / "native")
-    assert len(one["certificates"]) == 1 and len(two["certificates"]) == 5  # one for each portion
-    assert all(certificate["holds"] for certificate in two["certificates"])
-    said = [[line["response"] for line in read_lines(tmp_path / name / "generations.jsonl")] for name in ("one", "two", "native")]
-    assert said[0] == said[1] == said[2] and len(said[0]) == 24
-    assert two["avg_token_entropy"] == pytest.approx(native["avg_token_entropy"], abs=1e-4)
-    assert json.loads((tmp_path / "two" / "summary.json").read_text())["accuracy"] == native["accuracy"]
-
-
-def test_auto_says_what_it_picked(make_config, engine, monkeypatch, capsys, tmp_path):
-    from tutelage.resources import placement
-
-    train_one_size(make_config(train__num_steps=1, eval__backend="auto"))
-    assert "evaluation: by vLLM on cpu, while training waits" in capsys.readouterr().out
-    monkeypatch.setattr(placement, "free_memory", lambda device: 1e9)
-    train_one_size(make_config(train__num_steps=1, eval__backend="auto", run__dir=str(tmp_path / "small")))
-    assert "evaluation: by the training model itself (it needs 2.0 GB" in capsys.readouterr().out
-    with pytest.raises(InputError, match="eval.backend = .vllm.: it needs 2.0 GB, and training leaves 1.0 GB"):
-        train_one_size(make_config(train__num_steps=1, eval__backend="vllm", run__dir=str(tmp_path / "smaller")))
-    monkeypatch.setattr(vllm, "_missing", lambda device: ("vLLM is not installed", "install it"))
-    train_one_size(make_config(train__num_steps=1, eval__backend="auto", run__dir=str(tmp_path / "without")))
-    assert "evaluation: by the training model itself (vLLM is not installed)" in capsys.readouterr().out
-
-
-def test_in_turns_the_engine_sleeps_while_training_computes(make_config, tmp_path, engine, monkeypatch):
-    """It is started in its own turn too; and if it dies in its sleep, it is started again."""
-    from tutelage.resources import placement
-    from tutelage.training import loop as train
-
-    engine(f"good@{tmp_path / 'turns'}")
-    turns = placement.Placement(torch.device("cpu"), True, 0.5, False)
-    monkeypatch.setattr(train, "place_engine", lambda *_: turns)
-    result = train_one_size(make_config(**STEPS, eval__backend="vllm"))
-    assert [line["step"] for line in result.evaluations] == [0, 2, 4, 6]
-    assert (tmp_path / "turns").read_text().split("\n")[:-1] == ["start", "sleep", *["wake up", "sleep"] * 3]
-
-
-def test_an_engine_that_dies_in_its_sleep_is_started_again(make_config, tmp_path, engine, monkeypatch):
-    from tutelage.evaluation import engines
-    from tutelage.resources import placement
-    from tutelage.training import loop as train
-
-    engine(f"good@{tmp_path / 'turns'}")
-    monkeypatch.setattr(train, "place_engine", lambda *_: placement.Placement(torch.device("cpu"), True, 0.5, False))
-
-    class Mortal(engines.Engine):
-        def sleep(self):
-            super().sleep()
-            if len((tmp_path / "turns").read_text().splitlines()) == 2:
-                self.remote.process.kill()
-
-    monkeypatch.setattr(engines, "Engine", Mortal)
-    result = train_one_size(make_config(**STEPS, eval__backend="vllm"))
-    assert [line["step"] for line in result.evaluations] == [0, 2, 4, 6]
-    assert (tmp_path / "turns").read_text().splitlines().count("start") == 2
-
-
-@pytest.fixture
-def two_gpus(monkeypatch):
-    """GPUs of 24 GB, of which so much is free; the first one is trained on."""
-    from tutelage.resources import placement
-
-    free = {0: 24e9, 1: 24e9}
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(free))
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[device.index], 24e9))
-    monkeypatch.setattr(placement, "free_memory", lambda device: free[device.index])
-    return free
-
-
-@pytest.mark.parametrize(
-    ("training", "left", "gpus", "changes", "expected"),
-    [
-        (8e9, 21e9, 2, {}, ("cuda:1", False, True)),  # a GPU of its own: asynchronous
-        (8e9, 21e9, 2, {"mode": "sync"}, ("cuda:1", False, False)),
-        (8e9, 21e9, 1, {}, ("cuda:0", False, False)),  # both fit beside each other
-        (8e9, 21e9, 1, {"mode": "async"}, ("cuda:0", False, True)),
-        (16e9, 21e9, 1, {}, ("cuda:0", True, False)),  # only in turns
-        (8e9, 21e9, 1, {"in_turns": "on"}, ("cuda:0", True, False)),
-        (16e9, 21e9, 1, {"offload_optimizer": False}, None),  # its state would stay
-        (16e9, 21e9, 1, {"in_turns": "off"}, None),
-        (16e9, 3e9, 1, {}, None),  # nothing fits
-    ],
-)
-def test_where_the_engine_runs_follows_from_the_memory(
-    make_config, engine, two_gpus, monkeypatch, capsys, training, left, gpus, changes, expected
-):
-    from types import SimpleNamespace
-
-    from tutelage.resources import placement
-
-    two_gpus[0] = left
-    if gpus == 1:
-        del two_gpus[1]
-    monkeypatch.setattr(placement, "state_to_come", lambda policy, config: training)
-    monkeypatch.setattr(placement, "activation_bytes", lambda policy, tokens, kind: 0.0)
-    monkeypatch.setattr(placement, "engine_bytes", lambda policy, longest: 5e9)
-    policy = SimpleNamespace(device=torch.device("cuda", 0), model=SimpleNamespace(is_gradient_checkpointing=False))
-    nothing = SimpleNamespace(state={})
-    config = make_config(**{f"eval__{key}": value for key, value in {"backend": "auto", **changes}.items()})
-    placed = placement.place_engine(policy, config, nothing, 1000, 500)
-    if expected is None:
-        assert placed is None and "by the training model itself (it needs 5.0 GB" in capsys.readouterr().out
-        with pytest.raises(InputError, match=r"it needs 5\.0 GB.*eval\.device"):
-            asked = make_config(**{f"eval__{key}": value for key, value in {**changes, "backend": "vllm"}.items()})
-            placement.place_engine(policy, asked, nothing, 1000, 500)
-    else:
-        assert (str(placed.device), placed.in_turns, placed.asynchronous) == expected
-        assert 5e9 / 24e9 <= placed.gpu_memory_utilization <= 0.85
-
-
-def test_async_where_only_turns_fit_is_refused(make_config, engine, two_gpus, monkeypatch):
-    from types import SimpleNamespace
-
-    from tutelage.resources import placement
-
-    del two_gpus[1]
-    monkeypatch.setattr(placement, "state_to_come", lambda policy, config: 18e9)
-    monkeypatch.setattr(placement, "activation_bytes", lambda policy, tokens, kind: 0.0)
-    monkeypatch.setattr(placement, "engine_bytes", lambda policy, longest: 5e9)
-    policy = SimpleNamespace(device=torch.device("cuda", 0), model=SimpleNamespace(is_gradient_checkpointing=False))
-    nothing = SimpleNamespace(state={})
-    with pytest.raises(InputError, match="compute in turns"):
-        placement.place_engine(policy, make_config(eval__backend="auto", eval__mode="async"), nothing, 1000, 500)
-
-
-def test_the_engines_process_sees_its_gpu_alone(monkeypatch):
-    from tutelage.evaluation import engines
-
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert engines.visible_name(1) == "1"
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5f")
-    assert engines.visible_name(1) == "GPU-5f"
-    with pytest.raises(InputError, match="names no GPU number 2"):
-        engines.visible_name(2)
-
-
-def test_ctrl_c_twice_ends_the_engine_and_gives_up_what_was_in_flight(make_config, tmp_path, engine, monkeypatch, capsys):
-    """No engine is started again, nothing waits for it; the run, continued, evaluates that step."""
-    from tutelage.evaluation import engines, live
-    from tutelage.training.ending import Interrupted
-
-    engine(f"slow@{tmp_path / 'starts'}")
-    config = make_config(**STEPS, eval__backend="vllm")
-
-    def impatient(self, step):
-        raise KeyboardInterrupt
-
-    class Interrupting(engines.Engine):
-        def generate(self, *arguments, **options):
-            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
-            return super().generate(*arguments, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(engines, "Engine", Interrupting)
-        patch.setattr(live.Evaluator, "finish", impatient)
-        with pytest.raises(Interrupted):
-            train_one_size(config)
-    assert (tmp_path / "starts").read_text().splitlines() == ["start"]
-    (lost,) = lines(tmp_path / "run", "eval_lost")
-    assert lost["step"] == 0 and "is lost" in capsys.readouterr().out
-    assert [line["step"] for line in train_one_size(config).evaluations] == [0, 2, 4, 6]
-
-
-def test_an_engine_that_was_closed_is_not_started_again(tiny_model, engine):
-    from tutelage import init_vllm
-    from tutelage.evaluation.engine.process import EngineError
-
-    llm = init_vllm(tiny_model, "cpu", 7)
-    pid = llm.remote.process.pid
-    llm.close()
     with pytest.raises(EngineError, match="was closed"):
         llm.start()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+@pytest.fixture(scope="module")
+def echo():
+    """A process whose engine says what it is asked."""
+    from tutelage.evaluation.engine.process import Remote
+
+    remote = Remote("echo:Echo", {}, timeout=2)
+    yield remote
+    remote.close()
+
+
+@pytest.mark.slow
+def test_the_callers_own_mistakes_are_not_the_engines(echo):
+    """They are raised as they are, and what the engine would have answered is not taken for the next answer."""
+    echo.start()
+    assert echo.call("say", "this") == "this"
+    with pytest.raises((AttributeError, TypeError), match="pickle"):
+        echo.call("say", lambda: None)
+    echo.start()
+
+    def careless(count):
+        raise TypeError("mine")
+
+    with pytest.raises(TypeError, match="mine"):
+        echo.call("count", on_progress=careless)
+    assert not echo.running
+
+
+@pytest.mark.slow
+def test_an_engine_that_hangs_is_ended(echo):
+    from tutelage.evaluation.engine.process import EngineError
+
+    echo.start()
+    with pytest.raises(EngineError, match="did not answer for 2 s and was ended"):
+        echo.call("hang")
+    assert not echo.running
+
+
+@pytest.mark.slow
+def test_an_engine_that_reads_nothing_is_ended_even_while_it_is_written_to(echo):
+    """A message larger than the pipe, and a process that was stopped: the caller is not blocked for ever."""
+    echo.start()
+    os.kill(echo.process.pid, signal.SIGSTOP)
+    raised = []
+
+    def call():
+        try:
+            echo.call("say", "x" * 50_000_000)
+        except Exception as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(20)
+    blocked = thread.is_alive()
+    echo.end()
+    assert not blocked and "took nothing for 2 s and was ended" in str(raised[0])
+
+
+def test_the_engines_process_sees_its_gpu_alone(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert visible_name(1) == "1"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5f")
+    assert visible_name(1) == "GPU-5f"
+    with pytest.raises(InputError, match="names no GPU number 2"):
+        visible_name(2)
+
+
+# ── runs of before ──
 
 
 def test_a_run_of_before_is_read_as_what_it_was():
@@ -383,60 +459,6 @@ def test_a_run_of_before_is_read_as_what_it_was():
     assert (old.backend, old.device, old.full, old.examples) == ("native", "auto", False, 64)
     used = parse_config({"eval": {"engine": "vllm", "device": "cuda:1"}}).eval
     assert (used.backend, used.device, used.full) == ("vllm", "cuda:1", False)
-
-
-def test_in_turns_one_ctrl_c_ends_the_engine_first(make_config, tmp_path, engine, monkeypatch):
-    """Its memory must be free before the optimizer's state comes back."""
-    from tutelage.evaluation import engines
-    from tutelage.resources import placement
-    from tutelage.training import loop as train
-    from tutelage.training.ending import Interrupted
-
-    engine("slow")
-    turns = placement.Placement(torch.device("cpu"), True, 0.5, False)
-
-    class Interrupting(engines.Engine):
-        def generate(self, *arguments, **options):
-            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
-            return super().generate(*arguments, **options)
-
-    monkeypatch.setattr(train, "place_engine", lambda *_: turns)
-    monkeypatch.setattr(engines, "Engine", Interrupting)
-    with pytest.raises(Interrupted):
-        train_one_size(make_config(**STEPS, eval__backend="vllm"))
-    assert [line["step"] for line in lines(tmp_path / "run", "eval_lost")] == [0]
-    assert not lines(tmp_path / "run", "eval_failed") and not lines(tmp_path / "run", "engine_failed")
-
-
-def test_the_callers_own_mistakes_are_not_the_engines(tiny_model, engine):
-    """They are raised as they are, and what the engine would have answered is not taken for the next answer."""
-    from tutelage import init_vllm
-
-    llm = init_vllm(tiny_model, "cpu", 7)
-    try:
-        with pytest.raises(AttributeError, match="pickle"):
-            llm.generate([[5, 6]], lambda: None)
-        llm.start()
-
-        def careless(count):
-            raise TypeError("mine")
-
-        with pytest.raises(TypeError, match="mine"):
-            llm.generate([[5, 6]], Sampling(3, temperature=0), on_finished=careless)
-        assert not llm.running
-    finally:
-        llm.close()
-
-
-def test_memory_that_runs_out_for_the_entropies_fails_that_evaluation_alone(make_config, engine, monkeypatch):
-    from tutelage.evaluation import live
-
-    def too_much(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(live, "add_entropies", too_much)
-    result = train_one_size(make_config(**STEPS, eval__backend="vllm"))
-    assert result.evaluations == [] and len(lines(result.directory, "eval_failed")) == 4
 
 
 def test_what_evaluations_cost_is_known_of_runs_begun_before_it_was_written(tmp_path):

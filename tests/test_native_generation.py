@@ -38,11 +38,14 @@ def test_batched_generation_with_a_cache_equals_one_row_without(model, tokenizer
 
 
 def test_a_sampled_response_does_not_depend_on_its_batch(model, tokenizer, prompts):
-    sampling = Sampling(10, temperature=1.0, top_p=0.9, stop=(), seed=5)
-    batched = generate(model, tokenizer, prompts, sampling, batch_size=4)
-    single = generate(model, tokenizer, prompts, sampling, batch_size=1)
-    assert [completion.token_ids for completion in batched] == [completion.token_ids for completion in single]
-    other = generate(model, tokenizer, prompts, Sampling(10, temperature=1.0, top_p=0.9, stop=(), seed=6))
+    for top_p in (0.9, 1.0):
+        sampling = Sampling(10, temperature=1.0, top_p=top_p, stop=(), seed=5)
+        batched = generate(model, tokenizer, prompts, sampling, batch_size=4)
+        single = generate(model, tokenizer, prompts, sampling, batch_size=1)
+        assert [completion.token_ids for completion in batched] == [completion.token_ids for completion in single]
+        (one,) = generate(model, tokenizer, prompts[2:3], sampling, indices=[2])
+        assert one.token_ids == batched[2].token_ids
+    other = generate(model, tokenizer, prompts, Sampling(10, temperature=1.0, stop=(), seed=6))
     assert [completion.token_ids for completion in other] != [completion.token_ids for completion in batched]
 
 
@@ -114,16 +117,30 @@ def test_the_text_ends_with_the_earliest_stop_string():
 
 
 def test_sampling_follows_the_distribution_and_top_p():
-    logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]]))
+    """Without top-p in the vocabulary's order, with it in the order of probability; what has none is never drawn."""
+    logits = torch.log(torch.tensor([[0.0, 0.15, 0.5, 0.0, 0.05, 0.3, 0.0]]))
     uniforms = [(index + 0.5) / 1000 for index in range(1000)]
-    counts = torch.bincount(torch.tensor(_choose(logits.expand(1000, -1), Sampling(temperature=1.0), uniforms)), minlength=4)
-    assert counts.tolist() == [500, 300, 150, 50]
-    nucleus = torch.bincount(
-        torch.tensor(_choose(logits.expand(1000, -1), Sampling(temperature=1.0, top_p=0.8), uniforms)), minlength=4
-    )
-    assert nucleus.tolist() == [625, 375, 0, 0]
-    assert set(_choose(logits.expand(1000, -1), Sampling(temperature=1e-3), uniforms)) == {0}
-    assert _choose(logits, Sampling(temperature=1.0, top_p=1e-6), [0.999]) == [0]
+
+    def counts(**how):
+        drawn = _choose(logits.expand(1000, -1), Sampling(**{"temperature": 1.0, **how}), uniforms)
+        return torch.bincount(torch.tensor(drawn), minlength=7).tolist()
+
+    assert counts() == counts(top_p=0.999) == [0, 150, 500, 0, 50, 300, 0]
+    assert counts(top_p=0.8) == [0, 0, 625, 0, 0, 375, 0]
+    assert counts(temperature=1e-3) == [0, 0, 1000, 0, 0, 0, 0]
+    assert _choose(logits, Sampling(temperature=1.0, top_p=1e-6), [0.999]) == [2]
+    for extreme, expected in ((0.0, 1), (1 - 2**-53, 5)):
+        assert _choose(logits, Sampling(temperature=1.0), [extreme]) == [expected]
+
+
+def test_nothing_is_sorted_where_top_p_is_one(monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("sorted")
+
+    monkeypatch.setattr(torch.Tensor, "sort", refuse)
+    assert _choose(torch.zeros(2, 8), Sampling(temperature=1.0), [0.1, 0.9]) == [0, 7]
+    with pytest.raises(AssertionError, match="sorted"):
+        _choose(torch.zeros(2, 8), Sampling(temperature=1.0, top_p=0.9), [0.1, 0.9])
 
 
 def test_samples_of_a_prompt_follow_each_other_and_differ(model, tokenizer, prompts):

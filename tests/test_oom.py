@@ -9,7 +9,7 @@ import torch
 
 from tutelage.errors import InputError, RunError
 from tutelage.machines.world import World
-from tutelage.runs.runlog import read_lines
+from tutelage.runs.files import read_lines
 from tutelage.training import fit as oom
 from tutelage.training.ending import Interrupted
 from tutelage.training.loop import train_one_size
@@ -107,7 +107,7 @@ def test_when_each_row_is_alone_the_next_setting_down_is_another(make_config, ro
 
 def test_equal_rows_share_a_batch_and_there_is_an_end_to_halving(make_config, room_for, tmp_path):
     from tutelage.data import arithmetic
-    from tutelage.runs.runlog import to_lines
+    from tutelage.runs.files import to_lines
 
     row = next(iter(arithmetic.rows("train", 48)))
     (tmp_path / "same.jsonl").write_text(to_lines([row] * 12))

@@ -15,7 +15,7 @@ from tutelage import train_one_size
 from tutelage.config import parse_config
 from tutelage.data import arithmetic
 from tutelage.machines.world import ALONE
-from tutelage.runs.runlog import to_lines
+from tutelage.runs.files import to_lines
 
 pytestmark = pytest.mark.slow
 
@@ -174,8 +174,8 @@ def test_a_run_of_two_ranks_is_the_run_of_one_and_goes_on_as_either(ranks, raw_o
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_an_engine_evaluates_what_two_ranks_train(ranks, raw_of, mode):
     """The first rank hands the gathered weights over; asynchronously, entropies are those of the flight's step."""
-    by_engine = raw_of(mode, backend="vllm", mode=mode, when_busy="queue", batch_size=4)
-    assert ranks.run("job_train", raw=by_engine, stand_in="slow" if mode == "async" else "good") == ["", ""]
+    by_engine = raw_of(mode, backend="fake", mode=mode, when_busy="queue", batch_size=4)
+    assert ranks.run("job_train", raw=by_engine, fake="slow" if mode == "async" else "good") == ["", ""]
     one, run = directory_of(raw_of("one")), directory_of(by_engine)
     ours, theirs = ([line for line in lines_of(each / "metrics.jsonl") if line["kind"] == "eval"] for each in (one, run))
     theirs.sort(key=lambda line: line["step"])

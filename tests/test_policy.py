@@ -12,8 +12,8 @@ from tutelage.evaluation.engine import native
 from tutelage.evaluation.engine.contract import Sampling
 from tutelage.model.batch import pack, pad
 from tutelage.model.load import load_policy
+from tutelage.resources import matrix_rate, step_flops
 from tutelage.resources.memory import Load, activation_bytes, state_to_come
-from tutelage.resources.speed import matrix_rate, step_flops
 
 ROWS = [
     TokenizedExample("a", (5, 6, 7), (8, 9)),
@@ -186,6 +186,6 @@ def test_an_outline_is_reckoned_as_the_model_itself_is(tiny_model, tokenizer, lo
 
 
 def test_memory_is_read_at_a_rate():
-    from tutelage.resources.speed import memory_rate
+    from tutelage.resources.device import memory_rate
 
     assert 1e8 < memory_rate(torch.device("cpu")) < 1e13

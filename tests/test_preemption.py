@@ -61,17 +61,16 @@ def test_an_evaluation_goes_on_where_it_was_stopped(make_config, tmp_path, monke
     original, asked = native.generate, []
 
     def watched(model, tokenizer, prompts, sampling, **options):
-        asked.append(list(options["numbers"]))
+        asked.append(list(options["indices"]))
         if len(asked) == 4:  # the second batch of the evaluation at step 2, in the middle of it
             spoken = iter(range(10))
 
-            def on_token():
+            def after_each_token(count, original=options["on_finished"]):
                 if next(spoken) == 3:
                     os.kill(os.getpid(), signal.SIGTERM)
-                options_on_token()
+                original(count)
 
-            options_on_token = options["on_token"]
-            options = {**options, "on_token": on_token}
+            options = {**options, "on_finished": after_each_token}
         return original(model, tokenizer, prompts, sampling, **options)
 
     monkeypatch.setattr(native, "generate", watched)
@@ -88,7 +87,7 @@ def test_a_torn_line_of_an_evaluation_under_way_is_asked_again(make_config, toke
     from tutelage.evaluation.draft import Draft
     from tutelage.evaluation.engine.contract import Completion, Sampling
 
-    draft = Draft(tmp_path, 2, [[1], [2]], Sampling())
+    draft = Draft(tmp_path, Draft.key(2, [[1], [2]], Sampling()))
     said = [Completion("a", (1, 2), "stop", (0.5, 0.25))]
     draft.add({0: said})
     with draft.file.open("a") as file:
@@ -96,8 +95,8 @@ def test_a_torn_line_of_an_evaluation_under_way_is_asked_again(make_config, toke
     assert draft.known() == {0: said}
     draft.add({1: said})
     assert draft.known() == {0: said, 1: said}
-    assert Draft(tmp_path, 2, [[1], [3]], Sampling()).known() == {} == Draft(tmp_path, 4, [[1], [2]], Sampling()).known()
-    assert Draft(tmp_path, 2, [[1], [2]], Sampling(), "by another engine").known() == {}
+    for other in ((2, [[1], [3]], Sampling()), (4, [[1], [2]], Sampling()), (2, [[1], [2]], Sampling(), "another engine")):
+        assert Draft(tmp_path, Draft.key(*other)).known() == {}
 
 
 def test_a_full_disk_does_not_end_training_and_spoils_no_checkpoint(make_config, monkeypatch, capsys):
@@ -131,9 +130,9 @@ def test_what_cannot_be_kept_of_an_evaluation_does_not_end_it(make_config, monke
 
 def test_a_log_that_meets_a_full_disk_is_written_before_the_state_is_saved(make_config, tmp_path, monkeypatch):
     """The line of step 3 meets a full disk once: the run stops with it written and its state saved, and goes on from there."""
-    from tutelage.runs import runlog
+    from tutelage.runs import log
 
-    original = runlog.append_lines
+    original = log.append_lines
     refused = []
 
     def full_once(path, lines):
@@ -142,7 +141,7 @@ def test_a_log_that_meets_a_full_disk_is_written_before_the_state_is_saved(make_
             raise RunError("metrics.jsonl: cannot be written: No space left on device")
         original(path, lines)
 
-    monkeypatch.setattr(runlog, "append_lines", full_once)
+    monkeypatch.setattr(log, "append_lines", full_once)
     config = make_config(train__num_steps=5, eval__every=0)
     with pytest.raises(RunError, match=r"No space left(.|\n)*stopped after step 3 of 5"):
         train_one_size(config)

@@ -6,8 +6,7 @@ import contextlib
 import json
 import re
 import shutil
-import subprocess
-import sys
+import threading
 import time
 from pathlib import Path
 
@@ -18,54 +17,108 @@ from tutelage.config import parse_config, to_toml
 from tutelage.errors import InputError
 from tutelage.report import facts, figures, words
 from tutelage.report import page as report
-from tutelage.runs.readings import DIGITS, LEVELS_PER_OCTAVE, Reading, digit_of
-from tutelage.runs.runlog import read_lines, to_lines
+from tutelage.runs.files import read_lines, to_lines
+from tutelage.runs.reading import DIGITS, LEVELS_PER_OCTAVE, Reading, digit_of
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-in_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 FLAGS = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update --disable-sync"
 
 
+def in_a_browser(test):
+    return pytest.mark.slow(pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")(test))
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """One run for all that only look at it. Its last two problems have odd tokens, and some of its numbers are none."""
+    run = make_run(tmp_path_factory.mktemp("shared") / "run")
+    rewrite(run, "metrics.jsonl", lambda line: line | {"grad_norm": float("nan")} if line["step"] == 5 else line)
+    odd = {
+        "what is 6 + 6?": {"tokens": {"characters": [1, 1, 3, 80, 3], "entropy": [0, 0, 0, 0, 3.0], "nll": [0] * 5}},
+        "what is 7 + 7?": {"token_entropy": float("nan"), "tokens": {"characters": [7], "entropy": [float("nan")], "nll": [-0.0]}},
+    }
+    odd["what is 6 + 6?"]["response"] = "😀😀 ab" + "-" * 80 + " cd"
+    rewrite(run, "generations.jsonl", lambda line: line | next((odd[key] for key in odd if key in line["prompt"]), {}))
+    return run
+
+
 @pytest.fixture
-def run(tmp_path):
-    return make_run(tmp_path / "run")
+def run(shared, tmp_path):
+    """A copy of the run, to be changed."""
+    return Path(shutil.copytree(shared, tmp_path / "run"))
+
+
+def rewrite(run, name, change):
+    """Each line of a file of a run changed, and left out where it becomes None."""
+    lines = [change(line) for line in read_lines(run / name)]
+    (run / name).write_text(to_lines(line for line in lines if line is not None))
+
+
+def without_evaluation(step):
+    return lambda line: None if line["kind"] == "eval" and line["step"] == step else line
 
 
 # ── what it says ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_headline_says_what_was_trained_on_what_and_what_came_of_it(run):
-    reading = Reading(run)
+def test_headline_verdict_and_cost_are_those_of_the_logged_numbers(shared):
+    reading = Reading(shared)
     assert words.headline(reading) == (
         "SmolLM2-135M-Instruct, trained for 20 steps on 30 worked solutions from rows.jsonl, solves 50.0 % [22–78] of 8 validation"
         " problems; before training 0.0 % [0–32]."
     )
     assert words.verdict(reading).startswith("Not significant: the model after step 20 against the untouched model, +50.0 points")
+    cost = words.cost(reading, 36.0)
+    assert cost["seconds"] == pytest.approx(20 * 0.5 + 3 * 2.0) and cost["money"] == pytest.approx(0.16)
+    assert cost["tokens"] == 4000 and cost["response_tokens"] == 2000
+    assert words.cost(reading, None)["money"] is None
 
 
-def test_a_run_costs_what_its_hours_cost(run):
-    found = words.cost(Reading(run), 36.0)
-    assert found["seconds"] == pytest.approx(20 * 0.5 + 3 * 2.0) and found["money"] == pytest.approx(0.16)
-    assert found["tokens"] == 4000 and found["response_tokens"] == 2000
-    assert words.cost(Reading(run), None)["money"] is None
+def test_the_page_shows_what_is_logged_and_nothing_of_it_as_markup(shared, tmp_path):
+    page = report.write(shared, tmp_path / "page.html", price_per_hour=2.0).read_text()
+    for part in (
+        "solves 50.0 %", "at 2 per hour", "wrong answer", "10 rows, 25.0 %", "max_length is 90", "train.lr", "a CPU",
+        "tutelage train", "--run.dir NEW_DIRECTORY", "recipe.toml", "Changed from the recipe",
+    ):  # fmt: skip
+        assert part in page, part
+    assert "&lt;i&gt;bad&lt;/i&gt;" in page and "<i>bad" not in page and "&lt;b&gt;" in page
+    assert EVIL not in page
+    assert [words.evaluation_row(line)["accuracy"] for line in Reading(shared).evaluations] == [
+        "0.0 % [0–32]", "37.5 % [14–69]", "50.0 % [22–78]"
+    ]  # fmt: skip
 
 
 def test_what_a_person_must_know_is_a_warning(run):
+    events = (
+        {"kind": "eval_failed", "step": 10, "reason": "vLLM hung {", "training_seconds": 1.0},
+        {"kind": "train", "step": 21, "skipped": "the loss is not finite", "seconds": 1, "response_tokens": 1},
+        {"kind": "config_changed", "step": 5, "changes": ["train.lr: 1 → 2"]},
+    )
     with (run / "metrics.jsonl").open("a") as file:
-        for line in (
-            {"kind": "eval_failed", "step": 10, "reason": "vLLM hung", "training_seconds": 1.0},
-            {"kind": "train", "step": 21, "skipped": "the loss is not finite", "seconds": 1, "response_tokens": 1},
-            {"kind": "config_changed", "step": 5, "changes": ["train.lr: 1 → 2"]},
-        ):
-            file.write(json.dumps(line) + "\n")
+        file.write(to_lines(events))
     found = "\n".join(words.warnings(Reading(run)))
-    for part in (
-        "step 10 failed: vLLM hung",
-        "Step 21 was not applied: the loss",
-        "changed after step 5: train.lr: 1 → 2",
-        "± 28 points",
-    ):
+    for part in ("step 10 failed: vLLM hung {", "Step 21 was not applied: the loss", "after step 5: train.lr: 1 → 2", "± 28 points"):
         assert part in found
+
+
+def test_an_entropy_known_from_below_is_written_so():
+    line = {"avg_token_entropy": 0.5, "entropy": "top-k"}
+    assert words.number(line, "avg_token_entropy") == "≥ 0.50"
+    assert words.number(line | {"entropy": "exact"}, "avg_token_entropy") == "0.50"
+    assert words.number({"avg_token_entropy": None}, "avg_token_entropy") == "–"
+
+
+def test_evaluations_that_are_missing_are_not_taken_for_others(run):
+    rewrite(run, "metrics.jsonl", without_evaluation(20))
+    assert "trained for 20 steps" in words.headline(Reading(run)) and "solves at step 10" in words.headline(Reading(run))
+    rewrite(run, "metrics.jsonl", without_evaluation(0))
+    assert words.verdict(Reading(run)) == "There are no two evaluations to compare yet."
+
+
+def test_without_a_first_evaluation_the_next_one_is_compared_with(run):
+    rewrite(run, "metrics.jsonl", without_evaluation(0))
+    assert "; at step 10 37.5 %" in words.headline(Reading(run))
+    assert "the model after step 20 against the model after step 10" in words.verdict(Reading(run))
 
 
 def test_outcomes_are_right_or_why_not():
@@ -76,13 +129,15 @@ def test_outcomes_are_right_or_why_not():
     assert outcome(finish_reason="length", format_reward=0.0) == "cut off" and outcome(format_reward=0.0) == "malformed"
 
 
-@pytest.mark.parametrize("nats", [0.0, 0.05, 0.3, 1.0, 2.5, 7.0, 20.0])
-def test_a_digit_holds_a_value_to_four_percent(nats):
-    told = 2 ** (DIGITS.index(digit_of(nats)) / LEVELS_PER_OCTAVE) - 1
-    assert told == pytest.approx(nats, abs=0.031 * (1 + nats))
+def test_outcomes_over_steps_are_those_of_the_panel(run):
+    """Before and after training all problems are asked, in between the panel alone: a curve must not jump for that."""
+    rewrite(run, "metrics.jsonl", lambda line: line | {"examples": 4} if line["kind"] == "eval" else line)
+    assert [len(Reading(run).panel(line)) for line in Reading(run).evaluations] == [4, 4, 4]
 
 
-def test_what_is_no_number_has_a_digit_all_the_same():
+def test_a_digit_holds_a_value_to_four_percent():
+    for nats in (0.0, 0.05, 0.3, 1.0, 2.5, 7.0, 20.0):
+        assert 2 ** (DIGITS.index(digit_of(nats)) / LEVELS_PER_OCTAVE) - 1 == pytest.approx(nats, abs=0.031 * (1 + nats))
     assert digit_of(float("nan")) == digit_of(-0.001) == "0" and digit_of(float("inf")) == digit_of(1e9) == "Z"
 
 
@@ -91,17 +146,6 @@ def test_long_lines_are_thinned_and_keep_their_spikes():
     points[54_321] = (54_321, 99.0)
     kept = figures.thinned(points)
     assert len(kept) <= figures.MOST_POINTS and (54_321, 99.0) in kept and kept == sorted(kept)
-
-
-def test_the_page_has_all_there_is_to_know(run):
-    page = report.write(run, price_per_hour=2.0).read_text()
-    for part in (
-        "solves 50.0 %", "at 2 per hour", "wrong answer", "10 rows, 25.0 %", "max_length is 90", "train.lr", "a CPU",
-        "tutelage train", "--run.dir NEW_DIRECTORY", "recipe.toml", "Changed from the recipe",
-    ):  # fmt: skip
-        assert part in page, part
-    assert "&lt;i&gt;bad&lt;/i&gt;" in page and "<i>bad" not in page and "&lt;b&gt;" in page
-    assert EVIL not in page
 
 
 def test_a_page_of_what_is_no_run_is_refused(tmp_path):
@@ -118,21 +162,8 @@ def test_an_evaluation_has_a_page_too(tmp_path, tiny_model, data_file):
     from tutelage.cli.entry import main
 
     out = tmp_path / "evaluation"
-    assert (
-        main(
-            [
-                "eval",
-                tiny_model,
-                str(data_file),
-                "--out",
-                str(out),
-                "--eval.max_new_tokens=4",
-                "--eval.examples=3",
-                "--eval.backend=native",
-            ]
-        )
-        == 0
-    )
+    settings = ["--eval.max_new_tokens=4", "--eval.examples=3", "--eval.backend=native"]
+    assert main(["eval", tiny_model, str(data_file), "--out", str(out), *settings]) == 0
     assert main(["report", str(out)]) == 0
     page = (out / "report.html").read_text()
     for part in ("of 3 problems of", "The whole configuration", "tutelage eval", "Environment", "max_new_tokens = 4"):
@@ -149,59 +180,7 @@ def test_a_finished_run_has_its_page(make_config):
     assert len(tokens["characters"]) == len(tokens["entropy"]) == len(tokens["nll"]) == 8
 
 
-def test_a_run_of_before_there_were_samples_and_tokens_has_a_page(run):
-    old = [
-        {key: value for key, value in line.items() if key not in ("sample", "tokens", "vote")}
-        for line in read_lines(run / "generations.jsonl")
-    ]
-    (run / "generations.jsonl").write_text(to_lines(old))
-    lines = [
-        {key: value for key, value in line.items() if key != "training_seconds"} for line in read_lines(run / "metrics.jsonl")
-    ]
-    (run / "metrics.jsonl").write_text(to_lines(lines))
-    (run / "data.json").write_text('{"sha256": "x"}')
-    report.write(run)
-    assert words.cost(Reading(run), None)["seconds"] == pytest.approx(20 * 0.5 + 3 * 2.0)
-
-
-def test_the_headline_says_at_which_step_if_that_was_not_the_last(run):
-    lines = [line for line in read_lines(run / "metrics.jsonl") if not (line["kind"] == "eval" and line["step"] == 20)]
-    (run / "metrics.jsonl").write_text(to_lines(lines))
-    assert "trained for 20 steps" in words.headline(Reading(run)) and "solves at step 10" in words.headline(Reading(run))
-
-
-def test_a_run_without_a_first_evaluation_is_compared_with_the_first_that_there_is(run):
-    lines = [line for line in read_lines(run / "metrics.jsonl") if not (line["kind"] == "eval" and line["step"] == 0)]
-    (run / "metrics.jsonl").write_text(to_lines(lines))
-    assert "; at step 10 37.5 %" in words.headline(Reading(run))
-    assert "the model after step 20 against the model after step 10" in words.verdict(Reading(run))
-
-
-def test_outcomes_over_steps_are_those_of_the_panel(tmp_path):
-    """Before and after training all problems are asked, in between the panel alone: a curve must not jump for that."""
-    run = make_run(tmp_path / "run", problems=8)
-    lines = read_lines(run / "metrics.jsonl")
-    for line in lines:
-        if line["kind"] == "eval":
-            line["examples"] = 4
-    (run / "metrics.jsonl").write_text(to_lines(lines))
-    assert [len(Reading(run).panel(line)) for line in Reading(run).evaluations] == [4, 4, 4]
-
-
-def test_a_trial_says_what_its_sweep_changed(tmp_path):
-    sweep = make_sweep(tmp_path / "sweep")
-    page = (sweep / "trials" / "raw-8-seed42" / "report.html").read_text()
-    assert "Changed from the recipe" in page and "2e-05 → 0.001" in page
-
-
-def test_a_command_that_is_not_ours_says_nothing_of_the_recipe(run):
-    environment = json.loads((run / "environment.json").read_text())
-    environment["command"] = ["my.py", "--a.b", "--c.d", "x"]
-    (run / "environment.json").write_text(json.dumps(environment))
-    assert "Changed from the recipe" not in report.write(run).read_text()
-
-
-def test_whatever_keeps_the_page_from_being_written_the_run_is_finished(make_config, monkeypatch, capsys):
+def test_a_page_that_cannot_be_written_leaves_the_run_finished(make_config, monkeypatch, capsys):
     from tutelage.training.loop import train_one_size
 
     monkeypatch.setattr(report, "write", lambda directory: {}["nothing"])
@@ -210,45 +189,80 @@ def test_whatever_keeps_the_page_from_being_written_the_run_is_finished(make_con
     assert "the report was not written: KeyError" in capsys.readouterr().out
 
 
-def test_too_many_generations_are_split_over_pages_that_say_so(tmp_path, capsys):
-    run = make_run(tmp_path / "run", problems=60, words_each=200)
-    lines = [line for line in read_lines(run / "generations.jsonl") if line["step"] != 10 or int(line["ground_truth"]) < 40]
-    (run / "generations.jsonl").write_text(to_lines(lines))  # the first problems have more to tell than the others
-    whole = report.write(run).stat().st_size
-    largest = whole - 60_000
+def test_a_run_of_before_there_were_samples_and_tokens_has_a_page(run):
+    def without(*keys):
+        return lambda line: {key: value for key, value in line.items() if key not in keys}
+
+    rewrite(run, "generations.jsonl", without("sample", "tokens", "vote"))
+    rewrite(run, "metrics.jsonl", without("training_seconds"))
+    (run / "data.json").write_text('{"sha256": "x"}')
+    report.write(run)
+    assert words.cost(Reading(run), None)["seconds"] == pytest.approx(20 * 0.5 + 3 * 2.0)
+
+
+def test_the_page_says_what_was_changed_of_the_recipe(run, tmp_path):
+    environment = json.loads((run / "environment.json").read_text())
+    environment["command"] = ["my.py", "--a.b", "--c.d", "x"]  # from Python: nothing is known of a recipe
+    environment["machine"]["memory_gb"] = None  # a system that does not say
+    (run / "environment.json").write_text(json.dumps(environment))
+    page = report.write(run).read_text()
+    assert "Changed from the recipe" not in page and "a CPU, 2 cores; Linux" in page
+    sweep = make_sweep(tmp_path / "sweep")
+    trial = (sweep / "trials" / "raw-8-seed42" / "report.html").read_text()
+    assert "Changed from the recipe" in trial and "2e-05 → 0.001" in trial
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """A run of many problems, its page, and the bytes of a page without one."""
+    run = make_run(tmp_path_factory.mktemp("many") / "run", problems=240, words_each=60)
+    size = report.write(run).stat().st_size
+    bare = report.write(make_run(run.parent / "bare", problems=1)).stat().st_size
+    return run, size, bare
+
+
+def test_two_thousand_problems_at_ten_evaluations_are_one_page(many):
+    """Reckoned from 240 problems at three evaluations; bench/report.py measures the real one."""
+    _, size, bare = many
+    assert bare + (size - bare) / (240 * 3) * 2000 * 10 < report.LARGEST
+
+
+def test_too_many_generations_are_split_over_pages_that_say_so(many, capsys):
+    run, size, bare = many
+    largest = bare + (size - bare) * 2 // 3
     first = report.write(run, largest=largest)
     pages = [first, *sorted(run.glob("report-*.html"))]
-    assert len(pages) >= 2 and all(page.stat().st_size <= largest for page in pages)
-    assert "60 problems are too many for one page" in first.read_text() and 'href="report-2.html"' in first.read_text()
-    assert f"split over {len(pages)} pages" in capsys.readouterr().out
+    assert len(pages) == 2 and all(page.stat().st_size <= largest for page in pages)
+    assert "240 problems are too many for one page" in first.read_text() and 'href="report-2.html"' in first.read_text()
+    assert "split over 2 pages" in capsys.readouterr().out
     report.write(run)
     assert not list(run.glob("report-*.html"))  # it fits again
-    (tmp_path / "mine-2.html").write_text("not yours")
-    report.write(run, tmp_path / "mine.html")
-    assert (tmp_path / "mine-2.html").read_text() == "not yours"
+    (run / "mine-2.html").write_text("not yours")
+    report.write(run, run / "mine.html")
+    assert (run / "mine-2.html").read_text() == "not yours"
 
 
-def test_watching_writes_the_page_again_until_the_run_is_finished(tmp_path):
-    run = make_run(tmp_path / "run", finished=False)
-    watcher = subprocess.Popen(
-        [sys.executable, "-m", "tutelage", "report", str(run), "--watch"], stdout=subprocess.PIPE, text=True
-    )
-    page = run / "report.html"
+def test_watching_writes_the_page_again_until_the_run_is_finished(run, monkeypatch):
+    monkeypatch.setattr(report, "POLL", 0.05)
+    monkeypatch.setattr(report, "BREAK", 0)
+    (run / "result.json").unlink()
+    page, watcher = run / "report.html", threading.Thread(target=report.watch, args=(run,), daemon=True)
+    watcher.start()
 
     def wait_for(part):
-        until = time.monotonic() + 60
+        until = time.monotonic() + 30
         while not (page.is_file() and part in page.read_text()):
             assert time.monotonic() < until
-            time.sleep(0.1)
+            time.sleep(0.05)
 
     wait_for("data-live")
     assert "so far" in page.read_text() and "not finished" in page.read_text()
     with (run / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps({"kind": "save_failed", "step": 20, "reason": "no room"}) + "\n")
+        file.write(to_lines([{"kind": "save_failed", "step": 20, "reason": "no room"}]))
     wait_for("could not be written: no room")
     (run / "result.json").write_text("{}")
-    assert watcher.wait(timeout=60) == 0
-    assert " data-live" not in page.read_text() and "not finished" not in page.read_text()
+    watcher.join(30)
+    assert not watcher.is_alive() and " data-live" not in page.read_text() and "not finished" not in page.read_text()
 
 
 # ── in a browser ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -267,18 +281,29 @@ def chromium():
 class Opened:
     """A page in a browser without a network, with all that it complained of and asked for."""
 
-    def __init__(self, browser, path: Path, where: str = "", **options) -> None:
+    def __init__(self, browser, path: Path, address: str = "", clock: bool = False, **options) -> None:
         self.context = browser.new_context(offline=True, **options)
         self.page = self.context.new_page()
-        self.complaints, self.requests = [], []
+        if clock:
+            self.page.clock.install()
+        self.complaints, self.requests, self.path = [], [], path
         self.page.on(
             "console", lambda message: self.complaints.append(message.text) if message.type in ("error", "warning") else None
         )
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("request", lambda request: self.requests.append(request.url))
-        self.path = path
-        self.page.goto(f"file://{path}{where}")
+        self.page.goto(f"file://{path}{address}")
+        self.ready()
+
+    def ready(self) -> None:
         self.page.wait_for_selector("html[data-ready=all]", timeout=30_000)
+
+    def at(self, address: str):
+        """The page at another address, which it finds by itself."""
+        self.page.evaluate("address => { location.hash = address; }", address)
+        self.until(f"location.hash === {address!r} || !{address!r}")
+        self.page.wait_for_timeout(50)
+        return self.page
 
     def quiet(self) -> None:
         """It complained of nothing, and asked nobody for anything but the file itself."""
@@ -300,129 +325,41 @@ class Opened:
     def problems(self) -> list[str]:
         return self.page.locator("#problems button[data-problem] .text").all_inner_texts()
 
-    def close(self) -> None:
-        self.context.close()
+    def accessible(self) -> None:
+        from axe_playwright_python.sync_playwright import Axe
+
+        for details in self.page.locator("details").all():
+            details.evaluate("each => { each.open = true; }")
+        found = Axe().run(self.page)
+        assert found.violations_count == 0, found.generate_report()
+
+
+@pytest.fixture(scope="module")
+def desk(chromium, shared):
+    """The page of the run, open on a desk for all tests that only use it."""
+    opened = Opened(chromium, report.write(shared, price_per_hour=2.0))
+    yield opened
+    opened.context.close()
 
 
 @pytest.fixture
-def opened(chromium, run):
-    page = Opened(chromium, report.write(run))
-    yield page
-    page.quiet()
-    page.close()
+def opened(desk):
+    desk.at("#step=20")
+    yield desk
+    desk.quiet()
 
 
 @in_a_browser
-def test_the_page_opens_offline_and_draws_every_curve(opened):
-    page = opened.page
+def test_the_page_draws_every_curve_offline_and_is_accessible(opened):
     names = [figure["name"] for figure in figures.of_run(Reading(opened.path.parent))]
-    assert set(names) == {"accuracy", "loss", "nll", "entropy", "lengths", "shares", "lr", "grad_norm", "throughput", "memory"}
+    assert len(names) == 10
     for name in [*names, "histogram"]:
-        page.locator(f"#figure-{name}").scroll_into_view_if_needed()
-        page.wait_for_selector(f"#figure-{name} .main-svg", timeout=10_000)
-
-
-@in_a_browser
-def test_zooming_into_one_curve_zooms_the_others(opened):
-    page = opened.page
-    for name in ("loss", "lr"):
-        page.locator(f"#figure-{name}").scroll_into_view_if_needed()
-        page.wait_for_selector(f"#figure-{name} .main-svg")
-    page.evaluate("Plotly.relayout('figure-loss', {'xaxis.range': [5, 9]})")
-    opened.until("document.getElementById('figure-lr').layout.xaxis.range[0] === 5")
-    page.get_by_role("button", name="show all").click()
-    opened.until("document.getElementById('figure-loss').layout.xaxis.range[0] < 5")
-
-
-@in_a_browser
-def test_curves_that_are_not_drawn_yet_take_the_zoom_when_they_are(chromium, run):
-    opened = Opened(chromium, report.write(run), viewport={"width": 375, "height": 500})
-    page = opened.page
-    page.locator("#figure-loss").scroll_into_view_if_needed()
-    page.wait_for_selector("#figure-loss .main-svg")
-    assert page.locator("#figure-memory .main-svg").count() == 0
-    box = page.locator("#figure-loss .nsewdrag").bounding_box()
-    page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + 40)
-    page.mouse.down()
-    page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + 42, steps=5)
-    page.mouse.up()
-    opened.until("document.getElementById('figure-loss').layout.xaxis.range[0] > 4")
-    page.locator("#figure-memory").scroll_into_view_if_needed()
-    page.wait_for_selector("#figure-memory .main-svg")
-    assert page.evaluate("document.getElementById('figure-memory').layout.xaxis.range[0]") > 4
-    page.locator("#theme").click()
-    page.wait_for_timeout(300)
-    assert page.evaluate("document.getElementById('figure-memory').layout.xaxis.range[0]") > 4  # also in the other theme
-    opened.quiet()
-    opened.close()
-
-
-@in_a_browser
-def test_numbers_that_are_none_leave_the_page_whole(chromium, run):
-    lines = read_lines(run / "metrics.jsonl")
-    lines[4] |= {"loss": float("nan"), "nll": float("inf"), "skipped": "the loss is not finite"}
-    (run / "metrics.jsonl").write_text(to_lines(lines))
-    records = read_lines(run / "generations.jsonl")
-    records[0]["token_entropy"] = float("nan")
-    records[0]["tokens"]["nll"][0] = float("nan")
-    (run / "generations.jsonl").write_text(to_lines(records))
-    opened = Opened(chromium, report.write(run))
-    assert len(opened.problems()) == 8
-    opened.quiet()
-    opened.close()
-
-
-@in_a_browser
-def test_characters_beyond_sixteen_bits_and_long_tokens_are_shaded_where_they_are(chromium, run):
-    records = read_lines(run / "generations.jsonl")
-    text = "😀😀 ab" + "-" * 80 + " cd"
-    for line in records:
-        line |= {"response": text, "tokens": {"characters": [1, 1, 3, 80, 3], "entropy": [0, 0, 0, 0, 3.0], "nll": [0] * 5}}
-    (run / "generations.jsonl").write_text(to_lines(records))
-    opened = Opened(chromium, report.write(run), "#problem=1&step=20&shade=entropy")
-    spans = opened.page.locator("#problem pre span")
-    assert spans.all_inner_texts()[:5] == ["😀", "😀", " ab", "-" * 80, " cd"]
-    assert [spans.nth(place).get_attribute("title") for place in (3, 4)] == ["0.00 nats", "3.00 nats"]
-    opened.quiet()
-    opened.close()
-
-
-@in_a_browser
-@pytest.mark.parametrize(
-    "where", ["#step=20&problem=1&sample=x", "#step=20&problem=99&sample=-1&show=bogus&shade=red", "#step=7"]
-)
-def test_an_address_that_means_nothing_shows_what_it_can(chromium, run, where):
-    opened = Opened(chromium, report.write(run), where)
-    assert len(opened.problems()) == 8
-    opened.quiet()
-    opened.close()
-
-
-@in_a_browser
-def test_back_goes_back(opened):
-    page = opened.page
-    page.locator("#problems button[data-problem]").nth(2).click()
-    assert "Problem 3" in page.locator("#problem").inner_text()
-    page.locator("#problems button[data-problem]").nth(3).click()
-    page.go_back()
-    opened.until("document.getElementById('problem').innerText.includes('Problem 3')")
-    page.go_back()
-    opened.until("document.getElementById('problem').innerText.includes('Choose a problem')")
-
-
-@in_a_browser
-def test_a_link_finds_its_problem_in_the_other_parts(chromium, tmp_path):
-    run = make_run(tmp_path / "run", problems=60, words_each=200)
-    largest = report.write(run).stat().st_size - 60_000
-    first = report.write(run, largest=largest)
-    opened = Opened(chromium, first, "#problem=60&step=20")
-    opened.page.wait_for_url(re.compile(r"report-\d+\.html#problem=60"))
-    opened.page.wait_for_selector("html[data-ready=all]")
-    assert (
-        "Problem 60" in opened.page.locator("#problem").inner_text()
-        and "of 60 in all" in opened.page.locator("#count").inner_text()
-    )
-    opened.close()
+        opened.page.locator(f"#figure-{name}").scroll_into_view_if_needed()
+        opened.page.wait_for_selector(f"#figure-{name} .main-svg", timeout=10_000)
+    opened.at("#problem=3&step=20&shade=entropy")
+    for theme in ("dark", "light"):
+        opened.page.emulate_media(color_scheme=theme)
+        opened.accessible()
 
 
 @in_a_browser
@@ -434,14 +371,22 @@ def test_generations_are_filtered_by_outcome_and_searched(opened):
     page.select_option("#step", "10")
     assert opened.problems() == [f"what is {n} + {n}?" for n in (0, 1, 2)]
     page.select_option("#step", "20")
-    page.select_option("#show", "malformed")
-    assert opened.problems() == ["what is 3 + 3?"]
     page.select_option("#show", "lost")
     assert opened.problems() == []
     page.select_option("#show", "all")
     page.fill("#search", "IS 7")
     opened.until("document.querySelectorAll('#problems button[data-problem]').length === 1")
     assert opened.problems() == ["what is 7 + 7?"]
+
+
+@in_a_browser
+def test_a_response_with_a_script_stays_text(opened):
+    page = opened.page
+    page.select_option("#show", "malformed")
+    assert opened.problems() == ["what is 3 + 3?"]
+    page.locator("#problems button[data-problem]").first.click()
+    assert EVIL in page.locator("#problem").inner_text()
+    assert page.evaluate("window.evil") is None and page.locator("#problem img, #problem script").count() == 0
 
 
 @in_a_browser
@@ -462,27 +407,32 @@ def test_a_problem_shows_answer_and_reference_and_shades_its_tokens(opened):
 
 
 @in_a_browser
-def test_a_link_to_a_problem_survives_reloading(opened):
-    page = opened.page
-    page.select_option("#show", "wrong")
-    page.fill("#search", "what")
-    page.locator("#problems button[data-problem]").first.click()
-    page.select_option("#shade", "nll")
-    before = page.locator("#problem").inner_text()
-    opened.until("location.hash.includes('search=what')")
-    page.reload()
-    page.wait_for_selector("html[data-ready=all]")
-    assert page.locator("#problem").inner_text() == before and page.locator("#show").input_value() == "wrong"
-    assert page.locator("#search").input_value() == "what" and page.locator("#shade").input_value() == "nll"
+def test_characters_beyond_sixteen_bits_and_long_tokens_are_shaded(opened):
+    spans = opened.at("#problem=7&step=20&shade=entropy").locator("#problem .response").nth(1).locator("pre span")
+    assert spans.all_inner_texts() == ["😀", "😀", " ab", "-" * 80, " cd"]
+    assert [spans.nth(index).get_attribute("title") for index in (3, 4)] == ["0.00 nats", "3.00 nats"]
 
 
 @in_a_browser
-def test_a_response_with_a_script_stays_text(opened):
+def test_the_address_remembers_what_is_shown(opened):
     page = opened.page
-    page.select_option("#show", "malformed")
+    page.select_option("#show", "wrong")
+    page.fill("#search", "what")
+    opened.until("location.hash.includes('search=what')")
     page.locator("#problems button[data-problem]").first.click()
-    assert EVIL in page.locator("#problem").inner_text()
-    assert page.evaluate("window.evil") is None and page.locator("#problem img, #problem script").count() == 0
+    page.select_option("#shade", "nll")
+    before = page.locator("#problem").inner_text()
+    page.reload()
+    opened.ready()
+    assert page.locator("#problem").inner_text() == before and page.locator("#show").input_value() == "wrong"
+    assert page.locator("#search").input_value() == "what" and page.locator("#shade").input_value() == "nll"
+    page.locator("#problems button[data-problem]").nth(1).click()
+    assert page.locator("#problem").inner_text() != before
+    page.go_back()
+    opened.until(f"document.getElementById('problem').innerText.startsWith({before.splitlines()[0]!r})")
+    for nonsense in ("#step=20&problem=1&sample=x", "#step=20&problem=99&sample=-1&show=bogus&shade=red", "#step=7"):
+        opened.at(nonsense)
+        assert len(opened.problems()) == 8
 
 
 @in_a_browser
@@ -505,78 +455,70 @@ def test_everything_is_reached_by_keyboard(opened):
 
 
 @in_a_browser
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_the_page_is_accessible(chromium, run, theme):
-    from axe_playwright_python.sync_playwright import Axe
-
-    opened = Opened(chromium, report.write(run, price_per_hour=2.0), "#problem=3&step=20&shade=entropy", color_scheme=theme)
-    opened.page.locator("#figure-accuracy").scroll_into_view_if_needed()
-    opened.page.wait_for_selector("#figure-accuracy .main-svg")
-    for details in opened.page.locator("details").all():
-        details.evaluate("each => { each.open = true; }")
-    found = Axe().run(opened.page)
-    assert found.violations_count == 0, found.generate_report()
+def test_on_a_phone_zooming_into_one_curve_zooms_all(chromium, shared):
+    opened = Opened(chromium, report.write(shared), viewport={"width": 375, "height": 500})
+    page = opened.page
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
+    page.locator("#figure-loss").scroll_into_view_if_needed()
+    page.wait_for_selector("#figure-loss .main-svg")
+    assert page.locator("#figure-memory_gb .main-svg").count() == 0  # not in sight, so not drawn yet
+    box = page.locator("#figure-loss .nsewdrag").bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + 40)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + 42, steps=5)
+    page.mouse.up()
+    for name in ("loss", "nll"):
+        opened.until(f"document.getElementById('figure-{name}').layout?.xaxis.range[0] > 4")
+    page.locator("#figure-memory_gb").scroll_into_view_if_needed()
+    page.wait_for_selector("#figure-memory_gb .main-svg")
+    page.locator("#theme").click()
+    page.wait_for_timeout(300)
+    assert page.evaluate("document.getElementById('figure-memory_gb').layout.xaxis.range[0]") > 4  # also in the other theme
+    page.get_by_role("button", name="show all").click()
+    opened.until("document.getElementById('figure-loss').layout.xaxis.range[0] < 5")
+    page.locator("#problems button[data-problem]").first.click()
+    assert page.evaluate("document.activeElement.id") == "problem"
     opened.quiet()
-    opened.close()
+    opened.context.close()
 
 
 @in_a_browser
-def test_the_page_fits_a_phone(chromium, run):
-    opened = Opened(chromium, report.write(run), viewport={"width": 375, "height": 700})
-    assert opened.page.evaluate("document.documentElement.scrollWidth") <= 375
-    opened.page.locator("#problems button[data-problem]").first.click()
-    assert opened.page.evaluate("document.activeElement.id") == "problem"
-    opened.close()
-
-
-@in_a_browser
-def test_a_live_page_loads_itself_again(chromium, tmp_path):
-    run = make_run(tmp_path / "run", finished=False)
-    opened = Opened(chromium, report.write(run, live=True))
+def test_a_live_page_loads_itself_again(chromium, run):
+    opened = Opened(chromium, report.write(run, live=True), clock=True)
     opened.page.evaluate("window.before = true")
+    opened.page.clock.fast_forward(10_000)
     opened.until("window.before === undefined")
-    opened.close()
+    opened.context.close()
 
 
 @in_a_browser
-def test_two_thousand_problems_at_ten_evaluations_are_one_page_that_is_soon_there(chromium, tmp_path):
-    """Below 15 MB, one page; how long it takes is printed and not asserted: machines differ (bench/report.py measures it)."""
-    run = make_run(tmp_path / "run", problems=2000, steps=tuple(range(0, 100, 10)), words_each=60)
-    page = report.write(run)
-    assert page.stat().st_size < 15_000_000 and not list(run.glob("report-*.html"))
-    started = time.monotonic()
-    opened = Opened(chromium, page)
-    print(f"opened in {time.monotonic() - started:.1f} s, {page.stat().st_size / 1e6:.1f} MB")
-    assert len(opened.problems()) == 100 and "2000 of 2000" in opened.page.locator("#count").inner_text()
-    opened.page.get_by_role("button", name="show 100 more").click()
-    assert len(opened.problems()) == 200
-    opened.quiet()
-    opened.close()
+def test_many_problems_are_listed_in_portions_and_found_in_the_other_part(chromium, many):
+    run, size, bare = many
+    opened = Opened(chromium, report.write(run, largest=bare + (size - bare) * 2 // 3), "#problem=240&step=20")
+    opened.page.wait_for_url(re.compile(r"report-2\.html#problem=240"))
+    opened.ready()
+    assert "Problem 240" in opened.page.locator("#problem").inner_text()
+    in_all = len(opened.problems())  # up to the chosen one
+    assert f"{in_all} of {in_all} problems on this page (of 240 in all)" in opened.page.locator("#count").inner_text()
+    opened.at("#step=20")
+    assert len(opened.problems()) == 100 < in_all
+    opened.page.get_by_role("button", name=f"show {in_all - 100} more").click()
+    assert len(opened.problems()) == in_all
+    opened.context.close()
 
 
 @in_a_browser
 def test_the_page_of_a_sweep_draws_its_curve_and_links_its_trials(chromium, tmp_path):
-    from axe_playwright_python.sync_playwright import Axe
-
-    directory = make_sweep(tmp_path / "sweep")
-    opened = Opened(chromium, report.write(directory))
+    opened = Opened(chromium, report.write(make_sweep(tmp_path / "sweep")))
     opened.page.wait_for_selector("#figure-sizes .main-svg")
     said = opened.page.locator("main").inner_text()
     for part in (
-        "equal epochs (2 epochs); learning rate 2e-05; 2 seeds",
-        "filtered",
-        "control",
-        "What the curves say",
-        "1 failed",
-        "out of memory",
-    ):
+        "equal epochs (2 epochs); learning rate 2e-05; 2 seeds", "filtered", "control", "What the curves say", "1 failed",
+        "out of memory", "came furthest: 50.0 % [17–83], from 0.0 % untouched",
+    ):  # fmt: skip
         assert part in said, part
-    assert (
-        opened.page.locator("#trials a").count() == 3
-        and opened.page.locator("#trials a").first.get_attribute("href") == "trials/raw-8-seed42/report.html"
-    )
-    opened.page.locator("details").first.evaluate("each => { each.open = true; }")
-    found = Axe().run(opened.page)
-    assert found.violations_count == 0, found.generate_report()
+    links = opened.page.locator("#trials a")
+    assert links.count() == 3 and links.first.get_attribute("href") == "trials/raw-8-seed42/report.html"
+    opened.accessible()
     opened.quiet()
-    opened.close()
+    opened.context.close()

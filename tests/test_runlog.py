@@ -1,48 +1,43 @@
 from __future__ import annotations
 
-import subprocess
+import os
 import sys
+import threading
+from pathlib import Path
 
 import pytest
 
 from tutelage.config import parse_config
-from tutelage.errors import InputError, RunError
-from tutelage.runs.runlog import append_lines, open_run, read_lines
+from tutelage.errors import InputError, RunError, first_line
+from tutelage.runs.environment import describe_environment
+from tutelage.runs.files import append_lines, read_lines, write_text
+from tutelage.runs.log import RunLog, SilentRunLog, open_run
+from tutelage.runs.reading import Reading
 
 
 def config_of(directory, **train):
     return parse_config({"run": {"dir": str(directory)}, "train": train})
 
 
+def full(*_, **__):
+    raise OSError(28, "No space left on device")
+
+
 def test_a_run_directory_in_use_is_refused(tmp_path):
-    holder = (
-        "import sys; from tutelage.config import parse_config; from tutelage.runs.runlog import open_run\n"
-        f"with open_run(parse_config({{'run': {{'dir': {str(tmp_path / 'run')!r}}}}})):\n    print('held', flush=True); sys.stdin.read()"
-    )
-    with subprocess.Popen([sys.executable, "-c", holder], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout.readline() == b"held\n"
+    with open_run(config_of(tmp_path / "run")):
         with pytest.raises(InputError, match="in use by another process"), open_run(config_of(tmp_path / "run")):
             pass
-        process.stdin.close()
+        assert (tmp_path / "run").exists()
     with open_run(config_of(tmp_path / "run")):
         pass
-
-
-def test_a_directory_where_nothing_was_begun_is_left_as_it_was(tmp_path):
-    with open_run(config_of(tmp_path / "run")):
-        pass
-    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "run").exists()  # nothing was begun there
 
 
 def test_a_directory_that_is_no_run_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("precious")
     with pytest.raises(InputError, match=r"not empty and not a run \(thesis\.txt\)"), open_run(config_of(tmp_path)):
         pass
-
-
-def test_a_place_that_cannot_be_written_is_said(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be written"), open_run(config_of(tmp_path / "file" / "run")):
+    with pytest.raises(InputError, match="cannot be written"), open_run(config_of(tmp_path / "thesis.txt" / "run")):
         pass
 
 
@@ -57,21 +52,65 @@ def test_lines_survive_a_torn_end_and_are_dropped_after_a_step(tmp_path):
             file.write('{"kind": "train", "st')
         with (tmp_path / "generations.jsonl").open("ab") as file:
             file.write(b'{"step": 3, "response": "\xc3')  # in the middle of a character
-        assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [1, 1, 2, 2, 3]
+        assert [line["step"] for line in log.reading().lines] == [1, 1, 2, 2, 3]
         log.forget_after(3)
-        assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [1, 1, 2, 2, 3]
+        assert [line["step"] for line in log.reading().lines] == [1, 1, 2, 2, 3]
         assert [line["step"] for line in read_lines(tmp_path / "generations.jsonl")] == [1, 2]
         log.forget_after(1)
-        assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [1, 1]
+        assert [line["step"] for line in log.reading().lines] == [1, 1]
         assert read_lines(tmp_path / "generations.jsonl") == [{"step": 1, "response": "é"}]
-        assert log.has_evaluation(1) and not log.has_evaluation(2)
+        assert log.reading().evaluated == [1] and [line["step"] for line in log.reading().steps] == [1]
 
 
-def test_a_full_disk_is_one_clear_error():
-    from pathlib import Path
+def test_two_threads_write_each_line_once(tmp_path):
+    """Training and an evaluation that comes in log at the same time."""
+    log, lines = RunLog(tmp_path), 2000
 
-    with pytest.raises(RunError, match="/dev/full: cannot be written: No space left on device"):
-        append_lines(Path("/dev/full"), [{"a": 1}])
+    def write(first):
+        for step in range(first, 2 * lines, 2):
+            log.metrics(step=step)
+            if step % 20 < 2:
+                log.generations(step, [{"response": "x" * 20_000}])
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=write, args=(first,)) for first in (0, 1)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert sorted(line["step"] for line in read_lines(tmp_path / "metrics.jsonl")) == list(range(2 * lines))
+    assert sorted(line["step"] for line in read_lines(tmp_path / "generations.jsonl")) == sorted(
+        step for step in range(2 * lines) if step % 20 < 2
+    )
+
+
+def test_a_rank_that_does_not_lead_reads_and_writes_nothing(tmp_path):
+    RunLog(tmp_path).metrics(kind="eval", step=2)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    log = SilentRunLog(tmp_path)
+    log.metrics(kind="eval", step=3)
+    log.generations(3, [{}])
+    log.begin(config_of(tmp_path), "", {}, [])
+    log.forget_after(0)
+    log.set_aside()
+    log.finish({})
+    log.close()
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert log.reading().evaluated == [2] and not log.leads and RunLog(tmp_path).leads
+
+
+def test_a_line_that_a_full_disk_refused_is_written_later(tmp_path, monkeypatch):
+    log = RunLog(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        with pytest.raises(RunError, match=r"metrics\.jsonl: cannot be written: No space left on device"):
+            log.metrics(kind="train", step=1)
+    log.metrics(kind="train", step=2)
+    assert [line["step"] for line in log.reading().lines] == [1, 2]
 
 
 def test_half_a_character_in_a_row_is_written_as_json_writes_it(tmp_path):
@@ -80,13 +119,6 @@ def test_half_a_character_in_a_row_is_written_as_json_writes_it(tmp_path):
 
 
 def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path, monkeypatch):
-    from pathlib import Path
-
-    from tutelage.runs.runlog import write_text
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
     monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(RunError, match="No space left"):
         write_text(tmp_path / "a.json", "{}")
@@ -100,3 +132,38 @@ def test_a_torn_line_ends_where_it_was_torn_and_costs_no_other(tmp_path):
         file.write('{"a": 2, "b"')
     append_lines(path, [{"a": 3}])
     assert read_lines(path) == [{"a": 1}, {"a": 3}]
+
+
+def test_the_environment_is_told_where_the_system_says_less(monkeypatch):
+    """As on a Mac, or where no page count is known."""
+
+    def unknown(name):
+        raise ValueError("unrecognized configuration name")
+
+    def read_text(path, *arguments, **options):
+        return full() if str(path) == "/proc/cpuinfo" else original(path, *arguments, **options)
+
+    known = describe_environment()
+    assert known["machine"]["memory_gb"] > 0 and known["packages"]["torch"] and known["command"] == sys.argv
+    monkeypatch.setattr(os, "sysconf", unknown)
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    original = Path.read_text
+    monkeypatch.setattr(Path, "read_text", read_text)
+    monkeypatch.setattr("subprocess.run", full)
+    less = describe_environment()
+    assert less["machine"]["memory_gb"] is None and less["git"] is None and less["packages"] == known["packages"]
+    monkeypatch.delattr(os, "sysconf")
+    assert describe_environment()["machine"]["memory_gb"] is None
+
+
+def test_what_evaluations_cost_is_the_time_that_training_stood_still(tmp_path):
+    lines = [{"kind": "train", "step": 1, "seconds": 10.0}]
+    lines += [{"kind": "eval", "step": 1, "seconds": 4.0}]  # of a run begun before the time of training was logged
+    lines += [{"kind": "eval", "step": 2, "seconds": 9.0, "training_seconds": 0.5}]
+    lines += [{"kind": "eval_failed", "step": 3, "training_seconds": 0.5}, {"kind": "eval_skipped", "step": 4}]
+    append_lines(tmp_path / "metrics.jsonl", lines)
+    assert Reading(tmp_path).evaluation_cost == {"training_seconds": 10.0, "evaluation_seconds": 5.0, "share": 0.5}
+
+
+def test_an_error_is_told_by_its_first_line():
+    assert first_line(OSError("no route\nand more")) == "no route" and first_line(ValueError("\n")) == "ValueError"

@@ -28,6 +28,14 @@ def test_a_snapshot_is_the_weights_of_its_moment_in_memory_that_others_can_open(
     assert taken.size == sum(tensor.numel() * 4 for tensor in expected.values())
 
 
+def test_where_the_system_has_no_files_in_memory_an_unnamed_file_serves(model, tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "memfd_create")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    taken = take(lora.merged_weights(model), torch.float32)
+    assert all(torch.equal(taken.tensors()[name], tensor) for name, tensor in model.state_dict().items())
+    assert not list(tmp_path.iterdir())
+
+
 def test_its_hash_says_whether_two_are_the_same(model):
     first, again = (take(lora.merged_weights(model), torch.bfloat16) for _ in range(2))
     assert first.sha256() == again.sha256() and first.size * 2 == take(lora.merged_weights(model), torch.float32).size

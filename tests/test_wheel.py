@@ -14,7 +14,7 @@ import pytest
 
 from tutelage.cli import main
 from tutelage.data import arithmetic
-from tutelage.runs.runlog import to_lines
+from tutelage.runs.files import to_lines
 
 ROOT = Path(__file__).parent.parent
 

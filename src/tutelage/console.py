@@ -152,9 +152,9 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def within(share: float, low: float, high: float) -> str:
-    """``71.9 % [60–81]``: a share and its interval."""
-    return f"{percent(share)} [{100 * low:.0f}–{100 * high:.0f}]"
+def within(share: float, low: float, high: float, digits: int = 0) -> str:
+    """``71.9 % [60–81]``: a share and its interval, whose ends have `digits` decimals."""
+    return f"{percent(share)} [{100 * low:.{digits}f}–{100 * high:.{digits}f}]"
 
 
 def percent(share: float | None) -> str:

@@ -9,3 +9,9 @@ class InputError(ValueError):
 
 class RunError(RuntimeError):
     """A run could not go on (a full disk, a loss that is not a number). Exit code 1."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; of an error without a message, the name of its type."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

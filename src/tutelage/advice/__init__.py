@@ -5,6 +5,6 @@ from typing import TYPE_CHECKING
 from tutelage._lazy import lazily
 
 if TYPE_CHECKING:
-    from tutelage.advice.propose import as_json, plan_run
+    from tutelage.advice.tell import as_json, plan_run
 
 __getattr__, __dir__, __all__ = lazily(__name__)

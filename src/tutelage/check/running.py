@@ -12,7 +12,17 @@ import torch
 
 from tutelage.check.subject import Finding, Subject, distance, sampled
 from tutelage.config import Config, replaced
-from tutelage.evaluation import Completion, EngineError, Sampling, engine_for, evaluate, native, vllm
+from tutelage.evaluation import (
+    Completion,
+    EngineError,
+    EngineHandle,
+    Sampling,
+    engine_setting,
+    hand_over,
+    native,
+    prompt_ids,
+    registry,
+)
 from tutelage.machines import ALONE
 from tutelage.model import for_device, load_policy, resolve, size_in_bytes
 from tutelage.resources import engine_device
@@ -68,27 +78,26 @@ def engines(subject: Subject) -> Finding:
     its cache, and its greedy responses."""
     config, policy = subject.pool.config, subject.policy
     device = engine_device(config.eval.device, policy.device)
-    if absent := vllm.missing(device.type):
-        return Finding(None, absent)
     if config.eval.backend == "native":
-        return Finding(None, "eval.backend = native")
-    prompts = evaluate.prompt_ids(policy.tokenizer, subject.pool.problems[:ASKED])
+        return Finding(None, registry.reason("auto", device.type) or "eval.backend = native")
+    if absent := registry.reason(config.eval.backend, device.type):
+        return Finding(None, absent)
+    prompts = prompt_ids(policy.tokenizer, subject.pool.problems[:ASKED])
     longest = max(map(len, prompts)) + CAP
     log = subject.scratch / "engine.log"
-    engine = engine_for(
-        policy, resolve(config.model.id), config.eval, device, share=config.eval.gpu_memory_utilization, longest=max(longest, 256),
-        log=log,
-    )  # fmt: skip
+    engine = EngineHandle(
+        engine_setting(resolve(config.model.id), config.eval, policy.precision, device, max(longest, 256), log)
+    )
     with closing(engine):
         try:
             engine.start()
         except EngineError:
             last = (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["it says nothing"])[-1]
-            holds = False if config.eval.backend == "vllm" else None
-            return Finding(holds, f"vLLM does not start with this model here: {last}")
-        engine.load(engine.hand_over(policy))
+            what = f"{engine.title} does not start with this model here: {last}"
+            return Finding(None if config.eval.backend == "auto" else False, what)
+        engine.load(hand_over(policy, engine))
         with _nudged(policy.model):  # it has read the model as it is; what it gets now is another one
-            proof = engine.load(engine.hand_over(policy))
+            proof = engine.load(hand_over(policy, engine))
             theirs, ours = engine.generate(prompts, _greedy(subject)), _generate(subject, prompts)
     same = sum(a.token_ids == b.token_ids for a, b in zip(ours, theirs, strict=True))
     gaps = f"{proof.max_gap:.1e} nats at most, {proof.cached_max_gap:.1e} through the cache ({proof.dtype})"
@@ -98,7 +107,7 @@ def engines(subject: Subject) -> Finding:
 def stops(subject: Subject) -> Finding:
     """When the model says the token that labels end with, its response is over."""
     policy = subject.policy
-    prompts = evaluate.prompt_ids(policy.tokenizer, subject.pool.problems[:ASKED])
+    prompts = prompt_ids(policy.tokenizer, subject.pool.problems[:ASKED])
     taught = next((row for row in subject.prepared.train if row.ends), None)
     if taught is None:
         return Finding(False, "no row teaches an end token: all are cut")

@@ -9,7 +9,7 @@ from tutelage.check.subject import Finding, Subject
 from tutelage.config import replaced
 from tutelage.console import percent
 from tutelage.data import Example, Ledger, Row, TokenizedExample, choose_problems
-from tutelage.evaluation import evaluate
+from tutelage.evaluation import REWARD_FUNCTIONS, prompt_ids
 from tutelage.model import pack
 
 MOST_ROWS = 2000
@@ -56,7 +56,7 @@ def _sent_in_validation(subject: Subject, rows: list[TokenizedExample]) -> dict[
     pool = subject.pool
     lenient = replaced(pool.config, {"data.on_bad_row": "skip"})
     problems = choose_problems([Row(row.source, pool.raw[row.source]) for row in rows], pool.template, Ledger(()), lenient)
-    sent = evaluate.prompt_ids(subject.policy.tokenizer, problems)
+    sent = prompt_ids(subject.policy.tokenizer, problems)
     return {problem.source: prompt for problem, prompt in zip(problems, sent, strict=True)}
 
 
@@ -95,7 +95,7 @@ def mask(subject: Subject) -> Finding:
 def grader(subject: Subject) -> Finding:
     """Known pairs are graded rightly; every row's own reference earns 1, and another answer, or none, 0."""
     style = subject.config.eval.reward
-    grade = evaluate.REWARD_FUNCTIONS[style]
+    grade = REWARD_FUNCTIONS[style]
     says = "so it is. </think> <answer> {} </answer>" if style == "r1_zero" else r"So it is \boxed{{{}}}."
     examples = [*subject.pool.examples, *subject.pool.problems]
     references = list(dict.fromkeys(example.reference for example in examples if example.reference.strip()))[: MOST_ROWS // 10]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections import Counter
 from pathlib import Path
 
 from tutelage.cli.command import Commands, Outcome, add_command, start
@@ -67,7 +66,7 @@ def _write(run: Path, found: Path, target: Path) -> None:
     from tutelage.machines import ALONE
     from tutelage.model import load_policy, load_tokenizer, save_model
     from tutelage.report import show
-    from tutelage.runs import RunLog, checkpoint, read_lines
+    from tutelage.runs import Reading, checkpoint
 
     config = load_config(run / "config.toml")
     tokenizer = load_tokenizer(config.model.id)
@@ -77,9 +76,9 @@ def _write(run: Path, found: Path, target: Path) -> None:
         policy = load_policy(as_trained, tokenizer, to_train=False, here=False)
         checkpoint.load(found, policy.model, None, ALONE)
     step = checkpoint.step_of(found)
-    fates = Counter(line["fate"] for line in read_lines(run / "ledger.jsonl"))
-    evaluations = [line for line in RunLog(run).evaluations() if line["step"] <= step]
-    save_model(policy, target, show.model_card(config, fates, evaluations, step))
+    reading = Reading(run)
+    evaluations = [line for line in reading.evaluations if line["step"] <= step]
+    save_model(policy, target, show.model_card(config, reading.fates, evaluations, step))
 
 
 def _new(target: Path) -> Path:

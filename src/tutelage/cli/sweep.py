@@ -47,17 +47,16 @@ def run(arguments: argparse.Namespace) -> Outcome:
     config = load_config(arguments.config, arguments.overrides)
     design = _design(arguments, config)
     start()
-    from tutelage.experiments import run_sweep
+    from tutelage.experiments import predict_sweep, run_sweep
     from tutelage.runs import results
 
-    expected: list[dict[str, Any]] = []
+    if arguments.dry_run:
+        trials = predict_sweep(config, design, arguments.out, arguments.where, arguments.gpus_per_trial, arguments.models)
+        return Outcome({"directory": str(arguments.out), "trials": trials})
     page = run_sweep(
         config, design, arguments.out, where=arguments.where, workers=arguments.workers,
         gpus_per_trial=arguments.gpus_per_trial, models=arguments.models,
-        on_dry_run=expected.extend if arguments.dry_run else None,
     )  # fmt: skip
-    if arguments.dry_run:
-        return Outcome({"directory": str(arguments.out), "trials": expected})
     points, verdicts = results.table(arguments.out), results.verdicts(results.points(arguments.out))
     return Outcome({"directory": str(arguments.out), "page": str(page), "points": points, "verdicts": verdicts})
 

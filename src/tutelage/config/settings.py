@@ -169,9 +169,10 @@ class EvalConfig(Section):
     """Widest 95 % interval of the panel's accuracy that will do; it sets the size of the panel where `examples` is none."""
     full: bool = True
     """Ask all validation problems, not the panel alone, before and after training."""
-    backend: Annotated[Literal["auto", "vllm", "native"], MAY_CHANGE] = "auto"
-    """vllm: an engine in a process of its own gets the weights before each evaluation. native: the training model itself generates.
-    auto: vLLM where it is installed and fits, printed."""
+    backend: Annotated[str, MAY_CHANGE] = "auto"
+    """What generates. vllm: an engine in a process of its own gets the weights before each evaluation. native: the training model
+    itself. auto: vLLM where it is installed and fits, printed. Also another engine of the registry ("fake"), or
+    "module:Class" of your own."""
     mode: Annotated[Literal["auto", "sync", "async"], MAY_CHANGE] = "auto"
     """async: training goes on while vLLM generates; results bear the step whose weights they used. sync: training waits.
     auto: async where vLLM has a device of its own."""

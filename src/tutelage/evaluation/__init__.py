@@ -5,22 +5,25 @@ from typing import TYPE_CHECKING
 from tutelage._lazy import lazily
 
 if TYPE_CHECKING:
-    from tutelage.evaluation import evaluate
-    from tutelage.evaluation.certificate import MAX_GAP_FLOAT32, MEAN_GAP_BFLOAT16, Certificate, trainer_scores
+    from tutelage.evaluation.certificate import MAX_GAP_FLOAT32, MEAN_GAP_BFLOAT16
     from tutelage.evaluation.draft import forget_drafts
-    from tutelage.evaluation.engine import Completion, EngineError, Sampling, native, vllm
-    from tutelage.evaluation.engines import PORTION, Engine, Handover, engine_for, init_vllm, load_policy_into_vllm_instance
-    from tutelage.evaluation.evaluate import (
-        add_entropies,
-        entropy_kind,
-        grade_examples,
-        log_generations,
-        log_generations_vllm,
-        prompt_ids,
-        sampling_of,
-        solve,
-        summarize,
+    from tutelage.evaluation.engine import (
+        Completion,
+        EngineError,
+        EngineHandle,
+        Sampling,
+        engine_setting,
+        hand_over,
+        init_vllm,
+        load_policy_into_vllm_instance,
+        native,
+        registry,
     )
-    from tutelage.evaluation.live import Evaluator
+    from tutelage.evaluation.generations import log_generations, log_generations_vllm
+    from tutelage.evaluation.grade import REWARD_FUNCTIONS, summarize
+    from tutelage.evaluation.live import Evaluator, evaluator_for
+    from tutelage.evaluation.solve import Job, Solved, prompt_ids, sampling_of
+    from tutelage.evaluation.spread import settled, solve_elsewhere, solve_here
+    from tutelage.evaluation.validation import Validation
 
 __getattr__, __dir__, __all__ = lazily(__name__)

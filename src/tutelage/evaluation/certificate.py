@@ -1,4 +1,4 @@
-"""Does the engine hold the trainer's weights? Fixed sequences are scored by both; what they differ by is kept with the results."""
+"""Does the engine hold the trainer's weights? Both score fixed sequences; the difference is kept with the results."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import torch
 
 from tutelage.data import TokenizedExample, arithmetic
 from tutelage.errors import RunError
+from tutelage.evaluation.engine.contract import Scores
 from tutelage.model import Policy
 
 PROBES, LENGTH = 2, 160
 """How many sequences, and of how many tokens: several blocks of an engine's prefix cache."""
 CUTS = tuple(range(LENGTH // 4, LENGTH, LENGTH // 16))
-"""Which of their tokens are scored through the cache too: so many that in bfloat16 their mean says something."""
+"""Indices of the tokens that are scored through the cache too: so many that in bfloat16 their mean says something."""
 MAX_GAP_FLOAT32, MEAN_GAP_BFLOAT16 = 1e-3, 0.1
 """Bounds in nats. Engines and trainers add in another order: in float32 that shows below 1e-4, in bfloat16 as 0.03–0.05 on
 average, single tokens differing by more; a stale head gives 0.3 and more, a stale cache whole nats."""
@@ -85,23 +86,23 @@ def probes(tokenizer: Any, longest: int | None = None) -> list[tuple[int, ...]]:
             yield "\n".join(message["content"] for message in row["messages"])
 
     ids = [token for text in texts() for token in tokenizer.encode(text + "\n", add_special_tokens=False)]
-    return [tuple(ids[number * length : (number + 1) * length]) for number in range(PROBES)]
+    return [tuple(ids[index * length : (index + 1) * length]) for index in range(PROBES)]
 
 
 def cuts_of(sequences: Sequence[Sequence[int]]) -> list[int]:
-    """Which tokens are scored through the cache: those at `CUTS`, or nearer to the start in shorter sequences."""
+    """The indices of the tokens that are scored through the cache: `CUTS`, or nearer to the start in shorter sequences."""
     length = len(sequences[0])
     return sorted({max(1, cut * length // LENGTH) for cut in CUTS})
 
 
 def trainer_scores(policy: Policy, sequences: Sequence[tuple[int, ...]]) -> list[torch.Tensor]:
     """Log-probabilities of every token but the first of each sequence, by the policy as it computes in training."""
-    rows = [TokenizedExample(f"probe {number}", ids[:1], ids[1:]) for number, ids in enumerate(sequences)]
+    rows = [TokenizedExample(f"probe {index}", ids[:1], ids[1:]) for index, ids in enumerate(sequences)]
     return [log_probs.float() for log_probs, _ in policy.score_responses(rows)]
 
 
 def compare(
-    expected: Sequence[torch.Tensor], scored: dict[str, Any], cuts: Sequence[int], dtype: str, **more: Any
+    expected: Sequence[torch.Tensor], scored: Scores, cuts: Sequence[int], dtype: str, **more: Any
 ) -> Certificate:
     """The certificate from the trainer's scores and what the engine's `score` gave."""
     plain = (torch.cat(list(expected)) - torch.tensor([value for values in scored["plain"] for value in values])).abs()

@@ -1,4 +1,4 @@
-"""What an evaluation under way has answered so far, on the disk: a run that is stopped in it goes on where it was."""
+"""The answers so far of an evaluation under way, on the disk: a run that is stopped during it goes on from there."""
 
 from __future__ import annotations
 
@@ -16,22 +16,31 @@ PREFIX = ".evaluation-"
 
 
 class Draft:
-    """The answers of one evaluation, in one file per rank.
+    """The answers of one evaluation, in one file per rank of the run directory.
 
-    Answers depend on weights, prompt, sampling and the numbers of problem and sample alone. So those of another step, other
-    prompts, another sampling, or that were found otherwise (`how`: by another back end) have another name, and are not found.
+    Args:
+        key: see `key`; another evaluation has another key, and does not find these answers.
     """
 
-    def __init__(
-        self, run: Path, step: int, prompts: Sequence[Sequence[int]], sampling: Sampling, how: str = "", rank: int = 0
-    ) -> None:
-        asked = hashlib.sha256(repr(([list(prompt) for prompt in prompts], sampling, how)).encode()).hexdigest()[:12]
+    def __init__(self, run: Path, key: str, rank: int = 0) -> None:
         self.broken = False
-        self.run, self.name = run, f"{PREFIX}{step}-{asked}"
+        self.run, self.name = run, f"{PREFIX}{key}"
         self.file = run / f"{self.name}.{rank}.jsonl"
 
+    @staticmethod
+    def key(step: int, prompts: Sequence[Sequence[int]], sampling: Sampling, *solver: str) -> str:
+        """A name for all that answers depend on.
+
+        Args:
+            step: whose weights answer.
+            prompts: token ids.
+            solver: what answers (the engine), and what else changes its answers, such as the precision.
+        """
+        asked = repr(([list(prompt) for prompt in prompts], sampling, solver))
+        return f"{step}-{hashlib.sha256(asked.encode()).hexdigest()[:12]}"
+
     def known(self) -> dict[int, list[Completion]]:
-        """The answers so far of all ranks, by the numbers of their problems; to be asked before more are added."""
+        """The answers so far of all ranks, by the indices of their problems. Call it before more are added."""
         answers = {}
         for file in self.run.glob(f"{self.name}.*.jsonl"):
             lines = read_lines(file)
@@ -41,8 +50,8 @@ class Draft:
         return answers
 
     def add(self, answers: Mapping[int, Sequence[Completion]]) -> None:
-        """Keep more answers. Where they cannot be written, that is told once, and the evaluation does without."""
-        lines = [{"problem": number, "completions": [asdict(each) for each in answers[number]]} for number in answers]
+        """Keep more answers. If they cannot be written, that is said once, and the evaluation does without."""
+        lines = [{"problem": index, "completions": [asdict(each) for each in answers[index]]} for index in answers]
         try:
             if not self.broken:
                 append_lines(self.file, lines)
@@ -57,7 +66,7 @@ class Draft:
 
 
 def forget_drafts(run: Path, but_of: int | None = None) -> None:
-    """Remove the drafts of a run, but those of one step."""
+    """Remove the drafts of a run, except those of one step."""
     for file in run.glob(f"{PREFIX}*"):
         if but_of is None or not file.name.startswith(f"{PREFIX}{but_of}-"):
             file.unlink(missing_ok=True)

@@ -1,31 +1,27 @@
-"""Evaluation while training: by the training model itself, or through a vLLM engine, which training need not wait for."""
+"""Evaluation while training: by the training model itself, or by an engine, which training need not wait for."""
 
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
 
 from tutelage import console
-from tutelage.config import Config
-from tutelage.data import Example, Prepared
-from tutelage.errors import RunError
-from tutelage.evaluation.certificate import Certificate, UncertifiedWeights
-from tutelage.evaluation.draft import Draft
-from tutelage.evaluation.engine import Completion, EngineError
-from tutelage.evaluation.engines import Engine, Handover, engine_for, hand_over
-from tutelage.evaluation.evaluate import add_entropies, entropy_kind, grade_examples, prompt_ids, sampling_of, solve, summarize
-from tutelage.machines import ALONE, World, gathered, uninterrupted
-from tutelage.model import Policy, optim, resolve
-from tutelage.report import show
+from tutelage.errors import InputError, RunError
+from tutelage.evaluation.certificate import UncertifiedWeights
+from tutelage.evaluation.engine import EngineError, EngineHandle, Handover, engine_setting, hand_over, registry
+from tutelage.evaluation.solve import Solved, nothing, solve, solve_by_engine
+from tutelage.evaluation.validation import Evaluation, Validation
+from tutelage.machines import gathered, uninterrupted
+from tutelage.model import optim, resolve
 from tutelage.resources import Placement
-from tutelage.runs import RunLog
 
 GRACE = 20.0
 """Seconds for which an evaluation in flight is waited for when the job was asked to stop, and its state is saved."""
@@ -35,84 +31,107 @@ QUEUE = 4
 """Evaluations in flight at most with `eval.when_busy = "queue"`: each holds a copy of the weights in the host's memory."""
 
 
-@dataclass(frozen=True)
-class Answers:
-    """What an engine made of the problems, graded."""
+class Evaluator(Protocol):
+    """Evaluates a run while it trains. All ranks call each method together."""
 
-    certificate: Certificate
-    completions: list[Completion]
-    records: list[dict[str, Any]]
+    def __call__(self, step: int) -> None:
+        """Evaluate if it is time to."""
+
+    def collect(self, step: int) -> None:
+        """Log what has come back."""
+
+    def finish(self, step: int) -> None:
+        """Wait for what is in flight."""
+
+    def give_up(self, step: int) -> None:
+        """Wait for what is in flight for a grace period."""
+
+    def close(self) -> None:
+        """End the engine; what is still in flight is lost."""
+
+
+def evaluator_for(validation: Validation, placement: Placement | None, optimizer: torch.optim.Optimizer) -> Evaluator:
+    """What evaluates a run: ``evaluator(step)`` does if it is time to; `collect`, `finish`, `give_up` see to what is in flight.
+
+    Args:
+        placement: where the engine runs; None: the policy generates by itself.
+        optimizer: its state makes room where training and the engine take turns.
+    """
+    if placement is None:
+        return NativeEvaluator(validation)
+    config, policy = validation.config, validation.policy
+    longest = validation.prepared.longest_prompt + config.eval.max_new_tokens
+    setting = engine_setting(
+        resolve(config.model.id), config.eval, policy.precision, placement.device, longest, validation.log.directory / "engine.log"
+    )
+    setting = replace(setting, gpu_memory_utilization=placement.gpu_memory_utilization, sleeps=placement.in_turns)
+    if placement.in_turns and not registry.entry_of(config.eval.backend).sleeps:
+        raise InputError(
+            f'eval.backend = "{config.eval.backend}": on {placement.device} training and the engine would take turns, and this one has'
+            ' no sleep and wake_up; choose another eval.device, or eval.in_turns = "off"'
+        )
+    return EngineEvaluator(validation, placement, EngineHandle(setting), optimizer)
+
+
+class NativeEvaluator:
+    """The policy solves the problems by itself, while training waits. Nothing is ever in flight."""
+
+    def __init__(self, validation: Validation) -> None:
+        self.validation = validation
+
+    def __call__(self, step: int) -> None:
+        """Evaluate if it is time to. Raises StopWanted if the job is asked to stop meanwhile."""
+        validation = self.validation
+        if not validation.is_due(step):
+            return
+        evaluation = validation.begin(step, "native")
+        with validation.progress(evaluation) as advance:
+            solved = solve(evaluation.job, validation.policy, evaluation.draft, validation.world, advance)
+        evaluation.cost = validation.cost(step, evaluation.started)
+        validation.record(evaluation, solved, step)
+
+    def collect(self, step: int) -> None:
+        """Log what has come back: nothing."""
+
+    finish = give_up = collect
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 @dataclass
 class Flight:
-    """An evaluation that an engine is at; `cost` is for how many seconds training stood still to launch it.
+    """An evaluation that the engine is at. Of several ranks, rank 0 has the answers."""
 
-    Of several ranks, the first has the answers.
-    """
-
-    step: int
-    prompts: list[list[int]]
+    evaluation: Evaluation
     handed: Handover
-    draft: Draft
-    answers: Future[Answers]
-    started: float
-    cost: float = 0.0
+    answers: Future[Solved]
 
 
-class Evaluator:
-    """Lets the policy solve the validation problems when it is time to, and logs and prints what came of it.
+class EngineEvaluator:
+    """An engine gets the policy's weights and solves the problems, while training goes on or waits, as placed.
 
     Whatever happens to the engine, training goes on: an evaluation that fails is reported and logged as failed. `close` ends it.
-    Several ranks come here together; the first has the engine and the log.
-
-    Args:
-        placement: where vLLM runs; None: the policy generates by itself.
-        longest: prompt + response in tokens, at most.
-        total: optimizer steps of the run.
+    Several ranks come here together; rank 0 starts the engine.
     """
 
     def __init__(
-        self,
-        policy: Policy,
-        prepared: Prepared,
-        config: Config,
-        log: RunLog,
-        optimizer: torch.optim.Optimizer,
-        placement: Placement | None,
-        longest: int,
-        total: int,
-        world: World = ALONE,
+        self, validation: Validation, placement: Placement, engine: EngineHandle, optimizer: torch.optim.Optimizer
     ) -> None:
-        self.policy, self.problems, self.panel = policy, prepared.validation, prepared.panel
-        self.config, self.log, self.total = config.eval, log, total
-        self.optimizer, self.placement, self.world = optimizer, placement, world
-        self.engine: Engine | None = None
-        if placement is not None and world.leads:
-            self.engine = engine_for(
-                policy, resolve(config.model.id), config.eval, placement.device, share=placement.gpu_memory_utilization,
-                longest=longest, log=log.directory / "engine.log", sleeps=placement.in_turns,
-            )  # fmt: skip
+        self.validation, self.placement, self.engine, self.optimizer = validation, placement, engine, optimizer
+        self.policy, self.config = validation.policy, validation.config.eval
+        self.world, self.log = validation.world, validation.log
         self.worker = ThreadPoolExecutor(1, thread_name_prefix="evaluation")
         self.flights: deque[Flight] = deque()
-        self.given_up = False
+        self.given_up = threading.Event()  # the worker sets it when the engine has failed twice in one evaluation
 
     def __call__(self, step: int) -> None:
         """Log what has come back, and evaluate if it is time to. Raises StopWanted if the job is asked to stop meanwhile."""
         self.collect(step)
-        if not self.config.is_due(step, self.total) or self.world.first(lambda: self._knows(step)):
+        if any(flight.evaluation.step == step for flight in self.flights) or not self.validation.is_due(step):
             return
-        problems = self.problems if self.config.full and step in (0, self.total) else self.problems[: self.panel]
-        prompts = prompt_ids(self.policy.tokenizer, problems)
-        how = f"{'native' if self.placement is None else 'vllm'}, {self.policy.precision}, {self.config.entropy}"
-        draft = Draft(self.log.directory, step, prompts, sampling_of(self.config, self.policy.stops), how, self.world.rank)
-        if self.placement is None:
-            started = time.monotonic()
-            with console.progress(f"evaluating at step {step}", len(problems) * self.config.samples) as advance:
-                records = solve(self.policy, problems, self.config, advance, self.world, draft)
-            self._log(step, step, records, started, self._cost(step, started), draft)
-        elif self._may_start(step):
-            self._launch(step, problems, prompts, draft)
+        if self._has_room(step):
+            self._launch(self.validation.begin(step, self.config.backend))
 
     def collect(self, step: int) -> None:
         """Log what has come back."""
@@ -127,230 +146,156 @@ class Evaluator:
     def give_up(self, step: int) -> None:
         """Wait for what is in flight for `GRACE` seconds, and no longer: the job was asked to stop."""
         until = time.monotonic() + GRACE
-        while len(self.flights) > 0 and self.world.first(lambda: self._comes_in(until)):
+        while len(self.flights) > 0 and self.world.first(lambda: self._is_back(self.flights[0], until)):
             self._land(step)
 
     def close(self) -> None:
         """End the engine; what is still in flight is lost, and said to be."""
         try:
-            if self.engine is not None:
-                self.engine.close()
+            self.engine.close()
         finally:
             self.worker.shutdown(cancel_futures=True)
             with contextlib.suppress(RunError):
-                while self.flights:
-                    self._lose(self.flights.popleft())
+                self._lose_flights()
 
-    def _lose(self, flight: Flight) -> None:
-        console.say(f"the evaluation of step {flight.step} was in flight and is lost", style="yellow")
-        self.log.metrics(kind="eval_lost", step=flight.step)
+    def _lose_flights(self) -> None:
+        while self.flights:
+            step = self.flights.popleft().evaluation.step
+            console.say(f"the evaluation of step {step} was in flight and is lost", style="yellow")
+            self.log.metrics(kind="eval_lost", step=step)
 
-    def _knows(self, step: int) -> bool:
-        return self.log.has_evaluation(step) or any(flight.step == step for flight in self.flights)
-
-    def _cost(self, step: int, since: float) -> float:
-        """Seconds that training stood still at a step; none once there is nothing left to train."""
-        return round(time.monotonic() - since, 2) if step < self.total else 0.0
-
-    def _may_start(self, step: int) -> bool:
+    def _has_room(self, step: int) -> bool:
         """Make room for one more flight, or leave this evaluation out, as configured."""
-        if self.flights and self.config.when_busy == "skip" and step < self.total:
-            flying = self.flights[0].step
+        if self.flights and self.config.when_busy == "skip" and step < self.validation.total:
+            flying = self.flights[0].evaluation.step
             console.say(f"step {step}: not evaluated, that of step {flying} is in flight (eval.when_busy)", style="yellow")
             self.log.metrics(kind="eval_skipped", step=step, in_flight=flying)
             return False
         while len(self.flights) >= (QUEUE if self.config.when_busy == "queue" else 1):
             self._land(step)
-        return not self.world.first(lambda: self.given_up)
+        return not self.world.first(self.given_up.is_set)
 
-    def _launch(self, step: int, problems: list[Example], prompts: list[list[int]], draft: Draft) -> None:
-        assert self.placement is not None
-        started = time.monotonic()
+    def _launch(self, evaluation: Evaluation) -> None:
+        """Hand the weights over, and let the engine begin; where training waits, until it is done."""
         waits = not self.placement.asynchronous
         if not waits:
             self.world.first(self._start_undisturbed)
-        handed = self._hand_over(step, started)
+        handed = self._hand_over(evaluation)
         if handed is None:
             return
-        bar = console.progress(f"evaluating at step {step}", len(problems) * self.config.samples)
-        with bar if waits else contextlib.nullcontext(lambda count: None) as advance, self._turn():
-            answers: Future[Answers] = Future()
-            if self.engine is not None:
-                known = draft.known()
-                advance(sum(map(len, known.values())))
-                answers = self.worker.submit(self._answers, step, problems, prompts, handed, known, draft, advance)
-            flight = Flight(step, prompts, handed, draft, answers, started)
+        bar = self.validation.progress(evaluation) if waits else contextlib.nullcontext(nothing)
+        with bar as advance, self._engines_turn() if self.placement.in_turns else contextlib.nullcontext():
+            answers = self.worker.submit(self._solve, evaluation, handed, advance) if self.world.leads else Future()
+            flight = Flight(evaluation, handed, answers)
             self.flights.append(flight)
             if waits:
                 self.world.first(lambda: self._wait(flight))
-        flight.cost = self._cost(step, started)
+        evaluation.cost = self.validation.cost(evaluation.step, evaluation.started)
         if waits:
-            self._land(step)
+            self._land(evaluation.step)
 
-    def _hand_over(self, step: int, started: float) -> Handover | None:
-        """What the engine is to load; None if there is no memory for it, which is told."""
-        probes, dtype = self.world.first(lambda: (self._engine().probes, self._engine().dtype))
-        handed, failure = None, None
+    def _hand_over(self, evaluation: Evaluation) -> Handover | None:
+        """What the engine is to load. None if a rank has no memory for it: the evaluation has then failed, and is logged so."""
+        handed, failure = None, EngineError("another rank could not take part")
         try:
-            handed = hand_over(self.policy, probes, dtype, keep=self.world.leads)
+            handed = hand_over(self.policy, self.engine, keep=self.world.leads)
         except EngineError as error:
             failure = error
-        if not self.world.any(failure is not None):
+        if not self.world.any(handed is None):
             return handed
-        self._fail(step, failure or EngineError("another rank could not take part"), self._cost(step, started))
+        evaluation.cost = self.validation.cost(evaluation.step, evaluation.started)
+        self._fail(evaluation, failure)
         return None
 
-    def _engine(self) -> Engine:
-        assert self.engine is not None
-        return self.engine
-
-    def _answers(
-        self,
-        step: int,
-        problems: list[Example],
-        prompts: list[list[int]],
-        handed: Handover,
-        known: dict[int, list[Completion]],
-        draft: Draft,
-        on_finished: Callable[[int], None],
-    ) -> Answers:
-        """In a thread of its own: sync, certify, generate, grade."""
+    def _solve(self, evaluation: Evaluation, handed: Handover, on_finished: Callable[[int], None]) -> Solved:
+        """In the worker's thread: sync, certify, generate, grade."""
 
         def report(error: EngineError) -> None:
-            console.say(f"step {step}: {error}; it is started again", style="yellow")
-            self.log.metrics(kind="engine_failed", step=step, reason=str(error))
+            console.say(f"step {evaluation.step}: {error}; it is started again", style="yellow")
+            self.log.metrics(kind="engine_failed", step=evaluation.step, reason=str(error))
 
-        if self.given_up:
-            raise EngineError("vLLM had failed before")
-        sampling = sampling_of(self.config, self.policy.stops)
-        asked = {number: prompt for number, prompt in enumerate(prompts) if number not in known}
+        if self.given_up.is_set():
+            raise EngineError(f"{self.engine.title} had failed before")
         try:
-            proof, answers = self._engine().answer(handed, asked, sampling, on_finished, report, draft.add)
+            return solve_by_engine(evaluation.job, self.engine, handed, evaluation.draft, on_finished, report)
         except EngineError:
-            self.given_up = not self._engine().remote.closed
+            if not self.engine.closed:
+                self.given_up.set()
             raise
-        completions = [each for number in range(len(prompts)) for each in (known | answers)[number]]
-        return Answers(proof, completions, grade_examples(problems, completions, self.config))
 
     def _wait(self, flight: Flight) -> None:
         """Wait for a flight. Raises StopWanted if the job is asked to stop meanwhile."""
-        while not self._comes_in(time.monotonic() + POLL, flight):
+        while not self._is_back(flight, time.monotonic() + POLL):
             self.world.alive()
 
-    def _comes_in(self, until: float, flight: Flight | None = None) -> bool:
-        """Whether a flight, else the oldest one, comes back until then."""
-        answers = (flight or self.flights[0]).answers
-        return len(wait([answers], max(0.0, until - time.monotonic())).done) > 0
+    def _is_back(self, flight: Flight, until: float) -> bool:
+        """Whether a flight comes back before a time of the monotonic clock."""
+        return len(wait([flight.answers], max(0.0, until - time.monotonic())).done) > 0
 
     def _start_undisturbed(self) -> None:
         """Start an engine on the GPU that is trained on: it measures the memory that is free, which must not change meanwhile."""
-        assert self.placement is not None
         shared = self.placement.device == self.policy.device != torch.device("cpu")
-        if shared and not self._engine().running and not self.flights and not self.given_up:
+        if shared and not self.engine.running and not self.flights and not self.given_up.is_set():
             torch.cuda.empty_cache()
-            with console.progress("starting vLLM"):
+            with console.progress(f"starting {self.engine.title}"):
                 try:
-                    self._engine().start()
-                except EngineError as error:  # whoever asks it will start it again
+                    self.engine.start()
+                except EngineError as error:  # it is started again when it is asked
                     console.say(str(error), style="yellow")
 
     @contextlib.contextmanager
-    def _turn(self) -> Iterator[None]:
-        """Where training and vLLM compute in turns, it is vLLM's."""
-        assert self.placement is not None
-        if not self.placement.in_turns:  # which several ranks never take
-            yield
-            return
-        engine = self._engine()
+    def _engines_turn(self) -> Iterator[None]:
+        """Within it the engine has the GPU; the optimizer's state makes room if so configured. Only a single rank takes turns."""
         with optim.offloaded(self.optimizer) if self.config.offload_optimizer else contextlib.nullcontext():
             torch.cuda.empty_cache()
-            try:
-                if engine.running:
-                    engine.wake_up()
-            except EngineError:  # started again by whoever asks it
-                engine.remote.end()
+            self._call_or_end(self.engine.wake_up)
             try:
                 yield
-            except BaseException:  # Ctrl-C: the memory must be free before the optimizer comes back
-                engine.close()
-                while self.flights:
-                    self._lose(self.flights.popleft())
+            except BaseException:  # Ctrl-C: the memory must be free before the optimizer's state comes back
+                self.engine.close()
+                self._lose_flights()
                 raise
-            try:
-                if engine.running:
-                    engine.sleep()
-            except EngineError:
-                engine.remote.end()
+            self._call_or_end(self.engine.sleep)
+
+    def _call_or_end(self, method: Callable[[], None]) -> None:
+        """Call a running engine's method; an engine that fails is ended, and started again when it is asked."""
+        try:
+            if self.engine.running:
+                method()
+        except EngineError:
+            self.engine.end()
 
     def _land(self, now: int) -> None:
         """Wait for the oldest flight; log what it brings."""
-        flight = self.flights[0]
-        arrived = time.monotonic()
+        flight, arrived = self.flights[0], time.monotonic()
+        evaluation = flight.evaluation
         if not self.world.first(flight.answers.done):
-            with console.progress(f"waiting for the evaluation of step {flight.step}"):
+            with console.progress(f"waiting for the evaluation of step {evaluation.step}"):
                 self.world.first(lambda: self._wait(flight))
-        answers: Answers | None = None
-        failure: Exception | None = None
-        if self.engine is not None:
-            failure = flight.answers.exception()  # type: ignore[assignment]
-            answers = flight.answers.result() if failure is None else None
-        if self.world.first(lambda: answers is not None) and self.config.entropy == "exact":
+        failure = flight.answers.exception() if self.world.leads else None
+        solved = flight.answers.result() if self.world.leads and failure is None else Solved()
+        if self.config.entropy == "exact" and self.world.first(lambda: failure is None):
             with gathered(self.policy.model):
-                failure = self.world.first(lambda: self._add_entropies(flight, answers, now))
-        cost = flight.cost + self._cost(now, arrived)
+                self.world.first(lambda: self._add_exact_entropies(flight, solved, now))
+        evaluation.cost += self.validation.cost(now, arrived)
         with uninterrupted():  # it is logged once
             self.flights.popleft()
             if failure is not None:
-                self._fail(flight.step, failure, cost)
-            elif answers is not None:
-                self._log(flight.step, now, answers.records, flight.started, cost, flight.draft, answers.certificate)
+                self._fail(evaluation, failure)
+            else:
+                self.validation.record(evaluation, solved, now)
 
-    def _add_entropies(self, flight: Flight, answers: Answers | None, now: int) -> Exception | None:
-        """Fill in the exact entropies, by the weights of the flight's step; what went wrong, if something did."""
-        assert answers is not None
-        try:
-            with self._as_it_was(flight, now):
-                add_entropies(answers.records, self.policy, flight.prompts, answers.completions, self.config.log_tokens)
-        except Exception as error:  # whatever it is, training can do without
-            return error
-        return None
+    def _add_exact_entropies(self, flight: Flight, solved: Solved, now: int) -> None:
+        """By the weights of the flight's step: the policy's own, if it has not been trained since, else the copy."""
+        snapshot = None if flight.evaluation.step == now else flight.handed.snapshot
+        solved.add_exact_entropies(flight.evaluation.job, self.policy, snapshot)
 
-    def _as_it_was(self, flight: Flight, now: int) -> contextlib.AbstractContextManager[None]:
-        """Within it the policy has the weights of the flight's step."""
-        if flight.step == now or flight.handed.snapshot is None:
-            return contextlib.nullcontext()
-        return self.policy.holding(flight.handed.snapshot.tensors())
-
-    def _fail(self, step: int, error: Exception, cost: float) -> None:
+    def _fail(self, evaluation: Evaluation, error: BaseException) -> None:
         reason = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
-        console.say(f"step {step}: the evaluation failed: {reason}", style="bold red")
-        more = {"certificate": error.certificate.as_dict()} if isinstance(error, UncertifiedWeights) else {}
-        self.log.metrics(kind="eval_failed", step=step, reason=reason, training_seconds=round(cost, 2), **more)
-        if isinstance(error, EngineError) and self.given_up:
-            console.say("vLLM has failed twice in one evaluation: there are no more of this run", style="bold red")
-
-    def _log(
-        self,
-        step: int,
-        now: int,
-        records: list[dict[str, Any]],
-        started: float,
-        cost: float,
-        draft: Draft,
-        certificate: Certificate | None = None,
-    ) -> None:
-        """Log an evaluation: its summary is of the panel, so that steps compare; that of all problems stands in it as "full"."""
-        if not self.world.leads:
-            return
-        self.log.generations(step, records)
-        panel = self.panel * self.config.samples
-        label = entropy_kind(self.config, by_engine=certificate is not None)
-        summary = summarize(records[:panel], label)
-        if len(records) > panel:
-            summary["full"] = summarize(records, label)
-        if certificate is not None:
-            summary["certificate"] = certificate.as_dict()
-        seconds = round(time.monotonic() - started, 2)
-        self.log.metrics(kind="eval", step=step, **summary, logged_at_step=now, seconds=seconds, training_seconds=round(cost, 2))
-        draft.forget()
-        show.evaluation(step, summary, now)
+        console.say(f"step {evaluation.step}: the evaluation failed: {reason}", style="bold red")
+        more: dict[str, Any] = {"certificate": error.certificate.as_dict()} if isinstance(error, UncertifiedWeights) else {}
+        self.log.metrics(
+            kind="eval_failed", step=evaluation.step, reason=reason, training_seconds=round(evaluation.cost, 2), **more
+        )
+        if isinstance(error, EngineError) and self.given_up.is_set():
+            console.say(f"{self.engine.title} has failed twice in one evaluation: there are no more of this run", style="bold red")

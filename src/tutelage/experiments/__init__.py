@@ -6,6 +6,6 @@ from tutelage._lazy import lazily
 
 if TYPE_CHECKING:
     from tutelage.experiments.design import SETS_ITSELF, Design, parse_rates, parse_sizes, parse_vary
-    from tutelage.experiments.sweep import run_sweep
+    from tutelage.experiments.sweep import predict_sweep, run_sweep
 
 __getattr__, __dir__, __all__ = lazily(__name__)

@@ -8,15 +8,37 @@ from pathlib import Path
 from typing import Any
 
 from tutelage import console
-from tutelage.config import ModelConfig
-from tutelage.data import Pool, choose
-from tutelage.machines import ALONE
-from tutelage.model import device_for, for_device
-from tutelage.resources import USUAL_SHARE, forecast
+from tutelage.config import replaced
+from tutelage.data import Prepared, choose
+from tutelage.experiments.layout import Layout, Trial
+from tutelage.model import for_device
+from tutelage.resources import USUAL_SHARE, Estimate, Estimator, device_here, in_gb
 from tutelage.runs import Reading
 
 
-def show(trials: Sequence[Any], pools: Mapping[str, Pool], models: int) -> list[dict[str, Any]]:
+class Predictor:
+    """Estimates of the trials of a sweep on this machine; of each group, the first one has the evaluation of the untouched model."""
+
+    def __init__(self, layout: Layout, gpus_per_trial: int) -> None:
+        self.pools, self.gpus = layout.pools, gpus_per_trial
+        self.evaluated: set[str] = set()
+        self._known: dict[tuple[str, str, str], tuple[Estimator, str]] = {}
+
+    def __call__(self, trial: Trial, prepared: Prepared) -> Estimate:
+        model, config = trial.config.model, trial.config
+        key = trial.group, model.device, model.precision
+        if key not in self._known:
+            device = device_here(model)
+            gpus = self.gpus if device.kind == "cuda" else 1
+            estimator = Estimator(self.pools[trial.group].tokenizer, device, gpus, shares=False)
+            self._known[key] = estimator, for_device(model, device.torch_device).precision
+        estimator, precision = self._known[key]
+        before = config.eval.before and trial.group not in self.evaluated
+        self.evaluated.add(trial.group)
+        return estimator.given(replaced(config, {"model.precision": precision, "eval.before": before}), prepared)
+
+
+def show(layout: Layout, gpus_per_trial: int, models: int) -> list[dict[str, Any]]:
     """Print every trial of a sweep with what it is reckoned to take; finished ones with what they took. The same for `--json`.
 
     Once trials are finished, others of the same model and problems are reckoned to be as fast.
@@ -24,49 +46,46 @@ def show(trials: Sequence[Any], pools: Mapping[str, Pool], models: int) -> list[
     Args:
         models: how many trained models will be on the disk at the same time.
     """
-    rows, told, total, size = [], [], 0.0, 0.0
-    evaluated: set[str] = set()
-    on_device: dict[str, ModelConfig] = {}  # a CPU without bfloat16 is told of once
-    for model in (trial.config.model for trial in trials):
-        if repr(model) not in on_device:
-            on_device[repr(model)] = for_device(model, device_for(model.device, ALONE))
+    trials, predict = list(layout.trials.values()), Predictor(layout, gpus_per_trial)
     finished = {trial.name: reading for trial in trials if (reading := Reading(Path(trial.config.run.dir))).trained}
-    known = {group: _pace([trial for trial in trials if trial.group == group and trial.name in finished]) for group in pools}
+    paces = {group: _pace([trial for trial in trials if trial.group == group], finished) for group in layout.pools}
+    rows: list[tuple[Any, ...]] = []
+    found: list[dict[str, Any]] = []
+    total = size = 0.0
     for trial in trials:
-        prepared = choose(pools[trial.group], trial.config.data)
-        shape = (trial.name, len(prepared.train), trial.steps, f"{trial.tokens:,}")
+        prepared = choose(layout.pools[trial.group], trial.config.data)
+        shape = {"rows": len(prepared.train), "steps": trial.steps, "tokens": trial.tokens}
+        cells = trial.name, *(f"{count:,}" for count in shape.values())
         if trial.name in finished:
             took = sum(line["seconds"] for line in finished[trial.name].steps)
-            rows.append((*shape, f"took {console.duration(took)}", "", "finished"))
-            told.append({"trial": trial.name, "finished": True, "training_seconds": took})
+            rows.append((*cells, f"took {console.duration(took)}", "", "finished"))
+            found.append({"trial": trial.name, "finished": True, "training_seconds": took})
             continue
-        config = trial.config.model_copy(update={"model": on_device[repr(trial.config.model)]})
-        expected = forecast.forecast(config, prepared, pools[trial.group].tokenizer, trial.group not in evaluated)
-        if pace := known[trial.group]:
-            expected = replace(expected, training=trial.tokens * pace[0], evaluation=pace[1])
-        evaluated.add(trial.group)
-        total, size = total + expected.training + expected.evaluation, max(size, expected.model)
-        times = console.duration(expected.training), console.duration(expected.evaluation)
-        rows.append((*shape, *times, f"{expected.memory / 1e9:.1f} GB"))
-        reckoned = {"training_seconds": expected.training, "evaluation_seconds": expected.evaluation, "peak_bytes": expected.memory}
-        size_of = {"rows": len(prepared.train), "steps": trial.steps, "tokens": trial.tokens}
-        told.append({"trial": trial.name, "finished": False, **size_of, **reckoned})
+        needs = predict(trial, prepared)
+        if pace := paces[trial.group]:
+            needs = replace(needs, seconds=(trial.tokens * pace[0], pace[1]))
+        seconds = needs.seconds or (None, None)
+        total, size = total + sum(needs.seconds or ()), max(size, needs.training["weights"])
+        rows.append((*cells, *("–" if each is None else console.duration(each) for each in seconds), in_gb(needs.peak)))
+        reckoned = {"training_seconds": seconds[0], "evaluation_seconds": seconds[1], "peak_bytes": needs.peak}
+        found.append({"trial": trial.name, "finished": False, **shape, **reckoned})
     console.table("Trials", ("trial", "rows", "steps", "tokens", "training", "evaluation", "memory"), rows)
     how = (
         "as fast as finished trials were"
         if finished
-        else f"from shapes: {100 * USUAL_SHARE:.0f} % of the rate of matrix products, generation at the rate of memory; the first"
-        " trial's evaluation includes that of the untouched model"
+        else f"as `tutelage plan` reckons: {100 * USUAL_SHARE:.0f} % of the rate of matrix products; the first trial's evaluation"
+        " includes that of the untouched model"
     )
-    console.say(f"About {console.duration(total)} of one device, and {models} models of {size / 1e9:.1f} GB on the disk ({how}).")
-    return told
+    console.say(f"About {console.duration(total)} of one device, and {models} models of {in_gb(size)} on the disk ({how}).")
+    return found
 
 
-def _pace(finished: Sequence[Any]) -> tuple[float, float] | None:
-    """(seconds of training for each token, seconds of the evaluations of a trial) of finished trials; None of none."""
-    if not finished:
+def _pace(trials: Sequence[Trial], finished: Mapping[str, Reading]) -> tuple[float, float] | None:
+    """(seconds of training for each token, seconds of the evaluations of a trial) of those that are finished; None of none."""
+    done = [trial for trial in trials if trial.name in finished]
+    if not done:
         return None
-    readings = [Reading(Path(trial.config.run.dir)) for trial in finished]
+    readings = [finished[trial.name] for trial in done]
     training = sum(line["seconds"] for reading in readings for line in reading.steps)
     evaluations = [line for reading in readings for line in reading.evaluations if "adopted_from" not in line]
-    return training / sum(trial.tokens for trial in finished), sum(line["seconds"] for line in evaluations) / len(finished)
+    return training / sum(trial.tokens for trial in done), sum(line["seconds"] for line in evaluations) / len(done)

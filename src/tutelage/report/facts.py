@@ -9,7 +9,7 @@ from tutelage.config import Config, describe, differences, known_keys, load_conf
 from tutelage.console import percent
 from tutelage.grading import answer_of
 from tutelage.report import words
-from tutelage.runs import DIGITS, LEVELS_PER_OCTAVE, Reading
+from tutelage.runs import DIGITS, LEVELS_PER_OCTAVE, Reading, shown_accuracy
 
 OUTCOMES = ("right", "wrong", "cut off", "malformed")
 
@@ -17,21 +17,21 @@ OUTCOMES = ("right", "wrong", "cut off", "malformed")
 def of_run(reading: Reading, price_per_hour: float | None) -> dict[str, Any]:
     """What the template of a run's page is filled with."""
     before, after = words.ends(reading)
-    config = reading.config
     return {
         "title": reading.directory.absolute().name,
         "finished": reading.finished,
+        "is_run": reading.config is not None,
         "headline": words.headline(reading),
         "verdict": words.verdict(reading),
-        "before": before and words.accuracy(before),
-        "after": after and words.accuracy(after),
+        "before": before and shown_accuracy(before),
+        "after": after and shown_accuracy(after),
         "problems": (after or before or {}).get("examples"),
         "cost": words.cost(reading, price_per_hour),
         "warnings": words.warnings(reading),
-        "evaluations": [_row(line) for line in reading.evaluations],
+        "evaluations": [words.evaluation_row(line) for line in reading.evaluations],
         "ledger": _ledger(reading),
         "data": reading.table("data.json"),
-        "settings": _settings(config) if config else [],
+        "settings": _settings(reading.config) if reading.config else [],
         "changed": _changed_from_the_recipe(reading),
         "toml": reading.settings,
         "environment": environment(reading),
@@ -45,26 +45,12 @@ def _command(reading: Reading) -> str:
     """The command that does the same again."""
     if reading.config is None:
         known = reading.evaluations[-1]
-        return shlex.join(
-            ["tutelage", "eval", known["model"], known["data"], "--backend", known["backend"], "--out", "NEW_DIRECTORY"]
-        )
-    ranks = reading.table("plan.json").get("ranks", 1)
-    launch = ["--launch", str(ranks)] if ranks > 1 else []
-    return shlex.join(["tutelage", "train", str(reading.directory / "config.toml"), *launch, "--run.dir", "NEW_DIRECTORY"])
-
-
-def _row(line: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "step": line["step"],
-        "accuracy": words.accuracy(line),
-        "full": f"{words.accuracy(line['full'])} of {line['full']['examples']}" if "full" in line else "",
-        "problems": line["examples"],
-        "well_formed": percent(line["format_rate"]),
-        "cut_off": percent(line["cap_hit_rate"]),
-        "length": f"{line['avg_response_length']:.1f}",
-        "entropy": "–" if line["avg_token_entropy"] is None else f"{line['avg_token_entropy']:.3f}",
-        "seconds": "adopted" if "adopted_from" in line else f"{line.get('seconds', 0):.0f}",
-    }
+        parts = ["eval", known["model"], known["data"], "--backend", known["backend"], "--out", "NEW_DIRECTORY"]
+    else:
+        ranks = reading.table("plan.json").get("ranks", 1)
+        launch = ["--launch", str(ranks)] if ranks > 1 else []
+        parts = ["train", str(reading.directory / "config.toml"), *launch, "--run.dir", "NEW_DIRECTORY"]
+    return shlex.join(["tutelage", *parts])
 
 
 def _ledger(reading: Reading) -> list[dict[str, Any]]:
@@ -82,19 +68,14 @@ def _ledger(reading: Reading) -> list[dict[str, Any]]:
     ]
 
 
-def _settings(config: Config) -> list[dict[str, Any]]:
-    """Every setting with its value, and whether that is the default."""
-    defaults = Config()
-    return [
-        {
-            "key": f"{section}.{key}",
-            "value": shown(getattr(getattr(config, section), key)),
-            "default": shown(getattr(getattr(defaults, section), key)),
-            "changed": getattr(getattr(config, section), key) != getattr(getattr(defaults, section), key),
-            "text": text,
-        }
-        for section, key, _, _, text in describe()
-    ]
+def _settings(config: Config) -> list[dict[str, str]]:
+    """The settings that differ from their defaults."""
+    found = []
+    for section, key, _, _, text in describe():
+        value, default = (getattr(getattr(each, section), key) for each in (config, Config()))
+        if value != default:
+            found.append({"key": f"{section}.{key}", "value": shown(value), "default": shown(default), "text": text})
+    return found
 
 
 def _changed_from_the_recipe(reading: Reading) -> list[tuple[str, str]]:
@@ -102,12 +83,17 @@ def _changed_from_the_recipe(reading: Reading) -> list[tuple[str, str]]:
     if reading.config is not None and (recipe := reading.directory.parent.parent / "sweep.json").is_file():
         lines = differences(load_config(recipe.parent / "config.toml"), reading.config, {"run.dir"})
         return [(key, value.strip()) for key, _, value in (line.partition(":") for line in lines)]
-    known = reading.table("environment.json")
-    command = [*known.get("earlier_commands", []), known.get("command", [])][0]
+    command = next(iter(_commands(reading)), [])
     if command[1:2] != ["train"]:  # from Python, say
         return []
     settings = split_overrides(command[2:])[1]
     return [(key, value) for key, value in parse_overrides(settings) if key in known_keys()]
+
+
+def _commands(reading: Reading) -> list[list[str]]:
+    """The commands by which a run was begun, and went on, oldest first."""
+    known = reading.table("environment.json")
+    return [*known.get("earlier_commands", []), known["command"]] if known else []
 
 
 def environment(reading: Reading) -> list[tuple[str, str]]:
@@ -116,39 +102,37 @@ def environment(reading: Reading) -> list[tuple[str, str]]:
     if not known:
         return []
     machine, git = known["machine"], known.get("git")
-    commands = [*known.get("earlier_commands", []), known["command"]]
+    commands = [shlex.join(["tutelage", *command[1:]]) for command in _commands(reading)]
+    memory = "" if machine["memory_gb"] is None else f", {machine['memory_gb']} GB"
     rows = [
-        *(
-            ("command" if place == 0 else "gone on by", shlex.join(["tutelage", *each[1:]]))
-            for place, each in enumerate(commands)
-        ),
-        ("machine", f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gb']} GB; {machine['system']}"),
+        ("command", commands[0]),
+        *(("gone on by", command) for command in commands[1:]),
+        ("machine", f"{machine['processor']}, {machine['cores']} cores{memory}; {machine['system']}"),
         ("GPUs", ", ".join(machine["gpus"]) or "none"),
         ("Python", known["python"]),
         *known["packages"].items(),
     ]
     if git:
         rows.append(("commit", f"{git['commit']} ({git['branch']}), {len(git['changed_files'])} files changed"))
-    plan = reading.table("plan.json")
-    return rows + [(f"decided: {key}", str(value)) for key, value in plan.items()]
+    return rows + [(f"decided: {key}", str(value)) for key, value in reading.table("plan.json").items()]
 
 
 def _certificates(reading: Reading) -> list[dict[str, Any]]:
     """How near vLLM was to the trainer at each hand-over of weights; that of a failed evaluation too."""
-    lines = [*reading.lines, *(reading.evaluations if reading.config is None else [])]
-    found = []
-    for line in lines:
-        for certificate in [line.get("certificate"), *line.get("certificates", [])]:
-            if certificate:
-                found.append({"step": line["step"], **certificate, "held": "no" if line["kind"] == "eval_failed" else "yes"})
-    return found
+    lines = reading.lines if reading.config is not None else reading.evaluations
+    return [
+        {"step": line["step"], **certificate, "held": "no" if line["kind"] == "eval_failed" else "yes"}
+        for line in lines
+        for certificate in [line.get("certificate"), *line.get("certificates", [])]
+        if certificate
+    ]
 
 
 # ── generations ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def outcome_of(record: dict[str, Any]) -> int:
-    """The place of a response's outcome in OUTCOMES: right, else why it is not."""
+    """The index of a response's outcome in OUTCOMES: right, else why it is not."""
     if record["answer_reward"] > 0:
         return 0
     if record["finish_reason"] == "length":
@@ -162,13 +146,13 @@ def generations(reading: Reading) -> dict[str, Any]:
     ``steps``: of the evaluations. ``problems``: each ``{q, r, a}``: question, reference, and for each of the steps its responses, or
     None if it was not asked then. A response is [text, outcome, answer, length, mean entropy, tokens (`encode_tokens`) or None].
     """
-    steps = [line["step"] for line in reading.evaluations]
+    steps = reading.evaluated
     style = reading.config.eval.reward if reading.config is not None else None
     problems: dict[Any, dict[str, Any]] = {}
-    for place, step in enumerate(steps):
-        for (text, number), records in reading.answers(step).items():
-            problem = problems.setdefault((text, number), {"q": text, "r": records[0]["ground_truth"], "a": [None] * len(steps)})
-            problem["a"][place] = [_response(record, style) for record in records]
+    for index, step in enumerate(steps):
+        for question, records in reading.answers(step).items():
+            asked = {"q": question[0], "r": records[0]["ground_truth"], "a": [None] * len(steps)}
+            problems.setdefault(question, asked)["a"][index] = [_response(record, style) for record in records]
     return {
         "steps": steps,
         "outcomes": OUTCOMES,
@@ -181,11 +165,5 @@ def generations(reading: Reading) -> dict[str, Any]:
 def _response(record: dict[str, Any], style: str | None) -> list[Any]:
     answer = answer_of(record["response"], style) if record["format_reward"] > 0 else ""
     entropy = record["token_entropy"]
-    return [
-        record["response"],
-        outcome_of(record),
-        answer,
-        record["length"],
-        None if entropy is None else round(entropy, 3),
-        record["tokens"],
-    ]
+    mean = None if entropy is None else round(entropy, 3)
+    return [record["response"], outcome_of(record), answer, record["length"], mean, record["tokens"]]

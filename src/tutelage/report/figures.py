@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tutelage.console import within
 from tutelage.report.facts import OUTCOMES, outcome_of
 from tutelage.runs import Found, Reading
 from tutelage.stats import mean
@@ -13,6 +14,7 @@ from tutelage.stats import mean
 BLUE, ORANGE, GREEN, RED, VIOLET, GREY = "#3d7be0", "#d9730d", "#2a9a55", "#d64545", "#8a63d2", "#858b94"
 OF_OUTCOME = {"right": GREEN, "wrong": RED, "cut off": ORANGE, "malformed": VIOLET}
 DASHES = ("solid", "dash", "dot", "dashdot")
+COLOURS = (BLUE, GREEN, ORANGE, VIOLET, RED, GREY)
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star")
 MOST_POINTS = 2000
 """Points that a line is drawn with at most."""
@@ -24,64 +26,42 @@ Figure = dict[str, Any]
 
 def of_run(reading: Reading) -> list[Figure]:
     """The curves of a run over its optimizer steps; those that there is something to draw of."""
-    steps, evaluations = reading.steps, reading.evaluations
-    marks = [line["step"] for line in evaluations]
     figures = [
-        _accuracy(evaluations),
-        _over_steps("loss", "Loss", "loss", steps, [("loss", "loss", BLUE)], marks),
-        _over_steps("nll", "Negative log-likelihood per response token", "nats", steps, [("NLL", "nll", BLUE)], marks),
+        _accuracy(reading.evaluations),
+        _over_steps(reading, "loss", "loss", "Loss", "loss", BLUE),
+        _over_steps(reading, "nll", "NLL", "Negative log-likelihood per response token", "nats", BLUE),
         _entropy(reading),
         _lengths(reading),
-        _shares(evaluations),
-        _over_steps("lr", "Learning rate", "learning rate", steps, [("learning rate", "lr", VIOLET)], marks, ".2~e"),
-        _over_steps("grad_norm", "Gradient norm before clipping", "L2 norm", steps, [("gradient norm", "grad_norm", ORANGE)], marks),
-        _over_steps("throughput", "Throughput", "tokens per second", steps, [("tokens per second", "tokens_per_second", GREEN)], marks),
-        _over_steps("memory", "Memory of the training process", "GB", steps, [("memory", "memory_gb", GREY)], marks),
-    ]  # fmt: skip
+        _shares(reading.evaluations),
+        _over_steps(reading, "lr", "learning rate", "Learning rate", "learning rate", VIOLET, tickformat=".2~e"),
+        _over_steps(reading, "grad_norm", "gradient norm", "Gradient norm before clipping", "L2 norm", ORANGE),
+        _over_steps(reading, "tokens_per_second", "tokens per second", "Throughput", "tokens per second", GREEN),
+        _over_steps(reading, "memory_gb", "memory", "Memory of the training process", "GB", GREY),
+    ]
     return [figure for figure in figures if figure["data"]]
 
 
 def figure(name: str, title: str, y: str, data: list[dict[str, Any]], x: str = "optimizer step", **layout: Any) -> Figure:
-    """A figure; `name` is the id of its place in the page, `title` its heading, `x` and `y` its axes."""
-    return {
-        "name": name,
-        "title": title,
-        "data": data,
-        "layout": {"xaxis": {"title": {"text": x}}, "yaxis": {"title": {"text": y}}, **layout},
-        "linked": x == "optimizer step",
-    }
+    """A figure; `name` is the id of its place in the page, `title` its heading, `x` and `y` the titles of its axes."""
+    axes = {axis: {"title": {"text": text}, **layout.get(axis, {})} for axis, text in (("xaxis", x), ("yaxis", y))}
+    return {"name": name, "title": title, "data": data, "layout": layout | axes, "linked": x == "optimizer step"}
 
 
-def _over_steps(
-    name: str,
-    title: str,
-    y: str,
-    steps: Sequence[dict[str, Any]],
-    curves: Sequence[tuple[str, str, str]],
-    marks: Sequence[int],
-    form: str | None = None,
-) -> Figure:
+def _over_steps(reading: Reading, key: str, label: str, title: str, y: str, colour: str, tickformat: str | None = None) -> Figure:
+    """The curve of one number of each step, with a dotted line at each evaluation."""
+    points = [(line["step"], line[key]) for line in reading.steps if line.get(key) is not None and math.isfinite(line[key])]
     data = []
-    for label, key, colour in curves:
-        points = [(line["step"], line[key]) for line in steps if line.get(key) is not None and math.isfinite(line[key])]
-        if points:
-            xs, ys = zip(*thinned(points), strict=True)
-            data.append(line_trace(label, xs, ys, colour))
-    lines = [
-        {
-            "type": "line",
-            "x0": step,
-            "x1": step,
-            "y0": 0,
-            "y1": 1,
-            "yref": "paper",
-            "line": {"color": GREY, "width": 1, "dash": "dot"},
-        }
-        for step in marks[:: 1 + len(marks) // 60]
-    ]
-    made = figure(name, title, y, data, shapes=lines)
-    made["layout"]["yaxis"] |= {"tickformat": form} if form else {}
-    return made
+    if points:
+        xs, ys = zip(*thinned(points), strict=True)
+        data.append(line_trace(label, xs, ys, colour))
+    marks = reading.evaluated[:: 1 + len(reading.evaluated) // 60]
+    lines = [_vertical(step, color=GREY, width=1, dash="dot") for step in marks]
+    return figure(key, title, y, data, yaxis={"tickformat": tickformat} if tickformat else {}, shapes=lines)
+
+
+def _vertical(x: float, **line: Any) -> dict[str, Any]:
+    """A line across the height of a figure."""
+    return {"type": "line", "x0": x, "x1": x, "y0": 0, "y1": 1, "yref": "paper", "line": line}
 
 
 def thinned(points: Sequence[tuple[float, float]], most: int = MOST_POINTS) -> list[tuple[float, float]]:
@@ -114,28 +94,31 @@ def _band(xs: Sequence[Any], low: Sequence[float], high: Sequence[float], colour
 def _accuracy(evaluations: Sequence[dict[str, Any]]) -> Figure:
     data = []
     if evaluations:
-        steps = [line["step"] for line in evaluations]
-        low, high = zip(*(line["accuracy_ci95"] for line in evaluations), strict=True)
-        texts = [f"{100 * a:.1f}–{100 * b:.1f} %" for a, b in zip(low, high, strict=True)]
-        hover = "%{y:.1%} [%{text}]"
+        steps, values, low, high = _with_intervals([(line["step"], line) for line in evaluations])
+        texts = [within(*each, digits=1) for each in zip(values, low, high, strict=True)]
         data = [
             _band(steps, low, high, GREEN),
-            line_trace("panel", steps, [line["accuracy"] for line in evaluations], GREEN, text=texts, hovertemplate=hover),
+            line_trace("panel", steps, values, GREEN, text=texts, hovertemplate="%{text}"),
         ]
-        whole = [(line["step"], line["full"]) for line in evaluations if "full" in line]
-        if whole:
-            lows, highs = zip(*(full["accuracy_ci95"] for _, full in whole), strict=True)
-            values = [full["accuracy"] for _, full in whole]
-            data.append(
-                {
-                    "type": "scatter", "mode": "markers", "name": "all problems", "x": [step for step, _ in whole], "y": values,
-                    "marker": {"symbol": "diamond", "size": 10, "color": BLUE}, "hovertemplate": "%{y:.1%}",
-                    "error_y": error_bars(values, lows, highs, BLUE),
-                }
-            )  # fmt: skip
-    made = figure("accuracy", "Accuracy on validation problems, with its 95 % interval", "accuracy", data)
-    made["layout"]["yaxis"] |= {"tickformat": ".0%", "rangemode": "tozero"}
-    return made
+    of_all = [(line["step"], line["full"]) for line in evaluations if "full" in line]
+    if of_all:
+        steps, values, low, high = _with_intervals(of_all)
+        data.append(
+            {
+                "type": "scatter", "mode": "markers", "name": "all problems", "x": steps, "y": values,
+                "marker": {"symbol": "diamond", "size": 10, "color": BLUE}, "hovertemplate": "%{y:.1%}",
+                "error_y": error_bars(values, low, high, BLUE),
+            }
+        )  # fmt: skip
+    title = "Accuracy on validation problems, with its 95 % interval"
+    return figure("accuracy", title, "accuracy", data, yaxis={"tickformat": ".0%", "rangemode": "tozero"})
+
+
+def _with_intervals(evaluations: Sequence[tuple[int, dict[str, Any]]]) -> tuple[list[int], list[float], list[float], list[float]]:
+    """Steps, accuracies, and the ends of their intervals."""
+    rows = [(step, line["accuracy"], *line["accuracy_ci95"]) for step, line in evaluations]
+    steps, values, low, high = map(list, zip(*rows, strict=True))
+    return steps, values, low, high
 
 
 def error_bars(values: Sequence[float], low: Sequence[float], high: Sequence[float], colour: str) -> dict[str, Any]:
@@ -154,23 +137,22 @@ def _by_outcome(reading: Reading, value: Callable[[dict[str, Any]], float | None
         if found is not None:
             groups.setdefault((outcome_of(record), record["step"]), []).append(found)
     data = []
-    for place, (outcome, colour) in enumerate(OF_OUTCOME.items()):
+    hover = f"%{{y:.3~g}} {unit}, %{{text}}"
+    for index, (outcome, colour) in enumerate(OF_OUTCOME.items()):
         points = sorted((step, values) for (of, step), values in groups.items() if of == OUTCOMES.index(outcome))
         if points:
             texts = [f"{len(values)} responses" for _, values in points]
             ys = [mean(values) for _, values in points]
-            hover = f"%{{y:.3~g}} {unit}, %{{text}}"
-            data.append(
-                line_trace(outcome, [step for step, _ in points], ys, colour, DASHES[place], text=texts, hovertemplate=hover)
-            )
+            xs = [step for step, _ in points]
+            data.append(line_trace(outcome, xs, ys, colour, DASHES[index], text=texts, hovertemplate=hover))
     return data
 
 
 def _entropy(reading: Reading) -> Figure:
     data = _by_outcome(reading, lambda record: record["token_entropy"], "nats")
     if data:
-        told = [line for line in reading.evaluations if line["avg_token_entropy"] is not None]
-        data.insert(0, line_trace("all", [line["step"] for line in told], [line["avg_token_entropy"] for line in told], GREY))
+        known = [line for line in reading.evaluations if line["avg_token_entropy"] is not None]
+        data.insert(0, line_trace("all", [line["step"] for line in known], [line["avg_token_entropy"] for line in known], GREY))
     return figure("entropy", "Mean token entropy of responses, by outcome", "nats", data)
 
 
@@ -187,9 +169,8 @@ def _shares(evaluations: Sequence[dict[str, Any]]) -> Figure:
         for label, key, colour, dash in curves
         if steps
     ]
-    made = figure("shares", "Well-formed and cut-off responses", "share", data)
-    made["layout"]["yaxis"] |= {"tickformat": ".0%", "range": [-0.02, 1.02]}
-    return made
+    yaxis = {"tickformat": ".0%", "range": [-0.02, 1.02]}
+    return figure("shares", "Well-formed and cut-off responses", "share", data, yaxis=yaxis)
 
 
 def lengths_histogram(data: dict[str, Any]) -> Figure | None:
@@ -210,31 +191,16 @@ def lengths_histogram(data: dict[str, Any]) -> Figure | None:
         "textposition": "none", "hovertemplate": "%{text}: %{y} rows<extra></extra>",
     }  # fmt: skip
     cut = data["max_length"]
-    line = {
-        "type": "line",
-        "x0": cut,
-        "x1": cut,
-        "y0": 0,
-        "y1": 1,
-        "yref": "paper",
-        "line": {"color": RED, "width": 2, "dash": "dash"},
-    }
+    line = _vertical(cut, color=RED, width=2, dash="dash")
     note = {
-        "x": cut,
-        "y": 1,
-        "yref": "paper",
-        "text": f"max_length {cut}",
-        "showarrow": False,
-        "xanchor": "right",
-        "yanchor": "bottom",
-    }
+        "x": cut, "y": 1, "yref": "paper", "text": f"max_length {cut}", "showarrow": False, "xanchor": "right", "yanchor": "bottom",
+    }  # fmt: skip
     return figure("histogram", "Lengths of prompt + response", "rows", [bars], x="tokens", shapes=[line], annotations=[note])
 
 
 def size_curve(found: Sequence[Found], baseline: tuple[float, float, float] | None, caption: str) -> Figure:
     """Accuracy against the number of training rows: a line for each kind of data, with error bars, and the seeds as dots."""
     names = list(dict.fromkeys(point.name for point in found))
-    colours = (BLUE, GREEN, ORANGE, VIOLET, RED, GREY)
     data: list[dict[str, Any]] = []
     if baseline is not None and found:
         rows = [min(point.rows for point in found), max(point.rows for point in found)]
@@ -243,42 +209,44 @@ def size_curve(found: Sequence[Found], baseline: tuple[float, float, float] | No
             _band(rows, [low] * 2, [high] * 2, GREY),
             line_trace("untouched model", rows, [share] * 2, GREY, "dot", mode="lines", hovertemplate="%{y:.1%}"),
         ]
-    for place, name in enumerate(names):
+    for index, name in enumerate(names):
         curve = sorted((point for point in found if point.name == name), key=lambda point: point.rows)
-        colour, symbol = colours[place % len(colours)], SYMBOLS[place % len(SYMBOLS)]
-        ys = [point.accuracy for point in curve]
-        bars = error_bars(ys, [point.low for point in curve], [point.high for point in curve], colour)
-        texts = [
-            f"{point.rows} rows: {100 * point.accuracy:.1f} % [{100 * point.low:.1f}–{100 * point.high:.1f}]" for point in curve
-        ]
-        beside = BESIDE ** (place - (len(names) - 1) / 2)  # so that bars of the same size stand beside each other
-        made = line_trace(
-            name, [point.rows * beside for point in curve], ys, colour, DASHES[place % len(DASHES)], error_y=bars, text=texts,
-            hovertemplate="%{text}", legendgroup=name,
-        )  # fmt: skip
-        made["mode"] = "lines+markers"
-        made["marker"] |= {"symbol": symbol, "size": 9}
-        data.append(made)
-        dots = [(point.rows * beside, value) for point in curve for value in point.accuracies if len(point.accuracies) > 1]
-        if dots:
-            xs, values = zip(*dots, strict=True)
-            data.append(
-                {
-                    "type": "scatter", "mode": "markers", "x": list(xs), "y": list(values), "legendgroup": name, "showlegend": False,
-                    "marker": {"color": colour, "size": 5, "opacity": 0.6, "symbol": f"{symbol}-open"}, "name": f"{name}, each seed",
-                    "hovertemplate": "%{y:.1%}",
-                }
-            )  # fmt: skip
-    made = figure("sizes", "Accuracy against the number of training rows", "accuracy", data, x="training rows (logarithmic)")
-    made["caption"] = caption
-    ticks = sorted({point.rows for point in found})
-    made["layout"]["xaxis"] |= {"type": "log", "tickvals": _apart(ticks), "ticktext": [str(tick) for tick in _apart(ticks)]}
-    made["layout"]["yaxis"] |= {"tickformat": ".0%", "rangemode": "tozero"}
-    return made
+        beside = BESIDE ** (index - (len(names) - 1) / 2)  # so that bars of the same size stand beside each other
+        data += _size_curve_of(curve, index, beside)
+    ticks = _apart(sorted({point.rows for point in found}))
+    xaxis = {"type": "log", "tickvals": ticks, "ticktext": [str(tick) for tick in ticks]}
+    made = figure(
+        "sizes", "Accuracy against the number of training rows", "accuracy", data, "training rows (logarithmic)",
+        xaxis=xaxis, yaxis={"tickformat": ".0%", "rangemode": "tozero"},
+    )  # fmt: skip
+    return {**made, "caption": caption}
+
+
+def _size_curve_of(curve: Sequence[Found], index: int, beside: float) -> list[dict[str, Any]]:
+    """One kind of data: its line with error bars, and a dot for each seed where there are several."""
+    name, colour, symbol = curve[0].name, COLOURS[index % len(COLOURS)], SYMBOLS[index % len(SYMBOLS)]
+    ys = [point.accuracy for point in curve]
+    line = line_trace(
+        name, [point.rows * beside for point in curve], ys, colour, DASHES[index % len(DASHES)],
+        error_y=error_bars(ys, [point.low for point in curve], [point.high for point in curve], colour),
+        text=[f"{point.rows} rows: {within(point.accuracy, point.low, point.high, digits=1)}" for point in curve],
+        hovertemplate="%{text}", legendgroup=name, mode="lines+markers",
+    )  # fmt: skip
+    line["marker"] |= {"symbol": symbol, "size": 9}
+    dots = [(point.rows * beside, value) for point in curve for value in point.accuracies if len(point.accuracies) > 1]
+    if not dots:
+        return [line]
+    xs, values = zip(*dots, strict=True)
+    seeds = {
+        "type": "scatter", "mode": "markers", "x": list(xs), "y": list(values), "legendgroup": name, "showlegend": False,
+        "marker": {"color": colour, "size": 5, "opacity": 0.6, "symbol": f"{symbol}-open"}, "name": f"{name}, each seed",
+        "hovertemplate": "%{y:.1%}",
+    }  # fmt: skip
+    return [line, seeds]
 
 
 def _apart(ticks: Sequence[int]) -> list[int]:
-    """Those of the ticks whose labels do not touch on a logarithmic axis, the largest first."""
+    """The ticks whose labels do not touch on a logarithmic axis, the largest first to be kept."""
     kept: list[int] = []
     for tick in sorted(ticks, reverse=True):
         if not kept or kept[-1] / tick > 1.18:

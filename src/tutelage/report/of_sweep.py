@@ -11,15 +11,9 @@ from urllib.parse import quote
 from tutelage.config import Config, load_config
 from tutelage.console import duration, percent, within
 from tutelage.report import facts, figures, words
-from tutelage.runs import Reading, results
+from tutelage.runs import Found, Reading, of_all_problems, results, shown_accuracy
 
 EQUAL = {"epochs": "equal epochs", "steps": "equal optimizer steps", "tokens": "equal tokens"}
-
-
-def finished(directory: Path) -> bool:
-    """Whether nothing more will come: each trial is finished, or has failed in the last session."""
-    failed = results.read_state(directory)["sessions"][-1]["failed"]
-    return all(row["status"].startswith("finished") or row["trial"] in failed for row in results.table(directory))
 
 
 def content(directory: Path, page: Path, price_per_hour: float | None) -> dict[str, Any]:
@@ -31,11 +25,13 @@ def content(directory: Path, page: Path, price_per_hour: float | None) -> dict[s
     caption = setting(state["design"], config)
     seconds = sum(session["seconds"] for session in state["sessions"])
     trials = {row["trial"]: row for row in table}
+    baseline = results.baseline_scores(directory)
+    untouched = [of_all_problems(reading.evaluations[0]) for reading in results.baselines(directory)]
     return {
         "title": directory.absolute().name,
         "finished": all(row["status"].startswith("finished") for row in table),
-        "headline": headline(config, found, results.baseline_scores(directory), trials),
-        "best": best(found),
+        "headline": headline(config, found, baseline, trials),
+        "best": [curve(point) for point in best(found)],
         "caption": caption,
         "verdicts": results.verdicts(found),
         "seconds": seconds,
@@ -45,11 +41,8 @@ def content(directory: Path, page: Path, price_per_hour: float | None) -> dict[s
         "money": None if price is None else price * seconds / 3600,
         "price_per_hour": price,
         "sessions": state["sessions"],
-        "baselines": [
-            {"accuracy": words.accuracy(evaluation), "problems": evaluation["examples"]}
-            for evaluation in (results.of_all_problems(reading.evaluations[0]) for reading in results.baselines(directory))
-        ],
-        "figures": drawn(found, directory, caption),
+        "baselines": [{"accuracy": shown_accuracy(each), "problems": each["examples"]} for each in untouched],
+        "figures": [figures.size_curve(found, baseline, caption)] if found else [],
         "trials": [_row(row, directory, page) for row in trials.values()],
         "points": len(table),
         "failures": results.failures(state, directory),
@@ -73,7 +66,7 @@ def setting(design: dict[str, Any], config: Config) -> str:
     return "; ".join(part for part in (of, rate, varied, seeds) if part)
 
 
-def headline(config: Config, found: list[results.Found], baseline: Any, trials: dict[str, Any]) -> str:
+def headline(config: Config, found: list[Found], baseline: tuple[float, float, float] | None, trials: dict[str, Any]) -> str:
     """One sentence: what was trained on what, and the best of it."""
     done = sum(row["status"].startswith("finished") for row in trials.values())
     said = f"{words.model_name(config)} on {config.data.train}: {done} of {len(trials)} trials finished"
@@ -81,31 +74,19 @@ def headline(config: Config, found: list[results.Found], baseline: Any, trials: 
         return f"{said}."
     top = max(found, key=lambda point: point.accuracy)
     before = f", from {percent(baseline[0])} untouched" if baseline else ""
-    furthest = within(top.accuracy, top.low, top.high)
-    return f"{said}; {top.name} data, {top.rows} rows, came furthest: {furthest}{before}."
+    return f"{said}; {top.name} data, {top.rows} rows, came furthest: {top.shown}{before}."
 
 
-def best(found: list[results.Found]) -> list[dict[str, str]]:
+def best(found: list[Found]) -> list[Found]:
     """The furthest point of each curve."""
     names = dict.fromkeys(point.name for point in found)
-    tops = [max((point for point in found if point.name == name), key=lambda point: point.accuracy) for name in names]
-    return [curve(point) for point in tops]
+    return [max((point for point in found if point.name == name), key=lambda point: point.accuracy) for name in names]
 
 
-def curve(point: results.Found) -> dict[str, str]:
-    return {
-        "name": point.name,
-        "label": point.label,
-        "rows": str(point.rows),
-        "accuracy": within(point.accuracy, point.low, point.high),
-        "seeds": ", ".join(percent(value) for value in point.accuracies),
-    }
-
-
-def drawn(found: list[results.Found], directory: Path, caption: str) -> list[figures.Figure]:
-    if not found:
-        return []
-    return [figures.size_curve(found, results.baseline_scores(directory), caption)]
+def curve(point: Found) -> dict[str, str]:
+    """A point of a curve in the cells of a table."""
+    seeds = ", ".join(percent(value) for value in point.accuracies)
+    return {"name": point.name, "label": point.label, "rows": str(point.rows), "accuracy": point.shown, "seeds": seeds}
 
 
 def _row(row: dict[str, Any], directory: Path, page: Path) -> dict[str, Any]:

@@ -2,368 +2,456 @@
 // All that comes from data is set as text, never as markup.
 
 async function unpack(id) {
-  const text = document.getElementById(id).textContent;
-  const letters = atob(text);
+  const letters = atob(document.getElementById(id).textContent);
   const bytes = new Uint8Array(letters.length);
-  for (let place = 0; place < letters.length; place += 1) bytes[place] = letters.charCodeAt(place); // `from` takes thirty times as long
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return new Response(stream).text();
+  // `Uint8Array.from` takes thirty times as long
+  for (let index = 0; index < letters.length; index += 1) bytes[index] = letters.charCodeAt(index);
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
 }
 
 function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
-    if (name === "onclick") made.addEventListener("click", value);
+    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
     else if (value !== undefined && value !== false) made.setAttribute(name, value === true ? "" : value);
   }
   made.append(...children.filter((child) => child !== null && child !== undefined));
   return made;
 }
 
+function byId(id) {
+  return document.getElementById(id);
+}
+
 // ── curves ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+const curves = {
+  figures: [],
+  steps: null, // the range of steps in all curves over steps, those that are not drawn yet too
+  following: false, // whether curves are being zoomed because another one was
+};
+const PLOT_OPTIONS = { responsive: true, displayModeBar: false };
 
 function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
 
-function themed() {
-  const axis = { gridcolor: colour("--line"), linecolor: colour("--line"), zerolinecolor: colour("--line") };
-  return { ink: colour("--ink"), axis, hover: { bgcolor: colour("--paper"), bordercolor: colour("--line"), font: { color: colour("--ink") } } };
-}
-
 function layoutOf(figure) {
-  const { ink, axis, hover } = themed();
+  const line = colour("--line"), ink = colour("--ink");
+  const axis = { gridcolor: line, linecolor: line, zerolinecolor: line, automargin: true };
   const layout = structuredClone(figure.layout);
+  const zoomed = figure.linked && curves.steps ? { range: curves.steps } : {};
   return {
     ...layout,
-    xaxis: { ...axis, automargin: true, ...layout.xaxis, ...(figure.linked && range ? { range } : {}) }, yaxis: { ...axis, automargin: true, ...layout.yaxis },
-    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: ink, size: 12 }, hoverlabel: hover,
-    margin: { l: 50, r: 12, t: 18, b: 42 }, hovermode: figure.linked ? "x unified" : "closest", showlegend: figure.data.filter((t) => t.showlegend !== false).length > 1,
+    xaxis: { ...axis, ...layout.xaxis, ...zoomed },
+    yaxis: { ...axis, ...layout.yaxis },
+    paper_bgcolor: "rgba(0,0,0,0)",
+    plot_bgcolor: "rgba(0,0,0,0)",
+    font: { color: ink, size: 12 },
+    hoverlabel: { bgcolor: colour("--paper"), bordercolor: line, font: { color: ink } },
+    margin: { l: 50, r: 12, t: 18, b: 42 },
+    hovermode: figure.linked ? "x unified" : "closest",
+    showlegend: figure.data.filter((trace) => trace.showlegend !== false).length > 1,
     legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
   };
 }
 
-let figures = [];
-let range = null; // of steps, in all curves over steps, those that are not drawn yet too
-let following = false;
-
-function placeOf(figure) {
-  return document.getElementById("figure-" + figure.name);
+function plotOf(figure) {
+  return byId("figure-" + figure.name);
 }
 
 function linkZoom(figure) {
-  placeOf(figure).on("plotly_relayout", (change) => {
-    if (following || !figure.linked) return;
-    const wanted = change["xaxis.range"] ?? (change["xaxis.range[0]"] === undefined ? null : [change["xaxis.range[0]"], change["xaxis.range[1]"]]);
-    if (wanted || change["xaxis.autorange"]) zoom(wanted, figure);
+  plotOf(figure).on("plotly_relayout", (change) => {
+    if (curves.following || !figure.linked) return;
+    const [start, end] = [change["xaxis.range[0]"], change["xaxis.range[1]"]];
+    const steps = change["xaxis.range"] ?? (start === undefined ? null : [start, end]);
+    if (steps || change["xaxis.autorange"]) zoom(steps, figure);
   });
 }
 
-async function zoom(wanted, but = null) {
-  range = wanted;
-  following = true;
-  const update = range ? { "xaxis.range": range } : { "xaxis.autorange": true, "yaxis.autorange": true };
-  const others = figures.filter((figure) => figure.linked && figure !== but).map(placeOf).filter((place) => place.data);
+async function zoom(steps, but = null) {
+  curves.steps = steps;
+  curves.following = true;
+  const update = steps ? { "xaxis.range": steps } : { "xaxis.autorange": true, "yaxis.autorange": true };
+  const others = curves.figures.filter((figure) => figure.linked && figure !== but).map(plotOf).filter((plot) => plot.data);
   try {
-    await Promise.all(others.map((place) => Plotly.relayout(place, structuredClone(update))));
+    await Promise.all(others.map((plot) => Plotly.relayout(plot, structuredClone(update))));
   } finally {
-    following = false;
+    curves.following = false;
   }
 }
 
-async function draw() {
-  if (!figures.length) return;
-  const script = element("script", { src: URL.createObjectURL(new Blob([await unpack("plotly")], { type: "text/javascript" })) });
-  await new Promise((done, failed) => { script.onload = done; script.onerror = failed; document.head.append(script); });
-  const drawn = new IntersectionObserver((seen) => {
+async function drawCurves() {
+  if (!curves.figures.length) return;
+  const source = URL.createObjectURL(new Blob([await unpack("plotly")], { type: "text/javascript" }));
+  await new Promise((onload, onerror) => document.head.append(element("script", { src: source, onload, onerror })));
+  const inSight = new IntersectionObserver((seen) => {
     for (const { target, isIntersecting } of seen) {
       if (!isIntersecting) continue;
-      drawn.unobserve(target);
-      const figure = figures.find((other) => placeOf(other) === target);
-      Plotly.newPlot(target, figure.data, layoutOf(figure), { responsive: true, displayModeBar: false }).then(() => linkZoom(figure));
+      inSight.unobserve(target);
+      const figure = curves.figures.find((each) => plotOf(each) === target);
+      Plotly.newPlot(target, figure.data, layoutOf(figure), PLOT_OPTIONS).then(() => linkZoom(figure));
     }
   }, { rootMargin: "400px" });
-  for (const figure of figures) drawn.observe(placeOf(figure));
-  document.getElementById("unzoom")?.addEventListener("click", () => zoom(null));
+  for (const figure of curves.figures) inSight.observe(plotOf(figure));
+  byId("unzoom")?.addEventListener("click", () => zoom(null));
 }
 
-function redraw() {
-  for (const figure of figures) {
-    const place = placeOf(figure);
-    if (place.data) Plotly.react(place, figure.data, layoutOf(figure), { responsive: true, displayModeBar: false });
+function redrawCurves() {
+  for (const figure of curves.figures) {
+    if (plotOf(figure).data) Plotly.react(plotOf(figure), figure.data, layoutOf(figure), PLOT_OPTIONS);
   }
+}
+
+// A page from a file may have no storage: then nothing is kept.
+function keep(storage, key, value) {
+  try { window[storage].setItem(key, value); } catch { /* as above */ }
+}
+
+function kept(storage, key) {
+  try { return window[storage].getItem(key); } catch { return null; }
 }
 
 function followTheme() {
   const root = document.documentElement;
-  const stored = (() => { try { return localStorage.getItem("tutelage-theme"); } catch { return null; } })();
+  const stored = kept("localStorage", "tutelage-theme");
   if (stored) root.dataset.theme = stored;
-  document.getElementById("theme").addEventListener("click", () => {
+  byId("theme").addEventListener("click", () => {
     const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
     root.dataset.theme = dark ? "light" : "dark";
-    try { localStorage.setItem("tutelage-theme", root.dataset.theme); } catch { /* a page from a file may have no storage */ }
-    redraw();
+    keep("localStorage", "tutelage-theme", root.dataset.theme);
+    redrawCurves();
   });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redrawCurves);
 }
 
-// ── generations ─────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── generations: the data ───────────────────────────────────────────────────────────────────────────────────────────
 
-const RIGHT = 0;
-const PORTION = 100;
 let generations = null;
-let chosen = null;
-let shown = [];
-let portion = PORTION;
+
+function unpackResponse([text, outcome, answer, length, entropy, tokens]) {
+  return { text, outcome: generations.outcomes[outcome], answer, length, entropy, tokens };
+}
+
+// `responses` has an entry for each evaluation: the responses, one a sample, or null where the problem was not asked.
+function unpackProblem({ q, r, a }) {
+  return { question: q, reference: r, responses: a.map((rows) => rows && rows.map(unpackResponse)) };
+}
 
 function firstAsked(problem) {
-  return problem.a.findIndex((responses) => responses !== null);
+  return problem.responses.findIndex((responses) => responses !== null);
 }
 
-function isRight(responses) {
-  return responses.filter((response) => response[1] === RIGHT).length * 2 >= responses.length;
+function isSolved(responses) {
+  return responses.filter((response) => response.outcome === "right").length * 2 >= responses.length;
 }
 
-function stepPlace() {
-  return generations.steps.indexOf(chosen.step);
-}
-
-function fits(problem, show, place) {
-  const responses = problem.a[place];
-  if (!responses) return false;
-  if (show === "all") return true;
-  if (show === "gained" || show === "lost") {
-    const first = firstAsked(problem);
-    if (first === place) return false;
-    return isRight(responses) === (show === "gained") && isRight(problem.a[first]) === (show === "lost");
-  }
-  return responses.some((response) => generations.outcomes[response[1]] === show);
-}
-
-function says(problem, place, wanted) {
-  const texts = [problem.q, problem.r, ...problem.a[place].map((response) => response[0])];
-  return texts.some((text) => text.toLowerCase().includes(wanted));
-}
-
-function choose() {
-  const place = stepPlace();
-  const wanted = chosen.search.trim().toLowerCase();
-  shown = generations.problems.map((_, number) => number).filter((number) => {
-    const problem = generations.problems[number];
-    return fits(problem, chosen.show, place) && (!wanted || says(problem, place, wanted));
-  });
-  portion = Math.max(PORTION, Math.ceil((shown.indexOf(chosen.problem) + 1) / PORTION) * PORTION); // the chosen one is in sight
+function outcomeOf(responses) {
+  return isSolved(responses) ? "right" : responses.find((response) => response.outcome !== "right").outcome;
 }
 
 function outcomeClass(outcome) {
-  return generations.outcomes[outcome].replace(" ", "-");
+  return outcome.replace(" ", "-");
 }
 
-function dots(problem) {
-  const marks = { right: "●", wrong: "○", "cut off": "◐", malformed: "✕" };
-  const made = element("span", { class: "dots", "aria-hidden": "true" });
-  for (const responses of problem.a) {
-    if (!responses) { made.append("·"); continue; }
-    const outcome = isRight(responses) ? RIGHT : responses.find((response) => response[1] !== RIGHT)[1];
-    made.append(element("span", { class: outcomeClass(outcome) }, marks[generations.outcomes[outcome]]));
-  }
-  return made;
-}
-
-function counts() {
-  const place = stepPlace();
-  const select = document.getElementById("show");
-  for (const option of select.options) {
-    const count = generations.problems.filter((problem) => fits(problem, option.value, place)).length;
-    option.textContent = `${option.value} (${count})`;
-  }
-}
-
-function list() {
-  const place = stepPlace();
-  const entries = shown.slice(0, portion).map((number) => {
-    const problem = generations.problems[number];
-    const outcome = isRight(problem.a[place]) ? RIGHT : problem.a[place].find((response) => response[1] !== RIGHT)[1];
-    const name = generations.outcomes[outcome];
-    return element("li", {}, element("button", { type: "button", "data-key": number, "data-problem": number, "aria-current": String(number === chosen.problem), onclick: () => open(number) },
-      element("span", { class: "text" }, problem.q),
-      element("span", { class: "meta" }, `${generations.start + number + 1} · `, dots(problem), " ", element("span", { class: outcomeClass(outcome) }, name))));
-  });
-  if (shown.length > portion) {
-    entries.push(element("li", {}, element("button", { type: "button", onclick: more }, `show ${Math.min(PORTION, shown.length - portion)} more`)));
-  }
-  replace(document.getElementById("problems"), ...entries);
-  const here = generations.parts.length > 1 ? ` on this page (of ${generations.parts.reduce((sum, part) => sum + part.problems, 0)} in all)` : "";
-  document.getElementById("count").textContent = `${shown.length} of ${generations.problems.length} problems${here}`;
-}
-
-function more() {
-  const first = portion;
-  portion += PORTION;
-  list();
-  document.querySelectorAll("#problems button[data-problem]")[first]?.focus();
-}
-
-function current() {
-  for (const button of document.querySelectorAll("#problems button[data-problem]")) {
-    const own = Number(button.dataset.problem) === chosen.problem;
-    button.setAttribute("aria-current", String(own));
-    if (own) button.parentElement.parentElement.scrollTop = Math.max(0, button.offsetTop - button.parentElement.parentElement.offsetTop - 80);
-  }
-}
-
+// The value that a digit stands for; see digit_of in reading.py.
 function nats(digit) {
   return 2 ** (generations.digits.indexOf(digit) / generations.octave) - 1;
 }
 
-function shaded(response) {
-  const [text, , , , , tokens] = response;
-  if (!chosen.shade || !tokens) return [text];
-  const [counts, entropies, nlls] = tokens;
-  const values = chosen.shade === "entropy" ? entropies : nlls;
-  const letters = Array.from(text); // whole characters, as they were counted, and not UTF-16 units
-  const made = [];
-  let place = 0;
-  for (let token = 0; token < values.length; token += 1) {
-    const size = typeof counts === "string" ? generations.digits.indexOf(counts[token]) : counts[token];
-    if (!size) continue;
-    const value = nats(values[token]);
-    const strength = Number(colour("--strongest")) * Math.min(1, value / 4);
-    made.push(element("span", { style: `background:rgba(var(--heat),${strength.toFixed(2)})`, title: `${value.toFixed(2)} nats` }, letters.slice(place, place + size).join("")));
-    place += size;
-  }
-  if (place < letters.length) made.push(letters.slice(place).join(""));
-  return made;
-}
+// ── generations: what is chosen, and the list ───────────────────────────────────────────────────────────────────────
 
-function responseCard(problem, place, sample) {
-  const responses = problem.a[place];
-  if (!responses) return null;
-  const response = responses[Math.min(sample, responses.length - 1)];
-  const [, outcome, answer, length, entropy, tokens] = response;
-  const name = generations.outcomes[outcome];
-  return element("section", { class: "response", "aria-label": `Response at step ${generations.steps[place]}` },
-    element("h4", {}, `step ${generations.steps[place]} `, element("span", { class: outcomeClass(outcome) }, name)),
-    element("dl", { class: "pair" },
-      element("dt", {}, "answer"), element("dd", {}, answer || "–"),
-      element("dt", {}, "reference"), element("dd", {}, problem.r || "–")),
-    element("pre", { tabindex: "0", "aria-label": "response" }, ...shaded(response)),
-    chosen.shade && !tokens ? element("p", { class: "hint" }, "The tokens of this response were not logged.") : null,
-    element("p", { class: "hint" }, `${length} tokens${entropy === null ? "" : `, mean entropy ${entropy} nats`}`));
-}
+const PORTION = 100;
+const view = {
+  chosen: null, // what the address says: problem (an index, or null), step, show, search, shade, sample
+  listed: [], // indices of the problems that fit
+  portion: PORTION, // so many of them are in the list
+};
 
-function replace(parent, ...children) {
-  const held = parent.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
-  parent.replaceChildren(...children);
-  if (held !== undefined) (parent.querySelector(`[data-key="${held}"]:not([disabled])`) ?? parent.querySelector("[data-key]"))?.focus({ preventScroll: true });
-}
-
-function detail() {
-  const article = document.getElementById("problem");
-  if (chosen.problem === null || !generations.problems[chosen.problem]) {
-    replace(article, element("p", { class: "hint" }, "Choose a problem. Marks show its outcome at each evaluation: ● right, ○ wrong, ◐ cut off, ✕ malformed, · not asked."));
-    return;
-  }
-  const problem = generations.problems[chosen.problem];
-  const place = stepPlace();
-  const first = firstAsked(problem);
-  const samples = Math.max(...problem.a.map((responses) => (responses ? responses.length : 0)));
-  const steps = generations.steps.map((step, number) => problem.a[number] && element("button", { type: "button", "data-key": `step-${step}`, "aria-pressed": String(step === chosen.step), onclick: () => change({ step }) },
-    `step ${step} `, element("span", { class: isRight(problem.a[number]) ? "right" : "wrong" }, isRight(problem.a[number]) ? "✓" : "✗")));
-  const where = shown.indexOf(chosen.problem);
-  const beside = (number, label) => element("button", { type: "button", "data-key": label, disabled: number < 0 || number >= shown.length, onclick: () => open(shown[number]) }, label);
-  const pages = samples > 1 ? [element("label", {}, "sample ", (() => {
-    const select = element("select", { "data-key": "sample" }, ...Array.from({ length: samples }, (_, number) => element("option", { value: number, selected: number === chosen.sample }, `${number + 1} of ${samples}`)));
-    select.addEventListener("change", () => change({ sample: Number(select.value) }));
-    return select;
-  })())] : [];
-  const legend = chosen.shade ? [element("p", { class: "legend" }, "0", element("span", { class: "ramp" }), `4 nats of ${chosen.shade === "nll" ? "negative log-likelihood" : "entropy"} and more`)] : [];
-  replace(article,
-    element("h3", { "aria-live": "polite" }, `Problem ${generations.start + chosen.problem + 1}`),
-    element("pre", {}, problem.q),
-    element("div", { class: "steps" }, ...steps.filter(Boolean), ...pages, beside(where - 1, "‹ previous"), beside(where < 0 ? 0 : where + 1, "next ›")),
-    ...legend,
-    element("div", { class: "responses" }, ...(place === first ? [] : [responseCard(problem, first, chosen.sample)]), responseCard(problem, place, chosen.sample)));
-}
-
-function remember(push = false) {
-  const values = { problem: chosen.problem === null ? "" : generations.start + chosen.problem + 1, step: chosen.step, show: chosen.show, search: chosen.search, shade: chosen.shade, sample: chosen.sample || "" };
-  const hash = "#" + new URLSearchParams(Object.entries(values).filter(([, value]) => value !== "" && value !== null && value !== "all"));
-  if (hash !== location.hash) history[push ? "pushState" : "replaceState"](null, "", hash);
-}
-
-function untouched() {
-  return { problem: null, step: generations.steps.at(-1), show: "all", search: "", shade: "", sample: 0 };
-}
-
-// What the address says; anything that it cannot mean is as if it were not there. Whether it is of generations at all.
-function recall() {
-  const values = new URLSearchParams(location.hash.slice(1));
-  chosen = untouched();
-  if (!values.has("step")) return false;
-  const step = Number(values.get("step"));
-  const sample = Number(values.get("sample") ?? 0);
-  const problem = Number(values.get("problem") ?? 0) - 1;
-  if (generations.steps.includes(step)) chosen.step = step;
-  if (Number.isInteger(sample) && sample >= 0) chosen.sample = sample;
-  if (shows().includes(values.get("show"))) chosen.show = values.get("show");
-  if (["entropy", "nll"].includes(values.get("shade"))) chosen.shade = values.get("shade");
-  chosen.search = values.get("search") ?? "";
-  const own = problem - generations.start;
-  if (own >= 0 && own < generations.problems.length) chosen.problem = own;
-  else elsewhere(problem);
-  return true;
-}
-
-// Where generations are split over several pages: the one that has a problem.
-function elsewhere(problem) {
-  const part = generations.parts.find((each) => problem >= each.start && problem < each.start + each.problems);
-  if (part && !part.this) location.replace(part.name + location.hash);
+// The index of the evaluation that is chosen.
+function chosenStep() {
+  return generations.steps.indexOf(view.chosen.step);
 }
 
 function shows() {
   return ["all", "gained", "lost", ...generations.outcomes];
 }
 
+function fits(problem, show, step) {
+  const responses = problem.responses[step];
+  if (!responses) return false;
+  if (show === "all") return true;
+  if (show === "gained" || show === "lost") {
+    const first = firstAsked(problem);
+    if (first === step) return false;
+    return isSolved(responses) === (show === "gained") && isSolved(problem.responses[first]) === (show === "lost");
+  }
+  return responses.some((response) => response.outcome === show);
+}
+
+function contains(problem, step, wanted) {
+  const texts = [problem.question, problem.reference, ...problem.responses[step].map((response) => response.text)];
+  return texts.some((text) => text.toLowerCase().includes(wanted));
+}
+
+function choose() {
+  const step = chosenStep();
+  const wanted = view.chosen.search.trim().toLowerCase();
+  const indices = [...generations.problems.keys()];
+  view.listed = indices.filter((index) => {
+    const problem = generations.problems[index];
+    return fits(problem, view.chosen.show, step) && (!wanted || contains(problem, step, wanted));
+  });
+  const listIndex = view.listed.indexOf(view.chosen.problem);
+  view.portion = Math.max(PORTION, Math.ceil((listIndex + 1) / PORTION) * PORTION); // the chosen one is in sight
+}
+
+function marks(problem) {
+  const signs = { right: "●", wrong: "○", "cut off": "◐", malformed: "✕" };
+  const made = element("span", { class: "dots", "aria-hidden": "true" });
+  for (const responses of problem.responses) {
+    const outcome = responses && outcomeOf(responses);
+    made.append(responses ? element("span", { class: outcomeClass(outcome) }, signs[outcome]) : "·");
+  }
+  return made;
+}
+
+function countOptions() {
+  const step = chosenStep();
+  for (const option of byId("show").options) {
+    const count = generations.problems.filter((problem) => fits(problem, option.value, step)).length;
+    option.textContent = `${option.value} (${count})`;
+  }
+}
+
+function entry(index) {
+  const problem = generations.problems[index];
+  const outcome = outcomeOf(problem.responses[chosenStep()]);
+  const number = `${generations.start + index + 1} · `;
+  const meta = element("span", { class: "meta" },
+    number, marks(problem), " ", element("span", { class: outcomeClass(outcome) }, outcome));
+  const attributes = {
+    type: "button", "data-key": index, "data-problem": index, "aria-current": String(index === view.chosen.problem),
+    onclick: () => open(index),
+  };
+  return element("li", {}, element("button", attributes, element("span", { class: "text" }, problem.question), meta));
+}
+
+function list() {
+  const entries = view.listed.slice(0, view.portion).map(entry);
+  const left = view.listed.length - view.portion;
+  if (left > 0) {
+    const label = `show ${Math.min(PORTION, left)} more`;
+    entries.push(element("li", {}, element("button", { type: "button", onclick: more }, label)));
+  }
+  replace(byId("problems"), ...entries);
+  const inAll = generations.parts.reduce((sum, part) => sum + part.problems, 0);
+  const ofAll = generations.parts.length > 1 ? ` on this page (of ${inAll} in all)` : "";
+  byId("count").textContent = `${view.listed.length} of ${generations.problems.length} problems${ofAll}`;
+}
+
+function listButtons() {
+  return document.querySelectorAll("#problems button[data-problem]");
+}
+
+function more() {
+  const first = view.portion;
+  view.portion += PORTION;
+  list();
+  listButtons()[first]?.focus();
+}
+
+function markCurrent() {
+  const box = byId("problems");
+  for (const button of listButtons()) {
+    const current = Number(button.dataset.problem) === view.chosen.problem;
+    button.setAttribute("aria-current", String(current));
+    if (current) box.scrollTop = Math.max(0, button.offsetTop - box.offsetTop - 80);
+  }
+}
+
+// Replace what is in an element; the focus stays on what it was on, or on the first thing that can have it.
+function replace(parent, ...children) {
+  const key = parent.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
+  parent.replaceChildren(...children);
+  if (key === undefined) return;
+  const next = parent.querySelector(`[data-key="${key}"]:not([disabled])`) ?? parent.querySelector("[data-key]");
+  next?.focus({ preventScroll: true });
+}
+
+// ── generations: one problem ────────────────────────────────────────────────────────────────────────────────────────
+
+function shaded({ text, tokens }) {
+  if (!view.chosen.shade || !tokens) return [text];
+  const [counts, entropies, nlls] = tokens;
+  const values = view.chosen.shade === "entropy" ? entropies : nlls;
+  const strongest = Number(colour("--strongest"));
+  const letters = Array.from(text); // full characters, as they were counted, and not UTF-16 units
+  const made = [];
+  let start = 0;
+  for (let index = 0; index < values.length; index += 1) {
+    const size = typeof counts === "string" ? generations.digits.indexOf(counts[index]) : counts[index];
+    if (!size) continue;
+    const value = nats(values[index]);
+    const style = `background:rgba(var(--heat),${(strongest * Math.min(1, value / 4)).toFixed(2)})`;
+    const token = letters.slice(start, start + size).join("");
+    made.push(element("span", { style, title: `${value.toFixed(2)} nats` }, token));
+    start += size;
+  }
+  if (start < letters.length) made.push(letters.slice(start).join(""));
+  return made;
+}
+
+function card(problem, stepIndex) {
+  const responses = problem.responses[stepIndex];
+  if (!responses) return null;
+  const step = `step ${generations.steps[stepIndex]}`;
+  const response = responses[Math.min(view.chosen.sample, responses.length - 1)];
+  const { outcome, answer, length, entropy, tokens } = response;
+  const unknown = view.chosen.shade && !tokens;
+  return element("section", { class: "response", "aria-label": `Response at ${step}` },
+    element("h4", {}, `${step} `, element("span", { class: outcomeClass(outcome) }, outcome)),
+    element("dl", { class: "pair" },
+      element("dt", {}, "answer"), element("dd", {}, answer || "–"),
+      element("dt", {}, "reference"), element("dd", {}, problem.reference || "–")),
+    element("pre", { tabindex: "0", "aria-label": "response" }, ...shaded(response)),
+    unknown ? element("p", { class: "hint" }, "The tokens of this response were not logged.") : null,
+    element("p", { class: "hint" }, `${length} tokens${entropy === null ? "" : `, mean entropy ${entropy} nats`}`));
+}
+
+// The response at the chosen step, and beside it that of the first evaluation.
+function cards(problem) {
+  const steps = new Set([firstAsked(problem), chosenStep()]);
+  return element("div", { class: "responses" }, ...Array.from(steps, (step) => card(problem, step)));
+}
+
+function stepButton(problem, index) {
+  const responses = problem.responses[index];
+  if (!responses) return null;
+  const step = generations.steps[index];
+  const solved = isSolved(responses);
+  const attributes = {
+    type: "button", "data-key": `step-${step}`, "aria-pressed": String(step === view.chosen.step),
+    onclick: () => change({ step }),
+  };
+  const sign = element("span", { class: solved ? "right" : "wrong" }, solved ? "✓" : "✗");
+  return element("button", attributes, `step ${step} `, sign);
+}
+
+function sampleChoice(problem) {
+  const samples = Math.max(...problem.responses.map((responses) => responses?.length ?? 0));
+  if (samples < 2) return null;
+  const options = Array.from({ length: samples }, (_, index) =>
+    element("option", { value: index, selected: index === view.chosen.sample }, `${index + 1} of ${samples}`));
+  const onchange = (event) => change({ sample: Number(event.target.value) });
+  return element("label", {}, "sample ", element("select", { "data-key": "sample", onchange }, ...options));
+}
+
+function navigation(problem) {
+  const listIndex = view.listed.indexOf(view.chosen.problem);
+  const beside = (index, label) => element("button", {
+    type: "button", "data-key": label, disabled: index < 0 || index >= view.listed.length,
+    onclick: () => open(view.listed[index]),
+  }, label);
+  return element("div", { class: "steps" },
+    ...generations.steps.map((_, index) => stepButton(problem, index)),
+    sampleChoice(problem),
+    beside(listIndex - 1, "‹ previous"),
+    beside(listIndex + 1, "next ›"));
+}
+
+function legend() {
+  if (!view.chosen.shade) return null;
+  const what = view.chosen.shade === "nll" ? "negative log-likelihood" : "entropy";
+  return element("p", { class: "legend" }, "0", element("span", { class: "ramp" }), `4 nats of ${what} and more`);
+}
+
+function detail() {
+  const problem = generations.problems[view.chosen.problem];
+  if (!problem) {
+    const signs = "● right, ○ wrong, ◐ cut off, ✕ malformed, · not asked";
+    const hint = `Choose a problem. Marks show its outcome at each evaluation: ${signs}.`;
+    replace(byId("problem"), element("p", { class: "hint" }, hint));
+    return;
+  }
+  const parts = [
+    element("h3", { "aria-live": "polite" }, `Problem ${generations.start + view.chosen.problem + 1}`),
+    element("pre", {}, problem.question), navigation(problem), legend(), cards(problem),
+  ];
+  replace(byId("problem"), ...parts.filter(Boolean));
+}
+
+// ── generations: the address, and what changes it ───────────────────────────────────────────────────────────────────
+
+function remember(push) {
+  const { problem, step, show, search, shade, sample } = view.chosen;
+  const number = problem === null ? "" : generations.start + problem + 1;
+  const values = Object.entries({ problem: number, step, show, search, shade, sample: sample || "" });
+  const hash = "#" + new URLSearchParams(values.filter(([, value]) => value !== "" && value !== "all"));
+  if (hash !== location.hash) history[push ? "pushState" : "replaceState"](null, "", hash);
+}
+
+// Choose what the address says; what it cannot mean is as if it were not there. Whether it is of generations at all.
+function recall() {
+  const values = new URLSearchParams(location.hash.slice(1));
+  const chosen = { problem: null, step: generations.steps.at(-1), show: "all", search: "", shade: "", sample: 0 };
+  view.chosen = chosen;
+  if (!values.has("step")) return false;
+  const step = Number(values.get("step"));
+  const sample = Number(values.get("sample") ?? 0);
+  const index = Number(values.get("problem") ?? 0) - 1; // over all parts
+  if (generations.steps.includes(step)) chosen.step = step;
+  if (Number.isInteger(sample) && sample >= 0) chosen.sample = sample;
+  if (shows().includes(values.get("show"))) chosen.show = values.get("show");
+  if (["entropy", "nll"].includes(values.get("shade"))) chosen.shade = values.get("shade");
+  chosen.search = values.get("search") ?? "";
+  if (generations.problems[index - generations.start]) chosen.problem = index - generations.start;
+  else goToPartOf(index);
+  return true;
+}
+
+function goToPartOf(index) {
+  const part = generations.parts.find((each) => index >= each.start && index < each.start + each.problems);
+  if (part && !part.this) location.replace(part.name + location.hash);
+}
+
 function display() {
-  for (const name of ["step", "show", "search", "shade"]) document.getElementById(name).value = chosen[name];
-  counts();
+  for (const name of ["step", "show", "search", "shade"]) byId(name).value = view.chosen[name];
+  countOptions();
   choose();
   list();
-  current();
+  markCurrent();
   detail();
 }
 
 function change(values, push = false) {
-  Object.assign(chosen, values);
-  const other = "step" in values || "show" in values || "search" in values;
-  document.getElementById("step").value = chosen.step;
-  if ("step" in values) counts();
-  if (other) { choose(); list(); }
+  Object.assign(view.chosen, values);
+  byId("step").value = view.chosen.step;
+  if ("step" in values) countOptions();
+  if ("step" in values || "show" in values || "search" in values) { choose(); list(); }
   detail();
   remember(push);
 }
 
-function open(number) {
-  change({ problem: number }, true);
-  if (shown.indexOf(number) >= portion) { choose(); list(); }
-  current();
-  if (matchMedia("(max-width: 46rem)").matches) document.getElementById("problem").focus();
+function open(index) {
+  change({ problem: index }, true);
+  if (view.listed.indexOf(index) >= view.portion) { choose(); list(); }
+  markCurrent();
+  if (matchMedia("(max-width: 46rem)").matches) byId("problem").focus();
 }
 
 function browse() {
-  document.getElementById("browser").hidden = false;
-  document.getElementById("step").append(...generations.steps.map((step) => element("option", { value: step }, `step ${step}`)));
-  document.getElementById("show").append(...shows().map((name) => element("option", { value: name }, name)));
+  byId("browser").hidden = false;
+  byId("step").append(...generations.steps.map((step) => element("option", { value: step }, `step ${step}`)));
+  byId("show").append(...shows().map((name) => element("option", { value: name }, name)));
   const linked = recall();
   display();
-  const fresh = performance.getEntriesByType("navigation")[0]?.type === "navigate"; // a page that is loaded again stays where it was
-  if (linked && fresh) document.getElementById("generations").scrollIntoView({ behavior: "instant" });
+  if (linked && arrivedBy("navigate")) byId("generations").scrollIntoView({ behavior: "instant" });
   let typing = 0;
-  document.getElementById("step").addEventListener("change", (event) => change({ step: Number(event.target.value) }));
-  document.getElementById("show").addEventListener("change", (event) => change({ show: event.target.value }));
-  document.getElementById("shade").addEventListener("change", (event) => change({ shade: event.target.value }));
-  document.getElementById("search").addEventListener("input", (event) => {
+  byId("step").addEventListener("change", (event) => change({ step: Number(event.target.value) }));
+  byId("show").addEventListener("change", (event) => change({ show: event.target.value }));
+  byId("shade").addEventListener("change", (event) => change({ shade: event.target.value }));
+  byId("search").addEventListener("input", (event) => {
     clearTimeout(typing);
     typing = setTimeout(() => change({ search: event.target.value }), 150);
   });
@@ -371,42 +459,49 @@ function browse() {
   addEventListener("popstate", () => { if (!location.hash || location.hash.includes("step=")) { recall(); display(); } });
 }
 
+// ── the page ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+// A page that is loaded again, or gone back to, stays where it was.
+function arrivedBy(type) {
+  return performance.getEntriesByType("navigation")[0]?.type === type;
+}
+
 // A page of a run that goes on loads itself again, unless somebody is at work in it; what is open stays open.
 function reloadWhenIdle() {
-  const busy = document.hidden || document.activeElement?.matches("input, select, #problem *, #problems *");
-  if (busy) setTimeout(reloadWhenIdle, 2000);
-  else {
-    const open = Array.from(document.querySelectorAll("details"), (each) => each.open);
-    try { sessionStorage.setItem("tutelage-open", JSON.stringify({ open, range })); } catch { /* a page from a file may have no storage */ }
-    location.reload();
+  if (document.hidden || document.activeElement?.matches("input, select, #problem *, #problems *")) {
+    setTimeout(reloadWhenIdle, 2000);
+    return;
   }
+  const open = Array.from(document.querySelectorAll("details"), (each) => each.open);
+  keep("sessionStorage", "tutelage-open", JSON.stringify({ open, steps: curves.steps }));
+  location.reload();
 }
 
 function reopen() {
-  try {
-    const kept = JSON.parse(sessionStorage.getItem("tutelage-open") ?? "null");
-    if (kept && performance.getEntriesByType("navigation")[0]?.type === "reload") {
-      range = kept.range;
-      document.querySelectorAll("details").forEach((each, place) => { each.open = kept.open[place] ?? each.open; });
-    }
-  } catch { /* as above */ }
+  const before = JSON.parse(kept("sessionStorage", "tutelage-open") ?? "null");
+  if (!before || !arrivedBy("reload")) return;
+  curves.steps = before.steps;
+  document.querySelectorAll("details").forEach((each, index) => { each.open = before.open[index] ?? each.open; });
 }
 
 async function main() {
   followTheme();
   const payload = JSON.parse(await unpack("payload"));
-  figures = payload.figures;
+  curves.figures = payload.figures;
   generations = payload.generations;
   reopen();
-  if (generations && generations.problems.length) browse();
-  else document.getElementById("no-generations")?.removeAttribute("hidden");
+  if (generations?.problems.length) {
+    generations.problems = generations.problems.map(unpackProblem);
+    browse();
+  } else byId("no-generations")?.removeAttribute("hidden");
   document.documentElement.dataset.ready = "browser";
-  await draw();
+  await drawCurves();
   document.documentElement.dataset.ready = "all";
   if ("live" in document.body.dataset) setTimeout(reloadWhenIdle, 10000);
 }
 
 main().catch((error) => {
-  document.getElementById("main").prepend(element("p", { class: "note", role: "alert" }, `This page could not be set up in this browser: ${error}`));
+  const note = `This page could not be set up in this browser: ${error}`;
+  byId("main").prepend(element("p", { class: "note", role: "alert" }, note));
   throw error;
 });

@@ -17,13 +17,15 @@ from typing import Any
 from tutelage import console
 from tutelage.errors import InputError
 from tutelage.report import facts, figures, of_sweep
-from tutelage.runs import Reading, is_sweep, read_run, write_text
+from tutelage.runs import is_sweep, read_run, results, write_text
 
 LARGEST = 15_000_000
 """Bytes of a page at most; more generations are split over several."""
 WATCHED = ("metrics.jsonl", "generations.jsonl", "result.json", "sweep.json")
 POLL = 2.0
 """Seconds between two looks at whether a watched run has got on."""
+BREAK = 10
+"""Between two pages, the break is so many times as long as the writing of one took: the cores are for training."""
 
 
 def write(
@@ -94,12 +96,12 @@ def _pages(
 
 
 def split(problems: list[Any], count: int) -> list[list[Any]]:
-    """The problems in so many parts, in their order, of about as many characters each."""
+    """The problems in `count` parts, in their order, of about as many characters each."""
     sizes = [len(json.dumps(problem, ensure_ascii=False)) for problem in problems]
     parts: list[list[Any]] = [[] for _ in range(count)]
-    so_far, whole = 0, max(1, sum(sizes))
+    so_far, total = 0, max(1, sum(sizes))
     for problem, size in zip(problems, sizes, strict=True):
-        parts[min(count - 1, so_far * count // whole)].append(problem)
+        parts[min(count - 1, so_far * count // total)].append(problem)
         so_far += size
     return [part for part in parts if part] or [[]]
 
@@ -114,12 +116,12 @@ def watch(directory: str | Path, out: Path | None = None, *, price_per_hour: flo
             now = _state(directory)
             if now != seen:
                 seen, started = now, time.monotonic()
-                finished = _finished(directory)
+                finished = results.is_finished(directory)
                 write(directory, out, price_per_hour=price_per_hour, live=not finished)
                 if finished:
                     return page
                 took = time.monotonic() - started
-            time.sleep(max(POLL, 10 * took))  # the cores are for training
+            time.sleep(max(POLL, BREAK * took))
     except KeyboardInterrupt:
         return write(directory, out, price_per_hour=price_per_hour)
 
@@ -130,22 +132,10 @@ def _state(directory: Path) -> list[tuple[str, int, int]]:
     return [(str(file), (found := file.stat()).st_mtime_ns, found.st_size) for file in files if file.is_file()]
 
 
-def _finished(directory: Path) -> bool:
-    return of_sweep.finished(directory) if is_sweep(directory) else Reading(directory).finished
-
-
 def packed(value: Any) -> str:
     """JSON (or text), compressed, as text that can stand in a page: nothing in it can end a script."""
-    text = value if isinstance(value, str) else _json(value)
+    text = value if isinstance(value, str) else json.dumps(_finite(value), ensure_ascii=False, separators=(",", ":"))
     return base64.b64encode(gzip.compress(text.encode("utf-8", "backslashreplace"), 6, mtime=0)).decode()
-
-
-def _json(value: Any) -> str:
-    options: dict[str, Any] = {"ensure_ascii": False, "separators": (",", ":"), "allow_nan": False}
-    try:
-        return json.dumps(value, **options)
-    except ValueError:  # seldom: a loss that was no number
-        return json.dumps(_finite(value), **options)
 
 
 def _finite(value: Any) -> Any:

@@ -14,7 +14,9 @@ from tutelage import console
 from tutelage.config import Config
 from tutelage.console import percent, within
 from tutelage.data import Ledger
-from tutelage.data import summary as in_words
+from tutelage.data import summary as counts_in_words
+from tutelage.report.words import evaluation_row, model_id, number
+from tutelage.runs import shown_accuracy
 from tutelage.stats import wilson_interval
 
 if TYPE_CHECKING:  # `tutelage filter` shows its ledger without torch
@@ -81,58 +83,31 @@ def evaluation(step: int, summary: dict[str, Any], now: int | None = None) -> No
     """One line of an evaluation of the weights of `step`; `now` is the step at which its result came in."""
     certificate = summary.get("certificate")
     console.say(
-        f"step {step}: accuracy {accuracy(summary)}, well-formed {percent(summary['format_rate'])},"
+        f"step {step}: accuracy {shown_accuracy(summary)}, well-formed {percent(summary['format_rate'])},"
         f" cut off {percent(summary['cap_hit_rate'])}"
-        + (f"; of all {summary['full']['examples']} problems: {accuracy(summary['full'])}" if "full" in summary else "")
+        + (f"; of all {summary['full']['examples']} problems: {shown_accuracy(summary['full'])}" if "full" in summary else "")
         + (f"; vLLM within {certificate['mean_gap']:.2g} nats (max {certificate['max_gap']:.2g})" if certificate else "")
         + (f"; at step {now}" if now not in (None, step) else "")
     )
-
-
-def accuracy(summary: dict[str, Any]) -> str:
-    """``71.9 % [60–81]``: accuracy and its 95 % interval."""
-    return within(summary["accuracy"], *summary["accuracy_ci95"])
-
-
-def number(summary: Mapping[str, Any], key: str, digits: int = 2) -> str:
-    """A mean, "–" of nothing; "≥" before an entropy that is only known from below."""
-    if summary[key] is None:
-        return "–"
-    bound = "≥ " if key == "avg_token_entropy" and summary.get("entropy") == "top-k" else ""
-    return f"{bound}{summary[key]:.{digits}f}"
 
 
 def before_after(before: dict[str, Any], after: dict[str, Any]) -> None:
     """Two evaluations of the same problems beside each other, with 95 % intervals on the shares; of all problems, if both were."""
     if "full" in before and "full" in after:
         before, after = before["full"], after["full"]
-    count = after["examples"]
 
     def share(summary: dict[str, Any], key: str) -> str:
-        if key == "accuracy":
-            return accuracy(summary)
-        return within(summary[key], *wilson_interval(round(summary[key] * summary["examples"]), summary["examples"]))
+        count = summary["examples"]
+        return within(summary[key], *wilson_interval(round(summary[key] * count), count))
 
-    shares = (("accuracy", "accuracy"), ("well-formed answers", "format_rate"), ("cut off at the cap", "cap_hit_rate"))
-    rows = [(name, share(before, key), share(after, key)) for name, key in shares]
-    rows += [(name, number(before, key), number(after, key)) for name, key in MEANS]
-    console.table(f"Before and after ({count} validation problems, 95 % intervals)", ("", "before", "after"), rows)
-
-
-def curve(evaluations: Sequence[dict[str, Any]]) -> list[str]:
-    """The accuracy curve as Markdown table lines."""
-    lines = [
-        "| step | accuracy | 95 % interval | well-formed | cut off | mean tokens | mean token entropy |",
-        "|---|---|---|---|---|---|---|",
+    both = (before, after)
+    rows = [
+        ("accuracy", *map(shown_accuracy, both)),
+        ("well-formed answers", *(share(each, "format_rate") for each in both)),
+        ("cut off at the cap", *(share(each, "cap_hit_rate") for each in both)),
+        *((name, *(number(each, key) for each in both)) for name, key in MEANS),
     ]
-    for line in evaluations:
-        low, high = line["accuracy_ci95"]
-        entropy = number(line, "avg_token_entropy", 3)
-        lines.append(
-            f"| {line['step']} | {percent(line['accuracy'])} | {100 * low:.1f}–{100 * high:.1f} % | {percent(line['format_rate'])} |"
-            f" {percent(line['cap_hit_rate'])} | {line['avg_response_length']:.1f} | {entropy} |"
-        )
-    return lines
+    console.table(f"Before and after ({after['examples']} validation problems, 95 % intervals)", ("", "before", "after"), rows)
 
 
 def model_card(config: Config, fates: Counter[str], evaluations: Sequence[dict[str, Any]], steps: int) -> str:
@@ -141,74 +116,71 @@ def model_card(config: Config, fates: Counter[str], evaluations: Sequence[dict[s
     Args:
         fates: how many rows met which fate.
     """
-    base = "HuggingFaceTB/SmolLM2-135M-Instruct" if config.model.id == "smollm2" else config.model.id
-    front = [
+    base, train = model_id(config), config.train
+    card = [
         "---",
         "library_name: transformers",
         "pipeline_tag: text-generation",
         *([] if Path(base).exists() else [f"base_model: {base}"]),
         "tags: [tutelage, sft]",
         "---",
+        f"# {Path(config.run.dir).name}",
+        "",
+        f"`{base}` after {steps} optimizer steps of supervised fine-tuning by Tutelage on `{config.data.train}`:"
+        f" {fates['kept'] + fates['truncated']} rows ({counts_in_words(fates)}), prompt template `{config.data.prompt}`,"
+        f" learning rate {train.lr:g} ({train.schedule}), {train.batch_size} × {train.grad_accum} rows a step,"
+        f" {config.model.precision}, loss per {train.loss_normalization}.",
+        "",
     ]
-    train, problems = config.train, evaluations[0]["examples"] if evaluations else 0
-    caption = f"Accuracy on {problems} problems, the same ones each time, graded by `{config.eval.reward}_reward_fn`:"
-    return "\n".join(
-        [
-            *front,
-            f"# {Path(config.run.dir).name}",
+    if evaluations:
+        problems = evaluations[0]["examples"]
+        card += [
+            f"Accuracy on {problems} problems, the same ones each time, graded by `{config.eval.reward}_reward_fn`:",
             "",
-            f"`{base}` after {steps} optimizer steps of supervised fine-tuning by Tutelage on `{config.data.train}`:"
-            f" {fates['kept'] + fates['truncated']} rows ({in_words(fates)}), prompt template `{config.data.prompt}`,"
-            f" learning rate {train.lr:g} ({train.schedule}), {train.batch_size} × {train.grad_accum} rows a step,"
-            f" {config.model.precision}, loss per {train.loss_normalization}.",
-            "",
-            *([caption, "", *curve(evaluations), ""] if evaluations else []),
-            *(
-                f"On all {line['full']['examples']} problems, step {line['step']}: {accuracy(line['full'])}.\n"
-                for line in evaluations
-                if "full" in line
-            ),
-            "The run directory beside this model holds the resolved configuration, the environment, the fate of every row"
-            " and every generation.",
+            *_curve(evaluations),
             "",
         ]
+    for line in evaluations:
+        if "full" in line:
+            card.append(f"On all {line['full']['examples']} problems, step {line['step']}: {shown_accuracy(line['full'])}.\n")
+    card.append(
+        "The run directory beside this model holds the resolved configuration, the environment, the fate of every row"
+        " and every generation.\n"
     )
+    return "\n".join(card)
+
+
+def _curve(evaluations: Sequence[dict[str, Any]]) -> list[str]:
+    """The accuracy curve as the lines of a Markdown table."""
+    names = ("step", "accuracy", "95 % interval", "well-formed", "cut off", "mean tokens", "mean token entropy")
+    rows: list[Sequence[str]] = [names, ["---"] * len(names)]
+    for line in evaluations:
+        row, (low, high) = evaluation_row(line), line["accuracy_ci95"]
+        shares = (percent(line["accuracy"]), f"{100 * low:.1f}–{100 * high:.1f} %", row["well_formed"], row["cut_off"])
+        rows.append((str(row["step"]), *shares, row["length"], row["entropy"]))
+    return [f"| {' | '.join(row)} |" for row in rows]
 
 
 def summary_table(title: str, summary: dict[str, Any]) -> None:
     """One evaluation as a table."""
+    several = summary["samples"] > 1
     rows = [
         ("problems", summary["examples"]),
-        ("accuracy", accuracy(summary)),
+        ("accuracy", shown_accuracy(summary)),
         ("well-formed answers", percent(summary["format_rate"])),
         ("cut off at the cap", percent(summary["cap_hit_rate"])),
-        *(
-            (f"{name}@{k}", percent(share))
-            for name in ("pass", "maj")
-            for k, share in summary[f"{name}_at_k"].items()
-            if summary["samples"] > 1
-        ),
-        *((name, number(summary, key)) for name, key in MEANS),
     ]
+    for name in ("pass", "maj") if several else ():
+        rows += [(f"{name}@{k}", percent(share)) for k, share in summary[f"{name}_at_k"].items()]
+    rows += [(name, number(summary, key)) for name, key in MEANS]
     console.table(title, ("", ""), rows)
 
 
 def finished(directory: Path, evaluations: Sequence[dict[str, Any]], cost: Mapping[str, float | None] | None = None) -> None:
     """The end of a run: the curve, before and after, what the evaluations cost, and where everything lies."""
-    console.table(
-        "Accuracy while training",
-        ("step", "accuracy [95 %]", "well-formed", "cut off", "mean tokens"),
-        [
-            (
-                line["step"],
-                accuracy(line),
-                percent(line["format_rate"]),
-                percent(line["cap_hit_rate"]),
-                f"{line['avg_response_length']:.1f}",
-            )
-            for line in evaluations
-        ],
-    )
+    shown = ("step", "accuracy", "well_formed", "cut_off", "length")
+    rows = [[row[key] for key in shown] for row in map(evaluation_row, evaluations)]
+    console.table("Accuracy while training", ("step", "accuracy [95 %]", "well-formed", "cut off", "mean tokens"), rows)
     if len(evaluations) > 1 and evaluations[0]["step"] == 0:
         before_after(evaluations[0], evaluations[-1])
     if cost is not None and cost["share"] is not None:

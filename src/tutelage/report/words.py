@@ -1,26 +1,59 @@
-"""What a run's numbers say, in sentences: the headline, the verdict, the cost, and what to be wary of."""
+"""What a run's numbers say: each number as it is written everywhere, the headline, the verdict, the cost, and what to be wary of."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from tutelage.config import Config
-from tutelage.console import duration, percent, within
-from tutelage.data import summary
-from tutelage.runs import Reading, of_all_problems, score, training_and_waiting
-from tutelage.stats import compare, in_words
+from tutelage.console import duration, percent
+from tutelage.data import summary as counts_in_words
+from tutelage.runs import Reading, aligned, difference_of, of_all_problems, shown_accuracy
+from tutelage.stats import in_words
 
-SMOLLM2 = "SmolLM2-135M-Instruct"
+SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
+WARNINGS = {
+    "eval_failed": "The evaluation of step {step} failed: {reason}.",
+    "eval_lost": "Step {step} was not evaluated (lost).",
+    "eval_skipped": "Step {step} was not evaluated (skipped).",
+    "save_failed": "A checkpoint at step {step} could not be written: {reason}.",
+    "engine_failed": "vLLM failed in the evaluation of step {step} and was started again: {reason}.",
+}
+"""What the lines of a run say that a person should know, by their kind."""
+
+
+def model_id(config: Config) -> str:
+    """The model that a run starts from, as it is known elsewhere."""
+    return SMOLLM2 if config.model.id == "smollm2" else config.model.id
 
 
 def model_name(config: Config) -> str:
-    return SMOLLM2 if config.model.id == "smollm2" else config.model.id.rstrip("/").rpartition("/")[2]
+    """The model's name without that of its owner."""
+    return model_id(config).rstrip("/").rpartition("/")[2]
 
 
-def accuracy(evaluation: dict[str, Any]) -> str:
-    """``71.9 % [60–81]``: accuracy and its 95 % interval."""
-    return within(evaluation["accuracy"], *evaluation["accuracy_ci95"])
+def number(summary: Mapping[str, Any], key: str, digits: int = 2) -> str:
+    """A mean, "–" of nothing; "≥" before an entropy that is only known from below."""
+    if summary[key] is None:
+        return "–"
+    bound = "≥ " if key == "avg_token_entropy" and summary.get("entropy") == "top-k" else ""
+    return f"{bound}{summary[key]:.{digits}f}"
+
+
+def evaluation_row(line: Mapping[str, Any]) -> dict[str, Any]:
+    """An evaluation in the cells of a table."""
+    return {
+        "step": line["step"],
+        "accuracy": shown_accuracy(line),
+        "full": f"{shown_accuracy(line['full'])} of {line['full']['examples']}" if "full" in line else "",
+        "problems": line["examples"],
+        "well_formed": percent(line["format_rate"]),
+        "cut_off": percent(line["cap_hit_rate"]),
+        "length": number(line, "avg_response_length", 1),
+        "entropy": number(line, "avg_token_entropy", 3),
+        "seconds": "adopted" if "adopted_from" in line else f"{line.get('seconds', 0):.0f}",
+    }
 
 
 def ends(reading: Reading) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
@@ -33,13 +66,9 @@ def ends(reading: Reading) -> tuple[dict[str, Any] | None, dict[str, Any] | None
     last = evaluations[-1] if len(evaluations) > 1 or (first and first["step"] > 0) else None
     if first is last:
         first = None
-    if "full" in (last or first or {}) and "full" in (first or last or {}):
+    if all("full" in line for line in (first, last) if line):
         return first and of_all_problems(first), last and of_all_problems(last)
     return first, last
-
-
-def named(evaluation: dict[str, Any]) -> str:
-    return "the untouched model" if evaluation["step"] == 0 else f"the model after step {evaluation['step']}"
 
 
 def headline(reading: Reading) -> str:
@@ -47,19 +76,20 @@ def headline(reading: Reading) -> str:
     config, (before, after) = reading.config, ends(reading)
     if config is None:
         evaluated = reading.evaluations[-1]
-        return f"{evaluated['model']} solves {accuracy(evaluated)} of {evaluated['examples']} problems of {evaluated['data']}."
+        solved = f"{shown_accuracy(evaluated)} of {evaluated['examples']} problems of {evaluated['data']}"
+        return f"{evaluated['model']} solves {solved}."
     steps = reading.steps[-1]["step"] if reading.steps else 0
     data = reading.table("data.json")
     rows = f"{data['rows']:,} worked solutions" if "rows" in data else "worked solutions"
     said = f"{model_name(config)}, trained for {steps:,} steps on {rows} from {config.data.train}"
     said += "" if reading.finished else " so far"
     if after is None:
-        solved = f"; untouched, it solves {accuracy(before)} of {before['examples']} validation problems" if before else ""
+        solved = f"; untouched, it solves {shown_accuracy(before)} of {before['examples']} validation problems" if before else ""
         return f"{said}{solved}."
     at = f" at step {after['step']:,}" if after["step"] != steps else ""
     first = "; before training" if before and before["step"] == 0 else f"; at step {before['step']}" if before else ""
-    first += f" {accuracy(before)}" if before else ""
-    return f"{said}, solves{at} {accuracy(after)} of {after['examples']} validation problems{first}."
+    first += f" {shown_accuracy(before)}" if before else ""
+    return f"{said}, solves{at} {shown_accuracy(after)} of {after['examples']} validation problems{first}."
 
 
 def verdict(reading: Reading) -> str:
@@ -67,31 +97,28 @@ def verdict(reading: Reading) -> str:
     before, after = ends(reading)
     if not before or not after:
         return "There are no two evaluations to compare yet." if reading.config is not None else ""
-    first, last = reading.answers(before["step"]), reading.answers(after["step"])
-    shared = [question for question in first if question in last]
-    if not shared:
+    pairs = aligned([reading.scores(before["step"]), reading.scores(after["step"])])
+    if not pairs:
         return "The generations of the two evaluations are not there to be compared."
-    a, b = ([[score(answers[question])] for question in shared] for answers in (first, last))
-    said = in_words(compare(a, b), named(before), named(after))
+    first = "the untouched model" if before["step"] == 0 else f"the model after step {before['step']}"
+    said = in_words(difference_of(pairs), first, f"the model after step {after['step']}")
     return said[0].upper() + said[1:]
 
 
 def cost(reading: Reading, price_per_hour: float | None) -> dict[str, Any]:
     """Time, tokens, and money where an hour has a price; without loading and saving, which no line tells of."""
     evaluations = [line for line in reading.lines if line["kind"] == "eval" and "adopted_from" not in line]
-    training, waiting = training_and_waiting(reading.lines)
     # the last evaluation holds no training up, but the machine is taken
     last = next((line["seconds"] for line in evaluations[-1:] if line.get("training_seconds") == 0), 0.0)
-    seconds = training + waiting + last
+    seconds = reading.training_seconds + reading.waiting_seconds + last
     price = price_per_hour if price_per_hour is not None else reading.config.run.price_per_hour if reading.config else None
+    timed = [line for line in reading.steps if "tokens_per_second" in line]
     return {
         "seconds": seconds,
         "time": duration(seconds),
-        "training": duration(training),
+        "training": duration(reading.training_seconds),
         "evaluating": duration(sum(line["seconds"] for line in evaluations)),
-        "tokens": sum(
-            round(line["tokens_per_second"] * line["seconds"]) for line in reading.steps if "tokens_per_second" in line
-        ),
+        "tokens": sum(round(line["tokens_per_second"] * line["seconds"]) for line in timed),
         "response_tokens": sum(line["response_tokens"] for line in reading.steps),
         "price_per_hour": price,
         "money": None if price is None else price * seconds / 3600,
@@ -102,23 +129,16 @@ def warnings(reading: Reading) -> list[str]:
     """What a person should know before they trust the run."""
     found = []
     for line in reading.lines:
-        match line["kind"]:
-            case "eval_failed":
-                found.append(f"The evaluation of step {line['step']} failed: {line['reason']}.")
-            case "eval_lost" | "eval_skipped":
-                found.append(f"Step {line['step']} was not evaluated ({line['kind'].removeprefix('eval_')}).")
-            case "save_failed":
-                found.append(f"A checkpoint at step {line['step']} could not be written: {line['reason']}.")
-            case "engine_failed":
-                found.append(f"vLLM failed in the evaluation of step {line['step']} and was started again: {line['reason']}.")
-            case "config_changed":
-                found.append(f"The configuration changed after step {line['step']}: {'; '.join(line['changes'])}.")
-            case "train" if "skipped" in line:
-                found.append(f"Step {line['step']} was not applied: {line['skipped']}.")
+        if line["kind"] in WARNINGS:
+            found.append(WARNINGS[line["kind"]].format_map(line))
+        elif line["kind"] == "config_changed":
+            found.append(f"The configuration changed after step {line['step']}: {'; '.join(line['changes'])}.")
+        elif "skipped" in line:
+            found.append(f"Step {line['step']} was not applied: {line['skipped']}.")
     counts = reading.fates
-    dropped = {fate: counts[fate] for fate in ("too long", "malformed", "undecided", "no reference") if counts[fate]}
-    if dropped and sum(dropped.values()) > 0.01 * counts.total():
-        found.append(f"Rows were left out for other reasons than a wrong answer: {summary(Counter(dropped))}.")
+    dropped = Counter({fate: counts[fate] for fate in ("too long", "malformed", "undecided", "no reference") if counts[fate]})
+    if dropped.total() > 0.01 * counts.total():
+        found.append(f"Rows were left out for other reasons than a wrong answer: {counts_in_words(dropped)}.")
     if reading.evaluations:
         last = of_all_problems(reading.evaluations[-1])
         if last["cap_hit_rate"] > 0.1:

@@ -5,12 +5,38 @@ from typing import TYPE_CHECKING
 from tutelage._lazy import lazily
 
 if TYPE_CHECKING:
-    from tutelage.resources import forecast, memory
-    from tutelage.resources.devices import GIB, Device, device_named, this_machine
-    from tutelage.resources.forecast import generation_seconds, response_tokens, rows_asked
-    from tutelage.resources.memory import HEADROOM, Load, activation_bytes, free_memory, state_to_come, weight_bytes
-    from tutelage.resources.placement import Placement, engine_device, engine_devices, place_engine
-    from tutelage.resources.speed import USUAL_SHARE, matrix_rate, memory_in_use, pair_cost, step_flops
-    from tutelage.resources.trace import traced_bytes
+    from tutelage.resources.device import (
+        GIB,
+        Device,
+        device_named,
+        free_memory,
+        matrix_rate,
+        measured,
+        memory_in_use,
+        visible_name,
+    )
+    from tutelage.resources.estimate import Estimate, Estimator, device_here
+    from tutelage.resources.ladder import MEANINGS, exact_rungs, smaller_state, way_of, ways
+    from tutelage.resources.memory import (
+        HEADROOM,
+        Load,
+        activation_bytes,
+        held_bytes,
+        in_gb,
+        in_parts,
+        state_to_come,
+        training_bytes,
+        weight_bytes,
+    )
+    from tutelage.resources.placement import (
+        Placement,
+        Seat,
+        engine_device,
+        engine_devices,
+        engine_name,
+        is_asked_for,
+        place_engine,
+    )
+    from tutelage.resources.seconds import AGAIN, HALF_FILLED, USUAL_SHARE, pair_cost, step_flops
 
 __getattr__, __dir__, __all__ = lazily(__name__)

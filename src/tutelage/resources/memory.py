@@ -6,13 +6,9 @@ against what real processes took.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-import torch
 
 from tutelage.config import Config
 from tutelage.machines import local_part
@@ -22,6 +18,17 @@ HEADROOM = 0.9
 """The share of free memory that a plan may use: a GPU's context and fragments of its allocator take the rest."""
 ENGINE_OVERHEAD = 2e9
 """Bytes that vLLM takes beyond weights and cache: its libraries, its buffers, on a GPU its context and graphs."""
+
+
+def in_gb(size: float) -> str:
+    """``2.1 GB``; what is below zero is nothing."""
+    return f"{max(size, 0.0) / 1e9:.1f} GB"
+
+
+def in_parts(needed: Mapping[str, float]) -> str:
+    """``2.10 GB (weights 0.54, …)`` of bytes by name."""
+    parts = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in needed.items() if size)
+    return f"{sum(needed.values()) / 1e9:.2f} GB ({parts})"
 
 
 @dataclass(frozen=True)
@@ -184,6 +191,16 @@ def training_bytes(policy: Policy, config: Config, load: Load, kind: Recomputati
     return {**held_bytes(policy, config), "activations": activation_bytes(policy, load, kind)}
 
 
+def sharded_bytes(needed: Mapping[str, float], policy: Policy, ranks: int) -> dict[str, float]:
+    """What each of several ranks needs where one alone would need `needed`: its part of the state, and what is full while it computes
+    (two layers, embedding, head), by name `gathered`."""
+    shapes = Shapes.of(policy)
+    state = {name: size if name == "activations" else size / ranks for name, size in needed.items() if name != "copies"}
+    head = (1 if shapes.tied else 2) * shapes.vocabulary * shapes.hidden
+    layers = sum(weight.numel() for weight in policy.model.parameters()) - head
+    return {**state, "gathered": shapes.width * (head + 2.0 * layers / shapes.depth)}
+
+
 def native_bytes(policy: Policy, rows: int, prompt: int, longest: int) -> float:
     """Bytes that generation by the policy itself needs beyond weights and moments: bfloat16 copies, keys and values of so many rows,
     the prompts' way through one layer, and the logits of a token.
@@ -212,20 +229,3 @@ def _of_a_key(config: Any) -> int:
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return int(2 * config.num_hidden_layers * heads * size)
-
-
-def free_memory(device: torch.device) -> float:
-    """Bytes that are free on a device now; infinite where this machine does not say."""
-    if device.type == "cuda":
-        free, whole = torch.cuda.mem_get_info(device)
-        allowed = whole * torch.cuda.get_per_process_memory_fraction(device)
-        return min(float(free), allowed - torch.cuda.memory_allocated(device))
-    known = [float("inf")]
-    with contextlib.suppress(OSError, KeyError, ValueError):
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        known.append(1024.0 * int(lines["MemAvailable"].split()[0]))
-    with contextlib.suppress(OSError, KeyError, ValueError):  # a container's own limit, where there is one
-        group = Path("/sys/fs/cgroup")
-        used = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        known.append(float((group / "memory.max").read_text()) - float(used["anon"]))
-    return min(known)

@@ -1,8 +1,9 @@
-"""Where vLLM runs: on a device of its own, beside training, in turns with it, or not at all."""
+"""Where an engine runs: on a device of its own, beside training, in turns with it, or not at all."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import enum
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,61 @@ from tutelage import console
 from tutelage.config import Config, EvalConfig
 from tutelage.errors import InputError
 from tutelage.model import Policy, Recomputation, choose_device, optim
-from tutelage.resources.memory import HEADROOM, Load, activation_bytes, engine_bytes, free_memory, state_to_come
+from tutelage.resources.device import free_memory
+from tutelage.resources.memory import HEADROOM, Load, activation_bytes, engine_bytes, in_gb, state_bytes
+
+
+class Seat(enum.Enum):
+    """Where responses are generated; the values are what is printed."""
+
+    NATIVE = "native"
+    """By the training model itself."""
+    OWN_DEVICE = "second card"
+    """By an engine on a device that is not trained on."""
+    BESIDE = "{engine} beside it"
+    """By an engine on the device that is trained on, whose memory holds both at once."""
+    IN_TURNS = "in turns"
+    """By an engine on the device that is trained on, which sleeps while training computes."""
+
+
+def engine_name(config: EvalConfig) -> str:
+    """The name of the engine for messages: vLLM, unless `eval.backend` names another one."""
+    return "vLLM" if config.backend in ("auto", "native", "vllm") else config.backend
+
+
+def is_asked_for(config: EvalConfig) -> bool:
+    """Whether `eval.backend` asks for an engine, which then must run."""
+    return config.backend not in ("auto", "native")
+
+
+def rooms(
+    config: EvalConfig, kind: str, ranks: int, free: float, training: Mapping[str, float], own: float | None = None
+) -> dict[Seat, float]:
+    """Bytes that an engine may take in each seat that the settings allow, the better seat first.
+
+    Args:
+        kind: of the device that is trained on, "cuda" or "cpu".
+        ranks: how many train together; several cannot take turns with an engine.
+        free: bytes on the device that is trained on, for training and the engine together.
+        training: bytes of training at its peak, by name as `memory.training_bytes`, as far as they are taken from `free`.
+        own: bytes for the engine on a device that is not trained on. None: there is none.
+    """
+    if own is not None:
+        return {Seat.OWN_DEVICE: own}
+    turns = config.in_turns if kind == "cuda" else "off"  # a CPU's memory cannot be taken from a sleeping engine
+    found = {}
+    if turns != "on":
+        found[Seat.BESIDE] = free - sum(training.values())
+    if turns != "off" and ranks == 1:
+        # between two steps there are neither gradients nor copies nor activations
+        moments = 0.0 if config.offload_optimizer else training["moments"]
+        found[Seat.IN_TURNS] = free - training.get("weights", 0.0) - moments
+    return found
+
+
+def seat_of(need: float, rooms: Mapping[Seat, float]) -> Seat:
+    """The best seat with room for an engine of `need` bytes, else that of the training model."""
+    return next((seat for seat, room in rooms.items() if need <= room), Seat.NATIVE)
 
 
 def engine_device(name: str, trains_on: torch.device, ranks: int = 1) -> torch.device:
@@ -39,7 +94,7 @@ def engine_devices(config: EvalConfig) -> list[torch.device]:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where vLLM runs: on a device of its own, beside training, or in turns with it."""
+    """Where an engine runs, how much of the device's memory it may take, and whether training goes on meanwhile."""
 
     device: torch.device
     in_turns: bool
@@ -51,7 +106,7 @@ def place_engine(
     policy: Policy, config: Config, optimizer: torch.optim.Optimizer, pack_tokens: int, longest: int, ranks: int,
     missing: Callable[[str], str],
 ) -> Placement | None:
-    """Where vLLM is to run, or None where the policy generates by itself; says what was decided and why.
+    """Where an engine is to run, by the memory that is free now, or None where the policy generates by itself; says what was decided.
 
     Args:
         pack_tokens: of the largest pack that is trained on.
@@ -60,63 +115,63 @@ def place_engine(
         missing: says what keeps the engine from running on a kind of device, nothing if nothing does.
 
     Raises:
-        InputError: vLLM was asked for and is not installed or does not fit; or "async" where they compute in turns.
+        InputError: an engine was asked for and is not installed or does not fit; or "async" where they compute in turns.
     """
-    wanted = config.eval.backend
-    if wanted == "native":
+    if config.eval.backend == "native":
         return None
-    device = engine_device(config.eval.device, policy.device, ranks)
-    found = missing(device.type) or _fit(policy, config, optimizer, device, pack_tokens, longest)
-    if device.type == "cuda" == policy.device.type and policy.device.index < device.index < policy.device.index + ranks:
-        found = f"another rank trains on {device}"
-    if ranks > 1 and not isinstance(found, str) and found[1]:
-        found = f"several ranks cannot take turns with it, and beside them {device} is too small"
-    if isinstance(found, str):
-        if wanted == "vllm":
+    name, device, trains_on = engine_name(config.eval), engine_device(config.eval.device, policy.device, ranks), policy.device
+    found, objection = {}, missing(device.type)
+    if not objection and device.type == "cuda" == trains_on.type and trains_on.index < device.index < trains_on.index + ranks:
+        objection = f"another rank trains on {device}"
+    need = 0.0
+    if not objection:
+        need, found = engine_bytes(policy, longest), _rooms_now(policy, config, optimizer, device, pack_tokens, ranks)
+        objection = _too_small(need, found, device, ranks)
+    seat = seat_of(need, found)
+    if objection or seat is Seat.NATIVE:
+        if is_asked_for(config.eval):
             raise InputError(
-                f'eval.backend = "vllm": {found}; make room, or choose another eval.device, or eval.backend = "native"'
+                f'eval.backend = "{config.eval.backend}": {objection}; make room, or choose another eval.device, or eval.backend ='
+                ' "native"'
             )
         waits = "; training waits for it, whatever eval.mode says" if config.eval.mode == "async" else ""
-        console.say(f"evaluation: by the training model itself ({found}){waits}")
+        console.say(f"evaluation: by the training model itself ({objection}){waits}")
         return None
-    share, in_turns = found
-    asynchronous = config.eval.mode == "async" or (config.eval.mode == "auto" and device != policy.device)
+    in_turns = seat is Seat.IN_TURNS
+    asynchronous = config.eval.mode == "async" or (config.eval.mode == "auto" and device != trains_on)
     if asynchronous and in_turns:
         raise InputError(
-            f'eval.mode = "async": on {device} training and vLLM compute in turns, as eval.in_turns says or the memory wants; use'
+            f'eval.mode = "async": on {device} training and {name} compute in turns, as eval.in_turns says or the memory wants; use'
             ' eval.mode = "sync", or another eval.device'
         )
     how = "in turns with training" if in_turns else "while training goes on" if asynchronous else "while training waits"
-    console.say(f"evaluation: by vLLM on {device}, {how}")
+    console.say(f"evaluation: by {name} on {device}, {how}")
+    wanted = config.eval.gpu_memory_utilization
+    share = wanted if device.type == "cpu" else min(wanted, found[seat] / torch.cuda.mem_get_info(device)[1])
     return Placement(device, in_turns, share, asynchronous)
 
 
-def _fit(
-    policy: Policy, config: Config, optimizer: torch.optim.Optimizer, device: torch.device, pack_tokens: int, longest: int
-) -> tuple[float, bool] | str:
-    """(share of the GPU's memory, whether in turns), or why vLLM does not fit."""
-    need = engine_bytes(policy, longest)
-    wanted = config.eval.gpu_memory_utilization
-    kept: Recomputation = "selective" if policy.model.is_gradient_checkpointing else "none"
-    there = optim.state_bytes(optimizer)  # of a run that goes on
-    to_come = max(0.0, state_to_come(policy, config) - there) + activation_bytes(policy, Load(pack_tokens, pack_tokens), kept)
-    if device.type == "cpu":
-        free = free_memory(device) - (to_come if policy.device.type == "cpu" else 0)
-        return (wanted, False) if need <= free else f"it needs {_gb(need)}, and training leaves {_gb(free)} of memory"
-    whole = float(torch.cuda.mem_get_info(device)[1])
-    free = free_memory(device)
+def _rooms_now(
+    policy: Policy, config: Config, optimizer: torch.optim.Optimizer, device: torch.device, pack_tokens: int, ranks: int
+) -> dict[Seat, float]:
+    """`rooms` in the memory that is free now, where the model is loaded; of a run that goes on, moments are there, too."""
+    free = free_memory(device) * (HEADROOM if device.type == "cuda" else 1.0)
     if device != policy.device:
-        room = min(wanted * whole, HEADROOM * free)
-        return (room / whole, False) if need <= room else f"it needs {_gb(need)}, and {device} has {_gb(room)} for it"
-    beside, turns = HEADROOM * free - to_come, HEADROOM * free + there
-    if config.eval.in_turns != "on" and need <= beside:
-        return min(wanted, beside / whole), False
-    if not config.eval.offload_optimizer:
-        turns -= to_come + there
-    if config.eval.in_turns != "off" and need <= turns:
-        return min(wanted, turns / whole), True
-    return f"it needs {_gb(need)}, and training leaves {_gb(beside)} of {device}, {_gb(turns)} in turns"
+        wanted = config.eval.gpu_memory_utilization * torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else free
+        return rooms(config.eval, policy.device.type, ranks, free, {}, own=min(free, wanted))
+    kept: Recomputation = "selective" if policy.model.is_gradient_checkpointing else "none"
+    training = {**state_bytes(policy, config), "activations": activation_bytes(policy, Load(pack_tokens, pack_tokens), kept)}
+    return rooms(config.eval, device.type, ranks, free + optim.state_bytes(optimizer), training)
 
 
-def _gb(size: float) -> str:
-    return f"{max(size, 0) / 1e9:.1f} GB"
+def _too_small(need: float, found: Mapping[Seat, float], device: torch.device, ranks: int) -> str:
+    """Why an engine of `need` bytes has no seat; nothing if it has one."""
+    if seat_of(need, found) is not Seat.NATIVE:
+        return ""
+    if Seat.OWN_DEVICE in found:
+        return f"it needs {in_gb(need)}, and {device} has {in_gb(found[Seat.OWN_DEVICE])} for it"
+    if ranks > 1:
+        return f"several ranks cannot take turns with it, and beside them {device} is too small"
+    turns = f", {in_gb(found[Seat.IN_TURNS])} in turns" if Seat.IN_TURNS in found else ""
+    beside = f"training leaves {in_gb(found[Seat.BESIDE])} of {device}'s memory" if Seat.BESIDE in found else f"{device} has"
+    return f"it needs {in_gb(need)}, and {beside}{turns}"

@@ -7,22 +7,19 @@ from tutelage._lazy import lazily
 if TYPE_CHECKING:
     from tutelage.runs import checkpoint, results, tracking
     from tutelage.runs.checkpoint import Checkpoints
-    from tutelage.runs.compare import as_json, compare_runs
-    from tutelage.runs.readings import DIGITS, LEVELS_PER_OCTAVE, Reading, of_all_problems, read_run, score
-    from tutelage.runs.results import Found, is_sweep
-    from tutelage.runs.runlog import (
-        RunLog,
-        append_lines,
-        changes,
-        environment,
-        locked,
-        open_run,
-        read_lines,
-        refuse_to_overwrite,
-        to_lines,
-        training_and_waiting,
-        write_text,
-        writing,
+    from tutelage.runs.compare import as_json, compare_runs, difference_of
+    from tutelage.runs.environment import describe_environment
+    from tutelage.runs.files import append_lines, locked, read_lines, to_lines, write_text, writing
+    from tutelage.runs.log import RunLog, SilentRunLog, changes, open_run, refuse_to_overwrite
+    from tutelage.runs.reading import (
+        DIGITS,
+        LEVELS_PER_OCTAVE,
+        Reading,
+        aligned,
+        of_all_problems,
+        read_run,
+        shown_accuracy,
     )
+    from tutelage.runs.results import Found, is_sweep
 
 __getattr__, __dir__, __all__ = lazily(__name__)

@@ -17,7 +17,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tutelage.errors import RunError
+from tutelage.errors import RunError, first_line
+from tutelage.runs.files import read_json
 
 if TYPE_CHECKING:  # who only asks for the latest checkpoint needs no torch
     import torch
@@ -212,7 +213,7 @@ def _remove_all_but(directory: Path, steps: Iterable[int]) -> None:
 def is_complete(path: Path) -> bool:
     """Whether every file of a checkpoint is there, as long as it was."""
     try:
-        files = json.loads((path / SEAL).read_text())["files"]
+        files = read_json(path / SEAL)["files"]
         return all((path / name).stat().st_size == size for name, size in files.items())
     except (OSError, ValueError, KeyError):
         return False
@@ -265,4 +266,4 @@ def _reason(error: BaseException) -> str:
         error = next(iter(failures.values()))[0]
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return first_line(error)

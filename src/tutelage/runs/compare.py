@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,14 @@ from typing import Any
 from tutelage import console
 from tutelage.config import differences
 from tutelage.errors import InputError
-from tutelage.runs.readings import Question, Reading, read_run, score
+from tutelage.runs.reading import Question, Reading, aligned, read_run
 from tutelage.stats import Difference, compare, in_words, wilson_interval
 
-Answers = dict[Question, list[dict[str, Any]]]
-SAID = 400
+MOST_CHARACTERS = 400
 """Characters of a response that are printed, from its end."""
+
+Pairs = Mapping[Question, Sequence[float]]
+"""For each question that two sides have answered, the two scores."""
 
 
 @dataclass(frozen=True)
@@ -25,30 +27,49 @@ class Side:
     name: str
     reading: Reading
     step: int
-    answers: Answers
+    answers: dict[Question, list[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two evaluations on the questions that both were asked, sorted by who solves them (in half of its samples, or more)."""
+    """Two evaluations on the questions that both were asked. `left_out`: the count of questions that one side alone was asked."""
 
     first: Side
     second: Side
-    both: list[Question]
-    gained: list[Question]
-    lost: list[Question]
-    neither: list[Question]
+    pairs: Pairs
+    kinds: dict[str, list[Question]]
     difference: Difference
     left_out: int
 
+    @property
+    def verdict(self) -> str:
+        return in_words(self.difference, self.first.name, self.second.name)
 
-def side(where: str) -> Side:
+
+def kinds_of(pairs: Pairs) -> dict[str, list[Question]]:
+    """The questions that ``both`` sides solve, those ``gained`` and ``lost`` by the second side, and those that ``neither`` solves.
+
+    A side solves a question if half of its responses or more are right.
+    """
+    names = {(True, True): "both", (False, True): "gained", (True, False): "lost", (False, False): "neither"}
+    kinds: dict[str, list[Question]] = {name: [] for name in names.values()}
+    for question, (first, second) in pairs.items():
+        kinds[names[first >= 0.5, second >= 0.5]].append(question)
+    return kinds
+
+
+def difference_of(pairs: Pairs) -> Difference:
+    """The accuracy of the second side against that of the first."""
+    return compare([[first] for first, _ in pairs.values()], [[second] for _, second in pairs.values()])
+
+
+def side(name: str) -> Side:
     """The evaluation that ``RUN`` (its last one) or ``RUN@STEP`` names. Raises InputError if there is none."""
-    path, separator, text = where.rpartition("@")
-    if not separator or not text.isdecimal() or Path(where).exists():
-        path, text = where, ""
+    path, separator, text = name.rpartition("@")
+    if not separator or not text.isdecimal() or Path(name).exists():
+        path, text = name, ""
     reading = read_run(path)
-    steps = [line["step"] for line in reading.evaluations]
+    steps = reading.evaluated
     if not steps:
         raise InputError(f"{path}: no evaluation is logged there")
     step = int(text) if text else steps[-1]
@@ -62,27 +83,18 @@ def side(where: str) -> Side:
 
 def pair(first: Side, second: Side) -> Comparison:
     """Compare on the questions that both were asked. Raises InputError if there are none, or references differ."""
-    shared = [question for question in first.answers if question in second.answers]
-    if not shared:
+    pairs = aligned([each.reading.scores(each.step) for each in (first, second)])
+    if not pairs:
         raise InputError(
             f"{first.name} and {second.name} have no question in common: {next(iter(first.answers))[0][:80]!r}, and"
             f" {next(iter(second.answers))[0][:80]!r}"
         )
-    for question in shared:
-        a, b = (part.answers[question][0]["ground_truth"] for part in (first, second))
+    for question in pairs:
+        a, b = (each.answers[question][0]["ground_truth"] for each in (first, second))
         if a != b:
             raise InputError(f"the reference of {question[0][:80]!r} is {a!r} in {first.name}, and {b!r} in {second.name}")
-    a = {question: score(first.answers[question]) for question in shared}
-    b = {question: score(second.answers[question]) for question in shared}
-
-    def those(solved_first: bool, solved_second: bool) -> list[Question]:
-        return [question for question in shared if (a[question] >= 0.5, b[question] >= 0.5) == (solved_first, solved_second)]
-
-    return Comparison(
-        first, second, those(True, True), those(False, True), those(True, False), those(False, False),
-        compare([[a[question]] for question in shared], [[b[question]] for question in shared]),
-        len(first.answers) + len(second.answers) - 2 * len(shared),
-    )  # fmt: skip
+    left_out = len(first.answers) + len(second.answers) - 2 * len(pairs)
+    return Comparison(first, second, pairs, kinds_of(pairs), difference_of(pairs), left_out)
 
 
 def compare_runs(first: str, second: str, examples: int = 3) -> Comparison:
@@ -99,52 +111,42 @@ def compare_runs(first: str, second: str, examples: int = 3) -> Comparison:
 
 def show(found: Comparison, examples: int) -> None:
     """Print the counts, the verdict, the settings that differ, and examples."""
-    count = found.difference.questions
-    kinds = {"solved by both": found.both, "gained": found.gained, "lost": found.lost, "solved by neither": found.neither}
-    rows = [(name, len(questions), console.percent(len(questions) / count)) for name, questions in kinds.items()]
+    count = len(found.pairs)
+    labels = {"both": "solved by both", "gained": "gained", "lost": "lost", "neither": "solved by neither"}
+    rows = [(labels[kind], len(those), console.percent(len(those) / count)) for kind, those in found.kinds.items()]
     console.say(f"{found.first.name} → {found.second.name}")
     console.table(f"{count} questions that both were asked", ("", "questions", "share"), rows)
-    shared = [*found.both, *found.gained, *found.lost, *found.neither]
-    for part in (found.first, found.second):
-        accuracy = sum(score(part.answers[question]) for question in shared) / count
-        interval = wilson_interval(accuracy * count, count)
-        console.say(f"{part.name}: accuracy {console.within(accuracy, *interval)} on them")
-    console.say(in_words(found.difference, found.first.name, found.second.name), style="bold")
+    for name, scores in zip((found.first.name, found.second.name), zip(*found.pairs.values(), strict=True), strict=True):
+        accuracy = console.within(sum(scores) / count, *wilson_interval(sum(scores), count))
+        console.say(f"{name}: accuracy {accuracy} on them")
+    console.say(found.verdict, style="bold")
     if found.left_out:
         console.say(f"{found.left_out} questions were asked of one of the two only, and are left out", style="yellow")
-    _show_settings(found)
-    for name, questions in (("gained", found.gained), ("lost", found.lost)):
-        for question in questions[:examples]:
-            _show_example(name, question, found)
-
-
-def as_json(found: Comparison) -> dict[str, Any]:
-    """What `--json` prints."""
-    kinds = {"both": found.both, "gained": found.gained, "lost": found.lost, "neither": found.neither}
-    return {
-        "first": found.first.name, "second": found.second.name,
-        "questions": {name: len(questions) for name, questions in kinds.items()},
-        "gained": [question[0] for question in found.gained], "lost": [question[0] for question in found.lost],
-        "difference": vars(found.difference), "verdict": in_words(found.difference, found.first.name, found.second.name),
-        "left_out": found.left_out,
-    }  # fmt: skip
-
-
-def _show_settings(found: Comparison) -> None:
     a, b = found.first.reading.config, found.second.reading.config
     if a is not None and b is not None and (lines := differences(a, b, {"run.dir"})):
         console.say("settings that differ:")
         for line in lines:
             console.say(f"  {line}")
+    for kind in ("gained", "lost"):
+        for question in found.kinds[kind][:examples]:
+            _show_example(kind, question, found)
 
 
-def _show_example(name: str, question: Question, found: Comparison) -> None:
-    console.say(f"\n{name}: {question[0]}", style="bold")
+def _show_example(kind: str, question: Question, found: Comparison) -> None:
+    console.say(f"\n{kind}: {question[0]}", style="bold")
     console.say(f"  reference: {found.first.answers[question][0]['ground_truth']}")
-    for part in (found.first, found.second):
-        console.say(f"  {part.name}: {_end(part.answers[question])}")
+    for each in (found.first, found.second):
+        text = " ".join(each.answers[question][0]["response"].split())
+        end = text if len(text) <= MOST_CHARACTERS else f"… {text[-MOST_CHARACTERS:]}"
+        console.say(f"  {each.name}: {end}")
 
 
-def _end(records: Sequence[dict[str, Any]]) -> str:
-    text = " ".join(records[0]["response"].split())
-    return text if len(text) <= SAID else f"… {text[-SAID:]}"
+def as_json(found: Comparison) -> dict[str, Any]:
+    """What `--json` prints."""
+    return {
+        "first": found.first.name, "second": found.second.name,
+        "questions": {kind: len(questions) for kind, questions in found.kinds.items()},
+        "gained": [question[0] for question in found.kinds["gained"]],
+        "lost": [question[0] for question in found.kinds["lost"]],
+        "difference": vars(found.difference), "verdict": found.verdict, "left_out": found.left_out,
+    }  # fmt: skip

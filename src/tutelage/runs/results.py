@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,22 +11,20 @@ from typing import Any
 from tutelage import console
 from tutelage.console import within
 from tutelage.errors import InputError
-from tutelage.runs.readings import Reading, of_all_problems, score
+from tutelage.runs.compare import kinds_of
+from tutelage.runs.files import read_json
+from tutelage.runs.reading import Reading, Scores, aligned, of_all_problems, shown_accuracy
 from tutelage.stats import Difference, compare, crossed_interval, in_words, mcnemar_exact, mean
-
-Scores = dict[Any, float]
-"""Of each question, the share of its responses that are right."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """A point of a curve over its seeds: the mean accuracy with its 95 % interval, and the scores by seed."""
+    """A point of a curve over its seeds: the scores by seed, and the 95 % interval of the mean accuracy."""
 
     kind: str
     label: str
     rows: int
     varied: dict[str, str]
-    accuracy: float
     low: float
     high: float
     scores: dict[int, Scores]
@@ -37,23 +35,35 @@ class Found:
         return [mean(list(scores.values())) or 0.0 for scores in self.scores.values()]
 
     @property
+    def accuracy(self) -> float:
+        return mean(self.accuracies) or 0.0
+
+    @property
     def name(self) -> str:
-        return curve_name(self.kind, self.varied)
+        """Of the curve: ``filtered, lr = 1e-5``."""
+        return ", ".join([self.kind, *(f"{key.rpartition('.')[2]} = {value}" for key, value in self.varied.items())])
 
-
-def curve_name(kind: str, varied: dict[str, str]) -> str:
-    """``filtered, lr = 1e-5``."""
-    return ", ".join([kind, *(f"{key.rpartition('.')[2]} = {value}" for key, value in varied.items())])
+    @property
+    def shown(self) -> str:
+        """``71.9 % [60–81]``."""
+        return within(self.accuracy, self.low, self.high)
 
 
 def read_state(directory: Path) -> dict[str, Any]:
     """``sweep.json``; nothing where there is none."""
-    path = directory / "sweep.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_json(directory / "sweep.json")
 
 
 def is_sweep(directory: Path) -> bool:
     return (directory / "sweep.json").is_file()
+
+
+def is_finished(directory: Path) -> bool:
+    """Whether nothing more will come of a run, or of a sweep: each trial is finished, or has failed in the last session."""
+    if not is_sweep(directory):
+        return Reading(directory).finished
+    failed = read_state(directory)["sessions"][-1]["failed"]
+    return all(row["status"].startswith("finished") or row["trial"] in failed for row in table(directory))
 
 
 def trial_of(directory: Path, name: str) -> Reading:
@@ -95,7 +105,6 @@ def _result(reading: Reading, failure: str | None) -> dict[str, Any]:
     low, high = last.get("accuracy_ci95", (None, None))
     gained, lost = _changes(reading, last["step"]) if first else (None, None)
     status = "finished" if last else "finished, not evaluated" if done else ""
-    seconds = sum(line["seconds"] for line in steps)
     memory = [line["memory_gb"] for line in steps if line.get("memory_gb")]
     single = first and last["samples"] == 1
     return {
@@ -106,24 +115,23 @@ def _result(reading: Reading, failure: str | None) -> dict[str, Any]:
         "well_formed": last.get("format_rate"), "cut_off": last.get("cap_hit_rate"),
         "mean_length": last.get("avg_response_length"), "mean_entropy": last.get("avg_token_entropy"),
         "nll": steps[-1].get("nll") if done and steps else None,
-        "training_seconds": round(seconds, 1) if steps else None,
-        "evaluation_seconds": round(sum(line["seconds"] for line in evaluations if "adopted_from" not in line), 1) if evaluations else None,
+        "training_seconds": round(reading.training_seconds, 1) if steps else None,
+        "evaluation_seconds": round(_own_seconds(reading), 1) if evaluations else None,
         "response_tokens": sum(line["response_tokens"] for line in steps) if steps else None,
         "memory_gb": max(memory) if memory else None,
         "failure": failure,
     }  # fmt: skip
 
 
-def scores_at(reading: Reading, step: int) -> Scores:
-    return {question: score(records) for question, records in reading.answers(step).items()}
+def _own_seconds(reading: Reading) -> float:
+    """Seconds of the evaluations that the trial made itself."""
+    return sum(line["seconds"] for line in reading.evaluations if "adopted_from" not in line)
 
 
 def _changes(reading: Reading, step: int) -> tuple[int, int]:
-    """(gained, lost): questions that only the last, and only the first evaluation solves, in half of its samples or more."""
-    before, after = scores_at(reading, 0), scores_at(reading, step)
-    both = before.keys() & after.keys()
-    gained = sum(after[question] >= 0.5 > before[question] for question in both)
-    return gained, sum(before[question] >= 0.5 > after[question] for question in both)
+    """(gained, lost): the counts of questions that only the last, and only the first evaluation solves."""
+    kinds = kinds_of(aligned([reading.scores(0), reading.scores(step)]))
+    return len(kinds["gained"]), len(kinds["lost"])
 
 
 def points(directory: Path) -> list[Found]:
@@ -133,28 +141,19 @@ def points(directory: Path) -> list[Found]:
     for point in state["points"]:
         label = "full" if point["size"] is None else str(point["size"])
         grouped.setdefault((point["kind"], label, tuple(point["varied"].items())), []).append(point)
-    known: dict[str, Scores | None] = {}
+
+    @functools.cache
+    def scores_at_end(trial: str) -> Scores | None:
+        reading = trial_of(directory, trial)
+        return None if reading.last is None else reading.scores(reading.last["step"])
+
     found = []
     for (kind, label, varied), members in grouped.items():
-        scores: dict[int, Scores] = {}
-        for member in members:
-            name = member["trial"]
-            if name not in known:
-                reading = trial_of(directory, name)
-                known[name] = scores_at(reading, reading.last["step"]) if reading.last is not None else None
-            if (of_trial := known[name]) is not None:
-                scores[member["seed"]] = of_trial
+        scores = {member["seed"]: each for member in members if (each := scores_at_end(member["trial"])) is not None}
         if scores:
-            low, high = crossed_interval(_aligned(list(scores.values())))
-            accuracy = mean([mean(list(each.values())) or 0.0 for each in scores.values()]) or 0.0
-            found.append(Found(kind, label, members[0]["rows"], dict(varied), accuracy, low, high, scores))
+            low, high = crossed_interval(list(aligned(list(scores.values())).values()))
+            found.append(Found(kind, label, members[0]["rows"], dict(varied), low, high, scores))
     return found
-
-
-def _aligned(scores: Sequence[Scores]) -> list[list[float]]:
-    """Of each question that all have answered, the score by each."""
-    shared = [question for question in scores[0] if all(question in other for other in scores)]
-    return [[each[question] for each in scores] for question in shared]
 
 
 def difference(first: Found, second: Found) -> Difference:
@@ -162,8 +161,8 @@ def difference(first: Found, second: Found) -> Difference:
     both = [seed for seed in first.scores if seed in second.scores]
     a = [first.scores[seed] for seed in both or first.scores]
     b = [second.scores[seed] for seed in both or second.scores]
-    shared = _aligned([*a, *b])
-    return compare([row[: len(a)] for row in shared], [row[len(a) :] for row in shared])
+    rows = aligned([*a, *b]).values()
+    return compare([row[: len(a)] for row in rows], [row[len(a) :] for row in rows])
 
 
 def baselines(directory: Path) -> list[Reading]:
@@ -226,8 +225,7 @@ def in_a_line(directory: Path, name: str) -> str:
     reading = trial_of(directory, name)
     if (last := reading.last) is None:
         return "evaluated" if name.startswith("baseline") else "finished"
-    seconds = sum(line["seconds"] for line in (*reading.steps, *reading.evaluations) if "adopted_from" not in line)
-    return f"accuracy {within(last['accuracy'], *last['accuracy_ci95'])}, {console.duration(seconds)}"
+    return f"accuracy {shown_accuracy(last)}, {console.duration(reading.training_seconds + _own_seconds(reading))}"
 
 
 def show(directory: Path) -> None:
@@ -235,16 +233,11 @@ def show(directory: Path) -> None:
     found = points(directory)
     labels = list(dict.fromkeys(point.label for point in found))
     names = list(dict.fromkeys(point.name for point in found))
-    cells = {(point.name, point.label): point for point in found}
-
-    def cell(name: str, label: str) -> str:
-        point = cells.get((name, label))
-        return within(point.accuracy, point.low, point.high) if point else "–"
-
+    cells = {(point.name, point.label): point.shown for point in found}
     console.table(
         "Accuracy by training rows (mean over seeds, 95 % interval over questions and seeds)",
         ("rows", *names),
-        [(label, *(cell(name, label) for name in names)) for label in labels],
+        [(label, *(cells.get((name, label), "–") for name in names)) for label in labels],
     )
     for line in verdicts(found):
         console.say(f"- {line}")

@@ -7,6 +7,7 @@ import importlib
 import json
 import logging
 import os
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,11 +16,12 @@ from typing import Any, NamedTuple
 
 from tutelage import console
 from tutelage.config import Config
-from tutelage.errors import InputError
+from tutelage.errors import InputError, first_line
+from tutelage.runs.files import read_json
 
 PROJECT = "tutelage"
 IDS = ".tracking.json"
-"""The file of a run directory with the names by which its trackers know the run, so that they go on with it when it goes on."""
+"""The file of a run directory with the ids of its runs at the trackers: a run that goes on does so in the same ones."""
 
 
 class Tracker(NamedTuple):
@@ -42,20 +44,24 @@ def require(names: Sequence[str]) -> None:
 
 
 def start(config: Config, directory: Path, after: int | None) -> Tracker:
-    """All of `run.tracking` as one that never fails: a tracker that does is told, once, and left out from there on.
+    """All of `run.tracking` as one tracker, which never fails: a tracker that fails is told once, and left out from then on.
 
     Args:
-        after: the step that the run goes on from, and with it the trackers' runs; None: it begins, and so do they.
+        after: the step that the run goes on from, and its runs at the trackers too; None: they all begin.
     """
-    ids = {} if after is None else _read(directory / IDS)
+    ids: dict[str, str] = {}
+    if after is not None:
+        with contextlib.suppress(OSError, ValueError):  # without its id, a tracker's run begins anew
+            ids |= read_json(directory / IDS)
     running: dict[str, Tracker] = {}
+    turn = threading.Lock()  # the evaluation's thread and the one that trains do not send at once
 
     def guarded(name: str, act: Callable[..., None], *arguments: Any) -> None:
         try:
             act(*arguments)
         except Exception as error:  # whatever it is: metrics.jsonl is the record, and training is worth more than its picture
             running.pop(name, None)
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            reason = f"{type(error).__name__}: {first_line(error)}"
             console.say(f"run.tracking: {name} failed and is left out from here on ({reason})", style="yellow")
 
     def begin(name: str) -> None:
@@ -64,8 +70,9 @@ def start(config: Config, directory: Path, after: int | None) -> Tracker:
 
     def send(kind: str, step: int, values: Mapping[str, Any]) -> None:
         numbers = {f"{kind}/{key}": value for key, value in _numbers(values) if key != "step"}
-        for name, tracker in list(running.items()):
-            guarded(name, tracker.send, kind, step, numbers)
+        with turn:
+            for name, tracker in list(running.items()):
+                guarded(name, tracker.send, kind, step, numbers)
 
     def end(finished: bool) -> None:
         for name, tracker in list(running.items()):
@@ -135,9 +142,8 @@ def _mlflow(config: Config, directory: Path, ids: dict[str, str], after: int | N
         client.update_run(ids["mlflow"], status="RUNNING")
     else:
         experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
-        if client.get_experiment_by_name(experiment) is None:
-            with contextlib.suppress(mlflow.MlflowException):  # another run makes it at this moment
-                client.create_experiment(experiment)
+        with contextlib.suppress(mlflow.MlflowException):  # it is there
+            client.create_experiment(experiment)
         run = client.create_run(client.get_experiment_by_name(experiment).experiment_id, run_name=_name(directory))
         ids["mlflow"] = run.info.run_id
         settings = [
@@ -160,13 +166,6 @@ STARTS = {"tensorboard": _tensorboard, "wandb": _wandb, "trackio": _trackio, "ml
 
 def _name(directory: Path) -> str:
     return directory.resolve().name
-
-
-def _read(path: Path) -> dict[str, str]:
-    """The ids of a run that goes on; none if there are none that can be read: then the trackers' runs begin anew."""
-    with contextlib.suppress(OSError, ValueError):
-        return dict(json.loads(path.read_text()))
-    return {}
 
 
 def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

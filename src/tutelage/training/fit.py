@@ -13,7 +13,7 @@ from tutelage.data import TokenizedExample
 from tutelage.errors import RunError
 from tutelage.machines import World
 from tutelage.model import Batch, Course, is_out_of_memory
-from tutelage.resources import Load, memory
+from tutelage.resources import Load, exact_rungs, held_bytes, in_parts, smaller_state, training_bytes
 from tutelage.runs import RunLog, write_text
 from tutelage.training.arrange import recorded
 from tutelage.training.step import Gradients, accumulate_gradients
@@ -79,54 +79,34 @@ class Fitting:
 
     def _explained(self, batches: Sequence[Batch], reason: str, alone: bool) -> str:
         policy, load = self.course.policy, Load.of([batches])
-        needed = memory.training_bytes(policy, self.config, load, policy.recomputation)
+        needed = training_bytes(policy, self.config, load, policy.recomputation)
         return (
             f"the memory of {policy.device} is too small: {reason}\n"
-            f"Predicted were {_in_gb(needed)} for batches of up to {load.tokens:,} tokens; what else is on the device counts too.\n"
+            f"Predicted were {in_parts(needed)} for batches of up to {load.tokens:,} tokens; what else is on the device counts too.\n"
             f"{self._next_down(load, alone)}"
         )
 
     def elsewhere(self, reason: str) -> str:
         """What is said when memory runs out other than in the batches of a step: in the optimizer's first one, or an evaluation."""
         policy = self.course.policy
-        held = memory.held_bytes(policy, self.config)
         return (
             f"the memory of {policy.device} is too small, though not for the batches of a step: {reason}\n"
-            f"Predicted were {_in_gb(held)} beside the batches. If it was an evaluation: a smaller --eval.batch_size, or"
-            f" --eval.gpu_memory_utilization where vLLM shares the device. Else: {self._smaller_state()}"
+            f"Predicted were {in_parts(held_bytes(policy, self.config))} beside the batches. If it was an evaluation: a smaller"
+            f" --eval.batch_size, or --eval.gpu_memory_utilization where vLLM shares the device. Else: {self._smaller_state()}"
         )
 
     def _next_down(self, load: Load, alone: bool) -> str:
         """The next setting to turn down: first what changes nothing, then what changes least."""
-        config, policy = self.config, self.course.policy
-        checkpoints = policy.model.supports_gradient_checkpointing
-        stronger = {"none": "selective", "selective": "full"}.get(policy.recomputation)
-        if not alone:
-            smaller = (
-                f"--train.pack_tokens {load.tokens // 2}"
-                if policy.packs
-                else "half the --train.batch_size and twice the --train.grad_accum"
-            )
-            adapt = ", or --train.on_oom adapt, which finds out by itself" if self.world.size == 1 else ""
-            return f"The next setting down: {smaller}{adapt} (the same gradients)"
-        if stronger is not None and checkpoints:
-            return f"The next setting down: --model.activation_checkpointing {stronger} (the same gradients, in more time)"
-        if policy.device.type == "cuda" and not config.model.activation_offload and self.world.size == 1:
-            return "The next setting down: --model.activation_offload true (the same gradients, in more time)"
-        return self._smaller_state()
+        ranks = self.world.size
+        rung = next(exact_rungs(self.config, self.course.policy, ranks, None if alone else load.tokens), None)
+        if rung is None:
+            return self._smaller_state()
+        adapt = "" if alone or ranks > 1 else ", or --train.on_oom adapt, which finds out by itself"
+        return f"The next setting down: {rung}{adapt} ({rung.means})"
 
     def _smaller_state(self) -> str:
         """The next setting down that makes weights, gradients and moments smaller."""
-        config, elsewhere = self.config, "in a new --run.dir, for it changes what is computed"
-        if config.model.lora == "none":
-            if config.model.precision != "bf16-sr":
-                return f"The next setting down: --model.precision bf16-sr, {elsewhere}"
-            if config.train.optimizer == "adamw" and self.world.size == 1:
-                return f"The next setting down: --train.optimizer adamw-8bit, {elsewhere}"
-            return f"The next setting down: --model.lora lora with --model.precision bf16-mixed, {elsewhere}"
-        return "There is no setting further down: a shorter data.max_length, a smaller model, more ranks (--launch) or a larger device"
-
-
-def _in_gb(needed: dict[str, float]) -> str:
-    """``2.10 GB (weights 0.54, …)``."""
-    return f"{sum(needed.values()) / 1e9:.2f} GB ({', '.join(f'{name} {size / 1e9:.2f}' for name, size in needed.items() if size)})"
+        rung = smaller_state(self.config, self.world.size)
+        if rung is None:
+            return "There is no setting further down: a shorter data.max_length, a smaller model, more ranks (--launch) or a larger device"
+        return f"The next setting down: {rung}, in a new --run.dir, for it changes what is computed ({rung.means})"

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,13 +17,13 @@ from tutelage import console
 from tutelage.config import Config, parse_config
 from tutelage.data import Prepared, TokenizedExample, prepare
 from tutelage.errors import InputError, RunError
-from tutelage.evaluation import Evaluator, forget_drafts, vllm
+from tutelage.evaluation import Evaluator, Validation, evaluator_for, forget_drafts, registry
 from tutelage.machines import ALONE, StopWanted, World, agreed, join, uninterrupted
 from tutelage.model import Policy, load_policy, load_tokenizer, optim, save_model
 from tutelage.report import page as report
 from tutelage.report import show
 from tutelage.resources import place_engine
-from tutelage.runs import Checkpoints, RunLog, checkpoint, open_run, write_text
+from tutelage.runs import Checkpoints, RunLog, SilentRunLog, checkpoint, open_run, write_text
 from tutelage.training.ending import Nonsense, Preempted, Stand, Wait, ending_of
 from tutelage.training.fit import Fitting
 from tutelage.training.start import Start, check_size, explain, require, save_every, set_up
@@ -38,7 +39,7 @@ class Result:
     Attributes:
         evaluations: oldest first.
         steps: optimizer steps.
-        evaluation_cost: for how long evaluations held up training (`RunLog.evaluation_cost`).
+        evaluation_cost: for how long evaluations held up training (`Reading.evaluation_cost`).
     """
 
     directory: Path
@@ -93,7 +94,7 @@ def train_one_size(
 
 def _open(config: Config, allow_changes: Collection[str], world: World, held: contextlib.ExitStack) -> RunLog:
     """The run's log: rank 0 holds the directory until `held` is left, and the other ranks are silent."""
-    log = RunLog(Path(config.run.dir), leads=False)
+    log: RunLog = SilentRunLog(Path(config.run.dir))
 
     def take_directory() -> None:
         nonlocal log
@@ -116,7 +117,7 @@ def evaluate_untrained(config: Config, prepared: Prepared) -> Path:
         with contextlib.closing(_evaluator(start, log)) as evaluate:
             evaluate(0)
             evaluate.finish(0)
-        evaluations = log.evaluations()
+        evaluations = log.reading().evaluations
         if not evaluations:
             raise RunError(f"the untouched model could not be evaluated; {log.directory}/metrics.jsonl says why")
         log.finish({"steps": 0, "evaluations": evaluations})
@@ -134,7 +135,7 @@ def run(
         world.first(lambda: log.adopt(baseline))
     total = course.total
     evaluator = _evaluator(start, log)
-    guard = world.first(lambda: Guard.of_lines(config.train.spike_ratio, log.steps()))
+    guard = world.first(lambda: Guard.of_lines(config.train.spike_ratio, log.reading().steps))
     fitting = Fitting(course, config, log, world)
     saves = Checkpoints(log.directory, world, config.run.keep_last, lambda: _worth_keeping(log, config, total))
     settling = policy.compiled  # the first step after a start compiles, which takes long
@@ -191,10 +192,11 @@ def _evaluator(start: Start, log: RunLog) -> Evaluator:
     course = start.course
     policy, prepared, config, world = course.policy, course.prepared, course.config, course.world
     longest = prepared.longest_prompt + config.eval.max_new_tokens
+    missing = partial(registry.reason, config.eval.backend)
     placement = world.first(
-        lambda: place_engine(policy, config, start.optimizer, course.largest, longest, world.local_size, vllm.missing)
+        lambda: place_engine(policy, config, start.optimizer, course.largest, longest, world.local_size, missing)
     )
-    return Evaluator(policy, prepared, config, log, start.optimizer, placement, longest, course.total, world)
+    return evaluator_for(Validation(policy, prepared, config, log, course.total, world), placement, start.optimizer)
 
 
 @contextlib.contextmanager
@@ -217,7 +219,7 @@ def prefetched(make: Callable[[int], T], steps: Iterable[int]) -> Iterator[Itera
 
 def _finished(policy: Policy, prepared: Prepared, config: Config, log: RunLog, total: int, world: World) -> Result:
     """Save the model, and say in the log that the run is finished."""
-    evaluations, cost = world.first(lambda: (log.evaluations(), log.evaluation_cost()))
+    evaluations, cost = world.first(lambda: (log.reading().evaluations, log.reading().evaluation_cost))
     with console.progress("saving the model"):
         card = show.model_card(config, prepared.ledger.counts(), evaluations, total)
         save_model(policy, log.directory / "model", card, world)
@@ -245,7 +247,7 @@ def _report(directory: Path) -> None:
 
 def _best(log: RunLog) -> list[int]:
     """The step of the best evaluation so far, the earliest of equals; none before there is one."""
-    evaluations = [line for line in log.evaluations() if line["step"] > 0]
+    evaluations = [line for line in log.reading().evaluations if line["step"] > 0]
     return [max(evaluations, key=lambda line: (line["accuracy"], -line["step"]))["step"]] if evaluations else []
 
 
@@ -253,7 +255,7 @@ def _worth_keeping(log: RunLog, config: Config, total: int) -> list[int]:
     """Steps whose checkpoints stay for `run.keep_best`: the best so far, and those whose evaluations have not come in yet."""
     if not config.run.keep_best:
         return []
-    known = max((line["step"] for line in log.evaluations()), default=-1)
+    known = max(log.reading().evaluated, default=-1)
     return [*_best(log), *(step for step in range(known + 1, total) if config.eval.is_due(step, total))]
 
 

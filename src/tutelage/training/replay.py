@@ -12,7 +12,7 @@ from tutelage.data import TokenizedExample, prepare
 from tutelage.errors import InputError
 from tutelage.machines import World, agreed, join
 from tutelage.model import Course, load_policy, load_tokenizer, optim
-from tutelage.runs import RunLog
+from tutelage.runs import SilentRunLog
 from tutelage.training.start import set_up
 from tutelage.training.step import Guard, accumulate_gradients, update_weights
 
@@ -34,7 +34,7 @@ def replay_step(config: Config, step: int) -> list[dict[str, Any]]:
     if not (directory / "config.toml").is_file():
         raise InputError(f"run.dir: {directory} is not a run directory (it holds no config.toml)")
     with join(config.model.device, config.parallel.timeout) as world:
-        log = RunLog(directory, leads=False)
+        log = SilentRunLog(directory)
         tokenizer = world.first(lambda: load_tokenizer(config.model.id))
         prepared = world.first(lambda: prepare(config, tokenizer))
         policy = load_policy(config.model, tokenizer, to_train=config.train.pack, world=world, shard_ranks=config.parallel.shard)
@@ -42,7 +42,7 @@ def replay_step(config: Config, step: int) -> list[dict[str, Any]]:
         course, done = start.course, start.step
         if not 1 <= step <= course.total:
             raise agreed(InputError(f"--replay {step}: the run has steps 1 to {course.total}"), world)
-        lines = world.first(log.steps)
+        lines = world.first(lambda: log.reading().steps)
         guard = Guard.of_lines(config.train.spike_ratio, [line for line in lines if line["step"] <= done])
         with console.progress("training up to the step", step - 1 - done) as advance:
             for earlier in range(done, step - 1):

@@ -13,7 +13,7 @@ from tutelage import console
 from tutelage.config import Config, changeable, known_keys
 from tutelage.data import Prepared
 from tutelage.errors import InputError
-from tutelage.evaluation import forget_drafts, vllm
+from tutelage.evaluation import forget_drafts, registry
 from tutelage.machines import ALONE, World, agreed
 from tutelage.model import (
     Course,
@@ -60,8 +60,7 @@ def require(config: Config, world: World, allow_changes: Collection[str]) -> Non
     tracking.require(config.run.tracking)
     if config.eval.backend != "native":
         generates_on = engine_device(config.eval.device, trains_on, world.local_size)
-        if config.eval.backend == "vllm":
-            vllm.require(generates_on.type)
+        registry.require(config.eval.backend, generates_on.type)
     resolve(config.model.id)
     refuse_to_overwrite(config, allow_changes)
 
@@ -148,12 +147,7 @@ def set_up(
 
 def _matrix_rate(policy: Policy, log: RunLog) -> float | None:
     """Measured now, while nothing depends on it: in the middle of a step it would take memory and time that others need."""
-    try:
-        rate = matrix_rate(policy.device, policy.compute_dtype)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        return None
+    rate = matrix_rate(policy.device, policy.compute_dtype)
     log.add_to_environment(matrix_flops_per_second=rate)
     return rate
 

@@ -1,13 +1,22 @@
-"""What generates: one contract, and the engines that keep it."""
+"""What generates: one contract, a table of the engines that keep it, and the processes they run in."""
 
 from typing import TYPE_CHECKING
 
 from tutelage._lazy import lazily
 
 if TYPE_CHECKING:
-    from tutelage.evaluation.engine import native, vllm
-    from tutelage.evaluation.engine.contract import Completion, Sampling
-    from tutelage.evaluation.engine.process import EngineError, Remote
-    from tutelage.evaluation.engine.snapshot import Snapshot, take
+    from tutelage.evaluation.engine import native, registry
+    from tutelage.evaluation.engine.contract import Completion, Engine, Sampling
+    from tutelage.evaluation.engine.handle import (
+        EngineHandle,
+        EngineSetting,
+        Handover,
+        engine_setting,
+        hand_over,
+        init_vllm,
+        load_policy_into_vllm_instance,
+    )
+    from tutelage.evaluation.engine.process import EngineError
+    from tutelage.evaluation.engine.snapshot import Snapshot
 
 __getattr__, __dir__, __all__ = lazily(__name__)

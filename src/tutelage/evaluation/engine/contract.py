@@ -1,11 +1,14 @@
-"""One contract for every engine that generates: prompts and `Sampling` in, `Completion`s out, in the order of the prompts."""
+"""The contract of an engine: prompts and `Sampling` in, `Completion`s out, in the order of the prompts."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,64 @@ class Completion:
     finish_reason: str
     entropies: tuple[float, ...] | None
     log_probs: tuple[float, ...] | None = None
+
+
+class Scores(TypedDict):
+    """What `Engine.score` returns, in nats.
+
+    For n sequences of T tokens and c cuts: `plain` is (n, T − 1), the log-probability of every token but the first. `cached` is
+    (2, n·c): the log-probabilities of the tokens at the cuts of the first sequence, of the second, …, scored twice.
+    `cached_tokens` counts the prompt tokens that the second time read from a prefix cache; 0: the engine has no such cache.
+    """
+
+    plain: list[list[float]]
+    cached: list[list[float]]
+    cached_tokens: int
+
+
+class Engine(Protocol):
+    """What generates for an evaluation. It is made, and called, in a process of its own (`process.serve`), in one thread.
+
+    It is made with these keywords: `model` (a directory or hub name, whose weights it has until `load`), `device` ("cpu", or "cuda"
+    for the one GPU that its process sees), `dtype` ("bfloat16", "float32"), `seed`, `gpu_memory_utilization` (the share of the
+    GPU's memory that it may take), `max_model_len` (longest prompt + response in tokens, or None), `sleeps` (whether `sleep` will be
+    called). What a method raises fails the evaluation, not the run.
+
+    An engine of your own is a class in a file beside the configuration, and `eval.backend = "my_file:MyEngine"`. The trainer
+    imports that file to check the name, so import what is heavy inside the class.
+
+    Where training and the engine take turns on one GPU, the class also needs `sleep()`, which gives the GPU's memory back, and
+    `wake_up()`. A static method `missing(device)` may say what keeps it from running on a kind of device ("cpu", "cuda"): a
+    reason and a remedy, or two empty strings.
+    """
+
+    def load(self, weights: dict[str, torch.Tensor]) -> None:
+        """Take over weights by the names of the model's state dictionary, and forget what was cached under the old ones.
+
+        Args:
+            weights: all of the model, a tied head too, on the CPU, in the engine's dtype. The memory is gone after the call.
+        """
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        indices: Sequence[int] | None = None,
+        on_finished: Callable[[int], None] = lambda count: None,
+    ) -> list[Completion]:
+        """`sampling.samples` completions of each prompt (token ids), one prompt's after the other's.
+
+        Args:
+            indices: the index of each prompt's problem, from which `sampling.seed_of` makes seeds; default: 0, 1, 2, …
+            on_finished: call it with the number of responses that have just finished. It is also the sign of life: an engine
+                that is silent for `eval.timeout` seconds counts as hung.
+        """
+
+    def score(self, sequences: Sequence[Sequence[int]], cuts: Sequence[int]) -> Scores:
+        """Log-probabilities of sequences (n, T), and of their tokens at the indices `cuts` once more, through the prefix cache.
+
+        They are those of the model: before temperature and top-p.
+        """
 
 
 def to_text(tokenizer: Any, tokens: Sequence[int], ends: set[int], sampling: Sampling) -> str:

@@ -12,7 +12,7 @@ from tutelage.evaluation.engine.contract import Completion, Sampling, cut_at_sto
 from tutelage.model import compute_entropy, evaluating
 
 Request = tuple[int, int]
-"""A problem's number, and which of its samples."""
+"""The index of a problem, and the index of the sample."""
 
 
 def generate(
@@ -22,33 +22,30 @@ def generate(
     sampling: Sampling,
     *,
     batch_size: int = 64,
-    ends: set[int] | None = None,
-    numbers: Sequence[int] | None = None,
+    indices: Sequence[int] | None = None,
     on_finished: Callable[[int], None] = lambda count: None,
-    on_token: Callable[[], None] = lambda: None,
 ) -> list[Completion]:
     """`sampling.samples` completions of each tokenized prompt, in their order.
 
-    Sampling draws one number per token from a generator of (seed, prompt index, sample): a response depends neither on the batch
+    Sampling draws one uniform variate per token from a generator of (seed, problem index, sample): a response depends neither on the batch
     it was generated in nor on the trainer's random state, which is left alone. Training mode is restored afterwards.
+    A response ends at the tokenizer's end token and at those of the model's generation_config.
 
     Args:
         prompts: token ids; none may be empty.
-        ends: ids that end a response; default: those of the tokenizer and of the model's generation_config.
-        numbers: the number of each prompt's problem, which its draws come from; default: its place.
-        on_finished: told how many rows have just finished.
-        on_token: called before each token of a batch; what it raises ends the generation.
+        indices: the index of each prompt's problem, from which its draws are made; default: 0, 1, 2, …
+        on_finished: is called after each token of a batch with the number of responses that ended with it, mostly 0. What it
+            raises ends the generation.
     """
-    if ends is None:
-        ends = end_token_ids(tokenizer, getattr(getattr(model, "generation_config", None), "eos_token_id", None))
-    by_number = dict(zip(numbers if numbers is not None else range(len(prompts)), prompts, strict=True))
-    requests = [(problem, sample) for problem in by_number for sample in range(sampling.samples)]
-    order = sorted(requests, key=lambda request: len(by_number[request[0]]))
+    ends = end_token_ids(tokenizer, getattr(getattr(model, "generation_config", None), "eos_token_id", None))
+    by_index = dict(zip(indices if indices is not None else range(len(prompts)), prompts, strict=True))
+    requests = [(index, sample) for index in by_index for sample in range(sampling.samples)]
+    order = sorted(requests, key=lambda request: len(by_index[request[0]]))
     done: dict[Request, Completion] = {}
     with evaluating(model), torch.no_grad():
         for start in range(0, len(order), batch_size):
-            batch = {request: by_number[request[0]] for request in order[start : start + batch_size]}
-            done.update(_generate_batch(model, tokenizer, batch, sampling, ends, on_finished, on_token))
+            batch = {request: by_index[request[0]] for request in order[start : start + batch_size]}
+            done.update(_generate_batch(model, tokenizer, batch, sampling, ends, on_finished))
     return [done[request] for request in requests]
 
 
@@ -59,7 +56,6 @@ def _generate_batch(
     sampling: Sampling,
     ends: set[int],
     on_finished: Callable[[int], None],
-    on_token: Callable[[], None],
 ) -> Iterator[tuple[Request, Completion]]:
     from transformers import DynamicCache
 
@@ -75,21 +71,15 @@ def _generate_batch(
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     cache = DynamicCache(config=model.config)
     for length in range(1, sampling.max_new_tokens + 1):
-        on_token()
         output = model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
         )
         logits = output.logits[:, -1].float()
-        entropy, whole = compute_entropy(logits).tolist(), logits.logsumexp(-1)
+        entropy, log_z = compute_entropy(logits).tolist(), logits.logsumexp(-1)
         if length <= sampling.min_new_tokens:
             logits[:, sorted(ends)] = -torch.inf
         chosen = _choose(logits, sampling, [draws[request].random() for request in active] if sampling.temperature else None)
-        log_prob = (logits.gather(-1, torch.tensor(chosen, device=device)[:, None]).squeeze(-1) - whole).tolist()
+        log_prob = (logits.gather(-1, torch.tensor(chosen, device=device)[:, None]).squeeze(-1) - log_z).tolist()
 
         staying = []
         for row, (request, token) in enumerate(zip(active, chosen, strict=True)):
@@ -102,11 +92,11 @@ def _generate_batch(
             if stopped or length == sampling.max_new_tokens:
                 text = to_text(tokenizer, tokens[request], ends, sampling)
                 reason = "stop" if stopped else "length"
-                told = tuple(entropies[request]), tuple(log_probs[request])
-                yield request, Completion(text, tuple(tokens[request]), reason, *told)
-                on_finished(1)
+                in_nats = tuple(entropies[request]), tuple(log_probs[request])
+                yield request, Completion(text, tuple(tokens[request]), reason, *in_nats)
             else:
                 staying.append(row)
+        on_finished(len(active) - len(staying))
         if not staying:
             return
         ids = torch.tensor([[chosen[row]] for row in staying], device=device)
@@ -127,17 +117,24 @@ def _left_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tupl
 
 
 def _choose(logits: torch.Tensor, sampling: Sampling, uniforms: list[float] | None) -> list[int]:
-    """The next token of each row: the most likely one, or the one where the cumulative probability passes a uniform draw."""
+    """The next token of each row: the most likely one, or the one where the cumulative probability passes a uniform draw.
+
+    Only top-p needs tokens in the order of their probability; without it the vocabulary's own order does, and nothing is sorted.
+    """
     if uniforms is None:
         greedy: list[int] = logits.argmax(dim=-1).tolist()
         return greedy
-    probabilities, order = torch.softmax(logits.double() / sampling.temperature, dim=-1).sort(dim=-1, descending=True)
-    before = probabilities.cumsum(-1) - probabilities
-    probabilities = probabilities.masked_fill(before >= sampling.top_p, 0.0)  # the first token always stays
+    probabilities, order = torch.softmax(logits.double() / sampling.temperature, dim=-1), None
+    if sampling.top_p < 1:
+        probabilities, order = probabilities.sort(dim=-1, descending=True)
+        before = probabilities.cumsum(-1) - probabilities
+        probabilities = probabilities.masked_fill(before >= sampling.top_p, 0.0)  # the first token always stays
     cumulative = probabilities.cumsum(-1)
-    targets = torch.tensor(uniforms, dtype=cumulative.dtype, device=cumulative.device)[:, None] * cumulative[:, -1:]
-    ranks = torch.searchsorted(cumulative, targets, right=True).clamp(max=(probabilities > 0).sum(-1, keepdim=True) - 1)
-    drawn: list[int] = order.gather(-1, ranks).squeeze(-1).tolist()
+    total = cumulative[:, -1:].contiguous()
+    targets = torch.tensor(uniforms, dtype=cumulative.dtype, device=cumulative.device)[:, None] * total
+    last = torch.searchsorted(cumulative, total)  # the last token of positive probability, which rounding must not pass
+    chosen = torch.minimum(torch.searchsorted(cumulative, targets, right=True), last)
+    drawn: list[int] = (chosen if order is None else order.gather(-1, chosen)).squeeze(-1).tolist()
     return drawn
 
 

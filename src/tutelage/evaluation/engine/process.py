@@ -1,26 +1,27 @@
 """An engine in a process of its own, so that whatever it does to random state, threads, devices and process groups stays there.
 
-`Remote` is the trainer's side; the other side is this module run by `python -m`: it makes the engine that it is told to make and
-calls what it is told to call. Weights go over as open memory (`snapshot`), which the trainer need not keep still.
+`Remote` is the trainer's side. The other side is this module, run by `python -m`: its first message names the class of the engine,
+the others name methods. Weights go over as open memory (`snapshot`), which the trainer need not keep still.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from tutelage.config import load_plug_in
 from tutelage.errors import RunError
 from tutelage.evaluation.engine.snapshot import Snapshot
 from tutelage.machines import end_with, prepare_process
@@ -28,13 +29,13 @@ from tutelage.machines import end_with, prepare_process
 START_SECONDS = 1800.0
 """What an engine may take to start: it may have to fetch its model, and to compile."""
 OF_THE_TRAINERS_GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
-"""Variables of torchrun, which would make an engine think that it is one of the trainer's ranks."""
-LINES_TOLD = 3
+"""Variables of torchrun, from which an engine would conclude that it is one of the trainer's ranks."""
+LINES_QUOTED = 3
 """How many of its last lines are quoted when an engine has died."""
 
 
 class EngineError(RunError):
-    """The engine died, did not answer in time, or said that it cannot do what it was asked."""
+    """The engine died, hung, or failed at what it was asked."""
 
 
 class EngineFailed(EngineError):
@@ -47,20 +48,18 @@ class Remote:
     Args:
         factory: ``module:name`` of what makes the engine there.
         options: its keyword arguments.
-        environment: variables of that process, beyond those of this one.
         log: the file that gets what it prints; None: a temporary one.
-        timeout: seconds without an answer, or a sign of progress, after which it counts as hung and is killed.
+        timeout: seconds after which it counts as hung and is killed, if it takes no message, or neither answers nor makes progress.
     """
 
     def __init__(
         self,
         factory: str,
         options: dict[str, Any],
-        environment: dict[str, str] | None = None,
         log: Path | None = None,
         timeout: float = 600.0,
     ) -> None:
-        self.factory, self.options, self.environment, self.timeout = factory, options, environment or {}, timeout
+        self.factory, self.options, self.timeout = factory, options, timeout
         if log is None:
             handle, name = tempfile.mkstemp(prefix="tutelage-engine-", suffix=".log")
             os.close(handle)
@@ -76,16 +75,22 @@ class Remote:
     def running(self) -> bool:
         return self._connection is not None
 
-    def start(self) -> None:
-        """Start the process, anew if it runs, and wait until its engine is made. Raises EngineError if it is not."""
+    def start(self, variables: Mapping[str, str] | None = None) -> None:
+        """Start the process, anew if it runs, and wait until its engine is made. Raises EngineError if it is not.
+
+        Args:
+            variables: of its environment, beyond those of this process.
+        """
         paths = [str(Path(entry or ".").absolute()) for entry in sys.path]
         inherited = {name: value for name, value in os.environ.items() if name not in OF_THE_TRAINERS_GROUP}
-        environment = {"OMP_WAIT_POLICY": "passive", **inherited, "PYTHONPATH": os.pathsep.join(paths), **self.environment}
+        environment = {"OMP_WAIT_POLICY": "passive", **inherited, "PYTHONPATH": os.pathsep.join(paths), **(variables or {})}
         self.end()
         with self._changing:  # whoever closes meanwhile finds the process, or keeps it from being started
             if self.closed:
                 raise EngineError("the engine was closed")
             ours, theirs = socket.socketpair()
+            # an engine that has stopped reads nothing: a full pipe must not block this thread for ever
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(self.timeout), int(self.timeout % 1 * 1e6)))
             try:
                 with self.log.open("ab") as log, theirs:
                     # a session of its own: Ctrl-C is for the trainer, which ends the engine when it is time to
@@ -116,7 +121,7 @@ class Remote:
         """What a method of the engine returns.
 
         Args:
-            on_progress: is told what the method tells its argument ``on_finished``.
+            on_progress: gets what the method gives its argument ``on_finished``.
             snapshot: its tensors are the method's first argument.
             limit: takes the place of `timeout`.
 
@@ -128,24 +133,27 @@ class Remote:
             raise EngineError("the engine is not running")
         try:
             entries = None if snapshot is None else snapshot.entries
-            connection.send((method, arguments, options, entries, on_progress is not None))
-            if snapshot is not None:
-                socket.send_fds(ours, [b"w"], [snapshot.fd])
+            try:
+                connection.send((method, arguments, options, entries, on_progress is not None))
+                if snapshot is not None:
+                    socket.send_fds(ours, [b"w"], [snapshot.fd])
+            except BlockingIOError:
+                raise self._hung("took nothing", self.timeout) from None
             while True:
                 kind, value = self._receive(connection, limit)
                 if kind == "done":
                     return value
                 if kind == "failed":
-                    raise EngineFailed(f"the engine failed: {value} (the whole story: {self.log})")
+                    raise EngineFailed(f"the engine failed: {value} (more in {self.log})")
                 if on_progress is not None:
                     on_progress(value)
         except EngineFailed:
             raise
         except BaseException as error:  # a later answer would be taken for the answer to a later question
-            told = f"the engine died ({self._ending()}){self._last_lines()}" if self._gone(connection) else ""
+            death = f"the engine died ({self._ending()}){self._last_lines()}" if self._gone(connection) else ""
             self.end()
-            if told and isinstance(error, Exception) and not isinstance(error, EngineError):
-                raise EngineError(told) from None
+            if death and isinstance(error, Exception) and not isinstance(error, EngineError):
+                raise EngineError(death) from None
             raise
 
     def _receive(self, connection: Connection, limit: float) -> tuple[str, Any]:
@@ -155,8 +163,12 @@ class Remote:
                 return kind, value
         except (OSError, EOFError, TypeError):  # TypeError: closed by another thread in the middle
             raise EngineError(f"the engine died ({self._ending()}){self._last_lines()}") from None
+        raise self._hung("did not answer", limit)
+
+    def _hung(self, what: str, seconds: float) -> EngineError:
+        """End a process that hangs; the error that says so."""
         self.end()
-        raise EngineError(f"the engine did not answer for {limit:g} s and was ended{self._last_lines()}")
+        return EngineError(f"the engine {what} for {seconds:g} s and was ended{self._last_lines()}")
 
     def _gone(self, connection: Connection) -> bool:
         """Whether the other side has ended, or another thread has ended it."""
@@ -203,7 +215,7 @@ class Remote:
         with contextlib.suppress(OSError):
             lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
             if lines:
-                return "; the last it said: " + " | ".join(line.strip()[:200] for line in lines[-LINES_TOLD:]) + f" ({self.log})"
+                return "; the last it said: " + " | ".join(line.strip()[:200] for line in lines[-LINES_QUOTED:]) + f" ({self.log})"
         return ""
 
 
@@ -215,16 +227,15 @@ def serve(fd: int, parent: int) -> None:
     engine: Any = None
     while True:
         try:
-            method, arguments, options, entries, tells = connection.recv()
+            method, arguments, options, entries, reports = connection.recv()
             opened = None if entries is None else socket.recv_fds(theirs, 1, 1)[1][0]
         except (EOFError, OSError):
             return
-        if tells:
+        if reports:
             options["on_finished"] = lambda count: connection.send(("progress", count))
         try:
             if engine is None:
-                module, _, name = method.partition(":")
-                engine = getattr(importlib.import_module(module), name)(*arguments, **options)
+                engine = load_plug_in("eval.backend", method)(*arguments, **options)  # found in the current directory, too
                 answer = None
             elif opened is not None:
                 answer = _with_weights(getattr(engine, method), Snapshot(opened, entries), arguments, options)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
+import tempfile
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +19,7 @@ from tutelage.machines import full_tensor
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a weight stands."""
+    """Name, type, shape and position (`offset`, in bytes) of a weight."""
 
     name: str
     dtype: torch.dtype
@@ -31,7 +33,7 @@ class Entry:
 
 
 class Snapshot:
-    """Weights in an anonymous file in memory, which lives as long as a process has it open: nothing is left behind by a crash.
+    """Weights in a file without a name, in memory, which lives as long as a process has it open: a crash leaves nothing behind.
 
     Not in /dev/shm, of which containers often have 64 MB.
     """
@@ -69,7 +71,7 @@ class Snapshot:
 def take(weights: Iterable[tuple[str, torch.Tensor]], dtype: torch.dtype, keep: bool = True) -> Snapshot:
     """Copy weights, the floating-point ones as `dtype`.
 
-    They are written one at a time, so that of sharded weights (DTensor) never more than one is whole on a device.
+    They are written one at a time, so that of sharded weights (DTensor) never more than one is full on a device.
 
     Args:
         weights: by name. Sharded ones are gathered, which every rank has to take part in.
@@ -78,7 +80,7 @@ def take(weights: Iterable[tuple[str, torch.Tensor]], dtype: torch.dtype, keep: 
     Raises:
         OSError: there is no memory for it.
     """
-    fd = os.memfd_create("tutelage-weights", os.MFD_CLOEXEC)
+    fd = _file_without_a_name()
     entries: list[Entry] = []
     offset = 0
     failure: OSError | MemoryError | None = None
@@ -99,6 +101,15 @@ def take(weights: Iterable[tuple[str, torch.Tensor]], dtype: torch.dtype, keep: 
         os.close(fd)
         raise
     return Snapshot(fd, tuple(entries))
+
+
+def _file_without_a_name() -> int:
+    """The descriptor of a file in memory or, where the system has no such files (macOS), of a temporary file without a name."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("tutelage-weights", os.MFD_CLOEXEC)
+    fd, name = tempfile.mkstemp(prefix="tutelage-weights-")
+    Path(name).unlink()
+    return fd
 
 
 def _write(fd: int, tensor: torch.Tensor, offset: int) -> int:

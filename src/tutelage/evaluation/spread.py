@@ -1,0 +1,146 @@
+"""One job shared out: among the engines of this machine, or among workers on other machines."""
+
+from __future__ import annotations
+
+import queue
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from tutelage import console
+from tutelage.config import Config, EvalConfig
+from tutelage.evaluation.certificate import trainer_scores
+from tutelage.evaluation.engine import EngineHandle, Handover, engine_setting, registry
+from tutelage.evaluation.solve import PORTION, Job, Solved, nothing, solve, solve_by_engine
+from tutelage.machines import fanout
+from tutelage.model import check_positions, load_policy, load_tokenizer, resolve
+from tutelage.resources import engine_devices
+
+
+def settled(config: EvalConfig) -> EvalConfig:
+    """The configuration with "auto" settled: the engine where it can run, else the model itself, as printed.
+
+    Raises:
+        InputError: an engine was asked for that is not there, or cannot run on this device.
+    """
+    if config.backend == "native":
+        return config
+    devices = engine_devices(config)
+    registry.require(config.backend, devices[0].type)
+    reason = registry.reason(config.backend, devices[0].type)  # only of "auto"
+    if reason:
+        console.say(f"by the model itself ({reason})")
+        return config.model_copy(update={"backend": "native"})
+    console.say(f"by {registry.entry_of(config.backend).title} on {', '.join(map(str, devices))}")
+    return config.model_copy(update={"backend": registry.AUTO}) if config.backend == "auto" else config
+
+
+def solve_here(
+    job: Job,
+    config: Config,
+    directory: Path,
+    on_finished: Callable[[int], None] = nothing,
+    on_part: Callable[[Job, Solved], None] = nothing,
+) -> Solved:
+    """Load the model of a configuration, and have a job solved: by the model itself, or by an engine on each device.
+
+    Args:
+        config: whose `eval.backend` is `settled`.
+        directory: for what the engines print.
+        on_part: is called with each part of the job that engines have finished, in order.
+    """
+    saved = config.model.model_copy(update={"lora": "none"})  # a run's adapters are merged into the model that it saved
+    with console.progress("loading the model"):
+        policy = load_policy(saved, load_tokenizer(config.model.id), to_train=False)
+    check_positions(policy, job.longest, "the longest prompt + eval.max_new_tokens")
+    if job.config.backend == "native":
+        return solve(job, policy, on_finished=on_finished)
+    setting = engine_setting(
+        resolve(config.model.id), job.config, policy.precision, torch.device("cpu"), job.longest, directory / "engine.log"
+    )
+    engines = [
+        EngineHandle(replace(setting, device=device, log=directory / f"engine-{index}.log"))
+        for index, device in enumerate(engine_devices(job.config)[: len(job.problems)])
+    ]
+    handed = Handover(trainer_scores(policy, engines[0].probes))  # engines read the same weights themselves
+    policy.model.to("cpu")  # the GPUs are theirs
+    if policy.device.type == "cuda":
+        torch.cuda.empty_cache()
+    solved = solve_by_engines(job, engines, handed, on_finished, on_part)
+    if job.config.entropy == "exact":
+        policy.model.to(policy.device)
+        solved.add_exact_entropies(job, policy)
+    return solved
+
+
+def solve_by_engines(
+    job: Job,
+    engines: Sequence[EngineHandle],
+    handed: Handover,
+    on_finished: Callable[[int], None] = nothing,
+    on_part: Callable[[Job, Solved], None] = nothing,
+) -> Solved:
+    """Engines take parts of a job from one queue; each part has a certificate. The engines are closed afterwards.
+
+    A response depends on its problem and sample alone, not on the engine that gave it.
+    """
+    parts = job.parts(min(PORTION, -(-len(job.problems) // len(engines))))
+    idle: queue.SimpleQueue[EngineHandle] = queue.SimpleQueue()
+    for engine in engines:
+        idle.put(engine)
+
+    def solve_part(part: Job) -> Solved:
+        engine = idle.get()
+        try:
+            return solve_by_engine(part, engine, handed, None, on_finished, lambda error: console.say(f"{error}; again"))
+        finally:
+            idle.put(engine)
+
+    solved = Solved()
+    with ThreadPoolExecutor(len(engines)) as threads:
+        try:
+            for part, found in zip(parts, threads.map(solve_part, parts), strict=True):
+                on_part(part, found)
+                solved.add(found)
+        finally:  # before the threads are waited for: after Ctrl-C they have nothing more to do
+            for engine in engines:
+                engine.close()
+    return solved
+
+
+def solve_share(share: tuple[Job, Config]) -> Solved:
+    """What a worker on another machine does: its part of a job, with the configuration of the model."""
+    with tempfile.TemporaryDirectory(prefix="tutelage-share-") as directory:
+        return solve_here(*share, Path(directory))
+
+
+def solve_elsewhere(
+    job: Job,
+    config: Config,
+    where: str,
+    workers: int,
+    on_finished: Callable[[int], None] = nothing,
+    on_part: Callable[[Job, Solved], None] = nothing,
+) -> Solved:
+    """Workers of a cluster share a job; each loads the model from the same path.
+
+    Args:
+        where: as `fanout.run_map`.
+        on_part: is called with each worker's part, in order.
+    """
+    model = Path(config.model.id)
+    absolute = config.model.model_copy(update={"id": str(model.absolute())}) if model.exists() else config.model
+    parts = job.parts(-(-len(job.problems) // workers))
+    shares = [(part, config.model_copy(update={"model": absolute})) for part in parts]
+    solved = Solved()
+    with fanout.cluster(where, workers):
+        answers = fanout.run_map(solve_share, shares, where, workers=workers, gpus_per_job=1)
+        for part, found in zip(parts, answers, strict=True):
+            on_part(part, found)
+            on_finished(len(found.records))
+            solved.add(found)
+    return solved

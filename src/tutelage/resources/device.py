@@ -1,0 +1,205 @@
+"""What a device can do: the figures of some GPUs by name, or those of this machine, measured."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from tutelage.errors import InputError
+
+GIB = float(1 << 30)
+LONGEST_PRODUCT = 1.0
+"""Seconds: a matrix product that would take longer is not measured."""
+MOST_FOR_A_RATE = 0.25
+"""The share of free memory that measuring a rate may hold."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device that is planned for.
+
+    Attributes:
+        kind: torch's name of the type, "cuda" or "cpu".
+        memory: bytes that a program can have.
+        products: floating-point operations per second of matrix products in bfloat16 and in float32. None: not known.
+        reads: bytes per second from its memory. None: not known.
+    """
+
+    name: str
+    kind: str
+    memory: float
+    products: tuple[float, float] | None = None
+    reads: float | None = None
+
+    @property
+    def torch_device(self) -> torch.device:
+        return torch.device("cuda", 0) if self.kind == "cuda" else torch.device("cpu")
+
+    def product_rate(self, dtype: torch.dtype) -> float | None:
+        """Operations per second of matrix products in a precision."""
+        return None if self.products is None else self.products[dtype == torch.float32]
+
+
+# dense products in bfloat16 with float32 sums, and in plain float32, by the makers' data sheets; memory as CUDA reports it
+KNOWN = {
+    "a10g": Device("NVIDIA A10G", "cuda", 22.4 * GIB, (70e12, 31.2e12), 600e9),
+    "l4": Device("NVIDIA L4", "cuda", 22.0 * GIB, (121e12, 30.3e12), 300e9),
+    "a100-40": Device("NVIDIA A100 40 GB", "cuda", 39.4 * GIB, (312e12, 19.5e12), 1555e9),
+    "h100": Device("NVIDIA H100 80 GB SXM", "cuda", 79.0 * GIB, (989e12, 67e12), 3350e9),
+    "rtx4090": Device("NVIDIA GeForce RTX 4090", "cuda", 23.5 * GIB, (165e12, 82.6e12), 1008e9),
+}
+
+
+def device_named(name: str) -> Device:
+    """A known GPU, this machine's CPU ("cpu"), or a GPU of some GiB ("24", "24GiB"), whose speed is not known.
+
+    Raises:
+        InputError: neither of these.
+    """
+    wanted = name.lower()
+    if wanted in KNOWN:
+        return KNOWN[wanted]
+    if wanted == "cpu":
+        return this_machine(torch.device("cpu"), bfloat16=False)
+    try:
+        size = float(wanted.removesuffix("gib").removesuffix("gb"))
+    except ValueError:
+        size = 0.0
+    if not 0 < size < 10_000:
+        raise InputError(f"--device {name}: write one of {', '.join(KNOWN)}, cpu, or the GiB of a GPU's memory, such as 24")
+    return Device(f"a GPU of {size:g} GiB", "cuda", size * GIB)
+
+
+def this_machine(device: torch.device, bfloat16: bool = True) -> Device:
+    """What a device of this machine can do, measured now.
+
+    Args:
+        bfloat16: whether to measure it; a CPU without bfloat16 arithmetic takes long.
+    """
+    memory = float(torch.cuda.mem_get_info(device)[1]) if device.type == "cuda" else free_memory(device)
+    wide = matrix_rate(device, torch.float32)
+    narrow = matrix_rate(device, torch.bfloat16) if bfloat16 else wide
+    rates = (narrow, wide) if narrow is not None and wide is not None else None
+    return Device(f"{device} of this machine", device.type, memory, rates, memory_rate(device))
+
+
+def measured(device: torch.device, dtype: torch.dtype) -> dict[str, float | None]:
+    """The rates of a device, measured now if they were not before: operations per second of a matrix product in `dtype`, and bytes
+    per second from memory. A run calls this once, before its first step; None is a rate that could not be measured."""
+    return {"operations_per_second": matrix_rate(device, dtype), "bytes_per_second": memory_rate(device)}
+
+
+@functools.cache
+def matrix_rate(device: torch.device, dtype: torch.dtype = torch.bfloat16) -> float | None:
+    """Floating-point operations per second of a large matrix product on a device: the best of a few. None: no memory for it.
+
+    A GPU multiplies the largest matrices that fit into `MOST_FOR_A_RATE` of its free memory. A CPU multiplies larger and larger
+    ones until a product takes long, because it may have no instructions for a type.
+    """
+    room = MOST_FOR_A_RATE * free_memory(device)
+    fitting = [size for size in (512, 1024, 2048, 4096, 8192) if 3 * size**2 * dtype.itemsize <= room]  # two factors, one product
+    sizes = fitting[-1:] if device.type == "cuda" else [size for size in (256, *fitting) if size <= 2048]
+    rate = None
+    for size in sizes:
+        operations = 2.0 * size**3
+        if rate is not None and operations / rate > LONGEST_PRODUCT:
+            break
+        seconds = _shortest(device, functools.partial(_product, size, dtype, device))
+        rate = rate if seconds is None else operations / seconds
+    return rate
+
+
+@functools.cache
+def memory_rate(device: torch.device) -> float | None:
+    """Bytes per second that a sum reads from a device's memory: the best of a few. None: no memory for it."""
+    size = int(min(1 << 30 if device.type == "cuda" else 1 << 27, MOST_FOR_A_RATE * free_memory(device)))
+    seconds = _shortest(device, lambda: torch.ones(size // 4, device=device).sum) if size >= 1 << 20 else None
+    return None if seconds is None else size / seconds
+
+
+def _product(size: int, dtype: torch.dtype, device: torch.device) -> Callable[[], object]:
+    a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
+    return lambda: a @ b
+
+
+def _shortest(device: torch.device, prepare: Callable[[], Callable[[], object]]) -> float | None:
+    """Seconds of the fastest of some calls of what `prepare` gives. None: it failed, as where memory runs out. It is given back."""
+    try:
+        return _fastest_call(device, prepare())
+    except (RuntimeError, MemoryError):  # a rate is worth no run; a device that is really broken fails at the next operation too
+        return None
+    finally:
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _fastest_call(device: torch.device, work: Callable[[], object]) -> float:
+    best, begun = float("inf"), time.perf_counter()
+    for tried in range(6):
+        _synchronize(device)
+        started = time.perf_counter()
+        work()
+        _synchronize(device)
+        ended = time.perf_counter()
+        best = min(best, ended - started)
+        if tried and ended - begun > LONGEST_PRODUCT / 2:
+            break
+    return best
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that are free on a device now; infinite where this machine does not say."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        allowed = total * torch.cuda.get_per_process_memory_fraction(device)
+        return min(float(free), allowed - torch.cuda.memory_allocated(device))
+    known = [float("inf")]
+    with contextlib.suppress(OSError, KeyError, ValueError):
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        known.append(1024.0 * int(lines["MemAvailable"].split()[0]))
+    with contextlib.suppress(OSError, KeyError, ValueError):  # a container's own limit, where there is one
+        group = Path("/sys/fs/cgroup")
+        used = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        known.append(float((group / "memory.max").read_text()) - float(used["anon"]))
+    return min(known)
+
+
+def memory_in_use(device: torch.device) -> float | None:
+    """GB: of a GPU the most that was allocated since this was last asked; on a CPU what the process has in memory now, where the
+    system tells."""
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return round(peak / 1e9, 3)
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return None
+    return round(pages * os.sysconf("SC_PAGE_SIZE") / 1e9, 3)
+
+
+def visible_name(index: int) -> str:
+    """The name in CUDA_VISIBLE_DEVICES of the GPU that this process knows as `index`.
+
+    Raises:
+        InputError: CUDA_VISIBLE_DEVICES names fewer GPUs.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not visible:
+        return str(index)
+    names = [name.strip() for name in visible.split(",")]
+    if index >= len(names):
+        raise InputError(f"CUDA_VISIBLE_DEVICES = {visible} names no GPU number {index}")
+    return names[index]

@@ -1,0 +1,172 @@
+"""How long a run takes on a device: from the operations of its steps, and from the tokens of its evaluations."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tutelage.config import EvalConfig
+from tutelage.data import Prepared, TokenizedExample
+from tutelage.model import Batch, Course, Policy, Recomputation
+from tutelage.resources.device import Device
+from tutelage.resources.memory import Load
+
+USUAL_SHARE = 0.4
+"""The share of the matrix rate that training is reckoned to reach."""
+AGAIN: dict[Recomputation, float] = {"none": 1.0, "selective": 1.06, "full": 4 / 3}
+"""Operations of a step with what is computed again, beside those without."""
+HALF_FILLED = 512
+"""Tokens of a batch at which a GPU is reckoned to reach half of what larger batches reach."""
+LOOKED_AT, TOKENS_LOOKED_AT = 16, 100_000
+"""Optimizer steps of a run that are laid out for a forecast, and tokens of them; one step at least."""
+TOGETHER_IN_AN_ENGINE = 256
+"""Responses that an engine such as vLLM is reckoned to generate at the same time."""
+
+Step = tuple[Sequence[TokenizedExample], Sequence[Batch]]
+
+
+@dataclass(frozen=True)
+class Operations:
+    """Floating-point operations, forward and backward, of each distinct token in the layers, of each target that meets the head, and of
+    each pair of tokens that attend.
+
+    A weight costs six for each token that meets it, or four where it is frozen and needs no gradient. A pair costs twelve for each
+    unit of a head's width. Every expert of a mixture counts, chosen or not. What is computed again does not count.
+    """
+
+    token: int
+    target: int
+    pair: int
+
+    @staticmethod
+    def of(policy: Policy) -> Operations:
+        config: Any = policy.model.config.get_text_config()
+        heads = getattr(config, "num_attention_heads", None) or 0  # a recurrent model has none
+        size: int = getattr(config, "head_dim", None) or config.hidden_size // max(heads, 1)
+        apart = {id(policy.head.weight), id(policy.model.get_input_embeddings().weight)}
+        layers = [weight for weight in policy.model.parameters() if weight.ndim >= 2 and id(weight) not in apart]
+        pair = 12 * size * heads * int(config.num_hidden_layers)
+        return Operations(sum(map(_of_a_weight, layers)), _of_a_weight(policy.head.weight), pair)
+
+    def of_batch(self, batch: Batch) -> float:
+        tokens, targets = batch.input_ids.numel(), len(batch.sources)
+        return float(self.token * tokens + self.target * targets + self.pair * _pairs(batch))
+
+
+def step_flops(policy: Policy, batch: Batch) -> float:
+    """The `Operations` of a batch."""
+    return Operations.of(policy).of_batch(batch)
+
+
+def pair_cost(policy: Policy) -> float:
+    """What a pair of tokens that attend costs, in units of what a token costs in the layers."""
+    operations = Operations.of(policy)
+    return operations.pair / operations.token
+
+
+def _of_a_weight(weight: torch.Tensor) -> int:
+    return weight.numel() * (6 if weight.requires_grad else 4)
+
+
+def _pairs(batch: Batch) -> int:
+    """How many (query, key) pairs attend."""
+    if batch.ends is None:
+        rows, width = batch.input_ids.shape
+        return rows * width * (width + 1) // 2
+    return int(batch.position_ids.sum()) + batch.position_ids.numel()
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the training of a run computes.
+
+    Attributes:
+        load: the largest batch.
+        operations: of all steps, without what is computed again.
+        tokens: of the rows, each counted.
+        steps: optimizer steps; batches: of one, on average.
+    """
+
+    load: Load
+    operations: float
+    tokens: float
+    steps: int
+    batches: float
+
+    @staticmethod
+    def of(course: Course, operations: Operations, first: Sequence[Step]) -> Work:
+        """The work of a run whose steps are all like its first ones."""
+        share = course.total / len(first)
+        batches = [batch for _, step in first for batch in step]
+        return Work(
+            Load.of([step for _, step in first]),
+            share * sum(map(operations.of_batch, batches)),
+            share * sum(len(example) for examples, _ in first for example in examples),
+            course.total,
+            len(batches) / len(first),
+        )
+
+
+def first_steps(course: Course) -> list[Step]:
+    """The first optimizer steps of a run, laid out: as many as a forecast looks at."""
+    size = max(1, sum(map(len, course.examples(0))))
+    count = min(course.total, course.epoch, LOOKED_AT, max(1, TOKENS_LOOKED_AT // size))
+    return [course.at(step) for step in range(count)]
+
+
+def training_seconds(work: Work, kind: Recomputation, held: float, device: Device, dtype: torch.dtype, ranks: int = 1) -> float | None:
+    """Seconds of all optimizer steps; None where the device's speed is not known.
+
+    Args:
+        held: bytes of weights, gradients and moments, all of which the optimizer reads and writes once in a step.
+        dtype: of the matrix products.
+    """
+    rate = device.product_rate(dtype)
+    if rate is None or device.reads is None:
+        return None
+    filled = work.load.tokens / (work.load.tokens + HALF_FILLED) if device.kind == "cuda" else 1.0
+    busy = min(float(ranks), work.batches)  # a rank for which a step has no batch waits
+    return work.operations * AGAIN[kind] / (USUAL_SHARE * filled * rate * busy) + work.steps * 2 * held / device.reads
+
+
+def evaluation_seconds(policy: Policy, config: EvalConfig, prepared: Prepared, total: int, device: Device, together: int) -> float | None:
+    """Seconds in which the responses of all evaluations of a run are generated; None where the device's speed is not known.
+
+    A trained model's responses are reckoned to be as long as the longest worked solution, at most as they may be; those of the
+    untouched model may all be cut off at the cap.
+
+    Args:
+        total: optimizer steps.
+        together: rows that are generated at the same time.
+    """
+    rate = device.product_rate(policy.compute_dtype)
+    if rate is None or device.reads is None:
+        return None
+    trained = min(max(len(row.response_ids) for row in prepared.train), config.max_new_tokens)
+    asked: Counter[tuple[int, int]] = Counter()
+    for step in range(total + 1):
+        if config.is_due(step, total):
+            problems = len(prepared.validation) if step in (0, total) else prepared.panel
+            asked[config.samples * problems, trained if step else config.max_new_tokens] += 1
+    return sum(
+        times * generation_seconds(policy, rows, tokens, together, rate, device.reads) for (rows, tokens), times in asked.items()
+    )
+
+
+def generation_seconds(policy: Policy, rows: int, tokens: int, together: int, rate: float, reads: float) -> float:
+    """Seconds for `rows` responses of `tokens` tokens each: every token of a batch takes as long as its matrix products, or as reading
+    all weights from memory, whichever is longer.
+
+    Args:
+        together: rows that are generated at the same time.
+        rate, reads: operations and bytes per second, as `Device`.
+    """
+    weights = list(policy.model.parameters())
+    count = sum(weight.numel() for weight in weights)
+    size = sum(weight.numel() * min(weight.element_size(), policy.compute_dtype.itemsize) for weight in weights)
+    batch = min(rows, together)
+    return -(-rows // batch) * tokens * max(2.0 * count * batch / rate, size / reads)

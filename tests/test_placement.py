@@ -1,0 +1,139 @@
+"""Where an engine runs, by the memory that is free now, and by the memory of a device that is planned for."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tutelage.errors import InputError
+from tutelage.resources import estimate, memory, placement
+from tutelage.resources.device import Device
+from tutelage.resources.placement import Seat, place_engine, rooms, seat_of
+
+NOTHING_YET = SimpleNamespace(state={})
+
+
+def nothing_missing(kind):
+    return ""
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    """GPUs of 24 GB, of which so much is free; the first one is trained on. An engine needs 5 GB."""
+    free = {0: 24e9, 1: 24e9}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(free))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[device.index], 24e9))
+    monkeypatch.setattr(placement, "free_memory", lambda device: free[device.index])
+    monkeypatch.setattr(placement, "activation_bytes", lambda policy, tokens, kind: 0.0)
+    monkeypatch.setattr(placement, "engine_bytes", lambda policy, longest: 5e9)
+    return free
+
+
+@pytest.fixture
+def place(two_gpus, monkeypatch):
+    """Place an engine beside training that is to take some bytes, half of them for its moments."""
+
+    def placed(config, training, ranks=1, missing=nothing_missing):
+        state = {"moments": training / 2, "gradients": training / 2}
+        monkeypatch.setattr(placement, "state_bytes", lambda policy, config: state)
+        policy = SimpleNamespace(device=torch.device("cuda", 0), model=SimpleNamespace(is_gradient_checkpointing=False))
+        return place_engine(policy, config, NOTHING_YET, 1000, 500, ranks, missing)
+
+    return placed
+
+
+@pytest.mark.parametrize(
+    ("training", "left", "gpus", "changes", "expected"),
+    [
+        (8e9, 21e9, 2, {}, ("cuda:1", False, True)),  # a GPU of its own: asynchronous
+        (8e9, 21e9, 2, {"mode": "sync"}, ("cuda:1", False, False)),
+        (8e9, 21e9, 1, {}, ("cuda:0", False, False)),  # both fit beside each other
+        (8e9, 21e9, 1, {"mode": "async"}, ("cuda:0", False, True)),
+        (16e9, 21e9, 1, {}, ("cuda:0", True, False)),  # only in turns
+        (8e9, 21e9, 1, {"in_turns": "on"}, ("cuda:0", True, False)),
+        (16e9, 21e9, 1, {"offload_optimizer": False}, ("cuda:0", True, False)),  # moments alone stay
+        (32e9, 21e9, 1, {"offload_optimizer": False}, None),
+        (16e9, 21e9, 1, {"in_turns": "off"}, None),
+        (16e9, 3e9, 1, {}, None),  # nothing fits
+    ],
+)
+def test_where_the_engine_runs_follows_from_the_memory(
+    make_config, two_gpus, place, capsys, training, left, gpus, changes, expected
+):
+    two_gpus[0] = left
+    if gpus == 1:
+        del two_gpus[1]
+    config = make_config(**{f"eval__{key}": value for key, value in {"backend": "auto", **changes}.items()})
+    placed = place(config, training)
+    if expected is None:
+        assert placed is None and "by the training model itself (it needs 5.0 GB" in capsys.readouterr().out
+        asked = make_config(**{f"eval__{key}": value for key, value in {**changes, "backend": "vllm"}.items()})
+        with pytest.raises(InputError, match=r"it needs 5\.0 GB.*eval\.device"):
+            place(asked, training)
+    else:
+        assert (str(placed.device), placed.in_turns, placed.asynchronous) == expected
+        assert 5e9 / 24e9 <= placed.gpu_memory_utilization <= 0.85
+
+
+def test_async_where_only_turns_fit_is_refused(make_config, two_gpus, place):
+    del two_gpus[1]
+    with pytest.raises(InputError, match="compute in turns"):
+        place(make_config(eval__backend="auto", eval__mode="async"), 18e9)
+
+
+def test_ranks_neither_take_turns_nor_lose_their_gpu(make_config, two_gpus, place):
+    """What is asked for and cannot be is refused; "auto" leaves it."""
+    for changes, reason in (({}, "cannot take turns"), ({"eval__device": "cuda:1"}, "another rank trains on cuda:1")):
+        assert place(make_config(eval__backend="auto", **changes), 18e9, ranks=2) is None
+        with pytest.raises(InputError, match=reason):
+            place(make_config(eval__backend="vllm", **changes), 18e9, ranks=2)
+
+
+def test_an_engine_that_is_missing_is_told(make_config, two_gpus, place, capsys):
+    assert place(make_config(eval__backend="auto"), 1e9, missing=lambda kind: "it is not installed") is None
+    assert "itself (it is not installed)" in capsys.readouterr().out
+    with pytest.raises(InputError, match='eval.backend = "vllm": it is not installed'):
+        place(make_config(eval__backend="vllm"), 1e9, missing=lambda kind: "it is not installed")
+
+
+@pytest.mark.parametrize("gpus", [1, 2])
+@pytest.mark.parametrize("changes", [{}, {"in_turns": "on"}, {"in_turns": "off"}, {"offload_optimizer": False}, {"mode": "sync"}])
+def test_training_and_the_plan_give_the_engine_the_same_seat(make_config, two_gpus, place, monkeypatch, gpus, changes):
+    if gpus == 1:
+        del two_gpus[1]
+    config = make_config(**{f"eval__{key}": value for key, value in {"backend": "auto", **changes}.items()})
+    monkeypatch.setattr(memory, "engine_bytes", lambda policy, longest: 5e9)
+    monkeypatch.setattr(memory, "native_bytes", lambda *_: 0.0)
+    estimator = estimate.Estimator(None, Device("a GPU", "cuda", 24e9), gpus)
+    prepared = SimpleNamespace(longest_prompt=10, panel=4)
+    seats = set()
+    for training in (1e9, 8e9, 17e9, 28e9, 40e9):
+        placed = place(config, training)
+        needed = {"weights": 0.0, "moments": training / 2, "gradients": training / 2}
+        seat, needs = estimator._seated(None, config, prepared, needed)
+        turns = {Seat.IN_TURNS: True, Seat.BESIDE: False, Seat.OWN_DEVICE: False}
+        assert (placed is None) == (seat is Seat.NATIVE)
+        if placed is not None:
+            assert placed.in_turns == turns[seat] and (placed.device.index == 1) == (seat is Seat.OWN_DEVICE)
+            assert max(sum(needs.values()), 5e9) <= estimator.allowed or seat is Seat.OWN_DEVICE
+        seats.add(seat)
+    assert len(seats) > 1 or gpus == 2 or changes == {"in_turns": "on"}
+
+
+def test_settings_say_which_seats_there_are(make_config):
+    training = {"weights": 1.0, "moments": 2.0, "gradients": 3.0}
+
+    def found(kind="cuda", ranks=1, own=None, **changes):
+        config = make_config(**{f"eval__{key}": value for key, value in changes.items()})
+        return rooms(config.eval, kind, ranks, 10.0, training, own)
+
+    assert found() == {Seat.BESIDE: 4.0, Seat.IN_TURNS: 9.0}
+    assert found(offload_optimizer=False) == {Seat.BESIDE: 4.0, Seat.IN_TURNS: 7.0}
+    assert found(in_turns="on") == {Seat.IN_TURNS: 9.0} and found(in_turns="off") == {Seat.BESIDE: 4.0}
+    assert found(ranks=2) == {Seat.BESIDE: 4.0} and found(ranks=2, in_turns="on") == {}
+    assert found("cpu") == found("cpu", in_turns="on") == {Seat.BESIDE: 4.0}
+    assert found(own=8.0) == {Seat.OWN_DEVICE: 8.0}
+    assert [seat_of(need, found()) for need in (4.0, 5.0, 10.0)] == [Seat.BESIDE, Seat.IN_TURNS, Seat.NATIVE]
