@@ -122,17 +122,17 @@ def test_low_rank_adapters_reach_the_engine_merged(make_config, inside):
 
 def test_two_engines_give_what_one_gives(make_config, tmp_path, inside, monkeypatch):
     """`tutelage eval` shares the problems out in parts; every part has its certificate."""
-    from tutelage.cli import inference
+    from tutelage.cli.eval import evaluate_file
     from tutelage.evaluation import spread
 
     run = train_one_size(make_config(train__num_steps=1, eval__before=False)).directory
     data = str(tmp_path / "train.jsonl")
     settings = ["--eval.examples=24", "--eval.backend=fake", "--eval.samples=2", "--eval.temperature=1"]
-    one = inference.evaluate_file(str(run), data, settings, tmp_path / "one")
+    one = evaluate_file(str(run), data, settings, tmp_path / "one")
     monkeypatch.setattr(spread, "PORTION", 5)
     monkeypatch.setattr(spread, "engine_devices", lambda config: [torch.device("cpu")] * 2)
-    two = inference.evaluate_file(str(run), data, settings, tmp_path / "two")
-    native = inference.evaluate_file(str(run), data, [*settings, "--eval.backend=native"], tmp_path / "native")
+    two = evaluate_file(str(run), data, settings, tmp_path / "two")
+    native = evaluate_file(str(run), data, [*settings, "--eval.backend=native"], tmp_path / "native")
     assert len(one["certificates"]) == 1 and len(two["certificates"]) == 5
     assert all(certificate["holds"] for certificate in two["certificates"])
     said = [[line["response"] for line in read_lines(tmp_path / name / "generations.jsonl")] for name in ("one", "two", "native")]
@@ -231,7 +231,7 @@ def test_stale_weights_fail_the_evaluation_and_nothing_else(make_config, inside,
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_entropies_that_fail_leave_the_accuracy_as_it_is(make_config, tmp_path, inside, monkeypatch, capsys, mode):
     """Memory that runs out in the scoring pass, or while the copied weights come back to the device."""
-    from tutelage.cli import inference
+    from tutelage.cli.eval import evaluate_file
     from tutelage.evaluation import solve
     from tutelage.model.policy import Policy
 
@@ -247,7 +247,7 @@ def test_entropies_that_fail_leave_the_accuracy_as_it_is(make_config, tmp_path, 
         assert line["entropy_failed"] == "OutOfMemoryError: CUDA out of memory"
     assert without and "its entropies could not be computed (OutOfMemoryError" in capsys.readouterr().out
     if mode == "sync":  # `tutelage eval` keeps what was graded, too
-        summary = inference.evaluate_file(
+        summary = evaluate_file(
             str(result.directory), str(tmp_path / "train.jsonl"), ["--eval.examples=4", "--eval.backend=fake"], tmp_path / "file"
         )
         assert (summary["entropy"], summary["entropy_failed"]) == ("off", "OutOfMemoryError: CUDA out of memory")
