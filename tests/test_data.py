@@ -74,15 +74,19 @@ def example(response: str, reference: str) -> Example:
 
 
 def test_fates_of_the_filter():
-    """An undecided grade (here of a tower of powers) is not a wrong one."""
     fates = {
         ("<think> x </think> <answer> 4 </answer>", "4"): "kept",
         ("<think> x </think> <answer> 5 </answer>", "4"): "wrong answer",
         ("the answer is 4", "4"): "wrong format",
         ("<think> x </think> <answer> 4 </answer>", ""): "no reference",
-        ("<think> x </think> <answer> 9^{9^{9^{9}}} </answer>", "4"): "undecided",
     }
     assert [fate for _, fate, _ in judge([example(*pair) for pair in fates])] == list(fates.values())
+
+
+@pytest.mark.slow
+def test_an_undecided_grade_is_not_a_wrong_one():
+    hostile = example("<think> x </think> <answer> 9^{9^{9^{9}}} </answer>", "4")
+    assert [fate for _, fate, _ in judge([hostile])] == ["undecided"]
 
 
 def test_fates_keep_to_their_examples_whatever_lies_between():

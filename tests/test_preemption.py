@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -184,23 +183,17 @@ def ranks_of(process: subprocess.Popen) -> list[int]:
     return [found[rank] for rank in sorted(found)]
 
 
-def wait_for_more_steps(run: Path, process: subprocess.Popen, more: int = 4) -> None:
-    """Until the job has trained so many steps beyond those that the run has now."""
+def wait_for_new_checkpoint(run: Path, process: subprocess.Popen) -> None:
+    """Until the job has written a checkpoint that was not there before."""
 
-    def trained() -> int:
-        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_bytes().split(b"\n")[:-1]]
-        return max((line["step"] for line in lines if line["kind"] == "train" and line["time"] > began), default=0)
+    def sealed() -> set[str]:
+        return {file.parent.name for file in (run / "checkpoints").glob("step-*/COMPLETE.json")}
 
-    began, deadline = time.time(), time.monotonic() + 180
-    first = None
-    while time.monotonic() < deadline:
+    before, deadline = sealed(), time.monotonic() + 180
+    while not sealed() - before:
         assert process.poll() is None, process.communicate()[1]
-        if (run / "metrics.jsonl").exists() and trained():
-            first = first or trained()
-            if trained() >= first + more:
-                return
+        assert time.monotonic() < deadline, "no checkpoint in time"
         time.sleep(0.02)
-    raise AssertionError("no such step in time")
 
 
 def test_a_job_that_hung_was_killed_and_stopped_ends_as_if_undisturbed(job, ranks, make_config, tmp_path):
@@ -213,21 +206,21 @@ def test_a_job_that_hung_was_killed_and_stopped_ends_as_if_undisturbed(job, rank
     assert ranks.run("job_train", raw=make_config(run__dir=str(calm), **changes).model_dump(mode="json")) == ["", ""]
 
     hung = job(parallel__timeout=3, **changes)
-    wait_for_more_steps(run, hung)
+    wait_for_new_checkpoint(run, hung)
     os.kill(ranks_of(hung)[1], signal.SIGSTOP)
     told = hung.communicate(timeout=90)[1]
     assert hung.returncode == 1
     assert "rank 1 (does not respond" in told and "parallel.timeout" in told and "the same command goes on" in told
 
     killed = job(**changes)
-    wait_for_more_steps(run, killed)
+    wait_for_new_checkpoint(run, killed)
     os.kill(ranks_of(killed)[1], signal.SIGKILL)
     told = killed.communicate(timeout=90)[1]
     assert killed.returncode == 1 and "rank 1 was ended by SIGKILL; the job ends, and the same command goes on" in told
     assert "Traceback" not in told
 
     stopped = job(**changes)
-    wait_for_more_steps(run, stopped)
+    wait_for_new_checkpoint(run, stopped)
     stopped.send_signal(signal.SIGTERM)
     out, told = stopped.communicate(timeout=90)
     assert stopped.returncode == 0 and "continuing after step" in out and "SIGTERM: stopped after step" in told
