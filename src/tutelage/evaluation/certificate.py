@@ -20,7 +20,7 @@ CUTS = tuple(range(LENGTH // 4, LENGTH, LENGTH // 16))
 """Indices of the tokens that are scored through the cache too: so many that in bfloat16 their mean says something."""
 MAX_GAP_FLOAT32, MEAN_GAP_BFLOAT16 = 1e-3, 0.1
 """Bounds in nats. Engines and trainers add in another order: in float32 that shows below 1e-4, in bfloat16 as 0.03–0.05 on
-average, single tokens differing by more; a stale head gives 0.3 and more, a stale cache whole nats."""
+average, single tokens differing by more; a stale head gives 0.3 and more, a stale cache several nats."""
 
 
 @dataclass(frozen=True)
