@@ -101,9 +101,7 @@ def trainer_scores(policy: Policy, sequences: Sequence[tuple[int, ...]]) -> list
     return [log_probs.float() for log_probs, _ in policy.score_responses(rows)]
 
 
-def compare(
-    expected: Sequence[torch.Tensor], scored: Scores, cuts: Sequence[int], dtype: str, **more: Any
-) -> Certificate:
+def compare(expected: Sequence[torch.Tensor], scored: Scores, cuts: Sequence[int], dtype: str, **more: Any) -> Certificate:
     """The certificate from the trainer's scores and what the engine's `score` gave."""
     plain = (torch.cat(list(expected)) - torch.tensor([value for values in scored["plain"] for value in values])).abs()
     at_cuts = torch.stack([scores[cut - 1] for scores in expected for cut in cuts])
