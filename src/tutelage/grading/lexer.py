@@ -7,7 +7,8 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 from tutelage.grading.format import TEXT_COMMANDS
-from tutelage.grading.tree import TooLarge, Unreadable
+from tutelage.grading.tree import Unreadable
+from tutelage.grading.work import TooLarge
 
 MAX_DIGITS = 1_000
 FUNCTIONS = {
