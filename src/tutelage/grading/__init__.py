@@ -1,23 +1,25 @@
 """Is this response right? Format first, then the answer, in layers from cheap to expensive; nothing is ever executed.
 
-A grade is right, wrong or undecided (a time or memory limit was met); undecided is never the same as wrong in a filter.
-Importing this package costs nothing heavy: the symbolic layer starts its own process on first need.
+A grade is right, wrong or undecided (a limit was met). A filter counts undecided apart from wrong. Limits count work, so that a grade
+does not depend on how busy the machine is. Importing this package costs little: the symbolic layers start a process on first need.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
+from tutelage.grading.cache import VerdictCache
 from tutelage.grading.equality import Verdict, grade, grade_all
-from tutelage.grading.format import boxed_answer, tagged_answer
-
-if TYPE_CHECKING:
-    from tutelage.grading.cache import VerdictCache
+from tutelage.grading.format import boxed_answer, boxes, tagged_answer
+from tutelage.grading.pool import OUT_OF_TIME
 
 __all__ = [
+    "OUT_OF_TIME",
     "Verdict",
+    "VerdictCache",
     "answer_of",
+    "boxed_answer",
+    "boxes",
     "grade",
     "grade_all",
     "grade_response",
@@ -25,6 +27,7 @@ __all__ = [
     "question_only_reward_fn",
     "r1_zero_reward_fn",
     "rewards_of",
+    "tagged_answer",
 ]
 
 

@@ -12,10 +12,11 @@ from tutelage.grading.lexer import FUNCTIONS, Token
 from tutelage.grading.tree import Kind, Node, Unreadable, call, negated, number, product, symbol, tuple_of
 from tutelage.grading.work import TooLarge
 
-_GREEK = (
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi omega "
-    "Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega hbar ell infty emptyset partial nabla"
-).split()
+_GREEK = {
+    "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu", "nu", "xi", "pi",
+    "rho", "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega", "Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma",
+    "Upsilon", "Phi", "Psi", "Omega", "hbar", "ell", "infty", "emptyset", "partial", "nabla",
+}  # fmt: skip
 _ACCENTS = {
     "overline": "bar", "bar": "bar", "hat": "hat", "widehat": "hat", "vec": "vec", "overrightarrow": "vec", "tilde": "tilde",
     "dot": "dot", "ddot": "ddot", "underline": "underline",
@@ -36,7 +37,7 @@ class Atoms(Cursor):
     junction: str | None = None
     """The last "and" or "or" that separated elements."""
 
-    # what the subclass reads
+    # read by the subclass
     items: Callable[..., tuple[list[Node], int]]
     element: Callable[..., Node]
     sum: Callable[[], Node]
@@ -339,27 +340,19 @@ class Atoms(Cursor):
         return Node(kind, tuple(map(tuple, rows)), name if name == "cases" else None)
 
 
-_OPERATORS = dict.fromkeys(("sum", "prod", "int", "lim", "iint", "oint"), Atoms.with_bounds)
-_STARTING: dict[str, Callable[[Any, str], Node]] = {
+FACTORS: dict[str, Callable[[Any, str], Node]] = {
     **dict.fromkeys(_GREEK, Atoms.symbol),
     **dict.fromkeys(FUNCTIONS, Atoms.function),
     **dict.fromkeys(_ACCENTS, Atoms.accented),
-    **_OPERATORS,
-    "frac": Atoms.fraction,
-    "sqrt": Atoms.root,
-    "cbrt": Atoms.root,
-    "binom": Atoms.binomial,
-    "begin": Atoms.environment,
-    "mathbb": Atoms.number_set,
-    "lfloor": Atoms.rounded,
-    "lceil": Atoms.rounded,
+    **dict.fromkeys(("sum", "prod", "int", "lim", "iint", "oint"), Atoms.with_bounds),
+    **dict.fromkeys(("sqrt", "cbrt"), Atoms.root),
+    **dict.fromkeys(("lfloor", "lceil"), Atoms.rounded),
+    **dict.fromkeys(("angle", "triangle"), Atoms.figure),
+    "frac": Atoms.fraction, "binom": Atoms.binomial, "begin": Atoms.environment, "mathbb": Atoms.number_set,
     "langle": Atoms.angle_brackets,
-    "angle": Atoms.figure,
-    "triangle": Atoms.figure,
-}
-FACTORS = frozenset(_STARTING)
-"""Commands that may stand behind a factor without a sign."""
-COMMANDS = {**_STARTING, "$": Atoms.amount}
+}  # fmt: skip
+"""What reads each command that may stand behind a factor without a sign."""
+COMMANDS = {**FACTORS, "$": Atoms.amount}
 
 
 def _is_differential(node: Node) -> bool:

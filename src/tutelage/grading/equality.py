@@ -26,7 +26,7 @@ CHUNK = 16
 
 @dataclass(frozen=True)
 class Verdict:
-    """`equal` is True, False, or None when a limit was met (undecided); `layer` decided; `why` is said when not equal."""
+    """`equal` is True, False, or None when a limit was met (undecided); `layer` decided; `why` explains what is not equal."""
 
     equal: bool | None
     layer: str
@@ -34,7 +34,7 @@ class Verdict:
 
     @property
     def by_the_clock(self) -> bool:
-        """Undecided because time on the wall ran out: on a less busy machine it may be decided."""
+        """Undecided because a clock ran out: another run may decide it."""
         return self.equal is None and self.why.startswith(pool.OUT_OF_TIME)
 
 
@@ -53,7 +53,7 @@ def grade_all(
     workers: int | None = None,
     *,
     known: Mapping[tuple[str, str], Verdict] | None = None,
-    on_graded: Callable[[int], None] | None = None,
+    on_graded: Callable[[int], None] = lambda count: None,
 ) -> list[Verdict]:
     """Compare many (reference, answer) pairs on all cores (or on as many as `workers`); one verdict a pair, in their order.
 
@@ -74,14 +74,10 @@ def grade_all(
             left[pair] = verdict
     chunks = [list(left)[start : start + CHUNK] for start in range(0, len(left), CHUNK)]
     questions = [[left[pair] for pair in chunk] for chunk in chunks]
-    done = len(pairs) - len(left)
-    for number, replies in pool.ask_many(questions, workers):
-        if on_graded is not None:
-            on_graded(done)
-        verdicts.update((pair, Verdict(*reply)) for pair, reply in zip(chunks[number], replies, strict=True))
-        done = len(replies)
-    if on_graded is not None:
-        on_graded(done)
+    on_graded(len(pairs) - len(left))
+    for index, replies in pool.ask_many(questions, workers):
+        verdicts.update((pair, Verdict(*reply)) for pair, reply in zip(chunks[index], replies, strict=True))
+        on_graded(len(replies))
     return [verdicts[pair] for pair in pairs]
 
 

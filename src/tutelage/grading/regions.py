@@ -181,9 +181,9 @@ def _related(a: Value, operator: str, b: Value) -> bool:
         case "=" | "!=":
             return same is (operator == "=")
         case "<" | "<=":
-            return bool(x < y) and not same or (same and operator == "<=")
+            return operator == "<=" if same else bool(x < y)
         case ">" | ">=":
-            return bool(x > y) and not same or (same and operator == ">=")
+            return operator == ">=" if same else bool(x > y)
     raise Undefined(f"the relation {operator}")
 
 
