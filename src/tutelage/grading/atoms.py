@@ -8,25 +8,14 @@ from fractions import Fraction
 from typing import Any
 
 from tutelage.grading.cursor import Cursor
-from tutelage.grading.lexer import FUNCTIONS, Token
-from tutelage.grading.tree import Kind, Node, Unreadable, call, negated, number, product, symbol, tuple_of
+from tutelage.grading.lexer import ACCENTS, ENVIRONMENTS, FUNCTIONS, GREEK, Token
+from tutelage.grading.tree import Kind, Node, Unreadable, call, negated, number, plain_text, product, symbol, tuple_of
 from tutelage.grading.work import TooLarge
 
-_GREEK = {
-    "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu", "nu", "xi", "pi",
-    "rho", "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega", "Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma",
-    "Upsilon", "Phi", "Psi", "Omega", "hbar", "ell", "infty", "emptyset", "partial", "nabla",
-}  # fmt: skip
-_ACCENTS = {
-    "overline": "bar", "bar": "bar", "hat": "hat", "widehat": "hat", "vec": "vec", "overrightarrow": "vec", "tilde": "tilde",
-    "dot": "dot", "ddot": "ddot", "underline": "underline",
-}  # fmt: skip
 FUNCTION_LETTERS = "fghFGH"
 _WITH_INVERSES = ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh")
 _CLOSERS = {"(": ")", "[": "]", "{": "}", "\\{": "\\}"}
-_ENVIRONMENTS = {"matrix", "pmatrix", "bmatrix", "Bmatrix", "vmatrix", "Vmatrix", "smallmatrix", "array", "cases"}
 MAX_ROWS = 40
-REALS = symbol("mathbb R")
 
 
 class Atoms(Cursor):
@@ -193,7 +182,7 @@ class Atoms(Cursor):
         if first is not None and self.takes("|", "mid", ":"):
             self.junction = None
             conditions = self.inside("\\}")
-            anywhere = Node(Kind.RELATION, (first, REALS), ("in",))
+            anywhere = Node(Kind.RELATION, (first, symbol("mathbb R")), ("in",))
             conditions = [condition for condition in conditions if condition != anywhere] or conditions
             if len(conditions) > 1 and all(part.kind is Kind.RELATION and part.value != ("in",) for part in conditions):
                 conditions = [Node(Kind.LIST, tuple(conditions), self.junction)]
@@ -238,8 +227,7 @@ class Atoms(Cursor):
         return call("root", body, degree)
 
     def binomial(self, name: str) -> Node:
-        top = self.argument()
-        return call("binom", top, self.argument())
+        return call("binom", self.argument(), self.argument())
 
     def accented(self, name: str) -> Node:
         if self.sees("{") and self.ahead().kind == "symbol" and self.ahead(2).text == "}":
@@ -247,7 +235,7 @@ class Atoms(Cursor):
             self.at += 3
         else:
             written = plain_text(self.argument())
-        return self.symbol(f"{_ACCENTS[name]} {written}")
+        return self.symbol(f"{ACCENTS[name]} {written}")
 
     def number_set(self, name: str) -> Node:
         self.takes("{")
@@ -319,7 +307,7 @@ class Atoms(Cursor):
         name = self.skip_to("}")
         if name == "array" and self.takes("{"):
             self.skip_to("}")
-        if name not in _ENVIRONMENTS:
+        if name not in ENVIRONMENTS:
             raise Unreadable(f"\\begin{{{name}}} is not known")
         rows: list[list[Node]] = [[]]
         while not self.takes("end"):
@@ -341,9 +329,9 @@ class Atoms(Cursor):
 
 
 FACTORS: dict[str, Callable[[Any, str], Node]] = {
-    **dict.fromkeys(_GREEK, Atoms.symbol),
+    **dict.fromkeys(GREEK, Atoms.symbol),
     **dict.fromkeys(FUNCTIONS, Atoms.function),
-    **dict.fromkeys(_ACCENTS, Atoms.accented),
+    **dict.fromkeys(ACCENTS, Atoms.accented),
     **dict.fromkeys(("sum", "prod", "int", "lim", "iint", "oint"), Atoms.with_bounds),
     **dict.fromkeys(("sqrt", "cbrt"), Atoms.root),
     **dict.fromkeys(("lfloor", "lceil"), Atoms.rounded),
@@ -360,9 +348,3 @@ def _is_differential(node: Node) -> bool:
     while node.kind in (Kind.MULTIPLY, Kind.POWER):
         node = node.args[0]
     return node.is_symbol("d", "partial")
-
-
-def plain_text(node: Node) -> str:
-    """A node as text, for the names of accented symbols."""
-    inside = "".join(plain_text(part) for part in node.args if isinstance(part, Node))
-    return f"{node.value if node.value is not None else ''}{inside}"

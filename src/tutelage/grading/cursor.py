@@ -33,7 +33,8 @@ class Cursor:
 
     def sees(self, *texts: str) -> bool:
         """A mark or command comes next, one of these."""
-        return self.next.kind in ("mark", "command") and self.next.text in texts
+        token = self.tokens[self.at]
+        return token.text in texts and token.kind in ("mark", "command")
 
     def takes(self, *texts: str) -> bool:
         """Take such a mark or command, if it comes next."""

@@ -128,8 +128,8 @@ _DECIMAL = r"(?:\d+(?:\.\d*)?|\.\d+)"
 _NUMBER = re.compile(
     rf"(?P<sign>[+-]?)\s*(?:(?P<decimal>{_DECIMAL})"
     rf"|(?P<n>{_DECIMAL})\s*/\s*(?P<d>{_DECIMAL})"
-    r"|(?P<whole>\d+\s*)?\\frac\s*(?:\{\s*(?P<fn>-?\d+)\s*\}|(?P<fn1>\d))\s*(?:\{\s*(?P<fd>-?\d+)\s*\}|(?P<fd1>\d))"
-    r"|(?P<pwhole>\d+)\s+(?P<pn>\d+)\s*/\s*(?P<pd>\d+)"
+    r"|(?P<integer>\d+\s*)?\\frac\s*(?:\{\s*(?P<fn>-?\d+)\s*\}|(?P<fn1>\d))\s*(?:\{\s*(?P<fd>-?\d+)\s*\}|(?P<fd1>\d))"
+    r"|(?P<pinteger>\d+)\s+(?P<pn>\d+)\s*/\s*(?P<pd>\d+)"
     r"|(?P<grouped>[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?))"
 )
 
@@ -147,10 +147,10 @@ def as_fraction(text: str) -> Fraction | None:
             value = Fraction(part["n"]) / Fraction(part["d"])
         else:
             top = Fraction(int(part["pn"] or part["fn"] or part["fn1"]), int(part["pd"] or part["fd"] or part["fd1"]))
-            whole = int(part["pwhole"] or part["whole"] or 0)
-            if whole and not 0 < top < 1:
+            integer = int(part["pinteger"] or part["integer"] or 0)
+            if integer and not 0 < top < 1:
                 return None  # 2\frac{3}{2} is a product to some and a mixed number to others
-            value = whole + top
+            value = integer + top
     except ZeroDivisionError:
         return None
     return -value if part["sign"] == "-" else value

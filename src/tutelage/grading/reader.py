@@ -9,9 +9,9 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 
-from tutelage.grading.atoms import FACTORS, Atoms, plain_text
+from tutelage.grading.atoms import FACTORS, Atoms
 from tutelage.grading.lexer import tokenize
-from tutelage.grading.tree import Kind, Node, Unreadable, call, negated, number, product, symbol, symbols_of
+from tutelage.grading.tree import Kind, Node, Unreadable, call, negated, number, plain_text, product, symbol, symbols_of
 from tutelage.grading.units import MULTIPLES, is_unit
 from tutelage.grading.work import TooLarge
 
@@ -113,7 +113,7 @@ class _Parser(Atoms):
     def element(self, closers: tuple[str, ...] = ()) -> Node:
         """One answer: a chain of relations between sets, ratios or expressions."""
         members, operators = [self.set_expression()], []
-        while self.sees(*_RELATIONS) and not self.sees(*closers):
+        while self.next.text in _RELATIONS and self.sees(self.next.text) and not self.sees(*closers):
             operators.append(_RELATIONS[self.take().text])
             members.append(self.set_expression())
         return Node(Kind.RELATION, tuple(members), tuple(operators)) if operators else members[0]

@@ -10,6 +10,7 @@ from tutelage.grading.named import name_of
 from tutelage.grading.precision import Undefined, Value, as_mpf, close, is_finite, is_real
 from tutelage.grading.tree import ZERO, Kind, Node, call, negated, number, symbol, symbols_of
 from tutelage.grading.values import evaluate
+from tutelage.grading.work import spend
 
 _NAMED_SETS = ("mathbb", "emptyset")
 FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!=", "~": "~"}
@@ -142,6 +143,7 @@ def _absolute_values(node: Node) -> list[Node]:
 
 def _holds(node: Node, at: Value, variable: str) -> bool:
     """Whether a number lies in the region."""
+    spend(5)
     match node.kind:
         case Kind.UNION:
             return any(_holds(part, at, variable) for part in node.args)

@@ -71,7 +71,7 @@ CONSTANTS = ("pi", "e", "i", "infty")
 
 
 def number(value: int | Fraction, places: int | None = None) -> Node:
-    return Node(Kind.NUMBER, (), Fraction(value), places)
+    return Node(Kind.NUMBER, (), value if isinstance(value, Fraction) else Fraction(value), places)
 
 
 def symbol(name: str) -> Node:
@@ -128,3 +128,9 @@ def symbols_of(part: Any) -> set[str]:
             return set() if part.value in CONSTANTS else {part.value}
         part = part.args[1:] if part.kind is Kind.APPLY else part.args  # the f of f(x) is no unknown
     return set().union(*map(symbols_of, part)) if isinstance(part, tuple) else set()
+
+
+def plain_text(node: Node) -> str:
+    """A node as text, for the names of accented symbols."""
+    inside = "".join(plain_text(part) for part in node.args if isinstance(part, Node))
+    return f"{node.value if node.value is not None else ''}{inside}"

@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, NoReturn
 
-OWN_UNITS = 2_000_000
-"""Units of our own reading and comparing in one comparison: about two seconds of one core."""
+OWN_UNITS = 1_000_000
+"""What our own reading and comparing may spend in one comparison: about two seconds of one core. No pair of the tests needs 10,000."""
 LIBRARY_UNITS = 12_000_000
-"""Calls and returns within Math-Verify in one comparison: about four seconds of one core."""
+"""What Math-Verify may spend in one comparison: about three seconds of one core."""
 
 
 class TooLarge(Exception):

@@ -27,7 +27,7 @@ from tutelage.grading.tree import Reply
 
 MEMORY_LIMIT = 1 << 30
 CPU_SECONDS, WALL_SECONDS = 20.0, 120.0
-"""The last resort. A comparison that spends all its work takes about four seconds of an idle core."""
+"""The last resort. A comparison that spends all its work takes about three seconds of an idle core."""
 RECYCLE_AFTER = 2_000
 _PR_SET_PDEATHSIG = 1
 
