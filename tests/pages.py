@@ -22,12 +22,12 @@ VOCABULARY = [
 def record(step: int, problem: int, right: bool, text: str, **more) -> dict:
     """A response as an evaluation logs it."""
     tokens, draw = text.split(" "), random.Random(f"{step} {problem}")
-    counts = [len(token) + (place < len(tokens) - 1) for place, token in enumerate(tokens)]
+    counts = [len(token) + (index < len(tokens) - 1) for index, token in enumerate(tokens)]
     return {
         "step": step, "prompt": f"Question: what is {problem} + {problem}?\n", "sample": 0, "response": text, "ground_truth": str(2 * problem),
         "reward": float(right), "format_reward": 1.0, "answer_reward": float(right), "vote": 0 if right else 1, "length": len(tokens),
         "token_entropy": 0.5, "finish_reason": "stop",
-        "tokens": {"characters": counts, "entropy": [0.1 * place if len(tokens) < 20 else round(draw.expovariate(1), 3) for place in range(len(tokens))], "nll": [0.2 if len(tokens) < 20 else round(draw.expovariate(1), 3) for _ in tokens]}, **more,
+        "tokens": {"characters": counts, "entropy": [0.1 * index if len(tokens) < 20 else round(draw.expovariate(1), 3) for index in range(len(tokens))], "nll": [0.2 if len(tokens) < 20 else round(draw.expovariate(1), 3) for _ in tokens]}, **more,
     }  # fmt: skip
 
 
@@ -48,10 +48,10 @@ def make_run(
     directory.mkdir(parents=True)
     draw = random.Random(0)
     records, lines = [], []
-    for place, step in enumerate(steps):
+    for index, step in enumerate(steps):
         of_step = []
         for problem in range(problems):
-            right = problem < problems * place / len(steps) and not (problem == 1 and place == len(steps) - 1)
+            right = problem < problems * index / len(steps) and not (problem == 1 and index == len(steps) - 1)
             filler = " ".join(draw.choice(VOCABULARY) for _ in range(words_each))
             answer = 2 * problem if right else 999
             text = f"<think> {filler} </think> <answer> {answer} </answer>"

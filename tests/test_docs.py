@@ -21,7 +21,6 @@ from tutelage.cli import main
 from tutelage.cli.entry import build_parser
 from tutelage.config import load_config, split_overrides
 from tutelage.data import arithmetic
-from tutelage.experiments import Design, run_sweep
 from tutelage.runs import to_lines
 from tutelage.training import train_one_size
 
@@ -61,7 +60,7 @@ def pages_that_run() -> list[str]:
 
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory, tiny_model) -> Path:
-    """What a reader has at hand: recipes, two files, two finished runs, a sweep. All pages share it."""
+    """What a reader has at hand: recipes, two files, two finished runs. All pages share it."""
     directory = tmp_path_factory.mktemp("reader")
     shutil.copytree(ROOT / "recipes", directory / "recipes")
     (directory / "solutions.jsonl").write_text(to_lines(_plainly("train", 40)))
@@ -71,7 +70,6 @@ def reader(tmp_path_factory, tiny_model) -> Path:
     small += ["--eval.backend", "native", "--eval.max_new_tokens", "8", "--eval.examples", "4", "--train.num_steps", "3"]
     for name in ("first", "second"):
         train_one_size(load_config(None, [*small, "--run.dir", str(directory / "runs" / name)]))
-    run_sweep(load_config(None, small), Design((8,), ("raw",), 1, equal="steps"), directory / "runs" / "sweep")
     return directory
 
 

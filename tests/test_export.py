@@ -28,6 +28,7 @@ def stopped_at(make_config, monkeypatch, step: int, **changes):
     return config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [{}, {"model__lora": "lora", "model__lora_rank": 2}, {"model__precision": "bf16-mixed"}], ids=str)
 def test_an_exported_checkpoint_is_the_model_of_a_run_that_ended_there(make_config, monkeypatch, tmp_path, how):
     """A constant learning rate makes the shorter run the beginning of the longer one."""
@@ -48,6 +49,7 @@ def test_an_exported_checkpoint_is_the_model_of_a_run_that_ended_there(make_conf
     assert "after 3 optimizer steps" in (target / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_what_can_and_what_cannot_be_exported_of_a_stopped_run(make_config, monkeypatch, tmp_path):
     from transformers import AutoModelForCausalLM
 
@@ -70,6 +72,7 @@ def test_the_best_step_is_the_earliest_of_the_most_accurate_ones():
         assert _best(SimpleNamespace(reading=lambda found=found: SimpleNamespace(evaluations=found))) == best
 
 
+@pytest.mark.slow
 def test_a_finished_run_keeps_its_best_checkpoint_where_that_is_wished(make_config, monkeypatch):
     monkeypatch.setattr("tutelage.training.loop._best", lambda log: [2])
     run = train_one_size(make_config(train__num_steps=6, run__keep_best=True, run__keep_last=1)).directory

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tutelage.cli import filtering
 from tutelage.cli.entry import main
-from tutelage.cli.filtering import filter_file
+from tutelage.cli.filter import filter_file
 from tutelage.config import DataConfig
 from tutelage.data import arithmetic, filter, sources
 from tutelage.errors import InputError, RunError
@@ -167,7 +166,7 @@ def test_rows_stream_through_and_are_not_gathered(tmp_path, monkeypatch):
             yield made
 
     monkeypatch.setattr(sources.Row, "__hash__", object.__hash__)
-    monkeypatch.setattr(filtering, "iter_rows", counted)
+    monkeypatch.setattr("tutelage.data.iter_rows", counted)
     assert filter_file(str(path), tmp_path / "kept.jsonl", control="random") == 300
     assert 0 < most <= 75
 

@@ -109,7 +109,7 @@ def test_only_one_file_knows_vllm():
         ("tutelage.config", ("torch", "transformers")),
         ("tutelage.report.page", ("torch", "transformers", "plotly", "pyarrow", "sympy")),
         ("tutelage.runs.compare", ("torch", "transformers", "sympy")),
-        ("tutelage.cli.filtering", ("torch", "transformers", "datasets", "sympy")),
+        ("tutelage.cli.filter", ("torch", "transformers", "datasets", "sympy")),
         ("tutelage.model.specification", ("transformers", "vllm", "datasets")),
         ("tutelage.training.loop", ("vllm", "datasets", "wandb", "trackio", "mlflow")),
     ],

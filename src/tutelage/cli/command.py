@@ -5,7 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from tutelage.errors import InputError
+
+if TYPE_CHECKING:
+    from tutelage.config import Config
 
 MODEL = "a run directory, a model directory, a hub name, or smollm2"
 DATA = "a file, a directory of shards, a hub name, or arithmetic"
@@ -54,3 +60,26 @@ def start() -> None:
 
     with console.progress("starting"):
         from tutelage.training import train_one_size  # noqa: F401
+
+
+def config_of(model: str, overrides: list[str]) -> Config:
+    """The configuration to use a model with: its run's, if it comes from one, so that it is asked as it was taught.
+
+    Args:
+        model: a run directory, the ``model/`` in one, another model directory, a hub name, or "smollm2".
+    """
+    from tutelage.config import load_config
+
+    path = Path(model)
+    run = path.parent if path.name == "model" and path.is_dir() else path
+    if (run / "config.toml").is_file() and (run / "model").is_dir():
+        # the prompt template as it was then, whatever has become of its file
+        return load_config(
+            run / "config.toml",
+            [f"--model.id={run / 'model'}", f"--data.prompt={run / 'prompt.txt'}", "--eval.mode=auto", *overrides],
+        )
+    if (path / "config.toml").is_file():
+        raise InputError(
+            f"{model}: this run has no model yet; it is written when training ends. To go on: tutelage train {path / 'config.toml'}"
+        )
+    return load_config(None, [f"--model.id={model}", *overrides])

@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     """Write data, filter, evaluate, train, evaluate, and show what changed."""
     start()
     from tutelage import console
-    from tutelage.cli.filtering import filter_file
+    from tutelage.cli.filter import filter_file
     from tutelage.data import arithmetic
     from tutelage.report import show
     from tutelage.runs import to_lines, write_text

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import json
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from tutelage.cli.command import DATA, MODEL, OVERRIDES, WHERE, Commands, Outcome, add_command, start
+from tutelage.cli.command import DATA, MODEL, OVERRIDES, WHERE, Commands, Outcome, add_command, config_of, start
+from tutelage.errors import InputError
+
+if TYPE_CHECKING:
+    from tutelage.config import Config
+    from tutelage.evaluation import Job, Solved
 
 
 def add(commands: Commands) -> None:
@@ -24,8 +32,94 @@ def add(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> Outcome:
     start()
-    from tutelage.cli.inference import evaluate_file
-
     backend = [] if arguments.backend is None else [f"--eval.backend={arguments.backend}"]
     overrides = [*arguments.overrides, *backend]
     return Outcome(evaluate_file(arguments.model, arguments.data, overrides, arguments.out, arguments.where, arguments.workers))
+
+
+def evaluate_file(
+    model: str, data: str, overrides: list[str], out: Path | None, where: str = "local", workers: int = 2
+) -> dict[str, Any]:
+    """Let a model solve the problems of a data source; print the summary, and log every generation to a directory.
+
+    Args:
+        where: as `fanout.run_map`; on a cluster, `workers` jobs share the problems.
+
+    Raises:
+        InputError: `out` exists, or a row has no prompt or reference; an engine, or Ray, was asked for and is not installed.
+        RunError: an engine failed twice at the same problems, or does not have the model's weights; finished parts are on the disk.
+    """
+    from tutelage import console
+    from tutelage.data import Ledger, choose_problems, prompt_template, read_rows
+    from tutelage.evaluation import Job, settled, solve_elsewhere, solve_here, summarize
+    from tutelage.machines import fanout
+    from tutelage.model import load_tokenizer
+    from tutelage.runs import append_lines, to_lines, write_text
+
+    fanout.require(where)
+    config = config_of(model, overrides)
+    solving = config.model_copy(update={"eval": settled(config.eval)})
+    directory = out or Path("evaluations") / f"{Path(model).name}-{Path(data).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if directory.exists():
+        raise InputError(f"{directory} exists and is not overwritten; choose another --out")
+    tokenizer = load_tokenizer(config.model.id)
+    template = prompt_template(config.data.prompt, tokenizer)
+    rows = read_rows(data, config.data.validation_split, config.data.hub_config)
+    ledger = Ledger(row.source for row in rows)
+    chosen = choose_problems(rows, template, ledger, config)[: config.eval.examples or None]
+    job = Job.of(chosen, tokenizer, solving.eval)
+    _begin(directory, config, template)
+
+    def keep(part: Job, solved: Solved) -> None:
+        append_lines(directory / "generations.jsonl", _with_sources(part, solved))
+
+    with console.progress(f"solving {len(chosen)} problems", job.responses) as advance:
+        if where == "local":
+            solved = solve_here(job, solving, directory, advance, keep)
+        else:
+            solved = solve_elsewhere(job, solving, where, workers, advance, keep)
+    write_text(directory / "generations.jsonl", to_lines(_with_sources(job, solved)))
+    malformed = ledger.counts()["malformed"]
+    failed = {"entropy_failed": solved.entropy_failed} if solved.entropy_failed else {}
+    summary = {
+        "model": model, "data": data, "rows": len(rows), "malformed_rows": malformed, "backend": solving.eval.backend,
+        **summarize(solved.records, solved.entropy), **failed,
+        "certificates": [certificate.as_dict() for certificate in solved.certificates],
+    }  # fmt: skip
+    write_text(directory / "summary.json", json.dumps(summary, indent=2) + "\n")
+    _show(summary, len(chosen), directory)
+    return summary
+
+
+def _begin(directory: Path, config: Config, template: str) -> None:
+    """Make the directory, and write what an evaluation is of: settings, prompt template, environment and command."""
+    from tutelage.config import to_toml
+    from tutelage.runs import describe_environment, write_text
+
+    try:
+        directory.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"{directory}: cannot be written: {error.strerror}") from None
+    write_text(directory / "settings.toml", to_toml(config))
+    write_text(directory / "prompt.txt", template)
+    write_text(directory / "environment.json", json.dumps(describe_environment(), indent=2) + "\n")
+
+
+def _show(summary: dict[str, Any], asked: int, directory: Path) -> None:
+    from tutelage import console
+    from tutelage.report import show
+
+    if "entropy_failed" in summary:
+        console.say(f"entropies could not be computed ({summary['entropy_failed']}); all else counts", style="yellow")
+    show.summary_table(f"{summary['model']} on {summary['data']}", summary)
+    malformed = summary["malformed_rows"]
+    console.say(
+        f"{asked} of the {summary['rows'] - malformed} problems were asked; {malformed} rows were malformed;"
+        f" every response is in {directory}/generations.jsonl"
+    )
+
+
+def _with_sources(job: Job, solved: Solved) -> list[dict[str, Any]]:
+    """The records of a job's problems, each with the row that its problem comes from."""
+    samples = job.sampling.samples
+    return [{"source": job.problems[index // samples].source, **record} for index, record in enumerate(solved.records)]

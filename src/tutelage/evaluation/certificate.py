@@ -20,7 +20,7 @@ CUTS = tuple(range(LENGTH // 4, LENGTH, LENGTH // 16))
 """Indices of the tokens that are scored through the cache too: so many that in bfloat16 their mean says something."""
 MAX_GAP_FLOAT32, MEAN_GAP_BFLOAT16 = 1e-3, 0.1
 """Bounds in nats. Engines and trainers add in another order: in float32 that shows below 1e-4, in bfloat16 as 0.03–0.05 on
-average, single tokens differing by more; a stale head gives 0.3 and more, a stale cache whole nats."""
+average, single tokens differing by more; a stale head gives 0.3 and more, a stale cache several nats."""
 
 
 @dataclass(frozen=True)
@@ -101,9 +101,7 @@ def trainer_scores(policy: Policy, sequences: Sequence[tuple[int, ...]]) -> list
     return [log_probs.float() for log_probs, _ in policy.score_responses(rows)]
 
 
-def compare(
-    expected: Sequence[torch.Tensor], scored: Scores, cuts: Sequence[int], dtype: str, **more: Any
-) -> Certificate:
+def compare(expected: Sequence[torch.Tensor], scored: Scores, cuts: Sequence[int], dtype: str, **more: Any) -> Certificate:
     """The certificate from the trainer's scores and what the engine's `score` gave."""
     plain = (torch.cat(list(expected)) - torch.tensor([value for values in scored["plain"] for value in values])).abs()
     at_cuts = torch.stack([scores[cut - 1] for scores in expected for cut in cuts])

@@ -62,7 +62,12 @@ def evaluator_for(validation: Validation, placement: Placement | None, optimizer
     config, policy = validation.config, validation.policy
     longest = validation.prepared.longest_prompt + config.eval.max_new_tokens
     setting = engine_setting(
-        resolve(config.model.id), config.eval, policy.precision, placement.device, longest, validation.log.directory / "engine.log"
+        resolve(config.model.id),
+        config.eval,
+        policy.precision,
+        placement.device,
+        longest,
+        validation.log.directory / "engine.log",
     )
     setting = replace(setting, gpu_memory_utilization=placement.gpu_memory_utilization, sleeps=placement.in_turns)
     if placement.in_turns and not registry.entry_of(config.eval.backend).sleeps:
@@ -298,4 +303,6 @@ class EngineEvaluator:
             kind="eval_failed", step=evaluation.step, reason=reason, training_seconds=round(evaluation.cost, 2), **more
         )
         if isinstance(error, EngineError) and self.given_up.is_set():
-            console.say(f"{self.engine.title} has failed twice in one evaluation: there are no more of this run", style="bold red")
+            console.say(
+                f"{self.engine.title} has failed twice in one evaluation: there are no more of this run", style="bold red"
+            )

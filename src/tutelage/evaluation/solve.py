@@ -43,7 +43,7 @@ class Job:
     """Problems that are to be solved, and how.
 
     Attributes:
-        indices: of each problem, among those of the evaluation that a job may be a part of. Seeds of responses come from them.
+        indices: the index of each problem in its evaluation, of which a job may be a part. Seeds of responses come from them.
         prompts: token ids of each problem's prompt.
     """
 
@@ -235,7 +235,7 @@ def solve_by_engine(
 def by_index(indices: Sequence[int], completions: Sequence[Completion]) -> dict[int, list[Completion]]:
     """Completions of problems, all samples of one after the other, by the problems' indices."""
     samples = len(completions) // len(indices)
-    return {index: list(completions[nth * samples : (nth + 1) * samples]) for nth, index in enumerate(indices)}
+    return {index: list(completions[row * samples : (row + 1) * samples]) for row, index in enumerate(indices)}
 
 
 def _graded(job: Job, answers: Mapping[int, Sequence[Completion]], entropy: Entropy) -> Solved:

@@ -115,7 +115,7 @@ def solve_by_engines(
 def solve_share(share: tuple[Job, Config]) -> Solved:
     """What a worker on another machine does: its part of a job, with the configuration of the model."""
     with tempfile.TemporaryDirectory(prefix="tutelage-share-") as directory:
-        return solve_here(*share, Path(directory))
+        return replace(solve_here(*share, Path(directory)), completions=[])  # the records are what travels
 
 
 def solve_elsewhere(

@@ -1,7 +1,7 @@
 """Is this response right? Format first, then the answer, in layers from cheap to expensive; nothing is ever executed.
 
-A grade is right, wrong or undecided (a time or memory limit was met); undecided is never the same as wrong in a filter.
-Importing this package costs nothing heavy: the symbolic layer starts its own process on first need.
+A grade is right, wrong or undecided (a limit was met). A filter counts undecided apart from wrong. Limits count work, so that a grade
+does not depend on how busy the machine is. Importing this package costs little: the symbolic layers start a process on first need.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from collections.abc import Callable, Sequence
 from tutelage.grading.cache import VerdictCache
 from tutelage.grading.equality import Verdict, grade, grade_all
 from tutelage.grading.format import boxed_answer, boxes, tagged_answer
+from tutelage.grading.pool import OUT_OF_TIME
 
 __all__ = [
+    "OUT_OF_TIME",
     "Verdict",
     "VerdictCache",
     "answer_of",

@@ -53,7 +53,7 @@ class VerdictCache:
         return found
 
     def keep(self, verdicts: Mapping[Pair, Verdict]) -> None:
-        """Store verdicts, except those that hang on how busy the machine was."""
+        """Store verdicts, except those that a clock made."""
         rows = [(_key(pair), v.equal, v.layer, v.why) for pair, v in verdicts.items() if not v.by_the_clock]
         with self._connection:
             self._connection.executemany("INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?, ?)", rows)

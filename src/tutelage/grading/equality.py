@@ -26,7 +26,7 @@ CHUNK = 16
 
 @dataclass(frozen=True)
 class Verdict:
-    """`equal` is True, False, or None when a limit was met (undecided); `layer` decided; `why` is said when not equal."""
+    """`equal` is True, False, or None when a limit was met (undecided); `layer` decided; `why` explains what is not equal."""
 
     equal: bool | None
     layer: str
@@ -34,7 +34,7 @@ class Verdict:
 
     @property
     def by_the_clock(self) -> bool:
-        """Undecided because time on the wall ran out: on a less busy machine it may be decided."""
+        """Undecided because a clock ran out: another run may decide it."""
         return self.equal is None and self.why.startswith(pool.OUT_OF_TIME)
 
 
@@ -53,7 +53,7 @@ def grade_all(
     workers: int | None = None,
     *,
     known: Mapping[tuple[str, str], Verdict] | None = None,
-    on_graded: Callable[[int], None] | None = None,
+    on_graded: Callable[[int], None] = lambda count: None,
 ) -> list[Verdict]:
     """Compare many (reference, answer) pairs on all cores (or on as many as `workers`); one verdict a pair, in their order.
 
@@ -74,14 +74,10 @@ def grade_all(
             left[pair] = verdict
     chunks = [list(left)[start : start + CHUNK] for start in range(0, len(left), CHUNK)]
     questions = [[left[pair] for pair in chunk] for chunk in chunks]
-    done = len(pairs) - len(left)
-    for number, replies in pool.ask_many(questions, workers):
-        if on_graded is not None:
-            on_graded(done)
-        verdicts.update((pair, Verdict(*reply)) for pair, reply in zip(chunks[number], replies, strict=True))
-        done = len(replies)
-    if on_graded is not None:
-        on_graded(done)
+    on_graded(len(pairs) - len(left))
+    for index, replies in pool.ask_many(questions, workers):
+        verdicts.update((pair, Verdict(*reply)) for pair, reply in zip(chunks[index], replies, strict=True))
+        on_graded(len(replies))
     return [verdicts[pair] for pair in pairs]
 
 
@@ -132,8 +128,8 @@ _DECIMAL = r"(?:\d+(?:\.\d*)?|\.\d+)"
 _NUMBER = re.compile(
     rf"(?P<sign>[+-]?)\s*(?:(?P<decimal>{_DECIMAL})"
     rf"|(?P<n>{_DECIMAL})\s*/\s*(?P<d>{_DECIMAL})"
-    r"|(?P<whole>\d+\s*)?\\frac\s*(?:\{\s*(?P<fn>-?\d+)\s*\}|(?P<fn1>\d))\s*(?:\{\s*(?P<fd>-?\d+)\s*\}|(?P<fd1>\d))"
-    r"|(?P<pwhole>\d+)\s+(?P<pn>\d+)\s*/\s*(?P<pd>\d+)"
+    r"|(?P<integer>\d+\s*)?\\frac\s*(?:\{\s*(?P<fn>-?\d+)\s*\}|(?P<fn1>\d))\s*(?:\{\s*(?P<fd>-?\d+)\s*\}|(?P<fd1>\d))"
+    r"|(?P<pinteger>\d+)\s+(?P<pn>\d+)\s*/\s*(?P<pd>\d+)"
     r"|(?P<grouped>[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?))"
 )
 
@@ -151,10 +147,10 @@ def as_fraction(text: str) -> Fraction | None:
             value = Fraction(part["n"]) / Fraction(part["d"])
         else:
             top = Fraction(int(part["pn"] or part["fn"] or part["fn1"]), int(part["pd"] or part["fd"] or part["fd1"]))
-            whole = int(part["pwhole"] or part["whole"] or 0)
-            if whole and not 0 < top < 1:
+            integer = int(part["pinteger"] or part["integer"] or 0)
+            if integer and not 0 < top < 1:
                 return None  # 2\frac{3}{2} is a product to some and a mixed number to others
-            value = whole + top
+            value = integer + top
     except ZeroDivisionError:
         return None
     return -value if part["sign"] == "-" else value

@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fractions import Fraction
-from typing import Any
 
-from tutelage.grading.tree import Node, kinds_of, symbols_of
-from tutelage.grading.values import (
+from tutelage.grading.precision import (
     DIGITS,
     MANY_DIGITS,
     Undefined,
+    Value,
     as_mpf,
     both_vanish,
     close,
-    evaluate,
     is_finite,
     is_real,
-    points,
 )
+from tutelage.grading.tree import Kind, Node, holds, negated, nodes_of, number, product, symbol, symbols_of
+from tutelage.grading.values import evaluate, hash_of
+
+INTEGER_LETTERS = "ijklmnpqrNMK"
+_OF_INTEGERS = ("lfloor", "lceil", "floor", "ceil", "binom", "mod", "gcd", "lcm", "sum", "prod")
+"""Functions of integers: two of them may agree between the integers and differ there, or the other way round."""
+_NO_SCALARS = (
+    Kind.RELATION, Kind.LIST, Kind.SET, Kind.MATRIX, Kind.UNION, Kind.INTERSECTION, Kind.SETMINUS, Kind.PLUSMINUS,
+)  # fmt: skip
 
 
 def is_scalar(node: Node) -> bool:
     """One expression, and no list, set, relation or matrix anywhere in it."""
-    kinds = {kind for kind, _ in kinds_of(node)}
-    return not kinds & {"relation", "list", "set", "matrix", "union", "intersection", "setminus", "plusminus"} and not (
-        node.kind == "sequence" and len(node.args) > 1
-    )
-
-
-DISCRETE = ("lfloor", "lceil", "floor", "ceil", "binom", "mod", "gcd", "lcm", "sum", "prod")
-"""Functions of whole numbers: two of them may agree between the whole numbers and differ there, or the other way round."""
+    return not holds(node, *_NO_SCALARS) and not (node.kind is Kind.SEQUENCE and len(node.args) > 1)
 
 
 def equal_expressions(gold: Node, answer: Node) -> bool:
@@ -38,49 +38,72 @@ def equal_expressions(gold: Node, answer: Node) -> bool:
     Two readings of a percent (its number, or that over a hundred), of a degree (its number, or that in radians) and of a bare \\log
     (natural, or to base ten) are tried where one side has one.
     """
-    for node in (gold, answer):
-        if not is_scalar(node):
-            return False
-    for a, b in _readings(gold, answer):
-        if _same_function(a, b, None):
-            return True
-    has_log = any(value == "log" for node in (gold, answer) for _, value in kinds_of(node))
+    if not is_scalar(gold) or not is_scalar(answer):
+        return False
+    if any(_same_function(a, b, None) for a, b in _readings(gold, answer)):
+        return True
+    bases = (None, 10) if _names(gold, answer) & {"log"} else (None,)
     return any(
-        _rounds_to(gold, answer, base) or (base is not None and _same_function(gold, answer, base))
-        for base in ((None, 10) if has_log else (None,))
+        _rounds_to(gold, answer, base) or (base is not None and _same_function(gold, answer, base)) for base in bases
     )
+
+
+def _names(*sides: Node) -> set[str]:
+    """The names of all functions and symbols."""
+    return {node.value for side in sides for node in nodes_of(side) if isinstance(node.value, str)}
 
 
 def _readings(gold: Node, answer: Node) -> list[tuple[Node, Node]]:
     pairs = [(gold, answer)]
     for a, b, flip in ((gold, answer, False), (answer, gold, True)):
-        number = _without("percent", a)
-        if number is not None and _without("percent", b) is None:
-            pairs.append((b, number) if flip else (number, b))
-        number = _without("degree", a)
-        if number is not None and b.kind != "degree" and any(value == "pi" for _, value in kinds_of(b)):
-            radians = Node("divide", (Node("multiply", (number, Node("symbol", (), "pi"))), Node("number", (), Fraction(180))))
+        inner = _without(Kind.PERCENT, a)
+        if inner is not None and _without(Kind.PERCENT, b) is None:
+            pairs.append((b, inner) if flip else (inner, b))
+        inner = _without(Kind.DEGREE, a)
+        if inner is not None and b.kind is not Kind.DEGREE and "pi" in _names(b):
+            radians = Node(Kind.DIVIDE, (product(inner, symbol("pi")), number(180)))
             pairs = [(b, radians) if flip else (radians, b)]
     return pairs
 
 
-def _without(kind: str, node: Node) -> Node | None:
+def _without(kind: Kind, node: Node) -> Node | None:
     """The 5 of 5 % and the -5 of -5 %; None if the sign is not there."""
-    if node.kind == "negate":
+    if node.kind is Kind.NEGATE:
         inner = _without(kind, node.args[0])
-        return None if inner is None else Node("negate", (inner,))
-    return node.args[0] if node.kind == kind else None
+        return None if inner is None else negated(inner)
+    return node.args[0] if node.kind is kind else None
+
+
+def points(names: set[str], count: int, integers: bool = False, seed: object = 0) -> Iterator[dict[str, Fraction]]:
+    """`count` assignments, of one order of size and sign after another.
+
+    Args:
+        integers: the letters that usually stand for integers (n, k, …) get small positive ones.
+        seed: what is compared: whoever wrote one side cannot know the points without the other.
+    """
+    ranges = [(0, 1), (-1, 0), (1, 4), (-5, -1), (-9, 9), (-2, 2), (0, 3), (2, 9)]
+    written = repr(seed)
+    for index in range(count):
+        low, high = ranges[index % len(ranges)]
+        at = {}
+        for name in names:
+            drawn = hash_of(f"({index!r}, {name!r}, {written})")
+            if integers and (name[0] in INTEGER_LETTERS or index % 2):
+                at[name] = Fraction(1 + drawn % (8 + 2 * index))
+            else:
+                at[name] = low + (high - low) * Fraction(drawn % 99_991, 99_991)
+        yield at
 
 
 def _same_function(a: Node, b: Node, log_base: int | None) -> bool:
     names = symbols_of(a) | symbols_of(b)
     if not names:
         return _same_constant(a, b, log_base)
-    whole = any(kind == "factorial" or value in DISCRETE for node in (a, b) for kind, value in kinds_of(node))
-    complex_values = any(node_value == "i" for node in (a, b) for _, node_value in kinds_of(node))
-    for real_only in (True, False) if not complex_values else (False,):
+    known = _names(a, b)
+    integers = bool(known.intersection(_OF_INTEGERS)) or holds(a, Kind.FACTORIAL) or holds(b, Kind.FACTORIAL)
+    for real_only in (False,) if "i" in known else (True, False):
         used = 0
-        for at in points(names, 30, whole, (a, b)):
+        for at in points(names, 30, integers, (a, b)):
             try:
                 x, y = evaluate(a, at, log_base=log_base), evaluate(b, at, log_base=log_base)
             except Undefined:
@@ -111,7 +134,7 @@ def _same_constant(a: Node, b: Node, log_base: int | None) -> bool:
         return False
 
 
-def constant_factor(a: Node, b: Node) -> Any:
+def constant_factor(a: Node, b: Node) -> Value | None:
     """The number c with a = c·b at all points, or None."""
     if not is_scalar(a) or not is_scalar(b) or symbols_of(a) != symbols_of(b) or not symbols_of(a):
         return None
@@ -134,7 +157,7 @@ def constant_factor(a: Node, b: Node) -> Any:
     return factor if used >= 3 else None
 
 
-def nearly(a: Any, b: Any) -> bool:
+def nearly(a: Value, b: Value) -> bool:
     """Agreement at a point, where digits may have cancelled: exact for rationals, otherwise 40 digits."""
     if isinstance(a, Fraction) and isinstance(b, Fraction):
         return a == b
@@ -145,21 +168,30 @@ def nearly(a: Any, b: Any) -> bool:
 
 
 def _rounds_to(gold: Node, answer: Node, log_base: int | None) -> bool:
-    """The stated tolerance. A reference written as a decimal with at least three digits is met by an exact answer that has no
-    finite decimal and rounds to it; an exact reference is met by a decimal only when that has twelve digits or more, all of them
-    right to a unit of the last, as a machine prints a number."""
-    if symbols_of(gold) or symbols_of(answer) or (_literal(gold) is None) == (_literal(answer) is None):
+    """The stated tolerance for decimals.
+
+    A reference written as a decimal with at least three digits is met by an exact answer that rounds to it and has no finite decimal.
+    An exact reference is met by a decimal with twelve digits or more, if all are right to a unit of the last, as a machine prints it.
+    """
+    if symbols_of(gold) or symbols_of(answer):
         return False
-    decimal, exact, digits = (gold, answer, 3) if _literal(gold) is not None else (answer, gold, 12)
+    literals = _literal(gold), _literal(answer)
+    if literals[0] is not None and literals[1] is None:
+        literal, decimal, exact, digits, unit = literals[0], gold, answer, 3, Fraction(1, 2)
+    elif literals[1] is not None and literals[0] is None:
+        literal, decimal, exact, digits, unit = literals[1], answer, gold, 12, Fraction(1)
+    else:
+        return False
     try:
         x, y = evaluate(decimal), evaluate(exact, log_base=log_base)
     except Undefined:
         return False
-    if not (is_real(y) and is_finite(y)) or _significant(decimal) < digits or (isinstance(y, Fraction) and _terminates(y)):
+    places = literal.places or 0
+    significant = len(str(abs(int(literal.value * 10**places))).lstrip("0"))
+    if not (is_real(y) and is_finite(y)) or significant < digits or (isinstance(y, Fraction) and _terminates(y)):
         return False
-    places = _decimal_places(decimal) or 0
-    allowed = Fraction(1 if decimal is answer else Fraction(1, 2), 10**places) * _scale(decimal)
-    return bool(abs(as_mpf(x) - as_mpf(y)) <= as_mpf(allowed) * (1 + 10**-9))
+    scale = abs(x / literal.value) if literal.value and isinstance(x, Fraction) else 1  # the power of ten behind the literal
+    return bool(abs(as_mpf(x) - as_mpf(y)) <= as_mpf(unit / 10**places * scale) * (1 + 10**-9))
 
 
 def _terminates(number: Fraction) -> bool:
@@ -173,29 +205,8 @@ def _terminates(number: Fraction) -> bool:
 
 def _literal(node: Node) -> Node | None:
     """The decimal in 3.14, -3.14 and 3.14 \\times 10^5."""
-    if node.kind in ("negate", "percent", "degree"):
+    if node.kind in (Kind.NEGATE, Kind.PERCENT, Kind.DEGREE):
         return _literal(node.args[0])
-    if node.kind == "multiply" and node.args[1].kind == "power" and node.args[1].args[0] == Node("number", (), Fraction(10)):
+    if node.kind is Kind.MULTIPLY and node.args[1].kind is Kind.POWER and node.args[1].args[0] == number(10):
         return _literal(node.args[0])
-    return node if node.kind == "number" and node.places is not None else None
-
-
-def _decimal_places(node: Node) -> int | None:
-    literal = _literal(node)
-    return None if literal is None else literal.places
-
-
-def _significant(node: Node) -> int:
-    literal = _literal(node)
-    if literal is None or literal.places is None:
-        return 0
-    return len(str(abs(int(literal.value * 10**literal.places))).lstrip("0"))
-
-
-def _scale(node: Node) -> Fraction:
-    """The power of ten behind the literal."""
-    literal = _literal(node)
-    value = evaluate(node)
-    if literal is None or not literal.value or not isinstance(value, Fraction):
-        return Fraction(1)
-    return abs(value / literal.value)
+    return node if node.kind is Kind.NUMBER and node.places is not None else None

@@ -7,7 +7,8 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 from tutelage.grading.format import TEXT_COMMANDS
-from tutelage.grading.tree import TooLarge, Unreadable
+from tutelage.grading.tree import Unreadable
+from tutelage.grading.work import TooLarge
 
 MAX_DIGITS = 1_000
 FUNCTIONS = {
@@ -15,6 +16,16 @@ FUNCTIONS = {
     "arccot", "arcsec", "arccsc", "arcsinh", "arccosh", "arctanh", "ln", "log", "lg", "exp", "gcd", "lcm", "max", "min",
     "floor", "ceil", "abs", "det", "deg", "Re", "Im",
 }  # fmt: skip
+GREEK = {
+    "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu", "nu", "xi", "pi",
+    "rho", "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega", "Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma",
+    "Upsilon", "Phi", "Psi", "Omega", "hbar", "ell", "infty", "emptyset", "partial", "nabla",
+}  # fmt: skip
+ACCENTS = {
+    "overline": "bar", "bar": "bar", "hat": "hat", "widehat": "hat", "vec": "vec", "overrightarrow": "vec", "tilde": "tilde",
+    "dot": "dot", "ddot": "ddot", "underline": "underline",
+}  # fmt: skip
+ENVIRONMENTS = {"matrix", "pmatrix", "bmatrix", "Bmatrix", "vmatrix", "Vmatrix", "smallmatrix", "array", "cases"}
 _SAME_FUNCTION = {
     "arsinh": "arcsinh", "arcosh": "arccosh", "artanh": "arctanh", "asin": "arcsin", "acos": "arccos", "atan": "arctan",
     "asinh": "arcsinh", "acosh": "arccosh", "atanh": "arctanh", "cosec": "csc", "ceiling": "ceil", "tg": "tan", "ctg": "cot",
@@ -100,7 +111,7 @@ def _tokens_of(kind: str, match: re.Match[str], spaced: bool, before: list[Token
 
 def _repeating(text: str) -> Fraction:
     """0.(3), 0.1\\overline{6}, 0.\\dot{1}4\\dot{2}, 0.333\\ldots: the exact value."""
-    whole, _, rest = text.partition(".")
+    before, _, rest = text.partition(".")
     if rest.endswith("\\ldots"):
         digits = rest.removesuffix("\\ldots")
         for length in range(1, len(digits) // 2 + 1):
@@ -119,7 +130,7 @@ def _repeating(text: str) -> Fraction:
     if len(fixed) + len(period) > MAX_DIGITS:
         raise TooLarge("a number has too many digits")
     scale = 10 ** len(fixed)
-    return Fraction(int(whole + fixed or "0"), scale) + Fraction(int(period), (10 ** len(period) - 1) * scale)
+    return Fraction(int(before + fixed or "0"), scale) + Fraction(int(period), (10 ** len(period) - 1) * scale)
 
 
 def _text_tokens(inner: str, spaced: bool, before: list[Token]) -> list[Token]:

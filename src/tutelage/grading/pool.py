@@ -21,13 +21,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tutelage.errors import RunError
+from tutelage.grading.tree import Reply
 
-CPU_SECONDS, WALL_SECONDS = 2.5, 3.5
-"""What one comparison may take; the wall clock is the larger, so that a machine that stalls does not refuse right answers."""
 OUT_OF_TIME = "stopped by the clock"
-"""How the reason begins when the wall clock ended a comparison."""
+"""How the reason begins when a clock ended a comparison, or something from outside did."""
 
-Reply = tuple[bool | None, str, str]
+
+def available_cores() -> int:
+    """Cores that this process may use; where the system cannot say (macOS), all of them."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +45,7 @@ class Worker:
 
 _idle: queue.LifoQueue[Worker] = queue.LifoQueue()
 _started: set[Worker] = set()
-CORES = len(os.sched_getaffinity(0))
+CORES = available_cores()
 _running = threading.BoundedSemaphore(CORES)
 
 
@@ -103,12 +107,12 @@ def _take() -> Worker:
                 return worker
             _end(worker)
     # -P: a file mpmath.py in the current directory is not the library; the package is found where it was found here
-    command = [sys.executable, "-P", "-m", "tutelage.grading.worker", str(CPU_SECONDS), str(WALL_SECONDS)]
+    command = [sys.executable, "-P", "-m", "tutelage.grading.worker"]
     path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
     try:
         process = subprocess.Popen(
             command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
-            env={**os.environ, "PYTHONPATH": path},
+            env={**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "0"},  # the order of sets too is the same in each worker
         )  # fmt: skip
     except OSError as error:
         raise RunError(f"a grading process cannot be started: {error.strerror}") from None

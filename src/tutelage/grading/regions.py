@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from fractions import Fraction
 from itertools import pairwise
-from typing import Any
 
-from tutelage.grading.canonical import name_of
 from tutelage.grading.expressions import nearly
-from tutelage.grading.tree import Node, symbols_of
-from tutelage.grading.values import Undefined, as_mpf, close, evaluate, is_finite, is_real
+from tutelage.grading.named import name_of
+from tutelage.grading.precision import Undefined, Value, as_mpf, close, is_finite, is_real
+from tutelage.grading.tree import ZERO, Kind, Node, call, negated, number, symbol, symbols_of
+from tutelage.grading.values import evaluate
+from tutelage.grading.work import spend
 
 _NAMED_SETS = ("mathbb", "emptyset")
-ZERO = Node("number", (), Fraction(0))
 FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!=", "~": "~"}
 
 
@@ -21,7 +21,7 @@ def same_region(gold: Node, answer: Node) -> bool | None:
     variables = [_variables(node) for node in (gold, answer)]
     if variables[0] and variables[1] and variables[0] != variables[1]:
         return False
-    if any(node.kind == "relation" and not names for node, names in zip((gold, answer), variables, strict=True)):
+    if any(node.kind is Kind.RELATION and not names for node, names in zip((gold, answer), variables, strict=True)):
         return None  # f(1) < f(2): nothing varies
     variable = next(iter(variables[0] | variables[1]), "")
     names = {name for name in symbols_of(gold) | symbols_of(answer) if not name.startswith(_NAMED_SETS)}
@@ -43,50 +43,52 @@ JUST = Fraction(1, 10**15)
 """How far beside a boundary its two sides are tried."""
 
 
-def _joined(node: Node, tests: list[Any], variable: str) -> Node:
+def _joined(node: Node, tests: list[Value], variable: str) -> Node:
     """x > 1, x < 3 hold together where they can; x < 1, x > 3 cannot, so that one of them is enough."""
-    if node.kind != "list" or node.value is not None:
+    if node.kind is not Kind.LIST or node.value is not None:
         return node
-    together = Node("list", node.args, "and")
+    together = Node(Kind.LIST, node.args, "and")
     return together if any(_holds(together, test, variable) for test in tests) else node
 
 
 def flat_union(node: Node) -> list[Node]:
-    if node.kind == "union":
+    if node.kind is Kind.UNION:
         return [part for side in node.args for part in flat_union(side)]
     return [node]
 
 
 def _variables(node: Node) -> set[str]:
     """What the relations in it speak about: their only symbol, or the name f(x) between two bounds."""
-    if node.kind == "relation":
-        middles = [part for part in node.args if symbols_of(part) or part.kind == "apply"]
+    if node.kind is Kind.RELATION:
+        middles = [part for part in node.args if symbols_of(part) or part.kind is Kind.APPLY]
         if len(middles) == 1 and (name := name_of(middles[0])) is not None and not name.startswith("abs"):
             return {name}
         return symbols_of(node)
-    if node.kind == "symbol" and node.value.startswith(_NAMED_SETS):
+    if node.kind is Kind.SYMBOL and node.value.startswith(_NAMED_SETS):
         return set()
     return set().union(*(_variables(part) for part in node.args if isinstance(part, Node))) if node.args else set()
 
 
-def _boundaries(node: Node, variable: str) -> set[Any]:
+def _boundaries(node: Node, variable: str) -> set[Value]:
     """The points at which its truth may change. Raises Undefined: they cannot be found."""
-    if node.kind in ("sequence", "set"):
+    if node.kind in (Kind.SEQUENCE, Kind.SET):
         values = {evaluate(part) for part in node.args}
         return {value for value in values if is_finite(value)}
-    if node.kind == "relation":
+    if node.kind is Kind.RELATION:
         return {root for a, b in pairwise(node.args) for root in _roots(a, b, variable)}
+    if node.kind is Kind.MATRIX:
+        raise Undefined("a matrix is no region")
     return set().union(*(_boundaries(part, variable) for part in node.args)) if node.args else set()
 
 
-def _roots(left: Node, right: Node, variable: str) -> set[Any]:
+def _roots(left: Node, right: Node, variable: str) -> set[Value]:
     """Where the two sides are equal, for sides that are linear or quadratic between the kinks of their absolute values.
 
     Raises:
         Undefined: they are anything else.
     """
 
-    def difference(at: Any) -> Any:
+    def difference(at: Value) -> Value:
         a, b = (at if name_of(side) == variable else evaluate(side, {variable: at}) for side in (left, right))
         if not (is_real(a) and is_real(b)):
             raise Undefined("not real everywhere")
@@ -111,7 +113,7 @@ def _roots(left: Node, right: Node, variable: str) -> set[Any]:
     return roots
 
 
-def _roots_of_quadratic(at: list[Any], values: list[Any]) -> list[Any]:
+def _roots_of_quadratic(at: list[Value], values: list[Value]) -> list[Value]:
     """The real roots of the quadratic (or line) through five points, by Newton's divided differences."""
     if not all(isinstance(number, Fraction) for number in (*at, *values)):
         at, values = [as_mpf(number) for number in at], [as_mpf(number) for number in values]
@@ -127,7 +129,7 @@ def _roots_of_quadratic(at: list[Any], values: list[Any]) -> list[Any]:
     square = b * b - 4 * a * c
     if square < 0:
         return []
-    root = evaluate(Node("call", (Node("number", (), square), Node("number", (), Fraction(2))), "root"))
+    root = evaluate(call("root", Node(Kind.NUMBER, (), square), number(2)))
     exact = isinstance(root, Fraction) and isinstance(a, Fraction)
     top = [-b + root, -b - root] if exact else [as_mpf(-b) + as_mpf(root), as_mpf(-b) - as_mpf(root)]
     return [value / (2 * a) if exact else value / as_mpf(2 * a) for value in top]
@@ -135,77 +137,72 @@ def _roots_of_quadratic(at: list[Any], values: list[Any]) -> list[Any]:
 
 def _absolute_values(node: Node) -> list[Node]:
     """The insides of the absolute values in it."""
-    own = [node.args[0]] if node.kind == "call" and node.value == "abs" else []
+    own = [node.args[0]] if node.kind is Kind.CALL and node.value == "abs" else []
     return own + [inner for part in node.args if isinstance(part, Node) for inner in _absolute_values(part)]
 
 
-def _holds(node: Node, at: Any, variable: str) -> bool:
+def _holds(node: Node, at: Value, variable: str) -> bool:
     """Whether a number lies in the region."""
+    spend(5)
     match node.kind:
-        case "union":
+        case Kind.UNION:
             return any(_holds(part, at, variable) for part in node.args)
-        case "intersection":
+        case Kind.INTERSECTION:
             return all(_holds(part, at, variable) for part in node.args)
-        case "list":
+        case Kind.LIST:
             return (all if node.value == "and" else any)(_holds(part, at, variable) for part in node.args)
-        case "setminus":
+        case Kind.SETMINUS:
             return _holds(node.args[0], at, variable) and not _holds(node.args[1], at, variable)
-        case "set":
+        case Kind.SET:
             return any(close(as_mpf(evaluate(part)), as_mpf(at)) for part in node.args)
-        case "sequence" if len(node.args) == 2:
+        case Kind.SEQUENCE if len(node.args) == 2:
             low, high = (evaluate(part) for part in node.args)
             left = node.value[0] == "[" if _same_point(low, at) else bool(as_mpf(low) < as_mpf(at))
             right = node.value[1] == "]" if _same_point(high, at) else bool(as_mpf(at) < as_mpf(high))
             return left and right
-        case "relation":
+        case Kind.RELATION:
             values = [at if name_of(part) == variable else evaluate(part, {variable: at}) for part in node.args]
             return all(_related(a, operator, b) for a, operator, b in zip(values, node.value, values[1:], strict=False))
-        case "symbol" if node.value == "mathbb R":
+        case Kind.SYMBOL if node.value == "mathbb R":
             return True
-        case "symbol" if node.value == "emptyset":
+        case Kind.SYMBOL if node.value == "emptyset":
             return False
     raise Undefined(f"a {node.kind} is no region")
 
 
-def _same_point(a: Any, b: Any) -> bool:
+def _same_point(a: Value, b: Value) -> bool:
     return close(as_mpf(a), as_mpf(b))
 
 
-def _related(a: Any, operator: str, b: Any) -> bool:
+def _related(a: Value, operator: str, b: Value) -> bool:
     if not is_real(a) or not is_real(b):
         return False
     x, y = (as_mpf(value).real if not isinstance(value, Fraction) else as_mpf(value) for value in (a, b))
     same = close(x, y)
     match operator:
-        case "=":
-            return same
-        case "!=":
-            return not same
-        case "<":
-            return bool(x < y) and not same
-        case ">":
-            return bool(x > y) and not same
-        case "<=":
-            return bool(x < y) or same
-        case ">=":
-            return bool(x > y) or same
+        case "=" | "!=":
+            return same is (operator == "=")
+        case "<" | "<=":
+            return operator == "<=" if same else bool(x < y)
+        case ">" | ">=":
+            return operator == ">=" if same else bool(x > y)
     raise Undefined(f"the relation {operator}")
 
 
 def as_interval(node: Node) -> Node | None:
-    if node.kind == "sequence":
+    if node.kind is Kind.SEQUENCE:
         return node
-    if node.kind != "relation" or not set(node.value) <= {"<", "<=", ">", ">="}:
+    if node.kind is not Kind.RELATION or not set(node.value) <= {"<", "<=", ">", ">="}:
         return None
     args, operators = node.args, node.value
     if all(operator[0] == ">" for operator in operators):
         args, operators = args[::-1], tuple(FLIPPED[operator] for operator in reversed(operators))
     if any(operator[0] == ">" for operator in operators):
         return None
-    infinity = Node("symbol", (), "infty")
+    infinity = symbol("infty")
     if len(args) == 2 and name_of(args[0]) is not None:
-        args, operators = (Node("negate", (infinity,)), *args), ("<", *operators)
+        args, operators = (negated(infinity), *args), ("<", *operators)
     elif len(args) == 2:
         args, operators = (*args, infinity), (*operators, "<")
     brackets = ("[" if operators[0] == "<=" else "(", "]" if operators[-1] == "<=" else ")")
-    return Node("sequence", (args[0], args[-1]), brackets) if len(args) == 3 and name_of(args[1]) is not None else None
+    return Node(Kind.SEQUENCE, (args[0], args[-1]), brackets) if len(args) == 3 and name_of(args[1]) is not None else None

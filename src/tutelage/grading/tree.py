@@ -4,52 +4,133 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from enum import StrEnum
+from fractions import Fraction
 from typing import Any
+
+from tutelage.grading.work import spend
+
+Reply = tuple[bool | None, str, str]
+"""(equal, layer, why) as a comparison says them; see `Verdict`."""
 
 
 class Unreadable(Exception):
     """The text is not an answer that the grammar knows."""
 
 
-class TooLarge(Exception):
-    """The text is one, but to read or evaluate it would cost too much."""
+class Kind(StrEnum):
+    """What a node is."""
+
+    NUMBER = "number"  # value: a Fraction
+    SYMBOL = "symbol"  # value: its name
+    ADD = "add"
+    MULTIPLY = "multiply"
+    DIVIDE = "divide"
+    POWER = "power"
+    NEGATE = "negate"
+    PLUSMINUS = "plusminus"
+    PERCENT = "percent"
+    DEGREE = "degree"
+    FACTORIAL = "factorial"
+    CALL = "call"  # value: the name of a function that is known
+    APPLY = "apply"  # f(x); args: the symbol f, then the arguments
+    BASED = "based"  # 52_8; value: (digits, base)
+    RELATION = "relation"  # value: its operators
+    LIST = "list"  # value: the word that joins it ("and", "or") or None
+    SEQUENCE = "sequence"  # value: its two brackets
+    SET = "set"
+    MATRIX = "matrix"  # args: tuples of entries; value: "cases" or None
+    DETERMINANT = "determinant"  # args: tuples of entries
+    UNION = "union"
+    INTERSECTION = "intersection"
+    SETMINUS = "setminus"
+    BUILDER = "builder"  # {x | x > 3}; args: the element, then its conditions
+    RESIDUE = "residue"  # args: a value and its modulus
+    QUANTITY = "quantity"  # value: its unit
+    RATIO = "ratio"
+    OPAQUE = "opaque"  # a sum, product, integral, limit or remainder, compared by its parts; value: its name
+
+    __repr__ = str.__repr__  # the points of a comparison are drawn from how a tree is written
 
 
 @dataclass(frozen=True)
 class Node:
-    """A part of an answer.
+    """A part of an answer; `places` counts the digits of a number behind its decimal point (None: it has no point)."""
 
-    kinds: number (`value` a Fraction, `places` digits after its decimal point or None), symbol, add, multiply, divide, power,
-    negate, plusminus, percent, degree, factorial, call (`value` its name), apply (f(x), perhaps a product), based (digits and
-    base), relation (`value` its operators), list, sequence (`value` its two brackets), set, matrix (a tuple of rows),
-    determinant, union/intersection/setminus, builder (an element and its conditions), residue (a value and its modulus), quantity
-    (an expression and its unit), ratio, opaque (compared by its parts).
-    """
-
-    kind: str
+    kind: Kind
     args: tuple[Any, ...] = ()
     value: Any = None
     places: int | None = field(default=None, compare=False)
+
+    def is_symbol(self, *names: str) -> bool:
+        """It is a symbol, of one of these names if there are any."""
+        return self.kind is Kind.SYMBOL and (not names or self.value in names)
 
 
 CONSTANTS = ("pi", "e", "i", "infty")
 
 
-def symbols_of(node: Any) -> set[str]:
+def number(value: int | Fraction, places: int | None = None) -> Node:
+    return Node(Kind.NUMBER, (), value if isinstance(value, Fraction) else Fraction(value), places)
+
+
+def symbol(name: str) -> Node:
+    return Node(Kind.SYMBOL, (), name)
+
+
+def call(name: str, *arguments: Node) -> Node:
+    return Node(Kind.CALL, arguments, name)
+
+
+def negated(node: Node) -> Node:
+    return Node(Kind.NEGATE, (node,))
+
+
+def product(a: Node, b: Node) -> Node:
+    return Node(Kind.MULTIPLY, (a, b))
+
+
+def difference(a: Node, b: Node) -> Node:
+    return Node(Kind.ADD, (a, negated(b)))
+
+
+def tuple_of(parts: tuple[Node, ...]) -> Node:
+    """(a, b, …)"""
+    return Node(Kind.SEQUENCE, parts, ("(", ")"))
+
+
+ZERO = number(0)
+
+
+def nodes_of(part: Any) -> Iterator[Node]:
+    """The node and all below it; of a tuple, those of its elements."""
+    rest = [part]
+    while rest:
+        part = rest.pop()
+        if isinstance(part, Node):
+            spend()
+            yield part
+            rest.extend(part.args)
+        elif isinstance(part, tuple):
+            rest.extend(part)
+
+
+def holds(node: Node, *kinds: Kind) -> bool:
+    """A node of one of these kinds is in it."""
+    return any(inner.kind in kinds for inner in nodes_of(node))
+
+
+def symbols_of(part: Any) -> set[str]:
     """The names that need a value."""
-    if isinstance(node, Node):
-        own = {node.value} if node.kind == "symbol" and node.value not in CONSTANTS else set()
-        parts = node.args[1:] if node.kind == "apply" else node.args  # the f of f(x) is no unknown
-        return own.union(*map(symbols_of, parts))
-    return set().union(*(symbols_of(part) for part in node)) if isinstance(node, tuple) else set()
+    if isinstance(part, Node):
+        spend()
+        if part.kind is Kind.SYMBOL:
+            return set() if part.value in CONSTANTS else {part.value}
+        part = part.args[1:] if part.kind is Kind.APPLY else part.args  # the f of f(x) is no unknown
+    return set().union(*map(symbols_of, part)) if isinstance(part, tuple) else set()
 
 
-def kinds_of(node: Any) -> Iterator[tuple[str, Any]]:
-    """(kind, value) of the node and of all below it."""
-    if isinstance(node, Node):
-        yield node.kind, node.value
-        for part in node.args:
-            yield from kinds_of(part)
-    elif isinstance(node, tuple):
-        for part in node:
-            yield from kinds_of(part)
+def plain_text(node: Node) -> str:
+    """A node as text, for the names of accented symbols."""
+    inside = "".join(plain_text(part) for part in node.args if isinstance(part, Node))
+    return f"{node.value if node.value is not None else ''}{inside}"

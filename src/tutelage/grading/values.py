@@ -1,6 +1,6 @@
 """The value of an expression: exact (`Fraction`) as long as it is rational, otherwise to many digits (mpmath).
 
-Symbols take values from an assignment, so that two expressions can be compared at random points: if they agree at several points
+Symbols take values from an assignment, so that two expressions can be compared at random points. If they agree at several points
 that were not chosen by whoever wrote them, they are the same function (Schwartz 1980, Zippel 1979, for polynomials and quotients
 of them exactly; for roots and transcendental functions to the digits that are computed).
 """
@@ -8,61 +8,32 @@ of them exactly; for roots and transcendental functions to the digits that are c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+import operator
+from collections.abc import Callable, Mapping
 from fractions import Fraction
+from functools import reduce
 from hashlib import blake2b
-from typing import Any
 
 from mpmath.ctx_mp import MPContext
 
 from tutelage.grading.lexer import FUNCTIONS
-from tutelage.grading.tree import Node, TooLarge
+from tutelage.grading.precision import CONTEXTS, DIGITS, MANY_DIGITS, Undefined, Value
+from tutelage.grading.tree import Kind, Node, negated, product
+from tutelage.grading.work import TooLarge, spend
 
-DIGITS = 50
-MANY_DIGITS = 1_000
 MAX_BITS = 100_000
 MAX_FACTORIAL = 5_000
 MAX_TERMS = 2_000
-WHOLE_LETTERS = "ijklmnpqrNMK"
+_UNITS_OF_WORK = {DIGITS: (5, 20), MANY_DIGITS: (10, 500)}
+"""What a node costs at so many digits, and what a function costs more."""
 
 
-class Undefined(ArithmeticError):
-    """The expression has no value here (a division by zero, a matrix where a number should be)."""
+def hash_of(text: str) -> int:
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
-def _context(digits: int) -> MPContext:
-    context = MPContext()
-    context.dps = digits
-    return context
-
-
-_CONTEXTS = {digits: _context(digits) for digits in (DIGITS, MANY_DIGITS)}
-
-
-def points(names: set[str], count: int, whole: bool = False, seed: object = 0) -> Iterator[dict[str, Fraction]]:
-    """`count` assignments, of one order of size and sign after another.
-
-    Args:
-        whole: the letters that stand for whole numbers (n, k, …) get small positive ones.
-        seed: what is compared: whoever wrote one side cannot know the points without the other.
-    """
-    ranges = [(0, 1), (-1, 0), (1, 4), (-5, -1), (-9, 9), (-2, 2), (0, 3), (2, 9)]
-    for index in range(count):
-        low, high = ranges[index % len(ranges)]
-        yield {
-            name: Fraction(1 + _hash(index, name, seed) % (8 + 2 * index))
-            if whole and (name[0] in WHOLE_LETTERS or index % 2)
-            else low + (high - low) * Fraction(_hash(index, name, seed) % 99_991, 99_991)
-            for name in names
-        }
-
-
-def _hash(*parts: Any) -> int:
-    return int.from_bytes(blake2b(repr(parts).encode(), digest_size=8).digest(), "big")
-
-
-def evaluate(node: Node, at: Mapping[str, Any] | None = None, digits: int = DIGITS, log_base: int | None = None) -> Any:
-    """The value of an expression: Fraction, or a real or complex number of mpmath.
+def evaluate(node: Node, at: Mapping[str, Value] | None = None, digits: int = DIGITS, log_base: int | None = None) -> Value:
+    """The value of an expression.
 
     Args:
         at: the value of each symbol.
@@ -73,105 +44,106 @@ def evaluate(node: Node, at: Mapping[str, Any] | None = None, digits: int = DIGI
         Undefined: it has none; TooLarge: it would cost too much.
     """
     try:
-        return _Evaluator(at or {}, _CONTEXTS[digits], log_base).value(node)
+        return _Evaluator(at or {}, digits, log_base).value(node)
     except (ZeroDivisionError, ValueError, OverflowError, TypeError) as error:
         raise Undefined(str(error)) from None
 
 
 class _Evaluator:
-    def __init__(self, at: Mapping[str, Any], context: MPContext, log_base: int | None) -> None:
-        self.at, self.mp, self.log_base = at, context, log_base
+    def __init__(self, at: Mapping[str, Value], digits: int, log_base: int | None) -> None:
+        self.at, self.digits, self.log_base = at, digits, log_base
+        self.mp = CONTEXTS[digits]
+        self.node_cost, self.function_cost = _UNITS_OF_WORK[digits]
         self.in_function = 0
 
-    def value(self, node: Node) -> Any:
-        match node.kind:
-            case "number":
-                return node.value
-            case "symbol":
-                return self.symbol(node.value)
-            case "negate":
-                return -self.value(node.args[0])
-            case "add":
-                total = self.value(node.args[0])
-                for part in node.args[1:]:
-                    total = self.both(total, self.value(part), lambda a, b: a + b)
-                return total
-            case "multiply":
-                return self.both(self.value(node.args[0]), self.value(node.args[1]), lambda a, b: a * b)
-            case "divide":
-                return self.both(self.value(node.args[0]), self.value(node.args[1]), lambda a, b: a / b)
-            case "power":
-                return self.power(self.value(node.args[0]), self.value(node.args[1]))
-            case "percent":
-                return self.both(self.value(node.args[0]), Fraction(100), lambda a, b: a / b)
-            case "degree":
-                inner = self.value(node.args[0])
-                return self.mpf(inner) * self.mp.pi / 180 if self.in_function else inner
-            case "factorial":
-                return self.factorial(self.value(node.args[0]))
-            case "sequence" | "quantity" if len(node.args) == 1:
-                return self.value(node.args[0])
-            case "apply":
-                return self.opaque(node.args[0].value, [self.value(part) for part in node.args[1:]])
-            case "call":
-                self.in_function += 1
-                arguments = [self.value(part) for part in node.args]
-                self.in_function -= 1
-                return self.call(node.value, arguments)
-            case "opaque":
-                return self.bounded_operator(node)
-            case "determinant":
-                return self.value(_determinant(node.args))
-            case "ratio" if len(node.args) == 2:
-                return self.both(self.value(node.args[0]), self.value(node.args[1]), lambda a, b: a / b)
-        raise Undefined(f"a {node.kind} is no number")
+    def value(self, node: Node) -> Value:
+        spend(self.node_cost)
+        rule = _RULES.get(node.kind)
+        if rule is None:
+            raise Undefined(f"a {node.kind} is no number")
+        return rule(self, node)
+
+    def values(self, nodes: tuple[Node, ...]) -> list[Value]:
+        return [self.value(node) for node in nodes]
+
+    # --- one rule for each kind of node
+
+    def negate(self, node: Node) -> Value:
+        return -self.value(node.args[0])
+
+    def add(self, node: Node) -> Value:
+        return reduce(lambda a, b: self.both(operator.add, a, b), self.values(node.args))
+
+    def multiply(self, node: Node) -> Value:
+        return self.both(operator.mul, *self.values(node.args))
+
+    def divide(self, node: Node) -> Value:
+        if len(node.args) != 2:
+            raise Undefined("a ratio of several numbers")
+        return self.both(operator.truediv, *self.values(node.args))
+
+    def raised(self, node: Node) -> Value:
+        return self.power(*self.values(node.args))
+
+    def percent(self, node: Node) -> Value:
+        return self.both(operator.truediv, self.value(node.args[0]), Fraction(100))
+
+    def degree(self, node: Node) -> Value:
+        inner = self.value(node.args[0])
+        return self.mpf(inner) * self.mp.pi / 180 if self.in_function else inner
+
+    def only_part(self, node: Node) -> Value:
+        if len(node.args) != 1:
+            raise Undefined(f"a {node.kind} is no number")
+        return self.value(node.args[0])
+
+    def application(self, node: Node) -> Value:
+        return self.opaque(node.args[0].value, self.values(node.args[1:]))
+
+    def function(self, node: Node) -> Value:
+        self.in_function += 1
+        arguments = self.values(node.args)
+        self.in_function -= 1
+        return self.call(node.value, arguments)
+
+    def symbol(self, node: Node) -> Value:
+        if node.value in self.at:
+            return self.at[node.value]
+        if node.value not in _CONSTANTS:
+            raise Undefined(f"{node.value} has no value")
+        return _CONSTANTS[node.value](self.mp)
 
     # --- numbers, exact where both are
 
-    def mpf(self, number: Any) -> Any:
+    def mpf(self, number: Value) -> Value:
         return self.mp.mpf(number.numerator) / number.denominator if isinstance(number, Fraction) else number
 
-    def both(self, a: Any, b: Any, operation: Callable[[Any, Any], Any]) -> Any:
-        exact = isinstance(a, Fraction) and isinstance(b, Fraction)
-        if not exact and (self.mp.isinf(self.mpf(a)) or self.mp.isinf(self.mpf(b))):
+    def both(self, operation: Callable[[Value, Value], Value], a: Value, b: Value) -> Value:
+        if isinstance(a, Fraction) and isinstance(b, Fraction):
+            return _small_enough(operation(a, b))
+        a, b = self.mpf(a), self.mpf(b)
+        if self.mp.isinf(a) or self.mp.isinf(b):
             raise Undefined("arithmetic with infinity")
-        result = operation(a, b) if exact else operation(self.mpf(a), self.mpf(b))
-        return _small_enough(result) if exact else self.finite(result)
+        return self.finite(operation(a, b))
 
-    def finite(self, number: Any) -> Any:
+    def finite(self, number: Value) -> Value:
         if self.mp.isnan(number):
             raise Undefined("not a number")
         return number
 
-    def symbol(self, name: str) -> Any:
-        if name in self.at:
-            return self.at[name]
-        match name:
-            case "pi":
-                return +self.mp.pi
-            case "e":
-                return +self.mp.e
-            case "i":
-                return self.mp.mpc(0, 1)
-            case "infty":
-                return self.mp.inf
-        raise Undefined(f"{name} has no value")
-
-    def power(self, base: Any, exponent: Any) -> Any:
-        if isinstance(base, Fraction) and isinstance(exponent, Fraction):
-            if exponent.denominator == 1:
+    def power(self, base: Value, exponent: Value) -> Value:
+        if isinstance(exponent, Fraction) and exponent.denominator == 1:
+            if isinstance(base, Fraction):
                 bits = max(base.numerator.bit_length(), base.denominator.bit_length())
                 if base in (0, 1, -1) or bits * abs(exponent) <= MAX_BITS:
                     return base ** int(exponent)
-            elif base < 0 and exponent.denominator % 2:  # the real root, as school has it
-                root = self.power(-base, exponent)
+        elif isinstance(exponent, Fraction):
+            if exponent.denominator % 2 and isinstance(base, (Fraction, self.mp.mpf)) and base < 0:
+                root = self.power(-base, exponent)  # the real root, as school has it
                 return -root if exponent.numerator % 2 else root
-            elif (exact := _exact_root(base, exponent.denominator)) is not None:
+            if isinstance(base, Fraction) and (exact := _exact_root(base, exponent.denominator)) is not None:
                 return self.power(exact, Fraction(exponent.numerator))
-        odd_root = isinstance(exponent, Fraction) and exponent.denominator % 2 and exponent.denominator > 1
-        if odd_root and not isinstance(base, Fraction) and isinstance(base, self.mp.mpf) and base < 0:
-            root = self.power(-base, exponent)
-            return -root if exponent.numerator % 2 else root
+        spend(self.function_cost)
         base, exponent = self.mpf(base), self.mpf(exponent)
         if base == 0:
             if self.mp.re(exponent) > 0:
@@ -181,51 +153,51 @@ class _Evaluator:
             self.limit(abs(exponent) * abs(self.mp.log(abs(base))))
         return self.finite(self.mp.power(base, exponent))
 
-    def limit(self, exponent: Any) -> None:
+    def limit(self, exponent: Value) -> None:
         if exponent > 10**12:
             raise TooLarge("a number with over 10^12 digits")
 
-    def factorial(self, number: Any) -> Any:
-        if isinstance(number, Fraction) and number.denominator == 1 and number >= 0:
-            if number > MAX_FACTORIAL:
-                raise TooLarge(f"the factorial of a number over {MAX_FACTORIAL}")
-            return _small_enough(Fraction(math.factorial(int(number))))
-        if isinstance(number, Fraction) and number.denominator == 1:
+    def factorial(self, node: Node) -> Value:
+        number = self.value(node.args[0])
+        if not _is_integer(number):
+            return self.opaque("factorial", [number])
+        if number < 0:
             raise Undefined("the factorial of a negative number")
-        return self.opaque("factorial", [number])
+        if number > MAX_FACTORIAL:
+            raise TooLarge(f"the factorial of a number over {MAX_FACTORIAL}")
+        return _small_enough(Fraction(math.factorial(int(number))))
 
     # --- functions
 
-    def call(self, name: str, arguments: list[Any]) -> Any:
-        if name == "root":
-            return self.power(arguments[0], 1 / arguments[1]) if isinstance(arguments[1], Fraction) else self.power(
-                arguments[0], self.both(Fraction(1), arguments[1], lambda a, b: a / b)
-            )  # fmt: skip
-        if name == "abs":
-            return abs(arguments[0])
-        if name in ("floor", "ceil", "lfloor", "lceil") and not isinstance(arguments[0], self.mp.mpc):
-            rounded = math.floor if "floor" in name else math.ceil
-            if isinstance(arguments[0], Fraction):
-                return Fraction(rounded(arguments[0]))
-            self.limit(abs(arguments[0]))
-            return Fraction(int(self.mp.floor(arguments[0]) if "floor" in name else self.mp.ceil(arguments[0])))
-        if name in ("gcd", "lcm", "binom", "max", "min"):
-            return self.of_several(name, arguments)
-        if name in ("log", "ln", "lg", "log_base", "ln_base", "lg_base"):
-            return self.logarithm(name, arguments)
-        if len(arguments) != 1:
-            return self.opaque(name, arguments)
-        function = _ELEMENTARY.get(name)
-        if function is None:
+    def call(self, name: str, arguments: list[Value]) -> Value:
+        spend(self.function_cost)
+        match name:
+            case "root":
+                return self.power(arguments[0], self.both(operator.truediv, Fraction(1), arguments[1]))
+            case "abs":
+                return abs(arguments[0])
+            case "floor" | "ceil" | "lfloor" | "lceil" if not isinstance(arguments[0], self.mp.mpc):
+                return self.rounded(arguments[0], "floor" if "floor" in name else "ceil")
+            case "gcd" | "lcm" | "binom" | "max" | "min":
+                return self.of_several(name, arguments)
+            case "log" | "ln" | "lg" | "log_base" | "ln_base" | "lg_base":
+                return self.logarithm(name, arguments)
+        if len(arguments) != 1 or name not in _ELEMENTARY:
             return self.opaque(name, arguments)
         argument = self.mpf(arguments[0])
         if name in ("exp", "sinh", "cosh"):
             self.limit(abs(argument))
         if name in ("sin", "cos", "tan", "cot", "sec", "csc") and abs(argument) > 10**30:
             raise TooLarge(f"{name} of a huge number")
-        return self.finite(getattr(self.mp, function)(argument))
+        return self.finite(getattr(self.mp, _ELEMENTARY[name])(argument))
 
-    def logarithm(self, name: str, arguments: list[Any]) -> Any:
+    def rounded(self, number: Value, rounding: str) -> Fraction:
+        if isinstance(number, Fraction):
+            return Fraction(getattr(math, rounding)(number))
+        self.limit(abs(number))
+        return Fraction(int(getattr(self.mp, rounding)(number)))
+
+    def logarithm(self, name: str, arguments: list[Value]) -> Value:
         if arguments[0] == 0:
             raise Undefined("the logarithm of zero")
         top = self.mp.log(self.mpf(arguments[0]))
@@ -234,67 +206,100 @@ class _Evaluator:
         base = 10 if name == "lg" else self.log_base if name == "log" else None
         return self.finite(top if base is None else top / self.mp.log(base))
 
-    def of_several(self, name: str, arguments: list[Any]) -> Any:
-        exact = all(isinstance(a, Fraction) for a in arguments)
-        if name in ("max", "min") and all(not isinstance(a, self.mp.mpc) for a in arguments):
+    def of_several(self, name: str, arguments: list[Value]) -> Value:
+        if name in ("max", "min") and not any(isinstance(argument, self.mp.mpc) for argument in arguments):
             return (max if name == "max" else min)(arguments, key=self.mpf)
-        if exact and all(a.denominator == 1 for a in arguments):
-            integers = [int(a) for a in arguments]
+        if all(map(_is_integer, arguments)):
+            integers = [int(argument) for argument in arguments]
             if name == "binom" and len(integers) == 2 and integers[0] >= 0:
                 if integers[0] > MAX_FACTORIAL:
                     raise TooLarge(f"a binomial coefficient of a number over {MAX_FACTORIAL}")
                 return Fraction(math.comb(integers[0], integers[1])) if integers[1] >= 0 else Fraction(0)
             if name in ("gcd", "lcm"):
                 return _small_enough(Fraction(getattr(math, name)(*integers)))
-        ordered = arguments if name == "binom" else sorted(arguments, key=lambda a: str(self.mp.nstr(self.mpf(a), 20)))
-        return self.opaque(name, ordered)
+        return self.opaque(name, arguments if name == "binom" else sorted(arguments, key=self.written))
 
-    def opaque(self, name: str, arguments: list[Any]) -> Any:
+    def written(self, number: Value) -> str:
+        return str(self.mp.nstr(self.mpf(number), 20))
+
+    def opaque(self, name: str, arguments: list[Value]) -> Fraction:
         """A stand-in value for what is not evaluated: the same for the same function of the same values."""
-        shown = [self.mp.nstr(self.mpf(argument), 20) for argument in arguments]
-        return Fraction(_hash(name, shown) % 2_000_003 - 1_000_001, 1_000_003)
+        return Fraction(hash_of(repr((name, list(map(self.written, arguments))))) % 2_000_003 - 1_000_001, 1_000_003)
 
-    def bounded_operator(self, node: Node) -> Any:
+    def bounded_operator(self, node: Node) -> Value:
         """A sum, product, integral, limit or remainder, by its parts; the name of the bound variable does not matter."""
         if node.value == "mod":
-            value, modulus = (self.value(part) for part in node.args)
-            if isinstance(value, Fraction) and isinstance(modulus, Fraction) and modulus > 0:
-                return value % modulus
-            return self.opaque("mod", [value, modulus])
+            number, modulus = self.values(node.args)
+            if isinstance(number, Fraction) and isinstance(modulus, Fraction) and modulus > 0:
+                return number % modulus
+            return self.opaque("mod", [number, modulus])
         below, above, body = node.args
-        parts: list[Any] = []
-        inner = self
-        if below is not None and below.kind == "relation" and below.args[0].kind == "symbol":
-            bound = {**self.at, below.args[0].value: Fraction(_hash("bound") % 97, 89)}
-            inner = _Evaluator(bound, self.mp, self.log_base)
-            parts += [self.value(part) for part in below.args[1:]]
-        elif below is not None:
-            parts.append(self.value(below))
-        if above is not None:
-            parts.append(self.value(above))
-        if node.value in ("sum", "prod") and inner is not self and len(parts) == 2:
-            low, high = parts
-            if all(isinstance(part, Fraction) and part.denominator == 1 for part in parts) and high - low < MAX_TERMS:
-                return self.terms(node.value, below.args[0].value, range(int(low), int(high) + 1), body)
-        return self.opaque(node.value, [*parts, inner.value(body)])
+        bounds = [self.value(part) for part in _bounds(below, above)]
+        if below is None or below.kind is not Kind.RELATION or not below.args[0].is_symbol():
+            return self.opaque(node.value, [*bounds, self.value(body)])
+        variable = below.args[0].value
+        if node.value in ("sum", "prod") and len(bounds) == 2 and all(map(_is_integer, bounds)):
+            low, high = map(int, bounds)
+            if high - low < MAX_TERMS:  # term by term
+                terms = [self.with_variable(variable, Fraction(index)).value(body) for index in range(low, high + 1)]
+                operation, start = (operator.add, Fraction(0)) if node.value == "sum" else (operator.mul, Fraction(1))
+                return reduce(lambda a, b: self.both(operation, a, b), terms, start)
+        inner = self.with_variable(variable, Fraction(hash_of("('bound',)") % 97, 89))
+        return self.opaque(node.value, [*bounds, inner.value(body)])
 
-    def terms(self, name: str, variable: str, numbers: range, body: Node) -> Any:
-        """The sum or product over whole numbers, term by term."""
-        total: Any = Fraction(0 if name == "sum" else 1)
-        for number in numbers:
-            term = _Evaluator({**self.at, variable: Fraction(number)}, self.mp, self.log_base).value(body)
-            total = self.both(total, term, (lambda a, b: a + b) if name == "sum" else (lambda a, b: a * b))
-        return total
+    def with_variable(self, name: str, value: Fraction) -> _Evaluator:
+        return _Evaluator({**self.at, name: value}, self.digits, self.log_base)
 
 
+_RULES: dict[Kind, Callable[[_Evaluator, Node], Value]] = {
+    Kind.NUMBER: lambda evaluator, node: node.value,
+    Kind.SYMBOL: _Evaluator.symbol,
+    Kind.NEGATE: _Evaluator.negate,
+    Kind.ADD: _Evaluator.add,
+    Kind.MULTIPLY: _Evaluator.multiply,
+    Kind.DIVIDE: _Evaluator.divide,
+    Kind.RATIO: _Evaluator.divide,
+    Kind.POWER: _Evaluator.raised,
+    Kind.PERCENT: _Evaluator.percent,
+    Kind.DEGREE: _Evaluator.degree,
+    Kind.FACTORIAL: _Evaluator.factorial,
+    Kind.SEQUENCE: _Evaluator.only_part,
+    Kind.QUANTITY: _Evaluator.only_part,
+    Kind.APPLY: _Evaluator.application,
+    Kind.CALL: _Evaluator.function,
+    Kind.OPAQUE: _Evaluator.bounded_operator,
+    Kind.DETERMINANT: lambda evaluator, node: evaluator.value(_determinant(node.args)),
+}
+_CONSTANTS: dict[str, Callable[[MPContext], Value]] = {
+    "pi": lambda mp: +mp.pi,
+    "e": lambda mp: +mp.e,
+    "i": lambda mp: mp.mpc(0, 1),
+    "infty": lambda mp: mp.inf,
+}
 _SPECIAL = {"ln", "log", "lg", "gcd", "lcm", "max", "min", "floor", "ceil", "abs", "det", "deg"}
 _ELEMENTARY = {name: "a" + name[3:] if name.startswith("arc") else name.lower() for name in FUNCTIONS - _SPECIAL}
 """The names that mpmath has for the functions of one number."""
 
 
+def _is_integer(number: Value) -> bool:
+    return isinstance(number, Fraction) and number.denominator == 1
+
+
+def _bounds(below: Node | None, above: Node | None) -> list[Node]:
+    """The values between which k runs: of "k = 1" only the 1."""
+    if below is None:
+        lower: tuple[Node, ...] = ()
+    else:
+        lower = below.args[1:] if below.kind is Kind.RELATION and below.args[0].is_symbol() else (below,)
+    return [*lower, *([above] if above is not None else [])]
+
+
 def _small_enough(number: Fraction) -> Fraction:
-    if number.numerator.bit_length() + number.denominator.bit_length() > 2 * MAX_BITS:
+    bits = number.numerator.bit_length() + number.denominator.bit_length()
+    if bits > 2 * MAX_BITS:
         raise TooLarge(f"an exact number of over {MAX_BITS} bits")
+    if bits > 1024:
+        spend((bits >> 10) ** 2)
     return number
 
 
@@ -319,43 +324,6 @@ def _determinant(rows: tuple[tuple[Node, ...], ...]) -> Node:
         return rows[0][0]
     terms = []
     for column, entry in enumerate(rows[0]):
-        minor = _determinant(tuple(row[:column] + row[column + 1 :] for row in rows[1:]))
-        term = Node("multiply", (entry, minor))
-        terms.append(Node("negate", (term,)) if column % 2 else term)
-    return Node("add", tuple(terms))
-
-
-# --- comparing two values
-
-
-def as_mpf(number: Any, digits: int = DIGITS) -> Any:
-    """A rational number with that many digits; another as it is."""
-    return _CONTEXTS[digits].mpf(number.numerator) / number.denominator if isinstance(number, Fraction) else number
-
-
-def close(a: Any, b: Any, digits: int = DIGITS) -> bool:
-    """Equal: exactly if both are rational, otherwise to 80 % of the digits that were computed."""
-    if isinstance(a, Fraction) and isinstance(b, Fraction):
-        return a == b
-    mp, x, y = _CONTEXTS[digits], as_mpf(a, digits), as_mpf(b, digits)
-    if mp.isinf(x) or mp.isinf(y):
-        return bool(x == y)
-    tolerance = mp.mpf(10) ** (-int(digits * 0.8))
-    return bool(abs(x - y) <= tolerance * max(abs(x), abs(y)))
-
-
-def both_vanish(a: Any, b: Any, digits: int) -> bool:
-    """The difference is nothing but what rounding leaves of digits that cancelled."""
-    mp, x, y = _CONTEXTS[digits], as_mpf(a, digits), as_mpf(b, digits)
-    return bool(abs(x - y) < mp.mpf(10) ** (-int(digits * 0.9)))
-
-
-def is_finite(a: Any) -> bool:
-    return isinstance(a, Fraction) or not _CONTEXTS[DIGITS].isinf(a)
-
-
-def is_real(a: Any) -> bool:
-    """A real number, up to the digits that were computed."""
-    return (
-        isinstance(a, Fraction) or not hasattr(a, "_mpc_") or bool(abs(a.imag) <= abs(a.real) * _CONTEXTS[DIGITS].mpf(10) ** -35)
-    )
+        term = product(entry, _determinant(tuple(row[:column] + row[column + 1 :] for row in rows[1:])))
+        terms.append(negated(term) if column % 2 else term)
+    return Node(Kind.ADD, tuple(terms))

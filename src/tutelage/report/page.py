@@ -139,7 +139,7 @@ def packed(value: Any) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """The same without what JSON has no word for: null in its place."""
+    """The same value with null for each number that is infinite or none: JSON has no word for those."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

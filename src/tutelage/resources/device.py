@@ -100,18 +100,16 @@ def measured(device: torch.device, dtype: torch.dtype) -> dict[str, float | None
 def matrix_rate(device: torch.device, dtype: torch.dtype = torch.bfloat16) -> float | None:
     """Floating-point operations per second of a large matrix product on a device: the best of a few. None: no memory for it.
 
-    A GPU multiplies the largest matrices that fit into `MOST_FOR_A_RATE` of its free memory. A CPU multiplies larger and larger
-    ones until a product takes long, because it may have no instructions for a type.
+    Matrices become larger until they would not fit into `MOST_FOR_A_RATE` of the free memory, or a product would take long: a CPU may
+    have no instructions for a type.
     """
-    room = MOST_FOR_A_RATE * free_memory(device)
-    fitting = [size for size in (512, 1024, 2048, 4096, 8192) if 3 * size**2 * dtype.itemsize <= room]  # two factors, one product
-    sizes = fitting[-1:] if device.type == "cuda" else [size for size in (256, *fitting) if size <= 2048]
-    rate = None
-    for size in sizes:
+    room, rate = MOST_FOR_A_RATE * free_memory(device), None
+    for size in (256, 1024, 2048, 4096, 8192)[: None if device.type == "cuda" else 3]:
         operations = 2.0 * size**3
-        if rate is not None and operations / rate > LONGEST_PRODUCT:
+        too_long = rate is not None and operations / rate > LONGEST_PRODUCT
+        if too_long or 3 * size**2 * dtype.itemsize > room:  # two factors and their product
             break
-        seconds = _shortest(device, functools.partial(_product, size, dtype, device))
+        seconds = _shortest(device, functools.partial(_factors, size, dtype, device), torch.mm)
         rate = rate if seconds is None else operations / seconds
     return rate
 
@@ -120,19 +118,20 @@ def matrix_rate(device: torch.device, dtype: torch.dtype = torch.bfloat16) -> fl
 def memory_rate(device: torch.device) -> float | None:
     """Bytes per second that a sum reads from a device's memory: the best of a few. None: no memory for it."""
     size = int(min(1 << 30 if device.type == "cuda" else 1 << 27, MOST_FOR_A_RATE * free_memory(device)))
-    seconds = _shortest(device, lambda: torch.ones(size // 4, device=device).sum) if size >= 1 << 20 else None
+    if size < 1 << 20:
+        return None
+    seconds = _shortest(device, lambda: [torch.ones(size // 4, device=device)], torch.sum)
     return None if seconds is None else size / seconds
 
 
-def _product(size: int, dtype: torch.dtype, device: torch.device) -> Callable[[], object]:
-    a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
-    return lambda: a @ b
+def _factors(size: int, dtype: torch.dtype, device: torch.device) -> list[torch.Tensor]:
+    return [torch.randn(size, size, dtype=dtype, device=device) for _ in range(2)]
 
 
-def _shortest(device: torch.device, prepare: Callable[[], Callable[[], object]]) -> float | None:
-    """Seconds of the fastest of some calls of what `prepare` gives. None: it failed, as where memory runs out. It is given back."""
+def _shortest(device: torch.device, make: Callable[[], list[torch.Tensor]], work: Callable[..., object]) -> float | None:
+    """Seconds of the fastest of four calls of `work` with what `make` gives, whose memory is given back. None: a call failed."""
     try:
-        return _fastest_call(device, prepare())
+        return _fastest_call(device, make(), work)
     except (RuntimeError, MemoryError):  # a rate is worth no run; a device that is really broken fails at the next operation too
         return None
     finally:
@@ -140,17 +139,14 @@ def _shortest(device: torch.device, prepare: Callable[[], Callable[[], object]])
             torch.cuda.empty_cache()
 
 
-def _fastest_call(device: torch.device, work: Callable[[], object]) -> float:
-    best, begun = float("inf"), time.perf_counter()
-    for tried in range(6):
+def _fastest_call(device: torch.device, inputs: list[torch.Tensor], work: Callable[..., object]) -> float:
+    best = float("inf")
+    for _ in range(4):
         _synchronize(device)
         started = time.perf_counter()
-        work()
+        work(*inputs)
         _synchronize(device)
-        ended = time.perf_counter()
-        best = min(best, ended - started)
-        if tried and ended - begun > LONGEST_PRODUCT / 2:
-            break
+        best = min(best, time.perf_counter() - started)
     return best
 
 

@@ -37,12 +37,10 @@ class Rung:
     Attributes:
         settings: what to set, by dotted names.
         means: what that changes.
-        exact: whether the gradients stay the same, so that an unfinished run may go on with it.
     """
 
     settings: Mapping[str, Any]
     means: str
-    exact: bool
 
     def __str__(self) -> str:
         """As on the command line."""
@@ -73,16 +71,16 @@ def exact_rungs(config: Config, policy: Policy, ranks: int, tokens: int | None) 
         tokens: of the largest batch of the run. None: its rows are alone already.
     """
     if tokens is not None and policy.packs:
-        yield Rung({"train.pack_tokens": tokens // 2}, "the same gradients", True)
+        yield Rung({"train.pack_tokens": tokens // 2}, "the same gradients")
     elif tokens is not None:
         rows = config.train.batch_size * config.train.grad_accum
         fewer = max((size for size in range(1, config.train.batch_size // 2 + 1) if rows % size == 0), default=1)
-        yield Rung({"train.batch_size": fewer, "train.grad_accum": rows // fewer}, "the same gradients", True)
+        yield Rung({"train.batch_size": fewer, "train.grad_accum": rows // fewer}, "the same gradients")
     if policy.model.supports_gradient_checkpointing:
         for stronger in RECOMPUTATIONS[RECOMPUTATIONS.index(policy.recomputation) + 1 :]:
-            yield Rung({"model.activation_checkpointing": stronger}, "the same gradients, in more time", True)
+            yield Rung({"model.activation_checkpointing": stronger}, "the same gradients, in more time")
     if policy.device.type == "cuda" and not config.model.activation_offload and ranks == 1:
-        yield Rung({"model.activation_offload": True}, "the same gradients, in more time", True)
+        yield Rung({"model.activation_offload": True}, "the same gradients, in more time")
 
 
 def smaller_state(config: Config, ranks: int) -> Rung | None:
@@ -92,7 +90,7 @@ def smaller_state(config: Config, ranks: int) -> Rung | None:
     own = dict(zip(MEANINGS, way_of(config), strict=True))
     way = next((way for way in WAYS if _is_possible(way, ranks) and _is_leaner(way, own)), ADAPTERS)
     changes = {name: value for name, value in way.items() if own[name] != value}
-    return Rung(changes, "; ".join(MEANINGS[name][value] for name, value in changes.items()), False)
+    return Rung(changes, "; ".join(MEANINGS[name][value] for name, value in changes.items()))
 
 
 def _is_leaner(way: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

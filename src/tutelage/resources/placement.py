@@ -120,15 +120,13 @@ def place_engine(
     if config.eval.backend == "native":
         return None
     name, device, trains_on = engine_name(config.eval), engine_device(config.eval.device, policy.device, ranks), policy.device
-    found, objection = {}, missing(device.type)
+    seat, found, objection = Seat.NATIVE, {}, missing(device.type)
     if not objection and device.type == "cuda" == trains_on.type and trains_on.index < device.index < trains_on.index + ranks:
         objection = f"another rank trains on {device}"
-    need = 0.0
     if not objection:
         need, found = engine_bytes(policy, longest), _rooms_now(policy, config, optimizer, device, pack_tokens, ranks)
-        objection = _too_small(need, found, device, ranks)
-    seat = seat_of(need, found)
-    if objection or seat is Seat.NATIVE:
+        seat, objection = seat_of(need, found), _too_small(need, found, device, ranks)
+    if seat is Seat.NATIVE:
         if is_asked_for(config.eval):
             raise InputError(
                 f'eval.backend = "{config.eval.backend}": {objection}; make room, or choose another eval.device, or eval.backend ='
@@ -165,13 +163,11 @@ def _rooms_now(
 
 
 def _too_small(need: float, found: Mapping[Seat, float], device: torch.device, ranks: int) -> str:
-    """Why an engine of `need` bytes has no seat; nothing if it has one."""
-    if seat_of(need, found) is not Seat.NATIVE:
-        return ""
+    """Why an engine of `need` bytes has none of the seats."""
     if Seat.OWN_DEVICE in found:
         return f"it needs {in_gb(need)}, and {device} has {in_gb(found[Seat.OWN_DEVICE])} for it"
     if ranks > 1:
         return f"several ranks cannot take turns with it, and beside them {device} is too small"
-    turns = f", {in_gb(found[Seat.IN_TURNS])} in turns" if Seat.IN_TURNS in found else ""
-    beside = f"training leaves {in_gb(found[Seat.BESIDE])} of {device}'s memory" if Seat.BESIDE in found else f"{device} has"
-    return f"it needs {in_gb(need)}, and {beside}{turns}"
+    rooms = {Seat.BESIDE: f"of {device}'s memory", Seat.IN_TURNS: "in turns"}
+    left = ", ".join(f"{in_gb(room)} {rooms[seat]}" for seat, room in found.items())
+    return f"it needs {in_gb(need)}, and training leaves {left}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -136,37 +135,25 @@ def training_seconds(work: Work, kind: Recomputation, held: float, device: Devic
 def evaluation_seconds(policy: Policy, config: EvalConfig, prepared: Prepared, total: int, device: Device, together: int) -> float | None:
     """Seconds in which the responses of all evaluations of a run are generated; None where the device's speed is not known.
 
-    A trained model's responses are reckoned to be as long as the longest worked solution, at most as they may be; those of the
-    untouched model may all be cut off at the cap.
+    Every token of a batch takes as long as its matrix products, or as reading all weights from memory, whichever is longer. A trained
+    model's responses are reckoned to be as long as the longest worked solution, at most as they may be; those of the untouched model
+    may all be cut off at the cap.
 
     Args:
         total: optimizer steps.
-        together: rows that are generated at the same time.
+        together: responses that are generated at the same time.
     """
     rate = device.product_rate(policy.compute_dtype)
     if rate is None or device.reads is None:
         return None
+    weights = list(policy.model.parameters())
+    operations = 2.0 * sum(weight.numel() for weight in weights)
+    reading = sum(weight.numel() * min(weight.element_size(), policy.compute_dtype.itemsize) for weight in weights) / device.reads
     trained = min(max(len(row.response_ids) for row in prepared.train), config.max_new_tokens)
-    asked: Counter[tuple[int, int]] = Counter()
+    seconds = 0.0
     for step in range(total + 1):
         if config.is_due(step, total):
-            problems = len(prepared.validation) if step in (0, total) else prepared.panel
-            asked[config.samples * problems, trained if step else config.max_new_tokens] += 1
-    return sum(
-        times * generation_seconds(policy, rows, tokens, together, rate, device.reads) for (rows, tokens), times in asked.items()
-    )
-
-
-def generation_seconds(policy: Policy, rows: int, tokens: int, together: int, rate: float, reads: float) -> float:
-    """Seconds for `rows` responses of `tokens` tokens each: every token of a batch takes as long as its matrix products, or as reading
-    all weights from memory, whichever is longer.
-
-    Args:
-        together: rows that are generated at the same time.
-        rate, reads: operations and bytes per second, as `Device`.
-    """
-    weights = list(policy.model.parameters())
-    count = sum(weight.numel() for weight in weights)
-    size = sum(weight.numel() * min(weight.element_size(), policy.compute_dtype.itemsize) for weight in weights)
-    batch = min(rows, together)
-    return -(-rows // batch) * tokens * max(2.0 * count * batch / rate, size / reads)
+            rows = config.samples * (len(prepared.validation) if step in (0, total) else prepared.panel)
+            batch, tokens = min(rows, together), trained if step else config.max_new_tokens
+            seconds += -(-rows // batch) * tokens * max(operations * batch / rate, reading)
+    return seconds

@@ -187,7 +187,7 @@ def load(path: Path, model: Any, optimizer: torch.optim.Optimizer | None, world:
 
 
 def remove(path: Path) -> None:
-    """Remove a checkpoint, or what is left of one: first its name, so that nothing half removed can be taken for whole."""
+    """Remove a checkpoint, or what is left of one: first its name, so that nothing half removed can be taken for complete."""
     gone = path.with_name(f".del-{path.name.lstrip('.')}-{os.getpid()}")
     with contextlib.suppress(OSError):
         path.rename(gone)
@@ -237,7 +237,7 @@ def _seal(folder: Path, step: int, ranks: int, written: Any) -> None:
     """Say that all is there, once it is on the disk.
 
     Raises:
-        OSError: a file is missing here, or shorter than the rank said that wrote it.
+        OSError: a file is missing on this rank's disk, or shorter than the rank said that wrote it.
     """
     files = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
     for entry in (written.storage_data or {}).values():

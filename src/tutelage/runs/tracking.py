@@ -69,7 +69,8 @@ def start(config: Config, directory: Path, after: int | None) -> Tracker:
         (directory / IDS).write_text(json.dumps(ids) + "\n")
 
     def send(kind: str, step: int, values: Mapping[str, Any]) -> None:
-        numbers = {f"{kind}/{key}": value for key, value in _numbers(values) if key != "step"}
+        known = ((key, value) for key, value in _flat(values) if isinstance(value, int | float) and key != "step")
+        numbers = {f"{kind}/{key}": value for key, value in known}
         with turn:
             for name, tracker in list(running.items()):
                 guarded(name, tracker.send, kind, step, numbers)
@@ -146,11 +147,7 @@ def _mlflow(config: Config, directory: Path, ids: dict[str, str], after: int | N
             client.create_experiment(experiment)
         run = client.create_run(client.get_experiment_by_name(experiment).experiment_id, run_name=_name(directory))
         ids["mlflow"] = run.info.run_id
-        settings = [
-            Param(f"{section}.{key}", str(value))
-            for section, values in config.model_dump(mode="json").items()
-            for key, value in values.items()
-        ]
+        settings = [Param(key.replace("/", "."), str(value)) for key, value in _flat(config.model_dump(mode="json"))]
         for first in range(0, len(settings), 100):  # as many as MLflow takes at once
             client.log_batch(ids["mlflow"], params=settings[first : first + 100])
 
@@ -168,10 +165,10 @@ def _name(directory: Path) -> str:
     return directory.resolve().name
 
 
-def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """The numbers among values, those of tables within them too, as ``table/key``."""
+def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The values of a table, and those of tables within it as ``table/key``."""
     for key, value in values.items():
         if isinstance(value, Mapping):
-            yield from ((f"{key}/{inner}", number) for inner, number in _numbers(value))
-        elif isinstance(value, int | float):
+            yield from ((f"{key}/{inner}", each) for inner, each in _flat(value))
+        else:
             yield key, value

@@ -215,9 +215,7 @@ def hand_over(policy: Policy, engine: EngineHandle, keep: bool = True) -> Handov
     return Handover(expected, snapshot, time.monotonic() - started)
 
 
-def init_vllm(
-    model_id: str, device: str, seed: int, gpu_memory_utilization: float = 0.85, **options: Any
-) -> EngineHandle:
+def init_vllm(model_id: str, device: str, seed: int, gpu_memory_utilization: float = 0.85, **options: Any) -> EngineHandle:
     """Start a vLLM engine in a process of its own, on a device of its own or on the one that is trained on.
 
     Its prefix cache is on; `load_policy_into_vllm_instance` resets it. Nothing of this process changes: not its random state, its

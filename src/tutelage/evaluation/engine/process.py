@@ -90,7 +90,9 @@ class Remote:
                 raise EngineError("the engine was closed")
             ours, theirs = socket.socketpair()
             # an engine that has stopped reads nothing: a full pipe must not block this thread for ever
-            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(self.timeout), int(self.timeout % 1 * 1e6)))
+            ours.setsockopt(
+                socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(self.timeout), int(self.timeout % 1 * 1e6))
+            )
             try:
                 with self.log.open("ab") as log, theirs:
                     # a session of its own: Ctrl-C is for the trainer, which ends the engine when it is time to
@@ -215,7 +217,9 @@ class Remote:
         with contextlib.suppress(OSError):
             lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
             if lines:
-                return "; the last it said: " + " | ".join(line.strip()[:200] for line in lines[-LINES_QUOTED:]) + f" ({self.log})"
+                return (
+                    "; the last it said: " + " | ".join(line.strip()[:200] for line in lines[-LINES_QUOTED:]) + f" ({self.log})"
+                )
         return ""
 
 
