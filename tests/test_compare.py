@@ -86,6 +86,7 @@ def test_several_samples_have_an_interval_without_a_test(tmp_path):
     assert len(found.kinds["gained"]) == 4  # half of its samples are right
 
 
+@pytest.mark.slow
 def test_an_evaluation_of_a_file_is_compared_with_a_run(tmp_path, make_config, tiny_model, data_file, capsys):
     """Though it asks the same questions in prompts of its own."""
     from tutelage.training.loop import train_one_size
