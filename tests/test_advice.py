@@ -54,6 +54,7 @@ def config_of(qwen, **settings):
     return parse_config({"model": {"id": qwen, **settings.pop("model", {})}, **settings})
 
 
+@pytest.mark.slow
 def test_the_model_of_the_mission_on_a_24_gb_card_is_what_the_recipe_says(qwen):
     recipe = load_config("recipes/math-24gb.toml", [f"--model.id={qwen}"])
     found = advise(config_of(qwen, train={"grad_accum": 16}), "a10g", length=4096)
@@ -91,6 +92,17 @@ def test_with_a_second_card_vllm_has_it_and_holds_nothing_up(qwen):
 def test_evaluation_that_the_configuration_names_stays(qwen):
     found = advise(config_of(qwen, eval={"backend": "native"}), "h100", gpus=2, length=1024)
     assert found.proposal.needs.seat is Seat.NATIVE and reasons(found)["eval.backend"][0] == "native"
+
+
+def test_a_plan_keeps_to_what_is_said_of_the_engine(qwen):
+    """A run would keep to it, too, or refuse to start."""
+    alone = {"in_turns": "off"}
+    found = advise(config_of(qwen, eval=alone), "a10g", length=1024)
+    assert Seat.IN_TURNS not in {found.given.needs.seat, found.proposal.needs.seat}
+    asked = advise(config_of(qwen, eval={**alone, "backend": "vllm"}), "a10g", length=1024)
+    assert not asked.given.needs.fits and (asked.proposal is None or asked.proposal.needs.seat is Seat.BESIDE)
+    waits = advise(config_of(qwen, eval={"mode": "sync"}), "a10g", gpus=2, length=1024).given.needs
+    assert waits.seat is Seat.OWN_DEVICE and waits.seconds[1] > 0
 
 
 def test_the_proposal_is_the_fastest_that_fits_of_its_way(qwen):

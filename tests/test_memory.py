@@ -71,11 +71,13 @@ def check_against_traces(config, kinds):
             assert -0.05 <= reckoned / traced - 1 <= 0.20, (kind, load, reckoned, traced)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "precision", "kinds"), CORNERS)
 def test_the_formula_is_within_minus_5_and_plus_20_percent_of_traces(shapes, name, precision, kinds):
     check_against_traces(parse_config({"model": {"id": shapes[name], "precision": precision, "device": "cpu"}}), kinds)
 
 
+@pytest.mark.slow
 def test_the_formula_is_as_close_to_a_trace_with_adapters(shapes):
     config = parse_config({"model": {"id": shapes["qwen"], "lora": "lora", "device": "cpu"}})
     check_against_traces(config, {"none": (SEVERAL,), "selective": (SEVERAL,), "full": (SEVERAL,)})
