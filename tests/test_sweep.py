@@ -103,7 +103,7 @@ def swept(tiny_model, tmp_path_factory):
 
             patch.setattr(module, name, call)
 
-        patch.setattr("tutelage.data.rows.cache_directory", lambda: home / "cache")
+        patch.setattr("tutelage.data.filter.cache_directory", lambda: home / "cache")
         counted(pool, "read_rows", "read")
         counted(pool, "judge", "judge")
         counted(pool, "tokenize", "tokenized", lambda examples, *_: len(examples))
