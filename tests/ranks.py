@@ -9,7 +9,7 @@ import socket
 import traceback
 
 SIZE = 2
-SECONDS = 240
+SECONDS = 600
 
 
 class Ranks:

@@ -201,7 +201,7 @@ def test_a_job_that_hung_was_killed_and_stopped_ends_as_if_undisturbed(job, rank
 
     bench/chaos.py does this with thirty random kills.
     """
-    changes = {"train__num_steps": 100, "eval__every": 0, "eval__before": False, "run__save_every": 5}
+    changes = {"train__num_steps": 60, "eval__every": 0, "eval__before": False, "run__save_every": 5}
     run, calm = Path(make_config().run.dir), tmp_path / "calm"
     assert ranks.run("job_train", raw=make_config(run__dir=str(calm), **changes).model_dump(mode="json")) == ["", ""]
 

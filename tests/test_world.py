@@ -177,7 +177,7 @@ for module, names in ((os, ("sched_getaffinity", "pipe2", "memfd_create", "setsi
 def test_a_system_without_what_linux_adds_imports_and_joins_a_world():
     """As macOS: no affinity, no pipe2, no memfd; and nothing like SIGUSR1 or setsid, to be sure."""
     code = WITHOUT_LINUX + """
-import tutelage, tutelage.config, tutelage.console, tutelage.machines.fanout, tutelage.machines.launcher, tutelage.stats
+import tutelage, tutelage.config, tutelage.data.filter, tutelage.machines.fanout, tutelage.machines.launcher, tutelage.stats
 from tutelage.machines import POLITE_SIGNALS, available_cores, join
 assert available_cores() == os.cpu_count() and POLITE_SIGNALS == (signal.SIGTERM,)
 with join("cpu", 1.0) as world, world.listening():

@@ -289,7 +289,7 @@ class RunConfig(Section):
 
 
 class Config(Section):
-    """A whole configuration: what `train_one_size` takes and ``config.toml`` holds."""
+    """A full configuration: what `train_one_size` takes and ``config.toml`` holds."""
 
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()

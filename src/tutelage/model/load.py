@@ -173,7 +173,7 @@ def _policy(model: Any, config: ModelConfig, tokenizer: Any, device: torch.devic
 
 
 def _pretrained(config: ModelConfig, tokenizer: Any) -> Any:
-    """The model as it was published, on the CPU. Raises InputError if it cannot be had whole, or the tokenizer is not its."""
+    """The model as it was published, on the CPU. Raises InputError if a weight is missing, or the tokenizer is of another model."""
     from transformers import AutoModelForCausalLM
 
     try:
@@ -240,7 +240,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def size_in_bytes(model: Any, trained: bool = False) -> int:
-    """Bytes of all distinct parameters, or of those alone that are trained; of a sharded model, of the whole."""
+    """Bytes of all distinct parameters, or of those alone that are trained. Those of a sharded model count in full."""
     return sum(weight.numel() * weight.element_size() for weight in model.parameters() if weight.requires_grad or not trained)
 
 

@@ -60,7 +60,7 @@ def merged_weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """The weights of a model under the names of one without adapters, each adapter merged into the weight under it.
 
     Merged ones are made one at a time, in float32, and rounded once to the precision of the weight; the model is left as it was.
-    Of a sharded model, the merged ones are whole and the others sharded; all ranks go through them together.
+    Of a sharded model, merged weights are full and the others sharded. All ranks go through them together.
     """
     adapted = {f"{name}.base_layer.weight": module for name, module in model.named_modules() if hasattr(module, "base_layer")}
     for name, tensor in model.state_dict().items():

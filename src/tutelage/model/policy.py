@@ -61,7 +61,7 @@ class Policy:
 
     @property
     def head(self) -> Head:
-        """The model's head as it is now; of a sharded model, its whole weight only while that computes."""
+        """The model's head as it is now; of a sharded model, the full weight exists only while it computes."""
         return head_of(self.model)
 
     @property

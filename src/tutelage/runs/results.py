@@ -172,7 +172,7 @@ def baselines(directory: Path) -> list[Reading]:
 
 
 def baseline_scores(directory: Path) -> tuple[float, float, float] | None:
-    """(accuracy, low, high) of the untouched model, where there is one of it for the whole sweep."""
+    """(accuracy, low, high) of the untouched model, where the sweep has one."""
     evaluated = baselines(directory)
     if len(evaluated) != 1:
         return None
