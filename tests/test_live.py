@@ -474,10 +474,10 @@ def test_a_run_of_before_is_read_as_what_it_was():
 
 
 def test_what_evaluations_cost_is_known_of_runs_begun_before_it_was_written(tmp_path):
-    from tutelage.runs.runlog import RunLog, append_lines
+    from tutelage.runs import Reading, append_lines
 
     old = [{"kind": "train", "step": 1, "seconds": 10.0}, {"kind": "eval", "step": 1, "seconds": 4.0}]
     new = [{"kind": "eval", "step": 2, "seconds": 9.0, "training_seconds": 0.5}]
     new += [{"kind": "eval_failed", "step": 3, "training_seconds": 0.5}, {"kind": "eval_skipped", "step": 4}]
     append_lines(tmp_path / "metrics.jsonl", old + new)
-    assert RunLog(tmp_path).evaluation_cost() == {"training_seconds": 10.0, "evaluation_seconds": 5.0, "share": 0.5}
+    assert Reading(tmp_path).evaluation_cost == {"training_seconds": 10.0, "evaluation_seconds": 5.0, "share": 0.5}
