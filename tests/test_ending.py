@@ -30,7 +30,7 @@ def half_updated(cause):
         (Nonsense("step 4: the loss is nan"), RunError, True, Wait.NOT, "the loss is nan\nstopped after step 3"),
         (RunError("the disk is full"), RunError, True, Wait.NOT, "the disk is full\nstopped after step 3"),
         (OUT_OF_MEMORY, RunError, True, Wait.NOT, "elsewhere: CUDA out of memory. Tried to allocate 2.00 GiB.\nstopped"),
-        (MemoryError(), RunError, True, Wait.NOT, "elsewhere: out of memory"),
+        (MemoryError(), RunError, True, Wait.NOT, "elsewhere: MemoryError"),
         (half_updated(OUT_OF_MEMORY), RunError, False, Wait.NOT, "weights of step 4 are half updated"),
         (half_updated(ValueError("why")), RunError, False, Wait.NOT, "weights of step 4 are half updated"),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), RuntimeError, False, Wait.NOT, "mat1"),

@@ -16,7 +16,8 @@ from tutelage import InputError, train_one_size
 from tutelage.evaluation import live
 from tutelage.evaluation.engine.contract import Sampling
 from tutelage.evaluation.engine.fake import FakeEngine
-from tutelage.evaluation.engine.handle import EngineHandle, visible_name
+from tutelage.evaluation.engine.handle import EngineHandle
+from tutelage.resources import visible_name
 from tutelage.resources.placement import Placement
 from tutelage.runs.files import read_lines
 from tutelage.training import loop

@@ -11,6 +11,7 @@ from tutelage import console
 from tutelage.check import computing, running, text
 from tutelage.check.subject import Finding, Subject, make_subject
 from tutelage.config import Config
+from tutelage.errors import first_line
 
 PROPERTIES: dict[str, Callable[[Subject], Finding]] = {
     "token ids round-trip, and are validation's": text.ids,
@@ -44,8 +45,7 @@ def check(config: Config) -> dict[str, Finding]:
                 try:
                     findings[name] = try_it(subject)
                 except Exception as error:  # whatever keeps a property from being shown is a failure of it
-                    reason = str(error).strip().splitlines() or [""]
-                    findings[name] = Finding(False, f"{type(error).__name__}: {reason[0]}")
+                    findings[name] = Finding(False, f"{type(error).__name__}: {first_line(error)}")
                 advance(1, name)
     return findings
 

@@ -15,8 +15,8 @@ from typing import Any
 from tutelage.cli import ask, check, compare, completion, demo, eval, export, filter, grade, init, plan, report, sweep, train
 from tutelage.cli.command import Outcome
 from tutelage.config import split_overrides
-from tutelage.errors import InputError, RunError
-from tutelage.machines import prepare_process
+from tutelage.errors import InputError, RunError, first_line
+from tutelage.machines import POLITE_SIGNALS, prepare_process
 
 COMMANDS = (demo, init, plan, check, train, sweep, eval, filter, ask, report, compare, export, grade, completion)
 """The commands' files, in the order in which ``--help`` lists them. Each has `add`, its arguments, and `run`, its work."""
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.command is None:
             parser.print_help()
             return 2
-        for polite in (signal.SIGTERM, signal.SIGUSR1):
+        for polite in POLITE_SIGNALS:
             signal.signal(polite, signal.default_int_handler)  # ends as Ctrl-C does; training remembers them instead
         if overrides and not arguments.takes_settings:
             raise InputError(f"tutelage {arguments.command} takes no settings; got {' '.join(overrides)}")
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         if not is_out_of_memory(error):
             raise
-        print(f"tutelage: {str(error).splitlines()[0]}", file=sys.stderr)
+        print(f"tutelage: {first_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as interruption:
         _show(interruption)

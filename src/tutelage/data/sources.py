@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tutelage.data import arithmetic
-from tutelage.errors import InputError
+from tutelage.errors import InputError, first_line
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 BUILT_IN_ROWS = {"train": 512, "validation": 128}
@@ -142,7 +142,7 @@ def _read_hub(name: str, split: str, config: str | None) -> Iterator[Row]:
     try:
         loaded = datasets.load_dataset(repository, config, split=split, revision=revision or None)
     except Exception as error:  # the hub's errors have no common base
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise InputError(
             f"{name}: neither a file nor a directory here, and not loaded from the Hugging Face hub (split {split!r}): {reason}"
         ) from None

@@ -9,6 +9,7 @@ from typing import Any
 
 from tutelage.config import EvalConfig
 from tutelage.data import Example, Stops, encode_prompt
+from tutelage.errors import first_line
 from tutelage.evaluation.certificate import Certificate
 from tutelage.evaluation.draft import Draft
 from tutelage.evaluation.engine import Completion, EngineError, EngineHandle, Handover, Sampling, Snapshot, native
@@ -114,7 +115,7 @@ class Solved:
                 add_entropies(self.records, policy, job.prompts, self.completions, job.config.log_tokens)
         except Exception as error:  # such as memory that runs out: the accuracy does not depend on it
             drop_entropies(self.records)
-            self.entropy, self.entropy_failed = "off", f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            self.entropy, self.entropy_failed = "off", f"{type(error).__name__}: {first_line(error)}"
 
 
 def solve(

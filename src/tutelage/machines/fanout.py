@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, TypeVar
 
-from tutelage.errors import InputError, RunError
+from tutelage.errors import InputError, RunError, first_line
 from tutelage.machines.process import available_cores, end_with, prepare_process
 
 Job = TypeVar("Job")
@@ -136,7 +136,7 @@ def _answer_of(ray: Any, reference: Any, where: str) -> Any:
     except ray.exceptions.RayTaskError as error:
         return error.cause or error
     except ray.exceptions.RayError as error:
-        return RunError(f"{where}: {_first_line(error)}")
+        return RunError(f"{where}: {first_line(error)}")
 
 
 def _apart_locally(
@@ -215,11 +215,7 @@ def _sendable(error: BaseException) -> BaseException:
         if isinstance(error, kind):
             return kind(str(error))
     traceback.print_exc()
-    return RunError(f"{type(error).__name__}: {_first_line(error)}")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return RunError(f"{type(error).__name__}: {first_line(error)}")
 
 
 def _end_of(code: int) -> str:
@@ -249,7 +245,7 @@ def cluster(where: str, workers: int = 2) -> Iterator[Any]:
         try:
             ray.init(**options, runtime_env={"env_vars": variables}, log_to_driver=False, logging_level="ERROR")
         except Exception as error:
-            raise InputError(f"{address or where}: no Ray cluster there: {_first_line(error)}") from None
+            raise InputError(f"{address or where}: no Ray cluster there: {first_line(error)}") from None
     try:
         yield ray
     finally:

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from tutelage import console
-from tutelage.errors import InputError, RunError
+from tutelage.errors import InputError, RunError, first_line
 from tutelage.machines.process import available_cores
 from tutelage.machines.watch import StopRequest, Watchdog
 
@@ -135,7 +135,7 @@ class World:
 
     def lost(self, error: BaseException) -> RunError:
         """What a failed collective means."""
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         return RunError(f"rank {self.rank} lost another rank of {self.size} ({reason})")
 
 

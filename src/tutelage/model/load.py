@@ -10,7 +10,7 @@ import torch
 from tutelage import console
 from tutelage.config import ModelConfig
 from tutelage.data import Stops
-from tutelage.errors import InputError
+from tutelage.errors import InputError, first_line
 from tutelage.machines import ALONE, World, make_mesh, materialize, rank_device
 from tutelage.model import lora
 from tutelage.model.embedded import EMBEDDED, embedded_model
@@ -245,7 +245,7 @@ def size_in_bytes(model: Any, trained: bool = False) -> int:
 
 
 def _cannot_load(what: str, model_id: str, error: Exception) -> InputError:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
     return InputError(
-        f"{model_id}: the {what} cannot be loaded; it is neither a model directory here nor on the Hugging Face hub in reach: {lines[0]}"
+        f"{model_id}: the {what} cannot be loaded; it is neither a model directory here nor on the Hugging Face hub in reach:"
+        f" {first_line(error)}"
     )

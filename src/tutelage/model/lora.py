@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tutelage.errors import InputError
+from tutelage.errors import InputError, first_line
 from tutelage.machines import full_parameters
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def attach(model: Any, config: ModelConfig) -> None:
             torch.manual_seed(config.lora_seed)
             inject_adapter_in_model(settings, model)
     except ValueError as error:
-        raise InputError(f"model.lora_targets = {list(config.lora_targets)}: {str(error).splitlines()[0]}") from None
+        raise InputError(f"model.lora_targets = {list(config.lora_targets)}: {first_line(error)}") from None
     if any(hasattr(layer, "base_layer") for layer in (model.get_output_embeddings(), model.get_input_embeddings())):
         raise InputError(
             f"model.lora_targets = {list(config.lora_targets)}: the embedding and the head get no adapters; leave them out"

@@ -16,7 +16,7 @@ import torch
 
 from tutelage import console
 from tutelage.data import TokenizedExample, encode_prompt, encode_response
-from tutelage.errors import InputError
+from tutelage.errors import InputError, first_line
 from tutelage.machines import World, reshard
 from tutelage.model import attention
 from tutelage.model.batch import Batch, pack, pad
@@ -146,8 +146,7 @@ def _kernels_against_packs(policy: Policy) -> str:
     except Exception as error:
         if not _is_of_a_compiler(error):  # memory that ran out, an illegal access: they say nothing about packs
             raise
-        reason = (str(error).splitlines() or [""])[0]
-        return f"no kernel for packed attention that compiles on {policy.device} ({type(error).__name__}: {reason})"
+        return f"no kernel for packed attention that compiles on {policy.device} ({type(error).__name__}: {first_line(error)})"
     finally:
         policy.model.zero_grad(set_to_none=True)
         policy.model.eval()

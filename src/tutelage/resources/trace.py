@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from tutelage.config import Config
-from tutelage.errors import InputError
+from tutelage.errors import InputError, first_line
 from tutelage.model import QUERY_BLOCK, CpuLayout, Policy, Recomputation, attention, outline, score_batch
 from tutelage.resources import memory
 from tutelage.resources.memory import Load
@@ -62,7 +62,7 @@ def traced_bytes(config: Config, load: Load, kind: Recomputation) -> dict[str, f
     try:
         return _traced(policy, config, load, kind)
     except Exception as error:  # models do what they like with tensors; not all of it can be faked
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise InputError(
             f"{config.model.id}: {type(policy.model).__name__} cannot be traced ({reason}); leave out --trace"
         ) from None

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tutelage.errors import RunError
+from tutelage.errors import RunError, first_line
 from tutelage.machines import StopWanted, World, of_a_collective
 from tutelage.model import is_out_of_memory
 from tutelage.training.step import HalfUpdated
@@ -102,7 +102,7 @@ def ending_of(stop: BaseException, stand: Stand, world: World, on_memory: Callab
     if isinstance(stop, RunError):
         return Ending(RunError(f"{stop}\n{how}"), True)
     if is_out_of_memory(stop):
-        return Ending(RunError(f"{on_memory(_first_line(stop))}\n{how}"), True)
+        return Ending(RunError(f"{on_memory(first_line(stop))}\n{how}"), True)
     return Ending(stop, saves=False, agreed=False)
 
 
@@ -116,7 +116,3 @@ def _left_alone(stop: BaseException, world: World) -> BaseException:
             "The job ends, and the same command goes on from the last checkpoint."
         )
     return stop
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or ["out of memory"])[0]

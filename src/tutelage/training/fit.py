@@ -10,7 +10,7 @@ import torch
 from tutelage import console
 from tutelage.config import Config
 from tutelage.data import TokenizedExample
-from tutelage.errors import RunError
+from tutelage.errors import RunError, first_line
 from tutelage.machines import World
 from tutelage.model import Batch, Course, is_out_of_memory
 from tutelage.resources import Load, exact_rungs, held_bytes, in_parts, smaller_state, training_bytes
@@ -51,7 +51,7 @@ class Fitting:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                reason = str(error).splitlines()[0] if str(error) else "out of memory"
+                reason = first_line(error)
             policy.model.zero_grad(set_to_none=True)  # what the step had so far; its activations went with the error
             if policy.device.type == "cuda":
                 torch.cuda.empty_cache()

@@ -12,7 +12,7 @@ import torch
 from tutelage import console
 from tutelage.config import Config, changeable, known_keys
 from tutelage.data import Prepared
-from tutelage.errors import InputError
+from tutelage.errors import InputError, first_line
 from tutelage.evaluation import forget_drafts, registry
 from tutelage.machines import ALONE, World, agreed
 from tutelage.model import (
@@ -159,7 +159,7 @@ def _fill_state(optimizer: torch.optim.Optimizer, course: Course, log: RunLog) -
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        failure = (str(error).splitlines() or ["out of memory"])[0]
+        failure = first_line(error)
     if course.world.any(bool(failure)):
         explained = Fitting(course, course.config, log, course.world).elsewhere(failure or "memory ran out on another rank")
         raise agreed(MemoryRanOut(f"no room for the optimizer's state, so nothing was trained: {explained}"), course.world)

@@ -15,7 +15,7 @@ import torch
 
 from tutelage.config import Config
 from tutelage.data import TokenizedExample
-from tutelage.errors import RunError
+from tutelage.errors import RunError, first_line
 from tutelage.machines import ALONE, StopWanted, World, full_tensor, is_sharded
 from tutelage.model import Batch, Loss, Policy, is_out_of_memory, loss_named, optim
 from tutelage.resources import memory_in_use, step_flops
@@ -123,7 +123,7 @@ def update_weights(policy: Policy, optimizer: torch.optim.Optimizer, lr: float) 
         return meter.changed()
     except Exception as error:  # whatever it is: the weights are in between
         what = "memory ran out" if is_out_of_memory(error) else type(error).__name__
-        raise HalfUpdated(f"{what} in the middle of an update ({(str(error).splitlines() or [''])[0]})") from error
+        raise HalfUpdated(f"{what} in the middle of an update ({first_line(error)})") from error
 
 
 class Clock:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ import torch
 
 from tutelage.config import EvalConfig, ModelConfig
 from tutelage.data import Stops
-from tutelage.errors import InputError
 from tutelage.evaluation import certificate
 from tutelage.evaluation.certificate import Certificate
 from tutelage.evaluation.engine import registry
@@ -23,6 +21,7 @@ from tutelage.evaluation.engine.process import EngineError, Remote
 from tutelage.evaluation.engine.snapshot import Snapshot, take
 from tutelage.machines import reshard
 from tutelage.model import Policy, choose_device, load_policy, load_tokenizer, lora, resolve
+from tutelage.resources import visible_name
 
 
 @dataclass(frozen=True)
@@ -274,14 +273,3 @@ def as_policy(model: Any, tokenizer: Any) -> Policy:
     weight = model.get_output_embeddings().weight
     precision = "fp32" if weight.dtype == torch.float32 else "bf16-sr"
     return Policy(model, tokenizer, Stops.of(tokenizer), weight.device, precision)
-
-
-def visible_name(index: int) -> str:
-    """The name in CUDA_VISIBLE_DEVICES of the GPU that has this index in this process."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if not visible:
-        return str(index)
-    names = [name.strip() for name in visible.split(",")]
-    if index >= len(names):
-        raise InputError(f"CUDA_VISIBLE_DEVICES = {visible} names no GPU number {index}")
-    return names[index]

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.config import load_plug_in
-from tutelage.errors import RunError
+from tutelage.errors import RunError, first_line
 from tutelage.evaluation.engine.snapshot import Snapshot
 from tutelage.machines import end_with, prepare_process
 
@@ -248,7 +248,7 @@ def serve(fd: int, parent: int) -> None:
             connection.send(("done", answer))
         except Exception as error:
             traceback.print_exc()
-            connection.send(("failed", f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"))
+            connection.send(("failed", f"{type(error).__name__}: {first_line(error)}"))
 
 
 def _with_weights(method: Any, snapshot: Snapshot, arguments: Any, options: Any) -> Any:
