@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 
 def run(script: str, **options) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=120, **options)
+    return subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=300, **options)
 
 
 def workers_of(pid: int) -> list[int]:
@@ -90,7 +90,7 @@ def test_no_text_of_an_answer_or_a_reference_becomes_code(tmp_path):
             verdict = _cheap(gold, answer)
             equal = verdict.equal if isinstance(verdict, Verdict) else symbolic.decide(*verdict)[0]
             try:
-                foreign.ask(normalize(gold), normalize(answer))
+                foreign._verdict(normalize(gold), normalize(answer))
             except Exception:
                 pass
             if equal:
