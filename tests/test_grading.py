@@ -74,6 +74,7 @@ DATA = Path(__file__).parent / "data"
 PAIRS = [json.loads(line) for line in (DATA / "pairs.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_the_table_of_pairs_is_graded_right_without_a_false_positive():
     verdicts = grade_all([(row["gold"], row["pred"]) for row in PAIRS])
     wrong = [
@@ -83,6 +84,7 @@ def test_the_table_of_pairs_is_graded_right_without_a_false_positive():
     assert len(wrong) <= 0.01 * len(PAIRS), wrong
 
 
+@pytest.mark.slow
 def test_pairs_made_to_be_accepted_wrongly_are_not():
     """Written by a tester who looked for acceptances that no human would make, and for refusals: those it found at first."""
     rows = [json.loads(line) for line in (DATA / "adversarial.jsonl").read_text().splitlines()]
@@ -93,6 +95,7 @@ def test_pairs_made_to_be_accepted_wrongly_are_not():
     assert len(refused) <= 55  # of 146; their kinds stand under "Known weaknesses" in docs/grading.md
 
 
+@pytest.mark.slow
 def test_every_reference_equals_itself():
     golds = sorted({row["gold"] for row in PAIRS})
     for change in (str, lambda gold: f"{gold}.", lambda gold: f"$ {gold} $", lambda gold: f"The answer is {gold}."):
@@ -112,6 +115,7 @@ def documented_conventions():
     ]
 
 
+@pytest.mark.slow
 def test_the_conventions_are_what_the_documentation_says():
     conventions = documented_conventions()
     assert len(conventions) >= 40
@@ -119,6 +123,7 @@ def test_the_conventions_are_what_the_documentation_says():
     assert [c for c, verdict in zip(conventions, verdicts, strict=True) if verdict.equal is not c[2]] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("gold", "answer", "layer"),
     [
@@ -147,6 +152,7 @@ def test_equal_answers_and_the_layer_that_decides(gold, answer, layer):
     assert (verdict.equal, verdict.layer) == (True, layer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("gold", "answer", "layer"),
     [
@@ -166,6 +172,7 @@ def test_answers_that_differ_and_the_layer_that_decides(gold, answer, layer):
     assert verdict.why
 
 
+@pytest.mark.slow
 def test_a_batch_gives_the_verdicts_of_single_grades_in_order():
     pairs = [(str(number), f"{number % 7}^2 - {number}") for number in range(40)] + [("east", "East"), (r"\sqrt{8}", "2√2")] * 3
     done: list[int] = []

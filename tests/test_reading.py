@@ -113,13 +113,18 @@ DIFFERENT = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("gold", "answer"), EQUAL)
+def cases(pairs):
+    """The pairs, those slow that Math-Verify is asked about."""
+    return [pytest.param(*pair, marks=[pytest.mark.slow] if "\\sum" in pair[0] else []) for pair in pairs]
+
+
+@pytest.mark.parametrize(("gold", "answer"), cases(EQUAL))
 def test_equal_answers_are_equal_in_both_directions(gold, answer):
     assert decide(normalize(gold), normalize(answer))[0] is True
     assert decide(normalize(answer), normalize(gold))[0] is True
 
 
-@pytest.mark.parametrize(("gold", "answer"), DIFFERENT)
+@pytest.mark.parametrize(("gold", "answer"), cases(DIFFERENT))
 def test_different_answers_are_different_in_both_directions(gold, answer):
     assert decide(normalize(gold), normalize(answer))[0] is False
     assert decide(normalize(answer), normalize(gold))[0] is False
@@ -129,11 +134,11 @@ PIECES = ["\\frac{", "}", "{", "(", ")", "[", "]", "\\{", "\\}", "|", "^", "_", 
           "&", "\\\\", "\\text{ cm}", " and ", "%", "!", "'", ":", "x", "f", "n", "AB", "1", "2.5", "1,000", "0.\\overline{3}", "\\pi ", "\\infty ", "\\int_0^1 ", "\\sum_{k=1}^n ", "+", "-", "*", "/", " ", "\\in ", "\\mathbb{R}", "words ", "\\pmod 5"]  # fmt: skip
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_no_text_makes_our_own_code_fail(seed):
     """Every random text is right, wrong or over a limit: an exception other than those two is a bug."""
     draw = random.Random(seed)
-    for _ in range(250):
+    for _ in range(500):
         gold, answer = ("".join(draw.choice(PIECES) for _ in range(draw.randint(1, 9))) for _ in range(2))
         normal = normalize(gold), normalize(answer)
         if "\\int" in gold + answer or "\\sum" in gold + answer or not all(normal):

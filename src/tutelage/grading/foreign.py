@@ -145,17 +145,18 @@ def warm_up() -> None:
 
 
 def _bound_operations() -> None:
-    """Refuse the single operations of sympy that would run for minutes within one call, where no call is counted."""
+    """Refuse the single operations of sympy that would run for minutes within one call, and let large rationals cost what they cost."""
     import sympy.ntheory.multinomial as multinomial
     from sympy import Integer, Rational, binomial, factorial
+    from sympy.external.pythonmpq import PythonMPQ
 
-    def bounded(owner: Any, name: str, too_large: Callable[..., bool]) -> None:
+    def bounded(what: str, owner: Any, name: str, too_large: Callable[..., bool]) -> None:
         original = owner.__dict__[name]
         function = original.__func__ if isinstance(original, classmethod) else original
 
         def checked(*arguments: Any) -> Any:
             if too_large(*arguments):
-                work.stop(f"a {name.strip('_').replace('_', ' ')} too large to calculate")
+                work.stop(f"{what} too large to calculate")
             return function(*arguments)
 
         setattr(owner, name, classmethod(checked) if isinstance(original, classmethod) else checked)
@@ -167,11 +168,23 @@ def _bound_operations() -> None:
     def large_integer(cls: Any, number: Any, *_: Any) -> bool:
         return isinstance(number, Integer) and number.p > MAX_FACTORIAL
 
-    bounded(Integer, "_eval_power", large_power)
-    bounded(Rational, "_eval_power", large_power)
-    bounded(factorial, "eval", large_integer)
-    bounded(binomial, "eval", large_integer)
-    bounded(multinomial, "multinomial_coefficients", lambda m, n: math.comb(int(m) + int(n) - 1, int(n)) > MAX_EXPANDED)
+    def too_many_terms(variables: Any, exponent: Any) -> bool:
+        return math.comb(int(variables) + int(exponent) - 1, int(exponent)) > MAX_EXPANDED
+
+    make_rational = PythonMPQ.__dict__["_new"].__func__
+
+    def weighed_rational(cls: Any, numerator: int, denominator: int) -> Any:
+        size = (numerator.bit_length() + denominator.bit_length()) >> 9
+        if size:
+            work.spend(size * size)
+        return make_rational(cls, numerator, denominator)
+
+    PythonMPQ._new = classmethod(weighed_rational)
+    bounded("a power", Integer, "_eval_power", large_power)
+    bounded("a power", Rational, "_eval_power", large_power)
+    bounded("a factorial", factorial, "eval", large_integer)
+    bounded("a binomial coefficient", binomial, "eval", large_integer)
+    bounded("an expansion", multinomial, "multinomial_coefficients", too_many_terms)
 
 
 class _Monomials:
