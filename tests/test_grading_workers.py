@@ -208,7 +208,8 @@ def test_the_same_comparison_costs_the_same_work_whatever_came_before():
             os._exit(0)
         os.wait()
     """
-    first, second = ([[*map(int, line.split())] for line in run(script).stdout.splitlines()] for _ in range(2))
+    seeded = {**os.environ, "PYTHONHASHSEED": "0"}
+    first, second = ([[*map(int, line.split())] for line in run(script, env=seeded).stdout.splitlines()] for _ in range(2))
     assert len(first) == len(second) == 8
     assert first[:4] == first[4:] and second[:4] == second[4:]
     assert all(abs(a[0] - b[0]) <= 2_000 and a[1] == b[1] for a, b in zip(first, second))
@@ -394,7 +395,7 @@ print("READY", flush=True)
 @pytest.mark.parametrize(("end", "busy"), [("sys.exit(0)", False), ("sys.exit(0)", True), ("os._exit(3)", False), ("time.sleep(60)", True)])
 def test_no_process_outlives_the_owner(end, busy):
     owner = subprocess.Popen(
-        [sys.executable, "-c", OWNER.format(end=end, busy=busy, hard=HARD)],
+        [sys.executable, "-c", OWNER.format(end="time.sleep(1)\n" + end, busy=busy, hard=HARD)],
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
     assert owner.stdout is not None and owner.stdout.readline() == "READY\n"

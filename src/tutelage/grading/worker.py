@@ -153,11 +153,11 @@ def refuse_code(event: str, arguments: tuple[Any, ...]) -> None:
 def _serve(requests: socket.socket, answer: Callable[[str, str], Reply | None]) -> NoReturn:
     """The child: answers one line after the other until its parent closes the socket."""
 
-    def reply(verdict: Reply | None) -> None:
-        requests.sendall(json.dumps([verdict, bool(_refused)]).encode() + b"\n")
+    def reply(verdict: Reply | None, spoilt: bool) -> None:
+        requests.sendall(json.dumps([verdict, spoilt]).encode() + b"\n")
 
     def stop(reason: str) -> NoReturn:
-        reply((None, "limit", reason))
+        reply((None, "limit", reason), spoilt=True)
         os._exit(0)
 
     work.stop = stop
@@ -174,7 +174,7 @@ def _serve(requests: socket.socket, answer: Callable[[str, str], Reply | None]) 
             signal.setitimer(signal.ITIMER_PROF, 0)
             if _refused and verdict is not None and verdict[0] is not True:
                 verdict = None, "limit", "a library wanted to make code from text"
-            reply(verdict)
+            reply(verdict, spoilt=bool(_refused))
     os._exit(0)
 
 
