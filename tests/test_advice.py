@@ -66,6 +66,7 @@ def test_the_model_of_the_mission_on_a_24_gb_card_is_what_the_recipe_says(qwen):
     assert as_recipe.given.needs.fits and as_recipe.given.needs.peak == pytest.approx(found.proposal.needs.peak, rel=0.01)
 
 
+@pytest.mark.slow
 def test_a_larger_card_keeps_float32_masters_and_computes_less_again(qwen):
     found = advise(config_of(qwen), "h100", length=2048)
     settings = {key: value for key, (value, _) in reasons(found).items()}
@@ -73,6 +74,7 @@ def test_a_larger_card_keeps_float32_masters_and_computes_less_again(qwen):
     assert found.proposal.needs.tokens_per_second > advise(config_of(qwen), "a10g", length=2048).proposal.needs.tokens_per_second
 
 
+@pytest.mark.slow
 def test_where_no_way_to_train_all_weights_fits_adapters_are_proposed(qwen):
     found = advise(config_of(qwen), "8", length=1024)
     assert reasons(found)["model.lora"][0] == "lora" and "needs" in reasons(found)["model.lora"][1]

@@ -32,6 +32,7 @@ def test_everything_is_proven_on_a_healthy_model(make_config, inside, capsys):
     assert "12 of 12 proven" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_what_cannot_be_asked_is_not_applicable_and_nothing_stays_on_the_disk(make_config, monkeypatch, tmp_path):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     only(monkeypatch, "packed = unpacked", "bfloat16 is near float32", "native = vLLM", "resumed = uninterrupted")

@@ -80,6 +80,7 @@ def steps_of(directory: Path) -> list[dict]:
     return [line for line in lines if line["kind"] == "train"]
 
 
+@pytest.mark.slow
 def test_a_spike_stops_the_run_before_any_weight_changes_and_says_how_to_look_into_it(poisoned, capsys):
     config = poisoned(300.0)
     with pytest.raises(RunError, match=r"the gradient norm is .*, more than .*train\.jsonl:8.*\n.*--replay \d+\n.*skip") as stopped:
@@ -106,6 +107,7 @@ def test_a_spike_stops_the_run_before_any_weight_changes_and_says_how_to_look_in
     assert skipped[0] == record["step"] and len(steps_of(finished.directory)) == 40
 
 
+@pytest.mark.slow
 def test_skipped_steps_leave_the_weights_alone_are_counted_and_end_the_run_when_they_are_many(poisoned):
     config = poisoned(math.nan, train__on_nonsense="skip", train__max_skips=1)
     with pytest.raises(RunError, match=r"2 steps were not applied, and train\.max_skips is 1"):

@@ -26,6 +26,7 @@ ROWS = [TokenizedExample("a", (5, 6, 7), (8, 9)), TokenizedExample("b", (5, 6), 
 
 @needs_peft
 @pytest.mark.parametrize("kind", ["lora", "dora"])
+@pytest.mark.slow
 def test_a_run_with_adapters_trains_them_alone_and_saves_a_plain_model(make_config, tokenizer, kind):
     from transformers import AutoModelForCausalLM
 

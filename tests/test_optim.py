@@ -42,6 +42,7 @@ def losses_of(make_config, tokenizer, steps: int, lr: float, **changes) -> tuple
         {"model__precision": "bf16-mixed", "train__optimizer": "adamw-8bit"},
     ],
 )
+@pytest.mark.slow
 def test_low_precision_follows_the_loss_of_float32(make_config, tokenizer, low):
     exact, _ = losses_of(make_config, tokenizer, 25, 2e-3)
     ours, _ = losses_of(make_config, tokenizer, 25, 2e-3, **low)
@@ -50,6 +51,7 @@ def test_low_precision_follows_the_loss_of_float32(make_config, tokenizer, low):
 
 
 @needs_torchao
+@pytest.mark.slow
 def test_stochastic_rounding_keeps_updates_that_rounding_to_nearest_loses(make_config, tokenizer):
     """At a learning rate of 1e-5 an update is far below a bfloat16 weight's last bit: few weights move, and the loss still falls."""
     exact, _ = losses_of(make_config, tokenizer, 40, 1e-5)
@@ -119,6 +121,7 @@ def test_an_optimizers_state_can_wait_in_the_hosts_memory(model):
 @pytest.mark.parametrize(
     "how", [{}, pytest.param({"model__precision": "bf16-sr", "train__optimizer": "adamw-8bit"}, marks=needs_torchao)]
 )
+@pytest.mark.slow
 def test_state_made_beforehand_trains_as_state_made_in_the_first_step(make_config, tokenizer, how):
     config = make_config(train__weight_decay=0.1, **how)
     found = []

@@ -120,6 +120,7 @@ def test_get_response_log_probs_of_a_policy_are_those_of_its_model(make_config, 
     assert not get_response_log_probs(policy, inputs, labels)["log_probs"].requires_grad
 
 
+@pytest.mark.slow
 def test_compiled_layers_compute_what_the_others_do(make_config, tokenizer):
     policy = load_policy(make_config().model, tokenizer)
     batch = pack(ROWS)

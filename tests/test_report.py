@@ -221,12 +221,14 @@ def many(tmp_path_factory):
     return run, size, bare
 
 
+@pytest.mark.slow
 def test_two_thousand_problems_at_ten_evaluations_are_one_page(many):
     """Reckoned from 240 problems at three evaluations; bench/report.py measures the real one."""
     _, size, bare = many
     assert bare + (size - bare) / (240 * 3) * 2000 * 10 < report.LARGEST
 
 
+@pytest.mark.slow
 def test_too_many_generations_are_split_over_pages_that_say_so(many, capsys):
     run, size, bare = many
     largest = bare + (size - bare) * 2 // 3

@@ -219,6 +219,7 @@ def test_an_interrupted_run_continues_to_the_same_end_bit_for_bit(make_config, t
         ("torch", {"train__pack": False}),
     ],
 )
+@pytest.mark.slow
 def test_whatever_the_precision_an_interrupted_run_is_the_same_run(make_config, tmp_path, monkeypatch, needs, how):
     pytest.importorskip(needs)
     changes = {"train__num_steps": 4, "eval__every": 0, "run__save_every": 0, **how}
@@ -354,6 +355,7 @@ def test_a_run_that_left_no_checkpoint_starts_again_and_keeps_what_it_measured(m
     assert [line["step"] for line in result.evaluations] == [0, 2, 4]
 
 
+@pytest.mark.slow
 def test_a_polite_kill_in_the_middle_of_an_update_finishes_it_first(make_config, tmp_path, monkeypatch):
     whole = train_one_size(make_config(run__dir=str(tmp_path / "whole"))).directory
     config = make_config(run__dir=str(tmp_path / "parts"))
@@ -368,6 +370,7 @@ def test_a_polite_kill_in_the_middle_of_an_update_finishes_it_first(make_config,
     assert_same_run(whole, train_one_size(config).directory)
 
 
+@pytest.mark.slow
 def test_a_run_killed_between_its_model_and_its_result_finishes(make_config, monkeypatch):
     config = make_config()
     result = train_one_size(config)
@@ -411,6 +414,7 @@ def test_a_size_that_is_none_is_refused(make_config, size):
         train_one_size(make_config(), size)
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_saved_is_one_clear_error_and_can_be_saved_later(make_config, monkeypatch):
     from transformers import LlamaForCausalLM
 
@@ -428,6 +432,7 @@ def test_a_model_that_cannot_be_saved_is_one_clear_error_and_can_be_saved_later(
     assert (train_one_size(config).directory / "model" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_a_run_directory_that_was_moved_goes_on(make_config, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         interrupt_at_call(patch, "accumulate_gradients", 2)
