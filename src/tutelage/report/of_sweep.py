@@ -31,10 +31,9 @@ def content(directory: Path, page: Path, price_per_hour: float | None) -> dict[s
         "title": directory.absolute().name,
         "finished": all(row["status"].startswith("finished") for row in table),
         "headline": headline(config, found, baseline, trials),
-        "best": [curve(point) for point in best(found)],
+        "best": [curve(max(points, key=lambda point: point.accuracy)) for points in results.curves(found).values()],
         "caption": caption,
         "verdicts": results.verdicts(found),
-        "seconds": seconds,
         "time": duration(seconds),
         "tokens": sum(row["response_tokens"] or 0 for row in trials.values()),
         "environment": facts.environment(next((results.trial_of(directory, name) for name in trials), Reading(directory))),
@@ -75,12 +74,6 @@ def headline(config: Config, found: list[Found], baseline: tuple[float, float, f
     top = max(found, key=lambda point: point.accuracy)
     before = f", from {percent(baseline[0])} untouched" if baseline else ""
     return f"{said}; {top.name} data, {top.rows} rows, came furthest: {top.shown}{before}."
-
-
-def best(found: list[Found]) -> list[Found]:
-    """The furthest point of each curve."""
-    names = dict.fromkeys(point.name for point in found)
-    return [max((point for point in found if point.name == name), key=lambda point: point.accuracy) for name in names]
 
 
 def curve(point: Found) -> dict[str, str]:

@@ -156,6 +156,14 @@ def points(directory: Path) -> list[Found]:
     return found
 
 
+def curves(found: Sequence[Found]) -> dict[str, list[Found]]:
+    """The points of each curve, by its name."""
+    made: dict[str, list[Found]] = {}
+    for point in found:
+        made.setdefault(point.name, []).append(point)
+    return made
+
+
 def difference(first: Found, second: Found) -> Difference:
     """Second against first, on the questions that all of them have answered; by the seeds that both have, if there are such."""
     both = [seed for seed in first.scores if seed in second.scores]
@@ -188,11 +196,10 @@ def verdicts(found: Sequence[Found]) -> list[str]:
             other = next((o for o in found if (o.kind, o.label, o.varied) == (first, point.label, point.varied)), None)
             if other is not None:
                 said.append(_say(other, point))
-    for name in dict.fromkeys(point.name for point in found):
-        curve = [point for point in found if point.name == name]
+    for curve in curves(found).values():
         if len(curve) > 1:
-            curve.sort(key=lambda point: point.rows)
-            said.append(_say(curve[0], curve[-1]))
+            least, *_, most = sorted(curve, key=lambda point: point.rows)
+            said.append(_say(least, most))
     return said
 
 
@@ -232,7 +239,7 @@ def show(directory: Path) -> None:
     """Print the curves and what they say."""
     found = points(directory)
     labels = list(dict.fromkeys(point.label for point in found))
-    names = list(dict.fromkeys(point.name for point in found))
+    names = list(curves(found))
     cells = {(point.name, point.label): point.shown for point in found}
     console.table(
         "Accuracy by training rows (mean over seeds, 95 % interval over questions and seeds)",
