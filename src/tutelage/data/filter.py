@@ -123,13 +123,13 @@ def keep_correct(judged: Iterable[tuple[Example, str, Verdict]], ledger: Ledger)
         else:
             ledger.mark(example.source, fate, f"{verdict.layer}: {verdict.why}")
     if not kept and first is not None:
-        raise _nothing_survives(ledger.summary(), first)
+        raise _nothing_survives(ledger.counts(), first)
     return kept
 
 
-def _nothing_survives(counts: str, first: Example) -> InputError:
+def _nothing_survives(counts: Counter[str], first: Example) -> InputError:
     return InputError(
-        f"nothing survives the filter ({counts}); the first row, {first.source}: reference {first.reference!r},"
+        f"nothing survives the filter ({summary(counts)}); the first row, {first.source}: reference {first.reference!r},"
         f" response ends {first.response[-80:]!r}. Mend the data, or set data.filter = false"
     )
 
@@ -205,5 +205,5 @@ class Tally:
     def kept(self) -> int:
         """How many rows are kept. Raises InputError: none is."""
         if not self.fates["kept"] and self._first is not None:
-            raise _nothing_survives(summary(self.fates), self._first)
+            raise _nothing_survives(self.fates, self._first)
         return self.fates["kept"]
