@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 from pathlib import Path
 
@@ -70,13 +69,13 @@ def _write(run: Path, found: Path, target: Path) -> None:
 
     config = load_config(run / "config.toml")
     tokenizer = load_tokenizer(config.model.id)
-    plan = json.loads((run / "plan.json").read_text(encoding="utf-8"))
-    as_trained = config.model.model_copy(update={"device": "cpu", "precision": plan.get("precision", config.model.precision)})
+    reading = Reading(run)
+    precision = reading.table("plan.json").get("precision", config.model.precision)
+    as_trained = config.model.model_copy(update={"device": "cpu", "precision": precision})
     with console.progress("loading the checkpoint"):
         policy = load_policy(as_trained, tokenizer, to_train=False, here=False)
         checkpoint.load(found, policy.model, None, ALONE)
     step = checkpoint.step_of(found)
-    reading = Reading(run)
     evaluations = [line for line in reading.evaluations if line["step"] <= step]
     save_model(policy, target, show.model_card(config, reading.fates, evaluations, step))
 

@@ -9,7 +9,7 @@ from typing import Any
 from tutelage.console import within
 from tutelage.report.facts import OUTCOMES, outcome_of
 from tutelage.runs import Found, Reading, results
-from tutelage.stats import mean
+from tutelage.stats import binned, mean
 
 BLUE, ORANGE, GREEN, RED, VIOLET, GREY = "#3d7be0", "#d9730d", "#2a9a55", "#d64545", "#8a63d2", "#858b94"
 OF_OUTCOME = {"right": GREEN, "wrong": RED, "cut off": ORANGE, "malformed": VIOLET}
@@ -171,14 +171,8 @@ def lengths_histogram(data: dict[str, Any]) -> Figure | None:
     """The lengths of the rows, and where they are cut."""
     if not data.get("lengths"):
         return None
-    lengths, counts = zip(*data["lengths"], strict=True)
-    low, high = min(lengths), max(lengths)
-    width = max(1, -(-(high - low + 1) // 40))
-    bins: dict[int, int] = {}
-    for length, count in zip(lengths, counts, strict=True):
-        start = low + (length - low) // width * width
-        bins[start] = bins.get(start, 0) + count
-    starts = sorted(bins)
+    width, bins = binned(dict(data["lengths"]), 40)
+    starts = [start for start, count in bins.items() if count]
     bars = {
         "type": "bar", "x": [start + (width - 1) / 2 for start in starts], "y": [bins[start] for start in starts], "width": width,
         "marker": {"color": BLUE}, "name": "rows", "text": [f"{start}–{start + width - 1} tokens" for start in starts],

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from tutelage.config import Config, load_config
 from tutelage.console import duration, percent, within
 from tutelage.report import facts, figures, words
-from tutelage.runs import Found, Reading, of_all_problems, results, shown_accuracy
+from tutelage.runs import Found, Reading, results, shown_accuracy
 
 EQUAL = {"epochs": "equal epochs", "steps": "equal optimizer steps", "tokens": "equal tokens"}
 
@@ -26,7 +26,6 @@ def content(directory: Path, page: Path, price_per_hour: float | None) -> dict[s
     seconds = sum(session["seconds"] for session in state["sessions"])
     trials = {row["trial"]: row for row in table}
     baseline = results.baseline_scores(directory)
-    untouched = [of_all_problems(reading.evaluations[0]) for reading in results.baselines(directory)]
     return {
         "title": directory.absolute().name,
         "finished": all(row["status"].startswith("finished") for row in table),
@@ -40,7 +39,7 @@ def content(directory: Path, page: Path, price_per_hour: float | None) -> dict[s
         "money": None if price is None else price * seconds / 3600,
         "price_per_hour": price,
         "sessions": state["sessions"],
-        "baselines": [{"accuracy": shown_accuracy(each), "problems": each["examples"]} for each in untouched],
+        "baselines": [{"accuracy": shown_accuracy(each), "problems": each["examples"]} for each in results.baselines(directory)],
         "figures": [figures.size_curve(found, baseline, caption)] if found else [],
         "trials": [_row(row, directory, page) for row in trials.values()],
         "points": len(table),

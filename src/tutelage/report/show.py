@@ -16,7 +16,7 @@ from tutelage.console import percent, within
 from tutelage.data import summary as counts_in_words
 from tutelage.report.words import evaluation_row, model_id, number
 from tutelage.runs import shown_accuracy
-from tutelage.stats import wilson_interval
+from tutelage.stats import binned, wilson_interval
 
 if TYPE_CHECKING:  # `tutelage filter` shows its ledger without torch
     from tutelage.data import Prepared, TokenizedExample
@@ -27,9 +27,6 @@ MEANS = (
     ("  of incorrect responses", "avg_response_length_incorrect"),
     ("mean token entropy (nats)", "avg_token_entropy"),
 )
-
-BINS = 8
-"""Bars of the histogram of lengths."""
 
 
 def preview(prepared: Prepared, tokenizer: Any) -> None:
@@ -56,14 +53,11 @@ def fate_table(counts: Counter[str], reasons: Mapping[str, str]) -> None:
 
 def histogram(prepared: Prepared) -> None:
     """Lengths of prompt + response in tokens, and where max_length cuts."""
-    low, high = min(prepared.lengths), max(prepared.lengths)
-    width = max(1, -(-(high - low + 1) // BINS))
+    width, bins = binned(Counter(prepared.lengths), 8)
     chosen = "the 99.5th percentile" if prepared.max_length_was_chosen else "as configured"
     console.say(f"lengths in tokens (prompt + response); max_length is {prepared.max_length} ({chosen})")
-    counts = [sum(start <= length < start + width for length in prepared.lengths) for start in range(low, high + 1, width)]
-    for index, count in enumerate(counts):
-        start = low + index * width
-        console.say(f"  {start:>6}–{start + width - 1:<6} {'█' * round(40 * count / max(counts)):<40} {count}")
+    for start, count in bins.items():
+        console.say(f"  {start:>6}–{start + width - 1:<6} {'█' * round(40 * count / max(bins.values())):<40} {count}")
 
 
 def marked_example(example: TokenizedExample, tokenizer: Any) -> None:
