@@ -9,7 +9,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from tutelage import console
 from tutelage.config import DataConfig
@@ -17,11 +17,8 @@ from tutelage.data.ledger import Example, Fate, Ledger, check_malformed, example
 from tutelage.data.sources import Row
 from tutelage.data.templates import BARE
 from tutelage.errors import InputError
-from tutelage.grading import Verdict, grade_all, grade_responses
+from tutelage.grading import Verdict, VerdictCache, grade_all, grade_responses
 from tutelage.machines import cache_directory, run_map
-
-if TYPE_CHECKING:
-    from tutelage.grading import VerdictCache
 
 GRADED_AT_ONCE = 512
 """Rows that are graded together; their verdicts are kept together."""
@@ -95,8 +92,6 @@ def _fate(verdict: Verdict) -> str:
 @contextlib.contextmanager
 def verdict_cache() -> Iterator[VerdictCache | None]:
     """The verdicts of earlier filtering; None, and a line that says why, where they cannot be kept."""
-    from tutelage.grading import VerdictCache
-
     try:
         cache = VerdictCache(cache_directory())
     except (OSError, sqlite3.Error) as error:

@@ -43,6 +43,17 @@ def read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
+def flattened(values: Mapping[str, Any], separator: str) -> dict[str, Any]:
+    """The same table without tables in it: their keys stand joined, as ``outer.inner``."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}{separator}{inner}": each for inner, each in flattened(value, separator).items()}
+        else:
+            flat[key] = value
+    return flat
+
+
 def finite(value: Any) -> Any:
     """The same value for JSON, which has neither NaN nor infinity: null in their place."""
     if isinstance(value, Mapping):
