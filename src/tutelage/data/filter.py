@@ -185,7 +185,6 @@ class Tally:
         self.layers: Counter[str] = Counter()
         self.reasons: dict[str, str] = {}
         self.examples: dict[str, Example] = {}
-        self._first: Example | None = None
 
     def add(self, judged: Judged) -> None:
         fate = judged.fate
@@ -195,10 +194,9 @@ class Tally:
         if judged.example is not None and judged.verdict is not None:
             self.layers[judged.verdict.layer] += 1
             self.examples.setdefault(fate.fate, judged.example)
-            self._first = self._first or judged.example
 
     def kept(self) -> int:
         """How many rows are kept. Raises InputError: none is."""
-        if not self.fates["kept"] and self._first is not None:
-            raise _nothing_survives(self.fates, self._first)
+        if not self.fates["kept"] and self.examples:
+            raise _nothing_survives(self.fates, next(iter(self.examples.values())))
         return self.fates["kept"]
