@@ -132,19 +132,18 @@ def job_train(raw: dict, fake: str = "good", stop_at: int | None = None) -> str:
 
 def job_check_with_forgotten_rows(arguments: list[str]) -> None:
     """A rank of the doctor's two; rank 1 computes its rows, but gives their targets no weight."""
-    from tutelage import model
-    from tutelage.check import rank
+    from tutelage.check import computing, rank
 
     def forget(*given):
         return [replace(batch, weights=batch.weights * 0) for batch in step_batches(*given)]
 
-    step_batches = model.step_batches
+    step_batches = computing.step_batches
     if os.environ["RANK"] == "1":
-        model.step_batches = forget
+        computing.step_batches = forget
     try:
         rank.main(*map(Path, arguments))
     finally:
-        model.step_batches = step_batches
+        computing.step_batches = step_batches
 
 
 def snapshot_of_shards(world: World, raw: dict) -> dict:

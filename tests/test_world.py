@@ -178,7 +178,8 @@ def test_a_system_without_what_linux_adds_imports_and_joins_a_world():
     """As macOS: no affinity, no pipe2, no memfd; and nothing like SIGUSR1 or setsid, to be sure."""
     code = WITHOUT_LINUX + """
 import tutelage, tutelage.config, tutelage.data.filter, tutelage.machines.fanout, tutelage.machines.launcher, tutelage.stats
-from tutelage.machines import POLITE_SIGNALS, available_cores, join
+from tutelage.machines import POLITE_SIGNALS, join
+from tutelage.machines.process import available_cores
 assert available_cores() == os.cpu_count() and POLITE_SIGNALS == (signal.SIGTERM,)
 with join("cpu", 1.0) as world, world.listening():
     os.kill(os.getpid(), signal.SIGTERM)

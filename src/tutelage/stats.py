@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -33,6 +33,16 @@ def wilson_interval(successes: float, trials: float, confidence: float = 0.95) -
 def mean(values: list[float]) -> float | None:
     """The arithmetic mean, or None of nothing."""
     return math.fsum(values) / len(values) if values else None
+
+
+def binned(counts: Mapping[int, int], most: int) -> tuple[int, dict[int, int]]:
+    """Counts by value in at most `most` bins: the width of a bin, and the count of each by its least value, empty bins too."""
+    low, high = min(counts), max(counts)
+    width = max(1, -(-(high - low + 1) // most))
+    bins = dict.fromkeys(range(low, high + 1, width), 0)
+    for value, count in counts.items():
+        bins[low + (value - low) // width * width] += count
+    return width, bins
 
 
 def problems_for_width(width: float, confidence: float = 0.95) -> int:

@@ -8,14 +8,22 @@ from dataclasses import asdict, replace
 
 import torch
 
-from tutelage.check.rank import gradient_of
 from tutelage.check.subject import ROWS, Finding, Subject, distance, gradients, largest_gap, sampled, worst
-from tutelage.config import replaced, to_toml
-from tutelage.data import pad_and_shift
+from tutelage.config import Config, replaced, to_toml
+from tutelage.data import TokenizedExample, pad_and_shift
 from tutelage.evaluation import MAX_GAP_FLOAT32, MEAN_GAP_BFLOAT16
-from tutelage.machines import ALONE, launch
-from tutelage.model import for_device, get_response_log_probs, pack, pad, sft_microbatch_train_step
-from tutelage.resources import free_memory, weight_bytes
+from tutelage.machines import ALONE, World, full_tensor, launch
+from tutelage.model import (
+    for_device,
+    get_response_log_probs,
+    load_policy,
+    load_tokenizer,
+    pack,
+    pad,
+    sft_microbatch_train_step,
+    step_batches,
+)
+from tutelage.resources import free_memory, pair_cost, weight_bytes
 from tutelage.training import accumulate_gradients
 
 GRADIENT_BOUND = 1e-4
@@ -75,6 +83,16 @@ def ranks(subject: Subject) -> Finding:
         return Finding(False, "a job of 2 ranks did not end well; its own message stands above")
     apart = distance(torch.load(answer, weights_only=True), gradient_of(config, subject.rows, ALONE))
     return Finding(apart <= GRADIENT_BOUND, f"gradients differ by {apart:.1e} (gloo, on the CPU)")
+
+
+def gradient_of(config: Config, rows: list[TokenizedExample], world: World) -> torch.Tensor:
+    """A sample of the gradient of the rows' step, one row at a time, by all ranks of a job on the CPU."""
+    policy = load_policy(config.model, load_tokenizer(config.model.id), world=world)
+    policy.model.train()
+    pad_id = None if policy.packs and config.train.pack else policy.pad_token_id
+    batches = step_batches(rows, max(map(len, rows)), 1, pad_id, world.rank, world.size, pair_cost(policy))
+    accumulate_gradients(policy, rows, batches, config, 0, world)
+    return sampled([full_tensor(gradient) for gradient in gradients(policy.model)])
 
 
 def drift(subject: Subject) -> Finding:

@@ -83,7 +83,8 @@ def demo_config(directory: Path) -> Config:
 
 
 def _what_next(directory: Path, trained: Path) -> str:
-    program = _program()
+    # the name if it is on the path, else where it lies: `make demo` does not activate its environment
+    program = "tutelage" if shutil.which("tutelage") else os.path.relpath(sys.argv[0])
     return (
         f"Where everything lies:\n"
         f"  {trained}/report.html        the page to look at: curves, every response, the data (opens in any browser)\n"
@@ -96,11 +97,6 @@ def _what_next(directory: Path, trained: Path) -> str:
         f"  {program} eval {trained} {directory / 'data' / 'validation.jsonl'} --eval.temperature 0.7\n"
         f"  {program} train --data.train YOUR_ROWS.jsonl --run.dir runs/mine     ({program} train --help lists every setting)"
     )
-
-
-def _program() -> str:
-    """What to type: the name if it is on the path, else where it lies (`make demo` does not activate its environment)."""
-    return "tutelage" if shutil.which("tutelage") else os.path.relpath(sys.argv[0])
 
 
 def _free_directory() -> Path:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import math
 import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from tutelage.cli import ask, check, compare, completion, demo, eval, export, filter, grade, init, plan, report, sweep, train
 from tutelage.cli.command import Outcome
 from tutelage.config import split_overrides
 from tutelage.errors import InputError, RunError, first_line
 from tutelage.machines import POLITE_SIGNALS, prepare_process
+from tutelage.runs import finite
 
 COMMANDS = (demo, init, plan, check, train, sweep, eval, filter, ask, report, compare, export, grade, completion)
 """The commands' files, in the order in which ``--help`` lists them. Each has `add`, its arguments, and `run`, its work."""
@@ -107,17 +106,8 @@ def _run(arguments: argparse.Namespace) -> Outcome:
     with contextlib.redirect_stdout(sys.stderr):
         outcome: Outcome = arguments.run(arguments)
     if outcome.value is not None and os.environ.get("RANK", "0") == "0":  # of several ranks, the first one speaks
-        print(json.dumps(_without_nan(outcome.value), ensure_ascii=False, default=str))
+        print(json.dumps(finite(outcome.value), ensure_ascii=False, default=str))
     return outcome
-
-
-def _without_nan(value: Any) -> Any:
-    """The same value for JSON, which has neither NaN nor infinity: null in their place."""
-    if isinstance(value, dict):
-        return {str(key): _without_nan(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _show(error: BaseException) -> None:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tutelage.cli.command import DATA, MODEL, OVERRIDES, WHERE, Commands, Outcome, add_command, config_of, start
+from tutelage.cli.command import DATA, MODEL, OVERRIDES, WHERE, Commands, Outcome, add_command, config_of, new_path, start
 from tutelage.errors import InputError
 
 if TYPE_CHECKING:
@@ -59,9 +59,8 @@ def evaluate_file(
     fanout.require(where)
     config = config_of(model, overrides)
     solving = config.model_copy(update={"eval": settled(config.eval)})
-    directory = out or Path("evaluations") / f"{Path(model).name}-{Path(data).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-    if directory.exists():
-        raise InputError(f"{directory} exists and is not overwritten; choose another --out")
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    directory = new_path(out or Path("evaluations") / f"{Path(model).name}-{Path(data).stem}-{stamp}")
     tokenizer = load_tokenizer(config.model.id)
     template = prompt_template(config.data.prompt, tokenizer)
     rows = read_rows(data, config.data.validation_split, config.data.hub_config)

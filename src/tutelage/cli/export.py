@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 from pathlib import Path
 
-from tutelage.cli.command import Commands, Outcome, add_command, start
+from tutelage.cli.command import Commands, Outcome, add_command, new_path, start
 from tutelage.errors import InputError
 
 
@@ -41,7 +40,7 @@ def export(run: Path, step: int | None = None, out: Path | None = None) -> Path:
     if not (run / "config.toml").is_file():
         raise InputError(f"{run}: not a run directory (it holds no config.toml)")
     if step is None and (run / "result.json").is_file():
-        target = _new(out or run / "export")
+        target = new_path(out or run / "export")
         beside = target.with_name(f".{target.name}.tmp")
         shutil.rmtree(beside, ignore_errors=True)
         shutil.copytree(run / "model", beside)
@@ -54,7 +53,7 @@ def export(run: Path, step: int | None = None, out: Path | None = None) -> Path:
             f"{run}: no complete checkpoint{'' if step is None else f' of step {step}'}; there are: {', '.join(there) or 'none'}"
             " (a finished run keeps its model only, and with run.keep_best the best checkpoint)"
         )
-    target = _new(out or run / f"export-step-{checkpoint.step_of(found)}")
+    target = new_path(out or run / f"export-step-{checkpoint.step_of(found)}")
     _write(run, found, target)
     return target
 
@@ -70,18 +69,12 @@ def _write(run: Path, found: Path, target: Path) -> None:
 
     config = load_config(run / "config.toml")
     tokenizer = load_tokenizer(config.model.id)
-    plan = json.loads((run / "plan.json").read_text(encoding="utf-8"))
-    as_trained = config.model.model_copy(update={"device": "cpu", "precision": plan.get("precision", config.model.precision)})
+    reading = Reading(run)
+    precision = reading.table("plan.json").get("precision", config.model.precision)
+    as_trained = config.model.model_copy(update={"device": "cpu", "precision": precision})
     with console.progress("loading the checkpoint"):
         policy = load_policy(as_trained, tokenizer, to_train=False, here=False)
         checkpoint.load(found, policy.model, None, ALONE)
     step = checkpoint.step_of(found)
-    reading = Reading(run)
     evaluations = [line for line in reading.evaluations if line["step"] <= step]
     save_model(policy, target, show.model_card(config, reading.fates, evaluations, step))
-
-
-def _new(target: Path) -> Path:
-    if target.exists():
-        raise InputError(f"{target} exists and is not overwritten; choose another --out")
-    return target

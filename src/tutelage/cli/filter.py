@@ -108,9 +108,9 @@ def _show(tally: Tally) -> None:
     """The table of fates, what decided, and one example of each fate."""
     from tutelage import console
     from tutelage.data import summary
-    from tutelage.report import fate_table
+    from tutelage.report import show
 
-    fate_table(tally.fates, tally.reasons)
+    show.fate_table(tally.fates, tally.reasons)
     console.say(f"decided by: {summary(tally.layers)}")
     for fate, example in tally.examples.items():
         console.say(

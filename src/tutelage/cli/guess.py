@@ -8,6 +8,7 @@ from typing import Any
 from tutelage.data import BadRow, Row, parse_row
 from tutelage.errors import InputError
 from tutelage.grading import boxed_answer, tagged_answer
+from tutelage.runs import flattened
 
 NAMES = {
     "prompt": ("prompt", "question", "problem", "instruction", "query", "input", "text"),
@@ -111,7 +112,7 @@ def _read(rows: list[Row], columns: dict[str, str], needs_response: bool = True)
 def _likely_columns(row: Row) -> dict[str, str]:
     """Which column holds what, by its name; dots reach into a row."""
     by_name: dict[str, str] = {}
-    for key in _flat(row.value):
+    for key in flattened(row.value, "."):
         by_name.setdefault(_last_name(key), key)
     # the likeliest name comes last, and stays
     return {field: by_name[name] for field, names in NAMES.items() for name in reversed(names) if name in by_name}
@@ -119,17 +120,9 @@ def _likely_columns(row: Row) -> dict[str, str]:
 
 def _unread_prompts(row: Row, columns: dict[str, str]) -> list[str]:
     """Columns that have the name of a prompt, hold text, and are not read."""
-    named = {key: value for key, value in _flat(row.value).items() if _last_name(key) in NAMES["prompt"]}
+    named = {key: value for key, value in flattened(row.value, ".").items() if _last_name(key) in NAMES["prompt"]}
     return [key for key, value in named.items() if isinstance(value, str) and value.strip() and key not in columns.values()]
 
 
 def _last_name(key: str) -> str:
     return key.rpartition(".")[2].lower()
-
-
-def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The same without nesting: keys of inner tables are joined by dots."""
-    flat: dict[str, Any] = {}
-    for key, inner in value.items():
-        flat |= _flat(inner, f"{prefix}{key}.") if isinstance(inner, dict) else {f"{prefix}{key}": inner}
-    return flat

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tutelage.cli.command import DATA, Commands, Outcome, add_command
+from tutelage.cli.command import DATA, Commands, Outcome, add_command, new_path
 from tutelage.errors import InputError
 
 SMALL = {"lr": 1e-4, "batch_size": 8, "grad_accum": 2, "num_epochs": 1}
@@ -49,8 +49,7 @@ def init(out: Path, answers: dict[str, str | None], validation: str | None = Non
     from tutelage import console
     from tutelage.config import parse_config
 
-    if out.exists():
-        raise InputError(f"{out} exists and is not overwritten; choose another --out")
+    new_path(out)
     known = {name: answer if answer is not None else _ask(name) for name, answer in answers.items()}
     data, reward, note = _look_at(known["train"], validation)
     model = Path(known["model"])

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
         Prepared,
         choose,
         choose_problems,
-        longest_prompt,
         panel_size,
         prepare,
         read_pool,

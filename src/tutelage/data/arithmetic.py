@@ -156,10 +156,6 @@ KINDS: tuple[Callable[[random.Random], Problem], ...] = (
 )  # fmt: skip
 
 
-def _belongs_to_validation(problem: Problem) -> bool:
-    return zlib.crc32(f"{problem.kind}{problem.numbers}".encode()) % VALIDATION_SHARE == 0
-
-
 def problems(split: Literal["train", "validation"], seed: int = 0) -> Iterator[Problem]:
     """An endless seeded stream of distinct questions of one split; the kinds take turns.
 
@@ -172,7 +168,8 @@ def problems(split: Literal["train", "validation"], seed: int = 0) -> Iterator[P
         for kind in list(kinds):
             for _ in range(10_000):
                 problem = kind(r)
-                if _belongs_to_validation(problem) == (split == "validation") and problem.question not in seen:
+                held_out = zlib.crc32(f"{problem.kind}{problem.numbers}".encode()) % VALIDATION_SHARE == 0
+                if held_out == (split == "validation") and problem.question not in seen:
                     seen.add(problem.question)
                     yield problem
                     break

@@ -9,7 +9,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from tutelage import console
 from tutelage.config import DataConfig
@@ -17,11 +17,8 @@ from tutelage.data.ledger import Example, Fate, Ledger, check_malformed, example
 from tutelage.data.sources import Row
 from tutelage.data.templates import BARE
 from tutelage.errors import InputError
-from tutelage.grading import Verdict, grade_all, grade_responses
+from tutelage.grading import Verdict, VerdictCache, grade_all, grade_responses
 from tutelage.machines import cache_directory, run_map
-
-if TYPE_CHECKING:
-    from tutelage.grading import VerdictCache
 
 GRADED_AT_ONCE = 512
 """Rows that are graded together; their verdicts are kept together."""
@@ -95,8 +92,6 @@ def _fate(verdict: Verdict) -> str:
 @contextlib.contextmanager
 def verdict_cache() -> Iterator[VerdictCache | None]:
     """The verdicts of earlier filtering; None, and a line that says why, where they cannot be kept."""
-    from tutelage.grading import VerdictCache
-
     try:
         cache = VerdictCache(cache_directory())
     except (OSError, sqlite3.Error) as error:
@@ -123,13 +118,13 @@ def keep_correct(judged: Iterable[tuple[Example, str, Verdict]], ledger: Ledger)
         else:
             ledger.mark(example.source, fate, f"{verdict.layer}: {verdict.why}")
     if not kept and first is not None:
-        raise _nothing_survives(ledger.summary(), first)
+        raise _nothing_survives(ledger.counts(), first)
     return kept
 
 
-def _nothing_survives(counts: str, first: Example) -> InputError:
+def _nothing_survives(counts: Counter[str], first: Example) -> InputError:
     return InputError(
-        f"nothing survives the filter ({counts}); the first row, {first.source}: reference {first.reference!r},"
+        f"nothing survives the filter ({summary(counts)}); the first row, {first.source}: reference {first.reference!r},"
         f" response ends {first.response[-80:]!r}. Mend the data, or set data.filter = false"
     )
 
@@ -190,7 +185,6 @@ class Tally:
         self.layers: Counter[str] = Counter()
         self.reasons: dict[str, str] = {}
         self.examples: dict[str, Example] = {}
-        self._first: Example | None = None
 
     def add(self, judged: Judged) -> None:
         fate = judged.fate
@@ -200,10 +194,9 @@ class Tally:
         if judged.example is not None and judged.verdict is not None:
             self.layers[judged.verdict.layer] += 1
             self.examples.setdefault(fate.fate, judged.example)
-            self._first = self._first or judged.example
 
     def kept(self) -> int:
         """How many rows are kept. Raises InputError: none is."""
-        if not self.fates["kept"] and self._first is not None:
-            raise _nothing_survives(summary(self.fates), self._first)
+        if not self.fates["kept"] and self.examples:
+            raise _nothing_survives(self.fates, next(iter(self.examples.values())))
         return self.fates["kept"]

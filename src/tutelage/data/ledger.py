@@ -53,9 +53,6 @@ class Ledger:
     def counts(self) -> Counter[str]:
         return Counter(fate.fate for fate in self)
 
-    def summary(self) -> str:
-        return summary(self.counts())
-
     def __iter__(self) -> Iterator[Fate]:
         return iter(self._fates.values())
 

@@ -16,7 +16,7 @@ from typing import Any
 from tutelage import console
 from tutelage.config import Config, DataConfig, EvalConfig
 from tutelage.data.filter import judge, keep_correct, verdict_cache
-from tutelage.data.ledger import Example, Ledger, to_examples
+from tutelage.data.ledger import Example, Ledger, summary, to_examples
 from tutelage.data.sources import Row, read_rows, seeded_order
 from tutelage.data.templates import prompt_template
 from tutelage.data.tokens import Stops, TokenizedExample, choose_max_length, encode_prompt, fit, pieces, tokenize
@@ -90,7 +90,6 @@ class Pool:
         examples: the well-formed training rows.
         problems: what is validated on, in the order of `eval.seed`; the panel is the first `panel` of them.
         longest_prompt: of the problems, in tokens.
-        verdicts: what `judge` says of the examples; None: nobody has asked yet.
         ids: the tokenized examples so far, by source.
     """
 
@@ -104,8 +103,13 @@ class Pool:
     problems: list[Example]
     panel: int
     longest_prompt: int
-    verdicts: list[tuple[Example, str, Verdict]] | None = None
     ids: dict[str, TokenizedExample] = field(default_factory=dict)
+
+    @functools.cached_property
+    def verdicts(self) -> list[tuple[Example, str, Verdict]]:
+        """What `judge` says of every example, with a progress bar when it is first asked for."""
+        with console.progress("grading the worked solutions", len(self.examples)) as advance, verdict_cache() as cache:
+            return list(judge(self.examples, self.config.eval.reward, cache, advance))
 
     @functools.cached_property
     def by_source(self) -> dict[str, Example]:
@@ -142,7 +146,7 @@ def read_pool(config: Config, tokenizer: Any) -> Pool:
     problems = problems if config.eval.full else problems[:panel]
     return Pool(
         config=config, tokenizer=tokenizer, stops=stops, template=template, ledger=ledger, examples=examples, problems=problems,
-        panel=panel, longest_prompt=longest_prompt(problems, tokenizer),
+        panel=panel, longest_prompt=max(len(encode_prompt(tokenizer, problem.prompt)) for problem in problems),
         raw={row.source: row.value for row in (*training, *validation)},
     )  # fmt: skip
 
@@ -150,7 +154,7 @@ def read_pool(config: Config, tokenizer: Any) -> Pool:
 def choose(pool: Pool, data: DataConfig) -> Prepared:
     """What a run trains on, of the rows of a pool. Raises InputError if no row is left at some stage."""
     ledger = pool.ledger.copy()
-    examples = keep_correct(_judged(pool), ledger) if data.filter else pool.examples
+    examples = keep_correct(pool.verdicts, ledger) if data.filter else pool.examples
     tokenized = _tokenized(pool, examples)
     lengths = [len(example) for example in tokenized]
     max_length = data.max_length or choose_max_length(lengths)
@@ -211,19 +215,6 @@ def panel_size(config: EvalConfig, problems: int) -> int:
     return min(wanted or problems, problems)
 
 
-def longest_prompt(problems: Sequence[Example], tokenizer: Any) -> int:
-    """Tokens of the longest prompt."""
-    return max(len(encode_prompt(tokenizer, problem.prompt)) for problem in problems)
-
-
-def _judged(pool: Pool) -> list[tuple[Example, str, Verdict]]:
-    """What `judge` says of every example, the first time with a progress bar."""
-    if pool.verdicts is None:
-        with console.progress("grading the worked solutions", len(pool.examples)) as advance, verdict_cache() as cache:
-            pool.verdicts = list(judge(pool.examples, pool.config.eval.reward, cache, advance))
-    return pool.verdicts
-
-
 def _tokenized(pool: Pool, examples: Sequence[Example]) -> list[TokenizedExample]:
     """The ids of examples, those that are new with a progress bar."""
     new = [example for example in examples if example.source not in pool.ids]
@@ -237,7 +228,7 @@ def _subset(rows: list[TokenizedExample], data: DataConfig, ledger: Ledger) -> l
     if data.size is None:
         return rows
     if data.size > len(rows):
-        raise InputError(f"data.size = {data.size}, but only {len(rows)} training rows are left ({ledger.summary()})")
+        raise InputError(f"data.size = {data.size}, but only {len(rows)} training rows are left ({summary(ledger.counts())})")
     order = seeded_order(len(rows), data.seed if data.subset_seed is None else data.subset_seed)
     for index in order[data.size :]:
         ledger.mark(rows[index].source, "not in subset", f"data.size = {data.size}")

@@ -185,11 +185,8 @@ def _math(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _prompt_response(row: dict[str, Any]) -> dict[str, Any]:
-    return {"prompt": row["prompt"], "response": row["response"], "reference": _first_reference(row)}
-
-
-def _prompt_reference(row: dict[str, Any]) -> dict[str, Any]:
-    return _prompt_response({**row, "response": ""})
+    """A problem has no response."""
+    return {"prompt": row["prompt"], "response": row.get("response"), "reference": _first_reference(row)}
 
 
 def _problem_reference(row: dict[str, Any]) -> dict[str, Any]:
@@ -202,7 +199,7 @@ _SHAPES: tuple[tuple[tuple[str, ...], Shape], ...] = (
     (("problem", "solution"), _math),
     (("question", "answer"), _gsm8k),
     (("problem", "answer"), _problem_reference),
-    (("prompt",), _prompt_reference),
+    (("prompt",), _prompt_response),
 )
 """The keys that a shape is recognised by, and its function; the first that fits a row counts."""
 

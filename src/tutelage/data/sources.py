@@ -77,7 +77,8 @@ def _rows_of(name: str, split: str, hub_config: str | None) -> Iterator[Row]:
 def _read_file(path: Path) -> Iterator[Row]:
     try:
         if path.suffix == ".jsonl":
-            yield from _read_jsonl(path)
+            with path.open(encoding="utf-8-sig") as lines:
+                yield from (_parse(f"{path}:{index}", line) for index, line in enumerate(lines, 1) if line.strip())
         elif path.suffix == ".json":
             yield from _read_json(path)
         elif path.suffix == ".parquet":
@@ -96,13 +97,6 @@ def _read_file(path: Path) -> Iterator[Row]:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: not a valid {path.suffix[1:]} file: {error}") from None
-
-
-def _read_jsonl(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig") as lines:
-        for index, line in enumerate(lines, 1):
-            if line.strip():
-                yield _parse(f"{path}:{index}", line)
 
 
 def _parse(source: str, line: str) -> Row:

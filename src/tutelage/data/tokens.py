@@ -24,13 +24,13 @@ class Stops:
     strings: tuple[str, ...] = ("</answer>",)
 
     @staticmethod
-    def of(tokenizer: PreTrainedTokenizerBase, strings: Sequence[str] = ("</answer>",)) -> Stops:
+    def of(tokenizer: PreTrainedTokenizerBase) -> Stops:
         if tokenizer.eos_token_id is None:
             raise InputError(
                 f"the tokenizer of {tokenizer.name_or_path} has no end token, so the model could never learn to stop:"
                 " set eos_token in its tokenizer_config.json"
             )
-        return Stops(int(tokenizer.eos_token_id), tuple(strings))
+        return Stops(int(tokenizer.eos_token_id))
 
 
 @dataclass(frozen=True)

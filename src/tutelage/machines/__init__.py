@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from tutelage.machines.launcher import launch
     from tutelage.machines.process import (
         POLITE_SIGNALS,
-        available_cores,
         cache_directory,
         end_with,
         prepare_process,

@@ -6,6 +6,5 @@ from tutelage._lazy import lazily
 
 if TYPE_CHECKING:
     from tutelage.report import page, show
-    from tutelage.report.show import fate_table
 
 __getattr__, __dir__, __all__ = lazily(__name__)

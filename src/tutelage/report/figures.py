@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from tutelage.console import within
 from tutelage.report.facts import OUTCOMES, outcome_of
-from tutelage.runs import Found, Reading
-from tutelage.stats import mean
+from tutelage.runs import Found, Reading, results
+from tutelage.stats import binned, mean
 
 BLUE, ORANGE, GREEN, RED, VIOLET, GREY = "#3d7be0", "#d9730d", "#2a9a55", "#d64545", "#8a63d2", "#858b94"
 OF_OUTCOME = {"right": GREEN, "wrong": RED, "cut off": ORANGE, "malformed": VIOLET}
@@ -31,7 +31,7 @@ def of_run(reading: Reading) -> list[Figure]:
         _over_steps(reading, "loss", "loss", "Loss", "loss", BLUE),
         _over_steps(reading, "nll", "NLL", "Negative log-likelihood per response token", "nats", BLUE),
         _entropy(reading),
-        _lengths(reading),
+        figure("lengths", "Mean length of responses, by outcome", "tokens", _by_outcome(reading, "length", "tokens")),
         _shares(reading.evaluations),
         _over_steps(reading, "lr", "learning rate", "Learning rate", "learning rate", VIOLET, tickformat=".2~e"),
         _over_steps(reading, "grad_norm", "gradient norm", "Gradient norm before clipping", "L2 norm", ORANGE),
@@ -64,12 +64,12 @@ def _vertical(x: float, **line: Any) -> dict[str, Any]:
     return {"type": "line", "x0": x, "x1": x, "y0": 0, "y1": 1, "yref": "paper", "line": line}
 
 
-def thinned(points: Sequence[tuple[float, float]], most: int = MOST_POINTS) -> list[tuple[float, float]]:
-    """At most so many points: of each stretch the lowest and the highest, so that no spike is lost."""
-    if len(points) <= most:
+def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """At most `MOST_POINTS` points: of each stretch the lowest and the highest, so that no spike is lost."""
+    if len(points) <= MOST_POINTS:
         return list(points)
     kept = []
-    width = -(-len(points) // (most // 2))
+    width = -(-len(points) // (MOST_POINTS // 2))
     for start in range(0, len(points), width):
         stretch = points[start : start + width]
         ends = {min(stretch, key=lambda point: point[1]), max(stretch, key=lambda point: point[1])}
@@ -129,13 +129,12 @@ def error_bars(values: Sequence[float], low: Sequence[float], high: Sequence[flo
     }  # fmt: skip
 
 
-def _by_outcome(reading: Reading, value: Callable[[dict[str, Any]], float | None], unit: str) -> list[dict[str, Any]]:
-    """A line for each outcome: the mean of a value over its responses to the panel, at each evaluation."""
+def _by_outcome(reading: Reading, key: str, unit: str) -> list[dict[str, Any]]:
+    """A line for each outcome: the mean of what `key` names over its responses to the panel, at each evaluation."""
     groups: dict[tuple[int, int], list[float]] = {}
     for record in (record for line in reading.evaluations for record in reading.panel(line)):
-        found = value(record)
-        if found is not None:
-            groups.setdefault((outcome_of(record), record["step"]), []).append(found)
+        if record[key] is not None:
+            groups.setdefault((outcome_of(record), record["step"]), []).append(record[key])
     data = []
     hover = f"%{{y:.3~g}} {unit}, %{{text}}"
     for index, (outcome, colour) in enumerate(OF_OUTCOME.items()):
@@ -149,16 +148,11 @@ def _by_outcome(reading: Reading, value: Callable[[dict[str, Any]], float | None
 
 
 def _entropy(reading: Reading) -> Figure:
-    data = _by_outcome(reading, lambda record: record["token_entropy"], "nats")
+    data = _by_outcome(reading, "token_entropy", "nats")
     if data:
         known = [line for line in reading.evaluations if line["avg_token_entropy"] is not None]
         data.insert(0, line_trace("all", [line["step"] for line in known], [line["avg_token_entropy"] for line in known], GREY))
     return figure("entropy", "Mean token entropy of responses, by outcome", "nats", data)
-
-
-def _lengths(reading: Reading) -> Figure:
-    data = _by_outcome(reading, lambda record: record["length"], "tokens")
-    return figure("lengths", "Mean length of responses, by outcome", "tokens", data)
 
 
 def _shares(evaluations: Sequence[dict[str, Any]]) -> Figure:
@@ -177,14 +171,8 @@ def lengths_histogram(data: dict[str, Any]) -> Figure | None:
     """The lengths of the rows, and where they are cut."""
     if not data.get("lengths"):
         return None
-    lengths, counts = zip(*data["lengths"], strict=True)
-    low, high = min(lengths), max(lengths)
-    width = max(1, -(-(high - low + 1) // 40))
-    bins: dict[int, int] = {}
-    for length, count in zip(lengths, counts, strict=True):
-        start = low + (length - low) // width * width
-        bins[start] = bins.get(start, 0) + count
-    starts = sorted(bins)
+    width, bins = binned(dict(data["lengths"]), 40)
+    starts = [start for start, count in bins.items() if count]
     bars = {
         "type": "bar", "x": [start + (width - 1) / 2 for start in starts], "y": [bins[start] for start in starts], "width": width,
         "marker": {"color": BLUE}, "name": "rows", "text": [f"{start}–{start + width - 1} tokens" for start in starts],
@@ -200,7 +188,7 @@ def lengths_histogram(data: dict[str, Any]) -> Figure | None:
 
 def size_curve(found: Sequence[Found], baseline: tuple[float, float, float] | None, caption: str) -> Figure:
     """Accuracy against the number of training rows: a line for each kind of data, with error bars, and the seeds as dots."""
-    names = list(dict.fromkeys(point.name for point in found))
+    curves = results.curves(found).values()
     data: list[dict[str, Any]] = []
     if baseline is not None and found:
         rows = [min(point.rows for point in found), max(point.rows for point in found)]
@@ -209,10 +197,9 @@ def size_curve(found: Sequence[Found], baseline: tuple[float, float, float] | No
             _band(rows, [low] * 2, [high] * 2, GREY),
             line_trace("untouched model", rows, [share] * 2, GREY, "dot", mode="lines", hovertemplate="%{y:.1%}"),
         ]
-    for index, name in enumerate(names):
-        curve = sorted((point for point in found if point.name == name), key=lambda point: point.rows)
-        beside = BESIDE ** (index - (len(names) - 1) / 2)  # so that bars of the same size stand beside each other
-        data += _size_curve_of(curve, index, beside)
+    for index, curve in enumerate(curves):
+        beside = BESIDE ** (index - (len(curves) - 1) / 2)  # so that bars of the same size stand beside each other
+        data += _size_curve_of(sorted(curve, key=lambda point: point.rows), index, beside)
     ticks = _apart(sorted({point.rows for point in found}))
     xaxis = {"type": "log", "tickvals": ticks, "ticktext": [str(tick) for tick in ticks]}
     made = figure(

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from tutelage.config import Config, load_config
 from tutelage.console import duration, percent, within
 from tutelage.report import facts, figures, words
-from tutelage.runs import Found, Reading, of_all_problems, results, shown_accuracy
+from tutelage.runs import Found, Reading, results, shown_accuracy
 
 EQUAL = {"epochs": "equal epochs", "steps": "equal optimizer steps", "tokens": "equal tokens"}
 
@@ -26,22 +26,20 @@ def content(directory: Path, page: Path, price_per_hour: float | None) -> dict[s
     seconds = sum(session["seconds"] for session in state["sessions"])
     trials = {row["trial"]: row for row in table}
     baseline = results.baseline_scores(directory)
-    untouched = [of_all_problems(reading.evaluations[0]) for reading in results.baselines(directory)]
     return {
         "title": directory.absolute().name,
         "finished": all(row["status"].startswith("finished") for row in table),
         "headline": headline(config, found, baseline, trials),
-        "best": [curve(point) for point in best(found)],
+        "best": [curve(max(points, key=lambda point: point.accuracy)) for points in results.curves(found).values()],
         "caption": caption,
         "verdicts": results.verdicts(found),
-        "seconds": seconds,
         "time": duration(seconds),
         "tokens": sum(row["response_tokens"] or 0 for row in trials.values()),
         "environment": facts.environment(next((results.trial_of(directory, name) for name in trials), Reading(directory))),
         "money": None if price is None else price * seconds / 3600,
         "price_per_hour": price,
         "sessions": state["sessions"],
-        "baselines": [{"accuracy": shown_accuracy(each), "problems": each["examples"]} for each in untouched],
+        "baselines": [{"accuracy": shown_accuracy(each), "problems": each["examples"]} for each in results.baselines(directory)],
         "figures": [figures.size_curve(found, baseline, caption)] if found else [],
         "trials": [_row(row, directory, page) for row in trials.values()],
         "points": len(table),
@@ -75,12 +73,6 @@ def headline(config: Config, found: list[Found], baseline: tuple[float, float, f
     top = max(found, key=lambda point: point.accuracy)
     before = f", from {percent(baseline[0])} untouched" if baseline else ""
     return f"{said}; {top.name} data, {top.rows} rows, came furthest: {top.shown}{before}."
-
-
-def best(found: list[Found]) -> list[Found]:
-    """The furthest point of each curve."""
-    names = dict.fromkeys(point.name for point in found)
-    return [max((point for point in found if point.name == name), key=lambda point: point.accuracy) for name in names]
 
 
 def curve(point: Found) -> dict[str, str]:

@@ -6,9 +6,8 @@ import base64
 import functools
 import gzip
 import json
-import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from itertools import accumulate
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 from tutelage import console
 from tutelage.errors import InputError
 from tutelage.report import facts, figures, of_sweep
-from tutelage.runs import is_sweep, read_run, results, write_text
+from tutelage.runs import finite, is_sweep, read_run, results, write_text
 
 LARGEST = 15_000_000
 """Bytes of a page at most; more generations are split over several."""
@@ -134,17 +133,8 @@ def _state(directory: Path) -> list[tuple[str, int, int]]:
 
 def packed(value: Any) -> str:
     """JSON (or text), compressed, as text that can stand in a page: nothing in it can end a script."""
-    text = value if isinstance(value, str) else json.dumps(_finite(value), ensure_ascii=False, separators=(",", ":"))
+    text = value if isinstance(value, str) else json.dumps(finite(value), ensure_ascii=False, separators=(",", ":"))
     return base64.b64encode(gzip.compress(text.encode("utf-8", "backslashreplace"), 6, mtime=0)).decode()
-
-
-def _finite(value: Any) -> Any:
-    """The same value with null for each number that is infinite or none: JSON has no word for those."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(each) for key, each in value.items()}
-    return [_finite(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 @functools.cache

@@ -13,11 +13,10 @@ from rich.text import Text
 from tutelage import console
 from tutelage.config import Config
 from tutelage.console import percent, within
-from tutelage.data import Ledger
 from tutelage.data import summary as counts_in_words
 from tutelage.report.words import evaluation_row, model_id, number
 from tutelage.runs import shown_accuracy
-from tutelage.stats import wilson_interval
+from tutelage.stats import binned, wilson_interval
 
 if TYPE_CHECKING:  # `tutelage filter` shows its ledger without torch
     from tutelage.data import Prepared, TokenizedExample
@@ -32,7 +31,8 @@ MEANS = (
 
 def preview(prepared: Prepared, tokenizer: Any) -> None:
     """One training example with its loss tokens marked, the response share, the length histogram, the ledger."""
-    ledger_table(prepared.ledger)
+    ledger = prepared.ledger
+    fate_table(ledger.counts(), {fate.fate: f"{fate.source}: {fate.why}" for fate in reversed(list(ledger)) if fate.why})
     histogram(prepared)
     responses = sum(len(example.response_ids) for example in prepared.train)
     total = sum(map(len, prepared.train))
@@ -44,29 +44,20 @@ def preview(prepared: Prepared, tokenizer: Any) -> None:
     marked_example(prepared.train[0], tokenizer)
 
 
-def ledger_table(ledger: Ledger, title: str = "What became of each row") -> None:
+def fate_table(counts: Counter[str], reasons: Mapping[str, str]) -> None:
     """How many rows met which fate, with one reason each."""
-    reasons = {fate.fate: f"{fate.source}: {fate.why}" for fate in reversed(list(ledger)) if fate.why}
-    fate_table(ledger.counts(), reasons, title)
-
-
-def fate_table(counts: Counter[str], reasons: Mapping[str, str], title: str = "What became of each row") -> None:
-    """The same from counts and one reason a fate."""
     total = sum(counts.values())
     rows = [(fate, count, percent(count / total), reasons.get(fate, "")) for fate, count in counts.most_common()]
-    console.table(title, ("fate", "rows", "share", "for example"), [*rows, ("all", total, "", "")])
+    console.table("What became of each row", ("fate", "rows", "share", "for example"), [*rows, ("all", total, "", "")])
 
 
-def histogram(prepared: Prepared, bins: int = 8) -> None:
+def histogram(prepared: Prepared) -> None:
     """Lengths of prompt + response in tokens, and where max_length cuts."""
-    low, high = min(prepared.lengths), max(prepared.lengths)
-    width = max(1, -(-(high - low + 1) // bins))
+    width, bins = binned(Counter(prepared.lengths), 8)
     chosen = "the 99.5th percentile" if prepared.max_length_was_chosen else "as configured"
     console.say(f"lengths in tokens (prompt + response); max_length is {prepared.max_length} ({chosen})")
-    counts = [sum(start <= length < start + width for length in prepared.lengths) for start in range(low, high + 1, width)]
-    for index, count in enumerate(counts):
-        start = low + index * width
-        console.say(f"  {start:>6}–{start + width - 1:<6} {'█' * round(40 * count / max(counts)):<40} {count}")
+    for start, count in bins.items():
+        console.say(f"  {start:>6}–{start + width - 1:<6} {'█' * round(40 * count / max(bins.values())):<40} {count}")
 
 
 def marked_example(example: TokenizedExample, tokenizer: Any) -> None:

@@ -91,17 +91,14 @@ class Checkpoints:
                     remove(target)
                 beside.rename(target)
                 _sync(self.directory)
-                self._prune()
+                newest = map(step_of, complete(self.directory)[-self.keep :])
+                _remove_all_but(self.directory, [*newest, *self.to_keep()])
         except (Exception, CheckpointException) as error:  # torch's own is no Exception
             self._failures.append(f"{target}: the checkpoint could not be written: {_reason(error)}")
             if self.world.leads:
                 shutil.rmtree(beside, ignore_errors=True)
             return
         self.last = {**self.last, "seconds": round(time.monotonic() - started, 3)}
-
-    def _prune(self) -> None:
-        newest = [step_of(path) for path in complete(self.directory)[-self.keep :]]
-        _remove_all_but(self.directory, [*newest, *self.to_keep()])
 
     def wait(self) -> list[str]:
         """Wait for what is on its way; what could not be written since it was asked last, in words."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -40,6 +41,26 @@ def write_text(path: Path, text: str) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """The table that a JSON file holds; an empty one if there is no file."""
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def flattened(values: Mapping[str, Any], separator: str) -> dict[str, Any]:
+    """The same table without tables in it: their keys stand joined, as ``outer.inner``."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}{separator}{inner}": each for inner, each in flattened(value, separator).items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def finite(value: Any) -> Any:
+    """The same value for JSON, which has neither NaN nor infinity: null in their place."""
+    if isinstance(value, Mapping):
+        return {str(key): finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def to_lines(values: Iterable[dict[str, Any]]) -> str:

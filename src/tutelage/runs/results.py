@@ -103,7 +103,8 @@ def _result(reading: Reading, failure: str | None) -> dict[str, Any]:
     last = reading.last or {}
     first = of_all_problems(evaluations[0]) if last and evaluations[0]["step"] == 0 < last["step"] else {}
     low, high = last.get("accuracy_ci95", (None, None))
-    gained, lost = _changes(reading, last["step"]) if first else (None, None)
+    kinds = kinds_of(aligned([reading.scores(0), reading.scores(last["step"])])) if first else {}
+    gained, lost = (len(kinds[kind]) if kinds else None for kind in ("gained", "lost"))
     status = "finished" if last else "finished, not evaluated" if done else ""
     memory = [line["memory_gb"] for line in steps if line.get("memory_gb")]
     single = first and last["samples"] == 1
@@ -128,12 +129,6 @@ def _own_seconds(reading: Reading) -> float:
     return sum(line["seconds"] for line in reading.evaluations if "adopted_from" not in line)
 
 
-def _changes(reading: Reading, step: int) -> tuple[int, int]:
-    """(gained, lost): the counts of questions that only the last, and only the first evaluation solves."""
-    kinds = kinds_of(aligned([reading.scores(0), reading.scores(step)]))
-    return len(kinds["gained"]), len(kinds["lost"])
-
-
 def points(directory: Path) -> list[Found]:
     """The points of the curves that have a finished trial, in the order of the design."""
     state = read_state(directory)
@@ -156,6 +151,14 @@ def points(directory: Path) -> list[Found]:
     return found
 
 
+def curves(found: Sequence[Found]) -> dict[str, list[Found]]:
+    """The points of each curve, by its name."""
+    made: dict[str, list[Found]] = {}
+    for point in found:
+        made.setdefault(point.name, []).append(point)
+    return made
+
+
 def difference(first: Found, second: Found) -> Difference:
     """Second against first, on the questions that all of them have answered; by the seeds that both have, if there are such."""
     both = [seed for seed in first.scores if seed in second.scores]
@@ -165,19 +168,16 @@ def difference(first: Found, second: Found) -> Difference:
     return compare([row[: len(a)] for row in rows], [row[len(a) :] for row in rows])
 
 
-def baselines(directory: Path) -> list[Reading]:
+def baselines(directory: Path) -> list[dict[str, Any]]:
     """The evaluations of the untouched model that trials share."""
     paths = dict.fromkeys(read_state(directory)["baselines"].values())
-    return [reading for path in paths if (reading := Reading(directory / path)).trained]
+    return [of_all_problems(reading.evaluations[0]) for path in paths if (reading := Reading(directory / path)).trained]
 
 
 def baseline_scores(directory: Path) -> tuple[float, float, float] | None:
     """(accuracy, low, high) of the untouched model, where the sweep has one."""
     evaluated = baselines(directory)
-    if len(evaluated) != 1:
-        return None
-    summary = of_all_problems(evaluated[0].evaluations[0])
-    return (summary["accuracy"], *summary["accuracy_ci95"])
+    return (evaluated[0]["accuracy"], *evaluated[0]["accuracy_ci95"]) if len(evaluated) == 1 else None
 
 
 def verdicts(found: Sequence[Found]) -> list[str]:
@@ -188,11 +188,10 @@ def verdicts(found: Sequence[Found]) -> list[str]:
             other = next((o for o in found if (o.kind, o.label, o.varied) == (first, point.label, point.varied)), None)
             if other is not None:
                 said.append(_say(other, point))
-    for name in dict.fromkeys(point.name for point in found):
-        curve = [point for point in found if point.name == name]
+    for curve in curves(found).values():
         if len(curve) > 1:
-            curve.sort(key=lambda point: point.rows)
-            said.append(_say(curve[0], curve[-1]))
+            least, *_, most = sorted(curve, key=lambda point: point.rows)
+            said.append(_say(least, most))
     return said
 
 
@@ -232,7 +231,7 @@ def show(directory: Path) -> None:
     """Print the curves and what they say."""
     found = points(directory)
     labels = list(dict.fromkeys(point.label for point in found))
-    names = list(dict.fromkeys(point.name for point in found))
+    names = list(curves(found))
     cells = {(point.name, point.label): point.shown for point in found}
     console.table(
         "Accuracy by training rows (mean over seeds, 95 % interval over questions and seeds)",

@@ -10,14 +10,14 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tutelage import console
 from tutelage.config import Config
 from tutelage.errors import InputError, first_line
-from tutelage.runs.files import read_json
+from tutelage.runs.files import flattened, read_json
 
 PROJECT = "tutelage"
 IDS = ".tracking.json"
@@ -69,7 +69,7 @@ def start(config: Config, directory: Path, after: int | None) -> Tracker:
         (directory / IDS).write_text(json.dumps(ids) + "\n")
 
     def send(kind: str, step: int, values: Mapping[str, Any]) -> None:
-        known = ((key, value) for key, value in _flat(values) if isinstance(value, int | float) and key != "step")
+        known = ((key, value) for key, value in flattened(values, "/").items() if isinstance(value, int | float) and key != "step")
         numbers = {f"{kind}/{key}": value for key, value in known}
         with turn:
             for name, tracker in list(running.items()):
@@ -147,7 +147,7 @@ def _mlflow(config: Config, directory: Path, ids: dict[str, str], after: int | N
             client.create_experiment(experiment)
         run = client.create_run(client.get_experiment_by_name(experiment).experiment_id, run_name=_name(directory))
         ids["mlflow"] = run.info.run_id
-        settings = [Param(key.replace("/", "."), str(value)) for key, value in _flat(config.model_dump(mode="json"))]
+        settings = [Param(key, str(value)) for key, value in flattened(config.model_dump(mode="json"), ".").items()]
         for first in range(0, len(settings), 100):  # as many as MLflow takes at once
             client.log_batch(ids["mlflow"], params=settings[first : first + 100])
 
@@ -163,12 +163,3 @@ STARTS = {"tensorboard": _tensorboard, "wandb": _wandb, "trackio": _trackio, "ml
 
 def _name(directory: Path) -> str:
     return directory.resolve().name
-
-
-def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The values of a table, and those of tables within it as ``table/key``."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from ((f"{key}/{inner}", each) for inner, each in _flat(value))
-        else:
-            yield key, value
