@@ -8,8 +8,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -20,7 +20,7 @@ from tutelage.evaluation.engine import EngineError, EngineHandle, Handover, engi
 from tutelage.evaluation.solve import Solved, nothing, solve, solve_by_engine
 from tutelage.evaluation.validation import Evaluation, Validation
 from tutelage.machines import gathered, uninterrupted
-from tutelage.model import optim, resolve
+from tutelage.model import optim
 from tutelage.resources import Placement
 
 GRACE = 20.0
@@ -31,55 +31,11 @@ QUEUE = 4
 """Evaluations in flight at most with `eval.when_busy = "queue"`: each holds a copy of the weights in the host's memory."""
 
 
-class Evaluator(Protocol):
-    """Evaluates a run while it trains. All ranks call each method together."""
+class Evaluator:
+    """Evaluates a run while it trains; all ranks call each method together.
 
-    def __call__(self, step: int) -> None:
-        """Evaluate if it is time to."""
-
-    def collect(self, step: int) -> None:
-        """Log what has come back."""
-
-    def finish(self, step: int) -> None:
-        """Wait for what is in flight."""
-
-    def give_up(self, step: int) -> None:
-        """Wait for what is in flight for a grace period."""
-
-    def close(self) -> None:
-        """End the engine; what is still in flight is lost."""
-
-
-def evaluator_for(validation: Validation, placement: Placement | None, optimizer: torch.optim.Optimizer) -> Evaluator:
-    """What evaluates a run: ``evaluator(step)`` does if it is time to; `collect`, `finish`, `give_up` see to what is in flight.
-
-    Args:
-        placement: where the engine runs; None: the policy generates by itself.
-        optimizer: its state makes room where training and the engine take turns.
+    Here the policy solves the problems by itself while training waits, and nothing is ever in flight.
     """
-    if placement is None:
-        return NativeEvaluator(validation)
-    config, policy = validation.config, validation.policy
-    longest = validation.prepared.longest_prompt + config.eval.max_new_tokens
-    setting = engine_setting(
-        resolve(config.model.id),
-        config.eval,
-        policy.precision,
-        placement.device,
-        longest,
-        validation.log.directory / "engine.log",
-    )
-    setting = replace(setting, gpu_memory_utilization=placement.gpu_memory_utilization, sleeps=placement.in_turns)
-    if placement.in_turns and not registry.entry_of(config.eval.backend).sleeps:
-        raise InputError(
-            f'eval.backend = "{config.eval.backend}": on {placement.device} training and the engine would take turns, and this one has'
-            ' no sleep and wake_up; choose another eval.device, or eval.in_turns = "off"'
-        )
-    return EngineEvaluator(validation, placement, EngineHandle(setting), optimizer)
-
-
-class NativeEvaluator:
-    """The policy solves the problems by itself, while training waits. Nothing is ever in flight."""
 
     def __init__(self, validation: Validation) -> None:
         self.validation = validation
@@ -96,12 +52,16 @@ class NativeEvaluator:
         validation.record(evaluation, solved, step)
 
     def collect(self, step: int) -> None:
-        """Log what has come back: nothing."""
+        """Log what has come back."""
 
-    finish = give_up = collect
+    def finish(self, step: int) -> None:
+        """Wait for what is in flight."""
+
+    def give_up(self, step: int) -> None:
+        """Wait for what is in flight for `GRACE` seconds, and no longer: the job was asked to stop."""
 
     def close(self) -> None:
-        """Nothing is open."""
+        """End the engine; what is still in flight is lost, and said to be."""
 
 
 @dataclass
@@ -113,7 +73,7 @@ class Flight:
     answers: Future[Solved]
 
 
-class EngineEvaluator:
+class EngineEvaluator(Evaluator):
     """An engine gets the policy's weights and solves the problems, while training goes on or waits, as placed.
 
     Whatever happens to the engine, training goes on: an evaluation that fails is reported and logged as failed. `close` ends it.
@@ -123,7 +83,8 @@ class EngineEvaluator:
     def __init__(
         self, validation: Validation, placement: Placement, engine: EngineHandle, optimizer: torch.optim.Optimizer
     ) -> None:
-        self.validation, self.placement, self.engine, self.optimizer = validation, placement, engine, optimizer
+        super().__init__(validation)
+        self.placement, self.engine, self.optimizer = placement, engine, optimizer
         self.policy, self.config = validation.policy, validation.config.eval
         self.world, self.log = validation.world, validation.log
         self.worker = ThreadPoolExecutor(1, thread_name_prefix="evaluation")
@@ -139,23 +100,19 @@ class EngineEvaluator:
             self._launch(self.validation.begin(step, self.config.backend))
 
     def collect(self, step: int) -> None:
-        """Log what has come back."""
         while len(self.flights) > 0 and self.world.first(self.flights[0].answers.done):
             self._land(step)
 
     def finish(self, step: int) -> None:
-        """Wait for what is in flight."""
         while self.flights:
             self._land(step)
 
     def give_up(self, step: int) -> None:
-        """Wait for what is in flight for `GRACE` seconds, and no longer: the job was asked to stop."""
         until = time.monotonic() + GRACE
         while len(self.flights) > 0 and self.world.first(lambda: self._is_back(self.flights[0], until)):
             self._land(step)
 
     def close(self) -> None:
-        """End the engine; what is still in flight is lost, and said to be."""
         try:
             self.engine.close()
         finally:
@@ -306,3 +263,26 @@ class EngineEvaluator:
             console.say(
                 f"{self.engine.title} has failed twice in one evaluation: there are no more of this run", style="bold red"
             )
+
+
+def evaluator_for(validation: Validation, placement: Placement | None, optimizer: torch.optim.Optimizer) -> Evaluator:
+    """What evaluates a run while it trains.
+
+    Args:
+        placement: where the engine runs; None: the policy generates by itself.
+        optimizer: its state makes room where training and the engine take turns.
+    """
+    if placement is None:
+        return Evaluator(validation)
+    config, policy = validation.config, validation.policy
+    longest = validation.prepared.longest_prompt + config.eval.max_new_tokens
+    setting = engine_setting(
+        config.model.id, config.eval, policy.precision, placement.device, longest, validation.log.directory / "engine.log",
+        gpu_memory_utilization=placement.gpu_memory_utilization, sleeps=placement.in_turns,
+    )  # fmt: skip
+    if placement.in_turns and not registry.entry_of(config.eval.backend).sleeps:
+        raise InputError(
+            f'eval.backend = "{config.eval.backend}": on {placement.device} training and the engine would take turns, and this one has'
+            ' no sleep and wake_up; choose another eval.device, or eval.in_turns = "off"'
+        )
+    return EngineEvaluator(validation, placement, EngineHandle(setting), optimizer)
