@@ -7,11 +7,9 @@ from tutelage._lazy import lazily
 if TYPE_CHECKING:
     from tutelage.resources.device import (
         GIB,
-        Device,
         device_named,
         free_memory,
         matrix_rate,
-        measured,
         memory_in_use,
         visible_name,
     )
