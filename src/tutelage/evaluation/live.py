@@ -203,8 +203,10 @@ class EngineEvaluator(Evaluator):
         failure = flight.answers.exception() if self.world.leads else None
         solved = flight.answers.result() if self.world.leads and failure is None else Solved()
         if self.config.eval.entropy == "exact" and self.world.first(lambda: failure is None):
+            # the policy's own weights, if it has not been trained since, else the copy that the engine got
+            snapshot = None if evaluation.step == now else flight.handed.snapshot
             with gathered(self.policy.model):
-                self.world.first(lambda: self._add_exact_entropies(flight, solved, now))
+                self.world.first(lambda: solved.add_exact_entropies(evaluation.job, self.policy, snapshot))
         evaluation.cost += self.cost(now, arrived)
         with uninterrupted():  # it is logged once
             self.flights.popleft()
@@ -212,11 +214,6 @@ class EngineEvaluator(Evaluator):
                 self._fail(evaluation, failure)
             else:
                 self.record(evaluation, solved, now)
-
-    def _add_exact_entropies(self, flight: Flight, solved: Solved, now: int) -> None:
-        """By the weights of the flight's step: the policy's own, if it has not been trained since, else the copy."""
-        snapshot = None if flight.evaluation.step == now else flight.handed.snapshot
-        solved.add_exact_entropies(flight.evaluation.job, self.policy, snapshot)
 
     def _fail(self, evaluation: Evaluation, error: BaseException) -> None:
         reason = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
