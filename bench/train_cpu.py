@@ -45,8 +45,6 @@ def rows_of(arguments: argparse.Namespace) -> tuple[Any, Any, list[Any]]:
 
 
 def ours(arguments: argparse.Namespace, packed: bool, compiled: bool) -> dict[str, Any]:
-    from dataclasses import replace
-
     from tutelage.model.load import load_policy
     from tutelage.model.optim import make_optimizer
     from tutelage.model.order import step_batches
@@ -55,7 +53,7 @@ def ours(arguments: argparse.Namespace, packed: bool, compiled: bool) -> dict[st
 
     config, tokenizer, rows = rows_of(arguments)
     policy = load_policy(config.model, tokenizer)
-    policy = replace(policy, packs=packed)
+    policy.packs = packed
     if compiled:
         policy.compile()
     policy.model.train()

@@ -73,8 +73,8 @@ def ours(arguments: argparse.Namespace, folder: str, length: int, side: str) -> 
     from tutelage.model.load import load_policy, load_tokenizer
     from tutelage.model.optim import make_optimizer
     from tutelage.model.order import step_batches
-    from tutelage.resources import matrix_rate
-    from tutelage.training import arrange as plan
+    from tutelage.model.policy import RECOMPUTATIONS
+    from tutelage.resources import HEADROOM, Load, activation_bytes, free_memory, matrix_rate, state_to_come
     from tutelage.training.step import accumulate_gradients, update_weights
 
     capped, together = "capped" in side, 1 if "capped" in side else arguments.rows_in_memory
@@ -83,13 +83,16 @@ def ours(arguments: argparse.Namespace, folder: str, length: int, side: str) -> 
         "id": folder,
         "device": "cpu" if arguments.toy else "cuda",
         "precision": "bf16-sr" if "sr" in side else "bf16-mixed",
-        "compile": "on" if "compiled" in side else "off",
-        "activation_checkpointing": "auto" if capped else "full" if "checkpointed" in side else "none",
     }
     config = parse_config({"model": model, "train": {"batch_size": together}})
     policy = load_policy(config.model, load_tokenizer(folder))
     optimizer = make_optimizer(policy.model, config)
-    policy = plan.arrange(policy, config, budget, 10**9)
+    kinds = RECOMPUTATIONS if capped else ("full",) if "checkpointed" in side else ("none",)
+    free = HEADROOM * free_memory(policy.device) - state_to_come(policy, config)
+    fitting = (kind for kind in kinds if activation_bytes(policy, Load(budget, budget), kind) <= free)
+    policy.recompute(next(fitting, kinds[-1]))
+    if "compiled" in side:
+        policy.compile()
     policy.model.train()
     rows = rows_of(length, arguments.rows * (arguments.steps + WARMUP), policy.head.weight.shape[0])
     seconds = []

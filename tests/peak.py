@@ -22,10 +22,22 @@ def main(warm: str, directory: str, precision: str, kind: str, optimizer: str, l
     tutelage.model.load.has_bfloat16 = lambda device: True
     torch.set_num_threads(2)
     _step(warm, precision, kind, optimizer, [40, 30], rows)  # libraries, threads and compiled code are there then
+    _products_of(directory, max(lengths))
     gc.collect()
     before = resident("VmRSS")
     reckoned = _step(directory, precision, kind, optimizer, lengths, rows)
     print(json.dumps({"grown": resident("VmHWM") - before, "reckoned": reckoned}))
+
+
+def _products_of(directory: str, tokens: int) -> None:
+    """Multiply matrices as large as the model's: a library keeps buffers for them, larger ones on some processors than on others."""
+    import torch
+
+    sizes = json.loads((Path(directory) / "config.json").read_text())
+    for width in (sizes["hidden_size"], sizes["intermediate_size"], sizes["vocab_size"]):
+        for dtype in (torch.float32, torch.bfloat16):
+            hidden, weight = torch.ones(tokens, sizes["hidden_size"], dtype=dtype), torch.ones(sizes["hidden_size"], width, dtype=dtype)
+            (hidden @ weight) @ weight.T
 
 
 def _step(directory: str, precision: str, kind: str, optimizer: str, lengths: list[int], rows: int) -> dict[str, float]:

@@ -209,7 +209,7 @@ def test_rows_that_are_all_cut_never_teach_the_end_token(make_config, monkeypatc
 
 def test_the_fused_objective_is_proven_whatever_the_loss_of_the_run(make_config, monkeypatch):
     only(monkeypatch, "fused = plain objective")
-    (found,) = doctor.check(make_config(train__loss="dft")).values()
+    (found,) = doctor.check(make_config(train__loss="my_losses:focal")).values()
     assert found.holds, found
 
 

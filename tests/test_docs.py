@@ -26,6 +26,7 @@ from tutelage.training import train_one_size
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TEXTS = [*PAGES, ROOT / "CHANGELOG.md"]
 BLOCK = re.compile(r"(?:<!-- needs: (\w+) -->\s*\n)?[ ]*```sh\n(.*?)\n[ ]*```", re.DOTALL)
 NEEDS = {"gpu", "hub", "cluster", "install"}
 SMALLER = {
@@ -131,14 +132,39 @@ def test_recipes_that_are_named_are_there():
             assert (ROOT / name).is_file(), f"{page.name} names {name}"
 
 
-def test_tests_and_scripts_that_are_named_are_there():
+def test_tests_that_are_named_are_there():
     known = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py"))
-    for page in PAGES:
-        text = page.read_text(encoding="utf-8")
-        for name in re.findall(r"(?:tests|bench)/[\w/]+\.py", text):
-            assert (ROOT / name).is_file(), f"{page.name} names {name}"
-        for name in re.findall(r"`(?:test_\w+\.py::)?(test_\w+)`", text):
+    for page in TEXTS:
+        for name in re.findall(r"\btest_\w+", page.read_text(encoding="utf-8")):
             assert f"def {name}(" in known or (ROOT / "tests" / f"{name}.py").is_file(), f"{page.name} names {name}"
+
+
+def test_files_and_modules_that_are_named_are_there():
+    package = ROOT / "src" / "tutelage"
+    for page in TEXTS:
+        text = page.read_text(encoding="utf-8")
+        for name in re.findall(r"\bsrc/[\w/.]*\w|\b[\w.-]+(?:/[\w.-]+)+\.py\b", text):
+            assert any((folder / name).exists() for folder in (ROOT, ROOT / "src", package)), f"{page.name} names {name}"
+        for name in re.findall(r"\btutelage((?:\.[A-Za-z]\w*)+)", text):
+            place = package
+            for part in name[1:].split("."):
+                is_there = (place / part).is_dir() or (place / f"{part}.py").is_file()
+                offered = (place / "__init__.py").read_text(encoding="utf-8")
+                assert is_there or part in offered, f"{page.name} names tutelage{name}"
+                place = place / part
+
+
+def test_no_line_of_a_page_is_long_and_no_cell_is_a_paragraph():
+    """Lines have 140 characters at most, outside tables and code. What is longer than 200 belongs below the table."""
+    for page in TEXTS:
+        text = page.read_text(encoding="utf-8")
+        text = re.sub(r"^([ ]*)```.*?^\1```$", lambda block: "\n" * block[0].count("\n"), text, flags=re.M | re.S)
+        for index, line in enumerate(text.splitlines(), 1):
+            if line.startswith("|"):
+                longest = max(len(cell.strip()) for cell in re.split(r"(?<!\\)\|", line))
+                assert longest <= 200, f"{page.name}:{index}: a cell of {longest} characters: make it a list below the table"
+            else:
+                assert len(line) <= 140, f"{page.name}:{index}: a line of {len(line)} characters"
 
 
 def test_the_reference_of_the_python_api_has_every_public_name():

@@ -239,6 +239,27 @@ def test_each_step_tells_where_its_time_went(make_config):
         assert line["matrix_share"] > 0 and 0 < line["weights_changed"] <= 1 and line["distinct_tokens"] > 0
 
 
+def test_the_rate_of_the_device_is_measured_before_training_and_kept(make_config, monkeypatch):
+    """Measured in the middle of a step, it would take memory and time that others need."""
+    from tutelage.training import loop, start
+
+    order = []
+    rate, update = start.matrix_rate, loop.update_weights
+    monkeypatch.setattr(start, "matrix_rate", lambda *given: order.append("rate") or rate(*given))
+    monkeypatch.setattr(loop, "update_weights", lambda *given: order.append("update") or update(*given))
+    directory = train_one_size(make_config(train__num_steps=2, eval__before=False, model__compile="off")).directory
+    assert order == ["rate", "update", "update"]
+    environment = json.loads((directory / "environment.json").read_text())
+    assert environment["matrix_flops_per_second"] > 1e8 and environment["command"]
+
+
+def test_a_rate_that_could_not_be_measured_costs_the_share_alone(make_config, monkeypatch):
+    monkeypatch.setattr("tutelage.training.start.matrix_rate", lambda *_: None)
+    directory = train_one_size(make_config(train__num_steps=1, eval__before=False)).directory
+    (step,) = (line for line in lines_of(directory / "metrics.jsonl") if line["kind"] == "train")
+    assert step["matrix_share"] is None and step["loss"] > 0
+
+
 def test_batches_made_ahead_come_in_order_and_their_errors_are_not_lost():
     made = []
 

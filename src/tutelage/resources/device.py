@@ -91,7 +91,7 @@ def this_machine(device: torch.device, bfloat16: bool = True) -> Device:
 
 
 @functools.cache
-def matrix_rate(device: torch.device, dtype: torch.dtype) -> float | None:
+def matrix_rate(device: torch.device, dtype: torch.dtype = torch.bfloat16) -> float | None:
     """Floating-point operations per second of a large matrix product on a device: the best of a few. None: no memory for it.
 
     Matrices become larger until they would not fit into `MOST_FOR_A_RATE` of the free memory, or a product would take long: a CPU may
