@@ -201,8 +201,8 @@ def test_a_trial_whose_last_evaluation_failed_has_no_accuracy(config, ran, tmp_p
     """An earlier evaluation, or that of the untouched model, is not the trained one's."""
     from tutelage.evaluation import live
 
-    original = live.NativeEvaluator.__call__
-    monkeypatch.setattr(live.NativeEvaluator, "__call__", lambda self, step: original(self, step) if step == 0 else None)
+    original = live.Evaluator.__call__
+    monkeypatch.setattr(live.Evaluator, "__call__", lambda self, step: original(self, step) if step == 0 else None)
     sweep.run_sweep(config, ONE, tmp_path / "out", models="best")
     (row,) = results.table(tmp_path / "out")
     assert (row["status"], row["accuracy"], row["gained"]) == ("finished, not evaluated", None, None)

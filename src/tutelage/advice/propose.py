@@ -85,15 +85,6 @@ class Planner:
         fastest = min(_seconds(option) for option in fitting)
         return min((each for each in fitting if _seconds(each) <= 1.01 * fastest), key=lambda option: option.needs.peak)
 
-    def less_again(self, option: Option) -> list[Option]:
-        """The option with each kind of recomputation that computes less again."""
-        return [self.option(option.changes, kind) for kind in RECOMPUTATIONS if AGAIN[kind] < AGAIN[option.needs.kind]]
-
-    def doubled(self, option: Option) -> Option | None:
-        """The option with packs twice as large. None: rows are padded."""
-        budget = option.changes.get("train.pack_tokens")
-        return self.option({**option.changes, "train.pack_tokens": 2 * budget}, option.needs.kind) if budget else None
-
     def traced(self, option: Option) -> Option:
         """An option whose memory of training is traced rather than reckoned."""
         config = replaced(self.config, option.changes)
@@ -150,7 +141,10 @@ def advise(
     if chosen is None:
         return Advice(config, prepared, planner.estimator, planner.traced(given) if trace else given, None, others, [], None)
     proposal = best[chosen]
-    less_again, doubled = planner.less_again(proposal), planner.doubled(proposal)
+    changes, kind = proposal.changes, proposal.needs.kind
+    less_again = [planner.option(changes, other) for other in RECOMPUTATIONS if AGAIN[other] < AGAIN[kind]]
+    budget = changes.get("train.pack_tokens")
+    doubled = planner.option({**changes, "train.pack_tokens": 2 * budget}, kind) if budget else None
     if trace:
         given, proposal = planner.traced(given), planner.traced(proposal)
         if not proposal.needs.fits:

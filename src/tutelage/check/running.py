@@ -24,7 +24,7 @@ from tutelage.evaluation import (
     registry,
 )
 from tutelage.machines import ALONE
-from tutelage.model import for_device, load_policy, resolve, size_in_bytes
+from tutelage.model import for_device, load_policy, size_in_bytes
 from tutelage.resources import engine_device
 from tutelage.runs import Checkpoints, RunLog
 from tutelage.training import accumulate_gradients, set_up, update_weights
@@ -85,9 +85,7 @@ def engines(subject: Subject) -> Finding:
     prompts = prompt_ids(policy.tokenizer, subject.pool.problems[:ASKED])
     longest = max(map(len, prompts)) + CAP
     log = subject.scratch / "engine.log"
-    engine = EngineHandle(
-        engine_setting(resolve(config.model.id), config.eval, policy.precision, device, max(longest, 256), log)
-    )
+    engine = EngineHandle(engine_setting(config.model.id, config.eval, policy.precision, device, max(longest, 256), log))
     with closing(engine):
         try:
             engine.start()

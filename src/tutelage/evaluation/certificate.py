@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -80,12 +80,8 @@ class UncertifiedWeights(RunError):
 def probes(tokenizer: Any, longest: int | None = None) -> list[tuple[int, ...]]:
     """Fixed sequences of ids: worked solutions of the built-in task, one after the other, of `LENGTH` tokens (or `longest`)."""
     length = min(LENGTH, longest or LENGTH)
-
-    def texts() -> Iterator[str]:
-        for row in arithmetic.rows("train", 40 * PROBES):
-            yield "\n".join(message["content"] for message in row["messages"])
-
-    ids = [token for text in texts() for token in tokenizer.encode(text + "\n", add_special_tokens=False)]
+    texts = ["".join(message["content"] + "\n" for message in row["messages"]) for row in arithmetic.rows("train", 40 * PROBES)]
+    ids = [token for text in texts for token in tokenizer.encode(text, add_special_tokens=False)]
     return [tuple(ids[index * length : (index + 1) * length]) for index in range(PROBES)]
 
 

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from tutelage import console
 from tutelage.errors import RunError
@@ -72,12 +73,6 @@ def forget_drafts(run: Path, but_of: int | None = None) -> None:
             file.unlink(missing_ok=True)
 
 
-def _completion(values: dict[str, object]) -> Completion:
-    entropies, log_probs = values["entropies"], values.get("log_probs")
-    return Completion(
-        str(values["text"]),
-        tuple(values["token_ids"]),  # type: ignore[arg-type]
-        str(values["finish_reason"]),
-        None if entropies is None else tuple(entropies),  # type: ignore[arg-type]
-        None if log_probs is None else tuple(log_probs),  # type: ignore[arg-type]
-    )
+def _completion(values: dict[str, Any]) -> Completion:
+    fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return Completion(**fields)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import Any
 
-from tutelage.data import Example
 from tutelage.evaluation.engine import Completion
 from tutelage.evaluation.entropy import Entropy
 from tutelage.grading import answer_of, grade_all, grade_responses, question_only_reward_fn, r1_zero_reward_fn, rewards_of
@@ -17,12 +16,6 @@ REWARD_FUNCTIONS: dict[str, RewardFn] = {
     "r1_zero": r1_zero_reward_fn,
     "question_only": question_only_reward_fn,
 }
-
-
-def grade_examples(problems: Sequence[Example], completions: Sequence[Completion], reward: str) -> list[dict[str, Any]]:
-    """Records of the completions of problems, graded as `eval.reward` says; see `grade_completions`."""
-    prompts, references = [problem.prompt for problem in problems], [problem.reference for problem in problems]
-    return grade_completions(prompts, references, completions, REWARD_FUNCTIONS[reward])
 
 
 def grade_completions(

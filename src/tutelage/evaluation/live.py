@@ -1,4 +1,4 @@
-"""Evaluation while training: by the training model itself, or by an engine, which training need not wait for."""
+"""Evaluation while training by an engine, which training need not wait for."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -17,11 +17,12 @@ from tutelage import console
 from tutelage.errors import InputError, RunError
 from tutelage.evaluation.certificate import UncertifiedWeights
 from tutelage.evaluation.engine import EngineError, EngineHandle, Handover, engine_setting, hand_over, registry
-from tutelage.evaluation.solve import Solved, nothing, solve, solve_by_engine
-from tutelage.evaluation.validation import Evaluation, Validation
+from tutelage.evaluation.solve import Solved, nothing, solve_by_engine
+from tutelage.evaluation.validation import Evaluation, Evaluator
 from tutelage.machines import gathered, uninterrupted
-from tutelage.model import optim, resolve
+from tutelage.model import Course, optim
 from tutelage.resources import Placement
+from tutelage.runs import RunLog
 
 GRACE = 20.0
 """Seconds for which an evaluation in flight is waited for when the job was asked to stop, and its state is saved."""
@@ -29,79 +30,6 @@ POLL = 0.2
 """Seconds between two looks at whether the job was asked to stop, while an engine is waited for."""
 QUEUE = 4
 """Evaluations in flight at most with `eval.when_busy = "queue"`: each holds a copy of the weights in the host's memory."""
-
-
-class Evaluator(Protocol):
-    """Evaluates a run while it trains. All ranks call each method together."""
-
-    def __call__(self, step: int) -> None:
-        """Evaluate if it is time to."""
-
-    def collect(self, step: int) -> None:
-        """Log what has come back."""
-
-    def finish(self, step: int) -> None:
-        """Wait for what is in flight."""
-
-    def give_up(self, step: int) -> None:
-        """Wait for what is in flight for a grace period."""
-
-    def close(self) -> None:
-        """End the engine; what is still in flight is lost."""
-
-
-def evaluator_for(validation: Validation, placement: Placement | None, optimizer: torch.optim.Optimizer) -> Evaluator:
-    """What evaluates a run: ``evaluator(step)`` does if it is time to; `collect`, `finish`, `give_up` see to what is in flight.
-
-    Args:
-        placement: where the engine runs; None: the policy generates by itself.
-        optimizer: its state makes room where training and the engine take turns.
-    """
-    if placement is None:
-        return NativeEvaluator(validation)
-    config, policy = validation.config, validation.policy
-    longest = validation.prepared.longest_prompt + config.eval.max_new_tokens
-    setting = engine_setting(
-        resolve(config.model.id),
-        config.eval,
-        policy.precision,
-        placement.device,
-        longest,
-        validation.log.directory / "engine.log",
-    )
-    setting = replace(setting, gpu_memory_utilization=placement.gpu_memory_utilization, sleeps=placement.in_turns)
-    if placement.in_turns and not registry.entry_of(config.eval.backend).sleeps:
-        raise InputError(
-            f'eval.backend = "{config.eval.backend}": on {placement.device} training and the engine would take turns, and this one has'
-            ' no sleep and wake_up; choose another eval.device, or eval.in_turns = "off"'
-        )
-    return EngineEvaluator(validation, placement, EngineHandle(setting), optimizer)
-
-
-class NativeEvaluator:
-    """The policy solves the problems by itself, while training waits. Nothing is ever in flight."""
-
-    def __init__(self, validation: Validation) -> None:
-        self.validation = validation
-
-    def __call__(self, step: int) -> None:
-        """Evaluate if it is time to. Raises StopWanted if the job is asked to stop meanwhile."""
-        validation = self.validation
-        if not validation.is_due(step):
-            return
-        evaluation = validation.begin(step, "native")
-        with validation.progress(evaluation) as advance:
-            solved = solve(evaluation.job, validation.policy, evaluation.draft, validation.world, advance)
-        evaluation.cost = validation.cost(step, evaluation.started)
-        validation.record(evaluation, solved, step)
-
-    def collect(self, step: int) -> None:
-        """Log what has come back: nothing."""
-
-    finish = give_up = collect
-
-    def close(self) -> None:
-        """Nothing is open."""
 
 
 @dataclass
@@ -113,7 +41,7 @@ class Flight:
     answers: Future[Solved]
 
 
-class EngineEvaluator:
+class EngineEvaluator(Evaluator):
     """An engine gets the policy's weights and solves the problems, while training goes on or waits, as placed.
 
     Whatever happens to the engine, training goes on: an evaluation that fails is reported and logged as failed. `close` ends it.
@@ -121,11 +49,10 @@ class EngineEvaluator:
     """
 
     def __init__(
-        self, validation: Validation, placement: Placement, engine: EngineHandle, optimizer: torch.optim.Optimizer
+        self, course: Course, log: RunLog, placement: Placement, engine: EngineHandle, optimizer: torch.optim.Optimizer
     ) -> None:
-        self.validation, self.placement, self.engine, self.optimizer = validation, placement, engine, optimizer
-        self.policy, self.config = validation.policy, validation.config.eval
-        self.world, self.log = validation.world, validation.log
+        super().__init__(course, log)
+        self.placement, self.engine, self.optimizer = placement, engine, optimizer
         self.worker = ThreadPoolExecutor(1, thread_name_prefix="evaluation")
         self.flights: deque[Flight] = deque()
         self.given_up = threading.Event()  # the worker sets it when the engine has failed twice in one evaluation
@@ -133,29 +60,25 @@ class EngineEvaluator:
     def __call__(self, step: int) -> None:
         """Log what has come back, and evaluate if it is time to. Raises StopWanted if the job is asked to stop meanwhile."""
         self.collect(step)
-        if any(flight.evaluation.step == step for flight in self.flights) or not self.validation.is_due(step):
+        if any(flight.evaluation.step == step for flight in self.flights) or not self.is_due(step):
             return
         if self._has_room(step):
-            self._launch(self.validation.begin(step, self.config.backend))
+            self._launch(self.begin(step, self.config.eval.backend))
 
     def collect(self, step: int) -> None:
-        """Log what has come back."""
         while len(self.flights) > 0 and self.world.first(self.flights[0].answers.done):
             self._land(step)
 
     def finish(self, step: int) -> None:
-        """Wait for what is in flight."""
         while self.flights:
             self._land(step)
 
     def give_up(self, step: int) -> None:
-        """Wait for what is in flight for `GRACE` seconds, and no longer: the job was asked to stop."""
         until = time.monotonic() + GRACE
         while len(self.flights) > 0 and self.world.first(lambda: self._is_back(self.flights[0], until)):
             self._land(step)
 
     def close(self) -> None:
-        """End the engine; what is still in flight is lost, and said to be."""
         try:
             self.engine.close()
         finally:
@@ -171,12 +94,12 @@ class EngineEvaluator:
 
     def _has_room(self, step: int) -> bool:
         """Make room for one more flight, or leave this evaluation out, as configured."""
-        if self.flights and self.config.when_busy == "skip" and step < self.validation.total:
+        if self.flights and self.config.eval.when_busy == "skip" and step < self.total:
             flying = self.flights[0].evaluation.step
             console.say(f"step {step}: not evaluated, that of step {flying} is in flight (eval.when_busy)", style="yellow")
             self.log.metrics(kind="eval_skipped", step=step, in_flight=flying)
             return False
-        while len(self.flights) >= (QUEUE if self.config.when_busy == "queue" else 1):
+        while len(self.flights) >= (QUEUE if self.config.eval.when_busy == "queue" else 1):
             self._land(step)
         return not self.world.first(self.given_up.is_set)
 
@@ -188,14 +111,14 @@ class EngineEvaluator:
         handed = self._hand_over(evaluation)
         if handed is None:
             return
-        bar = self.validation.progress(evaluation) if waits else contextlib.nullcontext(nothing)
+        bar = self.progress(evaluation) if waits else contextlib.nullcontext(nothing)
         with bar as advance, self._engines_turn() if self.placement.in_turns else contextlib.nullcontext():
             answers = self.worker.submit(self._solve, evaluation, handed, advance) if self.world.leads else Future()
             flight = Flight(evaluation, handed, answers)
             self.flights.append(flight)
             if waits:
                 self.world.first(lambda: self._wait(flight))
-        evaluation.cost = self.validation.cost(evaluation.step, evaluation.started)
+        evaluation.cost = self.cost(evaluation.step, evaluation.started)
         if waits:
             self._land(evaluation.step)
 
@@ -208,7 +131,7 @@ class EngineEvaluator:
             failure = error
         if not self.world.any(handed is None):
             return handed
-        evaluation.cost = self.validation.cost(evaluation.step, evaluation.started)
+        evaluation.cost = self.cost(evaluation.step, evaluation.started)
         self._fail(evaluation, failure)
         return None
 
@@ -251,7 +174,7 @@ class EngineEvaluator:
     @contextlib.contextmanager
     def _engines_turn(self) -> Iterator[None]:
         """Within it the engine has the GPU; the optimizer's state makes room if so configured. Only a single rank takes turns."""
-        with optim.offloaded(self.optimizer) if self.config.offload_optimizer else contextlib.nullcontext():
+        with optim.offloaded(self.optimizer) if self.config.eval.offload_optimizer else contextlib.nullcontext():
             torch.cuda.empty_cache()
             self._call_or_end(self.engine.wake_up)
             try:
@@ -279,21 +202,18 @@ class EngineEvaluator:
                 self.world.first(lambda: self._wait(flight))
         failure = flight.answers.exception() if self.world.leads else None
         solved = flight.answers.result() if self.world.leads and failure is None else Solved()
-        if self.config.entropy == "exact" and self.world.first(lambda: failure is None):
+        if self.config.eval.entropy == "exact" and self.world.first(lambda: failure is None):
+            # the policy's own weights, if it has not been trained since, else the copy that the engine got
+            snapshot = None if evaluation.step == now else flight.handed.snapshot
             with gathered(self.policy.model):
-                self.world.first(lambda: self._add_exact_entropies(flight, solved, now))
-        evaluation.cost += self.validation.cost(now, arrived)
+                self.world.first(lambda: solved.add_exact_entropies(evaluation.job, self.policy, snapshot))
+        evaluation.cost += self.cost(now, arrived)
         with uninterrupted():  # it is logged once
             self.flights.popleft()
             if failure is not None:
                 self._fail(evaluation, failure)
             else:
-                self.validation.record(evaluation, solved, now)
-
-    def _add_exact_entropies(self, flight: Flight, solved: Solved, now: int) -> None:
-        """By the weights of the flight's step: the policy's own, if it has not been trained since, else the copy."""
-        snapshot = None if flight.evaluation.step == now else flight.handed.snapshot
-        solved.add_exact_entropies(flight.evaluation.job, self.policy, snapshot)
+                self.record(evaluation, solved, now)
 
     def _fail(self, evaluation: Evaluation, error: BaseException) -> None:
         reason = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
@@ -306,3 +226,26 @@ class EngineEvaluator:
             console.say(
                 f"{self.engine.title} has failed twice in one evaluation: there are no more of this run", style="bold red"
             )
+
+
+def evaluator_for(course: Course, log: RunLog, placement: Placement | None, optimizer: torch.optim.Optimizer) -> Evaluator:
+    """What evaluates a run while it trains.
+
+    Args:
+        placement: where the engine runs; None: the policy generates by itself.
+        optimizer: its state makes room where training and the engine take turns.
+    """
+    if placement is None:
+        return Evaluator(course, log)
+    config = course.config
+    longest = course.prepared.longest_prompt + config.eval.max_new_tokens
+    setting = engine_setting(
+        config.model.id, config.eval, course.policy.precision, placement.device, longest, log.directory / "engine.log",
+        gpu_memory_utilization=placement.gpu_memory_utilization, sleeps=placement.in_turns,
+    )  # fmt: skip
+    if placement.in_turns and not registry.entry_of(config.eval.backend).sleeps:
+        raise InputError(
+            f'eval.backend = "{config.eval.backend}": on {placement.device} training and the engine would take turns, and this one has'
+            ' no sleep and wake_up; choose another eval.device, or eval.in_turns = "off"'
+        )
+    return EngineEvaluator(course, log, placement, EngineHandle(setting), optimizer)

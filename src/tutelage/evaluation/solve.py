@@ -14,7 +14,7 @@ from tutelage.evaluation.certificate import Certificate
 from tutelage.evaluation.draft import Draft
 from tutelage.evaluation.engine import Completion, EngineError, EngineHandle, Handover, Sampling, Snapshot, native
 from tutelage.evaluation.entropy import TOP_K, Entropy, add_entropies, add_tokens, drop_entropies
-from tutelage.evaluation.grade import grade_examples
+from tutelage.evaluation.grade import REWARD_FUNCTIONS, grade_completions
 from tutelage.machines import ALONE, StopWanted, World, gathered
 from tutelage.model import Policy
 
@@ -244,4 +244,5 @@ def _graded(job: Job, answers: Mapping[int, Sequence[Completion]], entropy: Entr
     completions = [completion for index in job.indices for completion in answers[index]]
     if entropy == "off":
         completions = [replace(completion, entropies=None, log_probs=None) for completion in completions]
-    return Solved(grade_examples(job.problems, completions, job.config.reward), completions, entropy)
+    prompts, references = [problem.prompt for problem in job.problems], [problem.reference for problem in job.problems]
+    return Solved(grade_completions(prompts, references, completions, REWARD_FUNCTIONS[job.config.reward]), completions, entropy)

@@ -17,7 +17,7 @@ from tutelage.evaluation.certificate import trainer_scores
 from tutelage.evaluation.engine import EngineHandle, Handover, engine_setting, registry
 from tutelage.evaluation.solve import PORTION, Job, Solved, nothing, solve, solve_by_engine
 from tutelage.machines import fanout
-from tutelage.model import check_positions, load_policy, load_tokenizer, resolve
+from tutelage.model import check_positions, load_policy, load_tokenizer
 from tutelage.resources import engine_devices
 
 
@@ -59,11 +59,10 @@ def solve_here(
     check_positions(policy, job.longest, "the longest prompt + eval.max_new_tokens")
     if job.config.backend == "native":
         return solve(job, policy, on_finished=on_finished)
-    setting = engine_setting(
-        resolve(config.model.id), job.config, policy.precision, torch.device("cpu"), job.longest, directory / "engine.log"
-    )
     engines = [
-        EngineHandle(replace(setting, device=device, log=directory / f"engine-{index}.log"))
+        EngineHandle(
+            engine_setting(config.model.id, job.config, policy.precision, device, job.longest, directory / f"engine-{index}.log")
+        )
         for index, device in enumerate(engine_devices(job.config)[: len(job.problems)])
     ]
     handed = Handover(trainer_scores(policy, engines[0].probes))  # engines read the same weights themselves

@@ -1,4 +1,4 @@
-"""What all evaluations of a run share: when they are due, which problems they ask, and how they are logged."""
+"""Evaluation while training, by the policy itself; and what all evaluations of a run share: when they are due, what they ask and log."""
 
 from __future__ import annotations
 
@@ -8,13 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tutelage import console
-from tutelage.config import Config
-from tutelage.data import Prepared
 from tutelage.evaluation.draft import Draft
 from tutelage.evaluation.grade import summarize
-from tutelage.evaluation.solve import Job, Solved
-from tutelage.machines import ALONE, World
-from tutelage.model import Policy
+from tutelage.evaluation.solve import Job, Solved, solve
+from tutelage.model import Course
 from tutelage.report import show
 from tutelage.runs import RunLog
 
@@ -35,20 +32,37 @@ class Evaluation:
     cost: float = 0.0
 
 
-@dataclass(frozen=True)
-class Validation:
-    """The validation of a run while it trains. Several ranks use it together; rank 0 writes the log.
+class Evaluator:
+    """Evaluates a run while it trains. All ranks call each method together; rank 0 writes the log.
 
-    Attributes:
-        total: optimizer steps of the run.
+    Here the policy solves the problems by itself while training waits, and nothing is ever in flight.
     """
 
-    policy: Policy
-    prepared: Prepared
-    config: Config
-    log: RunLog
-    total: int
-    world: World = ALONE
+    def __init__(self, course: Course, log: RunLog) -> None:
+        self.policy, self.prepared, self.config, self.world = course.policy, course.prepared, course.config, course.world
+        self.total, self.log = course.total, log
+
+    def __call__(self, step: int) -> None:
+        """Evaluate if it is time to. Raises StopWanted if the job is asked to stop meanwhile."""
+        if not self.is_due(step):
+            return
+        evaluation = self.begin(step, "native")
+        with self.progress(evaluation) as advance:
+            solved = solve(evaluation.job, self.policy, evaluation.draft, self.world, advance)
+        evaluation.cost = self.cost(step, evaluation.started)
+        self.record(evaluation, solved, step)
+
+    def collect(self, step: int) -> None:
+        """Log what has come back."""
+
+    def finish(self, step: int) -> None:
+        """Wait for what is in flight."""
+
+    def give_up(self, step: int) -> None:
+        """Wait for what is in flight for `live.GRACE` seconds, and no longer: the job was asked to stop."""
+
+    def close(self) -> None:
+        """End the engine; what is still in flight is lost, and said to be."""
 
     def is_due(self, step: int) -> bool:
         """Whether to evaluate now; not what the log has already."""

@@ -149,10 +149,6 @@ class Point:
     tokens: int
     varied: dict[str, str] = field(default_factory=dict)
 
-    @property
-    def label(self) -> str:
-        return "full" if self.size is None else str(self.size)
-
 
 def rows_of(kind: Kind, size: int | None, raw: int, right: int) -> int:
     """How many rows a point trains on.

@@ -9,33 +9,14 @@ from typing import Any
 
 from tutelage import console
 from tutelage.config import replaced
-from tutelage.data import Prepared, choose
+from tutelage.data import Pool, Prepared, choose
 from tutelage.experiments.layout import Layout, Trial
 from tutelage.model import for_device
 from tutelage.resources import USUAL_SHARE, Estimate, Estimator, device_here, in_gb
 from tutelage.runs import Reading
 
-
-class Predictor:
-    """Estimates of the trials of a sweep on this machine; of each group, the first one has the evaluation of the untouched model."""
-
-    def __init__(self, layout: Layout, gpus_per_trial: int) -> None:
-        self.pools, self.gpus = layout.pools, gpus_per_trial
-        self.evaluated: set[str] = set()
-        self._known: dict[tuple[str, str, str], tuple[Estimator, str]] = {}
-
-    def __call__(self, trial: Trial, prepared: Prepared) -> Estimate:
-        model, config = trial.config.model, trial.config
-        key = trial.group, model.device, model.precision
-        if key not in self._known:
-            device = device_here(model)
-            gpus = self.gpus if device.kind == "cuda" else 1
-            estimator = Estimator(self.pools[trial.group].tokenizer, device, gpus, shares=False)
-            self._known[key] = estimator, for_device(model, device.torch_device).precision
-        estimator, precision = self._known[key]
-        before = config.eval.before and trial.group not in self.evaluated
-        self.evaluated.add(trial.group)
-        return estimator.given(replaced(config, {"model.precision": precision, "eval.before": before}), prepared)
+Known = dict[tuple[str, str, str], tuple[Estimator, str]]
+"""The estimator and the precision of a group, a device and a configured precision."""
 
 
 def show(layout: Layout, gpus_per_trial: int, models: int) -> list[dict[str, Any]]:
@@ -46,7 +27,7 @@ def show(layout: Layout, gpus_per_trial: int, models: int) -> list[dict[str, Any
     Args:
         models: how many trained models will be on the disk at the same time.
     """
-    trials, predict = list(layout.trials.values()), Predictor(layout, gpus_per_trial)
+    trials, known, begun = list(layout.trials.values()), Known(), set[str]()
     finished = {trial.name: reading for trial in trials if (reading := Reading(Path(trial.config.run.dir))).trained}
     paces = {group: _pace([trial for trial in trials if trial.group == group], finished) for group in layout.pools}
     rows: list[tuple[Any, ...]] = []
@@ -61,7 +42,8 @@ def show(layout: Layout, gpus_per_trial: int, models: int) -> list[dict[str, Any
             rows.append((*cells, f"took {console.duration(took)}", "", "finished"))
             found.append({"trial": trial.name, "finished": True, "training_seconds": took})
             continue
-        needs = predict(trial, prepared)
+        needs = _needs(trial, prepared, layout.pools[trial.group], gpus_per_trial, known, trial.group not in begun)
+        begun.add(trial.group)
         if pace := paces[trial.group]:
             needs = replace(needs, seconds=(trial.tokens * pace[0], pace[1]))
         seconds = needs.seconds or (None, None)
@@ -89,3 +71,16 @@ def _pace(trials: Sequence[Trial], finished: Mapping[str, Reading]) -> tuple[flo
     training = sum(line["seconds"] for reading in readings for line in reading.steps)
     evaluations = [line for reading in readings for line in reading.evaluations if "adopted_from" not in line]
     return training / sum(trial.tokens for trial in done), sum(line["seconds"] for line in evaluations) / len(done)
+
+
+def _needs(trial: Trial, prepared: Prepared, pool: Pool, gpus: int, known: Known, first: bool) -> Estimate:
+    """What a trial is reckoned to take on this machine. The first of a group has the evaluation of the untouched model."""
+    model, config = trial.config.model, trial.config
+    key = trial.group, model.device, model.precision
+    if key not in known:
+        device = device_here(model)
+        estimator = Estimator(pool.tokenizer, device, gpus if device.kind == "cuda" else 1, shares=False)
+        known[key] = estimator, for_device(model, device.torch_device).precision
+    estimator, precision = known[key]
+    changes = {"model.precision": precision, "eval.before": config.eval.before and first}
+    return estimator.given(replaced(config, changes), prepared)

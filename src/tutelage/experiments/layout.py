@@ -59,13 +59,14 @@ def _of_one_variation(
     unsized = base.data.model_copy(update={"size": None, "filter": False})
     raw = choose(pool, unsized)
     lengths = unsized.model_copy(update={"max_length": raw.max_length})
-    sets = {False: raw, True: choose(pool, lengths.model_copy(update={"filter": True}))} if _grades(design) else {False: raw}
-    right = len(sets[True].train) if True in sets else len(raw.train)
+    grades = "filtered" in design.kinds or "control" in design.kinds
+    filtered = choose(pool, lengths.model_copy(update={"filter": True})) if grades else raw
+    right = len(filtered.train)
     rows_per_step = base.train.batch_size * base.train.grad_accum
 
     def course(kind: str, rows: int) -> tuple[int, float]:
         """(steps, tokens of a step) of a set by itself, as if its rows were as long as those of its kind are on average."""
-        all_of_kind = sets[kind == "filtered"].train
+        all_of_kind = (filtered if kind == "filtered" else raw).train
         epoch = steps_per_epoch(rows, rows_per_step)
         steps = total_steps(rows, rows_per_step, base.train.num_epochs, base.train.num_steps)
         return steps, sum(map(len, all_of_kind)) / len(all_of_kind) * rows / epoch
@@ -82,10 +83,6 @@ def _of_one_variation(
             num_steps = base.train.num_steps if design.equal == "epochs" else steps
             made = trial_config(base, point, raw.max_length, str(directory / "trials" / name), lr=lr, num_steps=num_steps)
             yield point, Trial(name, made, group, steps, point.tokens)
-
-
-def _grades(design: Design) -> bool:
-    return "filtered" in design.kinds or "control" in design.kinds
 
 
 def _group(config: Config) -> str:

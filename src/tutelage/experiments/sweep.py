@@ -134,11 +134,17 @@ def _run_all(layout: Layout, directory: Path, state: dict[str, Any], run: Callab
 
     evaluations = _baselines(layout, directory)
     follow(list(evaluations), evaluations.values(), "evaluating the untouched model", [1] * len(evaluations))
-    ready, left_out = _unfinished_with_baseline(layout, directory)
-    for trial in left_out:
-        _tell(trial.name, RunError("the untouched model could not be evaluated"), state, directory)
-    names, sizes = [trial.name for trial in ready], [trial.tokens for trial in ready]
-    follow(names, (_trial_job(trial, layout, directory) for trial in ready), "tokens trained on", sizes)
+    ready: dict[str, tuple[Trial, Path | None]] = {}
+    for trial in _unfinished(layout):
+        baseline = _baseline_of(directory, trial.group) if trial.config.eval.before else None
+        if baseline is not None and not Reading(baseline).trained:
+            _tell(trial.name, RunError("the untouched model could not be evaluated"), state, directory)
+        else:
+            ready[trial.name] = trial, baseline
+    jobs = (
+        Job(trial.config, choose(layout.pools[trial.group], trial.config.data), True, baseline) for trial, baseline in ready.values()
+    )
+    follow(list(ready), jobs, "tokens trained on", [trial.tokens for trial, _ in ready.values()])
 
 
 def work(job: Job) -> None:
@@ -174,20 +180,6 @@ def _baselines(layout: Layout, directory: Path) -> dict[str, Job]:
 
 def _unfinished(layout: Layout) -> list[Trial]:
     return [trial for trial in layout.trials.values() if not Reading(Path(trial.config.run.dir)).trained]
-
-
-def _unfinished_with_baseline(layout: Layout, directory: Path) -> tuple[list[Trial], list[Trial]]:
-    """Unfinished trials that can be begun, and those whose baseline failed."""
-    unfinished = _unfinished(layout)
-    wanted = {trial.group for trial in unfinished if trial.config.eval.before}
-    missing = {group for group in wanted if not Reading(_baseline_of(directory, group)).trained}
-    ready = [trial for trial in unfinished if trial.group not in missing]
-    return ready, [trial for trial in unfinished if trial.group in missing]
-
-
-def _trial_job(trial: Trial, layout: Layout, directory: Path) -> Job:
-    baseline = _baseline_of(directory, trial.group) if trial.config.eval.before else None
-    return Job(trial.config, choose(layout.pools[trial.group], trial.config.data), True, baseline)
 
 
 def _remove_models(layout: Layout, models: Models) -> None:

@@ -90,12 +90,6 @@ def this_machine(device: torch.device, bfloat16: bool = True) -> Device:
     return Device(f"{device} of this machine", device.type, memory, rates, memory_rate(device))
 
 
-def measured(device: torch.device, dtype: torch.dtype) -> dict[str, float | None]:
-    """The rates of a device, measured now if they were not before: operations per second of a matrix product in `dtype`, and bytes
-    per second from memory. A run calls this once, before its first step; None is a rate that could not be measured."""
-    return {"operations_per_second": matrix_rate(device, dtype), "bytes_per_second": memory_rate(device)}
-
-
 @functools.cache
 def matrix_rate(device: torch.device, dtype: torch.dtype = torch.bfloat16) -> float | None:
     """Floating-point operations per second of a large matrix product on a device: the best of a few. None: no memory for it.
@@ -109,7 +103,7 @@ def matrix_rate(device: torch.device, dtype: torch.dtype = torch.bfloat16) -> fl
         too_long = rate is not None and operations / rate > LONGEST_PRODUCT
         if too_long or 3 * size**2 * dtype.itemsize > room:  # two factors and their product
             break
-        seconds = _shortest(device, functools.partial(_factors, size, dtype, device), torch.mm)
+        seconds = _shortest(device, functools.partial(torch.randn, size, size, dtype=dtype, device=device), 2, torch.mm)
         rate = rate if seconds is None else operations / seconds
     return rate
 
@@ -120,39 +114,29 @@ def memory_rate(device: torch.device) -> float | None:
     size = int(min(1 << 30 if device.type == "cuda" else 1 << 27, MOST_FOR_A_RATE * free_memory(device)))
     if size < 1 << 20:
         return None
-    seconds = _shortest(device, lambda: [torch.ones(size // 4, device=device)], torch.sum)
+    seconds = _shortest(device, lambda: torch.ones(size // 4, device=device), 1, torch.sum)
     return None if seconds is None else size / seconds
 
 
-def _factors(size: int, dtype: torch.dtype, device: torch.device) -> list[torch.Tensor]:
-    return [torch.randn(size, size, dtype=dtype, device=device) for _ in range(2)]
-
-
-def _shortest(device: torch.device, make: Callable[[], list[torch.Tensor]], work: Callable[..., object]) -> float | None:
-    """Seconds of the fastest of four calls of `work` with what `make` gives, whose memory is given back. None: a call failed."""
+def _shortest(device: torch.device, make: Callable[[], torch.Tensor], count: int, work: Callable[..., object]) -> float | None:
+    """Seconds of the fastest of four calls of `work` with `count` tensors, whose memory is given back. None: a call failed."""
+    best, inputs = float("inf"), []
+    synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     try:
-        return _fastest_call(device, make(), work)
+        inputs = [make() for _ in range(count)]
+        for _ in range(4):
+            synchronize()
+            started = time.perf_counter()
+            work(*inputs)
+            synchronize()
+            best = min(best, time.perf_counter() - started)
+        return best
     except (RuntimeError, MemoryError):  # a rate is worth no run; a device that is really broken fails at the next operation too
         return None
     finally:
+        inputs.clear()
         if device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-def _fastest_call(device: torch.device, inputs: list[torch.Tensor], work: Callable[..., object]) -> float:
-    best = float("inf")
-    for _ in range(4):
-        _synchronize(device)
-        started = time.perf_counter()
-        work(*inputs)
-        _synchronize(device)
-        best = min(best, time.perf_counter() - started)
-    return best
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def free_memory(device: torch.device) -> float:

@@ -17,7 +17,7 @@ from tutelage import console
 from tutelage.config import Config, parse_config
 from tutelage.data import Prepared, TokenizedExample, prepare
 from tutelage.errors import InputError, RunError
-from tutelage.evaluation import Evaluator, Validation, evaluator_for, forget_drafts, registry
+from tutelage.evaluation import Evaluator, evaluator_for, forget_drafts, registry
 from tutelage.machines import ALONE, StopWanted, World, agreed, join, uninterrupted
 from tutelage.model import Policy, load_policy, load_tokenizer, optim, save_model
 from tutelage.report import page as report
@@ -196,7 +196,7 @@ def _evaluator(start: Start, log: RunLog) -> Evaluator:
     placement = world.first(
         lambda: place_engine(policy, config, start.optimizer, course.largest, longest, world.local_size, missing)
     )
-    return evaluator_for(Validation(policy, prepared, config, log, course.total, world), placement, start.optimizer)
+    return evaluator_for(course, log, placement, start.optimizer)
 
 
 @contextlib.contextmanager

@@ -6,10 +6,9 @@ from tutelage._lazy import lazily
 
 if TYPE_CHECKING:
     from tutelage.evaluation.engine import native, registry
-    from tutelage.evaluation.engine.contract import Completion, Engine, Sampling
+    from tutelage.evaluation.engine.contract import Completion, Sampling
     from tutelage.evaluation.engine.handle import (
         EngineHandle,
-        EngineSetting,
         Handover,
         engine_setting,
         hand_over,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,18 +54,19 @@ class EngineSetting:
 
 
 def engine_setting(
-    model: str, config: EvalConfig, precision: str, device: torch.device, longest: int, log: Path
+    model: str, config: EvalConfig, precision: str, device: torch.device, longest: int, log: Path, **others: Any
 ) -> EngineSetting:
     """The setting of a configured evaluation's engine.
 
     Args:
+        model: `model.id`.
         precision: `model.precision`, which the engine's dtype follows.
         longest: prompt + response in tokens, at most.
+        others: fields that take the place of what is configured.
     """
-    return EngineSetting(
-        model, device, config.seed, "float32" if precision == "fp32" else "bfloat16", config.backend,
-        config.gpu_memory_utilization, longest, log=log, timeout=config.timeout,
-    )  # fmt: skip
+    dtype = "float32" if precision == "fp32" else "bfloat16"
+    setting = EngineSetting(resolve(model), device, config.seed, dtype, config.backend, config.gpu_memory_utilization, longest)
+    return replace(setting, log=log, timeout=config.timeout, **others)
 
 
 @dataclass(frozen=True)
@@ -91,14 +92,14 @@ class EngineHandle:
         entry = registry.entry_of(setting.backend)
         self.setting, self.title = setting, entry.title
         self.holds: tuple[Policy, Snapshot] | None = None
-        self._tokenizer: Any = None
+        self._tokenizer = load_tokenizer(setting.model)
         self._own_policy: Policy | None = None
         options = {
             "model": setting.model, "device": setting.device.type, "dtype": setting.dtype, "seed": setting.seed,
             "gpu_memory_utilization": setting.gpu_memory_utilization, "max_model_len": setting.max_model_len, "sleeps": setting.sleeps,
         }  # fmt: skip
         self.remote = Remote(entry.factory, options, setting.log, setting.timeout)
-        self.probes = certificate.probes(self.get_tokenizer(), setting.max_model_len and setting.max_model_len - 1)
+        self.probes = certificate.probes(self._tokenizer, setting.max_model_len and setting.max_model_len - 1)
 
     @property
     def running(self) -> bool:
@@ -130,8 +131,6 @@ class EngineHandle:
         self.remote.close()
 
     def get_tokenizer(self) -> Any:
-        if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self.setting.model)
         return self._tokenizer
 
     def load(self, handed: Handover) -> Certificate:
@@ -191,7 +190,7 @@ class EngineHandle:
         if self._own_policy is None:
             precision: Any = "fp32" if self.setting.dtype == "float32" else "bf16-mixed"
             config = ModelConfig(id=self.setting.model, precision=precision)
-            self._own_policy = load_policy(config, self.get_tokenizer(), to_train=False)
+            self._own_policy = load_policy(config, self._tokenizer, to_train=False)
         yield self._own_policy
 
 

@@ -241,19 +241,14 @@ def serve(fd: int, parent: int) -> None:
             if engine is None:
                 engine = load_plug_in("eval.backend", method)(*arguments, **options)  # found in the current directory, too
                 answer = None
-            elif opened is not None:
-                answer = _with_weights(getattr(engine, method), Snapshot(opened, entries), arguments, options)
+            elif opened is not None:  # no name holds the tensors: their memory is let go after the call
+                answer = getattr(engine, method)(Snapshot(opened, entries).tensors(), *arguments, **options)
             else:
                 answer = getattr(engine, method)(*arguments, **options)
             connection.send(("done", answer))
         except Exception as error:
             traceback.print_exc()
             connection.send(("failed", f"{type(error).__name__}: {first_line(error)}"))
-
-
-def _with_weights(method: Any, snapshot: Snapshot, arguments: Any, options: Any) -> Any:
-    """A call with a snapshot's tensors, whose memory is let go afterwards."""
-    return method(snapshot.tensors(), *arguments, **options)
 
 
 if __name__ == "__main__":

@@ -26,11 +26,6 @@ class Entry:
     shape: tuple[int, ...]
     offset: int
 
-    @property
-    def size(self) -> int:
-        """In bytes."""
-        return self.dtype.itemsize * torch.Size(self.shape).numel()
-
 
 class Snapshot:
     """Weights in a file without a name, in memory, which lives as long as a process has it open: a crash leaves nothing behind.
@@ -45,7 +40,7 @@ class Snapshot:
     @property
     def size(self) -> int:
         """In bytes."""
-        return sum(entry.size for entry in self.entries)
+        return os.fstat(self.fd).st_size
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The weights by name, as views of the shared memory; none is copied."""

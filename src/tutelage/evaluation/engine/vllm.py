@@ -99,11 +99,10 @@ class VllmEngine:
             indices: the index of each prompt's problem, from which its seeds are made; default: 0, 1, 2, …
         """
         settings = sampling if isinstance(sampling, Sampling) else _as_sampling(sampling)
-        count = settings.samples if isinstance(sampling, Sampling) else 1
         requests = [
             (prompt, self.params(sampling, index, sample))
             for index, prompt in zip(indices if indices is not None else range(len(prompts)), prompts, strict=True)
-            for sample in range(count)
+            for sample in range(settings.samples)
         ]
         outputs = self.llm.generate(
             [{"prompt_token_ids": list(prompt)} for prompt, _ in requests],
