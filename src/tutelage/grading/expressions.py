@@ -5,17 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fractions import Fraction
 
-from tutelage.grading.precision import (
-    DIGITS,
-    MANY_DIGITS,
-    Undefined,
-    Value,
-    as_mpf,
-    both_vanish,
-    close,
-    is_finite,
-    is_real,
-)
+from tutelage.grading.precision import DIGITS, MANY_DIGITS, Undefined, Value, alike, as_mpf, close, is_finite, is_real, nearly
 from tutelage.grading.tree import Kind, Node, holds, negated, nodes_of, number, product, symbol, symbols_of
 from tutelage.grading.values import evaluate, hash_of
 
@@ -129,7 +119,7 @@ def _same_constant(a: Node, b: Node, log_base: int | None) -> bool:
                 return x == y
             if not close(x, y, digits) and abs(as_mpf(x) - as_mpf(y)) > 10**-40:
                 return False
-        return close(x, y, MANY_DIGITS) or both_vanish(x, y, MANY_DIGITS)
+        return nearly(x, y, MANY_DIGITS)
     except Undefined:
         return False
 
@@ -148,23 +138,14 @@ def constant_factor(a: Node, b: Node) -> Value | None:
             return None
         if x == 0 or not is_real(x) or not is_real(y):
             continue
-        quotient = x / y if isinstance(x, Fraction) and isinstance(y, Fraction) else as_mpf(x) / as_mpf(y)
+        x, y = alike(x, y)
+        quotient = x / y
         if factor is not None and not nearly(quotient, factor):
             return None
         factor, used = quotient, used + 1
         if used == 6:
             break
     return factor if used >= 3 else None
-
-
-def nearly(a: Value, b: Value) -> bool:
-    """Agreement at a point, where digits may have cancelled: exact for rationals, otherwise 40 digits."""
-    if isinstance(a, Fraction) and isinstance(b, Fraction):
-        return a == b
-    x, y = as_mpf(a), as_mpf(b)
-    if not is_finite(x) or not is_finite(y):
-        return bool(x == y)
-    return bool(abs(x - y) <= 10**-40 * max(abs(x), abs(y)) or abs(x - y) <= 10**-45)
 
 
 def _rounds_to(gold: Node, answer: Node, log_base: int | None) -> bool:

@@ -32,21 +32,26 @@ def as_mpf(number: Value, digits: int = DIGITS) -> Value:
     return CONTEXTS[digits].mpf(number.numerator) / number.denominator if isinstance(number, Fraction) else number
 
 
+def alike(*numbers: Value, digits: int = DIGITS) -> list[Value]:
+    """All of them exact if they are, otherwise all of mpmath: the two do not calculate with each other."""
+    exact = all(isinstance(number, Fraction) for number in numbers)
+    return list(numbers) if exact else [as_mpf(number, digits) for number in numbers]
+
+
 def close(a: Value, b: Value, digits: int = DIGITS) -> bool:
     """Equal: exactly if both are rational, otherwise to 80 % of the digits that were computed."""
-    if isinstance(a, Fraction) and isinstance(b, Fraction):
-        return a == b
-    mp, x, y = CONTEXTS[digits], as_mpf(a, digits), as_mpf(b, digits)
-    if mp.isinf(x) or mp.isinf(y):
+    x, y = alike(a, b, digits=digits)
+    if isinstance(x, Fraction) or not (is_finite(x) and is_finite(y)):
         return bool(x == y)
-    tolerance = mp.mpf(10) ** (-int(digits * 0.8))
-    return bool(abs(x - y) <= tolerance * max(abs(x), abs(y)))
+    return bool(abs(x - y) <= CONTEXTS[digits].mpf(10) ** -int(digits * 0.8) * max(abs(x), abs(y)))
 
 
-def both_vanish(a: Value, b: Value, digits: int) -> bool:
-    """The difference is nothing but what rounding leaves of digits that cancelled."""
-    mp, x, y = CONTEXTS[digits], as_mpf(a, digits), as_mpf(b, digits)
-    return bool(abs(x - y) < mp.mpf(10) ** (-int(digits * 0.9)))
+def nearly(a: Value, b: Value, digits: int = DIGITS) -> bool:
+    """Close, or with a difference that is nothing but what rounding leaves of digits that cancelled."""
+    if close(a, b, digits):
+        return True
+    x, y = alike(a, b, digits=digits)
+    return not isinstance(x, Fraction) and bool(abs(x - y) <= CONTEXTS[digits].mpf(10) ** -int(digits * 0.9))
 
 
 def is_finite(a: Value) -> bool:
