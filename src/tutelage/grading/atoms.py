@@ -7,8 +7,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
-from tutelage.grading.cursor import Cursor
-from tutelage.grading.lexer import ACCENTS, ENVIRONMENTS, FUNCTIONS, GREEK, Token
+from tutelage.grading.lexer import ACCENTS, ENVIRONMENTS, FUNCTIONS, GREEK, Cursor, Token
 from tutelage.grading.tree import Kind, Node, Unreadable, call, negated, number, plain_text, product, symbol, tuple_of
 from tutelage.grading.work import TooLarge
 

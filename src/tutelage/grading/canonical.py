@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from tutelage.grading.expressions import equal_expressions, is_scalar
 from tutelage.grading.named import name_of
 from tutelage.grading.precision import Undefined, as_mpf
-from tutelage.grading.tree import Kind, Node, holds, negated, product, symbols_of
+from tutelage.grading.tree import Kind, Node, holds, negated, product, rewritten, symbols_of
 from tutelage.grading.values import evaluate
 
 _COLLECTIONS = (
@@ -56,12 +55,8 @@ def _simplify_relation(node: Node) -> Node:
         elif len(names) > 1 and values and not symbols_of(values[-1]):
             return Node(Kind.LIST, tuple(Node(Kind.RELATION, (name, values[-1]), ("=",)) for name in names), "chain")
         elif not names and not any(map(symbols_of, members)):
-            return members[0] if all(_same_scalar(members[0], member) for member in members[1:]) else node
+            return members[0] if all(equal_expressions(members[0], member) for member in members[1:]) else node
     return Node(Kind.RELATION, tuple(members), tuple(operators))
-
-
-def _same_scalar(a: Node, b: Node) -> bool:
-    return is_scalar(b) and equal_expressions(a, b)
 
 
 def _consistent(name: Node, values: list[Node]) -> bool:
@@ -138,16 +133,6 @@ def expand(node: Node) -> Node:
 def _signs(node: Node) -> list[Node]:
     if not holds(node, Kind.PLUSMINUS):
         return [node]
-    both = [_with_sign(node, negative) for negative in (False, True)]
-    return [expand(part) if part.kind is Kind.LIST else part for part in both]
-
-
-def _with_sign(node: Any, negative: bool) -> Any:
-    if isinstance(node, tuple):
-        return tuple(_with_sign(part, negative) for part in node)
-    if not isinstance(node, Node):
-        return node
-    args = _with_sign(node.args, negative)
-    if node.kind is Kind.PLUSMINUS:
-        return negated(args[0]) if negative else args[0]
-    return Node(node.kind, args, node.value, node.places)
+    plus = rewritten(node, lambda part: part.args[0] if part.kind is Kind.PLUSMINUS else part)
+    minus = rewritten(node, lambda part: negated(part.args[0]) if part.kind is Kind.PLUSMINUS else part)
+    return [plus, minus]
