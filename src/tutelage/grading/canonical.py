@@ -6,9 +6,8 @@ from collections.abc import Callable
 
 from tutelage.grading.expressions import equal_expressions, is_scalar
 from tutelage.grading.named import name_of
-from tutelage.grading.precision import Undefined, as_mpf
 from tutelage.grading.tree import Kind, Node, holds, negated, product, rewritten, symbols_of
-from tutelage.grading.values import evaluate
+from tutelage.grading.values import Undefined, as_mpf, evaluate
 
 _COLLECTIONS = (
     Kind.LIST, Kind.SET, Kind.SEQUENCE, Kind.UNION, Kind.INTERSECTION, Kind.SETMINUS, Kind.QUANTITY, Kind.BUILDER, Kind.RESIDUE,
@@ -61,12 +60,9 @@ def _simplify_relation(node: Node) -> Node:
 
 def _consistent(name: Node, values: list[Node]) -> bool:
     """The members of z = 1 + 1 = 2 are equal; A = bh = 6 says what A is, x = 2y = 6 says more than x = 6."""
-    scalars = all(map(is_scalar, values))
-    if scalars and not any(map(symbols_of, values)):
-        return all(equal_expressions(values[-1], value) for value in values[:-1])
-    if any(map(symbols_of, values[:-1])) and name.is_symbol() and name.value.islower():
-        return scalars and all(equal_expressions(values[-1], value) for value in values[:-1])
-    return True
+    numbers = all(map(is_scalar, values)) and not any(map(symbols_of, values))
+    variable = any(map(symbols_of, values[:-1])) and name.is_symbol() and name.value.islower()
+    return not (numbers or variable) or all(equal_expressions(values[-1], value) for value in values[:-1])
 
 
 def _about(a: Node, b: Node) -> bool:

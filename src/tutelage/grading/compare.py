@@ -99,7 +99,9 @@ def _proportional(gold: tuple[Node, ...], answer: tuple[Node, ...]) -> bool:
 def _equal_quantities(gold: Node, answer: Node) -> bool:
     """A unit may be left out, but two units must be the same."""
     gold, answer = _with_letter_unit(gold, answer), _with_letter_unit(answer, gold)
-    units = [unit_of(node.value) if node.kind is Kind.QUANTITY else node.kind if node.kind in _SIGNS else "" for node in (gold, answer)]
+    units = [
+        unit_of(node.value) if node.kind is Kind.QUANTITY else node.kind if node.kind in _SIGNS else "" for node in (gold, answer)
+    ]
     if units[0] and units[1] and units[0] != units[1]:
         return False
     inner = [node.args[0] if node.kind is Kind.QUANTITY else node for node in (gold, answer)]

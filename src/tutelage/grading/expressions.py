@@ -5,9 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fractions import Fraction
 
-from tutelage.grading.precision import DIGITS, MANY_DIGITS, Undefined, Value, alike, as_mpf, close, is_finite, is_real, nearly
 from tutelage.grading.tree import Kind, Node, holds, negated, nodes_of, number, product, symbol, symbols_of
-from tutelage.grading.values import evaluate, hash_of
+from tutelage.grading.values import (
+    DIGITS,
+    MANY_DIGITS,
+    Undefined,
+    Value,
+    alike,
+    as_mpf,
+    close,
+    evaluate,
+    hash_of,
+    is_finite,
+    is_real,
+    nearly,
+)
 
 INTEGER_LETTERS = "ijklmnpqrNMK"
 _OF_INTEGERS = ("lfloor", "lceil", "floor", "ceil", "binom", "mod", "gcd", "lcm", "sum", "prod")
@@ -33,9 +45,7 @@ def equal_expressions(gold: Node, answer: Node) -> bool:
     if any(_same_function(a, b, None) for a, b in _readings(gold, answer)):
         return True
     bases = (None, 10) if _names(gold, answer) & {"log"} else (None,)
-    return any(
-        _rounds_to(gold, answer, base) or (base is not None and _same_function(gold, answer, base)) for base in bases
-    )
+    return any(_rounds_to(gold, answer, base) or (base is not None and _same_function(gold, answer, base)) for base in bases)
 
 
 def _names(*sides: Node) -> set[str]:
@@ -45,14 +55,14 @@ def _names(*sides: Node) -> set[str]:
 
 def _readings(gold: Node, answer: Node) -> list[tuple[Node, Node]]:
     pairs = [(gold, answer)]
-    for a, b, flip in ((gold, answer, False), (answer, gold, True)):
+    for a, b in ((gold, answer), (answer, gold)):
         inner = _without(Kind.PERCENT, a)
         if inner is not None and _without(Kind.PERCENT, b) is None:
-            pairs.append((b, inner) if flip else (inner, b))
+            pairs.append((inner, b))
         inner = _without(Kind.DEGREE, a)
         if inner is not None and b.kind is not Kind.DEGREE and "pi" in _names(b):
             radians = Node(Kind.DIVIDE, (product(inner, symbol("pi")), number(180)))
-            pairs = [(b, radians) if flip else (radians, b)]
+            pairs = [(radians, b)]
     return pairs
 
 

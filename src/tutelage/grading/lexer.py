@@ -137,23 +137,16 @@ def _repeating(text: str) -> Fraction:
 def _text_tokens(inner: str, spaced: bool, before: list[Token]) -> list[Token]:
     """\\text{and} separates, \\text{cm} is a unit or a name, \\mathrm{e} and \\text{2/3} are mathematics."""
     follows_value = bool(before) and (before[-1].kind == "number" or before[-1].text in (")", "}", "]", "$", "pi"))
-    single = len(inner) == 1 and inner.isalpha()
     if inner.strip(" ,") in ("and", "or", "And", "Or", ","):
         return [Token("separator", inner, spaced)]
     if not inner:
         return []
-    if single and not (follows_value and inner not in "eidx"):
-        return [Token("symbol", inner, spaced)]
-    if (
-        not single
-        and not (follows_value and inner.lower() in _UNIT_WORDS)
-        and (
-            (inner in _PLAIN_NAMES and inner not in ("max", "min"))
-            or (not re.search(r"[A-Za-z]{2}", inner) and not (follows_value and inner[0].isalpha()))
-        )
-    ):
-        return tokenize(inner)[:-1]
-    return [Token("text", inner, spaced)]
+    if len(inner) == 1 and inner.isalpha():
+        return [Token("text" if follows_value and inner not in "eidx" else "symbol", inner, spaced)]
+    is_unit = follows_value and inner.lower() in _UNIT_WORDS
+    is_name = inner in _PLAIN_NAMES and inner not in ("max", "min")
+    is_formula = not re.search(r"[A-Za-z]{2}", inner) and not (follows_value and inner[0].isalpha())
+    return tokenize(inner)[:-1] if (is_name or is_formula) and not is_unit else [Token("text", inner, spaced)]
 
 
 def _letter_tokens(run: str, spaced: bool, before: list[Token]) -> list[Token]:

@@ -135,6 +135,5 @@ def neutral(node: Node, both_builders: bool) -> Node:
 
 def _counts(node: Node) -> bool:
     """k ∈ ℤ"""
-    if node.kind is not Kind.RELATION or node.value != ("in",):
-        return False
-    return node.args[0].is_symbol() and node.args[1].is_symbol() and node.args[1].value.startswith("mathbb")
+    domain = membership(node)
+    return domain is not None and node.args[0].is_symbol() and domain.is_symbol() and domain.value.startswith("mathbb")
