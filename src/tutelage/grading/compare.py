@@ -304,12 +304,10 @@ def _equal_builders(gold: Node, answer: Node) -> bool:
     element, *conditions = builder.args
     if (domain := membership(element)) is not None and domain == symbol("mathbb R"):
         element = element.args[0]
-    if not element.is_symbol() or len(conditions) != 1:
+    if not element.is_symbol() or len(conditions) != 1 or symbols_of(conditions[0]) != {element.value}:
         return False
     condition = conditions[0]
-    if condition.kind is not Kind.RELATION and not _is_condition(condition):
-        return False
-    return symbols_of(condition) == {element.value} and _equal_regions(condition, other)
+    return (condition.kind is Kind.RELATION or _is_condition(condition)) and _equal_regions(condition, other)
 
 
 def _equal_regions(gold: Node, answer: Node) -> bool:

@@ -79,8 +79,7 @@ def tokenize(text: str) -> list[Token]:
         if kind == "space":
             spaced = True
             continue
-        new = _tokens_of(kind or "", match, spaced, tokens)
-        tokens.extend(new)
+        tokens += _tokens_of(kind or "", match, spaced, tokens)
         spaced = False
     return [*tokens, Token("end", "", spaced)]
 
@@ -157,11 +156,8 @@ def _letter_tokens(run: str, spaced: bool, before: list[Token]) -> list[Token]:
         follows_value = True  # dollars/day
     if lower in ("and", "or") and len(run) > 1:
         return [Token("separator", lower, spaced)]
-    if (
-        (lower in _UNIT_WORDS or run in _UNIT_WORDS)
-        and follows_value
-        and not (lower == "in" and spaced and before[-1].kind != "number")
-    ):
+    is_preposition = lower == "in" and spaced and bool(before) and before[-1].kind != "number"
+    if {lower, run} & _UNIT_WORDS and follows_value and not is_preposition:
         return [Token("word", run, spaced)]
     if run in _PLAIN_NAMES:
         name = _SAME_FUNCTION.get(run, _SAME_SYMBOL.get(run, run))
