@@ -6,12 +6,12 @@ import json
 from types import SimpleNamespace
 
 import pytest
-from tutelage.resources.speed import matrix_rate
 
 from tutelage.errors import InputError
 from tutelage.machines.world import ALONE
 from tutelage.model.load import load_policy
 from tutelage.resources.memory import Load, activation_bytes, state_to_come
+from tutelage.resources.speed import matrix_rate
 from tutelage.training import arrange as room
 from tutelage.training.arrange import arrange
 
