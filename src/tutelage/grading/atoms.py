@@ -7,8 +7,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
-from tutelage.grading.cursor import Cursor
-from tutelage.grading.lexer import ACCENTS, ENVIRONMENTS, FUNCTIONS, GREEK, Token
+from tutelage.grading.lexer import ACCENTS, ENVIRONMENTS, FUNCTIONS, GREEK, Cursor, Token
 from tutelage.grading.tree import Kind, Node, Unreadable, call, negated, number, plain_text, product, symbol, tuple_of
 from tutelage.grading.work import TooLarge
 
@@ -226,9 +225,6 @@ class Atoms(Cursor):
             body = body.args[0]
         return call("root", body, degree)
 
-    def binomial(self, name: str) -> Node:
-        return call("binom", self.argument(), self.argument())
-
     def accented(self, name: str) -> Node:
         if self.sees("{") and self.ahead().kind == "symbol" and self.ahead(2).text == "}":
             written = self.ahead().text  # the vector AB is not BA
@@ -248,9 +244,6 @@ class Atoms(Cursor):
         inner = self.sum()
         self.expect("r" + name[1:])
         return call(name[1:], inner)
-
-    def angle_brackets(self, name: str) -> Node:
-        return tuple_of(tuple(self.inside("rangle")))
 
     def figure(self, name: str) -> Node:
         """\\angle ABC, \\triangle ABC"""
@@ -336,8 +329,9 @@ FACTORS: dict[str, Callable[[Any, str], Node]] = {
     **dict.fromkeys(("sqrt", "cbrt"), Atoms.root),
     **dict.fromkeys(("lfloor", "lceil"), Atoms.rounded),
     **dict.fromkeys(("angle", "triangle"), Atoms.figure),
-    "frac": Atoms.fraction, "binom": Atoms.binomial, "begin": Atoms.environment, "mathbb": Atoms.number_set,
-    "langle": Atoms.angle_brackets,
+    "frac": Atoms.fraction, "begin": Atoms.environment, "mathbb": Atoms.number_set,
+    "binom": lambda parser, name: call(name, parser.argument(), parser.argument()),
+    "langle": lambda parser, name: tuple_of(tuple(parser.inside("rangle"))),
 }  # fmt: skip
 """What reads each command that may stand behind a factor without a sign."""
 COMMANDS = {**FACTORS, "$": Atoms.amount}

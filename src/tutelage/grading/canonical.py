@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from tutelage.grading.expressions import equal_expressions, is_scalar
 from tutelage.grading.named import name_of
-from tutelage.grading.precision import Undefined, as_mpf
-from tutelage.grading.tree import Kind, Node, holds, negated, product, symbols_of
-from tutelage.grading.values import evaluate
+from tutelage.grading.tree import Kind, Node, holds, negated, product, rewritten, symbols_of
+from tutelage.grading.values import Undefined, as_mpf, evaluate
 
 _COLLECTIONS = (
     Kind.LIST, Kind.SET, Kind.SEQUENCE, Kind.UNION, Kind.INTERSECTION, Kind.SETMINUS, Kind.QUANTITY, Kind.BUILDER, Kind.RESIDUE,
@@ -56,22 +54,15 @@ def _simplify_relation(node: Node) -> Node:
         elif len(names) > 1 and values and not symbols_of(values[-1]):
             return Node(Kind.LIST, tuple(Node(Kind.RELATION, (name, values[-1]), ("=",)) for name in names), "chain")
         elif not names and not any(map(symbols_of, members)):
-            return members[0] if all(_same_scalar(members[0], member) for member in members[1:]) else node
+            return members[0] if all(equal_expressions(members[0], member) for member in members[1:]) else node
     return Node(Kind.RELATION, tuple(members), tuple(operators))
-
-
-def _same_scalar(a: Node, b: Node) -> bool:
-    return is_scalar(b) and equal_expressions(a, b)
 
 
 def _consistent(name: Node, values: list[Node]) -> bool:
     """The members of z = 1 + 1 = 2 are equal; A = bh = 6 says what A is, x = 2y = 6 says more than x = 6."""
-    scalars = all(map(is_scalar, values))
-    if scalars and not any(map(symbols_of, values)):
-        return all(equal_expressions(values[-1], value) for value in values[:-1])
-    if any(map(symbols_of, values[:-1])) and name.is_symbol() and name.value.islower():
-        return scalars and all(equal_expressions(values[-1], value) for value in values[:-1])
-    return True
+    numbers = all(map(is_scalar, values)) and not any(map(symbols_of, values))
+    variable = any(map(symbols_of, values[:-1])) and name.is_symbol() and name.value.islower()
+    return not (numbers or variable) or all(equal_expressions(values[-1], value) for value in values[:-1])
 
 
 def _about(a: Node, b: Node) -> bool:
@@ -138,16 +129,6 @@ def expand(node: Node) -> Node:
 def _signs(node: Node) -> list[Node]:
     if not holds(node, Kind.PLUSMINUS):
         return [node]
-    both = [_with_sign(node, negative) for negative in (False, True)]
-    return [expand(part) if part.kind is Kind.LIST else part for part in both]
-
-
-def _with_sign(node: Any, negative: bool) -> Any:
-    if isinstance(node, tuple):
-        return tuple(_with_sign(part, negative) for part in node)
-    if not isinstance(node, Node):
-        return node
-    args = _with_sign(node.args, negative)
-    if node.kind is Kind.PLUSMINUS:
-        return negated(args[0]) if negative else args[0]
-    return Node(node.kind, args, node.value, node.places)
+    plus = rewritten(node, lambda part: part.args[0] if part.kind is Kind.PLUSMINUS else part)
+    minus = rewritten(node, lambda part: negated(part.args[0]) if part.kind is Kind.PLUSMINUS else part)
+    return [plus, minus]

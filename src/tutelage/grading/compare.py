@@ -23,8 +23,7 @@ from tutelage.grading.named import (
 )
 from tutelage.grading.regions import FLIPPED, as_interval, flat_union, same_region
 from tutelage.grading.tree import ZERO, Kind, Node, difference, nodes_of, product, symbol, symbols_of, tuple_of
-from tutelage.grading.units import unit_of
-from tutelage.grading.words import number_of
+from tutelage.grading.words import number_of, unit_of
 
 MAX_ELEMENTS = 200
 _SIGNS = (Kind.PERCENT, Kind.DEGREE)
@@ -100,7 +99,9 @@ def _proportional(gold: tuple[Node, ...], answer: tuple[Node, ...]) -> bool:
 def _equal_quantities(gold: Node, answer: Node) -> bool:
     """A unit may be left out, but two units must be the same."""
     gold, answer = _with_letter_unit(gold, answer), _with_letter_unit(answer, gold)
-    units = [unit_of(node.value) if node.kind is Kind.QUANTITY else node.kind if node.kind in _SIGNS else "" for node in (gold, answer)]
+    units = [
+        unit_of(node.value) if node.kind is Kind.QUANTITY else node.kind if node.kind in _SIGNS else "" for node in (gold, answer)
+    ]
     if units[0] and units[1] and units[0] != units[1]:
         return False
     inner = [node.args[0] if node.kind is Kind.QUANTITY else node for node in (gold, answer)]
@@ -150,18 +151,19 @@ def _equal_sequences(gold: Node, answer: Node) -> bool:
         if gold.value != answer.value and (half_open or len(gold.args) == 2):
             return False
         return _ordered(gold.args, answer.args)
-    if Kind.MATRIX not in (gold.kind, answer.kind):
-        return False
-    rows = gold if gold.kind is Kind.SEQUENCE else answer
-    if not all(row.kind is Kind.SEQUENCE for row in rows.args):
-        return False
-    matrix = Node(Kind.MATRIX, tuple(row.args for row in rows.args))
-    return _equal(matrix, answer) if rows is gold else _equal(gold, matrix)
+    return Kind.MATRIX in (gold.kind, answer.kind) and _equal_matrices(_rows_as_matrix(gold), _rows_as_matrix(answer))
 
 
 def _column_as_tuple(node: Node) -> Node:
     if node.kind is Kind.MATRIX and 1 in shape(node) and node.value is None:
         return tuple_of(tuple(entry for row in node.args for entry in row))
+    return node
+
+
+def _rows_as_matrix(node: Node) -> Node:
+    """((1, 2), (3, 4)) as a matrix."""
+    if node.kind is Kind.SEQUENCE and all(row.kind is Kind.SEQUENCE for row in node.args):
+        return Node(Kind.MATRIX, tuple(row.args for row in node.args))
     return node
 
 
@@ -193,7 +195,7 @@ def _equal_collections(gold: Node, answer: Node) -> bool:
     items = unnamed_values(gold), unnamed_values(answer)
     if gold.kind in _UNORDERED and answer.kind in _UNORDERED:
         repeats_count = gold.kind is answer.kind is Kind.LIST and all(map(is_scalar, items[0] + items[1]))
-        return _unordered(*items) if repeats_count else _unordered(_distinct(items[0]), _distinct(items[1]))
+        return _unordered(*(items if repeats_count else (tuple(dict.fromkeys(side)) for side in items)))
     other = answer if gold.kind in _UNORDERED else gold
     if other.kind is Kind.SEQUENCE and (other.value == ("(", ")") or (other.value == ("[", "]") and len(other.args) != 2)):
         return _ordered(*items)
@@ -203,14 +205,6 @@ def _equal_collections(gold: Node, answer: Node) -> bool:
 def _is_condition(node: Node) -> bool:
     """x > 2 and x < 4: a list of inequalities is a region."""
     return node.kind is Kind.LIST and all(part.kind is Kind.RELATION and set(part.value) <= _INEQUALITIES for part in node.args)
-
-
-def _distinct(items: tuple[Node, ...]) -> tuple[Node, ...]:
-    kept: list[Node] = []
-    for item in items:
-        if item not in kept:
-            kept.append(item)
-    return tuple(kept)
 
 
 def _equal_by_name(gold: Node, answer: Node) -> bool | None:
@@ -241,10 +235,10 @@ def _equal_relations(gold: Node, answer: Node) -> bool:
     first, second = assignment(gold), assignment(answer)
     if first is not None and second is not None:
         return _equal_assignments(gold, answer, first, second)
-    if first is not None and answer.kind is not Kind.RELATION:
-        return _equal_collections(gold, answer) if answer.kind is Kind.LIST else _equal(first[1], answer)
-    if second is not None and gold.kind is not Kind.RELATION:
-        return _equal_collections(gold, answer) if gold.kind is Kind.LIST else _equal(gold, second[1])
+    if (first or second) and gold.kind is not answer.kind:
+        if Kind.LIST in (gold.kind, answer.kind):
+            return _equal_collections(gold, answer)
+        return _equal(first[1] if first else gold, second[1] if second else answer)
     members = membership(gold), membership(answer)
     if members != (None, None):
         if None not in members and name_of(gold.args[0]) != name_of(answer.args[0]):
@@ -310,12 +304,10 @@ def _equal_builders(gold: Node, answer: Node) -> bool:
     element, *conditions = builder.args
     if (domain := membership(element)) is not None and domain == symbol("mathbb R"):
         element = element.args[0]
-    if not element.is_symbol() or len(conditions) != 1:
+    if not element.is_symbol() or len(conditions) != 1 or symbols_of(conditions[0]) != {element.value}:
         return False
     condition = conditions[0]
-    if condition.kind is not Kind.RELATION and not _is_condition(condition):
-        return False
-    return symbols_of(condition) == {element.value} and _equal_regions(condition, other)
+    return (condition.kind is Kind.RELATION or _is_condition(condition)) and _equal_regions(condition, other)
 
 
 def _equal_regions(gold: Node, answer: Node) -> bool:

@@ -44,8 +44,7 @@ def grade(gold: str, answer: str) -> Verdict:
     Raises:
         ValueError: the reference is empty, which would accept an empty answer.
     """
-    verdict = _cheap(gold, answer)
-    return verdict if isinstance(verdict, Verdict) else Verdict(*pool.ask([verdict])[0])
+    return grade_all([(gold, answer)])[0]
 
 
 def grade_all(

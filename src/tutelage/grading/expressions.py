@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fractions import Fraction
 
-from tutelage.grading.precision import (
+from tutelage.grading.tree import Kind, Node, holds, negated, nodes_of, number, product, symbol, symbols_of
+from tutelage.grading.values import (
     DIGITS,
     MANY_DIGITS,
     Undefined,
     Value,
+    alike,
     as_mpf,
-    both_vanish,
     close,
+    evaluate,
+    hash_of,
     is_finite,
     is_real,
+    nearly,
 )
-from tutelage.grading.tree import Kind, Node, holds, negated, nodes_of, number, product, symbol, symbols_of
-from tutelage.grading.values import evaluate, hash_of
 
 INTEGER_LETTERS = "ijklmnpqrNMK"
 _OF_INTEGERS = ("lfloor", "lceil", "floor", "ceil", "binom", "mod", "gcd", "lcm", "sum", "prod")
@@ -43,9 +45,7 @@ def equal_expressions(gold: Node, answer: Node) -> bool:
     if any(_same_function(a, b, None) for a, b in _readings(gold, answer)):
         return True
     bases = (None, 10) if _names(gold, answer) & {"log"} else (None,)
-    return any(
-        _rounds_to(gold, answer, base) or (base is not None and _same_function(gold, answer, base)) for base in bases
-    )
+    return any(_rounds_to(gold, answer, base) or (base is not None and _same_function(gold, answer, base)) for base in bases)
 
 
 def _names(*sides: Node) -> set[str]:
@@ -55,14 +55,14 @@ def _names(*sides: Node) -> set[str]:
 
 def _readings(gold: Node, answer: Node) -> list[tuple[Node, Node]]:
     pairs = [(gold, answer)]
-    for a, b, flip in ((gold, answer, False), (answer, gold, True)):
+    for a, b in ((gold, answer), (answer, gold)):
         inner = _without(Kind.PERCENT, a)
         if inner is not None and _without(Kind.PERCENT, b) is None:
-            pairs.append((b, inner) if flip else (inner, b))
+            pairs.append((inner, b))
         inner = _without(Kind.DEGREE, a)
         if inner is not None and b.kind is not Kind.DEGREE and "pi" in _names(b):
             radians = Node(Kind.DIVIDE, (product(inner, symbol("pi")), number(180)))
-            pairs = [(b, radians) if flip else (radians, b)]
+            pairs = [(radians, b)]
     return pairs
 
 
@@ -129,7 +129,7 @@ def _same_constant(a: Node, b: Node, log_base: int | None) -> bool:
                 return x == y
             if not close(x, y, digits) and abs(as_mpf(x) - as_mpf(y)) > 10**-40:
                 return False
-        return close(x, y, MANY_DIGITS) or both_vanish(x, y, MANY_DIGITS)
+        return nearly(x, y, MANY_DIGITS)
     except Undefined:
         return False
 
@@ -148,23 +148,14 @@ def constant_factor(a: Node, b: Node) -> Value | None:
             return None
         if x == 0 or not is_real(x) or not is_real(y):
             continue
-        quotient = x / y if isinstance(x, Fraction) and isinstance(y, Fraction) else as_mpf(x) / as_mpf(y)
+        x, y = alike(x, y)
+        quotient = x / y
         if factor is not None and not nearly(quotient, factor):
             return None
         factor, used = quotient, used + 1
         if used == 6:
             break
     return factor if used >= 3 else None
-
-
-def nearly(a: Value, b: Value) -> bool:
-    """Agreement at a point, where digits may have cancelled: exact for rationals, otherwise 40 digits."""
-    if isinstance(a, Fraction) and isinstance(b, Fraction):
-        return a == b
-    x, y = as_mpf(a), as_mpf(b)
-    if not is_finite(x) or not is_finite(y):
-        return bool(x == y)
-    return bool(abs(x - y) <= 10**-40 * max(abs(x), abs(y)) or abs(x - y) <= 10**-45)
 
 
 def _rounds_to(gold: Node, answer: Node, log_base: int | None) -> bool:

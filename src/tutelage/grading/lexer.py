@@ -1,4 +1,4 @@
-"""From a normalised answer to tokens: numbers, symbols, commands, words, marks."""
+"""From a normalised answer to tokens (numbers, symbols, commands, words, marks), and a cursor that moves over them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 from tutelage.grading.format import TEXT_COMMANDS
 from tutelage.grading.tree import Unreadable
-from tutelage.grading.work import TooLarge
+from tutelage.grading.work import TooLarge, spend
 
 MAX_DIGITS = 1_000
+MAX_DEPTH = 60
 FUNCTIONS = {
     "sin", "cos", "tan", "cot", "sec", "csc", "csch", "sinh", "cosh", "tanh", "coth", "sech", "arcsin", "arccos", "arctan",
     "arccot", "arcsec", "arccsc", "arcsinh", "arccosh", "arctanh", "ln", "log", "lg", "exp", "gcd", "lcm", "max", "min",
@@ -78,8 +79,7 @@ def tokenize(text: str) -> list[Token]:
         if kind == "space":
             spaced = True
             continue
-        new = _tokens_of(kind or "", match, spaced, tokens)
-        tokens.extend(new)
+        tokens += _tokens_of(kind or "", match, spaced, tokens)
         spaced = False
     return [*tokens, Token("end", "", spaced)]
 
@@ -136,23 +136,16 @@ def _repeating(text: str) -> Fraction:
 def _text_tokens(inner: str, spaced: bool, before: list[Token]) -> list[Token]:
     """\\text{and} separates, \\text{cm} is a unit or a name, \\mathrm{e} and \\text{2/3} are mathematics."""
     follows_value = bool(before) and (before[-1].kind == "number" or before[-1].text in (")", "}", "]", "$", "pi"))
-    single = len(inner) == 1 and inner.isalpha()
     if inner.strip(" ,") in ("and", "or", "And", "Or", ","):
         return [Token("separator", inner, spaced)]
     if not inner:
         return []
-    if single and not (follows_value and inner not in "eidx"):
-        return [Token("symbol", inner, spaced)]
-    if (
-        not single
-        and not (follows_value and inner.lower() in _UNIT_WORDS)
-        and (
-            (inner in _PLAIN_NAMES and inner not in ("max", "min"))
-            or (not re.search(r"[A-Za-z]{2}", inner) and not (follows_value and inner[0].isalpha()))
-        )
-    ):
-        return tokenize(inner)[:-1]
-    return [Token("text", inner, spaced)]
+    if len(inner) == 1 and inner.isalpha():
+        return [Token("text" if follows_value and inner not in "eidx" else "symbol", inner, spaced)]
+    is_unit = follows_value and inner.lower() in _UNIT_WORDS
+    is_name = inner in _PLAIN_NAMES and inner not in ("max", "min")
+    is_formula = not re.search(r"[A-Za-z]{2}", inner) and not (follows_value and inner[0].isalpha())
+    return tokenize(inner)[:-1] if (is_name or is_formula) and not is_unit else [Token("text", inner, spaced)]
 
 
 def _letter_tokens(run: str, spaced: bool, before: list[Token]) -> list[Token]:
@@ -163,11 +156,8 @@ def _letter_tokens(run: str, spaced: bool, before: list[Token]) -> list[Token]:
         follows_value = True  # dollars/day
     if lower in ("and", "or") and len(run) > 1:
         return [Token("separator", lower, spaced)]
-    if (
-        (lower in _UNIT_WORDS or run in _UNIT_WORDS)
-        and follows_value
-        and not (lower == "in" and spaced and before[-1].kind != "number")
-    ):
+    is_preposition = lower == "in" and spaced and bool(before) and before[-1].kind != "number"
+    if {lower, run} & _UNIT_WORDS and follows_value and not is_preposition:
         return [Token("word", run, spaced)]
     if run in _PLAIN_NAMES:
         name = _SAME_FUNCTION.get(run, _SAME_SYMBOL.get(run, run))
@@ -182,3 +172,69 @@ def _letter_tokens(run: str, spaced: bool, before: list[Token]) -> list[Token]:
     if run.isupper():  # AB/AC is not A·B/A·C
         return [Token("symbol", run, spaced)]
     return [Token("symbol", letter, spaced and index == 0) for index, letter in enumerate(run)]
+
+
+class Cursor:
+    """Moves over tokens. Each token taken costs a unit of work, since some rules read a part twice."""
+
+    def __init__(self, tokens: list[Token]) -> None:
+        self.tokens = tokens
+        self.at = self.depth = 0
+
+    @property
+    def next(self) -> Token:
+        return self.tokens[self.at]
+
+    def ahead(self, steps: int = 1) -> Token:
+        return self.tokens[min(self.at + steps, len(self.tokens) - 1)]
+
+    def take(self) -> Token:
+        token = self.tokens[self.at]
+        if token.kind == "end":
+            raise Unreadable("the text ends too early")
+        spend()
+        self.at += 1
+        return token
+
+    def sees(self, *texts: str) -> bool:
+        """A mark or command comes next, one of these."""
+        token = self.tokens[self.at]
+        return token.text in texts and token.kind in ("mark", "command")
+
+    def takes(self, *texts: str) -> bool:
+        """Take such a mark or command, if it comes next."""
+        if self.sees(*texts):
+            self.take()
+            return True
+        return False
+
+    def expect(self, text: str) -> None:
+        if not self.takes(text):
+            raise Unreadable(f"expected {text!r}, found {self.next.text!r}")
+
+    def skip_to(self, text: str) -> str:
+        """Take all tokens up to this one, and it; the text between."""
+        skipped = ""
+        while not self.takes(text):
+            skipped += self.take().text
+        return skipped
+
+    def is_number(self) -> bool:
+        return self.next.kind == "number"
+
+    def is_word(self, steps: int = 0) -> bool:
+        """Words stand there: of plain text, or in a \\text command."""
+        return self.ahead(steps).kind in ("word", "text")
+
+    def calls(self) -> bool:
+        """An opening bracket follows without a space, as behind the name of a function."""
+        return self.sees("(") and not self.next.spaced
+
+    def follows(self, *texts: str) -> bool:
+        """The tokens behind the next one have these texts."""
+        return all(self.ahead(steps).text == text for steps, text in enumerate(texts, 1))
+
+    def deeper(self) -> None:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise TooLarge(f"nested over {MAX_DEPTH} deep")

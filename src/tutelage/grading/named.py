@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
-from tutelage.grading.tree import CONSTANTS, Kind, Node, symbol, tuple_of
+from tutelage.grading.tree import CONSTANTS, Kind, Node, rewritten, symbol, tuple_of
 
 Named = list[tuple[str, Node]]
 """(name, value) of each element of an answer."""
@@ -119,15 +118,9 @@ def in_order(pairs: Named) -> tuple[Node, ...]:
     return tuple(value for _, value in (sorted(pairs, key=lambda pair: pair[0]) if letters else pairs))
 
 
-def renamed(node: Any, names: dict[str, str]) -> Any:
+def renamed(node: Node, names: dict[str, str]) -> Node:
     """The tree with other names for some symbols."""
-    if isinstance(node, tuple):
-        return tuple(renamed(part, names) for part in node)
-    if not isinstance(node, Node):
-        return node
-    if node.kind is Kind.SYMBOL:
-        return symbol(names.get(node.value, node.value))
-    return Node(node.kind, renamed(node.args, names), node.value, node.places)
+    return rewritten(node, lambda part: symbol(names.get(part.value, part.value)) if part.is_symbol() else part)
 
 
 def neutral(node: Node, both_builders: bool) -> Node:
@@ -142,6 +135,5 @@ def neutral(node: Node, both_builders: bool) -> Node:
 
 def _counts(node: Node) -> bool:
     """k ∈ ℤ"""
-    if node.kind is not Kind.RELATION or node.value != ("in",):
-        return False
-    return node.args[0].is_symbol() and node.args[1].is_symbol() and node.args[1].value.startswith("mathbb")
+    domain = membership(node)
+    return domain is not None and node.args[0].is_symbol() and domain.is_symbol() and domain.value.startswith("mathbb")

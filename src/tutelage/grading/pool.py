@@ -29,9 +29,7 @@ OUT_OF_TIME = "stopped by the clock"
 
 def available_cores() -> int:
     """Cores that this process may use; where the system cannot say (macOS), all of them."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,11 +5,9 @@ from __future__ import annotations
 from fractions import Fraction
 from itertools import pairwise
 
-from tutelage.grading.expressions import nearly
 from tutelage.grading.named import name_of
-from tutelage.grading.precision import Undefined, Value, as_mpf, close, is_finite, is_real
 from tutelage.grading.tree import ZERO, Kind, Node, call, negated, number, symbol, symbols_of
-from tutelage.grading.values import evaluate
+from tutelage.grading.values import Undefined, Value, alike, as_mpf, close, evaluate, is_finite, is_real, nearly
 from tutelage.grading.work import spend
 
 _NAMED_SETS = ("mathbb", "emptyset")
@@ -94,29 +92,28 @@ def _roots(left: Node, right: Node, variable: str) -> set[Value]:
             raise Undefined("not real everywhere")
         if not (is_finite(a) and is_finite(b)):
             raise Undefined("a bound at infinity")
-        return a - b if isinstance(a, Fraction) and isinstance(b, Fraction) else as_mpf(a) - as_mpf(b)
+        a, b = alike(a, b)
+        return a - b
 
     if any(not symbols_of(side) and not is_finite(evaluate(side)) for side in (left, right)):
         return set()
     kinks = {root for side in (left, right) for inner in _absolute_values(side) for root in _roots(inner, ZERO, variable)}
-    ends = sorted(kinks, key=as_mpf) or [Fraction(0)]
-    if not all(isinstance(end, Fraction) for end in ends):
-        ends = [as_mpf(end) for end in ends]
+    ends = sorted(alike(*kinks)) or [Fraction(0)]
     spans = [(ends[0] - 8, ends[0], True), *((a, b, False) for a, b in pairwise(ends)), (ends[-1], ends[-1] + 8, True)]
     roots = set(kinks)
     for low, high, open_ended in spans:
         at = [low + (high - low) * step / 6 for step in range(1, 6)]
         for root in _roots_of_quadratic(at, [difference(point) for point in at]):
-            inside = as_mpf(low) <= as_mpf(root) <= as_mpf(high)
-            beyond = open_ended and (as_mpf(root) < as_mpf(ends[0]) if high == ends[0] else as_mpf(root) > as_mpf(ends[-1]))
-            roots |= {root} if inside or beyond else set()
+            x, first, last, start, stop = map(as_mpf, (root, low, high, ends[0], ends[-1]))
+            if first <= x <= last or (open_ended and (x < start if high == ends[0] else x > stop)):
+                roots.add(root)
     return roots
 
 
 def _roots_of_quadratic(at: list[Value], values: list[Value]) -> list[Value]:
     """The real roots of the quadratic (or line) through five points, by Newton's divided differences."""
-    if not all(isinstance(number, Fraction) for number in (*at, *values)):
-        at, values = [as_mpf(number) for number in at], [as_mpf(number) for number in values]
+    numbers = alike(*at, *values)
+    at, values = numbers[:5], numbers[5:]
     slopes = [(v - u) / (q - p) for (p, q), (u, v) in zip(pairwise(at), pairwise(values), strict=True)]
     curves = [(v - u) / (at[index + 2] - at[index]) for index, (u, v) in enumerate(pairwise(slopes))]
     if not all(nearly(curve, curves[0]) for curve in curves):
@@ -130,9 +127,8 @@ def _roots_of_quadratic(at: list[Value], values: list[Value]) -> list[Value]:
     if square < 0:
         return []
     root = evaluate(call("root", Node(Kind.NUMBER, (), square), number(2)))
-    exact = isinstance(root, Fraction) and isinstance(a, Fraction)
-    top = [-b + root, -b - root] if exact else [as_mpf(-b) + as_mpf(root), as_mpf(-b) - as_mpf(root)]
-    return [value / (2 * a) if exact else value / as_mpf(2 * a) for value in top]
+    a, b, root = alike(a, b, root)
+    return [(-b + root) / (2 * a), (-b - root) / (2 * a)]
 
 
 def _absolute_values(node: Node) -> list[Node]:
@@ -154,12 +150,11 @@ def _holds(node: Node, at: Value, variable: str) -> bool:
         case Kind.SETMINUS:
             return _holds(node.args[0], at, variable) and not _holds(node.args[1], at, variable)
         case Kind.SET:
-            return any(close(as_mpf(evaluate(part)), as_mpf(at)) for part in node.args)
+            return any(close(evaluate(part), at) for part in node.args)
         case Kind.SEQUENCE if len(node.args) == 2:
             low, high = (evaluate(part) for part in node.args)
-            left = node.value[0] == "[" if _same_point(low, at) else bool(as_mpf(low) < as_mpf(at))
-            right = node.value[1] == "]" if _same_point(high, at) else bool(as_mpf(at) < as_mpf(high))
-            return left and right
+            below, above = ("<=" if bracket in "[]" else "<" for bracket in node.value)
+            return _related(low, below, at) and _related(at, above, high)
         case Kind.RELATION:
             values = [at if name_of(part) == variable else evaluate(part, {variable: at}) for part in node.args]
             return all(_related(a, operator, b) for a, operator, b in zip(values, node.value, values[1:], strict=False))
@@ -170,14 +165,10 @@ def _holds(node: Node, at: Value, variable: str) -> bool:
     raise Undefined(f"a {node.kind} is no region")
 
 
-def _same_point(a: Value, b: Value) -> bool:
-    return close(as_mpf(a), as_mpf(b))
-
-
 def _related(a: Value, operator: str, b: Value) -> bool:
     if not is_real(a) or not is_real(b):
         return False
-    x, y = (as_mpf(value).real if not isinstance(value, Fraction) else as_mpf(value) for value in (a, b))
+    x, y = as_mpf(a).real, as_mpf(b).real
     same = close(x, y)
     match operator:
         case "=" | "!=":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fractions import Fraction
@@ -128,6 +128,13 @@ def symbols_of(part: Any) -> set[str]:
             return set() if part.value in CONSTANTS else {part.value}
         part = part.args[1:] if part.kind is Kind.APPLY else part.args  # the f of f(x) is no unknown
     return set().union(*map(symbols_of, part)) if isinstance(part, tuple) else set()
+
+
+def rewritten(part: Any, change: Callable[[Node], Node]) -> Any:
+    """The tree with each node changed, from the leaves up; tuples of nodes too."""
+    if isinstance(part, tuple):
+        return tuple(rewritten(inner, change) for inner in part)
+    return change(Node(part.kind, rewritten(part.args, change), part.value, part.places)) if isinstance(part, Node) else part
 
 
 def plain_text(node: Node) -> str:

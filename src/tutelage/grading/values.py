@@ -13,19 +13,76 @@ from collections.abc import Callable, Mapping
 from fractions import Fraction
 from functools import reduce
 from hashlib import blake2b
+from typing import Any
 
 from mpmath.ctx_mp import MPContext
 
 from tutelage.grading.lexer import FUNCTIONS
-from tutelage.grading.precision import CONTEXTS, DIGITS, MANY_DIGITS, Undefined, Value
 from tutelage.grading.tree import Kind, Node, negated, product
 from tutelage.grading.work import TooLarge, spend
 
+Value = Any
+"""A Fraction, or a real or complex number of mpmath."""
+DIGITS, MANY_DIGITS = 50, 1_000
 MAX_BITS = 100_000
 MAX_FACTORIAL = 5_000
 MAX_TERMS = 2_000
 _UNITS_OF_WORK = {DIGITS: (5, 20), MANY_DIGITS: (10, 500)}
 """What a node costs at so many digits, and what a function costs more."""
+
+
+class Undefined(ArithmeticError):
+    """The expression has no value here (a division by zero, a matrix where a number should be)."""
+
+
+def _context(digits: int) -> MPContext:
+    context = MPContext()
+    context.dps = digits
+    return context
+
+
+CONTEXTS = {digits: _context(digits) for digits in (DIGITS, MANY_DIGITS)}
+
+
+def as_mpf(number: Value, digits: int = DIGITS) -> Value:
+    """A rational number with that many digits; another as it is."""
+    return CONTEXTS[digits].mpf(number.numerator) / number.denominator if isinstance(number, Fraction) else number
+
+
+def alike(*numbers: Value, digits: int = DIGITS) -> list[Value]:
+    """All of them exact if they are, otherwise all of mpmath: the two do not calculate with each other."""
+    exact = all(isinstance(number, Fraction) for number in numbers)
+    return list(numbers) if exact else [as_mpf(number, digits) for number in numbers]
+
+
+def close(a: Value, b: Value, digits: int = DIGITS) -> bool:
+    """Equal: exactly if both are rational, otherwise to 80 % of the digits that were computed."""
+    x, y = alike(a, b, digits=digits)
+    if isinstance(x, Fraction) or not (is_finite(x) and is_finite(y)):
+        return bool(x == y)
+    return bool(abs(x - y) <= CONTEXTS[digits].mpf(10) ** -int(digits * 0.8) * max(abs(x), abs(y)))
+
+
+def nearly(a: Value, b: Value, digits: int = DIGITS) -> bool:
+    """Close, or with a difference that is nothing but what rounding leaves of digits that cancelled."""
+    if close(a, b, digits):
+        return True
+    x, y = alike(a, b, digits=digits)
+    return not isinstance(x, Fraction) and bool(abs(x - y) <= CONTEXTS[digits].mpf(10) ** -int(digits * 0.9))
+
+
+def is_finite(a: Value) -> bool:
+    return isinstance(a, Fraction) or not CONTEXTS[DIGITS].isinf(a)
+
+
+def is_real(a: Value) -> bool:
+    """A real number, up to the digits that were computed."""
+    if isinstance(a, Fraction) or not hasattr(a, "_mpc_"):
+        return True
+    return bool(abs(a.imag) <= abs(a.real) * CONTEXTS[DIGITS].mpf(10) ** -35)
+
+
+# --- evaluation
 
 
 def hash_of(text: str) -> int:
@@ -58,70 +115,59 @@ class _Evaluator:
 
     def value(self, node: Node) -> Value:
         spend(self.node_cost)
-        rule = _RULES.get(node.kind)
-        if rule is None:
-            raise Undefined(f"a {node.kind} is no number")
-        return rule(self, node)
+        match node.kind:
+            case Kind.NUMBER:
+                return node.value
+            case Kind.SYMBOL if node.value in self.at:
+                return self.at[node.value]
+            case Kind.SYMBOL if node.value in _CONSTANTS:
+                return _CONSTANTS[node.value](self.mp)
+            case Kind.NEGATE:
+                return -self.value(node.args[0])
+            case Kind.ADD:
+                return reduce(lambda a, b: self.both(operator.add, a, b), self.values(node.args))
+            case Kind.MULTIPLY:
+                return self.both(operator.mul, *self.values(node.args))
+            case Kind.DIVIDE | Kind.RATIO if len(node.args) == 2:
+                return self.both(operator.truediv, *self.values(node.args))
+            case Kind.POWER:
+                return self.power(*self.values(node.args))
+            case Kind.PERCENT:
+                return self.both(operator.truediv, self.value(node.args[0]), Fraction(100))
+            case Kind.DEGREE:
+                inner = self.value(node.args[0])
+                return self.mpf(inner) * self.mp.pi / 180 if self.in_function else inner
+            case Kind.FACTORIAL:
+                return self.factorial(self.value(node.args[0]))
+            case Kind.SEQUENCE | Kind.QUANTITY if len(node.args) == 1:
+                return self.value(node.args[0])
+            case Kind.APPLY:
+                return self.opaque(node.args[0].value, self.values(node.args[1:]))
+            case Kind.CALL:
+                self.in_function += 1
+                arguments = self.values(node.args)
+                self.in_function -= 1
+                return self.call(node.value, arguments)
+            case Kind.OPAQUE if node.value == "mod":
+                return self.remainder(*self.values(node.args))
+            case Kind.OPAQUE:
+                return self.bounded_operator(node.value, *node.args)
+            case Kind.DETERMINANT:
+                return self.value(_determinant(node.args))
+        raise Undefined(f"a {node.kind} is no number")
 
     def values(self, nodes: tuple[Node, ...]) -> list[Value]:
         return [self.value(node) for node in nodes]
 
-    # --- one rule for each kind of node
-
-    def negate(self, node: Node) -> Value:
-        return -self.value(node.args[0])
-
-    def add(self, node: Node) -> Value:
-        return reduce(lambda a, b: self.both(operator.add, a, b), self.values(node.args))
-
-    def multiply(self, node: Node) -> Value:
-        return self.both(operator.mul, *self.values(node.args))
-
-    def divide(self, node: Node) -> Value:
-        if len(node.args) != 2:
-            raise Undefined("a ratio of several numbers")
-        return self.both(operator.truediv, *self.values(node.args))
-
-    def raised(self, node: Node) -> Value:
-        return self.power(*self.values(node.args))
-
-    def percent(self, node: Node) -> Value:
-        return self.both(operator.truediv, self.value(node.args[0]), Fraction(100))
-
-    def degree(self, node: Node) -> Value:
-        inner = self.value(node.args[0])
-        return self.mpf(inner) * self.mp.pi / 180 if self.in_function else inner
-
-    def only_part(self, node: Node) -> Value:
-        if len(node.args) != 1:
-            raise Undefined(f"a {node.kind} is no number")
-        return self.value(node.args[0])
-
-    def application(self, node: Node) -> Value:
-        return self.opaque(node.args[0].value, self.values(node.args[1:]))
-
-    def function(self, node: Node) -> Value:
-        self.in_function += 1
-        arguments = self.values(node.args)
-        self.in_function -= 1
-        return self.call(node.value, arguments)
-
-    def symbol(self, node: Node) -> Value:
-        if node.value in self.at:
-            return self.at[node.value]
-        if node.value not in _CONSTANTS:
-            raise Undefined(f"{node.value} has no value")
-        return _CONSTANTS[node.value](self.mp)
-
     # --- numbers, exact where both are
 
     def mpf(self, number: Value) -> Value:
-        return self.mp.mpf(number.numerator) / number.denominator if isinstance(number, Fraction) else number
+        return as_mpf(number, self.digits)
 
     def both(self, operation: Callable[[Value, Value], Value], a: Value, b: Value) -> Value:
-        if isinstance(a, Fraction) and isinstance(b, Fraction):
+        a, b = alike(a, b, digits=self.digits)
+        if isinstance(a, Fraction):
             return _small_enough(operation(a, b))
-        a, b = self.mpf(a), self.mpf(b)
         if self.mp.isinf(a) or self.mp.isinf(b):
             raise Undefined("arithmetic with infinity")
         return self.finite(operation(a, b))
@@ -157,8 +203,7 @@ class _Evaluator:
         if exponent > 10**12:
             raise TooLarge("a number with over 10^12 digits")
 
-    def factorial(self, node: Node) -> Value:
-        number = self.value(node.args[0])
+    def factorial(self, number: Value) -> Value:
         if not _is_integer(number):
             return self.opaque("factorial", [number])
         if number < 0:
@@ -226,50 +271,31 @@ class _Evaluator:
         """A stand-in value for what is not evaluated: the same for the same function of the same values."""
         return Fraction(hash_of(repr((name, list(map(self.written, arguments))))) % 2_000_003 - 1_000_001, 1_000_003)
 
-    def bounded_operator(self, node: Node) -> Value:
-        """A sum, product, integral, limit or remainder, by its parts; the name of the bound variable does not matter."""
-        if node.value == "mod":
-            number, modulus = self.values(node.args)
-            if isinstance(number, Fraction) and isinstance(modulus, Fraction) and modulus > 0:
-                return number % modulus
-            return self.opaque("mod", [number, modulus])
-        below, above, body = node.args
-        bounds = [self.value(part) for part in _bounds(below, above)]
+    def remainder(self, number: Value, modulus: Value) -> Value:
+        if isinstance(number, Fraction) and isinstance(modulus, Fraction) and modulus > 0:
+            return number % modulus
+        return self.opaque("mod", [number, modulus])
+
+    def bounded_operator(self, name: str, below: Node | None, above: Node | None, body: Node) -> Value:
+        """A sum, product, integral or limit, by its parts; the name of the bound variable does not matter."""
         if below is None or below.kind is not Kind.RELATION or not below.args[0].is_symbol():
-            return self.opaque(node.value, [*bounds, self.value(body)])
+            parts = [part for part in (below, above, body) if part is not None]
+            return self.opaque(name, self.values(tuple(parts)))
+        bounds = self.values((*below.args[1:], *([above] if above is not None else [])))  # of "k = 1" only the 1
         variable = below.args[0].value
-        if node.value in ("sum", "prod") and len(bounds) == 2 and all(map(_is_integer, bounds)):
+        if name in ("sum", "prod") and len(bounds) == 2 and all(map(_is_integer, bounds)):
             low, high = map(int, bounds)
             if high - low < MAX_TERMS:  # term by term
                 terms = [self.with_variable(variable, Fraction(index)).value(body) for index in range(low, high + 1)]
-                operation, start = (operator.add, Fraction(0)) if node.value == "sum" else (operator.mul, Fraction(1))
+                operation, start = (operator.add, Fraction(0)) if name == "sum" else (operator.mul, Fraction(1))
                 return reduce(lambda a, b: self.both(operation, a, b), terms, start)
         inner = self.with_variable(variable, Fraction(hash_of("('bound',)") % 97, 89))
-        return self.opaque(node.value, [*bounds, inner.value(body)])
+        return self.opaque(name, [*bounds, inner.value(body)])
 
     def with_variable(self, name: str, value: Fraction) -> _Evaluator:
         return _Evaluator({**self.at, name: value}, self.digits, self.log_base)
 
 
-_RULES: dict[Kind, Callable[[_Evaluator, Node], Value]] = {
-    Kind.NUMBER: lambda evaluator, node: node.value,
-    Kind.SYMBOL: _Evaluator.symbol,
-    Kind.NEGATE: _Evaluator.negate,
-    Kind.ADD: _Evaluator.add,
-    Kind.MULTIPLY: _Evaluator.multiply,
-    Kind.DIVIDE: _Evaluator.divide,
-    Kind.RATIO: _Evaluator.divide,
-    Kind.POWER: _Evaluator.raised,
-    Kind.PERCENT: _Evaluator.percent,
-    Kind.DEGREE: _Evaluator.degree,
-    Kind.FACTORIAL: _Evaluator.factorial,
-    Kind.SEQUENCE: _Evaluator.only_part,
-    Kind.QUANTITY: _Evaluator.only_part,
-    Kind.APPLY: _Evaluator.application,
-    Kind.CALL: _Evaluator.function,
-    Kind.OPAQUE: _Evaluator.bounded_operator,
-    Kind.DETERMINANT: lambda evaluator, node: evaluator.value(_determinant(node.args)),
-}
 _CONSTANTS: dict[str, Callable[[MPContext], Value]] = {
     "pi": lambda mp: +mp.pi,
     "e": lambda mp: +mp.e,
@@ -283,15 +309,6 @@ _ELEMENTARY = {name: "a" + name[3:] if name.startswith("arc") else name.lower() 
 
 def _is_integer(number: Value) -> bool:
     return isinstance(number, Fraction) and number.denominator == 1
-
-
-def _bounds(below: Node | None, above: Node | None) -> list[Node]:
-    """The values between which k runs: of "k = 1" only the 1."""
-    if below is None:
-        lower: tuple[Node, ...] = ()
-    else:
-        lower = below.args[1:] if below.kind is Kind.RELATION and below.args[0].is_symbol() else (below,)
-    return [*lower, *([above] if above is not None else [])]
 
 
 def _small_enough(number: Fraction) -> Fraction:

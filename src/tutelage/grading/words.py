@@ -1,4 +1,4 @@
-"""Answers that are words: names, yes and no, the letter of a choice, number words, times of day."""
+"""Words: answers that are words (names, the letter of a choice, number words, times of day), and units of measurement."""
 
 from __future__ import annotations
 
@@ -109,3 +109,68 @@ def number_of(text: str) -> int | None:
             return None
         group, ceiling = group + value, 10 if room == 100 and value % 10 == 0 and value >= 20 else 0
     return total + group
+
+
+# --- units
+
+MULTIPLES = {"hundred": 100, "thousand": 1_000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
+"""Words behind a number that multiply it."""
+
+_UNIT_NAMES = {
+    "centimeter": "cm", "centimetre": "cm", "millimeter": "mm", "millimetre": "mm", "meter": "m", "metre": "m",
+    "kilometer": "km", "kilometre": "km", "inch": "in", "inche": "in", "feet": "ft", "foot": "ft", "yard": "yd", "mile": "mi",
+    "gram": "g", "kilogram": "kg", "pound": "lb", "ounce": "oz", "liter": "l", "litre": "l", "milliliter": "ml",
+    "second": "s", "sec": "s", "minute": "min", "hour": "h", "hr": "h", "dollar": "$", "usd": "$", "buck": "$", "cent": "¢",
+    "sq": "square", "mph": "mi/h", "kph": "km/h", "kmh": "km/h", "joule": "j", "volt": "v", "watt": "w", "newton": "n",
+    "pascal": "pa", "hertz": "hz", "gallon": "gal", "radian": "rad", "€": "€", "euro": "€", "eur": "€", "£": "£",
+    "children": "child", "men": "man", "women": "woman", "mice": "mouse", "people": "person", "squared": "^2", "cubed": "^3",
+    "per": "/",
+}  # fmt: skip
+_KNOWN = {*_UNIT_NAMES, *_UNIT_NAMES.values()} | {
+    "grade", "cup", "pint", "quart", "th", "st", "nd", "rd", "degree", "deg", "am", "pm", "a.m", "p.m", "dm", "nm", "mg",
+    "ton", "acre", "unit", "sq", "cu", "percent", "pt", "qt", "lbs", "g", "c", "k", "f", "rpm", "kw", "kwh", "kj", "mw",
+}  # fmt: skip
+_NEVER = {
+    "halves", "fails", "works", "holds", "remains", "rational", "integer", "real", "odd", "even", "prime", "positive",
+    "negative", "thirds", "quarters", "fourths", "fifths", "sixths", "sevenths", "eighths", "ninths", "tenths", "hundredths",
+    "thousandths", "more", "less", "fewer", "plus", "minus", "minuses",
+    "pluses", "times", "over", "mod", "modulo", "factorial", "out", "below",
+    "above", "not", "no", "or", "and", "nor", "wrong", "noon", "midnight", "base", "than", "except", "excluded", "if", "when",
+    "where", "for", "false", "choose", "others", "rows", "columns", "versus", "vs", "approximately",
+}  # fmt: skip
+"""Words that change the number, or say that it is not the answer."""
+
+
+def is_unit(words: list[str], trusted: bool) -> bool:
+    """Whether words behind a number only say what is counted or measured.
+
+    A unit that is known, or a plural noun, with nothing in it that changes the number ("5 more", "5 thirds", "5 out of 6"). In a
+    reference (`trusted`) other nouns pass too.
+    """
+    names = [word.lower().strip(".,") for word in words if not re.fullmatch(r"\^\{?-?\d+\}?|[/.\-]|cdot", word)]
+    names = [part for name in names for part in re.split(r"[/\s]+", name) if part]
+    if names[:1] in (["squared"], ["cubed"]) or any(
+        not re.fullmatch(r"[^\W\d_]+(?:[.'’-][^\W\d_]+)*|[$€£¥¢]", name) or name in _NEVER for name in names
+    ):
+        return False
+    if any(
+        name.endswith("ths") or name.rstrip("s") in MULTIPLES or number_of(name.removesuffix("s")) is not None for name in names
+    ):
+        return False
+    return trusted or all(len(name) < 2 or name in _KNOWN or name.rstrip("s") in _KNOWN for name in names) or any(
+        name in _KNOWN or (name.endswith("s") and len(name) > 3) for name in (names[0], names[-1])
+    )  # fmt: skip
+
+
+def unit_of(words: str) -> str:
+    """One spelling of a unit: cm, centimeter(s); square cm and cm^2; what only counts ("units", "th grade") is no unit."""
+    found = []
+    for written in re.findall(r"[A-Za-z]+|\^?-?\d+|[/$€£¥¢°]", words):
+        word = written if re.fullmatch("M[A-Za-z]", written) else written.lower()  # MW is not mW
+        singular = word[:-1] if word.endswith("s") and len(word) > 2 and not word.endswith("ss") else word
+        found.append(_UNIT_NAMES.get(singular, _UNIT_NAMES.get(word, singular)))
+    for power, name in (("^2", "square"), ("^3", "cubic")):
+        if name in found:
+            found = [word for word in found if word != name] + [power]
+    found = [word for word in found if word not in ("unit", "of", "the", "a", "th", "st", "nd", "rd", "exactly", "about")]
+    return "" if not [word for word in found if not word.startswith("^")] else "".join(found)
