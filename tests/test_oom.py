@@ -123,12 +123,12 @@ def test_adapting_is_refused_with_several_ranks(make_config):
 
 
 def test_memory_that_runs_out_in_an_evaluation_is_one_clear_error_too(make_config, monkeypatch):
-    from tutelage.evaluation import live
+    from tutelage.evaluation import validation
 
     def too_much(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(live, "solve", too_much)
+    monkeypatch.setattr(validation, "solve", too_much)
     with pytest.raises(RunError, match=r"(?s)memory of cpu is too small, though not for the batches.*moments.*after step 0 of 4"):
         train_one_size(make_config())
 

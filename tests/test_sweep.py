@@ -87,7 +87,7 @@ class Swept:
 def swept(tiny_model, tmp_path_factory):
     """A sweep over everything, with what was read, judged, tokenized and solved."""
     from tutelage.data import pool
-    from tutelage.evaluation import live
+    from tutelage.evaluation import validation
 
     home = tmp_path_factory.mktemp("swept")
     counts = {"read": 0, "judge": 0, "tokenized": 0, "solve": 0}
@@ -107,7 +107,7 @@ def swept(tiny_model, tmp_path_factory):
         counted(pool, "read_rows", "read")
         counted(pool, "judge", "judge")
         counted(pool, "tokenize", "tokenized", lambda examples, *_: len(examples))
-        counted(live, "solve", "solve")
+        counted(validation, "solve", "solve")
         ran = in_this_process(patch)
         page = sweep.run_sweep(config, EVERYTHING, home / "out")
     return Swept(config, home / "out", page, ran, counts, said.getvalue())

@@ -170,11 +170,11 @@ def assert_same_run(whole: Path, parts: Path) -> None:
 
 def interrupt_at_call(monkeypatch, name: str, call: int, signal_number: int = signal.SIGINT) -> None:
     """Ctrl-C in the middle of a call of a function that training calls."""
-    from tutelage.evaluation import live
+    from tutelage.evaluation import validation
     from tutelage.training import fit as oom
     from tutelage.training import loop as train
 
-    room = {"solve": live, "accumulate_gradients": oom}.get(name, train)
+    room = {"solve": validation, "accumulate_gradients": oom}.get(name, train)
     original, calls = getattr(room, name), []
 
     def interrupting(*arguments, **options):
@@ -287,10 +287,10 @@ def test_a_killed_run_continues_from_its_last_checkpoint(make_config, tmp_path, 
     whole = train_one_size(make_config(run__dir=str(tmp_path / "whole"))).directory
     config = make_config(run__dir=str(tmp_path / "parts"))  # a checkpoint at step 2
 
-    from tutelage.evaluation import live
+    from tutelage.evaluation import validation
     from tutelage.training import loop as train
 
-    room = live if name == "solve" else train
+    room = validation if name == "solve" else train
     original, calls = getattr(room, name), []
 
     def dying(*arguments, **options):
