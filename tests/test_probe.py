@@ -35,7 +35,8 @@ def test_a_model_in_bfloat16_that_can_be_packed_is(tmp_path, tokenizer):
     config = saved(transformers.LlamaConfig(**tiny()), tmp_path).model_copy(update={"precision": "bf16-sr"})
     policy = load_policy(config, tokenizer, here=False)
     assert policy.packs and {weight.dtype for weight in policy.model.parameters()} == {torch.bfloat16}
-    assert all(weight.grad is None for weight in policy.model.parameters()) and not policy.model.training
+    assert all(weight.grad is None and weight.requires_grad for weight in policy.model.parameters())
+    assert not policy.model.training
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import torch
 from tutelage import console
 from tutelage.data import TokenizedExample, encode_prompt, encode_response
 from tutelage.errors import InputError, first_line
-from tutelage.machines import World, reshard
+from tutelage.machines import World, is_sharded, reshard
 from tutelage.model import attention
 from tutelage.model.batch import Batch, pack, pad
 from tutelage.model.policy import Policy, evaluating, layers_of, score_batch
@@ -128,9 +128,9 @@ def _kernels_against_packs(policy: Policy) -> str:
     try:
         # with a prefix to share, and without: on a GPU, two back ends
         for together in (rows, rows[:1]):
-            batch = pack(together)
-            batch = batch.filled(attention.multiple(policy.device))
-            ours, theirs = (_with_gradient(policy, batch, layout) for layout in (None, _dense_layout(policy, batch)))
+            batch = pack(together).filled(attention.multiple(policy.device))
+            with _frozen(policy.model):
+                ours, theirs = (_with_gradient(policy, batch, layout) for layout in (None, _dense_layout(policy, batch)))
             gap = (ours[0] - theirs[0]).abs()
             far = ((ours[1] - theirs[1]).norm() / theirs[1].norm()).item()
             if gap.max() > bound.largest or gap.mean() > bound.mean or far > bound.gradient:
@@ -208,6 +208,22 @@ def _with_gradient(policy: Policy, batch: Batch, layout: attention.Layout | None
         handle.remove()
     assert entering[0].grad is not None
     return scores.log_probs.detach(), entering[0].grad.float()
+
+
+@contextlib.contextmanager
+def _frozen(model: Any) -> Iterator[None]:
+    """Within it no weight wants a gradient: attention's is enough, and those of all weights may not fit.
+
+    FSDP makes its gathered weights once, and they keep what the first pass wants of them: a sharded model stays as it is.
+    """
+    trained = [] if is_sharded(model) else [weight for weight in model.parameters() if weight.requires_grad]
+    for weight in trained:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in trained:
+            weight.requires_grad_(True)
 
 
 @contextlib.contextmanager
