@@ -482,3 +482,14 @@ def test_what_evaluations_cost_is_known_of_runs_begun_before_it_was_written(tmp_
     new += [{"kind": "eval_failed", "step": 3, "training_seconds": 0.5}, {"kind": "eval_skipped", "step": 4}]
     append_lines(tmp_path / "metrics.jsonl", old + new)
     assert Reading(tmp_path).evaluation_cost == {"training_seconds": 10.0, "evaluation_seconds": 5.0, "share": 0.5}
+
+
+def test_an_engine_that_returns_too_many_or_too_few_responses_fails_that_evaluation(make_config, inside, monkeypatch):
+    """A multiple of them would be taken for several samples, and graded against other problems."""
+    right = FakeEngine.generate
+    for change in (lambda found: found * 2, lambda found: found[:-1], lambda found: None):
+        monkeypatch.setattr(FakeEngine, "generate", lambda *given, change=change, **more: change(right(*given, **more)))
+        config = make_config(**STEPS, train__pack=True)
+        config = config.model_copy(update={"run": config.run.model_copy(update={"dir": f"{config.run.dir}-{id(change)}"})})
+        result = train_one_size(config)
+        assert result.evaluations == [] and "where 4 were asked for" in lines(result.directory, "eval_failed")[0]["reason"]

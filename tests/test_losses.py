@@ -39,6 +39,14 @@ def no_graph(log_probs, weights, entropies):
 def per_target(log_probs, weights, entropies):
     return -weights * log_probs
 
+def not_a_number(log_probs, weights, entropies):
+    return (weights * log_probs).sum() * float("nan")
+
+def writes(log_probs, weights, entropies):
+    loss = -(weights * log_probs).sum()
+    log_probs.detach().mul_(0.5)
+    return loss
+
 def broken(log_probs):
     return log_probs.sum()
 '''
@@ -73,6 +81,12 @@ def test_the_plain_road_gives_the_gradients_of_the_fused_one(plug_in, make_confi
         fused = step_of(make_config(**settings), tokenizer)
         assert_same(fused, step_of(make_config(train__loss="my_losses:plain", **settings), tokenizer))
         assert fused[0].loss == pytest.approx(fused[0].nll, rel=1e-6) or normalization == "sequence"
+
+
+def test_a_loss_that_writes_to_its_arguments_does_not_falsify_the_likelihood(plug_in, make_config, tokenizer, monkeypatch):
+    monkeypatch.setattr("tutelage.model.losses._require_a_sum", lambda *_: None)
+    found, _ = step_of(make_config(train__loss="my_losses:writes"), tokenizer)
+    assert found.nll == pytest.approx(step_of(make_config(), tokenizer)[0].nll, rel=1e-5)
 
 
 @pytest.mark.parametrize("loss", ["focal", "certain"])
@@ -125,6 +139,7 @@ def test_two_ranks_give_the_gradient_of_one_by_a_loss_of_ones_own(plug_in, make_
     ("name", "why"),
     [
         ("my_losses:a_mean", "no sum over targets"),
+        ("my_losses:not_a_number", "it is nan for ordinary"),
         ("my_losses:no_graph", "does not depend on log_probs"),
         ("my_losses:per_target", "does not return a scalar"),
         ("my_losses:broken", r"TypeError.*called as loss\(log_probs, weights, entropies\)"),

@@ -30,8 +30,9 @@ def load_plug_in(setting: str, name: str) -> Any:
     if here not in sys.path:
         sys.path.append(here)  # processes that are started later inherit it
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except AttributeError:
-        raise InputError(f'{setting} = "{name}": the module {module} has no {attribute}') from None
+        imported = importlib.import_module(module)
     except Exception as error:  # whatever the user's own file raises
         raise InputError(f'{setting} = "{name}": {module} cannot be imported: {type(error).__name__}: {error}') from None
+    if not hasattr(imported, attribute):
+        raise InputError(f'{setting} = "{name}": the module {module} has no {attribute}')
+    return getattr(imported, attribute)

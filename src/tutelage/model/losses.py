@@ -56,6 +56,8 @@ def _require_a_sum(name: str, loss: Loss) -> None:
         raise InputError(f'train.loss = "{name}": it does not return a scalar tensor; it is called as {_CALL}')
     if not full.requires_grad:
         raise InputError(f'train.loss = "{name}": what it returns does not depend on log_probs, so nothing could be learnt')
+    if not full.isfinite():
+        raise InputError(f'train.loss = "{name}": it is {full.item()} for ordinary log-probabilities; it is called as {_CALL}')
     together = halves[0] + halves[1]
     if not torch.allclose(full, together, rtol=1e-6, atol=1e-9):
         raise InputError(

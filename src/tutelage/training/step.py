@@ -101,8 +101,8 @@ def _loss(policy: Policy, batch: Batch, denominator: int, loss_of: Loss | None) 
     scores = policy.score(batch, entropy=True)
     assert scores.entropies is not None
     counts = batch.weights.to(scores.log_probs.device)
-    loss = loss_of(scores.log_probs, counts, scores.entropies) / denominator
-    return loss, -torch.dot(counts / denominator, scores.log_probs.detach())
+    nll = -torch.dot(counts / denominator, scores.log_probs.detach())  # before the user's function could write to its arguments
+    return loss_of(scores.log_probs, counts.clone(), scores.entropies) / denominator, nll
 
 
 class HalfUpdated(RunError):

@@ -171,6 +171,10 @@ class EngineHandle:
         """
         asked = [list(prompt) for prompt in prompts]
         completions: list[Completion] = self.remote.call("generate", asked, sampling, indices, on_progress=on_finished)
+        count = len(asked) * (sampling.samples if isinstance(sampling, Sampling) else getattr(sampling, "n", 1) or 1)
+        if not isinstance(completions, list) or len(completions) != count:
+            found = len(completions) if isinstance(completions, list) else type(completions).__name__
+            raise EngineError(f"{self.title} returned {found} completions where {count} were asked for (see `Engine.generate`)")
         return completions
 
     def sleep(self) -> None:
