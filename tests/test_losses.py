@@ -58,6 +58,7 @@ def plug_in(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     sys.modules.pop("my_losses", None)
+    loss_named.cache_clear()
 
 
 def step_of(config, tokenizer, **layout):

@@ -6,6 +6,7 @@ anything, for one more pass over the logits.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -25,6 +26,7 @@ LOSSES: dict[str, Loss | None] = {"nll": None}
 """The losses by name. None: the fused negative log-likelihood."""
 
 
+@functools.cache  # asked in every step, imported and tried once
 def loss_named(name: str) -> Loss | None:
     """The loss of `train.loss`; None for the fused negative log-likelihood.
 
