@@ -19,6 +19,6 @@ if TYPE_CHECKING:
         to_toml,
         with_settings,
     )
-    from tutelage.config.settings import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
+    from tutelage.config.settings import Config, DataConfig, EvalConfig, ModelConfig, Source, TrainConfig
 
 __getattr__, __dir__, __all__ = lazily(__name__)

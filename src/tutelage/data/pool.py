@@ -18,8 +18,9 @@ from tutelage.config import Config, DataConfig, EvalConfig
 from tutelage.data.filter import judge, keep_correct, verdict_cache
 from tutelage.data.ledger import Example, Ledger, summary, to_examples
 from tutelage.data.sources import Row, read_rows, seeded_order
+from tutelage.data.stops import Stops
 from tutelage.data.templates import prompt_template
-from tutelage.data.tokens import Stops, TokenizedExample, choose_max_length, encode_prompt, fit, pieces, tokenize
+from tutelage.data.tokens import TokenizedExample, choose_max_length, encode_prompt, fit, pieces, tokenize
 from tutelage.errors import InputError
 from tutelage.grading import Verdict
 from tutelage.stats import problems_for_width
@@ -172,10 +173,9 @@ def choose(pool: Pool, data: DataConfig) -> Prepared:
 
 def _split(rows: list[Row], data: DataConfig, ledger: Ledger) -> tuple[list[Row], list[Row]]:
     """(training rows, validation rows)."""
-    if data.validation is not None:
-        return rows, read_rows(data.validation, data.validation_split, data.hub_config)
-    if data.train == "arithmetic":
-        return rows, read_rows("arithmetic", "validation")
+    source = data.of_validation()
+    if source is not None:
+        return rows, read_rows(source.path, source.split, source.hub_config)
     if data.test_size == 0:
         console.say("validation: on training rows (data.validation is none and data.test_size is 0)", style="yellow")
         return rows, rows

@@ -10,17 +10,46 @@ import copy
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tutelage.config import DataConfig, load_plug_in
 from tutelage.errors import InputError
-from tutelage.grading import boxes
+from tutelage.grading import Reference, boxes
 
 Shape = Callable[[dict[str, Any]], Mapping[str, Any]]
 
 
 class BadRow(ValueError):
     """A row that is not of any known shape; the message names the key."""
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """What a row says, before any template.
+
+    Attributes:
+        source: the row, and "[k]" behind it where one of its items is meant.
+        messages: the turns, where a row is a conversation that a prompt and a response alone do not tell: several turns, a system,
+            developer or tool turn, tool calls, a thought in a field of its own. Each has `role` (system, developer, user, assistant
+            or tool) and `content` (text), and may have `reasoning_content` (text), `tool_calls` (list), `name`, `tool_call_id` and,
+            of an assistant's turn, `train` (bool; absent: true). The last turn of a problem is the user's.
+        prompt, response: the texts of a row that is no such conversation; of one that is, those of its last two turns.
+        tools: what the row offers to be called, as its chat template takes it.
+        unread: columns that hold something and that nothing reads.
+        fault: why the row cannot be used ("malformed"); "" if it can.
+        left_out: why `data.where` leaves it out; "" if it does not.
+    """
+
+    source: str
+    prompt: str = ""
+    response: str = ""
+    reference: Reference = ""
+    messages: tuple[Mapping[str, Any], ...] = ()
+    tools: tuple[Mapping[str, Any], ...] = ()
+    unread: tuple[str, ...] = ()
+    fault: str = ""
+    left_out: str = ""
 
 
 def shape_of(data: DataConfig) -> Mapping[Any, str] | Shape | None:

@@ -223,7 +223,7 @@ def with_absolute_paths(config: Config) -> Config:
         return str(Path(name).absolute()) if Path(name).exists() else name
 
     named = {"model.id": config.model.id, "data.train": config.data.train, "data.prompt": config.data.prompt}
-    named |= {} if config.data.validation is None else {"data.validation": config.data.validation}
+    named |= {} if (source := config.data.of_validation()) is None else {"data.validation": source.path}
     return replaced(config, {key: absolute(name) for key, name in named.items()})
 
 

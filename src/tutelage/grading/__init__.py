@@ -12,9 +12,11 @@ from tutelage.grading.cache import VerdictCache
 from tutelage.grading.equality import Verdict, grade, grade_all
 from tutelage.grading.format import boxed_answer, boxes, tagged_answer
 from tutelage.grading.pool import OUT_OF_TIME
+from tutelage.grading.references import Reference, reference_of
 
 __all__ = [
     "OUT_OF_TIME",
+    "Reference",
     "Verdict",
     "VerdictCache",
     "answer_of",
@@ -26,6 +28,7 @@ __all__ = [
     "grade_responses",
     "question_only_reward_fn",
     "r1_zero_reward_fn",
+    "reference_of",
     "rewards_of",
     "tagged_answer",
 ]
