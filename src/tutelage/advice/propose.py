@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from tutelage.config import Config, replaced
-from tutelage.data import Example, Ledger, Prepared, TokenizedExample, panel_size, prepare
+from tutelage.data import Example, Ledger, Prepared, Template, TokenizedExample, panel_size, prepare
 from tutelage.errors import InputError
 from tutelage.model import RECOMPUTATIONS, Recomputation, check_positions, for_device, load_tokenizer
 from tutelage.resources import AGAIN, HALF_FILLED, Estimate, Estimator, Seat, device_here, device_named, way_of, ways
@@ -168,6 +170,6 @@ def imagined(config: Config, length: int) -> Prepared:
     problems = [Example("", "", "", f"problem {index}") for index in range(IMAGINED_PROBLEMS)]
     panel = panel_size(config.eval, len(problems))
     return Prepared(
-        rows, problems if config.eval.full else problems[:panel], Ledger(row.source for row in rows), [length] * count, length,
-        False, "", panel, prompt,
+        rows, problems if config.eval.full else problems[:panel], Ledger([row.source for row in rows]), np.full(count, length), length,
+        False, Template("{question}"), panel, prompt,
     )  # fmt: skip

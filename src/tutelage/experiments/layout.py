@@ -61,24 +61,24 @@ def _of_one_variation(
     lengths = unsized.model_copy(update={"max_length": raw.max_length})
     grades = "filtered" in design.kinds or "control" in design.kinds
     filtered = choose(pool, lengths.model_copy(update={"filter": True})) if grades else raw
-    right = len(filtered.train)
+    right = filtered.rows
     rows_per_step = base.train.batch_size * base.train.grad_accum
 
     def course(kind: str, rows: int) -> tuple[int, float]:
         """(steps, tokens of a step) of a set by itself, as if its rows were as long as those of its kind are on average."""
-        all_of_kind = (filtered if kind == "filtered" else raw).train
+        of_kind = filtered if kind == "filtered" else raw
         epoch = steps_per_epoch(rows, rows_per_step)
         steps = total_steps(rows, rows_per_step, base.train.num_epochs, base.train.num_steps)
-        return steps, sum(map(len, all_of_kind)) / len(all_of_kind) * rows / epoch
+        return steps, of_kind.tokens / of_kind.rows * rows / epoch
 
-    counted = [(kind, size, rows_of(kind, size, len(raw.train), right)) for size in design.sizes for kind in design.kinds]
+    counted = [(kind, size, rows_of(kind, size, raw.rows, right)) for size in design.sizes for kind in design.kinds]
     largest = max((course(kind, rows) for kind, _, rows in counted), key=lambda pair: pair[0] * pair[1])
     for kind, size, rows in counted:
         own_steps, tokens_per_step = course(kind, rows)
         steps = steps_for(design.equal, own_steps, tokens_per_step, largest)
         lr = design.lrs[design.sizes.index(size)] if design.lrs else None
         for seed in range(base.train.seed, base.train.seed + design.seeds):
-            name = name_of(kind, rows, size, len(raw.train), seed, varied, lr)
+            name = name_of(kind, rows, size, raw.rows, seed, varied, lr)
             point = Point(name, kind, size, rows, seed, steps, round(steps * tokens_per_step), varied)
             num_steps = base.train.num_steps if design.equal == "epochs" else steps
             made = trial_config(base, point, raw.max_length, str(directory / "trials" / name), lr=lr, num_steps=num_steps)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from tutelage.grading.cache import VerdictCache
+from tutelage.grading.cache import VerdictCache, grader_version
 from tutelage.grading.equality import Verdict, grade, grade_all
 from tutelage.grading.format import boxed_answer, boxes, tagged_answer
 from tutelage.grading.pool import OUT_OF_TIME
@@ -26,6 +26,7 @@ __all__ = [
     "grade_all",
     "grade_response",
     "grade_responses",
+    "grader_version",
     "question_only_reward_fn",
     "r1_zero_reward_fn",
     "reference_of",

@@ -23,7 +23,7 @@ from tutelage.model import Policy, load_policy, load_tokenizer, optim, save_mode
 from tutelage.report import page as report
 from tutelage.report import show
 from tutelage.resources import place_engine
-from tutelage.runs import Checkpoints, RunLog, SilentRunLog, checkpoint, open_run, write_text
+from tutelage.runs import Checkpoints, RunLog, SilentRunLog, checkpoint, kept_template, open_run, write_text
 from tutelage.training.ending import Nonsense, Preempted, Stand, Wait, ending_of
 from tutelage.training.fit import Fitting
 from tutelage.training.start import Start, check_size, explain, require, save_every, set_up
@@ -77,7 +77,7 @@ def train_one_size(
     with join(config.model.device, config.parallel.timeout) as world, contextlib.ExitStack() as held:
         world.first(lambda: require(config, world, allow_changes))
         tokenizer = world.first(lambda: load_tokenizer(config.model.id))
-        ready = world.first(lambda: prepared or prepare(config, tokenizer))
+        ready = world.first(lambda: prepared or prepare(config, tokenizer, kept_template(config)))
         log = _open(config, allow_changes, world, held)
         if world.leads:
             show.preview(ready, tokenizer)

@@ -12,7 +12,7 @@ from tutelage.data import TokenizedExample, prepare
 from tutelage.errors import InputError
 from tutelage.machines import World, agreed, join
 from tutelage.model import Course, load_policy, load_tokenizer, optim
-from tutelage.runs import SilentRunLog
+from tutelage.runs import SilentRunLog, kept_template
 from tutelage.training.start import set_up
 from tutelage.training.step import Guard, accumulate_gradients, update_weights
 
@@ -36,7 +36,7 @@ def replay_step(config: Config, step: int) -> list[dict[str, Any]]:
     with join(config.model.device, config.parallel.timeout) as world:
         log = SilentRunLog(directory)
         tokenizer = world.first(lambda: load_tokenizer(config.model.id))
-        prepared = world.first(lambda: prepare(config, tokenizer))
+        prepared = world.first(lambda: prepare(config, tokenizer, kept_template(config)))
         policy = load_policy(config.model, tokenizer, to_train=config.train.pack, world=world, shard_ranks=config.parallel.shard)
         start = set_up(policy, prepared, config, log, world, until=step - 1)
         course, done = start.course, start.step
