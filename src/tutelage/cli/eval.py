@@ -53,7 +53,7 @@ def evaluate_file(
     from tutelage.data import Ledger, choose_problems, prompt_template, read_rows
     from tutelage.evaluation import Job, settled, solve_elsewhere, solve_here, summarize
     from tutelage.machines import fanout
-    from tutelage.model import load_tokenizer
+    from tutelage.model import tokenizer_of
     from tutelage.runs import append_lines, to_lines, write_text
 
     fanout.require(where)
@@ -61,7 +61,7 @@ def evaluate_file(
     solving = config.model_copy(update={"eval": settled(config.eval)})
     stamp = time.strftime("%Y%m%d-%H%M%S")
     directory = new_path(out or Path("evaluations") / f"{Path(model).name}-{Path(data).stem}-{stamp}")
-    tokenizer = load_tokenizer(config.model.id)
+    tokenizer = tokenizer_of(config)
     template = prompt_template(config.data.prompt, tokenizer)
     rows = read_rows(data, config.data.validation_split, config.data.hub_config)
     ledger = Ledger(row.source for row in rows)
