@@ -105,6 +105,7 @@ class Engine(Protocol):
         """`sampling.samples` completions of each prompt (token ids), one prompt's after the other's.
 
         Args:
+            sampling: where it has an `end_token_id`, that token and the stop strings end a response, and nothing else does.
             indices: the index of each prompt's problem, from which `sampling.seed_of` makes seeds; default: 0, 1, 2, …
             on_finished: call it with the number of responses that have just finished. It is also the sign of life: an engine
                 that is silent for `eval.timeout` seconds counts as hung.
