@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -72,15 +73,18 @@ def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """The first special token that the chat template writes after a response; None where it writes none, or cannot show one."""
-    after = next(filter(None, (_after_response(tokenizer, content) for content in (RESPONSE, _in_parts(RESPONSE)))), "")
+    after = _after_response(tokenizer, str) or _after_response(tokenizer, _in_parts)
     found = [(at, -len(token), token) for token in _special_tokens(tokenizer) if (at := after.find(token)) >= 0]
     return min(found)[2] if found else None  # of two that begin at the same character, the longer one
 
 
-def _after_response(tokenizer: PreTrainedTokenizerBase, content: Any) -> str:
-    """What the chat template writes after the last turn's content; "" where it does not render, or does not show the content."""
-    question = content if not isinstance(content, str) else "Hi"
-    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": content}]
+def _after_response(tokenizer: PreTrainedTokenizerBase, content: Callable[[str], Any]) -> str:
+    """What the chat template writes after a response; "" where it does not render, or does not show the response.
+
+    Args:
+        content: makes a turn's content of its text.
+    """
+    turns = [{"role": "user", "content": content("Hi")}, {"role": "assistant", "content": content(RESPONSE)}]
     try:
         text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=False))
     except Exception:  # a template is a program: whatever it raises, it writes no end of turn
@@ -89,5 +93,5 @@ def _after_response(tokenizer: PreTrainedTokenizerBase, content: Any) -> str:
 
 
 def _in_parts(text: str) -> list[dict[str, str]]:
-    """A content as templates of models that also see images want it."""
+    """A turn's content as templates of models that also see images want it."""
     return [{"type": "text", "text": text}]

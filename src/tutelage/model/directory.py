@@ -14,6 +14,8 @@ INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
 LFS = b"version https://git-lfs"
 """How the file begins that git leaves in the place of a large one which was not fetched."""
+TOKENIZERS = (".model", ".spm", ".tiktoken", ".bpe", ".codes")
+"""How files of older tokenizers end."""
 SHOWN = 3
 """How many missing files a message names."""
 
@@ -79,7 +81,9 @@ def require_loadable(folder: Path, model_id: str, weights: bool, complete: bool 
     Raises:
         InputError: it is no causal language model in safetensors; the message says what it is, and what to do.
     """
-    reason = _no_config(folder) if not (folder / "config.json").is_file() else ""
+    reason = _adapter(folder)
+    if not reason and not (folder / "config.json").is_file():
+        reason = _no_config(folder)
     if not reason:
         config = _json(folder / "config.json", model_id)
         reason = _quantized(folder, config) or _custom(config) or _encoder(config)
@@ -92,7 +96,7 @@ def require_loadable(folder: Path, model_id: str, weights: bool, complete: bool 
 def require_tokenizer(folder: Path, model_id: str) -> None:
     """Refuse, in words, a model directory without a tokenizer. Raises InputError."""
     names = {file.name for file in folder.iterdir()}
-    if not names & {"tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json", "spiece.model"}:
+    if not any(name.startswith(("tokenizer", "vocab", "merges", "tekken")) or name.endswith(TOKENIZERS) for name in names):
         raise InputError(
             f"{model_id}: the tokenizer cannot be loaded: the directory holds none (tokenizer.json); copy it there from the base model,"
             " AutoTokenizer.from_pretrained(BASE).save_pretrained(DIRECTORY)"
@@ -121,15 +125,25 @@ def weight_names(folder: Path) -> set[str]:
     return set(_header(folder / WEIGHTS) or ()) - {"__metadata__"} if (folder / WEIGHTS).is_file() else set()
 
 
+def _adapter(folder: Path) -> str:
+    """Whether the directory holds an adapter, which transformers would put into a model of its own choice."""
+    if not (folder / "adapter_config.json").is_file():
+        return ""
+    base = _json(folder / "adapter_config.json", str(folder)).get("base_model_name_or_path") or "a base model"
+    if (folder / WEIGHTS).is_file() or (folder / INDEX).is_file():
+        return (
+            f"the directory holds an adapter of {base} (adapter_config.json) beside weights of a model; if it is merged into them"
+            " already, move adapter_config.json elsewhere"
+        )
+    return (
+        f"the directory holds an adapter of {base} (adapter_config.json), not a model; merge it first:"
+        f' `from peft import AutoPeftModelForCausalLM as Auto; Auto.from_pretrained("{folder}").merge_and_unload()'
+        '.save_pretrained("MERGED")`, save the tokenizer of the base model there, too, and set model.id = "MERGED"'
+    )
+
+
 def _no_config(folder: Path) -> str:
     """What a directory without config.json is."""
-    if (folder / "adapter_config.json").is_file():
-        base = _json(folder / "adapter_config.json", str(folder)).get("base_model_name_or_path") or "BASE"
-        return (
-            f"the directory holds an adapter (adapter_config.json) of {base}, not a model; merge it first:"
-            f' `from peft import AutoPeftModelForCausalLM as Auto; Auto.from_pretrained("{folder}").merge_and_unload()'
-            '.save_pretrained("MERGED")`, save the tokenizer of the base model there, too, and set model.id = "MERGED"'
-        )
     if (folder / "config.toml").is_file():
         saved = folder / "model"
         return f'it is a run directory; set model.id = "{saved}"' if saved.is_dir() else "it is a run directory without a saved model"
@@ -143,7 +157,8 @@ def _no_config(folder: Path) -> str:
 
 
 def _quantized(folder: Path, config: dict[str, Any]) -> str:
-    found = config.get("quantization_config") or config.get("compression_config")
+    text = config.get("text_config")
+    found = config.get("quantization_config") or (text.get("quantization_config") if isinstance(text, dict) else None)
     old = folder / "quantize_config.json"  # of GPTQ, before config.json told
     if not found and not old.is_file():
         return ""
