@@ -226,3 +226,18 @@ def test_resize_changes_nothing_where_no_row_is_missing(tiny_model, tokenizer):
 def test_an_engine_that_reads_the_published_model_cannot_be_resized(long, inside):
     with pytest.raises(InputError, match=r'400 rows for the tokenizer\'s 404 tokens.*eval.backend = "native"'):
         EngineHandle(EngineSetting(long, torch.device("cpu"), backend="fake"))
+
+
+@pytest.mark.slow
+def test_two_ranks_add_the_rows_that_one_process_adds(ranks, long, make_config):
+    import rank_cases
+
+    from tutelage.machines.world import ALONE
+
+    raw = make_config(model__id=long, model__resize=True, train__lr=0.1, train__clip_grad=1e9).model_dump(mode="json")
+    raw["train"]["sgd"] = True
+    one, many = rank_cases.train_steps(ALONE, raw, steps=1), ranks.run("train_steps", raw=raw, steps=1)
+    ours, theirs = one["weights"], many[0]["weights"]
+    assert ours["model.embed_tokens.weight"].shape[0] == 404 and set(ours) == set(theirs)
+    for name, weight in ours.items():
+        torch.testing.assert_close(theirs[name], weight, rtol=0, atol=1e-6)

@@ -113,7 +113,7 @@ def cannot_load(what: str, model_id: str, error: Exception) -> InputError:
         try:
             require_loadable(folder, model_id, weights=what == "model")
         except InputError as reason:
-            return reason
+            return InputError(f"{reason} ({first_line(error)})")
     where = "" if folder is not None else " it is neither a model directory here nor on the Hugging Face hub in reach:"
     return InputError(f"{model_id}: the {what} cannot be loaded:{where} {first_line(error)}")
 
