@@ -50,7 +50,6 @@ def test_an_exported_checkpoint_is_the_model_of_a_run_that_ended_there(make_conf
     assert "after 3 optimizer steps" in (target / "README.md").read_text()
 
 
-@pytest.mark.slow
 def test_an_exported_checkpoint_ends_as_its_run_did(make_config, monkeypatch, tmp_path):
     from chain import TURN, make_chain_model
     from test_stops import saved_ends
@@ -63,7 +62,6 @@ def test_an_exported_checkpoint_ends_as_its_run_did(make_config, monkeypatch, tm
     assert saved_ends(finished.directory / "model") == saved_ends(export(finished.directory)) == ends
 
 
-@pytest.mark.slow
 def test_a_resized_model_is_resumed_and_exported_at_its_new_size(make_config, monkeypatch, tiny_model, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
