@@ -235,3 +235,18 @@ def test_what_is_tied_computed_or_of_another_head_is_told_apart(tiny_model, toke
         save_file({**weights, **more}, folder / "model.safetensors", {"format": "pt"})
         policy = load_policy(ModelConfig(id=str(folder), device="cpu"), tokenizer, to_train=False)
         assert policy.left_out.startswith(left_out) and bool(policy.left_out) == bool(left_out)
+
+
+@pytest.mark.parametrize("kind", ["TokenizersBackend", ""])
+def test_a_mistral_tokenizer_does_not_depend_on_what_else_is_installed(tiny_model, tokenizer, tmp_path, kind):
+    """Where mistral-common is there, which vLLM brings along, transformers would take its tokenizer, which has no end token to set."""
+    folder = tmp_path / "mistral"
+    shutil.copytree(tiny_model, folder)
+    configured(model_type="mistral", architectures=["MistralForCausalLM"])(folder)
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"tokenizer_class": kind or None}))
+    (folder / "tekken.json").write_text("{}")
+    loaded = load_tokenizer(str(folder))
+    assert loaded.encode("Ava has 3 pens.") == tokenizer.encode("Ava has 3 pens.") and loaded.eos_token == tokenizer.eos_token
+    loaded.save_pretrained(tmp_path / "saved")
+    assert "mistral_format" not in (tmp_path / "saved" / "tokenizer_config.json").read_text()

@@ -73,7 +73,7 @@ def load_tokenizer(model_id: str) -> Any:
     if Path(path).is_dir():
         require_tokenizer(Path(path), model_id)
     try:
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False, mistral_format=False)  # whatever else is installed
     except Exception as error:  # transformers raises OSError, ValueError, KeyError … for a bad or missing tokenizer
         raise cannot_load("tokenizer", model_id, error) from None
 
