@@ -177,11 +177,14 @@ def long(tmp_path_factory) -> str:
     return name
 
 
-def test_a_longer_tokenizer_is_refused_with_both_sizes(long):
+def test_a_longer_tokenizer_is_refused_with_both_sizes(long, make_config):
     from tutelage.model.load import outline
 
-    config, tokenizer = ModelConfig(id=long, device="cpu"), load_tokenizer(long)
-    for load in (lambda: load_policy(config, tokenizer), lambda: outline(config, tokenizer, torch.device("cpu"))):
+    config, tokenizer = make_config(model__id=long), load_tokenizer(long)
+    for load in (
+        lambda: tokenizer_of(config), lambda: load_policy(config.model, tokenizer),
+        lambda: outline(config.model, tokenizer, torch.device("cpu")),
+    ):  # fmt: skip
         with pytest.raises(InputError, match=r"404 tokens.*only 400 rows: set model.resize = true"):
             load()
 

@@ -82,9 +82,10 @@ def tokenizer_of(config: Config) -> Any:
     """The tokenizer of a configuration's model. Its end token is the one that ends a response: all else follows from it.
 
     Raises:
-        InputError: it cannot be had, or there is no such end token.
+        InputError: it cannot be had, has more tokens than the model's embedding rows, or there is no such end token.
     """
     tokenizer = load_tokenizer(config.model.id)
+    _rows(config.model, tokenizer, embedding_rows(config.model.id))  # before any row is read
     tokenizer.eos_token = end_token(tokenizer, config.data.prompt == "chat", config.model.end_token)
     return tokenizer
 
