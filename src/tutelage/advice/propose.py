@@ -10,7 +10,7 @@ import numpy as np
 from tutelage.config import Config, replaced
 from tutelage.data import Example, Ledger, Prepared, Template, TokenizedExample, panel_size, prepare
 from tutelage.errors import InputError
-from tutelage.model import RECOMPUTATIONS, Recomputation, check_positions, for_device, load_tokenizer
+from tutelage.model import RECOMPUTATIONS, Recomputation, check_positions, for_device, tokenizer_of
 from tutelage.resources import AGAIN, HALF_FILLED, Estimate, Estimator, Seat, device_here, device_named, way_of, ways
 
 IMAGINED_ROWS, IMAGINED_PROBLEMS = 1000, 500
@@ -127,7 +127,7 @@ def advise(
         raise InputError(f"--gpus {gpus}: the device is a CPU")
     if device.kind == "cpu":
         config = config.model_copy(update={"model": for_device(config.model, device.torch_device)})
-    tokenizer = load_tokenizer(config.model.id) if length is None else None
+    tokenizer = tokenizer_of(config) if length is None else None
     prepared = prepare(config, tokenizer) if length is None else imagined(config, length)
     planner = Planner(config, prepared, Estimator(tokenizer, device, gpus))
     policy, ranks = planner.estimator.policy(config), planner.estimator.ranks(config)

@@ -31,14 +31,14 @@ def ask(model: str, question: str, overrides: list[str]) -> str:
     from tutelage import console
     from tutelage.data import apply_template, encode_prompt, prompt_template
     from tutelage.evaluation import native, sampling_of
-    from tutelage.model import load_policy, load_tokenizer
+    from tutelage.model import load_policy, tokenizer_of
 
     config = config_of(model, overrides)
     if not question.strip():
         raise InputError("the question is empty")
     saved = config.model.model_copy(update={"lora": "none"})  # a run's adapters are merged into the model that it saved
     with console.progress("loading the model"):
-        policy = load_policy(saved, load_tokenizer(config.model.id), to_train=False)
+        policy = load_policy(saved, tokenizer_of(config), to_train=False)
     template = prompt_template(config.data.prompt, policy.tokenizer)
     prompt, _ = apply_template({"prompt": question, "response": ""}, template)
     sampling = sampling_of(config.eval, policy.stops)

@@ -82,7 +82,7 @@ def evaluate_file(
     from tutelage.data import choose_problems, open_store, problems_of, template_of
     from tutelage.evaluation import Job, settled, solve_elsewhere, solve_here, summarize
     from tutelage.machines import fanout
-    from tutelage.model import load_tokenizer
+    from tutelage.model import tokenizer_of
     from tutelage.runs import append_lines, to_lines, write_text
 
     fanout.require(where)
@@ -90,7 +90,7 @@ def evaluate_file(
     solving = config.model_copy(update={"eval": settled(config.eval)})
     stamp = time.strftime("%Y%m%d-%H%M%S")
     directory = new_path(out or Path("evaluations") / f"{Path(model).name}-{Path(data).stem}-{stamp}")
-    tokenizer = load_tokenizer(config.model.id)
+    tokenizer = tokenizer_of(config)
     source = (config.data.of_validation() or config.data.of_training()).model_copy(update={"path": data, **(reading or {})})
     template = template_of(source.prompt or config.data.prompt, tokenizer, config.data.template_arguments)
     store = open_store(source, template, tokenizer, config.eval.reward, setting="data.validation")

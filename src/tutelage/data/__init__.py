@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tutelage.data.shapes import BadRow, Parsed, build_text_pairs, parse_row, reader_of
     from tutelage.data.sources import Row, iter_rows, read_rows
     from tutelage.data.specification import filter_correct_dataset, load_data
-    from tutelage.data.stops import Stops
+    from tutelage.data.stops import Stops, end_token
     from tutelage.data.store import Store, open_store
     from tutelage.data.templates import Template, template_of
     from tutelage.data.tokens import (

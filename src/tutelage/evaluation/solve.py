@@ -30,7 +30,7 @@ def sampling_of(config: EvalConfig, stops: Stops) -> Sampling:
     """How to generate, as an evaluation is configured."""
     return Sampling(
         config.max_new_tokens, config.temperature, config.top_p, stops.strings, config.seed, config.samples,
-        config.min_new_tokens, TOP_K if config.entropy == "top-k" else 0,
+        config.min_new_tokens, TOP_K if config.entropy == "top-k" else 0, stops.end_token_id,
     )  # fmt: skip
 
 

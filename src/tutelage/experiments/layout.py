@@ -11,7 +11,7 @@ from tutelage.config import Config, changeable
 from tutelage.data import Pool, choose, read_pool
 from tutelage.errors import InputError
 from tutelage.experiments.design import Design, Point, name_of, rows_of, steps_for, trial_config
-from tutelage.model import load_tokenizer, steps_per_epoch, total_steps
+from tutelage.model import steps_per_epoch, tokenizer_of, total_steps
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def lay_out(config: Config, design: Design, directory: Path) -> Layout:
             raise InputError("train.num_steps is given, so trials take as many steps each: write --equal steps (or tokens)")
         group = _group(base)
         if group not in pools:
-            pools[group] = read_pool(base, load_tokenizer(base.model.id))
+            pools[group] = read_pool(base, tokenizer_of(base))
         pool = pools[group]
         for point, trial in _of_one_variation(base, design, varied, group, pool, directory):
             points.append(point)
