@@ -204,6 +204,8 @@ RULES = (unicode_symbols, escapes, html_markup, wrappers, lines, latex_synonyms,
 
 def normalize(text: str) -> str:
     """The text after all rules."""
+    if text.isascii() and text.isdigit():  # no rule changes it
+        return text
     for rule in RULES:
         text = rule(text)
     return text
