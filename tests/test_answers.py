@@ -60,6 +60,9 @@ def test_a_solution_answers_by_its_last_sentence_with_boxes(text, answer):
         (r"\boxed{2} or \boxed{3}, but \boxed{3} is extraneous.", "2"),
         (r"so \boxed{5}. Before, I had \boxed{4}. That's wrong.", "5"),
         (r"so \boxed{4}. Wait, that is wrong.", None),
+        (r"$x = \boxed{5}$, since \boxed{4} is too small", "5"),
+        (r"$x\ne\boxed{4}$ and $x=\boxed{5}$", "5"),
+        (r"not only \boxed{2} but also \boxed{3}", "2, 3"),
     ],
 )
 def test_a_box_that_the_text_takes_back_does_not_count(text, answer):
@@ -97,8 +100,13 @@ def test_an_answer_block_that_ends_in_a_box_gives_the_box():
 
 
 def test_an_answer_block_without_a_box_is_its_text():
-    for block in ("2 + 3", r"so \boxed{5", r"\boxed{5} is wrong"):
+    for block in ("2 + 3", r"so \boxed{5"):
         assert tagged_answer(f"<think> x </think> <answer> {block} </answer>") == block
+
+
+def test_an_answer_block_that_takes_its_box_back_gives_no_answer():
+    response = r"<think> x </think> <answer> \boxed{5} is wrong </answer>"
+    assert r1_zero_reward_fn(response, "5") == {"reward": 0.0, "format_reward": 1.0, "answer_reward": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -131,7 +139,7 @@ def test_equal_boxes_of_an_answer_are_one():
     ("text", "final"),
     [
         ("work\n#### 5", "5"), ("work\n#### 5\nThanks!", "5"), ("work #### 5 \r\nBye", "5"), ("####5.", "5"), ("####\n72", "72"),
-        ("#### Answer\n72", "72"), ("### One\n#### Step 2\n#### 72", "72"), ("##### 7", "7"), ("#### 3.50", "3.50"),
+        ("#### Answer\n72", "72"), ("### One\n#### Step 2\n#### 72", "72"), ("##### 7", "7"), ("#### 5 ####", "5"), ("#### 3.50", "3.50"),
         ("#### (2, 2)", "(2, 2)"), ("#### 1,234", "1234"), ("#### 1,234,567.", "1234567"), ("#### -1,234", "-1234"),
         ("#### $1,234.50", "$1234.50"), ("#### 50%", "50%"), ("#### 1,234 apples", "1234 apples"), ("#### 1,234, 5,678", "1234, 5678"),
         ("#### (1,234)", "(1,234)"), ("#### [1,234)", "[1,234)"), (r"#### \{1,234\}", r"\{1,234\}"), ("#### 2,3", "2,3"),

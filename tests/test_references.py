@@ -7,6 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from pages import make_run
 
 from tutelage.evaluation.engine import Completion
 from tutelage.evaluation.grade import grade_completions
@@ -17,7 +18,10 @@ from tutelage.grading import (
     question_only_reward_fn,
     r1_zero_reward_fn,
     reference_of,
+    reference_text,
 )
+from tutelage.report.facts import generations
+from tutelage.runs import read_run
 
 
 def says(answer):
@@ -52,7 +56,7 @@ def test_a_reference_is_text_a_number_or_a_list_of_them(value, reference):
         "N/A", "n/a", "None", "null", "NaN", "unknown", "No answer",
         "Let n be even.\nThen the sum of its digits is odd, which ends the proof.",
         "We argue by contradiction.\n\nSuppose that p divides q.",
-        " ".join(["because"] * 41),
+        " ".join(["because"] * 31),
     ],
 )  # fmt: skip
 def test_what_people_write_for_nothing_is_no_reference(value):
@@ -89,6 +93,8 @@ def test_an_answer_of_several_lines_or_words_is_no_prose(text):
         ("We count\nthe red and the blue ones.\n\nThus $\\boxed{5}$ marbles.", "5"),
         (r"\boxed{2} \text{ and } \boxed{3}", "2, 3"),
         (r"\boxed{4} is wrong: \boxed{5}", "5"),
+        (r"\boxed{4}. No, that is wrong.", ""),
+        (r"so \boxed{4", r"so \boxed{4"),
     ],
 )
 def test_a_reference_with_boxes_is_what_they_give(text, reference):
@@ -161,3 +167,11 @@ def test_another_reward_function_gets_the_ground_truth_as_it_is():
 
     grade_completions(["a"], [{"tests": 3}], [Completion("x", (1,), "stop", None)], reward_fn)
     assert seen == [{"tests": 3}]
+
+
+def test_a_page_shows_several_answers_as_one_text(tmp_path):
+    run = make_run(tmp_path / "run")
+    lines = (run / "generations.jsonl").read_text()
+    (run / "generations.jsonl").write_text(lines.replace('"ground_truth": "4"', '"ground_truth": ["4", "four"]'))
+    assert "4 or four" in [problem["r"] for problem in generations(read_run(run))["problems"]]
+    assert reference_text(reference_of([1, 2])) == "1 or 2" and reference_text("1") == "1"

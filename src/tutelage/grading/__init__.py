@@ -15,7 +15,7 @@ from tutelage.grading.cache import VerdictCache
 from tutelage.grading.equality import Verdict, grade, grade_all
 from tutelage.grading.format import boxes
 from tutelage.grading.pool import OUT_OF_TIME
-from tutelage.grading.references import Reference, answers_of, reference_of
+from tutelage.grading.references import Reference, alternatives_of, reference_of, reference_text
 
 __all__ = [
     "OUT_OF_TIME",
@@ -33,6 +33,7 @@ __all__ = [
     "question_only_reward_fn",
     "r1_zero_reward_fn",
     "reference_of",
+    "reference_text",
     "rewards_of",
     "solution_answer",
     "tagged_answer",
@@ -108,7 +109,7 @@ def grade_responses(
 
 def _required(reference: Any) -> tuple[str, ...]:
     """Its answers. Raises ValueError where it says none."""
-    answers = answers_of(reference_of(reference))
+    answers = alternatives_of(reference_of(reference))
     if not answers:
         raise ValueError(f"the reference answer is empty: {reprlib.repr(reference)} says no answer to compare with")
     return answers

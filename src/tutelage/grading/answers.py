@@ -18,7 +18,7 @@ def tagged_answer(response: str) -> str | None:
 
     The rule: each tag occurs once (the opening ``<think>`` may stand in the prompt instead), in this order; before the think
     block, between the blocks and after the answer block there is white space or nothing. The answer is the text of the block; of
-    a block with boxes it is what `solution_answer` reads in it.
+    a block with boxes it is what `answer_in` reads in it.
     """
     text = response.strip()
     if text.startswith("<think>"):
@@ -30,8 +30,7 @@ def tagged_answer(response: str) -> str | None:
     block, closed, after = rest.partition("</answer>")
     if not closed or before.strip() or after.strip():
         return None
-    boxed = solution_answer(block)
-    return block.strip() if boxed is None else boxed
+    return answer_in(block)
 
 
 def boxed_answer(response: str) -> str | None:
@@ -90,15 +89,23 @@ def solution_answer(text: str) -> str | None:
     return ", ".join(answers)
 
 
+def answer_in(text: str) -> str:
+    """What `solution_answer` reads in a text with boxes, "" where the text takes them all back; a text without boxes as it is."""
+    boxed = solution_answer(text)
+    if boxed is not None:
+        return boxed
+    return "" if "box" in text and boxes(text) else text.strip()
+
+
 _MARKUP = re.compile(
     rf"\\(?:[()\[\],;:!\\ ]|q?quad(?![a-z])|(?:{TEXT_COMMANDS})(?![A-Za-z])|(?:begin|end)\s*\{{[^{{}}]*\}})|[${{}}*&]"
 )
 _DENIED_BEFORE = re.compile(
-    r"(?:\b(?:not|cannot|never|nor|instead\s+of|rather\s+than)|n't|n’t|\\neq?)(?:\s+(?:be|the|equal|to))*\s+"
+    r"(?:\b(?:not|cannot|never|nor|instead\s+of|rather\s+than)|n't|n’t|\\neq?)(?:\s+(?:be|the|equal|to))*\s*"
     r"(?:[$\\(\[{\s]|[A-Za-z]\s*=)*$",
     re.IGNORECASE,
 )
-_WRONG = r"(?:wrong|incorrect|mistaken|invalid|extraneous|a\s+mistake|an\s+error)\b(?!\s+to\b)"
+_WRONG = r"(?:wrong|incorrect|mistaken|invalid|extraneous|a\s+mistake|an\s+error|too\s+\w+)\b(?!\s+to\b)"
 _RIGHT = r"(?:be\s+)?(?:right|correct|valid|the\s+answer|a\s+solution)\b"
 _DENIED_BEHIND = re.compile(
     r"(?:[\s$)\]},.;:!*—–-]|\\[)\]])*(?:(?:but|no|wait|hmm|oops)\W+)*"
@@ -144,6 +151,7 @@ def final_after_marks(text: str) -> tuple[str, str]:
     The final is the first line with text behind the last marks, without a full stop. Lines behind it ("Thanks!") belong to neither.
     A comma goes only from between the digits of one number outside of brackets: 1,234,567 is 1234567, while (1,234) and 2, 2 stay.
     """
+    text = text.strip().removesuffix("####")  # a heading may be closed: "#### 5 ####"
     work, marks, rest = text.rpartition("####")
     if not marks:
         return text.strip(), ""

@@ -8,7 +8,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-from tutelage.grading.answers import solution_answer
+from tutelage.grading.answers import answer_in
 
 Reference = str | tuple[str, ...]
 """A reference answer; several, of which any is right; "" where there is none."""
@@ -20,7 +20,7 @@ _NOTHING = frozenset(
     }
 )  # fmt: skip
 """What people write where there is no answer. NA is not among them: a chemist means something by it."""
-MOST_WORDS = 40
+MOST_WORDS = 30
 """A text of more words is no answer that a response could be compared with."""
 MOST_DIGITS = 1000
 
@@ -49,9 +49,14 @@ def reference_of(value: Any) -> Reference:
     return texts[0] if len(texts) == 1 else texts or ""
 
 
-def answers_of(reference: Reference) -> tuple[str, ...]:
+def alternatives_of(reference: Reference) -> tuple[str, ...]:
     """The answers of which any is right; none where there is no reference."""
     return reference if isinstance(reference, tuple) else (reference,) if reference else ()
+
+
+def reference_text(reference: Any) -> str:
+    """A reference (as JSON gives it back: a list of several) as a page or a line shows it: "1/2 or 0.5"."""
+    return " or ".join(map(str, reference)) if isinstance(reference, list | tuple) else str(reference)
 
 
 def _items(value: Any) -> list[Any] | None:
@@ -106,8 +111,7 @@ def _of_text(text: str) -> str:
     if text.casefold() in _NOTHING:
         return ""
     if "\\boxed" in text or "\\fbox" in text:
-        boxed = solution_answer(text)
-        return text if boxed is None else boxed
+        return answer_in(text)
     may_be_prose = "\n" in text or len(text) > 2 * MOST_WORDS
     return "" if may_be_prose and _is_prose(text) else text
 
