@@ -124,7 +124,10 @@ _FOLLOWS = re.compile(
     re.IGNORECASE,
 )
 _HEDGE = re.compile(r"\b(?:maybe|perhaps|possibly|alternatively|either|could|might|may)\b", re.IGNORECASE)
-_GOES_ON = re.compile(r"\W*(?:(?:or|and|also)\b|(?:part\s+)?\(?[a-z0-9]{1,3}\)\s)", re.IGNORECASE)
+_GOES_ON = re.compile(
+    r"\W*(?:(?:or|and|also)\b|(?:part\s+)?\(?[a-z0-9]{1,3}\)[\s:.])|[\s.,;]*\n\s*(?:\d{1,2}|[a-h])\.\s",  # "or", "(b)", a line "2. "
+    re.IGNORECASE,
+)
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n\s*\n")
 
 
