@@ -18,7 +18,7 @@ if TYPE_CHECKING:
         read_pool,
     )
     from tutelage.data.shapes import BadRow, Parsed, build_text_pairs, parse_row
-    from tutelage.data.sources import Row, iter_rows, read_rows
+    from tutelage.data.sources import Row, fingerprint, iter_rows, read_rows, unread_files
     from tutelage.data.specification import filter_correct_dataset, load_data
     from tutelage.data.stops import Stops
     from tutelage.data.templates import apply_template, prompt_template

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import re
 import shutil
 import tempfile
 import zlib
@@ -14,7 +15,7 @@ from typing import BinaryIO, cast
 
 from tutelage.data.read_arrow import read_arrow
 from tutelage.data.read_csv import read_csv
-from tutelage.data.read_json import LONGEST_LOOK, full_lines, is_json, read_json
+from tutelage.data.read_json import read_json
 from tutelage.data.rows import Row
 from tutelage.errors import InputError, first_line
 
@@ -133,10 +134,10 @@ def _seekable(path: Path) -> Iterator[BinaryIO]:
 
 
 def _is_json(open_file: Callable[[], BinaryIO]) -> bool:
-    """Whether the text is JSON lines or a JSON list of objects."""
+    """Whether the content begins as JSON does: with an object, or with a list of objects or lists."""
     with open_file() as stream:
-        look = [line for (_, line), _ in zip(full_lines(stream, LONGEST_LOOK), range(2), strict=False)]
-    return bool(look) and (is_json(look[0]) or (look[0][:1] == b"[" and b"".join(look)[1:].lstrip()[:1] == b"{"))
+        start = stream.read(BLOCK).removeprefix(b"\xef\xbb\xbf")
+    return re.match(rb"\s*(\[\s*[{\[]|\{\s*\")", start) is not None
 
 
 def _unknown(path: Path, open_file: Callable[[], BinaryIO]) -> str:
@@ -144,4 +145,6 @@ def _unknown(path: Path, open_file: Callable[[], BinaryIO]) -> str:
     suffix = "".join(path.suffixes[-2:]) if path.suffix.lower() in PACKED else path.suffix
     if _is_json(open_file):
         return f"{path}: unknown kind of file {suffix!r}; its content looks like JSON: rename it to .jsonl"
-    return f"{path}: unknown kind of file {suffix!r}; known are {', '.join(KINDS)}, each also with {' or '.join(PACKED)} behind it"
+    return (
+        f"{path}: unknown kind of file {suffix!r}; known are {', '.join(KINDS)}, each also with {' or '.join(PACKED)} behind it"
+    )

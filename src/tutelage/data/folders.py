@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import NoReturn
@@ -23,10 +23,10 @@ FILLERS = ("part", "shard", "chunk", "batch", "file", "data", "set", "split", "o
 """Words beside a split that tell shards apart, not splits."""
 HUB_SHARD = re.compile(r"(?P<split>[\w.-]+)-\d{5}-of-\d{5}(-[0-9a-f]+)?")
 """A shard as the Hugging Face hub names it: what stands first is the split."""
-NO_DATA = re.compile(
-    r"(readme|licen[sc]e|notice|changelog|citation|contributing)([-_.].*)?|_.*|.*\.(md|rst)"
-    r"|(dataset_infos?|dataset_dict|state)\.json|cache-[0-9a-f]+(_\d+_of_\d+)?\.arrow"
-)
+DESCRIPTION = re.compile(r"(readme|licen[sc]e|notice|changelog|citation|contributing)([-_.].*)?|_.*|.*\.(md|rst)")
+"""Files of no known kind that nobody takes for data, so that they are not named as unread."""
+BOOKKEEPING = re.compile(r"(dataset_infos?|dataset_dict|state)\.json|cache-[0-9a-f]+(_\d+_of_\d+)?\.arrow")
+"""Files of known kinds that hold no rows: what `datasets` writes beside them."""
 SAY_WHICH = "set data.train_split or data.validation_split (split in a table) to it"
 SHOWN = 5
 
@@ -57,7 +57,9 @@ def choose_files(directory: Path, split: str) -> Choice:
     data, others = _listed(directory)
     if not data:
         there = f"; there is {_few(others)}" if others else "; it is empty"
-        raise InputError(f"{directory}: no {', '.join(KINDS)} file in this directory (each also with {' or '.join(PACKED)}){there}")
+        raise InputError(
+            f"{directory}: no {', '.join(KINDS)} file in this directory (each also with {' or '.join(PACKED)}){there}"
+        )
     chosen = _of_split(directory, data, split)
     _refuse_twins(directory, chosen)
     _refuse_configurations(directory, chosen)
@@ -81,7 +83,7 @@ def saved_folder(directory: Path, split: str) -> Path | None:
         raise InputError(f"{directory / 'dataset_dict.json'}: cannot be read; save the data set again") from None
     alike = [name for name in splits if name == split] or [name for name in splits if _meaning(name) == _meaning(split)]
     if len(alike) != 1:
-        _no_split(directory, splits, split)
+        _refuse_split(directory, split, splits)
     return directory / alike[0]
 
 
@@ -110,17 +112,12 @@ def _listed(directory: Path) -> tuple[list[PurePath], list[PurePath]]:
         above |= {os.path.realpath(Path(root, name)) for name in folders}  # a link back to a folder would never end
         found += [Path(root, name).relative_to(directory) for name in files]
     data, others = [], []
-    for file in sorted(found):
-        if kind_of(file.name) and not file.name.startswith(".") and not _is_no_data(file.name):
+    for file in sorted(file for file in found if not file.name.startswith(".")):
+        if not kind_of(file.name):
+            others += [file] if not DESCRIPTION.fullmatch(file.name.lower()) else []
+        elif not BOOKKEEPING.fullmatch(file.name):
             data.append(file)
-        elif not file.name.startswith(".") and not NO_DATA.fullmatch(file.name.lower()):
-            others.append(file)
     return data, others
-
-
-def _is_no_data(name: str) -> bool:
-    """Whether a file of a known kind describes data, or is somebody's cache, by its name."""
-    return bool(NO_DATA.fullmatch(name.lower())) and not (name.startswith("_") and name not in ("_metadata", "_common_metadata"))
 
 
 def _meaning(split: str) -> str:
@@ -156,13 +153,13 @@ def _of_split(directory: Path, data: Sequence[PurePath], split: str) -> list[Pur
     asked = split.lower()
     alike = [file for file in data if said[file].split == _meaning(split) or said[file].label == asked]
     if not alike:
-        _no_split(directory, sorted({said[file].label for file in data}), split)
+        _refuse_split(directory, split, {said[file].label for file in data})
     chosen = (
         [file for file in alike if said[file].label == asked] or [file for file in alike if said[file].label in SPLITS] or alike
     )
     rivals = {said[file].label for file in chosen if said[file].is_hub or said[file].label in SPLITS}
     if len(rivals) > 1:
-        _no_split(directory, sorted(rivals), split)
+        _refuse_split(directory, split, rivals)
     folders = {file.parent for file in chosen}
     variants = [
         file for file in alike
@@ -178,7 +175,9 @@ def _of_split(directory: Path, data: Sequence[PurePath], split: str) -> list[Pur
 
 def _hub_splits(data: Sequence[PurePath]) -> dict[PurePath, Said]:
     """Shards of the hub whose splits have names of their own ("cot", "tir"): several side by side are splits, one is not."""
-    shards = {file: shard["split"] for file in data if (shard := HUB_SHARD.fullmatch(stem_of(file.name))) and "-" not in shard["split"]}
+    shards = {
+        file: shard["split"] for file in data if (shard := HUB_SHARD.fullmatch(stem_of(file.name))) and "-" not in shard["split"]
+    }
     beside: dict[PurePath, set[str]] = {}
     for file, name in shards.items():
         beside.setdefault(file.parent, set()).add(name)
@@ -186,10 +185,11 @@ def _hub_splits(data: Sequence[PurePath]) -> dict[PurePath, Said]:
     return {file: Said(name, name, is_hub=True) for file, name in several.items() if not _said(PurePath(file.name)).split}
 
 
-def _no_split(directory: Path, splits: Sequence[str], split: str) -> NoReturn:
+def _refuse_split(directory: Path, split: str, splits: Iterable[str]) -> NoReturn:
+    """Raises InputError: none of the splits that are there is the one that is asked for, or several may be."""
     raise InputError(
-        f"{directory}: no split {split!r} for certain; the splits there are {', '.join(map(repr, splits))}: choose one,"
-        f" and {SAY_WHICH}"
+        f"{directory}: which rows are the split {split!r} is not certain, there is {', '.join(map(repr, sorted(splits)))}:"
+        f" choose one, and {SAY_WHICH}"
     )
 
 

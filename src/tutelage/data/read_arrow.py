@@ -11,7 +11,8 @@ from tutelage.errors import InputError, first_line
 
 ROWS_AT_ONCE = 1_000
 BUFFER = 1 << 20  # bytes of a column that are read at once: a row group may be larger than memory
-UNREADABLE = (ArithmeticError, ValueError, NotImplementedError, ImportError)  # what Python has no value for, such as the year 20,000
+UNREADABLE = (ArithmeticError, ValueError, NotImplementedError, ImportError)
+"""Raised for what Python has no value for, such as a date in the year 20,000."""
 
 
 def read_arrow(name: str, file: BinaryIO, is_parquet: bool) -> Iterator[Row]:
@@ -27,7 +28,9 @@ def read_arrow(name: str, file: BinaryIO, is_parquet: bool) -> Iterator[Row]:
     for batch in _batches(file, is_parquet):
         names = batch.schema.names
         if len(set(names)) < len(names):
-            raise InputError(f"{name}: two columns have the name {next(key for key in names if names.count(key) > 1)!r}; rename one")
+            raise InputError(
+                f"{name}: two columns have the name {next(key for key in names if names.count(key) > 1)!r}; rename one"
+            )
         as_it_is = all(map(_is_native, batch.schema.types))
         for value in _values(batch):
             index += 1

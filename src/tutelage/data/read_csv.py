@@ -30,24 +30,22 @@ def read_csv(name: str, stream: BinaryIO, delimiter: str) -> Iterator[Row]:
     """
     csv.field_size_limit(LONGEST_CELL)  # 131,072 characters otherwise, less than a long trace
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
-    beginning = []
-    for line in text:
-        beginning.append(line)
-        if line.strip():
-            break
-    else:
-        return
-    chosen = max((delimiter, *DELIMITERS), key=beginning[-1].count) if delimiter not in beginning[-1] else delimiter
-    reader = csv.reader(itertools.chain(beginning, text), delimiter=chosen, strict=True)
-    begin = 1
+    begin = 1  # the line where the row begins
     columns: list[str] = []
     try:
+        first = text.readline()
+        while first.isspace():
+            begin, first = begin + 1, text.readline()
+        empty_lines = begin - 1
+        if delimiter not in first:
+            delimiter = max((delimiter, *DELIMITERS), key=first.count)
+        reader = csv.reader(itertools.chain([first], text), delimiter=delimiter, strict=True)
         for cells in reader:
-            if any(cells) and not columns:
+            if any(map(str.strip, cells)) and not columns:
                 columns = _columns(name, cells)
-            elif any(cells):
+            elif any(map(str.strip, cells)):
                 yield _row(f"{name}:{begin}", columns, cells)
-            begin = reader.line_num + 1
+            begin = empty_lines + reader.line_num + 1
     except csv.Error as error:
         raise InputError(
             f"{name}:{begin}: not a valid row of a table: {error}; put a cell with quotes or line ends into double quotes,"

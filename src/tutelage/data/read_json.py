@@ -10,14 +10,15 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, BinaryIO
 
-from tutelage.data.rows import Row, row_of
+from tutelage.data.rows import Row, json_row
 from tutelage.errors import InputError
 
 CHUNK = 1 << 20
 LOOKED_AT = 10
 """A file whose first lines are all broken, so many of them, is taken to be no JSON lines."""
-LONGEST_LOOK = 64 << 20
-"""Bytes of a line that is read to find out what a file is."""
+LONGEST_LOOK = 1 << 20
+"""Bytes of a line that are read to find out what a file is."""
+PYTHON_DICT = re.compile(rb"\{\s*'")
 BEYOND = re.compile(r"[ \t\r\n\ufeff]*")
 DECODE = json.JSONDecoder().raw_decode
 UNREADABLE = (ValueError, RecursionError)  # also an integer of thousands of digits, brackets thousands deep
@@ -38,16 +39,17 @@ def read_json(name: str, open_file: Open, is_lines: bool) -> Iterator[Row]:
     """
     try:
         form = _form(open_file, is_lines)
-        if form == "list":
-            with open_file() as stream:
-                yield from _read_list(name, _Text(stream))
-        elif form == "object":
-            yield from _read_object(name, open_file)
-        else:
-            with open_file() as stream:
+        with open_file() as stream:
+            if form == "lines":
                 yield from _read_lines(name, stream)
+            elif form == "object":
+                yield from _read_object(name, _Text(stream), open_file)
+            else:
+                yield from _read_values(name, _Text(stream), form == "list")
     except json.JSONDecodeError as error:
-        raise InputError(f"{name}: not valid JSON: {error.msg} at line {error.lineno} column {error.colno}; mend the file") from None
+        raise InputError(
+            f"{name}: not valid JSON: {error.msg} at line {error.lineno} column {error.colno}; mend the file"
+        ) from None
     except UnicodeDecodeError:
         raise InputError(f"{name}: not UTF-8 text; save the file as UTF-8") from None
     except RecursionError:
@@ -74,7 +76,11 @@ def full_lines(stream: BinaryIO, limit: int = -1) -> Iterator[tuple[int, bytes]]
 
 
 def _form(open_file: Open, is_lines: bool) -> str:
-    """ "lines", "list" or "object". Raises JSONDecodeError, RecursionError: it is none of them."""
+    """ "lines", "list", "object", or "values" (several objects over several lines each).
+
+    Raises:
+        JSONDecodeError, RecursionError: it is none of them.
+    """
     with open_file() as stream:
         lines = full_lines(stream, LONGEST_LOOK)
         _, first = next(lines, (0, b""))
@@ -90,12 +96,15 @@ def _form(open_file: Open, is_lines: bool) -> str:
             if first[:1] == b"[":
                 next(text.items(), None)
                 return "list"
+            text.peek()
+            begin = text.line()
             _outline(text)
-            return "object"
+            end = text.line()
+            return "object" if not text.peek() else "values" if end > begin else "lines"
     except UNREADABLE:
         with open_file() as stream:
             look = [line for (_, line), _ in zip(full_lines(stream, LONGEST_LOOK), range(LOOKED_AT), strict=False)]
-        if is_lines or any(map(is_json, look)):
+        if is_lines or PYTHON_DICT.match(first) or any(map(is_json, look)):
             return "lines"
         raise
 
@@ -118,7 +127,7 @@ def _read_lines(name: str, stream: BinaryIO) -> Iterator[Row]:
             yield from (broken for broken, _ in held)
             yield row
             held = None
-    if held and not any(line.startswith(b"{") for _, line in held):
+    if held and not any(line.startswith(b"{") and not PYTHON_DICT.match(line) for _, line in held):
         raise InputError(_no_json(name, held))
     yield from (broken for broken, _ in held or ())
 
@@ -132,7 +141,7 @@ def _parse(source: str, line: bytes) -> Row:
         return Row(source, {}, f"not valid JSON ({error.msg} at column {error.colno})")
     except UNREADABLE as error:
         return Row(source, {}, f"not readable JSON ({error})")
-    return Row(source, value) if isinstance(value, dict) else row_of(source, value)
+    return json_row(source, value)
 
 
 def _no_json(name: str, held: list[tuple[Row, bytes]]) -> str:
@@ -143,7 +152,7 @@ def _no_json(name: str, held: list[tuple[Row, bytes]]) -> str:
     said = f"{name}: expected a list of rows, or one JSON object a line, but {count} ({first.source}: {first.problem})"
     if start.startswith("["):
         return f"{said}. Each line is a list: write each row as an object with keys"
-    if re.match(r"\{\s*'", start):
+    if PYTHON_DICT.match(line):
         return f"{said}. The lines look like Python's dicts: write each of them with json.dumps"
     if start.startswith("<"):
         return f"{said}. The file looks like a web page or XML: download the data itself"
@@ -192,6 +201,10 @@ class _Text:
         self.at += 1
         return found
 
+    def line(self) -> int:
+        """The line ends before the next character."""
+        return self.lines + self.window.count("\n", 0, self.at)
+
     def error(self, message: str, at: int) -> json.JSONDecodeError:
         """An error at an index of the window, with line and column in the text."""
         error = json.JSONDecodeError(message, self.window, at)
@@ -227,6 +240,11 @@ class _Text:
         while self.take(",", "]") == ",":
             yield self.value()
 
+    def rest(self) -> Iterator[Any]:
+        """The values up to the end."""
+        while self.peek():
+            yield self.value()
+
     def keys(self) -> Iterator[str]:
         """The keys of the object that begins next; the caller takes each key's value."""
         self.take("{")
@@ -242,18 +260,17 @@ class _Text:
             if self.take(",", "}") == "}":
                 return
 
-    def end(self) -> None:
-        if self.peek():
-            raise self.error("more text after the end of the JSON value", self.at)
 
-
-def _read_list(name: str, text: _Text) -> Iterator[Row]:
-    yield from (row_of(f"{name}:row {index}", value) for index, value in enumerate(text.items(), 1))
-    text.end()
+def _read_values(name: str, text: _Text, is_list: bool) -> Iterator[Row]:
+    """The objects of a list, or those that stand one after the other."""
+    values = text.items() if is_list else text.rest()
+    yield from (json_row(f"{name}:row {index}", value) for index, value in enumerate(values, 1))
+    if text.peek():
+        raise text.error("more text after the end of the list", text.at)
 
 
 def _outline(text: _Text) -> dict[str, bool]:
-    """For each key of an object that holds a list: whether the list may be one of rows. Reads to the end of the text."""
+    """For each key of the next object that holds a list: whether the list may be one of rows."""
     lists = {}
     for key in text.keys():  # noqa: SIM118, no dict
         if text.peek() == "[":
@@ -263,7 +280,6 @@ def _outline(text: _Text) -> dict[str, bool]:
             lists[key] = rows
         else:
             text.value()
-    text.end()
     return lists
 
 
@@ -271,7 +287,7 @@ def _is_turn(item: dict[str, Any]) -> bool:
     return {"role", "content"} <= item.keys() or {"from", "value"} <= item.keys()
 
 
-def _read_object(name: str, open_file: Open) -> Iterator[Row]:
+def _read_object(name: str, text: _Text, open_file: Open) -> Iterator[Row]:
     """The rows of the object's only list; an object without a list of rows is itself a row."""
     with open_file() as stream:
         lists = _outline(_Text(stream))
@@ -281,13 +297,11 @@ def _read_object(name: str, open_file: Open) -> Iterator[Row]:
             f"{name}: expected a list of rows, or an object that holds one list; this object holds the lists {keys}:"
             f" write the list of {next(iter(lists))!r}, or of whichever holds the rows, to a file of its own"
         )
-    with open_file() as stream:
-        text = _Text(stream)
-        if not any(lists.values()):
-            yield row_of(f"{name}:row 1", text.value())
-            return
-        for key in text.keys():  # noqa: SIM118
-            if key in lists:
-                yield from (row_of(f"{name}:row {index}", value) for index, value in enumerate(text.items(), 1))
-            else:
-                text.value()
+    if not any(lists.values()):
+        yield json_row(f"{name}:row 1", text.value())
+        return
+    for key in text.keys():  # noqa: SIM118
+        if key in lists:
+            yield from (json_row(f"{name}:row {index}", value) for index, value in enumerate(text.items(), 1))
+        else:
+            text.value()

@@ -25,6 +25,11 @@ class NotPlain(ValueError):
     """A value that JSON cannot hold; the message names the column."""
 
 
+def json_row(source: str, value: Any) -> Row:
+    """The row of a JSON value."""
+    return Row(source, value) if isinstance(value, dict) else row_of(source, value)
+
+
 def row_of(source: str, value: Any) -> Row:
     """The row of a value as it was read: a dict in values that JSON has, or a row with a problem."""
     if not isinstance(value, Mapping):
@@ -52,7 +57,9 @@ def plain(value: Any, column: str) -> Any:
         try:
             return bytes(value).decode()
         except UnicodeDecodeError as error:
-            raise NotPlain(f"column {column!r} holds bytes that are no UTF-8 text (byte {error.start}); leave the column out") from None
+            raise NotPlain(
+                f"column {column!r} holds bytes that are no UTF-8 text (byte {error.start}); leave the column out"
+            ) from None
     if isinstance(value, (list, tuple)):
         return [plain(item, f"{column}[{index}]") for index, item in enumerate(value)]
     if isinstance(value, decimal.Decimal):

@@ -121,23 +121,23 @@ def _rows_of(name: str, split: str, hub_config: str | None) -> Iterator[Row]:
     elif path.is_dir():
         saved = saved_folder(path, split)
         if saved is not None:
-            yield from _read_dataset(str(saved), _load_saved(saved))
+            yield from _read_dataset(f"{saved}:row ", _load_saved(saved))
         else:
             for file in choose_files(path, split).read:
                 yield from read_file(file)
     elif _is_file(name, path):
         yield from read_file(path)
     else:
-        yield from _read_dataset(f"{name}/{split}", _load(name, split, hub_config))
+        yield from _read_dataset(f"{name}/{split}:", _load(name, split, hub_config))
 
 
-def _read_dataset(name: str, dataset: Any) -> Iterator[Row]:
-    """The rows of a `datasets.Dataset`."""
+def _read_dataset(prefix: str, dataset: Any) -> Iterator[Row]:
+    """The rows of a `datasets.Dataset`; `prefix` stands before the index in `Row.source`."""
     index = 0
     for batch in dataset.iter(ROWS_AT_ONCE):
         for values in zip(*batch.values(), strict=True):
             index += 1
-            yield row_of(f"{name}:{index}", dict(zip(batch, values, strict=True)))
+            yield row_of(f"{prefix}{index}", dict(zip(batch, values, strict=True)))
 
 
 def _load_saved(folder: Path) -> Any:
