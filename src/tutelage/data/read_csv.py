@@ -29,23 +29,22 @@ def read_csv(name: str, stream: BinaryIO, delimiter: str) -> Iterator[Row]:
         InputError: the first row cannot be names of columns, or quotes do not match.
     """
     csv.field_size_limit(LONGEST_CELL)  # 131,072 characters otherwise, less than a long trace
-    text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
     begin = 1  # the line where the row begins
     columns: list[str] = []
     try:
-        first = text.readline()
-        while first.isspace():
-            begin, first = begin + 1, text.readline()
-        empty_lines = begin - 1
-        if delimiter not in first:
-            delimiter = max((delimiter, *DELIMITERS), key=first.count)
-        reader = csv.reader(itertools.chain([first], text), delimiter=delimiter, strict=True)
-        for cells in reader:
-            if any(map(str.strip, cells)) and not columns:
-                columns = _columns(name, cells)
-            elif any(map(str.strip, cells)):
-                yield _row(f"{name}:{begin}", columns, cells)
-            begin = empty_lines + reader.line_num + 1
+        with io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as text:
+            first = text.readline()
+            while first.isspace():
+                begin, first = begin + 1, text.readline()
+            if delimiter not in first:
+                delimiter = max((delimiter, *DELIMITERS), key=first.count)
+            empty_lines, reader = begin - 1, csv.reader(itertools.chain([first], text), delimiter=delimiter, strict=True)
+            for cells in reader:
+                if any(map(str.strip, cells)) and not columns:
+                    columns = _columns(name, cells)
+                elif any(map(str.strip, cells)):
+                    yield _row(f"{name}:{begin}", columns, cells)
+                begin = empty_lines + reader.line_num + 1
     except csv.Error as error:
         raise InputError(
             f"{name}:{begin}: not a valid row of a table: {error}; put a cell with quotes or line ends into double quotes,"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
-import io
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -170,7 +170,7 @@ class _Text:
     """A window on JSON text: values are decoded one after the other, and text that was decoded is let go."""
 
     def __init__(self, stream: BinaryIO) -> None:
-        self.stream = io.TextIOWrapper(stream, encoding="utf-8-sig")
+        self.stream, self.decoder = stream, codecs.getincrementaldecoder("utf-8-sig")()
         self.window, self.at, self.ended = "", 0, False
         self.lines, self.column = 0, 0  # of the text before the window: line ends, characters since the last of them
 
@@ -179,9 +179,9 @@ class _Text:
         gone, rest = self.window[: self.at], self.window[self.at :]
         self.column = len(gone) - gone.rfind("\n") - 1 + (0 if "\n" in gone else self.column)
         self.lines += gone.count("\n")
-        new = self.stream.read(max(CHUNK, len(rest)))
-        self.window, self.at, self.ended = rest + new, 0, not new
-        return bool(new)
+        read = self.stream.read(max(CHUNK, len(rest)))
+        self.window, self.at, self.ended = rest + self.decoder.decode(read, final=not read), 0, not read
+        return bool(read)
 
     def peek(self) -> str:
         """The next character that is no white space; "" at the end."""
