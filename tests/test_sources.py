@@ -104,6 +104,7 @@ def test_a_first_row_of_megabytes_is_a_line_as_the_others_are(tmp_path):
         {"problem": "p", "solution": "s"},
         {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]},
         {"problem": "p", "answers": ["5", "five"]},
+        {"prompt": {"role": "user", "content": "q"}, "meta": {}},
     ],
 )
 def test_a_json_object_without_a_list_of_rows_is_a_row(tmp_path, row):
@@ -140,6 +141,8 @@ def test_an_unreadable_line_is_that_lines_problem(tmp_path, line):
         (content_of("tsv"), r"rename it to \.tsv"),
         ("\n".join(str(row) for row in ROWS * 4).encode(), "json.dumps"),
         (b"<html>\n<body>\n", "web page"),
+        (b"".join(json.dumps(json.dumps(row)).encode() + b"\n" for row in ROWS), "write the object itself"),
+        (b'{"a": 1},\n' * 12, "ends in a comma"),
         (b'["q", "a"]\n' * 12, "write each row as an object with keys"),
         (b"Once upon a time.\n" * 20, "the first 10 lines are no rows"),
         (b"PK\x03\x04", "zip archive"),
@@ -165,6 +168,8 @@ def test_a_file_that_is_no_json_is_told_what_it_looks_like(tmp_path, name, conte
         ("a.jsonl", b"".join(b'{"a": %d\n' % index for index in range(12)), "the first 10 lines are no rows"),
         ("a.json", b'[{"a": 1}\n', "not valid JSON: the text ends too early"),
         ("a.json", b'{"a": [], "b": []}', "one list.*lists a, b"),
+        ("a.json", b'{"prompt": {"0": "p", "1": "q"}, "response": {"0": "r", "1": "s"}}', 'orient="records"'),
+        ("a.json", b'{"0": {"prompt": "p"}, "1": {"prompt": "q"}}', 'orient="records"'),
         ("a.json", b"7", "expected a list of rows"),
         ("a.json", b"[" * 100_000, "nested too deep"),
         ("a.parquet", b"PAR0", "parquet"),

@@ -83,7 +83,7 @@ def saved_folder(directory: Path, split: str) -> Path | None:
         raise InputError(f"{directory / 'dataset_dict.json'}: cannot be read; save the data set again") from None
     alike = [name for name in splits if name == split] or [name for name in splits if _meaning(name) == _meaning(split)]
     if len(alike) != 1:
-        _refuse_split(directory, split, splits)
+        _refuse_split(directory, split, splits, bool(alike))
     return directory / alike[0]
 
 
@@ -102,14 +102,18 @@ def saved_files(directory: Path, folder: Path) -> Choice:
 def _listed(directory: Path) -> tuple[list[PurePath], list[PurePath]]:
     """(files of known kinds, other files), without what is no data by its name; paths below the directory, in order."""
     found: list[PurePath] = []
-    above = {os.path.realpath(directory)}
+    seen_folders = {os.path.realpath(directory)}
 
     def refuse(error: OSError) -> NoReturn:
         raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from None
 
     for root, folders, files in os.walk(directory, onerror=refuse, followlinks=True):
-        folders[:] = [name for name in folders if name[0] not in "._" and os.path.realpath(Path(root, name)) not in above]
-        above |= {os.path.realpath(Path(root, name)) for name in folders}  # a link back to a folder would never end
+        visible = [Path(root, name) for name in folders if name[0] not in "._"]
+        folders.clear()
+        for folder in sorted(visible, key=lambda folder: (folder.is_symlink(), folder)):
+            real = os.path.realpath(folder)
+            folders += [folder.name] if real not in seen_folders else []  # a link back to a folder would never end
+            seen_folders.add(real)
         found += [Path(root, name).relative_to(directory) for name in files]
     data, others = [], []
     for file in sorted(file for file in found if not file.name.startswith(".")):
@@ -153,13 +157,13 @@ def _of_split(directory: Path, data: Sequence[PurePath], split: str) -> list[Pur
     asked = split.lower()
     alike = [file for file in data if said[file].split == _meaning(split) or said[file].label == asked]
     if not alike:
-        _refuse_split(directory, split, {said[file].label for file in data})
+        _refuse_split(directory, split, {said[file].label for file in data}, False)
     chosen = (
         [file for file in alike if said[file].label == asked] or [file for file in alike if said[file].label in SPLITS] or alike
     )
     rivals = {said[file].label for file in chosen if said[file].is_hub or said[file].label in SPLITS}
     if len(rivals) > 1:
-        _refuse_split(directory, split, rivals)
+        _refuse_split(directory, split, rivals, True)
     folders = {file.parent for file in chosen}
     variants = [
         file for file in alike
@@ -185,12 +189,10 @@ def _hub_splits(data: Sequence[PurePath]) -> dict[PurePath, Said]:
     return {file: Said(name, name, is_hub=True) for file, name in several.items() if not _said(PurePath(file.name)).split}
 
 
-def _refuse_split(directory: Path, split: str, splits: Iterable[str]) -> NoReturn:
-    """Raises InputError: none of the splits that are there is the one that is asked for, or several may be."""
-    raise InputError(
-        f"{directory}: which rows are the split {split!r} is not certain, there is {', '.join(map(repr, sorted(splits)))}:"
-        f" choose one, and {SAY_WHICH}"
-    )
+def _refuse_split(directory: Path, split: str, splits: Iterable[str], several: bool) -> NoReturn:
+    """Raises InputError: of the splits that are there, several may be the one that is asked for, or none is."""
+    what = f"several splits may be {split!r}" if several else f"there is no split {split!r}"
+    raise InputError(f"{directory}: {what}: choose one of {', '.join(map(repr, sorted(splits)))}, and {SAY_WHICH}")
 
 
 def _refuse_twins(directory: Path, files: Sequence[PurePath]) -> None:

@@ -147,13 +147,17 @@ def _parse(source: str, line: bytes) -> Row:
 def _no_json(name: str, held: list[tuple[Row, bytes]]) -> str:
     """What a file seems to be whose lines are no rows."""
     first, line = held[0]
-    start = line[:300].decode(errors="replace")
+    start = line[:300].decode(errors="replace").partition("\r")[0]
     count = "its only line is no row" if len(held) == 1 else f"the first {len(held)} lines are no rows"
     said = f"{name}: expected a list of rows, or one JSON object a line, but {count} ({first.source}: {first.problem})"
     if start.startswith("["):
         return f"{said}. Each line is a list: write each row as an object with keys"
     if PYTHON_DICT.match(line):
         return f"{said}. The lines look like Python's dicts: write each of them with json.dumps"
+    if start.startswith('"{'):
+        return f"{said}. Each line is a text that holds JSON: write the object itself"
+    if line.endswith(b"},"):
+        return f"{said}. Each line ends in a comma: remove it, or write [ before the first row and ] after the last"
     if start.startswith("<"):
         return f"{said}. The file looks like a web page or XML: download the data itself"
     for mark, kind in (("\t", "tsv"), (",", "csv"), (";", "csv")):
@@ -287,6 +291,13 @@ def _is_turn(item: dict[str, Any]) -> bool:
     return {"role", "content"} <= item.keys() or {"from", "value"} <= item.keys()
 
 
+def _is_frame(value: dict[str, Any]) -> bool:
+    """Whether an object is a data frame as pandas writes it by default: the rows' indices are keys."""
+    if not all(isinstance(item, dict) and item for item in value.values()):
+        return False
+    return all(map(str.isdigit, value)) or all(key.isdigit() for item in value.values() for key in item)
+
+
 def _read_object(name: str, text: _Text, open_file: Open) -> Iterator[Row]:
     """The rows of the object's only list; an object without a list of rows is itself a row."""
     with open_file() as stream:
@@ -298,7 +309,12 @@ def _read_object(name: str, text: _Text, open_file: Open) -> Iterator[Row]:
             f" write the list of {next(iter(lists))!r}, or of whichever holds the rows, to a file of its own"
         )
     if not any(lists.values()):
-        yield json_row(f"{name}:row 1", text.value())
+        value = text.value()
+        if _is_frame(value):
+            raise InputError(
+                f'{name}: expected a list of rows; this is a table by columns: write it with orient="records", lines=True'
+            )
+        yield json_row(f"{name}:row 1", value)
         return
     for key in text.keys():  # noqa: SIM118
         if key in lists:

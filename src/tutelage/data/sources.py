@@ -134,7 +134,7 @@ def _rows_of(name: str, split: str, hub_config: str | None) -> Iterator[Row]:
 def _read_dataset(prefix: str, dataset: Any) -> Iterator[Row]:
     """The rows of a `datasets.Dataset`; `prefix` stands before the index in `Row.source`."""
     index = 0
-    for batch in dataset.iter(ROWS_AT_ONCE):
+    for batch in dataset.with_format(None).iter(ROWS_AT_ONCE):  # a saved one may be in the form of tensors
         for values in zip(*batch.values(), strict=True):
             index += 1
             yield row_of(f"{prefix}{index}", dict(zip(batch, values, strict=True)))
