@@ -63,7 +63,8 @@ def choose_files(directory: Path, split: str) -> Choice:
     chosen = _of_split(directory, data, split)
     _refuse_twins(directory, chosen)
     _refuse_configurations(directory, chosen)
-    unread = [file for file in data if file not in set(chosen)]
+    taken = set(chosen)
+    unread = [file for file in data if file not in taken]
     return Choice([directory / file for file in chosen], sorted(map(str, (*unread, *others))))
 
 
@@ -95,8 +96,9 @@ def saved_files(directory: Path, folder: Path) -> Choice:
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{folder / 'state.json'}: cannot be read; save the data set again") from None
     read = [folder / name for name in ("state.json", "dataset_info.json", *listed)]
+    taken = set(read)
     data, others = _listed(directory)
-    return Choice(read, sorted(str(file) for file in (*data, *others) if directory / file not in set(read)))
+    return Choice(read, sorted(str(file) for file in (*data, *others) if directory / file not in taken))
 
 
 def _listed(directory: Path) -> tuple[list[PurePath], list[PurePath]]:
@@ -164,10 +166,10 @@ def _of_split(directory: Path, data: Sequence[PurePath], split: str) -> list[Pur
     rivals = {said[file].label for file in chosen if said[file].is_hub or said[file].label in SPLITS}
     if len(rivals) > 1:
         _refuse_split(directory, split, rivals, True)
-    folders = {file.parent for file in chosen}
+    taken, folders = set(chosen), {file.parent for file in chosen}
     variants = [
         file for file in alike
-        if file not in chosen and file.parent in folders and not said[file].is_hub and said[file].label not in SPLITS
+        if file not in taken and file.parent in folders and not said[file].is_hub and said[file].label not in SPLITS
     ]  # fmt: skip
     if variants:
         raise InputError(
