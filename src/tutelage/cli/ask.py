@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
 def ask(model: str, question: str, overrides: list[str]) -> str:
     """The model's response to one question, in the prompt it was trained with."""
     from tutelage import console
-    from tutelage.data import apply_template, encode_prompt, prompt_template
+    from tutelage.data import Parsed, encode_prompt, special_tokens, template_of, write_problem
     from tutelage.evaluation import native, sampling_of
     from tutelage.model import load_policy, load_tokenizer
 
@@ -39,8 +39,8 @@ def ask(model: str, question: str, overrides: list[str]) -> str:
     saved = config.model.model_copy(update={"lora": "none"})  # a run's adapters are merged into the model that it saved
     with console.progress("loading the model"):
         policy = load_policy(saved, load_tokenizer(config.model.id), to_train=False)
-    template = prompt_template(config.data.prompt, policy.tokenizer)
-    prompt, _ = apply_template({"prompt": question, "response": ""}, template)
+    template = template_of(config.data.prompt, policy.tokenizer, config.data.template_arguments)
+    prompt = write_problem(Parsed(source="the question", prompt=question), template, special_tokens(policy.tokenizer))
     sampling = sampling_of(config.eval, policy.stops)
     with console.progress("answering"), policy.computing(with_head=True):
         completion = native.generate(policy.model, policy.tokenizer, [encode_prompt(policy.tokenizer, prompt)], sampling)[0]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from tutelage.data.encoding import encode_prompt, encode_response
 from tutelage.data.ledger import Example, Ledger
 from tutelage.data.stops import Stops
 
@@ -27,21 +28,6 @@ class TokenizedExample:
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.response_ids)
-
-
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Ids of a prompt: the start token once if this tokenizer uses one, never an end token."""
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
-    bos = tokenizer.bos_token_id
-    if bos is not None and tokenizer("").input_ids[:1] == [bos] and ids[:1] != [bos]:
-        ids = [bos, *ids]
-    return ids
-
-
-def encode_response(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Ids of a response, without special tokens."""
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
-    return ids
 
 
 def characters_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str) -> list[int]:

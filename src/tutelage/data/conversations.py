@@ -1,0 +1,346 @@
+"""From what a row says to the texts that are learnt: each assistant turn after the history as the template shows it then.
+
+A chat template may strip earlier thoughts, open a thought in its generation prompt, or write channels. A turn's prompt is what the
+template shows when the turn is generated, and its response what the template writes for the turn right then.
+"""
+
+from __future__ import annotations
+
+import json
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tutelage.data.marks import TAGS, pattern_of, plain, protect, protect_all, strip_end
+from tutelage.data.rendered import is_rendered
+from tutelage.data.shapes import BadRow, Parsed
+from tutelage.data.templates import ANSWER, BARE, Template, thought_argument
+from tutelage.data.thoughts import (
+    CLOSINGS,
+    closes_thought,
+    has_thought,
+    opens_thought,
+    seam,
+    split_thought,
+    without_empty_thought,
+    without_thought,
+)
+from tutelage.errors import InputError
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What is learnt of one assistant turn, special tokens of content marked.
+
+    Attributes:
+        end: the token that ends this turn; "" for the run's own end token.
+    """
+
+    prompt: str
+    response: str
+    end: str = ""
+
+
+@dataclass(frozen=True)
+class _Said:
+    """A message as the template gets it. Of an assistant's: its thought, the thought's block as text, and the rest, all marked."""
+
+    message: dict[str, Any]
+    thought: str = ""
+    block: str = ""
+    rest: str = ""
+
+
+def write_turns(parsed: Parsed, template: Template, turns: Literal["last", "all"], specials: tuple[str, ...]) -> list[Turn]:
+    """What a row teaches: one turn, or of a conversation each assistant turn that is trained.
+
+    Args:
+        turns: `data.turns`.
+        specials: the tokenizer's special tokens (`special_tokens`).
+
+    Raises:
+        BadRow: the template cannot show the row in full, or no turn is trained.
+        InputError: the template closes an empty thought before a response that has one.
+    """
+    if not parsed.messages:
+        rendered = is_rendered(parsed.prompt, template, specials)
+        if rendered or template.answers_directly:
+            return [_write_pair(parsed.prompt, parsed.response, template, specials, rendered)]
+        question = {"role": "user", "content": parsed.prompt.strip()}
+        messages = [question, {"role": "assistant", "content": parsed.response}]
+        return _write_conversation(messages, (), template, turns, specials)
+    if template.chat:
+        return _write_conversation(parsed.messages, parsed.tools, template, turns, specials)
+    prompt, answer = _alone(parsed.messages)
+    if not answer:
+        raise BadRow("messages has no assistant turn")
+    response = _in_the_form_of(template.text, answer)
+    return [_write_pair(prompt, response, template, specials, is_rendered(prompt, template, specials))]
+
+
+def write_problem(parsed: Parsed, template: Template, specials: tuple[str, ...]) -> str:
+    """The prompt of a validation problem. Of a conversation that ends in an assistant's turn: what stands before that turn."""
+    if not parsed.messages or not template.chat:
+        question = _alone(parsed.messages)[0] if parsed.messages else parsed.prompt
+        return _write_prompt(question, template, specials, is_rendered(question, template, specials))
+    messages = list(parsed.messages)
+    if messages[-1]["role"] == "assistant":
+        messages.pop()
+    if not messages:
+        raise BadRow("messages has no user turn")
+    history = [each.message for each in _said(messages, template, specials)]
+    _check_shown(history, template, parsed.tools)
+    return template.render(history, protect_all(parsed.tools, specials))
+
+
+def _write_prompt(question: str, template: Template, specials: tuple[str, ...], rendered: bool) -> str:
+    if rendered:
+        return protect(question, ())
+    return template.wrap(protect(question, specials, TAGS if template.text == BARE else ()))
+
+
+def _write_pair(question: str, response: str, template: Template, specials: tuple[str, ...], rendered: bool) -> Turn:
+    """A question and a response, joined where the prompt opens a thought."""
+    prompt, response = _write_prompt(question, template, specials, rendered), _own(response, specials)
+    if not response.strip():
+        raise BadRow("the response is empty")
+    if closes_thought(prompt):
+        if has_thought(response):
+            raise _closed(template, rendered)
+        response = without_empty_thought(response)
+    elif template.chat and opens_thought(prompt) and not rendered and not _knows_thoughts(response):
+        return Turn(prompt, _after_no_thought(response))
+    return Turn(prompt, seam(prompt, response))
+
+
+def _own(text: str, specials: tuple[str, ...]) -> str:
+    """An assistant's text, marked, without the end of turn that the row itself writes."""
+    text = strip_end(text, specials)
+    pattern = pattern_of(specials, TAGS)
+    if pattern and (found := pattern.match(text.lstrip())):
+        raise BadRow(
+            f"the response begins with {found[0]}, a token of a chat template's: give the turn as messages, its thought as"
+            " reasoning_content"
+        )
+    return protect(text, specials, TAGS)
+
+
+def _knows_thoughts(response: str) -> bool:
+    return has_thought(response) or any(closing in response for closing in CLOSINGS)
+
+
+def _after_no_thought(response: str) -> str:
+    """What follows an opened thought where the row has none: the end of an empty one, as templates write it."""
+    return f"\n</think>\n\n{response}"
+
+
+def _closed(template: Template, rendered: bool = False) -> ValueError:
+    if rendered:
+        return BadRow("the prompt closes its thought, and the response has one: take the end off the prompt")
+    line = thought_argument(template)
+    remedy = f"set {line}" if line else "give a template that does not as data.prompt"
+    return InputError(f"the template closes an empty thought before the response, and the rows' responses have thoughts: {remedy}")
+
+
+def _alone(messages: Sequence[Mapping[str, Any]]) -> tuple[str, Mapping[str, Any]]:
+    """(the question, the assistant's message or an empty one) of messages that a text template can hold."""
+    others = [each["role"] for each in messages if each["role"] not in ("user", "assistant")]
+    calls = any(each.get("tool_calls") for each in messages)
+    roles = [each["role"] for each in messages]
+    what = f"a {others[0]} turn" if others else "a tool call" if calls else "several turns"
+    if others or calls or roles not in (["user"], ["user", "assistant"]):
+        raise BadRow(
+            f'messages has {what}: data.prompt = "chat" lets the tokenizer\'s chat template write it,'
+            " or data.columns names the columns to be read as prompt and response"
+        )
+    return str(messages[0]["content"]), messages[1] if len(messages) > 1 else {}
+
+
+def _in_the_form_of(text: str, message: Mapping[str, Any]) -> str:
+    """An assistant's message as the text template asks for it."""
+    thought, content = message.get("reasoning_content") or "", str(message.get("content") or "")
+    if not thought.strip() or "</think>" in content:
+        return content
+    if "<answer>" not in text:
+        return f"<think>\n{thought.strip()}\n</think>\n\n{content}"
+    return f"<think> {thought.strip()} </think> {content if '<answer>' in content else f'<answer> {content.strip()} </answer>'}"
+
+
+def _said(messages: Sequence[Mapping[str, Any]], template: Template, specials: tuple[str, ...]) -> list[_Said]:
+    """Messages as the template gets them: marked, thoughts under its own key, tool calls in one form."""
+    roles = [each["role"] for each in messages]
+    as_system = "developer" in roles and not template.knows_developer
+    if as_system and "system" in roles:
+        raise BadRow("messages has a developer turn, which the chat template does not know, beside a system turn: keep one of them")
+    found = []
+    for index, each in enumerate(messages):
+        made = {key: each[key] for key in ("role", "name", "tool_call_id") if each.get(key) is not None}
+        try:
+            if each["role"] == "assistant":
+                found.append(_said_by_assistant(each, made, template, specials))
+                continue
+            made["content"] = protect(str(each.get("content") or ""), specials)
+        except BadRow as error:
+            raise BadRow(f"messages[{index}]: {error}") from None
+        if each["role"] == "developer" and as_system:
+            made["role"] = "system"
+        found.append(_Said(made))
+    return found
+
+
+def _said_by_assistant(
+    message: Mapping[str, Any], made: dict[str, Any], template: Template, specials: tuple[str, ...]
+) -> _Said:
+    content = _own(str(message.get("content") or ""), specials)
+    field = protect(str(message.get("reasoning_content") or "").strip(), specials, TAGS)
+    thought, block, rest = split_thought(content)
+    if field and thought not in ("", field):
+        raise BadRow("it has two thoughts, one in reasoning_content and another in content: keep one of them")
+    if field and not thought:
+        thought, block = field, f"<think>\n{field}\n</think>\n\n"
+    if thought and template.thought_key:
+        made |= {template.thought_key: thought, "content": rest}
+    elif field and not template.keeps_thoughts:
+        made["content"] = rest
+    else:
+        made["content"] = block + rest
+    if message.get("tool_calls"):
+        made["tool_calls"] = [protect_all(_as_call(each), specials, TAGS) for each in message["tool_calls"]]
+    return _Said(made, thought, block, rest)
+
+
+def _as_call(call: Mapping[str, Any]) -> dict[str, Any]:
+    """A tool call with its function inside, and the arguments as an object: templates write them by themselves."""
+    function = dict(call.get("function") or call)
+    if isinstance(function.get("arguments"), str):
+        try:
+            given = json.loads(function["arguments"])
+        except ValueError:
+            given = None
+        if isinstance(given, dict):
+            function["arguments"] = given
+    return {**({"id": call["id"]} if call.get("id") else {}), "type": "function", "function": function}
+
+
+def _write_conversation(
+    messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], template: Template, turns: str, specials: tuple[str, ...]
+) -> list[Turn]:
+    trained = [index for index, each in enumerate(messages) if each["role"] == "assistant" and each.get("train", True)]
+    if not trained:
+        raise BadRow("no assistant turn is trained: messages has none, or each says train = false")
+    said, tools = _said(messages, template, specials), protect_all(tools, specials)
+    _check_shown([each.message for each in said[: trained[-1]]], template, tools)
+    written = []
+    for index in trained if turns == "all" else trained[-1:]:
+        history = [each.message for each in said[:index]]
+        try:
+            written.append(_write_turn(history, said[index], template, tools, specials))
+        except BadRow as error:
+            raise BadRow(f"messages[{index}]: {error}") from None
+    return written
+
+
+def _write_turn(
+    history: list[dict[str, Any]], said: _Said, template: Template, tools: Sequence[Mapping[str, Any]], specials: tuple[str, ...]
+) -> Turn:
+    """One assistant turn, as the template writes it right after its prompt."""
+    prompt = template.render(history, tools)
+    before = template.render(history, tools, generation=False)
+    header = prompt.removeprefix(before)
+    opening = header[len(without_thought(header)) :]
+    core = prompt.removesuffix(opening)
+    full = template.render([*history, said.message], tools, generation=False)
+    if full.startswith(core):
+        body = full.removeprefix(core)
+    else:  # the template shows the history otherwise once the turn is there
+        other = template.render([*history, {"role": "assistant", "content": ANSWER}], tools, generation=False)
+        header = without_thought(header)
+        start = full.rfind(header, 0, _common(full, other)) if header else -1
+        if start < 0:
+            raise BadRow("the chat template does not write the turn behind its own generation prompt")
+        body = full[start + len(header) :]
+    body, end = _cut_end(body, template.end, specials)
+    response = _after_opening(body, opening, said, template)
+    _check_written(response, said)
+    return Turn(prompt, response, "" if end == template.end else end)
+
+
+def _common(one: str, other: str) -> int:
+    """How many characters two texts begin with in common."""
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+
+
+def _cut_end(body: str, usual: str, specials: tuple[str, ...]) -> tuple[str, str]:
+    """(an assistant's turn, the token that ends it or ""), from what a template writes until the end of the turn."""
+    pattern = pattern_of(specials, TAGS)
+    run = re.search(rf"(?:(?:{pattern.pattern})\s*)+\Z", body) if pattern else None
+    if run is None or pattern is None:
+        return body.rstrip(), usual
+    tokens = [*pattern.finditer(body, run.start())]
+    end = next((each for each in tokens if each[0] == usual), tokens[-1])
+    return body[: end.start()], end[0]
+
+
+def _after_opening(body: str, opening: str, said: _Said, template: Template) -> str:
+    """The response: a turn's text without what the prompt writes of it, and with the thought that the template leaves out.
+
+    Args:
+        body: the turn as the template writes it behind the generation prompt without `opening`.
+        opening: "", or how the generation prompt opens a thought, or closes an empty one.
+    """
+    before = body.rpartition(said.rest.strip())[0] if said.rest.strip() else body
+    lacks = bool(said.thought) and said.thought not in before
+    rest = without_empty_thought(body)
+    if closes_thought(opening):
+        if said.thought:
+            raise _closed(template)
+        return body.removeprefix(opening) if body.startswith(opening) else rest
+    if lacks and opening and body.lstrip().startswith(CLOSINGS):  # the template writes the end of a thought that it leaves out
+        return said.thought + opening.removeprefix(opening.rstrip()) + body.lstrip()
+    if lacks:
+        return seam(opening, said.block + rest.lstrip())
+    if said.thought or not opening:
+        return seam(opening, body)
+    if body.startswith(opening) or body.lstrip().startswith(CLOSINGS):
+        return body.removeprefix(opening)
+    return _after_no_thought(rest)
+
+
+def _check_written(response: str, said: _Said) -> None:
+    """Raises BadRow: the response lacks the thought, the text or a tool call of the row."""
+    parts = {"thought": said.thought, "text": said.rest.strip()}
+    for call in said.message.get("tool_calls", ()):
+        function = call["function"]
+        parts["tool call"] = str(function.get("name"))
+        if isinstance(function.get("arguments"), dict):
+            for key, value in function["arguments"].items():
+                parts[f"argument {key!r} of a tool call"] = value if isinstance(value, str) else str(key)
+    for what, text in parts.items():
+        if text not in response and json.dumps(text, ensure_ascii=False)[1:-1] not in response:
+            raise BadRow(f"the chat template does not write the assistant's {what} in full")
+
+
+def _check_shown(messages: Sequence[dict[str, Any]], template: Template, tools: Sequence[Mapping[str, Any]]) -> None:
+    """Raises BadRow: the chat template leaves a turn, a tool call or a tool out. Stand-ins for the texts tell."""
+    shown, expected = [], {}
+    for index, message in enumerate(messages):
+        stand_in = dict(message)
+        if message["role"] != "assistant" and message["content"].strip():
+            expected[f"Turn{index}q7f3x"] = f"a {message['role']} turn"
+            stand_in["content"] = f"Turn{index}q7f3x"
+        if message.get("tool_calls"):
+            expected[f"call{index}q7f3x"] = "a tool call"
+            stand_in["tool_calls"] = [{**c, "function": {**c["function"], "name": f"call{index}q7f3x"}} for c in message["tool_calls"]]
+        shown.append(stand_in)
+    if not shown and not tools:
+        return
+    text = template.render(shown, tools)
+    for stand_in_text, what in expected.items():
+        if stand_in_text not in text:
+            raise BadRow(f"messages has {what}, which the chat template does not show")
+    for tool in tools:
+        name = str((tool.get("function") or tool).get("name"))
+        if name not in text:
+            raise BadRow(f"the row offers the tool {plain(name)}, which the chat template does not show")
