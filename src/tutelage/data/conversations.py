@@ -6,14 +6,14 @@ template shows when the turn is generated, and its response what the template wr
 
 from __future__ import annotations
 
-import json
 import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tutelage.data.marks import TAGS, pattern_of, plain, protect, protect_all, strip_end
+from tutelage.data.marks import TAGS, pattern_of, protect, protect_all
+from tutelage.data.messages import Said, check_shown, check_written, own_text, said_of
 from tutelage.data.rendered import is_rendered
 from tutelage.data.shapes import BadRow, Parsed
 from tutelage.data.templates import ANSWER, BARE, Template, thought_argument
@@ -23,7 +23,6 @@ from tutelage.data.thoughts import (
     has_thought,
     opens_thought,
     seam,
-    split_thought,
     without_empty_thought,
     without_thought,
 )
@@ -43,16 +42,6 @@ class Turn:
     end: str = ""
 
 
-@dataclass(frozen=True)
-class _Said:
-    """A message as the template gets it. Of an assistant's: its thought, the thought's block as text, and the rest, all marked."""
-
-    message: dict[str, Any]
-    thought: str = ""
-    block: str = ""
-    rest: str = ""
-
-
 def write_turns(parsed: Parsed, template: Template, turns: Literal["last", "all"], specials: tuple[str, ...]) -> list[Turn]:
     """What a row teaches: one turn, or of a conversation each assistant turn that is trained.
 
@@ -66,10 +55,10 @@ def write_turns(parsed: Parsed, template: Template, turns: Literal["last", "all"
     """
     if not parsed.messages:
         rendered = is_rendered(parsed.prompt, template, specials)
-        if rendered or template.answers_directly:
+        in_opened = bool(template.chat) and opens_thought(template.text) and not _knows_thoughts(parsed.response)
+        if rendered or (template.answers_directly and not in_opened):
             return [_write_pair(parsed.prompt, parsed.response, template, specials, rendered)]
-        question = {"role": "user", "content": parsed.prompt.strip()}
-        messages = [question, {"role": "assistant", "content": parsed.response}]
+        messages = [{"role": "user", "content": parsed.prompt.strip()}, {"role": "assistant", "content": parsed.response}]
         return _write_conversation(messages, (), template, turns, specials)
     if template.chat:
         return _write_conversation(parsed.messages, parsed.tools, template, turns, specials)
@@ -90,8 +79,8 @@ def write_problem(parsed: Parsed, template: Template, specials: tuple[str, ...])
         messages.pop()
     if not messages:
         raise BadRow("messages has no user turn")
-    history = [each.message for each in _said(messages, template, specials)]
-    _check_shown(history, template, parsed.tools)
+    history = [each.message for each in said_of(messages, template, specials)]
+    check_shown(history, template, parsed.tools)
     return template.render(history, protect_all(parsed.tools, specials))
 
 
@@ -103,28 +92,14 @@ def _write_prompt(question: str, template: Template, specials: tuple[str, ...], 
 
 def _write_pair(question: str, response: str, template: Template, specials: tuple[str, ...], rendered: bool) -> Turn:
     """A question and a response, joined where the prompt opens a thought."""
-    prompt, response = _write_prompt(question, template, specials, rendered), _own(response, specials)
+    prompt, response = _write_prompt(question, template, specials, rendered), own_text(response, specials)
     if not response.strip():
         raise BadRow("the response is empty")
     if closes_thought(prompt):
         if has_thought(response):
             raise _closed(template, rendered)
         response = without_empty_thought(response)
-    elif template.chat and opens_thought(prompt) and not rendered and not _knows_thoughts(response):
-        return Turn(prompt, _after_no_thought(response))
     return Turn(prompt, seam(prompt, response))
-
-
-def _own(text: str, specials: tuple[str, ...]) -> str:
-    """An assistant's text, marked, without the end of turn that the row itself writes."""
-    text = strip_end(text, specials)
-    pattern = pattern_of(specials, TAGS)
-    if pattern and (found := pattern.match(text.lstrip())):
-        raise BadRow(
-            f"the response begins with {found[0]}, a token of a chat template's: give the turn as messages, its thought as"
-            " reasoning_content"
-        )
-    return protect(text, specials, TAGS)
 
 
 def _knows_thoughts(response: str) -> bool:
@@ -141,7 +116,9 @@ def _closed(template: Template, rendered: bool = False) -> ValueError:
         return BadRow("the prompt closes its thought, and the response has one: take the end off the prompt")
     line = thought_argument(template)
     remedy = f"set {line}" if line else "give a template that does not as data.prompt"
-    return InputError(f"the template closes an empty thought before the response, and the rows' responses have thoughts: {remedy}")
+    return InputError(
+        f"the template closes an empty thought before the response, and the rows' responses have thoughts: {remedy}"
+    )
 
 
 def _alone(messages: Sequence[Mapping[str, Any]]) -> tuple[str, Mapping[str, Any]]:
@@ -168,70 +145,18 @@ def _in_the_form_of(text: str, message: Mapping[str, Any]) -> str:
     return f"<think> {thought.strip()} </think> {content if '<answer>' in content else f'<answer> {content.strip()} </answer>'}"
 
 
-def _said(messages: Sequence[Mapping[str, Any]], template: Template, specials: tuple[str, ...]) -> list[_Said]:
-    """Messages as the template gets them: marked, thoughts under its own key, tool calls in one form."""
-    roles = [each["role"] for each in messages]
-    as_system = "developer" in roles and not template.knows_developer
-    if as_system and "system" in roles:
-        raise BadRow("messages has a developer turn, which the chat template does not know, beside a system turn: keep one of them")
-    found = []
-    for index, each in enumerate(messages):
-        made = {key: each[key] for key in ("role", "name", "tool_call_id") if each.get(key) is not None}
-        try:
-            if each["role"] == "assistant":
-                found.append(_said_by_assistant(each, made, template, specials))
-                continue
-            made["content"] = protect(str(each.get("content") or ""), specials)
-        except BadRow as error:
-            raise BadRow(f"messages[{index}]: {error}") from None
-        if each["role"] == "developer" and as_system:
-            made["role"] = "system"
-        found.append(_Said(made))
-    return found
-
-
-def _said_by_assistant(
-    message: Mapping[str, Any], made: dict[str, Any], template: Template, specials: tuple[str, ...]
-) -> _Said:
-    content = _own(str(message.get("content") or ""), specials)
-    field = protect(str(message.get("reasoning_content") or "").strip(), specials, TAGS)
-    thought, block, rest = split_thought(content)
-    if field and thought not in ("", field):
-        raise BadRow("it has two thoughts, one in reasoning_content and another in content: keep one of them")
-    if field and not thought:
-        thought, block = field, f"<think>\n{field}\n</think>\n\n"
-    if thought and template.thought_key:
-        made |= {template.thought_key: thought, "content": rest}
-    elif field and not template.keeps_thoughts:
-        made["content"] = rest
-    else:
-        made["content"] = block + rest
-    if message.get("tool_calls"):
-        made["tool_calls"] = [protect_all(_as_call(each), specials, TAGS) for each in message["tool_calls"]]
-    return _Said(made, thought, block, rest)
-
-
-def _as_call(call: Mapping[str, Any]) -> dict[str, Any]:
-    """A tool call with its function inside, and the arguments as an object: templates write them by themselves."""
-    function = dict(call.get("function") or call)
-    if isinstance(function.get("arguments"), str):
-        try:
-            given = json.loads(function["arguments"])
-        except ValueError:
-            given = None
-        if isinstance(given, dict):
-            function["arguments"] = given
-    return {**({"id": call["id"]} if call.get("id") else {}), "type": "function", "function": function}
-
-
 def _write_conversation(
-    messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], template: Template, turns: str, specials: tuple[str, ...]
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]],
+    template: Template,
+    turns: str,
+    specials: tuple[str, ...],
 ) -> list[Turn]:
     trained = [index for index, each in enumerate(messages) if each["role"] == "assistant" and each.get("train", True)]
     if not trained:
         raise BadRow("no assistant turn is trained: messages has none, or each says train = false")
-    said, tools = _said(messages, template, specials), protect_all(tools, specials)
-    _check_shown([each.message for each in said[: trained[-1]]], template, tools)
+    said, tools = said_of(messages, template, specials), protect_all(tools, specials)
+    check_shown([each.message for each in said[: trained[-1]]], template, tools)
     written = []
     for index in trained if turns == "all" else trained[-1:]:
         history = [each.message for each in said[:index]]
@@ -243,7 +168,7 @@ def _write_conversation(
 
 
 def _write_turn(
-    history: list[dict[str, Any]], said: _Said, template: Template, tools: Sequence[Mapping[str, Any]], specials: tuple[str, ...]
+    history: list[dict[str, Any]], said: Said, template: Template, tools: Sequence[Mapping[str, Any]], specials: tuple[str, ...]
 ) -> Turn:
     """One assistant turn, as the template writes it right after its prompt."""
     prompt = template.render(history, tools)
@@ -263,7 +188,7 @@ def _write_turn(
         body = full[start + len(header) :]
     body, end = _cut_end(body, template.end, specials)
     response = _after_opening(body, opening, said, template)
-    _check_written(response, said)
+    check_written(response, said)
     return Turn(prompt, response, "" if end == template.end else end)
 
 
@@ -283,7 +208,7 @@ def _cut_end(body: str, usual: str, specials: tuple[str, ...]) -> tuple[str, str
     return body[: end.start()], end[0]
 
 
-def _after_opening(body: str, opening: str, said: _Said, template: Template) -> str:
+def _after_opening(body: str, opening: str, said: Said, template: Template) -> str:
     """The response: a turn's text without what the prompt writes of it, and with the thought that the template leaves out.
 
     Args:
@@ -306,41 +231,3 @@ def _after_opening(body: str, opening: str, said: _Said, template: Template) -> 
     if body.startswith(opening) or body.lstrip().startswith(CLOSINGS):
         return body.removeprefix(opening)
     return _after_no_thought(rest)
-
-
-def _check_written(response: str, said: _Said) -> None:
-    """Raises BadRow: the response lacks the thought, the text or a tool call of the row."""
-    parts = {"thought": said.thought, "text": said.rest.strip()}
-    for call in said.message.get("tool_calls", ()):
-        function = call["function"]
-        parts["tool call"] = str(function.get("name"))
-        if isinstance(function.get("arguments"), dict):
-            for key, value in function["arguments"].items():
-                parts[f"argument {key!r} of a tool call"] = value if isinstance(value, str) else str(key)
-    for what, text in parts.items():
-        if text not in response and json.dumps(text, ensure_ascii=False)[1:-1] not in response:
-            raise BadRow(f"the chat template does not write the assistant's {what} in full")
-
-
-def _check_shown(messages: Sequence[dict[str, Any]], template: Template, tools: Sequence[Mapping[str, Any]]) -> None:
-    """Raises BadRow: the chat template leaves a turn, a tool call or a tool out. Stand-ins for the texts tell."""
-    shown, expected = [], {}
-    for index, message in enumerate(messages):
-        stand_in = dict(message)
-        if message["role"] != "assistant" and message["content"].strip():
-            expected[f"Turn{index}q7f3x"] = f"a {message['role']} turn"
-            stand_in["content"] = f"Turn{index}q7f3x"
-        if message.get("tool_calls"):
-            expected[f"call{index}q7f3x"] = "a tool call"
-            stand_in["tool_calls"] = [{**c, "function": {**c["function"], "name": f"call{index}q7f3x"}} for c in message["tool_calls"]]
-        shown.append(stand_in)
-    if not shown and not tools:
-        return
-    text = template.render(shown, tools)
-    for stand_in_text, what in expected.items():
-        if stand_in_text not in text:
-            raise BadRow(f"messages has {what}, which the chat template does not show")
-    for tool in tools:
-        name = str((tool.get("function") or tool).get("name"))
-        if name not in text:
-            raise BadRow(f"the row offers the tool {plain(name)}, which the chat template does not show")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from tutelage.data.marks import MARK, plain, special_tokens
+from tutelage.data.marks import MARK, pattern_of, plain, special_tokens
 from tutelage.data.shapes import BadRow
 
 if TYPE_CHECKING:
@@ -53,31 +55,39 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], begin
     return ids
 
 
-def _encode_marked(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Ids of a text with marks, by the tokenizer's twin, and proven by their number and by decoding."""
-    content = plain(text)
-    specials = [token for token in special_tokens(tokenizer) if content.count(token) > text.count(token)]
-    if tokenizer.is_fast:
-        twin, added, special = _twin(tokenizer)
-        renamed, count = special.subn(lambda match: _MARKUP + match[0], text)
-        found = twin.encode(renamed.replace(MARK, ""), add_special_tokens=False).ids
-        ids = [added.get(token, token) for token in found]
-        decoded = str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
-        known = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-        if sum(index in known for index in ids) == count and all(decoded.count(each) == content.count(each) for each in specials):
-            return ids
-    raise BadRow(f"holds {' and '.join(specials)}, a special token, which this tokenizer cannot encode as text")
-
-
-@functools.lru_cache(maxsize=4)
-def _twin(tokenizer: PreTrainedTokenizerBase) -> tuple[Any, dict[int, int], re.Pattern[str]]:
+@dataclass(frozen=True)
+class _Twin:
     """A tokenizer whose special tokens have other names, so that their own names are text to it.
 
     Encoding goes through the same steps, so ids beside a special token, and spaces at the start, are what they always are.
 
-    Returns:
-        the twin, the original id of each token that is added to its vocabulary, and what finds special tokens in a text.
+    Attributes:
+        original: the original id of each token that is added to the twin's vocabulary.
+        special: the original ids of special tokens; `names` finds them in a text.
     """
+
+    encode: Callable[[str], list[int]]
+    original: dict[int, int]
+    special: frozenset[int]
+    names: re.Pattern[str]
+
+
+def _encode_marked(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Ids of a text with marks, by the tokenizer's twin, and proven by their number and by decoding."""
+    names = pattern_of(special_tokens(tokenizer)) or re.compile(r"\A\Z.")
+    markup, both = Counter(names.findall(text)), Counter(names.findall(plain(text)))
+    if tokenizer.is_fast:
+        twin = _twin_of(tokenizer)
+        found = twin.encode(twin.names.sub(lambda match: _MARKUP + match[0], text).replace(MARK, ""))
+        ids = [twin.original.get(token, token) for token in found]
+        decoded = str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        if sum(index in twin.special for index in ids) == markup.total() and Counter(names.findall(decoded)) == both:
+            return ids
+    raise BadRow(f"holds {' and '.join(both - markup)}, a special token, which this tokenizer cannot encode as text")
+
+
+@functools.lru_cache(maxsize=4)
+def _twin_of(tokenizer: PreTrainedTokenizerBase) -> _Twin:
     from tokenizers import Tokenizer
 
     described = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -86,6 +96,10 @@ def _twin(tokenizer: PreTrainedTokenizerBase) -> tuple[Any, dict[int, int], re.P
     for token in described["added_tokens"]:
         token["content"] = (_MARKUP if token["special"] else "") + token["content"]
     twin = Tokenizer.from_str(json.dumps(described))
-    original = {token.content: index for index, token in tokenizer.added_tokens_decoder.items()}
-    added = {index: original[token.content.removeprefix(_MARKUP)] for index, token in twin.get_added_tokens_decoder().items()}
-    return twin, added, re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))))
+    ids = {token.content: index for index, token in tokenizer.added_tokens_decoder.items()}
+    return _Twin(
+        encode=lambda text: list(twin.encode(text, add_special_tokens=False).ids),
+        original={index: ids[token.content.removeprefix(_MARKUP)] for index, token in twin.get_added_tokens_decoder().items()},
+        special=frozenset(ids[name] for name in names),
+        names=re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True)))),
+    )

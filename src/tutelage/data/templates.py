@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import functools
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -107,10 +108,27 @@ class Template:
 
     @functools.cached_property
     def answers_directly(self) -> bool:
-        """Whether an assistant's text stands right after the prompt; a template with channels writes markup between them."""
+        """Whether a response stands right after the prompt, its thought in ``<think>``.
+
+        A template with channels writes markup between prompt and response, or thoughts in a form of its own.
+        """
+        if not self.chat:
+            return True
         prompt, shown = self.wrap(QUESTION), self._shown(_ASKED, _ANSWERED)
         rest = shown.removeprefix(without_thought(prompt))
-        return not self.chat or without_empty_thought(rest).lstrip().startswith(ANSWER)
+        thinking = self._shown(_ASKED, {**_ANSWERED, self.thought_key: THOUGHT}) if self.thought_key else "<think>"
+        return "<think>" in thinking and without_empty_thought(rest).lstrip().startswith(ANSWER)
+
+    @functools.cached_property
+    def call_form(self) -> tuple[bool, bool]:
+        """How the chat template shows tool calls: (whether their arguments are JSON text, whether a turn without text has null)."""
+        for as_text, as_null in itertools.product((False, True), repeat=2):
+            function = {"name": ANSWER, "arguments": '{"key": "value"}' if as_text else {"key": "value"}}
+            call = {"id": "call00001", "type": "function", "function": function}
+            shown = self._shown(_ASKED, {"role": "assistant", "content": None if as_null else "", "tool_calls": [call]})
+            if ANSWER in shown and "{'key': 'value'}" not in shown:  # an object that is written as Python does, is not meant
+                return as_text, as_null
+        return False, False
 
     def _shown(self, *turns: Mapping[str, Any], generation: bool = False) -> str:
         """What the chat template writes; "" if it refuses the turns."""

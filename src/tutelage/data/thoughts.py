@@ -43,7 +43,11 @@ def split_thought(text: str) -> tuple[str, str, str]:
     if not any(closing in text for closing in CLOSINGS) or not (found := _FULL.match(text)):
         return "", "", text
     opened = found["thought"] is not None
-    return (found["thought"] if opened else found["bare"]).strip(), found[0] if opened else f"<think>{found[0]}", text[found.end() :]
+    return (
+        (found["thought"] if opened else found["bare"]).strip(),
+        found[0] if opened else f"<think>{found[0]}",
+        text[found.end() :],
+    )
 
 
 def has_thought(response: str) -> bool:
