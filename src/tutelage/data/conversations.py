@@ -156,7 +156,7 @@ def _write_conversation(
     if not trained:
         raise BadRow("no assistant turn is trained: messages has none, or each says train = false")
     said, tools = said_of(messages, template, specials), protect_all(tools, specials)
-    check_shown([each.message for each in said[: trained[-1]]], template, tools)
+    check_shown([each.message for each in said[: trained[-1] + 1]], template, tools)
     written = []
     for index in trained if turns == "all" else trained[-1:]:
         history = [each.message for each in said[:index]]
@@ -230,4 +230,4 @@ def _after_opening(body: str, opening: str, said: Said, template: Template) -> s
         return seam(opening, body)
     if body.startswith(opening) or body.lstrip().startswith(CLOSINGS):
         return body.removeprefix(opening)
-    return _after_no_thought(rest)
+    return _after_no_thought(rest.lstrip() if said.block else rest)

@@ -54,7 +54,7 @@ def _by_assistant(message: Mapping[str, Any], made: dict[str, Any], template: Te
     if field and thought not in ("", field):
         raise BadRow("it has two thoughts, one in reasoning_content and another in content: keep one of them")
     if field and not thought:
-        thought, block = field, f"<think>\n{field}\n</think>\n\n"
+        thought, block = field, f"<think>\n{field}\n</think>" + ("\n\n" if rest else "")
     if thought and template.thought_key:
         made |= {template.thought_key: thought, "content": rest}
     elif field and not template.keeps_thoughts:
@@ -127,7 +127,7 @@ def check_shown(messages: Sequence[dict[str, Any]], template: Template, tools: S
         shown.append(stand_in)
     if not shown and not tools:
         return
-    text = template.render(shown, tools)
+    text = template.render(shown, tools, generation=not shown or shown[-1]["role"] != "assistant")
     for stand_in_text, what in expected.items():
         if stand_in_text not in text:
             raise BadRow(f"messages has {what}, which the chat template does not show")
