@@ -153,7 +153,9 @@ def test_a_text_that_closes_the_thought_is_named_without_an_argument():
     row = Parsed("r", prompt="2+3?", response="<think>Count.</think>5")
     with pytest.raises(InputError, match="give a template that does not as data.prompt"):
         write_turns(row, Template("{question}<think>\n\n</think>\n\n"), "all", ())
-    rendered = Parsed("r", prompt="<|im_start|>user\n2+3?<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n", response="<think>a")
+    rendered = Parsed(
+        "r", prompt="<|im_start|>user\n2+3?<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n", response="<think>a"
+    )
     with pytest.raises(BadRow, match="take the end off the prompt"):
         write_turns(rendered, Template(), "all", ())
 
@@ -171,7 +173,9 @@ def test_tool_calls_are_written_in_the_templates_own_form():
 
 def test_a_call_ends_in_its_own_token_and_the_thoughts_before_it_stay():
     called, answered = written("gpt-oss", (ASK, CALL, TOOL, FIVE), tools=TOOLS)
-    assert called.end == "<|call|>" and called.response.startswith("<|channel|>analysis<|message|>Let it add.<|end|><|start|>assistant")
+    assert called.end == "<|call|>" and called.response.startswith(
+        "<|channel|>analysis<|message|>Let it add.<|end|><|start|>assistant"
+    )
     assert called.response.endswith(' to=functions.add<|channel|>commentary json<|message|>{"a": 2, "b": "half \\"x\\""}')
     # the template drops the analysis once an answer follows; while the answer is generated it is shown
     assert called.prompt + called.response + called.end in answered.prompt
@@ -186,11 +190,20 @@ def test_a_call_ends_in_its_own_token_and_the_thoughts_before_it_stay():
         ("r1", (ASK, FIVE, TOOL, SIX), "messages has a tool turn, which the chat template does not show"),
         ("no-system", ({"role": "system", "content": "Be brief."}, ASK, FIVE), "System role not supported"),
         ("mistral", (ASK, ASK, FIVE), "Conversation roles must alternate"),
-        ("qwen3", (ASK, {"role": "system", "content": "Be brief."}, {"role": "developer", "content": "d"}, FIVE), "beside a system turn"),
+        (
+            "qwen3",
+            (ASK, {"role": "system", "content": "Be brief."}, {"role": "developer", "content": "d"}, FIVE),
+            "beside a system turn",
+        ),
+        ("qwen3", (FIVE, ASK, SIX), "messages begins with an assistant turn"),
         ("qwen3", (ASK,), "no assistant turn is trained"),
         ("qwen3", (ASK, {**FIVE, "train": False}), "no assistant turn is trained"),
         ("qwen3", (ASK, {"role": "assistant", "content": "a\ufdd0"}), r"messages\[1\]: the text holds U\+FDD0"),
-        ("qwen3", (ASK, {"role": "assistant", "content": "<|im_start|>assistant\n5"}), r"messages\[1\]: the response begins with"),
+        (
+            "qwen3",
+            (ASK, {"role": "assistant", "content": "<|im_start|>assistant\n5"}),
+            r"messages\[1\]: the response begins with",
+        ),
     ],
 )
 def test_what_a_template_cannot_show_is_refused_in_words(kind, messages, says):
@@ -220,6 +233,14 @@ def test_turns_that_are_not_trained_are_history_and_a_last_question_is_ignored()
     assert written("qwen3", (ASK, FIVE, MORE, {**SIX, "train": False}), "last") == written("qwen3", TALK)[:1]
 
 
+def test_a_turn_after_an_assistants_own_is_learnt_after_it():
+    again = {"role": "assistant", "content": "Done."}
+    greeting = {"role": "assistant", "content": "Hello.", "train": False}
+    second = written("qwen3", (ASK, FIVE, again))[1]
+    assert second.prompt.endswith("It is 5.<|im_end|>\n<|im_start|>assistant\n") and second.response.endswith("</think>\n\nDone.")
+    assert written("qwen3", (greeting, ASK, FIVE))[0].prompt == "<|im_start|>assistant\nHello.<|im_end|>\n" + CHATML_1
+
+
 def test_special_tokens_of_content_are_text_in_every_turn():
     tokenizer = tokenizer_of("qwen3")
     template, specials = template_of("chat", tokenizer), special_tokens(tokenizer)
@@ -227,7 +248,9 @@ def test_special_tokens_of_content_are_text_in_every_turn():
     messages = [{**each, "content": f"{odd} {each['content']}"} for each in ({"role": "system", "content": "s"}, *TALK)]
     messages[-1]["reasoning_content"] = odd
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    for turn, turns_before in zip(write_turns(Parsed("r", messages=tuple(messages)), template, "all", specials), (2, 4), strict=True):
+    for turn, turns_before in zip(
+        write_turns(Parsed("r", messages=tuple(messages)), template, "all", specials), (2, 4), strict=True
+    ):
         assert encode_prompt(tokenizer, turn.prompt).count(end) == turns_before
         assert encode_response(tokenizer, turn.response).count(end) == 0 and odd in plain(turn.response)
 

@@ -254,7 +254,9 @@ def test_what_a_chat_template_wrote_is_recognised_whatever_data_prompt_is(kind):
 
 def test_markup_of_ones_own_is_recognised_by_the_special_tokens():
     specials = ("<ask>", "<say>", "<fin>")
-    assert is_rendered("<ask>2+3?<fin><say>", R1_ZERO, specials) and is_rendered("<ask>2+3?<say>model\n<think>\n", R1_ZERO, specials)
+    assert is_rendered("<ask>2+3?<fin><say>", R1_ZERO, specials) and is_rendered(
+        "<ask>2+3?<say>model\n<think>\n", R1_ZERO, specials
+    )
 
 
 @pytest.mark.parametrize(

@@ -155,6 +155,8 @@ def _write_conversation(
     trained = [index for index, each in enumerate(messages) if each["role"] == "assistant" and each.get("train", True)]
     if not trained:
         raise BadRow("no assistant turn is trained: messages has none, or each says train = false")
+    if trained[0] == 0:
+        raise BadRow("messages begins with an assistant turn, which answers nothing: take it out, or give it train = false")
     said, tools = said_of(messages, template, specials), protect_all(tools, specials)
     check_shown([each.message for each in said[: trained[-1] + 1]], template, tools)
     written = []

@@ -54,7 +54,7 @@ def _by_assistant(message: Mapping[str, Any], made: dict[str, Any], template: Te
     if field and thought not in ("", field):
         raise BadRow("it has two thoughts, one in reasoning_content and another in content: keep one of them")
     if field and not thought:
-        thought, block = field, f"<think>\n{field}\n</think>" + ("\n\n" if rest else "")
+        thought, block = field, f"<think>\n{field}\n</think>" + ("\n\n" if rest else "\n")
     if thought and template.thought_key:
         made |= {template.thought_key: thought, "content": rest}
     elif field and not template.keeps_thoughts:
