@@ -114,6 +114,12 @@ def test_a_thought_in_the_text_is_written_as_one_in_a_field(kind):
     assert written(kind, (ASK, {**FIVE, **INLINE})) == as_field, "the same thought twice is one"
 
 
+@pytest.mark.parametrize("kind", EXPECTED)
+def test_a_thought_that_the_answer_repeats_is_written_all_the_same(kind):
+    same = {"role": "assistant", "content": "It is 5.", "reasoning_content": "It is 5."}
+    assert written(kind, (ASK, same))[0].response == EXPECTED[kind][0][1].replace("Count up from 2.", "It is 5.")
+
+
 def test_two_thoughts_of_one_turn_are_a_question():
     with pytest.raises(BadRow, match=r"messages\[1\]: it has two thoughts"):
         written("qwen3", (ASK, {**INLINE, "reasoning_content": "Another."}))

@@ -16,7 +16,7 @@ from tutelage.data.marks import TAGS, pattern_of, protect, protect_all
 from tutelage.data.messages import Said, check_shown, check_written, own_text, said_of
 from tutelage.data.rendered import is_rendered
 from tutelage.data.shapes import BadRow, Parsed
-from tutelage.data.templates import ANSWER, BARE, Template, thought_argument
+from tutelage.data.templates import ANSWER, BARE, THOUGHT, Template, thought_argument
 from tutelage.data.thoughts import (
     CLOSINGS,
     closes_thought,
@@ -189,7 +189,11 @@ def _write_turn(
             raise BadRow("the chat template does not write the turn behind its own generation prompt")
         body = full[start + len(header) :]
     body, end = _cut_end(body, template.end, specials)
-    response = _after_opening(body, opening, said, template)
+    if said.thought and closes_thought(opening):
+        raise _closed(template)
+    probe = [*history, said.with_thought(THOUGHT, template)]
+    lacks = bool(said.thought) and THOUGHT not in template.render(probe, tools, generation=False)
+    response = _after_opening(body, opening, said, lacks)
     check_written(response, said)
     return Turn(prompt, response, "" if end == template.end else end)
 
@@ -210,19 +214,16 @@ def _cut_end(body: str, usual: str, specials: tuple[str, ...]) -> tuple[str, str
     return body[: end.start()], end[0]
 
 
-def _after_opening(body: str, opening: str, said: Said, template: Template) -> str:
+def _after_opening(body: str, opening: str, said: Said, lacks: bool) -> str:
     """The response: a turn's text without what the prompt writes of it, and with the thought that the template leaves out.
 
     Args:
         body: the turn as the template writes it behind the generation prompt without `opening`.
         opening: "", or how the generation prompt opens a thought, or closes an empty one.
+        lacks: whether the turn has a thought that the template leaves out.
     """
-    before = body.rpartition(said.rest.strip())[0] if said.rest.strip() else body
-    lacks = bool(said.thought) and said.thought not in before
     rest = without_empty_thought(body)
     if closes_thought(opening):
-        if said.thought:
-            raise _closed(template)
         return body.removeprefix(opening) if body.startswith(opening) else rest
     if lacks and opening and body.lstrip().startswith(CLOSINGS):  # the template writes the end of a thought that it leaves out
         return said.thought + opening.removeprefix(opening.rstrip()) + body.lstrip()

@@ -15,12 +15,22 @@ from tutelage.data.thoughts import split_thought
 
 @dataclass(frozen=True)
 class Said:
-    """A message as the template gets it. Of an assistant's: its thought, the thought's block as text, and the rest, all marked."""
+    """A message as the template gets it, all texts marked.
+
+    Attributes:
+        thought, block, rest: of an assistant's: its thought, the thought with its tags, and the text behind it.
+    """
 
     message: dict[str, Any]
     thought: str = ""
     block: str = ""
     rest: str = ""
+
+    def with_thought(self, thought: str, template: Template) -> dict[str, Any]:
+        """The message with another thought, to see whether the template shows it."""
+        if template.thought_key:
+            return {**self.message, template.thought_key: thought}
+        return {**self.message, "content": str(self.message["content"] or "").replace(self.block, f"<think>{thought}</think>", 1)}
 
 
 def said_of(messages: Sequence[Mapping[str, Any]], template: Template, specials: tuple[str, ...]) -> list[Said]:
@@ -33,7 +43,7 @@ def said_of(messages: Sequence[Mapping[str, Any]], template: Template, specials:
         )
     found = []
     for index, each in enumerate(messages):
-        made = {key: each[key] for key in ("role", "name", "tool_call_id") if each.get(key) is not None}
+        made = {key: str(each[key]) for key in ("role", "name", "tool_call_id") if each.get(key) is not None}
         try:
             if each["role"] == "assistant":
                 found.append(_by_assistant(each, made, template, specials))
