@@ -312,6 +312,13 @@ def test_a_recognised_prompt_keeps_its_markup_and_meets_the_response():
         assert encode_prompt(tokenizer, turn.prompt) == tokenizer.encode(prompt, add_special_tokens=False)
 
 
+@pytest.mark.parametrize("name", ["none", "r1_zero"])
+def test_a_recognised_prompt_begins_the_assistants_turn(name):
+    row = Parsed("r", prompt="<|im_start|>user\n2+3?<|im_end|>\n", response="5")
+    with pytest.raises(BadRow, match=r"ends in <\|im_end\|>: add the beginning of the assistant's turn"):
+        write_turns(row, template_of(name, None), "all", ("<|im_start|>", "<|im_end|>"))
+
+
 def test_a_text_template_writes_a_thought_of_its_own_in_its_form():
     r1_zero, plain_text = template_of("r1_zero", None), template_of("plain", None)
     row = Parsed("r", messages=(ASK, FIVE))

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from tutelage.data.marks import TAGS, pattern_of, protect, protect_all
 from tutelage.data.messages import Said, check_shown, check_written, own_text, said_of
-from tutelage.data.rendered import is_rendered
+from tutelage.data.rendered import check_begun, is_rendered
 from tutelage.data.shapes import BadRow, Parsed
 from tutelage.data.templates import ANSWER, BARE, THOUGHT, Template, thought_argument
 from tutelage.data.thoughts import (
@@ -86,6 +86,7 @@ def write_problem(parsed: Parsed, template: Template, specials: tuple[str, ...])
 
 def _write_prompt(question: str, template: Template, specials: tuple[str, ...], rendered: bool) -> str:
     if rendered:
+        check_begun(question)
         return protect(question, ())
     return template.wrap(protect(question, specials, TAGS if template.text == BARE else ()))
 

@@ -6,6 +6,7 @@ import functools
 import re
 
 from tutelage.data.marks import pattern_of
+from tutelage.data.shapes import BadRow
 from tutelage.data.templates import BARE, Template, load_template
 
 _LONG = 40
@@ -27,6 +28,8 @@ _TURN = re.compile(
 )
 """How prompts begin that a chat template in use (of 2026) has written, whatever tokenizer reads them."""
 
+_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<turn|>", "<|end|>", "<|eot|>", "<|END_OF_TURN_TOKEN|>")
+
 
 def is_rendered(prompt: str, template: Template, specials: tuple[str, ...]) -> bool:
     """Whether a prompt holds a template already: this one, a shipped one, or a chat template of any kind.
@@ -34,7 +37,7 @@ def is_rendered(prompt: str, template: Template, specials: tuple[str, ...]) -> b
     Args:
         specials: the tokenizer's special tokens. A prompt that begins and ends in different ones is a chat template's.
     """
-    if _TURN.match(prompt) or any(_holds(prompt, text) for text in (template.text, load_template_once("r1_zero"))):
+    if _TURN.match(prompt) or any(_holds(prompt, text) for text in (template.text, _loaded("r1_zero"))):
         return True
     pattern = pattern_of(specials)
     first = pattern.match(prompt.lstrip()) if pattern else None
@@ -45,6 +48,15 @@ def is_rendered(prompt: str, template: Template, specials: tuple[str, ...]) -> b
     return last[0] != first[0] and re.fullmatch(r"\s*\w{0,20}\s*(?:<\w+>)?\s*", prompt[last.end() :]) is not None
 
 
+def check_begun(prompt: str) -> None:
+    """Raises BadRow: a prompt that holds a chat template ends behind a turn, so that the assistant's has no beginning."""
+    if _TURN.match(prompt) and (ends := [each for each in _ENDS if prompt.rstrip().endswith(each)]):
+        raise BadRow(
+            f"the prompt holds a chat template and ends in {ends[0]}: add the beginning of the assistant's turn, or take the template"
+            " out of the prompt"
+        )
+
+
 def rendered_words(count: int, prompts: int, name: str) -> str:
     """The sentence that tells of prompts that were recognised; "" if none was.
 
@@ -53,11 +65,11 @@ def rendered_words(count: int, prompts: int, name: str) -> str:
     """
     if not count:
         return ""
-    which = "the prompt holds" if prompts == 1 else f"{count:,} of {prompts:,} prompts hold"
+    which = "the prompt holds" if prompts == 1 else f"{count:,} of {prompts:,} prompts {'holds' if count == 1 else 'hold'}"
     return f'{which} a template already, and data.prompt = "{name}" is not put around {"it" if count == 1 else "them"} again'
 
 
-load_template_once = functools.cache(load_template)
+_loaded = functools.cache(load_template)
 
 
 def _holds(prompt: str, text: str) -> bool:
