@@ -7,12 +7,11 @@ template shows when the turn is generated, and its response what the template wr
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tutelage.data.marks import TAGS, pattern_of, protect, protect_all
+from tutelage.data.marks import TAGS, protect, protect_all
 from tutelage.data.messages import Said, check_shown, check_written, own_text, said_of
 from tutelage.data.rendered import check_begun, is_rendered
 from tutelage.data.shapes import BadRow, Parsed
@@ -206,13 +205,16 @@ def _common(one: str, other: str) -> int:
 
 def _cut_end(body: str, usual: str, specials: tuple[str, ...]) -> tuple[str, str]:
     """(an assistant's turn, the token that ends it or ""), from what a template writes until the end of the turn."""
-    pattern = pattern_of(specials, TAGS)
-    run = re.search(rf"(?:(?:{pattern.pattern})\s*)+\Z", body) if pattern else None
-    if run is None or pattern is None:
-        return body.rstrip(), usual
-    tokens = [*pattern.finditer(body, run.start())]
-    end = next((each for each in tokens if each[0] == usual), tokens[-1])
-    return body[: end.start()], end[0]
+    tokens = tuple(token for token in specials if token not in TAGS)
+    rest, found = body.rstrip(), []
+    while rest.endswith(tokens):
+        token = max((each for each in tokens if rest.endswith(each)), key=len)
+        rest = rest.removesuffix(token)
+        found.append((rest, token))
+        rest = rest.rstrip()
+    if not found:
+        return rest, usual
+    return next((each for each in reversed(found) if each[1] == usual), found[0])
 
 
 def _after_opening(body: str, opening: str, said: Said, lacks: bool) -> str:
