@@ -17,7 +17,7 @@ from tutelage.data.ledger import Example, Fate, check_malformed, summary
 from tutelage.data.parts import LEFT_OUT, MALFORMED, Added, Made
 from tutelage.data.shapes import Parsed, Reader
 from tutelage.data.sources import Row
-from tutelage.data.tokens import plain
+from tutelage.data.marks import plain
 from tutelage.errors import InputError
 from tutelage.grading import Verdict, VerdictCache, boxed_answer, grade_all, grade_responses, grader_version, tagged_answer
 from tutelage.machines import cache_directory, is_worker, run_map

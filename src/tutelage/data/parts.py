@@ -15,18 +15,20 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
 from tutelage.data.conversations import Turn, write_problem, write_turns
+from tutelage.data.encoding import encode_texts
+from tutelage.data.marks import MARK, special_tokens
 from tutelage.data.overlap import key_of, normalised, question_in
+from tutelage.data.rendered import is_rendered
 from tutelage.data.shapes import BadRow, Parsed, Reader
 from tutelage.data.sources import Row
 from tutelage.data.stops import Stops
 from tutelage.data.templates import Template
-from tutelage.data.tokens import MARK, encode_prompts, encode_responses, special_tokens
 
 ROWS, BYTES = 4096, 16 << 20
 """A part is complete when it has so many rows, or so many bytes of them."""
@@ -45,7 +47,7 @@ class Recipe:
     reader: Reader
     template: Template
     tokenizer: Any
-    turns: str = "all"
+    turns: Literal["last", "all"] = "all"
     problems: bool = False
 
     @functools.cached_property
@@ -64,10 +66,10 @@ class Recipe:
 
     def encode(self, turns: Sequence[Turn]) -> list[tuple[list[int], list[int]]]:
         """(prompt ids, response ids with the end token) of each turn. Raises BadRow."""
-        prompts = encode_prompts(self.tokenizer, [turn.prompt for turn in turns])
+        prompts = encode_texts(self.tokenizer, [turn.prompt for turn in turns], begin=True)
         if self.problems:
             return [(prompt, []) for prompt in prompts]
-        responses = encode_responses(self.tokenizer, [turn.response for turn in turns])
+        responses = encode_texts(self.tokenizer, [turn.response for turn in turns])
         ends = [self._end_of(turn) for turn in turns]
         return [(prompt, [*response, end]) for prompt, response, end in zip(prompts, responses, ends, strict=True)]
 
@@ -77,7 +79,7 @@ class Recipe:
 
 @dataclass
 class Made:
-    """A row as it was made: what it says, the texts of its sequences, and its question, normalised.
+    """A row as it was made: what it says, the texts of its sequences, its question, normalised, and whether its prompt holds a template.
 
     Attributes:
         raw, item: the index of its raw row in the part, and of the item that it is there.
@@ -89,6 +91,7 @@ class Made:
     parsed: Parsed
     turns: list[Turn]
     question: str = ""
+    rendered: bool = False
     fate: str = ""
     why: str = ""
 
@@ -149,7 +152,7 @@ def make_part(shared: tuple[Recipe, Sequence[Added]], job: tuple[Path, list[Row]
         "why": pa.array([row.why for row in made], pa.string()),
         "reference": pa.array([bool(row.parsed.reference) for row in made], pa.bool_()),
         "marked": pa.array([any(MARK in turn.prompt or MARK in turn.response for turn in row.turns) for row in made], pa.bool_()),
-        "rendered": pa.array([any(turn.rendered for turn in row.turns) for row in made], pa.bool_()),
+        "rendered": pa.array([row.rendered for row in made], pa.bool_()),
         "problem": pa.array([key_of(row.question) for row in made], pa.uint64()),
         "hash": pa.array(hashes, pa.binary(16)),
         "sequences": pa.array([len(each) for each in sequences], pa.int32()),
@@ -197,6 +200,7 @@ def _made(recipe: Recipe, raw: int, item: int, parsed: Parsed) -> Made:
         made.turns = recipe.write(parsed)
     except BadRow as bad:
         made.fate, made.why = MALFORMED, str(bad)
+    made.rendered = not parsed.messages and is_rendered(parsed.prompt, recipe.template, recipe.specials)
     made.question = normalised(question_of(parsed, recipe.template.text))
     return made
 

@@ -18,7 +18,7 @@ from tutelage.data.parts import MALFORMED
 from tutelage.data.sources import seeded_order
 from tutelage.data.store import Store, is_text, open_store
 from tutelage.data.templates import Template, template_of
-from tutelage.data.tokens import plain
+from tutelage.data.marks import plain
 from tutelage.errors import InputError
 from tutelage.stats import problems_for_width
 

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -215,7 +215,7 @@ def open_store(
     template: Template,
     tokenizer: Any,
     reward: str,
-    turns: str = "all",
+    turns: Literal["last", "all"] = "all",
     setting: str = "data",
     columns: Sequence[Added] = (),
 ) -> Store:
