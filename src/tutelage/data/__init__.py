@@ -17,7 +17,9 @@ if TYPE_CHECKING:
         prepare,
         read_pool,
     )
-    from tutelage.data.shapes import BadRow, Parsed, build_text_pairs, parse_row
+    from tutelage.data.parsed import BadRow, Parsed
+    from tutelage.data.recognise import likely_columns
+    from tutelage.data.shapes import Reader, build_text_pairs, parse_row, reader_of
     from tutelage.data.sources import Row, iter_rows, read_rows
     from tutelage.data.specification import filter_correct_dataset, load_data
     from tutelage.data.stops import Stops
