@@ -12,7 +12,7 @@ from tutelage.data.names import CONTEXT, is_about, is_thought, kind_of, rank_of
 from tutelage.data.parsed import BadRow, Found, Purpose, holds
 from tutelage.data.paths import Column
 from tutelage.data.recognise import Facts, is_context, likely_columns, median_length, mostly
-from tutelage.data.ways import Conversation, Named, Way
+from tutelage.data.ways import WITHOUT, Conversation, Named, Way
 from tutelage.data.works import LONG, is_bare, is_work
 
 Columns = dict[str, str]
@@ -52,8 +52,6 @@ def ask_of(seen: Seen, find: Find) -> str:
     readings, faults = _read(seen, find)
     if not readings:
         return _nothing_reads(seen, faults)
-    if not problems and not any(reading.response for reading in readings):
-        return _no_work(seen, readings)
     works = [] if problems else _open_works(readings, seen.facts)
     contexts = _open_contexts(readings)
     if not works and not contexts:
@@ -63,9 +61,9 @@ def ask_of(seen: Seen, find: Find) -> str:
     if contexts:
         options = _with_contexts(options, contexts, readings)
     what = [f"{_and(works)} may be the worked solution" if works else "", f"{_and(contexts)} may belong to the prompt" if contexts else ""]
-    return f"{', and '.join(filter(None, what))}, and nothing reads {'it' if len(works + contexts) == 1 else 'them'}. Say which is meant:\n" + (
-        _shown(options, seen)
-    )
+    them = "it" if len(works + contexts) == 1 else "them"
+    read = f" (the response is {base['response']})" if works and "response" in base else ""
+    return f"{', and '.join(filter(None, what))}, and nothing reads {them}{read}. Say which is meant:\n{_shown(options, seen)}"
 
 
 def no_shape(row: Mapping[str, Any]) -> str:
@@ -285,7 +283,7 @@ def _preference(seen: Seen) -> str:
 def _nothing_reads(seen: Seen, faults: Counter[str]) -> str:
     """No row could be read, and none could be with other columns either; "" where the rows themselves are at fault."""
     likely = likely_columns(seen.rows, seen.purpose.problems)
-    nested = {field: path for field, path in likely.items() if path not in seen.rows[0]}
+    nested = any("." in likely.get(field, "") for field in ("prompt", "response"))
     listed = [name for name in seen.rows[0] if kind_of(name) == "work" and name in seen.facts.items]
     if not seen.purpose.problems and listed and "prompt" in likely:
         options = []
@@ -304,11 +302,12 @@ def _nothing_reads(seen: Seen, faults: Counter[str]) -> str:
             f"{long[0]} is text that shows no answer (no tags, no \\boxed{{}}, no ####): it may be the response, or a reference of a problem"
             f" without its work. To learn it, write:\n{_lines(columns, seen)}"
         )
-    return fault if all("of no known shape" in each or "answer without its work" in each for each in faults) else ""
-
-
-def _no_work(seen: Seen, readings: Sequence[Reading]) -> str:
-    return "no row has a response"
+    if WITHOUT in fault:
+        answer = next((name for name in ("solution", "answer") if name in seen.rows[0]), "")
+        prompt = likely_columns(seen.rows, problems=True).get("prompt", "")
+        aside = f". To learn the bare {answer}, write:\n{_lines({'prompt': prompt, 'response': answer}, seen)}" if answer and prompt else ""
+        return fault + aside
+    return fault if all("of no known shape" in each for each in faults) else ""
 
 
 def _shown(options: Sequence[tuple[str, Columns]], seen: Seen) -> str:

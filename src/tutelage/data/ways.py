@@ -15,7 +15,10 @@ from tutelage.data.own import Own
 from tutelage.data.parsed import BadRow, Found, Purpose, holds, text_of, unread
 from tutelage.data.paths import Column, Path, in_step
 from tutelage.data.references import checked_reference, message_reference, row_reference
-from tutelage.data.works import is_marked, is_work, response_of
+from tutelage.data.works import LONG, is_marked, is_work, response_of
+from tutelage.grading import Reference
+
+WITHOUT = "so the row is a problem without its work"
 
 
 @dataclass(frozen=True)
@@ -44,17 +47,18 @@ class Named:
         prompt = text_of(row[self.prompt], "prompt")
         if not prompt or prompt.isspace():
             raise BadRow(_empty("prompt", self.prompt, row))
-        work, references = self._work(row)
+        work, column = self._work(row)
+        references = self.references if column == self.work else tuple(name for name in self.references if name != column)
         reference, holder = row_reference(row, references, work)
-        used = self.known if not holder else self.known | {holder}
+        used = self.known if not holder and column == self.work else self.known | {holder, column}
         found = {"prompt": prompt, "response": "", "reference": reference, "unread": unread(row, used)}
         if self.purpose.problems:
             return [found]
         if not work or work.isspace():
             raise BadRow(_empty("response", self.work, row) if self.work else _no_work(row, references))
-        answer = reference if isinstance(reference, str) else reference[0]
-        if self.thought and self.references and not answer and not is_marked(work):
-            raise BadRow(f"{self.work} is a thought, and the row has no answer to stand behind it")
+        answer = ""
+        if self.thought and self.references and not is_marked(work):
+            answer = self._answer(row, reference)
         found["response"] = work if self.verbatim else response_of(work, answer, self.thought, self.purpose.reward)
         return [found]
 
@@ -63,18 +67,27 @@ class Named:
         prompt, work = row.get(self.prompt), row.get(self.work)
         return holds(row.get(self.twin)) and not says_the_same(row[self.twin], str(prompt), str(work))
 
-    def _work(self, row: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
-        """(the work, the columns of references beside it)."""
+    def _work(self, row: Mapping[str, Any]) -> tuple[str, str]:
+        """(the work, its column)."""
         if self.work:
             value = row.get(self.work)
             if self.purpose.problems and not isinstance(value, str):
-                return "", self.references
-            return text_of(value, "response" if self.verbatim else self.work), self.references
+                return "", self.work
+            return text_of(value, "response" if self.verbatim else self.work), self.work
         for column in self.references:
             value = row.get(column)
             if isinstance(value, str) and is_work(value):
-                return text_of(value, column), tuple(name for name in self.references if name != column)
-        return "", self.references
+                return text_of(value, column), column
+        return "", ""
+
+    def _answer(self, row: Mapping[str, Any], reference: Reference) -> str:
+        """What stands behind a thought: the reference, or an answer of so many words that it is none."""
+        if reference:
+            return reference if isinstance(reference, str) else reference[0]
+        long = next((str(row[name]) for name in self.references if isinstance(row.get(name), str) and len(row[name]) >= LONG), "")
+        if not long:
+            raise BadRow(f"{self.work} is a thought, and the row has no answer to stand behind it")
+        return long.strip()
 
 
 @dataclass(frozen=True)
@@ -195,7 +208,8 @@ def conversation(turns: Sequence[Turn], column: str, purpose: Purpose) -> Found:
     if not any(turn["role"] == "user" for turn in [*turns, *behind]):
         raise BadRow(f"{column} has no user turn")
     if not turns:
-        raise BadRow("response is empty or missing" if not purpose.problems else f"{column} has no user turn")
+        asks = f"{column} has no user turn"
+        raise BadRow(asks if purpose.problems else f"response is empty or missing: {column} has no assistant's turn, {WITHOUT}")
     if not purpose.problems and not any(turn.get("train", True) for turn in turns if turn["role"] == "assistant"):
         raise BadRow(f"no turn of {column} is trained (train, weight)")
     asked = next((turn["content"] for turn in reversed(turns) if turn["role"] == "user"), "")
@@ -261,4 +275,4 @@ def _no_work(row: Mapping[str, Any], references: Sequence[str]) -> str:
     if answer is None:
         empty = next((name for name in references if name in row), None)
         return f"{empty} is null" if empty and row[empty] is None else "response is empty or missing"
-    return f'response is empty or missing: {answer} is an answer without its work (to learn that, set data.columns response = "{answer}")'
+    return f"response is empty or missing: {answer} is an answer, {WITHOUT}"
