@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from tutelage.data import arithmetic
     from tutelage.data.filter import Tally, count_well_formed, draw_rows, judge_rows
     from tutelage.data.ledger import Example, Fate, Ledger, summary
+    from tutelage.data.parsed import BadRow, Parsed
     from tutelage.data.pool import (
         Pool,
         Prepared,
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
         prepare,
         read_pool,
     )
-    from tutelage.data.parsed import BadRow, Parsed
     from tutelage.data.recognise import likely_columns
     from tutelage.data.shapes import Reader, build_text_pairs, parse_row, reader_of
     from tutelage.data.sources import Row, iter_rows, read_rows

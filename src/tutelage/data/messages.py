@@ -166,7 +166,8 @@ def _content(raw: Any, path: str) -> tuple[str, str]:
     """(text, thought) of a message's content, which may be a list of parts."""
     if not isinstance(raw, list | tuple):
         return text_of(raw, f"{path}.content" if raw is not None else path), ""
-    texts, thoughts = [], []
+    texts: list[str] = []
+    thoughts: list[str] = []
     for part in raw:
         kind = part.get("type") if isinstance(part, Mapping) else "text"
         kind = kind or next((key for key in ("text", "thinking") if holds(part.get(key))), None)

@@ -29,13 +29,16 @@ CONVERSATION = ("message", "conversation", "dialogue", "dialog")
 FOUND_WITHIN = ("reward_model.ground_truth", "extra_info.ground_truth", "extra_info.answer", "metadata.answer", "meta.answer")
 """Paths of reference answers in rows that have no column for them."""
 
-_META = frozenset(
-    "id uuid idx index source src dataset data original origin subject topic domain level difficulty type kind category tag url link"
-    " model generator engine author license date time timestamp version score rating rank rate count num number length len token size"
-    " lang language meta metadata extra split name title style ability hash md5 valid correct correctness is has used complete"
-    " completeness finish finished stop status mode format effort grade grader judge verdict verify verified verifier test case cost"
-    " usage temperature seed config param parameter synthetic year page competition contest reward unit code info template".split()
-)
+_META = frozenset({
+    "id", "uuid", "idx", "index", "source", "src", "dataset", "data", "original", "origin", "subject", "topic", "domain",
+    "level", "difficulty", "type", "kind", "category", "tag", "url", "link", "model", "generator", "engine", "author",
+    "license", "date", "time", "timestamp", "version", "score", "rating", "rank", "rate", "count", "num", "number", "length",
+    "len", "token", "size", "lang", "language", "meta", "metadata", "extra", "split", "name", "title", "style", "ability",
+    "hash", "md5", "valid", "correct", "correctness", "is", "has", "used", "complete", "completeness", "finish", "finished",
+    "stop", "status", "mode", "format", "effort", "grade", "grader", "judge", "verdict", "verify", "verified", "verifier",
+    "test", "case", "cost", "usage", "temperature", "seed", "config", "param", "parameter", "synthetic", "year", "page",
+    "competition", "contest", "reward", "unit", "code", "info", "template",
+})  # fmt: skip
 """A name with such a word says something about the row, and nothing of the row."""
 
 

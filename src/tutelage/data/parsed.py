@@ -58,10 +58,10 @@ class Purpose:
 
 def holds(value: Any) -> bool:
     """Whether a value says anything: not null, not blank text, not NaN (which data frames write for null), no list of such."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
     if isinstance(value, str):
         return bool(value) and not value.isspace()
+    if hasattr(value, "tolist"):
+        value = value.tolist()
     if isinstance(value, Mapping):
         return any(map(holds, value.values()))
     if isinstance(value, list | tuple):

@@ -16,6 +16,8 @@ from tutelage.data.ways import WITHOUT, Conversation, Named, Way
 from tutelage.data.works import LONG, is_bare, is_work
 
 Columns = dict[str, str]
+Option = tuple[str, Columns]
+"""A mapping to choose, with what it means in a few words."""
 Find = Callable[[Mapping[str, Any]], tuple[Way, list[Found]]]
 KNOWN = "messages; or prompt, question or problem, with a response, a solution or an answer"
 BEHIND = ("input", "option", "choice", "hint", "schema")
@@ -67,7 +69,8 @@ def ask_of(seen: Seen, find: Find) -> str:
 
 
 def no_shape(row: Mapping[str, Any]) -> str:
-    return f"keys {sorted(map(str, row))} are of no known shape ({KNOWN}): name them in data.columns, or read them by a function (data.shape)"
+    keys = sorted(map(str, row))
+    return f"keys {keys} are of no known shape ({KNOWN}): name them in data.columns, or read them by a function (data.shape)"
 
 
 def wants_columns(seen: Seen, columns: Mapping[str, Column]) -> str:
@@ -201,7 +204,7 @@ def _of_turns(way: Conversation, readings: Sequence[Reading]) -> Columns:
     return {"prompt": f"{way.column}[0].{content}", "response": f"{way.column}[1].{content}" if turns == 2 else ""}
 
 
-def _of_works(base: Columns, works: Sequence[str], readings: Sequence[Reading], facts: Facts) -> list[tuple[str, Columns]]:
+def _of_works(base: Columns, works: Sequence[str], readings: Sequence[Reading], facts: Facts) -> list[Option]:
     """The mappings to choose from: a thought with its answer, each work alone, and what is read now."""
     row = next((reading.row for reading in readings if all(holds(reading.row.get(name)) for name in works)), readings[0].row)
     values = {name: _expression(name, row, facts) for name in works}
@@ -255,7 +258,7 @@ def _common(one: str, other: str) -> int:
     return next((index for index, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
-def _with_contexts(options: Sequence[tuple[str, Columns]], contexts: Sequence[str], readings: Sequence[Reading]) -> list[tuple[str, Columns]]:
+def _with_contexts(options: Sequence[Option], contexts: Sequence[str], readings: Sequence[Reading]) -> list[Option]:
     """Each mapping with the contexts in its prompt, and the first one without them."""
     values = [reading.row[name] for reading in readings for name in contexts if holds(reading.row.get(name))]
     left_out = [(f"{words}, without {_and(contexts)}".lstrip(", "), columns) for words, columns in options]
@@ -274,7 +277,8 @@ def _with_contexts(options: Sequence[tuple[str, Columns]], contexts: Sequence[st
 def _preference(seen: Seen) -> str:
     row = next(row for row in seen.rows if holds(row.get("chosen")))
     talk = isinstance(row["chosen"], list)
-    columns = {"prompt": "prompt" if holds(row.get("prompt")) else "chosen[0].content", "response": "chosen[-1].content" if talk else "chosen"}
+    asked = "prompt" if holds(row.get("prompt")) else "chosen[0].content"
+    columns = {"prompt": asked, "response": "chosen[-1].content" if talk else "chosen"}
     if not talk and "prompt" not in row:
         columns["prompt"] = next((name for name in row if kind_of(name) == "prompt"), "…")
     return f"chosen and rejected are of a preference set; to train on the chosen responses, write:\n{_lines(columns, seen)}"
@@ -299,8 +303,8 @@ def _nothing_reads(seen: Seen, faults: Counter[str]) -> str:
     if long and "prompt" in (columns := likely_columns([{**row, "response": row.get(long[0])} for row in seen.rows])):
         columns = {"prompt": columns["prompt"], "response": long[0]}
         return (
-            f"{long[0]} is text that shows no answer (no tags, no \\boxed{{}}, no ####): it may be the response, or a reference of a problem"
-            f" without its work. To learn it, write:\n{_lines(columns, seen)}"
+            f"{long[0]} is text that shows no answer (no tags, no \\boxed{{}}, no ####): it may be the response, or the reference of a"
+            f" problem without its work. To learn it, write:\n{_lines(columns, seen)}"
         )
     if WITHOUT in fault:
         answer = next((name for name in ("solution", "answer") if name in seen.rows[0]), "")
@@ -310,7 +314,7 @@ def _nothing_reads(seen: Seen, faults: Counter[str]) -> str:
     return fault if all("of no known shape" in each for each in faults) else ""
 
 
-def _shown(options: Sequence[tuple[str, Columns]], seen: Seen) -> str:
+def _shown(options: Sequence[Option], seen: Seen) -> str:
     distinct = {json.dumps(columns): (words, columns) for words, columns in reversed(options)}
     return "\n".join(f"# {words}\n{_lines(columns, seen)}" for words, columns in reversed(distinct.values()))
 

@@ -28,7 +28,8 @@ def row_reference(row: Mapping[str, Any], columns: Sequence[str], work: str) -> 
         if value is not None and (reference := checked_reference(value)):
             return reference, name
     for name in HOLDERS:
-        if isinstance(row.get(name), Mapping) and (value := first_reference(row[name])) is not None and (reference := checked_reference(value)):
+        value = first_reference(row[name]) if isinstance(row.get(name), Mapping) else None
+        if value is not None and (reference := checked_reference(value)):
             return reference, name
     return answer_in(work), ""
 

@@ -154,17 +154,17 @@ class Mapped:
         length = in_step([*lists.values(), *([keeps] if keeps is not None else [])], " and ".join(lists))
         if length == 0:
             raise BadRow(f"{' and '.join(columns[field].text for field in lists)} has no items")
-        found = []
+        items: list[Found] = []
         for index in range(length):
             item = {field: values[field][index] if field in lists else value for field, value in values.items()}
             if keeps is not None and not is_true(keeps[index], str(self.where and self.where.text)):
-                found.append({"left_out": True})
+                items.append({"left_out": True})
                 continue
             try:
-                found.append(self._one(row, item, used))
+                items.append(self._one(row, item, used))
             except BadRow as problem:
-                found.append({"fault": str(problem)})
-        return found
+                items.append({"fault": str(problem)})
+        return items
 
     def _one(self, row: Mapping[str, Any], values: Mapping[str, Any], used: frozenset[str]) -> Found:
         prompt, response = values["prompt"], values["response"]
