@@ -54,7 +54,7 @@ def kind_of(column: str) -> str:
     for kind, names in _KINDS:
         if exact in names:
             return kind
-    if _META & set(words):
+    if _META & set(words[1:] if words[:1] == ("model",) else words):  # a model's output is no metadata, a model's name is
         return ""
     for kind, names in _KINDS:
         if any(exact.endswith("_" + name) for name in names):
@@ -101,7 +101,13 @@ def _words(column: str) -> tuple[str, ...]:
     """The words of a name in lower case, without the plural's s: ("deepseek", "attempt"), ("generation",), ("complex", "cot")."""
     parts = re.split(r"[^A-Za-z0-9]+", column)
     words = [word for part in parts for word in _split(part)]
-    return tuple(word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word for word in words)
+    return tuple(map(_singular, words))
+
+
+def _singular(word: str) -> str:
+    if word.endswith("ies") and len(word) > 5:
+        return word[:-3] + "y"
+    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
 
 
 def _split(part: str) -> list[str]:

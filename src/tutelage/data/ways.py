@@ -275,4 +275,5 @@ def _no_work(row: Mapping[str, Any], references: Sequence[str]) -> str:
     if answer is None:
         empty = next((name for name in references if name in row), None)
         return f"{empty} is null" if empty and row[empty] is None else "response is empty or missing"
-    return f"response is empty or missing: {answer} is an answer, {WITHOUT}"
+    beside = f": {answer} is an answer, {WITHOUT}" if answer.endswith(("answer", "solution")) else ""
+    return f"response is empty or missing{beside}"
