@@ -141,3 +141,12 @@ def test_each_symbol_becomes_latex_or_ascii(symbol, monkeypatch):
 )
 def test_what_carries_meaning_stays(text):
     assert re.sub(r"\s", "", normalize(text)) == re.sub(r"\s", "", text)
+
+
+def test_no_rule_changes_digits():
+    """`normalize` returns them at once."""
+    for text in ("0", "007", "1234567", "12" * 300):
+        changed = text
+        for rule in rules.RULES:
+            changed = rule(changed)
+        assert changed == normalize(text) == text

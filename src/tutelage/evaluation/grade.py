@@ -8,10 +8,18 @@ from typing import Any
 
 from tutelage.evaluation.engine import Completion
 from tutelage.evaluation.entropy import Entropy
-from tutelage.grading import answer_of, grade_all, grade_responses, question_only_reward_fn, r1_zero_reward_fn, rewards_of
+from tutelage.grading import (
+    answer_of,
+    grade_all,
+    grade_responses,
+    question_only_reward_fn,
+    r1_zero_reward_fn,
+    reference_of,
+    rewards_of,
+)
 from tutelage.stats import clustered_interval, majority_at_k, mean, pass_at_k, powers_of_two
 
-RewardFn = Callable[[str, str], dict[str, float]]
+RewardFn = Callable[[str, Any], dict[str, float]]
 REWARD_FUNCTIONS: dict[str, RewardFn] = {
     "r1_zero": r1_zero_reward_fn,
     "question_only": question_only_reward_fn,
@@ -19,20 +27,26 @@ REWARD_FUNCTIONS: dict[str, RewardFn] = {
 
 
 def grade_completions(
-    prompts: Sequence[str], ground_truths: Sequence[str], completions: Sequence[Completion], reward_fn: RewardFn
+    prompts: Sequence[str], ground_truths: Sequence[Any], completions: Sequence[Completion], reward_fn: RewardFn
 ) -> list[dict[str, Any]]:
     """Grade completions: the same number for each prompt, one prompt's after the other's.
 
+    Args:
+        ground_truths: of each prompt. Our own graders take whatever `reference_of` reads; another reward function gets it as it is.
+
     Returns:
-        A record for each: prompt, sample (its index among those of the prompt), response, ground_truth, reward, format_reward,
-        answer_reward, vote (a number for the answer: equal answers of a prompt have equal votes, the correct one 0, a malformed
-        one None), length (tokens), token_entropy (mean over the response, nats, or None), finish_reason.
+        A record for each: prompt, sample (its index among those of the prompt), response, ground_truth (text; a list of several, of
+        which any is right), reward, format_reward, answer_reward, vote (a number for the answer: equal answers of a prompt have
+        equal votes, the correct one 0, a malformed one None), length (tokens), token_entropy (mean over the response, nats, or
+        None), finish_reason.
     """
     samples = len(completions) // len(prompts)
     asked = [index // samples for index in range(len(completions))]
     if len(completions) != samples * len(prompts):
         raise ValueError(f"{len(completions)} completions of {len(prompts)} prompts: each prompt must have the same number")
     style = next((name for name, known in REWARD_FUNCTIONS.items() if known is reward_fn), None)
+    if style is not None:
+        ground_truths = [reference_of(truth) for truth in ground_truths]
     pairs = [(completion.text, ground_truths[index]) for index, completion in zip(asked, completions, strict=True)]
     if style is None:
         rewards = [reward_fn(response, truth) for response, truth in pairs]
@@ -43,7 +57,7 @@ def grade_completions(
             "prompt": prompts[asked[index]],
             "sample": index % samples,
             "response": completion.text,
-            "ground_truth": ground_truths[asked[index]],
+            "ground_truth": _as_json(ground_truths[asked[index]]),
             "reward": rewards[index]["reward"],
             "format_reward": rewards[index]["format_reward"],
             "answer_reward": rewards[index]["answer_reward"],
@@ -56,6 +70,10 @@ def grade_completions(
     ]
     _add_votes([records[start : start + samples] for start in range(0, len(records), samples)], style)
     return records
+
+
+def _as_json(truth: Any) -> Any:
+    return list(truth) if isinstance(truth, tuple) else truth
 
 
 def _add_votes(groups: Sequence[Sequence[dict[str, Any]]], style: str | None) -> None:

@@ -6,13 +6,16 @@ does not depend on how busy the machine is. Importing this package costs little:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+from tutelage.grading.answers import answer_of, boxed_answer, final_after_marks, solution_answer, tagged_answer
 from tutelage.grading.cache import VerdictCache
 from tutelage.grading.equality import Verdict, grade, grade_all
-from tutelage.grading.format import boxed_answer, boxes, tagged_answer
+from tutelage.grading.format import boxes
 from tutelage.grading.pool import OUT_OF_TIME
-from tutelage.grading.references import Reference, reference_of
+from tutelage.grading.references import Reference, alternatives_of, reference_of, reference_text
 
 __all__ = [
     "OUT_OF_TIME",
@@ -22,6 +25,7 @@ __all__ = [
     "answer_of",
     "boxed_answer",
     "boxes",
+    "final_after_marks",
     "grade",
     "grade_all",
     "grade_response",
@@ -29,17 +33,19 @@ __all__ = [
     "question_only_reward_fn",
     "r1_zero_reward_fn",
     "reference_of",
+    "reference_text",
     "rewards_of",
+    "solution_answer",
     "tagged_answer",
 ]
 
 
-def r1_zero_reward_fn(response: str, ground_truth: str) -> dict[str, float]:
+def r1_zero_reward_fn(response: str, ground_truth: Any) -> dict[str, float]:
     """Grade a think/answer response.
 
     Args:
         response: the generated text; its opening ``<think>`` may stand at the end of the prompt instead.
-        ground_truth: the reference answer.
+        ground_truth: the reference answer: text, a number, or a list of these, of which any is right (see `reference_of`).
 
     Returns:
         ``format_reward`` 1.0 for exactly one think block, then exactly one answer block and nothing after it;
@@ -47,29 +53,32 @@ def r1_zero_reward_fn(response: str, ground_truth: str) -> dict[str, float]:
         0.0 here; `grade_response` tells it apart.
 
     Raises:
-        ValueError: `ground_truth` is empty.
+        ValueError: `ground_truth` says no answer, or is of a type that no answer has.
     """
     return rewards_of(grade_response(response, ground_truth))
 
 
-def question_only_reward_fn(response: str, ground_truth: str) -> dict[str, float]:
-    """Grade a response by its last ``\\boxed{}``, for models that were not taught the tags; keys as `r1_zero_reward_fn`."""
+def question_only_reward_fn(response: str, ground_truth: Any) -> dict[str, float]:
+    """Grade a response by its last ``\\boxed{}``, for models that were not taught the tags; the rest as `r1_zero_reward_fn`."""
     return rewards_of(grade_response(response, ground_truth, style="question_only"))
 
 
-def grade_response(response: str, ground_truth: str, style: str = "r1_zero") -> Verdict:
+def grade_response(response: str, ground_truth: Any, style: str = "r1_zero") -> Verdict:
     """The full verdict on a response: its layer is "format" when no answer could be taken out of it."""
     return grade_responses([(response, ground_truth)], style)[0]
 
 
 def grade_responses(
-    pairs: Sequence[tuple[str, str]],
+    pairs: Sequence[tuple[str, Any]],
     style: str = "r1_zero",
     cache: VerdictCache | None = None,
     on_graded: Callable[[int], None] = lambda count: None,
     grade_pairs: Callable[..., list[Verdict]] = grade_all,
 ) -> list[Verdict]:
     """The verdicts on many (response, reference) pairs, on all cores.
+
+    A reference is whatever `reference_of` reads. Of several answers any is right; the verdict is undecided if none is right and one
+    is undecided.
 
     Args:
         style: "r1_zero" (think and answer tags) or "question_only" (the last box).
@@ -78,28 +87,46 @@ def grade_responses(
         grade_pairs: what grades (reference, answer) pairs, as `grade_all` does.
 
     Raises:
-        ValueError: a reference is empty.
+        ValueError: a reference says no answer.
     """
     take = tagged_answer if style == "r1_zero" else boxed_answer
-    answers = [(reference, take(response)) for response, reference in pairs]
-    if any(not reference.strip() for reference, _ in answers):
-        raise ValueError("the reference answer is empty")
-    questions = [(reference, answer) for reference, answer in answers if answer is not None]
-    known = cache.find(questions) if cache is not None else {}
-    on_graded(len(answers) - len(questions))
-    found = dict(zip(questions, grade_pairs(questions, known=known, on_graded=on_graded), strict=True))
-    if cache is not None:
-        cache.keep({pair: verdict for pair, verdict in found.items() if pair not in known})
-    missing = "no single <think>…</think> <answer>…</answer>" if style == "r1_zero" else "no \\boxed{}"
+    references = [_required(reference) for _, reference in pairs]
+    answers = [take(response) for response, _ in pairs]
+    missing = "no single <think>…</think> <answer>…</answer>" if style == "r1_zero" else "no \\boxed{} outside of an unfinished <think>"
+    verdicts: dict[int, Verdict] = {}
+    left = [index for index, answer in enumerate(answers) if answer is not None]
+    on_graded(len(answers) - len(left))
+    for turn in range(max(map(len, references), default=0)):  # the first answer of each reference, then the second where that is not met
+        questions = [(references[index][turn], answers[index] or "") for index in left]
+        found = _graded(questions, cache, on_graded if turn == 0 else lambda count: None, grade_pairs)
+        for index, verdict in zip(left, found, strict=True):
+            if turn == 0 or verdict.equal or (verdict.equal is None and verdicts[index].equal is False):
+                verdicts[index] = verdict
+        left = [index for index in left if not verdicts[index].equal and turn + 1 < len(references[index])]
     malformed = Verdict(False, "format", missing)
-    return [found[reference, answer] if answer is not None else malformed for reference, answer in answers]
+    return [verdicts.get(index, malformed) for index in range(len(pairs))]
 
 
-def answer_of(response: str, style: str | None = None) -> str:
-    """The answer that a response gives: in tags ("r1_zero"), in a box ("question_only"), or (None) whichever it has, else all of it."""
-    answer = tagged_answer(response) if style != "question_only" else None
-    answer = boxed_answer(response) if answer is None and style != "r1_zero" else answer
-    return response.strip() if answer is None else answer
+def _required(reference: Any) -> tuple[str, ...]:
+    """Its answers. Raises ValueError where it says none."""
+    answers = alternatives_of(reference_of(reference))
+    if not answers:
+        raise ValueError(f"the reference answer is empty: {reprlib.repr(reference)} says no answer to compare with")
+    return answers
+
+
+def _graded(
+    questions: Sequence[tuple[str, str]],
+    cache: VerdictCache | None,
+    on_graded: Callable[[int], None],
+    grade_pairs: Callable[..., list[Verdict]],
+) -> list[Verdict]:
+    """`grade_pairs`, with what the cache knows."""
+    known: Mapping[tuple[str, str], Verdict] = cache.find(questions) if cache is not None else {}
+    found = grade_pairs(questions, known=known, on_graded=on_graded)
+    if cache is not None:
+        cache.keep({pair: verdict for pair, verdict in zip(questions, found, strict=True) if pair not in known})
+    return found
 
 
 def rewards_of(verdict: Verdict) -> dict[str, float]:

@@ -125,10 +125,10 @@ def wrappers(text: str) -> str:
 
 
 def _boxed_list(text: str) -> str | None:
-    """What stands in the boxes of a text, if no figures stand outside of them."""
+    """What stands in the boxes of a text, equal boxes once, if no figures stand outside of them."""
     found = boxes(text)
     outside = "".join(text[end:start] for (_, end, _), (start, _, _) in pairwise([(0, 0, ""), *found, (len(text), 0, "")]))
-    return ", ".join(content for _, _, content in found) if found and not re.search(r"\d", outside) else None
+    return ", ".join(dict.fromkeys(content for _, _, content in found)) if found and not re.search(r"\d", outside) else None
 
 
 _SYNONYMS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
@@ -204,6 +204,8 @@ RULES = (unicode_symbols, escapes, html_markup, wrappers, lines, latex_synonyms,
 
 def normalize(text: str) -> str:
     """The text after all rules."""
+    if text.isascii() and text.isdigit():  # no rule changes it
+        return text
     for rule in RULES:
         text = rule(text)
     return text

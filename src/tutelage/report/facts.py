@@ -7,7 +7,7 @@ from typing import Any
 
 from tutelage.config import Config, describe, differences, known_keys, load_config, parse_overrides, shown, split_overrides
 from tutelage.console import percent
-from tutelage.grading import answer_of
+from tutelage.grading import answer_of, reference_text
 from tutelage.report import words
 from tutelage.runs import DIGITS, LEVELS_PER_OCTAVE, Reading, shown_accuracy
 
@@ -151,7 +151,7 @@ def generations(reading: Reading) -> dict[str, Any]:
     problems: dict[Any, dict[str, Any]] = {}
     for index, step in enumerate(steps):
         for question, records in reading.answers(step).items():
-            asked = {"q": question[0], "r": records[0]["ground_truth"], "a": [None] * len(steps)}
+            asked = {"q": question[0], "r": reference_text(records[0]["ground_truth"]), "a": [None] * len(steps)}
             problems.setdefault(question, asked)["a"][index] = [_response(record, style) for record in records]
     return {
         "steps": steps,

@@ -10,6 +10,7 @@ from typing import Any
 from tutelage import console
 from tutelage.config import differences
 from tutelage.errors import InputError
+from tutelage.grading import reference_text
 from tutelage.runs.reading import Question, Reading, aligned, read_run
 from tutelage.stats import Difference, compare, in_words, wilson_interval
 
@@ -134,7 +135,7 @@ def show(found: Comparison, examples: int) -> None:
 
 def _show_example(kind: str, question: Question, found: Comparison) -> None:
     console.say(f"\n{kind}: {question[0]}", style="bold")
-    console.say(f"  reference: {found.first.answers[question][0]['ground_truth']}")
+    console.say(f"  reference: {reference_text(found.first.answers[question][0]['ground_truth'])}")
     for each in (found.first, found.second):
         text = " ".join(each.answers[question][0]["response"].split())
         end = text if len(text) <= MOST_CHARACTERS else f"… {text[-MOST_CHARACTERS:]}"
