@@ -17,7 +17,7 @@ from tutelage.data.messages import turns_of
 from tutelage.data.names import kind_of
 from tutelage.data.own import Watched
 from tutelage.data.parsed import BadRow
-from tutelage.data.works import split_final, without_separators
+from tutelage.data.works import split_final
 from tutelage.errors import InputError
 
 QUESTIONS = ("What is the sum of two and three, if each counts once?", "How many primes are there between ten and thirty?")
@@ -243,6 +243,19 @@ def test_a_row_without_a_reference_is_none_at_fault():
     assert [(parsed.reference, parsed.fault) for parsed in read(rows)] == [("5", ""), *[("", "")] * 4]
 
 
+@pytest.mark.parametrize(
+    ("answer", "reference"),
+    [(5, "5"), (0.5, "0.5"), (["5", "five"], ("5", "five")), ("proof", ""), ("N/A", ""), ([], ""), (204, "204")],
+)
+def test_a_reference_is_what_the_grader_makes_of_the_value(answer, reference):
+    assert read([{"prompt": "p", "response": "r", "answer": answer}])[0].reference == reference
+    assert read([{"q": "p", "r": "r", "a": answer}], columns={"prompt": "q", "response": "r", "reference": "a"})[0].reference == reference
+
+
+def test_a_reference_that_is_no_answer_is_a_fault():
+    assert "list within a list" in read([{"prompt": "p", "response": "r", "answer": [["5"]]}])[0].fault
+
+
 def test_a_row_whose_work_is_null_never_learns_its_answer():
     rows = [*two(question=question, solution=BOXED, answer="5"), {"question": "q", "solution": None, "answer": THINKING}]
     assert read(rows)[2].fault == "solution is null"
@@ -442,9 +455,10 @@ def test_a_column_of_messages_is_a_conversation_also_where_columns_name_it():
 def test_a_text_behind_the_mark_is_no_part_of_the_answer():
     assert split_final("work\n#### 5\nThe answer is 5.") == ("work", "5")
     assert split_final("#### Step 1\nadd\n#### Step 2\nadd again\nand so on") is None
-    assert [without_separators(final) for final in ("1,234", "(2, 2)", "$1,234.50", "1, 2, 3", "(1,234)")] == [
-        "1234", "(2, 2)", "$1234.50", "1, 2, 3", "(1,234)",
-    ]  # fmt: skip
+    finals = ("1,234", "(2, 2)", "$1,234.50", "1, 2, 3", "(1,234)")
+    read_so = [read([{"question": "q", "answer": f"w\n#### {final}\nThanks!"}])[0] for final in finals]
+    assert [parsed.reference for parsed in read_so] == ["1234", "(2, 2)", "$1234.50", "1, 2, 3", "(1,234)"]
+    assert [parsed.response for parsed in read_so] == [f"<think> w </think> <answer> {final} </answer>" for final in finals]
 
 
 def test_names_say_what_columns_hold():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from tutelage.grading import boxes
+from tutelage.grading import final_after_marks, solution_answer
 
 LONG = 40
 """Characters of a text that is more than an answer."""
@@ -17,39 +17,28 @@ def think_answer(thought: str, answer: str) -> str:
 
 
 def boxed(work: str) -> str:
-    """What a work's ``\\boxed{}`` says, equal boxes once; "" where it has none."""
-    if "boxed" not in work and "fbox" not in work:
-        return ""
-    return ", ".join(dict.fromkeys(content for _, _, content in boxes(work)))
+    """The answer that a work's boxes give; "" where they give none."""
+    return (solution_answer(work) or "") if "boxed" in work or "fbox" in work else ""
 
 
 def split_final(text: str) -> tuple[str, str] | None:
-    """(work, final answer) of a text in GSM8K's form, whose answer stands behind ``####``; None for any other text.
+    """(work, final answer as it is written) of a text in GSM8K's form, whose answer stands behind ``####``; None for any other text.
 
     The final answer ends with its line. A heading of Markdown is no such mark: it occurs several times, or much stands behind it.
     """
     if "####" not in text:
         return None
-    work, _, rest = text.rpartition("####")
-    final, _, behind = rest.lstrip("#").strip(" \t").partition("\n")
-    lines = sum(bool(line.strip()) for line in behind.splitlines())
-    if not final.strip() or lines > (0 if "####" in work else 2):
+    work, final = final_after_marks(text)
+    behind = [line.strip() for line in text.strip().removesuffix("####").rpartition("####")[2].split("\n") if line.strip()]
+    if not final or len(behind) > (1 if "####" in work else 3):
         return None
-    return re.sub(r"<<[^<>]*>>", "", work).strip(), final.strip()
-
-
-def without_separators(final: str) -> str:
-    """``1,234`` as ``1234``; any other comma stays, as in ``(2, 2)``."""
-    return final.replace(",", "") if re.fullmatch(r"[^\d(\[{]{0,2}\d{1,3}(,\d{3})+(\.\d+)?\s?[^\d)\]}]{0,20}", final) else final
+    written = next((line for line in behind if line.removesuffix(".").replace(",", "") == final.replace(",", "")), final)
+    return re.sub(r"<<[^<>]*>>", "", work).strip(), written.removesuffix(".")
 
 
 def answer_in(work: str) -> str:
     """The answer that a work gives in a box or behind ``####``; "" where it gives none so."""
-    found = boxed(work)
-    if found:
-        return found
-    split = split_final(work)
-    return without_separators(split[1]) if split else ""
+    return boxed(work) or (final_after_marks(work)[1] if split_final(work) else "")
 
 
 def has_tags(text: str) -> bool:
