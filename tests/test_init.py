@@ -71,10 +71,51 @@ def test_the_grader_is_the_one_that_finds_answers_in_the_responses(tmp_path, tok
     assert not plain.data.filter and "neither <think>" in " ".join(capsys.readouterr().out.split())
 
 
-def test_a_column_that_may_be_half_of_the_prompt_is_named(tmp_path, capsys):
+def test_a_column_that_may_be_half_of_the_prompt_is_a_question(tmp_path):
     rows = [{"instruction": "Translate", "input": "Guten Tag", "output": "<think> x </think> <answer> y </answer>", "answer": "y"}] * 9
-    init.init(tmp_path / "c.toml", {"model": "m", "train": write(tmp_path / "a.jsonl", rows), "dir": "d"})
-    assert "look at input, which nothing reads" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(InputError, match="input may belong to the prompt") as asked:
+        init.init(tmp_path / "c.toml", {"model": "m", "train": write(tmp_path / "a.jsonl", rows), "dir": "d"})
+    both = 'columns = { prompt = "{instruction}\\n\\n{input}", response = "output", reference = "answer" }'
+    without = 'columns = { prompt = "instruction", response = "output", reference = "answer" }'
+    assert both in str(asked.value) and without in str(asked.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "prompt", "reward"),
+    [
+        ("Qwen/Qwen2.5-1.5B-Instruct", "chat", "question_only"),
+        ("google/gemma-3-1b-it", "chat", "question_only"),
+        ("smollm2", "chat", "question_only"),
+        ("Qwen/Qwen2.5-Math-1.5B", "question_only", "question_only"),
+        ("meta-llama/Llama-3.2-1B", "question_only", "question_only"),
+    ],
+)
+def test_an_instruct_model_with_boxed_rows_takes_its_chat_template(tmp_path, model, prompt, reward):
+    rows = [{"prompt": f"{n}?", "response": "So it is \\boxed{4}.", "answer": "4"} for n in range(9)]
+    config = load_config(init.init(tmp_path / "c.toml", {"model": model, "train": write(tmp_path / "a.jsonl", rows), "dir": "d"}))
+    assert (config.data.prompt, config.eval.reward) == (prompt, reward)
+
+
+def test_a_model_directory_is_an_instruct_model_if_it_has_a_chat_template(tmp_path):
+    base, chats, named = tmp_path / "a", tmp_path / "b", tmp_path / "b-base"
+    for directory in (base, chats, named):
+        directory.mkdir()
+    (chats / "chat_template.jinja").write_text("x")
+    (named / "chat_template.jinja").write_text("x")
+    (base / "tokenizer_config.json").write_text("{}")
+    assert [init.is_instruct(str(each)) for each in (base, chats, named)] == [False, True, False]
+
+
+def test_tagged_rows_keep_their_tags_on_every_model_and_conversations_are_chats(tmp_path):
+    def made(name, row):
+        answers = {"model": "some-instruct", "train": write(tmp_path / f"{name}.jsonl", [row] * 9), "dir": "d"}
+        return load_config(init.init(tmp_path / f"{name}.toml", answers))
+
+    tagged = made("tagged", {"prompt": "a", "response": "<think> b </think> <answer> 4 </answer>", "answer": 4})
+    assert (tagged.data.prompt, tagged.eval.reward) == ("r1_zero", "r1_zero")
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "reasoning_content": "b", "content": "\\boxed{4}"}]
+    chat = made("chat", {"messages": turns, "answer": 4})
+    assert (chat.data.prompt, chat.eval.reward) == ("chat", "question_only")
 
 
 def test_every_line_has_its_meaning_above_it_and_only_known_settings_are_written(tmp_path):
@@ -101,7 +142,7 @@ def test_three_questions_are_asked_on_a_terminal(tmp_path, monkeypatch):
     [
         ([], "there is no terminal to ask on: give --model"),
         (["--model", "m", "--train", "/nowhere.jsonl", "--dir", "d"], "no such file"),
-        (["--model", "m", "--train", "{odd}", "--dir", "d"], "nothing reads as a prompt and a response in rows with the keys ['x']"),
+        (["--model", "m", "--train", "{odd}", "--dir", "d"], "keys ['x'] are of no known shape"),
         (["--model", "m", "--train", "arithmetic", "--dir", "d", "--out", "{odd}"], "exists and is not overwritten"),
         (["--train.lr", "1"], "takes no settings"),
     ],

@@ -62,13 +62,19 @@ def test_math_rows_take_the_boxed_answer():
     [
         ({"problem": "p", "solution": "2 + 5 = 7", "answer": "5"}, "2 + 5 = 7"),
         ({"problem": "p", "solution": "so \\boxed{7}", "answer": "5"}, "<think> so \\boxed{7} </think> <answer> 7 </answer>"),
-        ({"problem": "p", "solution": "", "answer": "5"}, ""),
-        ({"problem": "p", "solution": float("nan"), "answer": "5"}, ""),
     ],
 )
 def test_a_reference_is_never_written_into_a_response(row, response):
-    pair = parse_row(row, needs_response=False)
+    pair = parse_row(row)
     assert (pair["response"], pair["reference"]) == (response, "5")
+
+
+@pytest.mark.parametrize("solution", ["", " ", None, float("nan")])
+def test_a_problem_needs_no_work_and_a_row_to_train_on_does(solution):
+    row = {"problem": "p", "solution": solution, "answer": "5"}
+    assert parse_row(row, needs_response=False)["reference"] == "5"
+    with pytest.raises(BadRow, match="solution is null|response is empty"):
+        parse_row(row)
 
 
 def test_prompt_response_rows_and_numbers_as_references():
@@ -108,17 +114,16 @@ def test_a_column_mapping_reaches_into_the_row():
         ({"messages": "hello"}, "messages is not a list"),
         ({"messages": [{"content": "x"}]}, r"messages\[0\] has no role"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, "no user turn"),
-        ({"messages": [MESSAGES["messages"][0], MESSAGES["messages"][0]]}, "more than one user turn"),
+        ({"messages": [MESSAGES["messages"][0], MESSAGES["messages"][0]]}, "response is empty or missing"),
         ({"messages": [MESSAGES["messages"][0]]}, "response is empty or missing"),
         ({"prompt": "p", "response": ["r"]}, "response is list, not text"),
         ({"prompt": " ", "response": "r"}, "prompt is empty"),
-        ({"prompt": "p", "response": "r", "reference": " "}, "reference is empty"),
-        ({"problem": "p", "solution": "no box"}, "boxed"),
+        ({"problem": "p", "solution": "42"}, "a problem without its work"),
         ({"question": "q", "answer": None}, "answer is null"),
         ({"problem": "p", "solution": ["x"], "answer": "5"}, "solution is list, not text"),
         ({"messages": [{"role": ["user"], "content": "x"}]}, r"messages\[0\] has no role"),
         ({"prompt": "p \ud83d", "response": "r"}, "half of a surrogate pair"),
-        ({"prompt": "p", "response": "r", "reference": ""}, "reference is empty"),
+        ({"question": "q", "answer": "5"}, "a problem without its work"),
     ],
 )
 def test_a_malformed_row_says_which_key(row, what):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -51,14 +52,14 @@ def init(out: Path, answers: dict[str, str | None], validation: str | None = Non
 
     new_path(out)
     known = {name: answer if answer is not None else _ask(name) for name, answer in answers.items()}
-    data, reward, note = _look_at(known["train"], validation)
+    data, reward, note = _look_at(known["train"], validation, is_instruct(known["model"]))
     model = Path(known["model"])
     if "/" in known["model"] and model.is_dir() and not (model / "config.json").is_file():
         raise InputError(f"--model {model}: no model there (a Hugging Face model directory holds config.json)")
     small = known["model"] == "smollm2"
     raw: dict[str, dict[str, Any]] = {
         "model": {"id": known["model"]},
-        "data": {**data, "prompt": reward, "filter": data.get("filter", True)},
+        "data": {"prompt": reward, "filter": True, **data},
         "train": SMALL if small else USUAL,
         "eval": {"every": 30 if small else 100, "max_new_tokens": 256 if small else 1024, "reward": reward},
         "run": {"dir": known["dir"]},
@@ -84,7 +85,21 @@ def _ask(name: str) -> str:
         raise nobody from None
 
 
-def _look_at(train: str, validation: str | None) -> tuple[dict[str, Any], str, str]:
+def is_instruct(model: str) -> bool:
+    """Whether a model answers chats: by its name, else by the chat template in its directory. Qwen's base models have one, too."""
+    name = Path(model.partition("@")[0]).name.lower()
+    words = set(re.split(r"[-_.]", name))
+    if words & {"instruct", "chat", "it", "thinking", "sft", "dpo"} or name == "smollm2":
+        return True
+    if words & {"base", "pt"} or name.startswith("qwen2"):
+        return False
+    if (Path(model) / "chat_template.jinja").is_file():
+        return True
+    tokenizer = Path(model) / "tokenizer_config.json"
+    return name.startswith("qwen3") or (tokenizer.is_file() and '"chat_template"' in tokenizer.read_text(encoding="utf-8"))
+
+
+def _look_at(train: str, validation: str | None, instruct: bool) -> tuple[dict[str, Any], str, str]:
     """(settings of [data], the grader, both in words) after a look at the rows."""
     from tutelage.cli.guess import guess, require_problems
     from tutelage.data import read_rows
@@ -92,14 +107,14 @@ def _look_at(train: str, validation: str | None) -> tuple[dict[str, Any], str, s
     data: dict[str, Any] = {"train": train} if validation is None else {"train": train, "validation": validation}
     reward, note = "r1_zero", "arithmetic is built in"
     if train != "arithmetic":
-        found = guess(read_rows(train)[:LOOKED_AT])
+        found = guess(read_rows(train)[:LOOKED_AT], train, instruct)
         if not found.references and validation is None:
             raise InputError(
                 f"{train}: no row has a reference answer, so none can be held out: give --validation with problems that have"
             )
         data, reward, note = data | found.settings, found.reward, found.note
     if validation not in (None, "arithmetic"):
-        require_problems(read_rows(str(validation))[:LOOKED_AT], data.get("columns", {}))
+        require_problems(read_rows(str(validation))[:LOOKED_AT], str(validation), data.get("columns", {}))
     return data, reward, note
 
 

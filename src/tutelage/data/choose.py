@@ -20,6 +20,7 @@ from tutelage.data.sources import seeded_order
 from tutelage.data.store import Store, is_text
 from tutelage.data.templates import Template
 from tutelage.errors import InputError
+from tutelage.grading import reference_text
 
 SHOWN_OF_A_FATE = 3
 """Rows of each fate whose text is kept, to be shown."""
@@ -137,7 +138,7 @@ def _shown(pool: Pool, ledger: Ledger) -> list[dict[str, str]]:
             text = {"row": ""}
         elif pool.store.well_formed[row]:
             example = pool.example(row)
-            text = {"prompt": example.prompt, "response": example.response, "reference": example.reference}
+            text = {"prompt": example.prompt, "response": example.response, "reference": reference_text(example.reference)}
         else:
             text = {"row": json.dumps(pool.store.raw(row).value, ensure_ascii=False, default=str)[:2000]}
         shown.append({"fate": fate.fate, "source": fate.source, "why": fate.why, **text})

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tutelage.data.marks import TAGS, protect, protect_all
-from tutelage.data.said import Said, check_shown, check_written, own_text, said_of
 from tutelage.data.rendered import check_begun, is_rendered
+from tutelage.data.said import Said, check_shown, check_written, own_text, said_of
 from tutelage.data.shapes import BadRow, Parsed
 from tutelage.data.templates import ANSWER, BARE, THOUGHT, Template, thought_argument
 from tutelage.data.thoughts import (
@@ -64,7 +64,7 @@ def write_turns(parsed: Parsed, template: Template, turns: Literal["last", "all"
     prompt, answer = _alone(parsed.messages)
     if not answer:
         raise BadRow("messages has no assistant turn")
-    response = _in_the_form_of(template.text, answer)
+    response = in_the_form_of(template.text, answer)
     return [_write_pair(prompt, response, template, specials, is_rendered(prompt, template, specials))]
 
 
@@ -135,7 +135,7 @@ def _alone(messages: Sequence[Mapping[str, Any]]) -> tuple[str, Mapping[str, Any
     return str(messages[0]["content"]), messages[1] if len(messages) > 1 else {}
 
 
-def _in_the_form_of(text: str, message: Mapping[str, Any]) -> str:
+def in_the_form_of(text: str, message: Mapping[str, Any]) -> str:
     """An assistant's message as the text template asks for it."""
     thought, content = message.get("reasoning_content") or "", str(message.get("content") or "")
     if not thought.strip() or "</think>" in content:

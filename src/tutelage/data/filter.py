@@ -12,12 +12,12 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from tutelage import console
-from tutelage.data.conversations import response_text
+from tutelage.data.conversations import in_the_form_of
 from tutelage.data.ledger import Example, Fate, check_malformed, summary
+from tutelage.data.marks import plain
 from tutelage.data.parts import LEFT_OUT, MALFORMED, Added, Made
 from tutelage.data.shapes import Parsed, Reader
 from tutelage.data.sources import Row
-from tutelage.data.marks import plain
 from tutelage.errors import InputError
 from tutelage.grading import Verdict, VerdictCache, boxed_answer, grade_all, grade_responses, grader_version, tagged_answer
 from tutelage.machines import cache_directory, is_worker, run_map
@@ -157,6 +157,14 @@ def parsed_rows(rows: Iterable[Row], reader: Reader) -> Iterator[tuple[Row, Pars
                 yield Row(parsed.source, value), parsed
             else:
                 yield row, parsed
+
+
+def response_text(parsed: Parsed, style: str) -> str:
+    """What is graded of a row where no prompt template is at hand: the last turn, its thought in the form that the grader reads."""
+    if not parsed.messages:
+        return parsed.response
+    answers = [message for message in parsed.messages if message["role"] == "assistant"]
+    return in_the_form_of("<answer>" if style == "r1_zero" else "", answers[-1]) if answers else ""
 
 
 def count_well_formed(rows: Iterable[Row], reader: Reader, on_bad_row: str) -> int:

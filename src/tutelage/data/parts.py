@@ -272,7 +272,8 @@ def _lists(rows: Sequence[list[int]]) -> tuple[pa.ListArray, Iterator[memoryview
         values.fromlist(row)
     view = memoryview(values).cast("B")
     ends = (4 * offsets).tolist()
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.asarray(values, dtype=np.int32))), (view[start:end] for start, end in itertools.pairwise(ends))
+    lists = pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.asarray(values, dtype=np.int32)))
+    return lists, (view[start:end] for start, end in itertools.pairwise(ends))
 
 
 def write_table(path: Path, table: pa.Table) -> None:

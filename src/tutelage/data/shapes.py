@@ -1,55 +1,188 @@
-"""The shapes that people's rows have: messages, prompt and response, GSM8K, MATH; any other by columns or by a function.
+"""How rows are read: `reader_of` decides by the first rows of a source how all of its rows are; `Reader.read` says what a row says.
 
-A shape is a function from a raw row to ``{"prompt", "response", "reference"}``. To add one, write the function and its line of
-`_SHAPES`; a shape of the user's own is a function that `data.shape` names.
+Rows are recognised by the names of their columns (`names.py`); `data.columns` or a function of the user's own read any other row.
 """
 
 from __future__ import annotations
 
-import copy
-import math
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from tutelage.config import DataConfig, load_plug_in
+from tutelage.config import DataConfig, Source
+from tutelage.data.messages import content_of
+from tutelage.data.own import Own, Shape, load_shape, read_by
+from tutelage.data.parsed import FIELDS, BadRow, Found, Parsed, Purpose, holds
+from tutelage.data.paths import Column, Path, column_of, path_of
+from tutelage.data.questions import Seen, ask_of, no_shape, wants_columns
+from tutelage.data.recognise import Facts, facts_of, is_context, rest_of, way_of
+from tutelage.data.references import first_reference
+from tutelage.data.sources import Row
+from tutelage.data.ways import Conversation, Mapped, Named, Way, is_true
 from tutelage.errors import InputError
-from tutelage.grading import Reference, boxes
-
-Shape = Callable[[dict[str, Any]], Mapping[str, Any]]
-
-
-class BadRow(ValueError):
-    """A row that is not of any known shape; the message names the key."""
 
 
 @dataclass(frozen=True)
-class Parsed:
-    """What a row says, before any template.
+class Reader:
+    """How the rows of a source are read.
 
     Attributes:
-        source: the row, and "[k]" behind it where one of its items is meant.
-        messages: the turns, where a row is a conversation that a prompt and a response alone do not tell: several turns, a system,
-            developer or tool turn, tool calls, a thought in a field of its own. Each has `role` (system, developer, user, assistant
-            or tool) and `content` (text), and may have `reasoning_content` (text), `tool_calls` (list), `name`, `tool_call_id` and,
-            of an assistant's turn, `train` (bool; absent: true). The last turn of a problem is the user's.
-        prompt, response: the texts of a row that is no such conversation; of one that is, those of its last two turns.
-        tools: what the row offers to be called, as its chat template takes it.
-        unread: columns that hold something and that nothing reads.
-        fault: why the row cannot be used ("malformed"); "" if it can.
-        left_out: why `data.where` leaves it out; "" if it does not.
+        way: how all rows are read; None: each by the names of its columns and by `facts`.
+        where: the path of `data.where`, if it has no ``[*]``.
+        setting: the section of the configuration that messages name.
     """
 
-    source: str
-    prompt: str = ""
-    response: str = ""
-    reference: Reference = ""
-    messages: tuple[Mapping[str, Any], ...] = ()
-    tools: tuple[Mapping[str, Any], ...] = ()
-    unread: tuple[str, ...] = ()
-    fault: str = ""
-    left_out: str = ""
+    way: Way | None
+    facts: Facts
+    purpose: Purpose
+    where: Path | None = None
+    setting: str = "data"
+    _ways: dict[tuple[str, ...], Way | None] = field(default_factory=dict, compare=False, repr=False)
+
+    def read(self, row: Row) -> list[Parsed]:
+        """What a row says: usually one `Parsed`, one for each item where a column has ``[*]``.
+
+        A row that cannot be read is a `Parsed` with its fault.
+        """
+        if row.problem:
+            return [Parsed(row.source, fault=row.problem)]
+        value = row.value
+        try:
+            if self.where is not None and not self._keeps(value, self.where):
+                return [Parsed(row.source, left_out=f'{self.setting}.where = "{self.where.text}"')]
+            way, found = self.find(value)
+            self._refuse_half_read(way, value, found)
+        except BadRow as problem:
+            return [Parsed(row.source, fault=str(problem))]
+        if len(found) == 1 and not _has_items(way):
+            return [Parsed(row.source, **found[0])]
+        return [Parsed(f"{row.source}[{index}]", **self._named(item)) for index, item in enumerate(found)]
+
+    def find(self, row: Mapping[str, Any]) -> tuple[Way, list[Found]]:
+        """(the way that reads a row, what it finds).
+
+        Raises:
+            BadRow: the row cannot be read.
+        """
+        way = self.way or self._way_of(row)
+        if way is None:
+            raise BadRow(no_shape(row))
+        found = way.read(row)
+        if self.where is not None:
+            root = self.where.root(row)
+            for item in found:
+                item["unread"] = tuple(name for name in item.get("unread", ()) if name != root)
+        return way, found
+
+    def _way_of(self, row: Mapping[str, Any]) -> Way | None:
+        """By the columns that are not null; by all of them where those alone do not tell a work."""
+        names = tuple([name for name, value in row.items() if value is not None])
+        if names not in self._ways:
+            way = way_of(names, self.facts, self.purpose)
+            if way is None or (isinstance(way, Named) and not way.work):
+                way = way_of(tuple(row), self.facts, self.purpose) or way
+            self._ways[names] = way
+        return self._ways[names]
+
+    def _keeps(self, row: Mapping[str, Any], where: Path) -> bool:
+        try:
+            value = where.read(row)
+        except BadRow:
+            return False
+        return is_true(value, where.text)
+
+    def _refuse_half_read(self, way: Way, row: Mapping[str, Any], found: Sequence[Found]) -> None:
+        """Raises BadRow for what a row holds beside its way, and the first rows did not: another conversation, a context."""
+        if isinstance(way, Named) and way.twin and not self.purpose.problems and way.differs(row):
+            raise BadRow(f"{way.twin} says something else than {way.prompt} and {way.work}: name one of them in {self.setting}.columns")
+        if isinstance(way, Named | Conversation) and self.way is None:
+            for name in found[0]["unread"]:
+                if is_context(name, "") and not _is_said(row[name], found[0]):
+                    raise BadRow(f"{name} holds something that nothing reads: join it to the prompt in {self.setting}.columns")
+
+    def _named(self, found: Found) -> Found:
+        if found.get("left_out"):
+            where = next((way.where for way in [self.way] if isinstance(way, Mapped)), None)
+            return {"left_out": f'{self.setting}.where = "{where.text if where else ""}"'}
+        return found
+
+
+def reader_of(
+    source: Source, head: Sequence[Row], problems: bool = False, reward: str = "r1_zero", setting: str = "data"
+) -> Reader:
+    """How the rows of a source are read, decided by its first rows.
+
+    Args:
+        head: the first rows of the source, some 200.
+        problems: the rows are validation problems: they need no response, and works are not read.
+        reward: the grader, as `eval.reward`: its form of an answer is written into responses that are made of several columns.
+        setting: the section of the configuration that messages name.
+
+    Raises:
+        InputError: rows can be read in two ways, or in none; the message has the lines to write.
+    """
+    purpose = Purpose(problems, reward)
+    rows = [row.value for row in head if not row.problem]
+    where = path_of(source.where, f"{setting}.where") if source.where is not None else None
+    _check_where(where, rows, setting)
+    facts = facts_of(rows)
+    outer = where if where is not None and not where.each else None
+    if source.shape != "auto":
+        load_shape(source.shape)
+        return Reader(Own(source.shape, purpose), facts, purpose, _no_items(where, setting, "a function of a row"), setting)
+    columns = {str(name): column_of(text, f"{setting}.columns.{name}") for name, text in source.columns.items()}
+    asked = {name: column for name, column in columns.items() if not (problems and name == "response")}
+    seen = Seen(source.path, setting, purpose, rows, facts)
+    if asked and (not problems or not rows or _fit(asked, rows)):
+        return Reader(_mapped(columns, where, rows, purpose, setting), facts, purpose, outer, setting)
+    if asked and not any(way_of(tuple(row), facts, purpose) for row in rows):
+        raise InputError(wants_columns(seen, asked))
+    reader = Reader(None, facts, purpose, _no_items(where, setting, f"no {setting}.columns"), setting)
+    if rows:
+        first = next(row.source for row in head if not row.problem)
+        question = ask_of(seen, reader.find)
+        if question:
+            raise InputError(f"{first}: {question}")
+    return reader
+
+
+def _mapped(columns: Mapping[str, Column], where: Path | None, rows: Sequence[Mapping[str, Any]], purpose: Purpose, setting: str) -> Mapped:
+    asked = {name: column for name, column in columns.items() if not (purpose.problems and name == "response")}
+    if where is not None and where.each and not any(column.each for column in asked.values()):
+        _no_items(where, setting, f"no value of {setting}.columns")
+    names = tuple(dict.fromkeys(name for row in rows for name in row))
+    taken = [path for column in columns.values() for path in column.paths]
+    rest = rest_of(names, taken, rows)
+    return Mapped(tuple(asked.items()), rest, where if where is not None and where.each else None, purpose)
+
+
+def _no_items(where: Path | None, setting: str, which: str) -> Path | None:
+    if where is not None and where.each:
+        raise InputError(f'{setting}.where = "{where.text}" selects items of a list, but {which} has [*] of its own')
+    return where
+
+
+def _check_where(where: Path | None, rows: Sequence[Mapping[str, Any]], setting: str) -> None:
+    if where is not None and rows and not any(where.root(row) in row for row in rows):
+        keys = sorted({key for row in rows for key in row})
+        raise InputError(f'{setting}.where = "{where.text}": no such column in the first rows; their keys are {keys}')
+
+
+def _fit(columns: Mapping[str, Column], rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether some row has all columns that a mapping begins with."""
+    paths = [path for column in columns.values() for path in column.paths]
+    return any(all(path.root(row) in row for path in paths) for row in rows)
+
+
+def _has_items(way: Way) -> bool:
+    return isinstance(way, Mapped) and any(column.each for _, column in way.columns)
+
+
+def _is_said(value: Any, found: Found) -> bool:
+    """Whether a text stands in the prompt, or in another turn, already."""
+    said = "\n".join([found["prompt"], *(str(turn["content"]) for turn in found.get("messages", ()))])
+    texts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else [value]
+    return all(str(text).strip() in said for text in texts)
 
 
 def shape_of(data: DataConfig) -> Mapping[Any, str] | Shape | None:
@@ -60,85 +193,34 @@ def shape_of(data: DataConfig) -> Mapping[Any, str] | Shape | None:
     """
     if data.shape == "auto":
         return data.columns or None
-    shape: Shape = load_plug_in("data.shape", data.shape)
-    if not callable(shape):
-        raise InputError(f'data.shape = "{data.shape}": this is {type(shape).__name__}, not a function of a row')
-    return shape
+    return load_shape(data.shape)
 
 
-def parse_row(row: dict[str, Any], shape: Mapping[Any, str] | Shape | None = None, needs_response: bool = True) -> dict[str, str]:
-    """A raw row as ``{"prompt", "response", "reference"}``, all text, "" where there is none.
+def parse_row(row: dict[str, Any], shape: Mapping[Any, str] | Shape | None = None, needs_response: bool = True) -> dict[str, Any]:
+    """A raw row as ``{"prompt", "response", "reference"}``, "" where there is none.
 
     Args:
         shape: which column holds which field, or a function of the row; None: the shape is recognised by the row's keys.
         needs_response: a training row needs a response; a problem needs a reference instead.
 
     Raises:
-        BadRow: a key is missing, empty or not text.
+        BadRow: the row cannot be read as one prompt with one response.
     """
+    purpose = Purpose(not needs_response)
     if callable(shape):
-        found = _by_function(row, shape)
+        found = read_by(shape, row, purpose)
     else:
-        columns = {field: name for field, name in (shape or {}).items() if needs_response or field != "response"}
-        found = _by_columns(row, columns) if columns else _by_keys(row)
-    pair = {key: _as_text(value) for key, value in found.items()}
-    for key, value in pair.items():
-        if value is not None and not isinstance(value, str):
-            raise BadRow(f"{key} is {type(value).__name__}, not text")
-        if value is not None and re.search("[\ud800-\udfff]", value):
-            raise BadRow(f"{key} holds half of a surrogate pair, which is no character")
-    if pair["reference"] is not None and not pair["reference"].strip():
-        raise BadRow("reference is empty: an empty answer would count as right")
-    for key in ("prompt", "response") if needs_response else ("prompt", "reference"):
-        if not (pair[key] or "").strip():
-            raise BadRow(f"{key} is empty or missing")
-    return {key: value or "" for key, value in pair.items()}
-
-
-def _by_keys(row: dict[str, Any]) -> Mapping[str, Any]:
-    for keys, shape in _SHAPES:
-        if all(row.get(key) is not None for key in keys):
-            return shape(row)
-    raise BadRow(_unknown_shape(row))
-
-
-def _by_columns(row: dict[str, Any], columns: Mapping[str, str]) -> Mapping[str, Any]:
-    return {field: _reach(row, columns[field]) if field in columns else row.get(field) for field in _FIELDS}
-
-
-def _by_function(row: dict[str, Any], shape: Shape) -> Mapping[str, Any]:
-    """What a function of the user's own makes of a row. Whatever it raises is that row's fault, as a missing key is."""
-    try:
-        found = shape(copy.deepcopy(row))  # what the filter keeps is the row as it was
-    except ValueError as error:
-        raise BadRow(str(error) or "data.shape refuses it") from None
-    except Exception as error:
-        raise BadRow(f"data.shape raises {type(error).__name__}: {error}") from None
-    if not isinstance(found, Mapping) or not set(found) <= set(_FIELDS):
-        what = f"the keys {sorted(map(str, found))}" if isinstance(found, Mapping) else type(found).__name__
-        raise BadRow(f"data.shape returns {what}, and should return a dict of {', '.join(_FIELDS)}")
-    return {field: found.get(field) for field in _FIELDS}
-
-
-def _as_text(value: Any) -> Any:
-    """Numbers as they are written; NaN, which data frames write for nothing, as nothing."""
-    if isinstance(value, float) and math.isnan(value):
-        return None
-    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
-
-
-def _unknown_shape(row: dict[str, Any]) -> str:
-    empty = sorted(key for keys, _ in _SHAPES for key in keys if key in row and row[key] is None)
-    if empty:
-        return f"{empty[0]} is null"
-    shapes = "; ".join(" + ".join(keys) for keys, _ in _SHAPES)
-    return (
-        f"keys {sorted(row)} are of no known shape ({shapes}): name them in data.columns, or read them by a function (data.shape)"
-    )
-
-
-_FIELDS = ("prompt", "response", "reference")
-_REFERENCE_KEYS = ("reference_answer", "reference", "ground_truth", "expected_answer", "answer")
+        columns = {str(name): column_of(text, "data.columns") for name, text in (shape or {}).items()}
+        asked = {name for name in columns if needs_response or name != "response"}
+        way = _mapped(columns, None, [row], purpose, "data") if asked else None
+        found = Reader(way, facts_of([row]), purpose).find(row)[1]
+    if len(found) != 1 or "fault" in found[0]:
+        raise BadRow(found[0].get("fault") or f"the row has {len(found)} items, and one is wanted")
+    if found[0].get("messages"):
+        raise BadRow("the row is a conversation that a prompt and a response do not tell (several turns, a system turn, tools, …)")
+    if not needs_response and not found[0]["reference"]:
+        raise BadRow("reference is empty or missing")
+    return {name: found[0].get(name, "") for name in FIELDS}
 
 
 def build_text_pairs(example: dict[str, Any]) -> dict[str, Any]:
@@ -161,87 +243,14 @@ def build_text_pairs(example: dict[str, Any]) -> dict[str, Any]:
     for index, message in enumerate(messages):
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise BadRow(f"messages[{index}] has no role")
-        if message["role"] in ("user", "assistant") and message["role"] in by_role:
-            raise BadRow(f"messages has more than one {message['role']} turn; only single-turn rows are supported")
+        if message["role"] in by_role and message["role"] in ("user", "assistant"):
+            raise BadRow(f"messages has more than one {message['role']} turn; a prompt and a response are one of each")
         by_role[message["role"]] = message
-    if any(message["role"] == "system" and message.get("content") for message in messages):
-        raise BadRow(
-            "messages has a system turn, which would be lost: put its text into a prompt template (data.prompt) and leave the turn out"
-        )
+    lost = next((role for role, message in by_role.items() if role not in ("user", "assistant") and holds(message.get("content"))), None)
+    if lost is not None:
+        raise BadRow(f"messages has a {lost} turn, which a prompt and a response do not tell")
     user, assistant = by_role.get("user"), by_role.get("assistant", {})
     if user is None:
         raise BadRow("messages has no user turn")
-    reference = _first_reference(user.get("info"), assistant.get("info"), user, example.get("info"), example)
-    return {"prompt": user.get("content"), "response": assistant.get("content"), "reference": reference}
-
-
-def _first_reference(*holders: Any) -> Any:
-    found = (each[key] for each in holders if isinstance(each, dict) for key in _REFERENCE_KEYS if each.get(key) is not None)
-    return next(found, None)
-
-
-def _gsm8k(row: dict[str, Any]) -> dict[str, Any]:
-    """GSM8K: the answer's last line is ``#### 72``; its calculator marks ``<<48/2=24>>`` are not for reading.
-
-    An answer without the mark is a bare reference, or a response of its own if it has the tags.
-    """
-    work, mark, final = str(row["answer"]).rpartition("####")
-    if not mark:
-        reference = _first_reference({**row, "answer": None}) if "</answer>" in final else row["answer"]
-        return {"prompt": row["question"], "response": row["answer"], "reference": reference}
-    work = re.sub(r"<<[^<>]*>>", "", work).strip()
-    return {
-        "prompt": row["question"],
-        "response": think_answer(work, final.strip()),
-        "reference": final.strip().replace(",", ""),
-    }
-
-
-def _math(row: dict[str, Any]) -> dict[str, Any]:
-    """MATH: the reference is the row's own answer if it has one, else what the solution has in ``\\boxed{}`` (several boxes: a list).
-
-    The boxed answer, never the reference, becomes the answer block; a solution without one stays as it is.
-    """
-    solution = _as_text(row["solution"])
-    if solution is not None and not isinstance(solution, str):
-        raise BadRow(f"solution is {type(solution).__name__}, not text")
-    boxed = ", ".join(content for _, _, content in boxes(solution or "")) or None
-    reference = row["answer"] if row.get("answer") not in (None, "") else boxed
-    if reference is None:
-        raise BadRow("solution has no \\boxed{} and the row no answer")
-    response = think_answer((solution or "").strip(), boxed) if boxed and "</think>" not in (solution or "") else solution
-    return {"prompt": row["problem"], "response": response, "reference": reference}
-
-
-def _prompt_response(row: dict[str, Any]) -> dict[str, Any]:
-    """A problem has no response."""
-    return {"prompt": row["prompt"], "response": row.get("response"), "reference": _first_reference(row)}
-
-
-def _problem_reference(row: dict[str, Any]) -> dict[str, Any]:
-    return {"prompt": row["problem"], "response": None, "reference": row["answer"]}
-
-
-_SHAPES: tuple[tuple[tuple[str, ...], Shape], ...] = (
-    (("messages",), build_text_pairs),
-    (("prompt", "response"), _prompt_response),
-    (("problem", "solution"), _math),
-    (("question", "answer"), _gsm8k),
-    (("problem", "answer"), _problem_reference),
-    (("prompt",), _prompt_response),
-)
-"""The keys that a shape is recognised by, and its function; the first that fits a row counts."""
-
-
-def _reach(row: dict[str, Any], dotted: str) -> Any:
-    value: Any = row
-    for part in dotted.split("."):
-        if not isinstance(value, dict) or part not in value:
-            raise BadRow(f"column {dotted!r} (from data.columns) is not in this row; its keys are {sorted(row)}")
-        value = value[part]
-    return value
-
-
-def think_answer(thought: str, answer: str) -> str:
-    """The response form that the reward function expects."""
-    return f"<think> {thought} </think> <answer> {answer} </answer>"
+    reference = first_reference(user.get("info"), assistant.get("info"), user, example.get("info"), example, assistant)
+    return {"prompt": content_of(user, "user"), "response": content_of(assistant, "assistant"), "reference": reference}

@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -233,10 +233,9 @@ def open_store(
     rows = iter_rows(source.path, source.split, source.hub_config)
     head = list(itertools.islice(rows, LOOKED_AT))
     recipe = Recipe(reader_of(source, head, problems, reward, setting), template, tokenizer, turns, problems)
-    if is_plug_in(source.shape):  # what a function of the user's depends on is not known
-        folder = Path(tempfile.mkdtemp(prefix="tutelage-rows-"))
-    else:
-        folder = _directory() / _key(source, recipe, reward)
+    # what a function of the user's depends on is not known
+    made_anew = is_plug_in(source.shape)
+    folder = Path(tempfile.mkdtemp(prefix="tutelage-rows-")) if made_anew else _directory() / _key(source, recipe, reward)
     if not (folder / "done.json").is_file():
         _make(folder, recipe, itertools.chain(head, rows), source, columns)
     with contextlib.suppress(OSError):  # a cache that is only read
@@ -316,8 +315,13 @@ def _key(source: Source, recipe: Recipe, reward: str) -> str:
     except OSError as error:
         raise InputError(f"{source.path}: cannot be read: {first_line(error)}") from None
     settings = source.model_dump_json()
-    values = [content, settings, recipe.template.key(), tokenizer_key(recipe.tokenizer), recipe.turns, recipe.problems, reward, code()]
+    values = [content, settings, template_key(recipe.template), tokenizer_key(recipe.tokenizer), recipe.turns, recipe.problems, reward, code()]
     return xxhash.xxh3_128_hexdigest(repr(values).encode("utf-8", "surrogatepass"))
+
+
+def template_key(template: Template) -> str:
+    """All of a template, but the time that it shows if it shows none."""
+    return (template if "strftime" in template.chat else replace(template, now="")).to_json()
 
 
 def tokenizer_key(tokenizer: Any) -> str:

@@ -75,7 +75,7 @@ class Words:
         It ends with a word that no text can change, for the text goes on in the same way for longer than the expression looks ahead.
         """
         assert self.cut is not None
-        common = os.path.commonprefix([min(texts), max(texts)])
+        common = os.path.commonprefix([min(texts), max(texts)])  # noqa: RUF071
         ends = [found.end() for found in self.cut.finditer(common) if found.end() <= len(common) - LOOKAHEAD]
         if len(texts) == 1 or not ends or _OTHER.search(common):
             return [], 0

@@ -10,8 +10,8 @@ import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tutelage.grading.cache import VerdictCache, grader_version
 from tutelage.grading.answers import answer_of, boxed_answer, final_after_marks, solution_answer, tagged_answer
+from tutelage.grading.cache import VerdictCache, grader_version
 from tutelage.grading.equality import Verdict, grade, grade_all
 from tutelage.grading.format import boxes
 from tutelage.grading.pool import OUT_OF_TIME

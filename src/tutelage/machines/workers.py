@@ -6,7 +6,6 @@ They are started by exec, so they inherit neither threads nor the state of a dev
 
 from __future__ import annotations
 
-import importlib
 import os
 import pickle
 import signal
@@ -24,7 +23,8 @@ from tutelage.machines.process import end_with
 
 Job = TypeVar("Job")
 Answer = TypeVar("Answer")
-_working = False
+WORKER = "TUTELAGE_WORKER"
+"""The variable that such a process has in its environment."""
 AHEAD = 2
 """Jobs on their way for each process: one that is worked on, and the next."""
 
@@ -73,7 +73,7 @@ def over_processes(
 
 
 def _start(function: Callable[..., Any], shared: Any) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1", WORKER: "1"}
     environment["PYTHONPATH"] = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
     command = [sys.executable, "-m", "tutelage.machines.workers", str(os.getpid())]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
@@ -99,13 +99,11 @@ def _ask(process: subprocess.Popen[bytes], job: Any) -> Any:
 
 def is_worker() -> bool:
     """Whether this process is one of several that `over_processes` has started."""
-    return _working
+    return WORKER in os.environ
 
 
 def main() -> None:
     """Answer the jobs on standard input until it ends."""
-    # the functions that work here see this module under its name, and not as the one that was started
-    importlib.import_module("tutelage.machines.workers")._working = True
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the owner's
     end_with(int(sys.argv[1]))
     answers = os.fdopen(os.dup(1), "wb")

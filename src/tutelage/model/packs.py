@@ -15,7 +15,8 @@ def lay_out_packs(
 ) -> list[list[int]]:
     """Indices of the examples that share a pack: packs of at most `budget` distinct tokens.
 
-    Examples of the same prompt, and turns of a conversation, stay together while they fit. An example that is longer than the budget has a pack of its own.
+    Examples of the same prompt, and turns of a conversation, stay together while they fit.
+    An example that is longer than the budget has a pack of its own.
     How a step is packed changes nothing but rounding: the loss is one sum over one denominator.
 
     One rank gets packs by first-fit decreasing (Johnson 1974). Several ranks get a number of packs that they divide: each item
