@@ -170,6 +170,9 @@ ASKED = {
         two(question=question, tale=lambda index: f"Once upon a time there lived {index} kings in a castle by the sea.", response=WORK),
         [r"{tale}\n\n{question}", 'prompt = "question"'],
     ),
+    "an instruction beside a question": (
+        two(instruction="Answer in French.", question=question, response=WORK), [r"{instruction}\n\n{question}", 'prompt = "question"'],
+    ),
     "AQuA": (two(question=question, options=["A) 1", "B) 2"], rationale=WORK, correct="A"), ['prompt = "question"']),
     "Orca-Math": (two(question=question, answer=lambda index: WORK + str(index)), ['response = "answer"']),
     "bare answers": (two(question=question, answer="5"), ["without its work", 'response = "answer"']),
@@ -443,6 +446,12 @@ def test_columns_that_leave_out_a_field_take_it_by_its_name():
     assert "gemini_attempt" in parsed.unread and "question" not in parsed.unread
 
 
+def test_columns_without_a_response_leave_the_question_which_work_is_meant():
+    assert "data.columns names no response, and gemini_attempt" in asked(S1, columns={"prompt": "question"})
+    rows = two(q=question, solution=WORK, answer="5")
+    assert [(parsed.response, parsed.reference) for parsed in read(rows, columns={"prompt": "q"})] == [(WORK, "5")] * 2
+
+
 def test_a_column_of_messages_is_a_conversation_also_where_columns_name_it():
     turns = [*chat(0), *chat(1)]
     assert len(read([{"talk": turns}], columns={"prompt": "talk"})[0].messages) == 4
@@ -453,7 +462,7 @@ def test_a_column_of_messages_is_a_conversation_also_where_columns_name_it():
 
 
 def test_a_text_behind_the_mark_is_no_part_of_the_answer():
-    assert split_final("work\n#### 5\nThe answer is 5.") == ("work", "5")
+    assert split_final("work\n#### 5\nThe answer is 5.") == ("work", "5", "5")
     assert split_final("#### Step 1\nadd\n#### Step 2\nadd again\nand so on") is None
     finals = ("1,234", "(2, 2)", "$1,234.50", "1, 2, 3", "(1,234)")
     read_so = [read([{"question": "q", "answer": f"w\n#### {final}\nThanks!"}])[0] for final in finals]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tutelage.data.names import CONTEXT, is_about, is_thought, kind_of, rank_of
+from tutelage.data.names import CONTEXT, PROMPT, is_about, is_thought, kind_of, rank_of
 from tutelage.data.parsed import BadRow, Found, Purpose, holds
 from tutelage.data.paths import Column
 from tutelage.data.recognise import Facts, is_context, likely_columns, median_length, mostly
@@ -22,6 +22,8 @@ Find = Callable[[Mapping[str, Any]], tuple[Way, list[Found]]]
 KNOWN = "messages; or prompt, question or problem, with a response, a solution or an answer"
 BEHIND = ("input", "option", "choice", "hint", "schema")
 """Contexts that stand behind the question, not before it."""
+ASKS = PROMPT[: PROMPT.index("task")]
+"""Names of prompts that are no less likely beside a likelier one."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,13 @@ def wants_columns(seen: Seen, columns: Mapping[str, Column]) -> str:
     )
 
 
+def ask_which_work(columns: Mapping[str, Column], works: Sequence[str], seen: Seen) -> str:
+    """`data.columns` that name no response, where several columns may be it."""
+    written = {field: column.text for field, column in columns.items()}
+    options = [(name, written | {"response": name}) for name in works]
+    return f"{seen.setting}.columns names no response, and {_and(works)} may be it. Say which is meant:\n{_shown(options, seen)}"
+
+
 def _read(seen: Seen, find: Find) -> tuple[list[Reading], Counter[str]]:
     readings: list[Reading] = []
     faults: Counter[str] = Counter()
@@ -127,7 +136,7 @@ def _open_contexts(readings: Sequence[Reading]) -> list[str]:
     found = []
     for name in _unread(readings):
         held = [(reading, reading.row[name]) for reading in readings if name in reading.unread and holds(reading.row[name])]
-        if is_context(name, ""):
+        if is_context(name, "") or rank_of(name, ASKS)[0] == 0:
             is_open = any(not _stands_in(value, reading.prompt) for reading, value in held)
         elif is_about(name) or kind_of(name) in ("work", "reference", "conversation"):
             is_open = False
