@@ -167,6 +167,9 @@ class Mapped:
         return items
 
     def _one(self, row: Mapping[str, Any], values: Mapping[str, Any], used: frozenset[str]) -> Found:
+        for value in values.values():
+            if isinstance(value, BadRow):
+                raise value
         prompt, response = values["prompt"], values["response"]
         if is_messages(prompt) or is_messages(response):
             found = self._conversation(prompt, response)
