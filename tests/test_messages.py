@@ -30,6 +30,13 @@ def test_more_than_a_question_and_its_answer_is_kept_as_messages():
     assert problem.messages[-1] == {"role": "user", "content": "d"} and problem.response == ""
 
 
+def test_tools_beside_a_question_and_its_answer_make_a_conversation():
+    row = {"messages": chat(0), "functions": [{"name": "f"}], "answer": 5}
+    parsed, problem = read([row])[0], read([row], problems=True)[0]
+    assert [len(each.messages) for each in (parsed, problem)] == [2, 1] and parsed.tools == problem.tools == ({"name": "f"},)
+    assert "tools is text that is not valid JSON" in read([{"messages": chat(0), "tools": "{"}])[0].fault
+
+
 def test_a_system_column_is_the_systems_turn_of_a_conversation():
     parsed = read(two(system="Be brief.", conversations=chat))[0]
     assert parsed.messages[0] == {"role": "system", "content": "Be brief."} and not parsed.unread

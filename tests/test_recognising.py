@@ -161,6 +161,14 @@ def test_the_lines_of_a_question_are_an_answer_to_it(name):
         assert parsed and not any(each.fault for each in parsed), (lines, parsed[0].fault)
 
 
+def test_a_joined_response_has_the_form_that_the_grader_wants():
+    message = asked(S1, reward="question_only")
+    assert r'response = "<think>\n{deepseek_thinking_trajectory}\n</think>\n{deepseek_attempt}"' in message
+    assert "wants eval.reward" not in message and "wants eval.reward" in asked(ASKED["s1K"][0])
+    rows = two(question=question, thinking=THOUGHT, response="<answer> 5 </answer>", answer="5")
+    assert r'response = "<think>\n{thinking}\n</think>\n{response}"' in asked(rows)
+
+
 def test_metadata_raises_no_question():
     about = {
         "id": "a long identifier of the row, with words in it", "source": "olympiads", "url": "https://example.org/a/page/of/it",
@@ -240,7 +248,7 @@ def test_a_text_behind_the_mark_is_no_part_of_the_answer():
 
 def test_names_say_what_columns_hold():
     works = ["deepseek_attempt", "model_output", "generated_solution", "Complex_CoT", "solution_1", "chainOfThought", "thinking_trajectories"]
-    about = ["solution_model", "response_length", "cot_type", "num_generations", "problem_is_valid", "prompt_id", "answer_type"]
+    about = ["wrong_answer", "rejected_response", "model_name", "solution_model", "response_length", "cot_type", "num_generations", "problem_is_valid", "prompt_id", "answer_type"]
     assert {kind_of(name) for name in works} == {"work"} and {kind_of(name) for name in about} == {""}
 
 

@@ -13,7 +13,7 @@ from tutelage.data.parsed import BadRow, Found, Purpose, holds
 from tutelage.data.paths import Column
 from tutelage.data.recognise import Facts, is_context, likely_columns, median_length, mostly
 from tutelage.data.ways import WITHOUT, Conversation, Named, Way
-from tutelage.data.works import LONG, is_bare, is_work
+from tutelage.data.works import LONG, boxed, is_bare, is_work
 
 Columns = dict[str, str]
 Option = tuple[str, Columns]
@@ -67,7 +67,8 @@ def ask_of(seen: Seen, find: Find) -> str:
     what = [f"{_and(works)} may be the worked solution" if works else "", f"{_and(contexts)} may belong to the prompt" if contexts else ""]
     them = "it" if len(works + contexts) == 1 else "them"
     read = f" (the response is {base['response']})" if works and "response" in base else ""
-    return f"{', and '.join(filter(None, what))}, and nothing reads {them}{read}. Say which is meant:\n{_shown(options, seen)}"
+    lines = _shown(options, seen) + (_of_boxes(works, readings) if works and seen.purpose.reward != "question_only" else "")
+    return f"{', and '.join(filter(None, what))}, and nothing reads {them}{read}. Say which is meant:\n{lines}"
 
 
 def no_shape(row: Mapping[str, Any]) -> str:
@@ -230,7 +231,8 @@ def _of_works(base: Columns, works: Sequence[str], readings: Sequence[Reading], 
         fitting = [name for name in answers if name != thought]
         if fitting:
             answer = max(fitting, key=lambda name: (_common(name, thought), name != current))
-            joined = _joined(values[thought].replace("[*]", "[0]"), answers[answer], readings[0].way.purpose.reward)
+            tagged = readings[0].way.purpose.reward == "question_only" or "</answer>" in str(row.get(answer, ""))
+            joined = _joined(values[thought].replace("[*]", "[0]"), answers[answer], tagged)
             options.append((f"{thought}, then {answer}", base | {"response": joined}))
     for name in works:
         one = base | {"response": values[name]}
@@ -240,10 +242,15 @@ def _of_works(base: Columns, works: Sequence[str], readings: Sequence[Reading], 
     return [*options, (f"{current} alone", base)]
 
 
-def _joined(thought: str, answer: str, reward: str) -> str:
-    if reward == "question_only":
-        return f"<think>\n{{{thought}}}\n</think>\n{{{answer}}}"
-    return f"<think>\n{{{thought}}}\n</think>\n<answer>\n{{{answer}}}\n</answer>"
+def _of_boxes(works: Sequence[str], readings: Sequence[Reading]) -> str:
+    """A line about the grader, where works give their answers in boxes and have no tags."""
+    texts = [_text(reading.row.get(name)) for reading in readings for name in works]
+    return '\n# a response that ends in \\boxed{} wants eval.reward = "question_only"' if any(map(boxed, texts)) else ""
+
+
+def _joined(thought: str, answer: str, as_it_is: bool) -> str:
+    block = f"{{{answer}}}" if as_it_is else f"<answer>\n{{{answer}}}\n</answer>"
+    return f"<think>\n{{{thought}}}\n</think>\n{block}"
 
 
 def _expression(name: str, row: Mapping[str, Any], facts: Facts) -> str:
