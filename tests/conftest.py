@@ -72,6 +72,13 @@ def make_config(tiny_model: str, data_file: Path, tmp_path: Path):
 
 
 @pytest.fixture(autouse=True)
+def rows_of_these_tests(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows in tokens are kept for these tests alone; equal rows of several tests are made once."""
+    directory = tmp_path_factory.getbasetemp() / "rows"
+    monkeypatch.setattr("tutelage.data.store.cache_directory", lambda: directory)
+
+
+@pytest.fixture(autouse=True)
 def verdicts_of_this_test(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Each test grades for itself: the verdicts of earlier runs stay where they are."""
     directory = tmp_path_factory.mktemp("cache")

@@ -18,7 +18,7 @@ from tutelage.evaluation.engine.snapshot import take
 from tutelage.machines.sharding import full_tensor, local_part
 from tutelage.machines.world import ALONE, World
 from tutelage.model import lora, optim
-from tutelage.model.load import load_policy, load_tokenizer
+from tutelage.model.load import load_policy, tokenizer_of
 from tutelage.model.order import step_batches
 from tutelage.runs import checkpoint
 from tutelage.runs.log import SilentRunLog
@@ -31,7 +31,7 @@ def set_up_here(world: World, raw: dict, architecture: dict | None = None):
     raw = {section: dict(values) for section, values in raw.items()}
     sgd = raw["train"].pop("sgd", False)
     config = parse_config(raw)
-    tokenizer = load_tokenizer(config.model.id)
+    tokenizer = tokenizer_of(config)
     prepared = prepare(config, tokenizer)
     policy = load_policy(config.model, tokenizer, world=world, shard_ranks=config.parallel.shard)
     start = set_up(policy, prepared, config, SilentRunLog(Path("/nowhere")), world)
@@ -187,7 +187,7 @@ def gradients_by_a_loss(world, raw, directory):
     """(loss, nll, gradients by name) of the first step, by a loss that lies in a directory."""
     sys.path.append(directory)
     config = parse_config(raw)
-    tokenizer = load_tokenizer(config.model.id)
+    tokenizer = tokenizer_of(config)
     examples = prepare(config, tokenizer).train[:8]
     policy = load_policy(config.model, tokenizer, world=world)
     batches = step_batches(examples, 10**6, 8, rank=world.rank, ranks=world.size)

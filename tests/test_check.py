@@ -158,7 +158,7 @@ def an_engine_with_stale_weights(monkeypatch, _):
 
 
 def generation_that_ends_elsewhere(monkeypatch, _):
-    monkeypatch.setattr(native, "end_token_ids", lambda tokenizer, configured: {5})
+    monkeypatch.setattr(native, "end_token_ids", lambda *_: {5})
 
 
 FAULTS = [

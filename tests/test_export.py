@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -47,6 +48,32 @@ def test_an_exported_checkpoint_is_the_model_of_a_run_that_ended_there(make_conf
     AutoModelForCausalLM.from_pretrained(target)
     assert AutoTokenizer.from_pretrained(target).eos_token_id == 0
     assert "after 3 optimizer steps" in (target / "README.md").read_text()
+
+
+def test_an_exported_checkpoint_ends_as_its_run_did(make_config, monkeypatch, tmp_path):
+    from chain import TURN, make_chain_model
+    from test_stops import saved_ends
+
+    chain = make_chain_model(tmp_path / "chain")
+    config = stopped_at(make_config, monkeypatch, 2, model__id=chain, data__prompt="chat")
+    ends = saved_ends(export(Path(config.run.dir)))
+    finished = train_one_size(config)
+    assert set(ends.values()) == {TURN, ends["config"]} and ends["config"] != 0
+    assert saved_ends(finished.directory / "model") == saved_ends(export(finished.directory)) == ends
+
+
+def test_a_resized_model_is_resumed_and_exported_at_its_new_size(make_config, monkeypatch, tiny_model, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    shutil.copytree(tiny_model, tmp_path / "long")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]})
+    tokenizer.save_pretrained(tmp_path / "long")
+    config = stopped_at(make_config, monkeypatch, 2, model__id=str(tmp_path / "long"), model__resize=True)
+    exported = load_file(export(Path(config.run.dir)) / "model.safetensors")
+    assert exported["model.embed_tokens.weight"].shape[0] == 402
+    finished = train_one_size(config)
+    assert AutoModelForCausalLM.from_pretrained(finished.directory / "model").config.vocab_size == 402
 
 
 @pytest.mark.slow

@@ -5,7 +5,6 @@ import torch
 
 from tutelage import tokenize_prompt_and_output
 from tutelage.data.ledger import Example, Ledger
-from tutelage.data.templates import prompt_template
 from tutelage.data.tokens import (
     Stops,
     TokenizedExample,
@@ -111,15 +110,6 @@ def test_truncation_cuts_the_response_and_never_the_prompt_or_fakes_an_end():
     assert [(len(row.prompt_ids), len(row.response_ids), row.ends) for row in kept] == [(3, 5, True), (3, 5, False)]
     assert kept[1].response_ids == (0, 1, 2, 3, 4)
     assert ledger.counts() == {"kept": 1, "truncated": 1, "too long": 1}
-
-
-def test_the_chat_template_needs_to_exist(tokenizer):
-    with pytest.raises(InputError, match="no chat template"):
-        prompt_template("chat", tokenizer)
-    tokenizer.chat_template = (
-        "{% for m in messages %}<u>{{ m.content }}</u>{% endfor %}{% if add_generation_prompt %}<a>{% endif %}"
-    )
-    assert prompt_template("chat", tokenizer) == "<u>{question}</u><a>"
 
 
 class Bytes:

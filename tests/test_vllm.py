@@ -170,6 +170,29 @@ def test_stops_caps_and_minimum_lengths_are_those_of_the_native_generator(engine
 
 
 @needs_vllm
+def test_a_response_goes_on_past_every_end_but_the_runs_own(tmp_path, make_config):
+    """The model says its tokenizer's end token, and one of its generation configuration, before the end of turn."""
+    from chain import OWN, TURN, make_chain_model
+
+    from tutelage.data import Stops
+    from tutelage.evaluation.solve import sampling_of
+    from tutelage.model import tokenizer_of
+
+    model = make_chain_model(tmp_path / "chain")
+    config = make_config(model__id=model, data__prompt="chat", eval__temperature=0.0)
+    tokenizer = tokenizer_of(config)
+    in_a_run, alone = sampling_of(config.eval, Stops.of(tokenizer)), Sampling(8, temperature=0)
+    engine = init_vllm(model, "cpu", seed=1, dtype="float32", max_model_len=64)
+    try:
+        (goes_on,), (ended,) = (engine.generate([tokenizer.encode("a")], sampling) for sampling in (in_a_run, alone))
+    finally:
+        engine.close()
+    assert tokenizer.convert_ids_to_tokens(goes_on.token_ids) == [OWN, "b", TURN]
+    assert (goes_on.text, goes_on.finish_reason) == (f"{OWN}b", "stop")
+    assert (ended.token_ids, ended.text, ended.finish_reason) == ((0,), "", "stop")
+
+
+@needs_vllm
 def test_the_entropy_of_the_likeliest_tokens_is_a_lower_bound(engine, policy):
     load_policy_into_vllm_instance(policy, engine)
     results = {

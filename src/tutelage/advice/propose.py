@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from tutelage.config import Config, replaced
-from tutelage.data import Example, Ledger, Prepared, TokenizedExample, panel_size, prepare
+from tutelage.data import Example, Ledger, Prepared, Template, TokenizedExample, panel_size, prepare
 from tutelage.errors import InputError
-from tutelage.model import RECOMPUTATIONS, Recomputation, check_positions, for_device, load_tokenizer
+from tutelage.model import RECOMPUTATIONS, Recomputation, check_positions, for_device, tokenizer_of
 from tutelage.resources import AGAIN, HALF_FILLED, Estimate, Estimator, Seat, device_here, device_named, way_of, ways
 
 IMAGINED_ROWS, IMAGINED_PROBLEMS = 1000, 500
@@ -125,7 +127,7 @@ def advise(
         raise InputError(f"--gpus {gpus}: the device is a CPU")
     if device.kind == "cpu":
         config = config.model_copy(update={"model": for_device(config.model, device.torch_device)})
-    tokenizer = load_tokenizer(config.model.id) if length is None else None
+    tokenizer = tokenizer_of(config) if length is None else None
     prepared = prepare(config, tokenizer) if length is None else imagined(config, length)
     planner = Planner(config, prepared, Estimator(tokenizer, device, gpus))
     policy, ranks = planner.estimator.policy(config), planner.estimator.ranks(config)
@@ -168,6 +170,6 @@ def imagined(config: Config, length: int) -> Prepared:
     problems = [Example("", "", "", f"problem {index}") for index in range(IMAGINED_PROBLEMS)]
     panel = panel_size(config.eval, len(problems))
     return Prepared(
-        rows, problems if config.eval.full else problems[:panel], Ledger(row.source for row in rows), [length] * count, length,
-        False, "", panel, prompt,
+        rows, problems if config.eval.full else problems[:panel], Ledger([row.source for row in rows]), np.full(count, length), length,
+        False, Template("{question}"), panel, prompt,
     )  # fmt: skip

@@ -117,7 +117,7 @@ def show(advice: Advice) -> None:
     device, gpus, allowed = advice.estimator.device, advice.estimator.gpus, in_gb(advice.estimator.allowed)
     console.say(
         f"{device.name}{f', {gpus} of them' if gpus > 1 else ''}: {device.memory / GIB:.1f} GiB of memory each, of which {allowed} are"
-        f" planned with; rows of up to {advice.prepared.max_length:,} tokens, {len(advice.prepared.train):,} of them"
+        f" planned with; rows of up to {advice.prepared.max_length:,} tokens, {advice.prepared.rows:,} of them"
     )
     if advice.ranks > 1:
         console.say(f"{advice.ranks} ranks share the state: start it with --launch {advice.ranks}; bytes are of one card")

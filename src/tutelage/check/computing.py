@@ -17,11 +17,11 @@ from tutelage.model import (
     for_device,
     get_response_log_probs,
     load_policy,
-    load_tokenizer,
     pack,
     pad,
     sft_microbatch_train_step,
     step_batches,
+    tokenizer_of,
 )
 from tutelage.resources import free_memory, pair_cost, weight_bytes
 from tutelage.training import accumulate_gradients
@@ -87,7 +87,7 @@ def ranks(subject: Subject) -> Finding:
 
 def gradient_of(config: Config, rows: list[TokenizedExample], world: World) -> torch.Tensor:
     """A sample of the gradient of the rows' step, one row at a time, by all ranks of a job on the CPU."""
-    policy = load_policy(config.model, load_tokenizer(config.model.id), world=world)
+    policy = load_policy(config.model, tokenizer_of(config), world=world)
     policy.model.train()
     pad_id = None if policy.packs and config.train.pack else policy.pad_token_id
     batches = step_batches(rows, max(map(len, rows)), 1, pad_id, world.rank, world.size, pair_cost(policy))

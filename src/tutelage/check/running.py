@@ -132,7 +132,8 @@ def _generate(subject: Subject, prompts: list[list[int]]) -> list[Completion]:
 
 
 def _greedy(subject: Subject) -> Sampling:
-    return Sampling(max_new_tokens=CAP, temperature=0.0, stop=subject.policy.stops.strings)
+    stops = subject.policy.stops
+    return Sampling(max_new_tokens=CAP, temperature=0.0, stop=stops.strings, end_token_id=stops.end_token_id)
 
 
 @contextmanager

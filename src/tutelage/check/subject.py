@@ -11,7 +11,7 @@ import torch
 from tutelage import console
 from tutelage.config import Config, replaced
 from tutelage.data import Pool, Prepared, TokenizedExample, choose, read_pool
-from tutelage.model import Course, Policy, check_positions, load_policy, load_tokenizer, outline
+from tutelage.model import Course, Policy, check_positions, load_policy, outline, tokenizer_of
 from tutelage.resources import pair_cost
 
 ROWS = 8
@@ -65,7 +65,7 @@ class Subject:
 
 def make_subject(config: Config, scratch: Path) -> Subject:
     """Read, grade and tokenize the rows, and load the model. Raises InputError."""
-    tokenizer = load_tokenizer(config.model.id)
+    tokenizer = tokenizer_of(config)
     pool = read_pool(config, tokenizer)
     prepared = choose(pool, config.data)
     check_positions(outline(config.model, tokenizer, torch.device("cpu")), prepared.max_length, "data.max_length")

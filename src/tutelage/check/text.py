@@ -6,9 +6,8 @@ import itertools
 from typing import Any
 
 from tutelage.check.subject import Finding, Subject
-from tutelage.config import replaced
 from tutelage.console import percent
-from tutelage.data import Example, Ledger, Row, TokenizedExample, choose_problems
+from tutelage.data import Example, Sequences, TokenizedExample
 from tutelage.evaluation import REWARD_FUNCTIONS, prompt_ids
 from tutelage.model import pack
 
@@ -23,14 +22,16 @@ SELF_TEST = (("0.5", r"\frac{1}{2}", True), ("72.0", "72", True), ("73", "72", F
 
 def ids(subject: Subject) -> Finding:
     """What was tokenized is read back as the same text, and the prompt's ids are those that validation would send for that row."""
-    rows = subject.prepared.train[:MOST_ROWS]
-    sent = _sent_in_validation(subject, rows)
-    for row in rows:
-        for what, again, text, is_cut in _read_back(subject.policy.tokenizer, row, subject.pool.by_source[row.source]):
+    train = subject.prepared.train
+    assert isinstance(train, Sequences)
+    rows = train[:MOST_ROWS]
+    for index, row in enumerate(rows):
+        example = train.example(index)
+        for what, again, text, is_cut in _read_back(subject.policy.tokenizer, row, example):
             # a cut may go through a character
             if not text.startswith(again.rstrip("\ufffd")) if is_cut else again != text:
                 return Finding(False, f"{row.source}: the {what}'s ids read back as {_difference(again, text)}")
-        if sent.get(row.source, list(row.prompt_ids)) != list(row.prompt_ids):
+        if prompt_ids(subject.policy.tokenizer, [train.asked(index)])[0] != list(row.prompt_ids):
             return Finding(False, f"{row.source}: validation would send other ids for the same prompt than it was trained on")
     return Finding(True, f"{len(rows)} rows, {sum(map(len, rows)):,} ids")
 
@@ -49,15 +50,6 @@ def _difference(found: str, text: str) -> str:
     pairs = itertools.zip_longest(found, text)
     index = next((index for index, (a, b) in enumerate(pairs) if a != b), 0)
     return f"another text from character {index} on: {found[index : index + 20]!r} for {text[index : index + 20]!r}"
-
-
-def _sent_in_validation(subject: Subject, rows: list[TokenizedExample]) -> dict[str, list[int]]:
-    """The ids that an evaluation sends for the same rows. One without a reference cannot be asked; its prompt is made as the others'."""
-    pool = subject.pool
-    lenient = replaced(pool.config, {"data.on_bad_row": "skip"})
-    problems = choose_problems([Row(row.source, pool.raw[row.source]) for row in rows], pool.template, Ledger(()), lenient)
-    sent = prompt_ids(subject.policy.tokenizer, problems)
-    return {problem.source: prompt for problem, prompt in zip(problems, sent, strict=True)}
 
 
 def end_token(subject: Subject) -> Finding:
@@ -87,8 +79,8 @@ def mask(subject: Subject) -> Finding:
     expected, counted = sum(len(row.response_ids) for row in rows), float(batch.weights.sum())
     if counted != expected:
         return Finding(False, f"{counted:.0f} predictions carry the loss, where the responses have {expected} tokens")
-    tokens = sum(map(len, subject.prepared.train))
-    share = sum(len(row.response_ids) for row in subject.prepared.train) / tokens
+    tokens = subject.prepared.tokens
+    share = subject.prepared.response_tokens / tokens
     return Finding(True, f"{percent(share)} of {tokens:,} tokens carry the loss")
 
 
@@ -97,8 +89,11 @@ def grader(subject: Subject) -> Finding:
     style = subject.config.eval.reward
     grade = REWARD_FUNCTIONS[style]
     says = "so it is. </think> <answer> {} </answer>" if style == "r1_zero" else r"So it is \boxed{{{}}}."
-    examples = [*subject.pool.examples, *subject.pool.problems]
-    references = list(dict.fromkeys(example.reference for example in examples if example.reference.strip()))[: MOST_ROWS // 10]
+    rows = subject.pool.candidates[: MOST_ROWS // 10].tolist()
+    examples = [*(subject.pool.example(row) for row in rows), *subject.pool.problems[: MOST_ROWS // 10]]
+    several = (example.reference for example in examples)
+    each = (one for reference in several for one in ((reference,) if isinstance(reference, str) else reference))
+    references = list(dict.fromkeys(reference for reference in each if reference))[: MOST_ROWS // 10]
     cases = [(says.format(answer), reference, equal) for answer, reference, equal in SELF_TEST]
     for reference in references:
         cases += [(says.format(reference), reference, True), (says.format(WRONG), reference, False), ("no answer", reference, False)]

@@ -80,10 +80,11 @@ def config_of(model: str, overrides: list[str]) -> Config:
     path = Path(model)
     run = path.parent if path.name == "model" and path.is_dir() else path
     if (run / "config.toml").is_file() and (run / "model").is_dir():
-        # the prompt template as it was then, whatever has become of its file
+        # the prompt template as it was then, whatever has become of its file or of the day
+        kept = next(file for name in ("template.json", "prompt.txt") if (file := run / name).is_file() or name == "prompt.txt")
         return load_config(
             run / "config.toml",
-            [f"--model.id={run / 'model'}", f"--data.prompt={run / 'prompt.txt'}", "--eval.mode=auto", *overrides],
+            [f"--model.id={run / 'model'}", f"--data.prompt={kept}", "--data.template_arguments={}", "--eval.mode=auto", *overrides],
         )
     if (path / "config.toml").is_file():
         raise InputError(

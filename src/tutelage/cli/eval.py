@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
+import tomllib
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ from tutelage.errors import InputError
 
 if TYPE_CHECKING:
     from tutelage.config import Config
+    from tutelage.data import Template
     from tutelage.evaluation import Job, Solved
 
 
@@ -26,6 +29,10 @@ def add(commands: Commands) -> None:
         choices=["auto", "vllm", "native"],
         help="what generates; vllm: one engine on each GPU in sight (eval.backend)",
     )
+    parser.add_argument("--split", help="the split of the data (default: test)")
+    parser.add_argument("--hub-config", help="the configuration of a hub data set")
+    parser.add_argument("--columns", metavar="TABLE", help='as data.columns: { prompt = "problem", reference = "answer" }')
+    parser.add_argument("--prompt", help="the prompt template (default: what the model was trained with)")
     parser.add_argument("--where", default="local", help=WHERE)
     parser.add_argument("--workers", type=int, default=2, help="with Ray: how many jobs share the problems (default 2)")
 
@@ -34,26 +41,48 @@ def run(arguments: argparse.Namespace) -> Outcome:
     start()
     backend = [] if arguments.backend is None else [f"--eval.backend={arguments.backend}"]
     overrides = [*arguments.overrides, *backend]
-    return Outcome(evaluate_file(arguments.model, arguments.data, overrides, arguments.out, arguments.where, arguments.workers))
+    reading = {name: getattr(arguments, name) for name in ("split", "hub_config", "prompt") if getattr(arguments, name) is not None}
+    if arguments.columns is not None:
+        reading["columns"] = _table(arguments.columns)
+    return Outcome(
+        evaluate_file(arguments.model, arguments.data, overrides, arguments.out, arguments.where, arguments.workers, reading)
+    )
+
+
+def _table(text: str) -> dict[str, str]:
+    """The columns that a TOML table names. Raises InputError."""
+    from tutelage.config import Source
+
+    try:
+        return Source(path="", columns=tomllib.loads(f"columns = {text}")["columns"]).columns  # type: ignore[return-value]
+    except (tomllib.TOMLDecodeError, ValueError) as error:
+        raise InputError(f"--columns {text}: write a table, such as {{ prompt = \"problem\", reference = \"answer\" }}: {error}") from None
 
 
 def evaluate_file(
-    model: str, data: str, overrides: list[str], out: Path | None, where: str = "local", workers: int = 2
+    model: str,
+    data: str,
+    overrides: list[str],
+    out: Path | None,
+    where: str = "local",
+    workers: int = 2,
+    reading: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Let a model solve the problems of a data source; print the summary, and log every generation to a directory.
 
     Args:
         where: as `fanout.run_map`; on a cluster, `workers` jobs share the problems.
+        reading: how the rows are read: `split`, `hub_config`, `columns`, `shape`, `prompt`, as in `data.validation`.
 
     Raises:
         InputError: `out` exists, or a row has no prompt or reference; an engine, or Ray, was asked for and is not installed.
         RunError: an engine failed twice at the same problems, or does not have the model's weights; finished parts are on the disk.
     """
     from tutelage import console
-    from tutelage.data import Ledger, choose_problems, prompt_template, read_rows
+    from tutelage.data import choose_problems, open_store, problems_of, template_of
     from tutelage.evaluation import Job, settled, solve_elsewhere, solve_here, summarize
     from tutelage.machines import fanout
-    from tutelage.model import load_tokenizer
+    from tutelage.model import tokenizer_of
     from tutelage.runs import append_lines, to_lines, write_text
 
     fanout.require(where)
@@ -61,11 +90,12 @@ def evaluate_file(
     solving = config.model_copy(update={"eval": settled(config.eval)})
     stamp = time.strftime("%Y%m%d-%H%M%S")
     directory = new_path(out or Path("evaluations") / f"{Path(model).name}-{Path(data).stem}-{stamp}")
-    tokenizer = load_tokenizer(config.model.id)
-    template = prompt_template(config.data.prompt, tokenizer)
-    rows = read_rows(data, config.data.validation_split, config.data.hub_config)
-    ledger = Ledger(row.source for row in rows)
-    chosen = choose_problems(rows, template, ledger, config)[: config.eval.examples or None]
+    tokenizer = tokenizer_of(config)
+    source = (config.data.of_validation() or config.data.of_training()).model_copy(update={"path": data, **(reading or {})})
+    template = template_of(source.prompt or config.data.prompt, tokenizer, config.data.template_arguments)
+    store = open_store(source, template, tokenizer, config.eval.reward, setting="data.validation")
+    asked = problems_of(store, config.data)
+    chosen = choose_problems(asked, config.eval.seed)[: config.eval.examples or None]
     job = Job.of(chosen, tokenizer, solving.eval)
     _begin(directory, config, template)
 
@@ -78,10 +108,11 @@ def evaluate_file(
         else:
             solved = solve_elsewhere(job, solving, where, workers, advance, keep)
     write_text(directory / "generations.jsonl", to_lines(_with_sources(job, solved)))
-    malformed = ledger.counts()["malformed"]
+    left_out = Counter(fate for _, fate, _ in asked.faults)
     failed = {"entropy_failed": solved.entropy_failed} if solved.entropy_failed else {}
     summary = {
-        "model": model, "data": data, "rows": len(rows), "malformed_rows": malformed, "backend": solving.eval.backend,
+        "model": model, "data": data, "rows": len(store), "malformed_rows": left_out["malformed"],
+        "rows_without_reference": left_out["no reference"], "rows_that_ask_again": asked.again, "backend": solving.eval.backend,
         **summarize(solved.records, solved.entropy), **failed,
         "certificates": [certificate.as_dict() for certificate in solved.certificates],
     }  # fmt: skip
@@ -90,7 +121,7 @@ def evaluate_file(
     return summary
 
 
-def _begin(directory: Path, config: Config, template: str) -> None:
+def _begin(directory: Path, config: Config, template: Template) -> None:
     """Make the directory, and write what an evaluation is of: settings, prompt template, environment and command."""
     from tutelage.config import to_toml
     from tutelage.runs import describe_environment, write_text
@@ -100,7 +131,7 @@ def _begin(directory: Path, config: Config, template: str) -> None:
     except OSError as error:
         raise InputError(f"{directory}: cannot be written: {error.strerror}") from None
     write_text(directory / "settings.toml", to_toml(config))
-    write_text(directory / "prompt.txt", template)
+    write_text(directory / "prompt.txt", template.text)
     write_text(directory / "environment.json", json.dumps(describe_environment(), indent=2) + "\n")
 
 
@@ -111,11 +142,10 @@ def _show(summary: dict[str, Any], asked: int, directory: Path) -> None:
     if "entropy_failed" in summary:
         console.say(f"entropies could not be computed ({summary['entropy_failed']}); all else counts", style="yellow")
     show.summary_table(f"{summary['model']} on {summary['data']}", summary)
-    malformed = summary["malformed_rows"]
-    console.say(
-        f"{asked} of the {summary['rows'] - malformed} problems were asked; {malformed} rows were malformed;"
-        f" every response is in {directory}/generations.jsonl"
-    )
+    named = {"malformed_rows": "are malformed", "rows_without_reference": "have no reference", "rows_that_ask_again": "ask a problem again"}
+    problems = summary["rows"] - sum(summary[key] for key in named)
+    others = "".join(f"; {summary[key]} rows {what}" for key, what in named.items() if summary[key])
+    console.say(f"{asked} of the {problems} problems were asked{others}; every response is in {directory}/generations.jsonl")
 
 
 def _with_sources(job: Job, solved: Solved) -> list[dict[str, Any]]:

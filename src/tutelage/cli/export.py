@@ -63,12 +63,12 @@ def _write(run: Path, found: Path, target: Path) -> None:
     from tutelage import console
     from tutelage.config import load_config
     from tutelage.machines import ALONE
-    from tutelage.model import load_policy, load_tokenizer, save_model
+    from tutelage.model import load_policy, save_model, tokenizer_of
     from tutelage.report import show
     from tutelage.runs import Reading, checkpoint
 
     config = load_config(run / "config.toml")
-    tokenizer = load_tokenizer(config.model.id)
+    tokenizer = tokenizer_of(config)
     reading = Reading(run)
     precision = reading.table("plan.json").get("precision", config.model.precision)
     as_trained = config.model.model_copy(update={"device": "cpu", "precision": precision})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,10 @@ from tutelage.errors import InputError
 if TYPE_CHECKING:
     from tutelage.config import DataConfig
     from tutelage.data import Row, Tally
+
+
+LOOKED_AT = 200
+"""Rows from which it is decided how all are read."""
 
 
 def add(commands: Commands) -> None:
@@ -61,7 +66,7 @@ def filter_file(
     """
     from tutelage import console
     from tutelage.config import DataConfig
-    from tutelage.data import Tally, count_well_formed, draw_rows, iter_rows, judge_rows
+    from tutelage.data import Tally, count_well_formed, draw_rows, iter_rows, judge_rows, reader_of
     from tutelage.machines import fanout
     from tutelage.runs import to_lines, writing
 
@@ -76,20 +81,22 @@ def filter_file(
         return iter_rows(data, config.train_split, config.hub_config)
 
     with console.progress(f"reading {data}"):
-        well_formed = count_well_formed(rows(), config)
+        source = config.of_training().model_copy(update={"path": data})
+        reader = reader_of(source, list(itertools.islice(rows(), LOOKED_AT)), reward=style)
+        well_formed = count_well_formed(rows(), reader, config.on_bad_row)
     tally = Tally()
     with contextlib.ExitStack() as files:  # on an error, none of the files is left
         kept_lines, fate_lines = files.enter_context(writing(out)), files.enter_context(writing(ledger_path))
         with console.progress("grading the worked solutions", well_formed) as advance, _going_on(), fanout.cluster(where):
-            for judged in judge_rows(rows(), config, style, where, advance):
+            for judged in judge_rows(rows(), reader, style, where, advance):
                 fate_lines.write(to_lines([vars(judged.fate)]))
                 if judged.fate.fate == "kept":
                     kept_lines.write(to_lines([judged.row.value]))
                 tally.add(judged)
-        kept = tally.kept()
+        kept = tally.kept(style)
         if control:
             lines = files.enter_context(writing(control_path))
-            lines.writelines(to_lines([value]) for value in draw_rows(rows(), config, well_formed, kept))
+            lines.writelines(to_lines([value]) for value in draw_rows(rows(), reader, well_formed, kept, config.seed))
     _show(tally)
     wrote = [f"{out} ({kept} rows)", f"{ledger_path} (the fate of each row)"]
     console.say("wrote " + ", ".join(wrote + ([f"{control_path} ({kept} rows drawn at random)"] if control else [])))

@@ -12,13 +12,15 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from tutelage import console
-from tutelage.config import DataConfig
-from tutelage.data.ledger import Example, Fate, Ledger, check_malformed, examples_of, summary
+from tutelage.data.conversations import in_the_form_of
+from tutelage.data.ledger import Example, Fate, check_malformed, summary
+from tutelage.data.marks import plain
+from tutelage.data.parts import LEFT_OUT, MALFORMED, Added, Made
+from tutelage.data.shapes import Parsed, Reader
 from tutelage.data.sources import Row
-from tutelage.data.templates import BARE
 from tutelage.errors import InputError
-from tutelage.grading import Verdict, VerdictCache, grade_all, grade_responses
-from tutelage.machines import cache_directory, run_map
+from tutelage.grading import Verdict, VerdictCache, boxed_answer, grade_all, grade_responses, grader_version, tagged_answer
+from tutelage.machines import cache_directory, is_worker, run_map
 
 GRADED_AT_ONCE = 512
 """Rows that are graded together; their verdicts are kept together."""
@@ -32,6 +34,7 @@ def judge(
     cache: VerdictCache | None = None,
     on_graded: Callable[[int], None] = lambda count: None,
     where: str = "local",
+    grade_pairs: Callable[..., list[Verdict]] = grade_all,
 ) -> Iterator[tuple[Example, str, Verdict]]:
     """(example, fate, verdict) of each worked solution against its reference, graded on all cores or over a cluster.
 
@@ -41,10 +44,11 @@ def judge(
         style: the grader, as `eval.reward`.
         on_graded: called with how many more are done.
         where: who grades, as `fanout.run_map`.
+        grade_pairs: what grades on this machine, as `grade_all`.
     """
     unknown = Verdict(None, "reference", "the row has no reference answer to compare with")
     at_once = _graded_at_once(where)
-    grade_pairs = grade_all if where == "local" else functools.partial(_grade_over, where)
+    grade_pairs = grade_pairs if where == "local" else functools.partial(_grade_over, where)
     for start in range(0, len(examples), at_once):
         chunk = examples[start : start + at_once]
         pairs = [(example.response, example.reference) for example in chunk if example.reference]
@@ -104,33 +108,35 @@ def verdict_cache() -> Iterator[VerdictCache | None]:
         cache.close()
 
 
-def keep_correct(judged: Iterable[tuple[Example, str, Verdict]], ledger: Ledger) -> list[Example]:
-    """Of what `judge` says, the examples whose response is right; the others are marked in the ledger with the reason.
-
-    Raises:
-        InputError: nothing survives; the message counts why and shows one row.
-    """
-    kept, first = [], None
-    for example, fate, verdict in judged:
-        first = first or example
-        if fate == "kept":
-            kept.append(example)
-        else:
-            ledger.mark(example.source, fate, f"{verdict.layer}: {verdict.why}")
-    if not kept and first is not None:
-        raise _nothing_survives(ledger.counts(), first)
-    return kept
+def verdict_column(style: str) -> Added:
+    """The column that says what `judge` makes of a row: its values are fate and why."""
+    return Added(f"verdicts-{style}-{grader_version()}", verdicts, style)
 
 
-def _nothing_survives(counts: Counter[str], first: Example) -> InputError:
+def verdicts(style: str, rows: Sequence[tuple[int, Made]]) -> tuple[dict[str, list[str]], bool]:
+    """The values of `verdict_column`. Those that a clock made are not kept."""
+    examples = [Example("", plain(row.turns[-1].response), row.parsed.reference, row.parsed.source) for _, row in rows]
+    workers = 1 if is_worker() else None
+    with verdict_cache() as cache:
+        judged = list(judge(examples, style, cache, grade_pairs=functools.partial(grade_all, workers=workers)))
+    whys = [f"{verdict.layer}: {verdict.why}" for _, _, verdict in judged]
+    return {"fate": [fate for _, fate, _ in judged], "why": whys}, not any(verdict.by_the_clock for _, _, verdict in judged)
+
+
+def nothing_survives(counts: Counter[str], first: Example, style: str) -> InputError:
+    """The error that no row is kept, with what would help."""
+    hint = ""
+    other = "question_only" if style == "r1_zero" else "r1_zero"
+    if (boxed_answer if other == "question_only" else tagged_answer)(first.response) is not None:
+        form = "\\boxed{}" if other == "question_only" else "<answer> tags"
+        hint = f' (it answers in {form}: eval.reward = "{other}" reads that)'
     return InputError(
         f"nothing survives the filter ({summary(counts)}); the first row, {first.source}: reference {first.reference!r},"
-        f" response ends {first.response[-80:]!r}. Mend the data, or set data.filter = false"
+        f" response ends {first.response[-80:]!r}{hint}. Mend the data, or set data.filter = false"
     )
 
 
 # ── a stream of rows: memory does not grow with their number ──────────────────────────────────────────────────────────
-# The template is BARE throughout: the prompt plays no part in grading, and one that opens the think block changes responses.
 
 
 class Judged(NamedTuple):
@@ -142,38 +148,62 @@ class Judged(NamedTuple):
     verdict: Verdict | None = None
 
 
-def count_well_formed(rows: Iterable[Row], data: DataConfig) -> int:
-    """How many rows are well-formed. Raises InputError for malformed ones as `to_examples` does, before anything is graded."""
+def parsed_rows(rows: Iterable[Row], reader: Reader) -> Iterator[tuple[Row, Parsed]]:
+    """Each row with what it says; an item of a row comes as a row of its own, with prompt, response and reference."""
+    for row in rows:
+        for parsed in reader.read(row):
+            if parsed.source != row.source and not parsed.fault:
+                value = {"prompt": parsed.prompt, "response": parsed.response, "reference_answer": parsed.reference}
+                yield Row(parsed.source, value), parsed
+            else:
+                yield row, parsed
+
+
+def response_text(parsed: Parsed, style: str) -> str:
+    """What is graded of a row where no prompt template is at hand: the last turn, its thought in the form that the grader reads."""
+    if not parsed.messages:
+        return parsed.response
+    answers = [message for message in parsed.messages if message["role"] == "assistant"]
+    return in_the_form_of("<answer>" if style == "r1_zero" else "", answers[-1]) if answers else ""
+
+
+def count_well_formed(rows: Iterable[Row], reader: Reader, on_bad_row: str) -> int:
+    """How many rows are well-formed. Raises InputError for malformed ones as `prepare` does, before anything is graded."""
     well_formed, malformed, first = 0, 0, ""
-    for row, made in examples_of(rows, BARE, data):
-        if isinstance(made, Example):
-            well_formed += 1
+    for _, parsed in parsed_rows(rows, reader):
+        if parsed.fault:
+            malformed, first = malformed + 1, first or f"{parsed.source}: {parsed.fault}"
         else:
-            malformed, first = malformed + 1, first or f"{row.source}: {made}"
-    check_malformed(malformed, first, well_formed + malformed, data.on_bad_row)
+            well_formed += not parsed.left_out
+    check_malformed(malformed, first, well_formed + malformed, on_bad_row)
     return well_formed
 
 
 def judge_rows(
-    rows: Iterable[Row], data: DataConfig, style: str, where: str, on_graded: Callable[[int], None]
+    rows: Iterable[Row], reader: Reader, style: str, where: str, on_graded: Callable[[int], None]
 ) -> Iterator[Judged]:
     """What `judge` says of each row, in their order. Verdicts are kept some hundreds at a time, and found again the next time."""
-    parsed = examples_of(rows, BARE, data)
+    parsed = parsed_rows(rows, reader)
     with verdict_cache() as cache:
         while chunk := list(islice(parsed, _graded_at_once(where))):
-            judged = judge([made for _, made in chunk if isinstance(made, Example)], style, cache, on_graded, where)
-            for row, made in chunk:
-                if isinstance(made, Example):
-                    example, fate, verdict = next(judged)
-                    yield Judged(row, Fate(row.source, fate, f"{verdict.layer}: {verdict.why}".rstrip(": ")), example, verdict)
+            examples = [
+                Example(each.prompt, response_text(each, style), each.reference, each.source)
+                for _, each in chunk
+                if not each.fault and not each.left_out
+            ]
+            judged = judge(examples, style, cache, on_graded, where)
+            for row, each in chunk:
+                if each.fault or each.left_out:
+                    yield Judged(row, Fate(each.source, MALFORMED if each.fault else LEFT_OUT, each.fault or each.left_out))
                 else:
-                    yield Judged(row, Fate(row.source, "malformed", str(made)))
+                    example, fate, verdict = next(judged)
+                    yield Judged(row, Fate(each.source, fate, f"{verdict.layer}: {verdict.why}".rstrip(": ")), example, verdict)
 
 
-def draw_rows(rows: Iterable[Row], data: DataConfig, well_formed: int, count: int) -> Iterator[dict[str, Any]]:
-    """`count` of the `well_formed` rows, drawn at random by the seed of the data, in their order."""
-    chosen = set(random.Random(data.seed).sample(range(well_formed), count))
-    values = (row.value for row, made in examples_of(rows, BARE, data) if isinstance(made, Example))
+def draw_rows(rows: Iterable[Row], reader: Reader, well_formed: int, count: int, seed: int) -> Iterator[dict[str, Any]]:
+    """`count` of the `well_formed` rows, drawn at random by a seed, in their order."""
+    chosen = set(random.Random(seed).sample(range(well_formed), count))
+    values = (row.value for row, each in parsed_rows(rows, reader) if not each.fault and not each.left_out)
     return (value for index, value in enumerate(values) if index in chosen)
 
 
@@ -195,8 +225,8 @@ class Tally:
             self.layers[judged.verdict.layer] += 1
             self.examples.setdefault(fate.fate, judged.example)
 
-    def kept(self) -> int:
+    def kept(self, style: str) -> int:
         """How many rows are kept. Raises InputError: none is."""
         if not self.fates["kept"] and self.examples:
-            raise _nothing_survives(self.fates, next(iter(self.examples.values())))
+            raise nothing_survives(self.fates, next(iter(self.examples.values())), style)
         return self.fates["kept"]

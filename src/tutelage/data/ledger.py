@@ -1,16 +1,15 @@
-"""From rows to examples, and the ledger: the one fate of every row."""
+"""The ledger: the one fate of every row."""
 
 from __future__ import annotations
 
+import itertools
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from tutelage.config import DataConfig
-from tutelage.data.shapes import BadRow, parse_row, shape_of
-from tutelage.data.sources import Row
-from tutelage.data.templates import apply_template
 from tutelage.errors import InputError
+from tutelage.grading import Reference
 
 
 @dataclass(frozen=True)
@@ -19,7 +18,7 @@ class Example:
 
     prompt: str
     response: str
-    reference: str
+    reference: Reference
     source: str
 
 
@@ -33,74 +32,74 @@ class Fate:
 
 
 class Ledger:
-    """The fate of every row, by its source, in the order of the rows."""
+    """The fate of every row, in the order of the rows; "kept" until another is marked.
 
-    def __init__(self, sources: Iterable[str]) -> None:
-        self._fates: dict[str, Fate] = {}
-        for source in sources:
-            if source in self._fates:
-                raise AssertionError(f"two rows have the name {source}; this is a bug of Tutelage")
-            self._fates[source] = Fate(source, "kept")
+    A million rows need 8 bytes each besides their names: fates and reasons are few, and stand in a list once.
+    """
+
+    def __init__(self, sources: Sequence[str], more: Sequence[str] = ()) -> None:
+        """`more` names rows that stand behind the others, such as validation rows that are no problems."""
+        self.sources, self.more = sources, list(more)
+        self._known: dict[tuple[str, str], int] = {("kept", ""): 0}
+        self._marks = array("I", bytes(4 * (len(sources) + len(more))))
 
     def copy(self) -> Ledger:
-        made = Ledger(())
-        made._fates = dict(self._fates)
+        made = Ledger((), self.more)
+        made.sources, made._known, made._marks = self.sources, dict(self._known), array("I", self._marks)
         return made
 
-    def mark(self, source: str, fate: str, why: str = "") -> None:
-        self._fates[source] = Fate(source, fate, why)
+    def source(self, row: int) -> str:
+        """The name of a row."""
+        return self.sources[row] if row < len(self.sources) else self.more[row - len(self.sources)]
+
+    def mark(self, row: int, fate: str, why: str = "") -> None:
+        """Say what becomes of a row, by its index."""
+        self._marks[row] = self._known.setdefault((fate, why), len(self._known))
 
     def counts(self) -> Counter[str]:
-        return Counter(fate.fate for fate in self)
+        counts: Counter[str] = Counter()
+        fates = [fate for fate, _ in self._known]
+        for mark, count in Counter(self._marks).items():
+            counts[fates[mark]] += count
+        return counts
+
+    def why(self) -> dict[str, str]:
+        """Of each fate that has a reason, its first row and the reason."""
+        first: dict[int, int] = {}
+        for row, mark in enumerate(self._marks):
+            if mark and mark not in first:
+                first[mark] = row
+        said: dict[str, str] = {}
+        marks = list(self._known)
+        for mark, row in first.items():
+            fate, why = marks[mark]
+            if why:
+                said.setdefault(fate, f"{self.source(row)}: {why}")
+        return said
+
+    def first_of_each(self, count: int) -> Iterator[tuple[int, Fate]]:
+        """(index, fate) of the first `count` rows of each fate, in the order of the rows."""
+        marks = list(self._known)
+        seen: Counter[str] = Counter()
+        for row, mark in enumerate(self._marks):
+            fate, why = marks[mark]
+            seen[fate] += 1
+            if seen[fate] <= count:
+                yield row, Fate(self.source(row), fate, why)
+
+    def __len__(self) -> int:
+        return len(self._marks)
 
     def __iter__(self) -> Iterator[Fate]:
-        return iter(self._fates.values())
+        marks = list(self._known)
+        return (
+            Fate(source, *marks[mark]) for source, mark in zip(itertools.chain(self.sources, self.more), self._marks, strict=True)
+        )
 
 
 def summary(counts: Counter[str]) -> str:
     """``450 kept, 62 wrong answer``."""
     return ", ".join(f"{count} {fate}" for fate, count in counts.most_common())
-
-
-def examples_of(
-    rows: Iterable[Row], template: str, data: DataConfig, needs_response: bool = True
-) -> Iterator[tuple[Row, Example | BadRow]]:
-    """Each row with its example, or with the reason why it is malformed.
-
-    Raises:
-        InputError: `data.shape` names no function.
-    """
-    shape = shape_of(data)
-    for row in rows:
-        try:
-            if row.problem:
-                raise BadRow(row.problem)
-            pair = parse_row(row.value, shape, needs_response)
-        except BadRow as malformed:
-            yield row, malformed
-        else:
-            yield row, Example(*apply_template(pair, template), pair["reference"], row.source)
-
-
-def to_examples(
-    rows: Sequence[Row], template: str, ledger: Ledger, data: DataConfig | None = None, needs_response: bool = True
-) -> list[Example]:
-    """Examples of the well-formed rows; malformed ones raise, or are marked "malformed" in the ledger.
-
-    Raises:
-        InputError: names file, line and key of the first malformed row (and counts the others), or no row is left.
-    """
-    data = data or DataConfig()
-    examples: list[Example] = []
-    malformed: list[str] = []
-    for row, made in examples_of(rows, template, data, needs_response):
-        if isinstance(made, Example):
-            examples.append(made)
-        else:
-            malformed.append(f"{row.source}: {made}")
-            ledger.mark(row.source, "malformed", str(made))
-    check_malformed(len(malformed), malformed[0] if malformed else "", len(rows), data.on_bad_row)
-    return examples
 
 
 def check_malformed(count: int, first: str, rows: int, on_bad_row: str) -> None:
@@ -115,3 +114,8 @@ def check_malformed(count: int, first: str, rows: int, on_bad_row: str) -> None:
         raise InputError(f'{first}{more}; mend the row, or set data.on_bad_row = "skip" to leave such rows out and count them')
     if count == rows:
         raise InputError(f"all {rows} rows are malformed; the first: {first}")
+
+
+def named_once(unread: Iterable[tuple[str, int]], rows: int) -> str:
+    """Columns that nothing reads, in words: ``level (20 of 20 rows), source (3)``."""
+    return ", ".join(f"{column} ({count} of {rows} rows)" for column, count in unread)

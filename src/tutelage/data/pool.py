@@ -1,260 +1,201 @@
-"""What a run trains on and validates on, before any compute is spent: `prepare`, from a configuration to token ids.
-
-A sweep does the first half, `read_pool`, once for all its trials, and `choose` for each.
-"""
+"""The rows of a run, or of all trials of a sweep: read, split into training and validation, and compared with each other."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import json
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tutelage import console
+import numpy as np
+import pyarrow as pa
+
 from tutelage.config import Config, DataConfig, EvalConfig
-from tutelage.data.filter import judge, keep_correct, verdict_cache
-from tutelage.data.ledger import Example, Ledger, summary, to_examples
-from tutelage.data.sources import Row, read_rows, seeded_order
-from tutelage.data.stops import Stops
-from tutelage.data.templates import prompt_template
-from tutelage.data.tokens import TokenizedExample, choose_max_length, encode_prompt, fit, pieces, tokenize
+from tutelage.data.filter import verdict_column
+from tutelage.data.hold_out import Asked, hold_out, overlap_column, problems_of
+from tutelage.data.ledger import Example, Ledger, check_malformed, named_once
+from tutelage.data.marks import plain
+from tutelage.data.parts import MALFORMED
+from tutelage.data.sources import seeded_order
+from tutelage.data.store import Store, is_text, open_store
+from tutelage.data.templates import Template, template_of
 from tutelage.errors import InputError
-from tutelage.grading import Verdict
 from tutelage.stats import problems_for_width
-
-SHOWN_OF_A_FATE = 3
-"""Rows of each fate whose text is kept, to be shown."""
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What a run trains on and validates on.
-
-    Attributes:
-        lengths: of prompt + response in tokens, before `max_length` is looked at.
-        shown: for some rows of each fate, their text.
-    """
-
-    train: list[TokenizedExample]
-    validation: list[Example]
-    ledger: Ledger
-    lengths: list[int]
-    max_length: int
-    max_length_was_chosen: bool
-    template: str
-    panel: int
-    longest_prompt: int
-    shown: list[dict[str, str]] = field(default_factory=list)
-
-    def fingerprint(self) -> str:
-        """A hash of all that is trained and validated on: a run is continued only on the same rows."""
-        digest = hashlib.sha256()
-        for row in self.train:
-            digest.update(repr((row.prompt_ids, row.response_ids)).encode())
-        for example in self.validation:
-            digest.update(repr((example.prompt, example.reference)).encode())
-        return digest.hexdigest()
-
-    def description(self, tokenizer: Any) -> dict[str, Any]:
-        """What ``data.json`` says of the data: the fingerprint, sizes, the histogram of lengths with its cut, one training row in
-        tokens, of which those after `prompt_tokens` carry the loss, and rows of each fate."""
-        first = self.train[0]
-        return {
-            "sha256": self.fingerprint(),
-            "rows": len(self.train),
-            "tokens": sum(map(len, self.train)),
-            "response_tokens": sum(len(row.response_ids) for row in self.train),
-            "problems": len(self.validation),
-            "panel": self.panel,
-            "max_length": self.max_length,
-            "max_length_was_chosen": self.max_length_was_chosen,
-            "lengths": sorted(Counter(self.lengths).items()),
-            "example": {
-                "source": first.source,
-                "prompt_tokens": len(first.prompt_ids),
-                "tokens": [*pieces(tokenizer, first.prompt_ids), *pieces(tokenizer, first.response_ids)],
-            },
-            "shown": self.shown,
-        }
 
 
 @dataclass
 class Pool:
-    """The rows of a run, or of all trials of a sweep. They are read once; verdicts and ids are found when first needed, and kept.
+    """The rows of a run, or of all trials of a sweep. They are read once; verdicts are found when first needed, and kept.
 
     Attributes:
-        raw: training and validation rows as they were read, by source.
-        ledger: the fates of training rows before any is filtered.
-        examples: the well-formed training rows.
+        store: the training rows.
+        ledger: the fates of rows before any is filtered; behind the training rows stand validation rows that are no problems.
+        candidates: the rows of the store that may be trained on: (rows,) int64.
         problems: what is validated on, in the order of `eval.seed`; the panel is the first `panel` of them.
         longest_prompt: of the problems, in tokens.
-        ids: the tokenized examples so far, by source.
+        unread, notes: as in `Prepared`.
     """
 
     config: Config
-    tokenizer: Any
-    stops: Stops
-    template: str
-    raw: dict[str, dict[str, Any]]
+    store: Store
     ledger: Ledger
-    examples: list[Example]
+    candidates: np.ndarray
     problems: list[Example]
     panel: int
     longest_prompt: int
-    ids: dict[str, TokenizedExample] = field(default_factory=dict)
+    unread: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def template(self) -> Template:
+        return self.store.recipe.template
 
     @functools.cached_property
-    def verdicts(self) -> list[tuple[Example, str, Verdict]]:
-        """What `judge` says of every example, with a progress bar when it is first asked for."""
-        with console.progress("grading the worked solutions", len(self.examples)) as advance, verdict_cache() as cache:
-            return list(judge(self.examples, self.config.eval.reward, cache, advance))
-
-    @functools.cached_property
-    def by_source(self) -> dict[str, Example]:
-        return {example.source: example for example in self.examples}
+    def verdicts(self) -> pa.Table:
+        """What the grader says of every row of the store."""
+        return self.store.column(verdict_column(self.config.eval.reward), "grading the worked solutions")
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """A hash of all rows and problems: what a sweep is continued on is what it was begun on."""
-        digest = hashlib.sha256()
-        for example in (*self.examples, *self.problems):
-            digest.update(repr((example.prompt, example.response, example.reference)).encode("utf-8", "backslashreplace"))
+        digest = hashlib.sha256(self.store.hashes[self.candidates].tobytes())
+        for example in self.problems:
+            digest.update(repr((example.prompt, example.reference)).encode("utf-8", "backslashreplace"))
         return digest.hexdigest()
 
-
-def prepare(config: Config, tokenizer: Any) -> Prepared:
-    """Read, hold out, parse, filter, tokenize, fit and subset, in this order; each training row gets one fate.
-
-    Raises:
-        InputError: a row is malformed, or no row is left at some stage.
-    """
-    return choose(read_pool(config, tokenizer), config.data)
+    def example(self, row: int) -> Example:
+        """What is asked and learnt last of a row of the store."""
+        parsed = self.store.parsed(row)
+        turn = self.store.recipe.write(parsed)[-1]
+        return Example(plain(turn.prompt), plain(turn.response), parsed.reference, parsed.source)
 
 
-def read_pool(config: Config, tokenizer: Any) -> Pool:
-    """Rows, split and parsed. Raises InputError: a row is malformed, or there is none."""
-    data, template, stops = config.data, prompt_template(config.data.prompt, tokenizer), Stops.of(tokenizer)
-    with console.progress(f"reading {data.train}"):
-        rows = read_rows(data.train, data.train_split, data.hub_config)
-    ledger = Ledger(row.source for row in rows)
-    training, validation = _split(rows, data, ledger)
-    problems = _problems(validation, training, template, ledger, config)
-    examples = to_examples(training, template, ledger, data)
-    panel = panel_size(config.eval, len(problems))
-    problems = problems if config.eval.full else problems[:panel]
-    return Pool(
-        config=config, tokenizer=tokenizer, stops=stops, template=template, ledger=ledger, examples=examples, problems=problems,
-        panel=panel, longest_prompt=max(len(encode_prompt(tokenizer, problem.prompt)) for problem in problems),
-        raw={row.source: row.value for row in (*training, *validation)},
-    )  # fmt: skip
-
-
-def choose(pool: Pool, data: DataConfig) -> Prepared:
-    """What a run trains on, of the rows of a pool. Raises InputError if no row is left at some stage."""
-    ledger = pool.ledger.copy()
-    examples = keep_correct(pool.verdicts, ledger) if data.filter else pool.examples
-    tokenized = _tokenized(pool, examples)
-    lengths = [len(example) for example in tokenized]
-    max_length = data.max_length or choose_max_length(lengths)
-    fitting = fit(tokenized, max_length, data.truncate, ledger)
-    if not fitting:
-        raise InputError(f"no training row fits data.max_length = {max_length}: the shortest has {min(lengths)} tokens")
-    train = _subset(fitting, data, ledger)
-    _check_supervision(train, pool.stops)
-    return Prepared(
-        train=train, validation=pool.problems, ledger=ledger, lengths=lengths, max_length=max_length,
-        max_length_was_chosen=data.max_length is None, template=pool.template, panel=pool.panel,
-        longest_prompt=pool.longest_prompt, shown=_shown(pool, ledger),
-    )  # fmt: skip
-
-
-def _split(rows: list[Row], data: DataConfig, ledger: Ledger) -> tuple[list[Row], list[Row]]:
-    """(training rows, validation rows)."""
-    source = data.of_validation()
+def read_pool(config: Config, tokenizer: Any, kept: Template | None = None) -> Pool:
+    """Rows, split and in tokens. Raises InputError: a row is malformed, the rows ask a question, or there is none."""
+    data, reward = config.data, config.eval.reward
+    template = kept or template_of(data.prompt, tokenizer, data.template_arguments)
+    columns = [verdict_column(reward)] if data.filter else []
+    source, asked = data.of_validation(), None
     if source is not None:
-        return rows, read_rows(source.path, source.split, source.hub_config)
-    if data.test_size == 0:
-        console.say("validation: on training rows (data.validation is none and data.test_size is 0)", style="yellow")
-        return rows, rows
-    count = round(len(rows) * data.test_size)
-    if count in (0, len(rows)):
+        other = template if source.prompt in (None, data.prompt) else template_of(source.prompt, tokenizer, {})
+        asked = problems_of(open_store(source, other, tokenizer, reward, setting="data.validation"), data)
+        columns.append(overlap_column(asked))
+    store = open_store(data.of_training(), template, tokenizer, reward, data.turns, columns=columns)
+    faults = list(store.faults())
+    malformed = [(row, why) for row, fate, why in faults if fate == MALFORMED]
+    first = f"{store.sources[malformed[0][0]]}: {malformed[0][1]}" if malformed else ""
+    check_malformed(len(malformed), first, len(store), data.on_bad_row)
+    held = np.zeros(0, np.int64)
+    if asked is None:
+        asked, held = hold_out(store, data)
+    ledger = Ledger(store.sources, [source for source, _, _ in asked.faults])
+    for row, fate, why in faults:
+        ledger.mark(row, fate, why)
+    for index, (_, fate, why) in enumerate(asked.faults):
+        ledger.mark(len(store) + index, fate, why)
+    for row in held.tolist():
+        ledger.mark(row, "validation", "held out by data.test_size")
+    stays = store.well_formed.copy()
+    stays[held] = False
+    notes = _notes(store, asked, data)
+    stays = _without_overlap(store, asked, stays, data, ledger, notes)
+    stays = _without_duplicates(store, stays, data, ledger, notes)
+    problems, longest, panel = _problems(asked, config)
+    return Pool(config, store, ledger, np.flatnonzero(stays), problems, panel, longest, _unread(store, asked), notes)
+
+
+def _notes(store: Store, asked: Asked, data: DataConfig) -> list[str]:
+    """What was found in the rows, a line for each."""
+    notes = []
+    if asked.store is store and data.test_size == 0:
+        notes.append("validation: on training rows (data.validation is none and data.test_size is 0)")
+    if asked.again and asked.store is not store:
+        notes.append(f"{asked.again} validation rows ask a problem again; each problem is asked once")
+    if marked := store.count_of("marked"):
+        notes.append(f"{marked} rows hold special tokens in their text; they are learnt as text")
+    if rendered := store.count_of("rendered"):
+        notes.append(f"{rendered} rows hold the prompt template already; it is not put around them again")
+    return notes
+
+
+def _without_overlap(
+    store: Store, asked: Asked, stays: np.ndarray, data: DataConfig, ledger: Ledger, notes: list[str]
+) -> np.ndarray:
+    """The rows that stay when those of validation problems are left out; the others are marked. Raises InputError: none stays."""
+    if asked.store is store and data.test_size == 0:
+        return stays
+    whys = store.column(overlap_column(asked), "comparing with the validation problems")["overlap"]
+    same = ~is_text(whys, "") & stays
+    found = np.flatnonzero(same).tolist()
+    if not found:
+        return stays
+    example = f"the first: {store.sources[found[0]]}, {whys[found[0]].as_py()}"
+    if data.overlap == "keep":
+        notes.append(f'{len(found)} training rows overlap with validation, and are trained on (data.overlap = "keep"); {example}')
+        return stays
+    notes.append(f"{len(found)} training rows overlap with validation, and are left out; {example}")
+    for row in found:
+        ledger.mark(row, "overlap", whys[row].as_py())
+    if not (stays & ~same).any():
         raise InputError(
-            f"data.test_size = {data.test_size} of {len(rows)} rows leaves one side empty; name data.validation instead"
+            f"all {len(found)} training rows are of validation problems; {example}. Name other validation problems"
+            ' (data.validation), or set data.overlap = "keep"'
         )
-    held_out = set(seeded_order(len(rows), data.seed)[:count])
-    for index in held_out:
-        ledger.mark(rows[index].source, "validation", "held out by data.test_size")
-    return [row for index, row in enumerate(rows) if index not in held_out], [rows[index] for index in sorted(held_out)]
+    return stays & ~same
 
 
-def _problems(validation: list[Row], training: list[Row], template: str, ledger: Ledger, config: Config) -> list[Example]:
-    """The validation problems. A row that cannot be one is marked in the ledger, and stays there as it is if it is trained on."""
-    of_problems = Ledger(())
-    problems = choose_problems(validation, template, of_problems, config)
-    trained_on = {row.source for row in training}
-    for fate in of_problems:
-        if fate.source in trained_on:
-            ledger.mark(fate.source, "kept", f"trained on, but no validation problem: {fate.why}")
-        else:
-            ledger.mark(fate.source, fate.fate, fate.why)
+def _without_duplicates(store: Store, stays: np.ndarray, data: DataConfig, ledger: Ledger, notes: list[str]) -> np.ndarray:
+    """The rows that stay when those that are equal to an earlier one are counted, or left out."""
+    rows = np.flatnonzero(stays)
+    keys = store.hashes.view(np.uint64)[rows, 0]
+    _, first, of = np.unique(keys, return_index=True, return_inverse=True)
+    equal = np.ones(len(rows), bool)
+    equal[first] = False
+    if not equal.any():
+        return stays
+    dropped = data.duplicates == "drop"
+    what = "left out" if dropped else 'trained on (data.duplicates = "drop" leaves them out)'
+    notes.append(f"{int(equal.sum())} training rows are equal to an earlier one, and are {what}")
+    if not dropped:
+        return stays
+    for index in np.flatnonzero(equal).tolist():
+        ledger.mark(int(rows[index]), "duplicate", f"equal to {store.sources[int(rows[first[of[index]]])]}")
+    stays = stays.copy()
+    stays[rows[equal]] = False
+    return stays
+
+
+def _problems(asked: Asked, config: Config) -> tuple[list[Example], int, int]:
+    """(problems in the order of `eval.seed`, their longest prompt in tokens, how many every evaluation asks)."""
+    panel = panel_size(config.eval, len(asked.rows))
+    problems = choose_problems(asked, config.eval.seed, None if config.eval.full else panel)
+    store = asked.store
+    return problems, int(store.lengths[0][store.first[asked.rows + 1] - 1].max()), panel
+
+
+def choose_problems(asked: Asked, seed: int, count: int | None = None) -> list[Example]:
+    """The first `count` problems (None: all) in the order of a seed."""
+    store, problems = asked.store, []
+    for index in seeded_order(len(asked.rows), seed)[:count]:
+        parsed = store.parsed(int(asked.rows[index]))
+        problems.append(Example(store.recipe.write(parsed)[-1].prompt, "", parsed.reference, parsed.source))
     return problems
 
 
-def choose_problems(rows: Sequence[Row], template: str, ledger: Ledger, config: Config) -> list[Example]:
-    """The problems of rows, in the order of `eval.seed`. A problem needs a reference, and no response."""
-    found = to_examples(rows, template, ledger, config.data, needs_response=False)
-    return [found[index] for index in seeded_order(len(found), config.eval.seed)]
+def _unread(store: Store, asked: Asked) -> list[str]:
+    """What nothing reads of the training data, and of validation data of its own, a line for each."""
+    lines = []
+    for what, each in (("training", store), ("validation", asked.store)):
+        if what == "validation" and each is store:
+            continue
+        if each.unread:
+            lines.append(f"columns of the {what} rows that nothing reads: {named_once(each.unread.items(), each.raw_rows)}")
+        if each.files:
+            lines.append(f"files of the {what} data that nothing reads: {', '.join(each.files)}")
+    return lines
 
 
 def panel_size(config: EvalConfig, problems: int) -> int:
     """How many of the problems every evaluation asks."""
     wanted = problems_for_width(config.interval_width) if config.examples is None else config.examples
     return min(wanted or problems, problems)
-
-
-def _tokenized(pool: Pool, examples: Sequence[Example]) -> list[TokenizedExample]:
-    """The ids of examples, those that are new with a progress bar."""
-    new = [example for example in examples if example.source not in pool.ids]
-    with console.progress("tokenizing", len(new)) as advance:
-        pool.ids |= {row.source: row for row in tokenize(new, pool.tokenizer, pool.stops, on_tokenized=advance)}
-    return [pool.ids[example.source] for example in examples]
-
-
-def _subset(rows: list[TokenizedExample], data: DataConfig, ledger: Ledger) -> list[TokenizedExample]:
-    """The first `data.size` rows of a seeded order."""
-    if data.size is None:
-        return rows
-    if data.size > len(rows):
-        raise InputError(f"data.size = {data.size}, but only {len(rows)} training rows are left ({summary(ledger.counts())})")
-    order = seeded_order(len(rows), data.seed if data.subset_seed is None else data.subset_seed)
-    for index in order[data.size :]:
-        ledger.mark(rows[index].source, "not in subset", f"data.size = {data.size}")
-    return [rows[index] for index in order[: data.size]]
-
-
-def _check_supervision(train: Sequence[TokenizedExample], stops: Stops) -> None:
-    """What must hold by construction: each row has response tokens, and each uncut row teaches the end token, once."""
-    for example in train:
-        if not example.response_ids or (example.ends and example.response_ids[-1] != stops.end_token_id):
-            raise AssertionError(f"{example.source}: no supervised end token; this is a bug of Tutelage")
-
-
-def _shown(pool: Pool, ledger: Ledger) -> list[dict[str, str]]:
-    """The texts of the first rows of each fate."""
-    seen: Counter[str] = Counter()
-    shown, examples = [], pool.by_source
-    for fate in ledger:
-        seen[fate.fate] += 1
-        if seen[fate.fate] > SHOWN_OF_A_FATE:
-            continue
-        row = examples.get(fate.source)
-        text = (
-            {"prompt": row.prompt, "response": row.response, "reference": row.reference}
-            if row is not None
-            else {"row": json.dumps(pool.raw.get(fate.source), ensure_ascii=False, default=str)[:2000]}
-        )
-        shown.append({"fate": fate.fate, "source": fate.source, "why": fate.why, **text})
-    return shown

@@ -1,31 +1,29 @@
-"""Rows from where people keep them: JSONL, JSON, Parquet, directories of such shards, Hugging Face data sets, the built-in task.
+"""Rows from where people keep them: files, directories of files, Hugging Face data sets on the disk and the hub, the built-in task.
 
-Each row carries where it came from ("train.jsonl:17"), so that every later message can name it.
+Each row carries where it came from ("train.jsonl:17"), so that every later message can name it. `files.py` reads one file,
+`folders.py` chooses the files of a directory.
 """
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import xxhash
+
 from tutelage.data import arithmetic
+from tutelage.data.files import kind_of, read_file
+from tutelage.data.folders import SAY_WHICH, choose_files, saved_files, saved_folder
+from tutelage.data.rows import Row, row_of
 from tutelage.errors import InputError, first_line
 
-SUFFIXES = (".jsonl", ".json", ".parquet")
 BUILT_IN_ROWS = {"train": 512, "validation": 128}
-
-
-@dataclass(frozen=True)
-class Row:
-    """One raw row. `problem` says why it is not a row at all (then `value` is empty)."""
-
-    source: str
-    value: dict[str, Any]
-    problem: str = ""
+ROWS_AT_ONCE = 1_000
+BLOCK = 8 << 20
+"""Bytes that are hashed at once."""
+LONGEST_REASON = 500
 
 
 def read_rows(name: str, split: str = "train", hub_config: str | None = None) -> list[Row]:
@@ -34,17 +32,17 @@ def read_rows(name: str, split: str = "train", hub_config: str | None = None) ->
 
 
 def iter_rows(name: str, split: str = "train", hub_config: str | None = None) -> Iterator[Row]:
-    """The rows of a source, one after the other, in its order; shards of a directory in the order of their names.
+    """The rows of a source, one after the other, in its order; files of a directory in the order of their names.
 
     Raises:
-        InputError: nothing is there, the kind is unknown, a file cannot be read as what it is, or it holds no row.
+        InputError: nothing is there, the kind is unknown, the split is not certain, a file cannot be read, or there is no row.
     """
     empty = True
     for row in _rows_of(name, split, hub_config):
         empty = False
         yield row
     if empty:
-        raise InputError(f"{name}: the data set is empty")
+        raise InputError(f"{name}: the data set is empty: no file there holds a row")
 
 
 def seeded_order(count: int, seed: int) -> list[int]:
@@ -54,90 +52,117 @@ def seeded_order(count: int, seed: int) -> list[int]:
     return order
 
 
+def unread_files(name: str, split: str = "train") -> list[str]:
+    """The files below a directory that nothing reads: of other splits, and of unknown kinds. Empty for any other source.
+
+    Raises:
+        InputError: as `iter_rows`.
+    """
+    path = Path(name).expanduser()
+    if name == "arithmetic" or not path.is_dir():
+        return []
+    saved = saved_folder(path, split)
+    return (choose_files(path, split) if saved is None else saved_files(path, saved)).unread
+
+
+def fingerprint(name: str, split: str = "train", hub_config: str | None = None) -> str:
+    """A hash of what `iter_rows` reads: of the files with their names, or of the hub's data set.
+
+    Raises:
+        InputError: as `iter_rows`.
+    """
+    path = Path(name).expanduser()
+    if name == "arithmetic":
+        return _hash([Path(str(arithmetic.__file__))], Path(str(arithmetic.__file__)).parent, _part(split), str(BUILT_IN_ROWS))
+    if path.is_dir():
+        saved = saved_folder(path, split)
+        choice = choose_files(path, split) if saved is None else saved_files(path, saved)
+        return _hash(choice.read, path)
+    if _is_file(name, path):
+        return _hash([path], path.parent)
+    return _hash([], path, name, split, str(hub_config), _load(name, split, hub_config)._fingerprint)
+
+
+def _hash(files: list[Path], below: Path, *texts: str) -> str:
+    digest = xxhash.xxh3_128()
+    for text in texts:
+        digest.update(f"{len(text.encode())} {text}\n".encode())
+    block = memoryview(bytearray(BLOCK))
+    for file in files:
+        try:
+            digest.update(f"{file.relative_to(below)}\0{file.stat().st_size}\n".encode("utf-8", "surrogateescape"))
+            with file.open("rb", buffering=0) as stream:
+                while size := stream.readinto(block):
+                    digest.update(block[:size])
+        except OSError as error:
+            raise InputError(f"{file}: cannot be read: {error.strerror}") from None
+    return digest.hexdigest()
+
+
+def _part(split: str) -> Literal["train", "validation"]:
+    """The part of the built-in task that answers to a split."""
+    return "train" if split == "train" else "validation"
+
+
+def _is_file(name: str, path: Path) -> bool:
+    """Whether a source is a file. Raises InputError: it can be nothing else, but is not there."""
+    if path.is_file():
+        return True
+    if kind_of(path.name) or name.startswith((".", "/", "~")):
+        raise InputError(f"{name}: no such file or directory")
+    return False
+
+
 def _rows_of(name: str, split: str, hub_config: str | None) -> Iterator[Row]:
     path = Path(name).expanduser()
     if name == "arithmetic":
-        part: Literal["train", "validation"] = "train" if split == "train" else "validation"
-        made = arithmetic.rows(part, BUILT_IN_ROWS[part])
-        yield from (Row(f"arithmetic/{part}:{index}", value) for index, value in enumerate(made, 1))
+        made = arithmetic.rows(_part(split), BUILT_IN_ROWS[_part(split)])
+        yield from (Row(f"arithmetic/{_part(split)}:{index}", value) for index, value in enumerate(made, 1))
     elif path.is_dir():
-        shards = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
-        if not shards:
-            raise InputError(f"{path}: no {', '.join(SUFFIXES)} file in this directory")
-        for shard in shards:
-            yield from _read_file(shard)
-    elif path.is_file():
-        yield from _read_file(path)
-    elif path.suffix in SUFFIXES or name.startswith((".", "/", "~")):
-        raise InputError(f"{name}: no such file or directory")
-    else:
-        yield from _read_hub(name, split, hub_config)
-
-
-def _read_file(path: Path) -> Iterator[Row]:
-    try:
-        if path.suffix == ".jsonl":
-            with path.open(encoding="utf-8-sig") as lines:
-                yield from (_parse(f"{path}:{index}", line) for index, line in enumerate(lines, 1) if line.strip())
-        elif path.suffix == ".json":
-            yield from _read_json(path)
-        elif path.suffix == ".parquet":
-            import pyarrow.parquet
-
-            with pyarrow.parquet.ParquetFile(path) as file:
-                values = (value for batch in file.iter_batches(1_000) for value in batch.to_pylist())
-                yield from (Row(f"{path}:row {index}", value) for index, value in enumerate(values, 1))
+        saved = saved_folder(path, split)
+        if saved is not None:
+            yield from _read_dataset(f"{saved}:row ", _load_saved(saved))
         else:
-            raise InputError(f"{path}: unknown kind of file {path.suffix!r}; known are {', '.join(SUFFIXES)}")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text at byte {error.start}") from None
-    except OSError as error:  # includes pyarrow's own errors
-        raise InputError(f"{path}: cannot be read: {error}") from None
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: not a valid {path.suffix[1:]} file: {error}") from None
+            for file in choose_files(path, split).read:
+                yield from read_file(file)
+    elif _is_file(name, path):
+        yield from read_file(path)
+    else:
+        yield from _read_dataset(f"{name}/{split}:", _load(name, split, hub_config))
 
 
-def _parse(source: str, line: str) -> Row:
+def _read_dataset(prefix: str, dataset: Any) -> Iterator[Row]:
+    """The rows of a `datasets.Dataset`; `prefix` stands before the index in `Row.source`."""
+    index = 0
+    for batch in dataset.with_format(None).iter(ROWS_AT_ONCE):  # a saved one may be in the form of tensors
+        for values in zip(*batch.values(), strict=True):
+            index += 1
+            yield row_of(f"{prefix}{index}", dict(zip(batch, values, strict=True)))
+
+
+def _load_saved(folder: Path) -> Any:
+    import datasets
+
     try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
-        return Row(source, {}, f"not valid JSON ({error.msg} at column {error.colno})")
-    except (ValueError, RecursionError) as error:  # an integer of thousands of digits, brackets thousands deep
-        return Row(source, {}, f"not readable JSON ({error})")
-    return _object(source, value)
+        return datasets.load_from_disk(str(folder))
+    except Exception as error:  # a missing shard, a feature of a later version
+        raise InputError(f"{folder}: the saved data set cannot be read: {first_line(error)}; save it again") from None
 
 
-def _read_json(path: Path) -> Iterator[Row]:
-    """A list of rows, or an object that holds exactly one list (``{"data": [...]}``)."""
-    content = json.loads(path.read_text(encoding="utf-8-sig"))
-    if isinstance(content, dict):
-        lists = [value for value in content.values() if isinstance(value, list)]
-        if len(lists) != 1:
-            raise InputError(f"{path}: expected a list of rows, or an object that holds one list; found {len(lists)} lists")
-        content = lists[0]
-    if not isinstance(content, list):
-        raise InputError(f"{path}: expected a list of rows, found {type(content).__name__}")
-    for index, value in enumerate(content, 1):
-        yield _object(f"{path}:row {index}", value)
-
-
-def _object(source: str, value: Any) -> Row:
-    if isinstance(value, dict):
-        return Row(source, value)
-    return Row(source, {}, f"a row is an object with keys, this is {type(value).__name__}")
-
-
-def _read_hub(name: str, split: str, config: str | None) -> Iterator[Row]:
+def _load(name: str, split: str, config: str | None) -> Any:
+    """A data set of the hub."""
     import datasets
 
     repository, _, revision = name.partition("@")
     try:
-        loaded = datasets.load_dataset(repository, config, split=split, revision=revision or None)
+        return datasets.load_dataset(repository, config, split=split, revision=revision or None)
     except Exception as error:  # the hub's errors have no common base
-        reason = first_line(error)
+        reason = " ".join(str(error).partition("Example of usage")[0].split())[:LONGEST_REASON] or type(error).__name__
+        hint = ""
+        if "split" in reason and "[" in reason:
+            hint = f"; choose a split, and {SAY_WHICH}"
+        elif "config" in reason.lower() and "[" in reason:
+            hint = "; choose a configuration, and set data.hub_config (hub_config in a table) to it"
         raise InputError(
-            f"{name}: neither a file nor a directory here, and not loaded from the Hugging Face hub (split {split!r}): {reason}"
+            f"{name}: neither a file nor a directory here, and not loaded from the Hugging Face hub (split {split!r}): {reason}{hint}"
         ) from None
-    yield from (Row(f"{name}/{split}:{index}", value) for index, value in enumerate(loaded, 1))

@@ -1,11 +1,24 @@
-"""Prompt templates: the text around a question, which training, validation and `tutelage ask` share."""
+"""Prompt templates: the text around a question, which training, validation and `tutelage ask` share, and how turns are written.
+
+A template is made once for a run and kept with it. The date that it shows is then the same tomorrow.
+"""
 
 from __future__ import annotations
 
+import datetime
+import functools
+import itertools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from tutelage.data.marks import pattern_of, special_tokens
+from tutelage.data.shapes import BadRow
+from tutelage.data.thoughts import closes_thought, seam, without_empty_thought, without_thought
 from tutelage.errors import InputError
 
 if TYPE_CHECKING:
@@ -13,6 +26,154 @@ if TYPE_CHECKING:
 
 BARE = "{question}"
 """The template that adds nothing."""
+
+QUESTION, ANSWER, THOUGHT = "Questionq7f3x", "Answerq7f3x", "Thoughtq7f3x"
+"""Texts that no template changes, and that no template holds: where one is shown, that of a row will be."""
+
+_HARD = "a \"b\" 'c' <d> & {e} \\f%\n\n{{ g }} \u00bd"
+"""What a template that escapes texts would change."""
+
+_ASKED = {"role": "user", "content": QUESTION}
+_ANSWERED = {"role": "assistant", "content": ANSWER}
+
+Messages = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Template:
+    """How texts are written for the model.
+
+    Attributes:
+        text: the prompt of a single question, with ``{question}`` in its place, exactly once.
+        chat, tool_chat: the Jinja sources of a chat template, and of the one for rows with tools where there are two; "" if the
+            template is a text alone.
+        arguments: what the chat template is given beside the messages (`data.template_arguments`).
+        tokens: the special tokens that it may write, by name (``bos_token``).
+        now: the day, in ISO form, that its dates show; "" if it shows none.
+        end: the end of turn that it writes after an assistant's turn; "" if it writes none.
+    """
+
+    text: str = BARE
+    chat: str = ""
+    tool_chat: str = ""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    tokens: Mapping[str, str] = field(default_factory=dict)
+    now: str = ""
+    end: str = ""
+
+    def wrap(self, question: str) -> str:
+        """The prompt of a single question."""
+        return self.text.replace(BARE, question if self.text == BARE else question.strip())
+
+    def render(self, messages: Messages, tools: Messages = (), generation: bool = True) -> str:
+        """What the chat template writes.
+
+        Args:
+            generation: whether the beginning of the assistant's next turn is written, too.
+
+        Raises:
+            BadRow: the template refuses the messages, in its own words.
+        """
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        day = datetime.datetime.fromisoformat(self.now or "1970-01-01")
+        given = {"strftime_now": day.strftime, **self.tokens, **self.arguments}
+        try:
+            [text], _ = render_jinja_template(
+                conversations=[[dict(message) for message in messages]], tools=[dict(tool) for tool in tools] or None,
+                chat_template=self.tool_chat if tools and self.tool_chat else self.chat, add_generation_prompt=generation, **given,
+            )  # fmt: skip
+        except Exception as error:  # a template is a program: whatever it raises is about these messages
+            words = str(error).strip() or type(error).__name__
+            raise BadRow(f"the chat template refuses the turns: {words.splitlines()[0]}") from None
+        return str(text)
+
+    @functools.cached_property
+    def thought_key(self) -> str:
+        """The key of a message under which the chat template takes an assistant's thought; "" if it knows none."""
+        for key in ("reasoning_content", "thinking", "reasoning"):
+            if THOUGHT in self._shown(_ASKED, {"role": "assistant", "content": ANSWER, key: THOUGHT}):
+                return key
+        return ""
+
+    @functools.cached_property
+    def keeps_thoughts(self) -> bool:
+        """Whether the chat template shows the thought that an assistant's text begins with."""
+        return THOUGHT in self._shown(_ASKED, {"role": "assistant", "content": f"<think>\n{THOUGHT}\n</think>\n\n{ANSWER}"})
+
+    @functools.cached_property
+    def knows_developer(self) -> bool:
+        """Whether the chat template shows a developer's turn."""
+        return THOUGHT in self._shown({"role": "developer", "content": THOUGHT}, _ASKED)
+
+    @functools.cached_property
+    def answers_directly(self) -> bool:
+        """Whether a response stands right after the prompt, its thought in ``<think>``.
+
+        A template with channels writes markup between prompt and response, or thoughts in a form of its own.
+        """
+        if not self.chat:
+            return True
+        prompt, shown = self.wrap(QUESTION), self._shown(_ASKED, _ANSWERED)
+        rest = shown.removeprefix(without_thought(prompt))
+        thinking = self._shown(_ASKED, {**_ANSWERED, self.thought_key: THOUGHT}) if self.thought_key else "<think>"
+        return "<think>" in thinking and without_empty_thought(rest).lstrip().startswith(ANSWER)
+
+    @functools.cached_property
+    def call_form(self) -> tuple[bool, bool]:
+        """How the chat template shows tool calls: (whether their arguments are JSON text, whether a turn without text has null)."""
+        for as_text, as_null in itertools.product((False, True), repeat=2):
+            function = {"name": ANSWER, "arguments": '{"key": "value"}' if as_text else {"key": "value"}}
+            call = {"id": "call00001", "type": "function", "function": function}
+            shown = self._shown(_ASKED, {"role": "assistant", "content": None if as_null else "", "tool_calls": [call]})
+            if ANSWER in shown and "{'key': 'value'}" not in shown:  # an object that is written as Python does, is not meant
+                return as_text, as_null
+        return False, False
+
+    def _shown(self, *turns: Mapping[str, Any], generation: bool = False) -> str:
+        """What the chat template writes; "" if it refuses the turns."""
+        try:
+            return self.render(turns, generation=generation)
+        except BadRow:
+            return ""
+
+    def to_json(self) -> str:
+        """The template as a run keeps it; `data.prompt` may name such a file."""
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+    @staticmethod
+    def from_json(text: str) -> Template:
+        """Raises ValueError: the text is no kept template."""
+        found = json.loads(text)
+        if not isinstance(found, dict) or set(found) != {each.name for each in fields(Template)}:
+            raise ValueError("it has other keys")
+        for name, value in found.items():
+            if not isinstance(value, dict if name in ("arguments", "tokens") else str):
+                raise ValueError(f"{name} is {type(value).__name__}")
+        if found["text"].count(BARE) != 1:
+            raise ValueError("text holds {question} exactly once")
+        return Template(**found)
+
+
+def template_of(prompt: str, tokenizer: PreTrainedTokenizerBase, arguments: Mapping[str, Any] | None = None) -> Template:
+    """The template that `data.prompt` names.
+
+    Args:
+        prompt: "chat" (the tokenizer's own), a shipped template, "none", a file with ``{question}``, or a kept template (.json), with
+            which nothing of the tokenizer's own is used.
+        arguments: `data.template_arguments`.
+
+    Raises:
+        InputError: there is no such template, it does not show the question once as it is, or it takes no arguments.
+    """
+    given = json.loads(json.dumps(dict(arguments or {}), default=str))
+    if prompt.endswith(".json"):
+        return _kept(prompt, given)
+    if prompt == "chat":
+        return _chat(tokenizer, given)
+    if given:
+        raise InputError(f'data.template_arguments are for the tokenizer\'s chat template; data.prompt = "{prompt}" takes none')
+    return Template(load_template(prompt))
 
 
 def load_template(name: str) -> str:
@@ -28,28 +189,92 @@ def load_template(name: str) -> str:
         raise InputError(
             f"data.prompt: {name!r} is neither a template ({', '.join(known)}, none, chat) nor a readable file"
         ) from None
-    if text.count("{question}") != 1:
+    if text.count(BARE) != 1:
         raise InputError(f"{name}: a prompt template holds {{question}} exactly once")
     return text
 
 
+def _kept(name: str, arguments: Mapping[str, Any]) -> Template:
+    try:
+        kept = Template.from_json(Path(name).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"data.prompt: {name} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise InputError(f"data.prompt: {name} is no template that a run has kept: {error}") from None
+    if not arguments or arguments == kept.arguments:
+        return kept
+    if not kept.chat:
+        raise InputError(f"data.template_arguments are for a chat template; {name} is a text alone")
+    changed = replace(kept, arguments=arguments)
+    return replace(changed, text=_single_question(changed))
+
+
+def _chat(tokenizer: PreTrainedTokenizerBase, arguments: Mapping[str, Any]) -> Template:
+    """The tokenizer's own chat template. Its date is that of today, without an hour: runs of one day share their token ids."""
+    sources = tokenizer.chat_template
+    if isinstance(sources, dict):
+        chat, tool_chat = sources.get("default", ""), sources.get("tool_use", "")
+    else:
+        chat, tool_chat = sources or "", ""
+    if not chat:
+        raise InputError(f'data.prompt = "chat", but the tokenizer of {tokenizer.name_or_path} has no chat template')
+    taken = {"messages", "tools", "documents", "add_generation_prompt", "chat_template", "conversations"} & set(arguments)
+    if taken:
+        raise InputError(f"data.template_arguments: {min(taken)} is not for a config to set")
+    tokens = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if not isinstance(token, list)}
+    now = datetime.date.today().isoformat() if "strftime_now" in chat + tool_chat else ""
+    template = Template(chat=chat, tool_chat=tool_chat, arguments=arguments, tokens=tokens, now=now)
+    return replace(template, text=_single_question(template), end=_end_of_turn(template, special_tokens(tokenizer)))
+
+
+def _single_question(template: Template) -> str:
+    """The text that a chat template writes around a single question."""
+    try:
+        shown = template.render([_ASKED])
+        hard = template.render([{"role": "user", "content": _HARD}])
+    except BadRow as error:
+        raise InputError(f"the tokenizer's chat template cannot show a single question: {error}") from None
+    text = shown.replace(QUESTION, BARE)
+    if shown.count(QUESTION) != 1 or text.count(BARE) != 1:
+        raise InputError("the chat template does not show the user's message exactly once")
+    if text.replace(BARE, _HARD) != hard:
+        raise InputError("the chat template changes the user's message (it escapes some characters): give a file as data.prompt")
+    return text
+
+
+def _end_of_turn(template: Template, specials: tuple[str, ...]) -> str:
+    """The first special token after an assistant's text; "" if other text, or none, stands there."""
+    shown, pattern = template._shown(_ASKED, _ANSWERED), pattern_of(specials)
+    after = shown.rpartition(ANSWER)[2].lstrip() if ANSWER in shown else ""
+    found = pattern.match(after) if pattern else None
+    return found[0] if found else ""
+
+
+def thought_argument(template: Template) -> str:
+    """The line of a configuration with which the chat template does not close an empty thought; "" if no argument does that."""
+    import jinja2.meta
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    if not template.chat:
+        return ""
+    source = _compile_jinja_template(template.chat).environment.parse(template.chat)
+    taken = {"messages", "tools", "documents", "add_generation_prompt", *template.tokens}
+    names = jinja2.meta.find_undeclared_variables(source) - taken
+    for name in sorted(names, key=lambda name: (not re.search("think|thought|reason", name), name)):
+        for value in (True, False, "high", "on", "enabled"):
+            changed = replace(template, arguments={**template.arguments, name: value})
+            if not closes_thought(changed._shown(_ASKED, generation=True) or "</think>"):
+                arguments = ", ".join(f"{key} = {json.dumps(each)}" for key, each in changed.arguments.items())
+                return f"data.template_arguments = {{ {arguments} }}"
+    return ""
+
+
 def prompt_template(name: str, tokenizer: PreTrainedTokenizerBase) -> str:
     """The template text for `data.prompt`; "chat" renders the tokenizer's own chat template around ``{question}``."""
-    if name != "chat":
-        return load_template(name)
-    if not tokenizer.chat_template:
-        raise InputError(f'data.prompt = "chat", but the tokenizer of {tokenizer.name_or_path} has no chat template')
-    message = [{"role": "user", "content": "{question}"}]
-    text: str = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-    if text.count("{question}") != 1:
-        raise InputError("the chat template does not show the user's message exactly once")
-    return text
+    return template_of(name, tokenizer).text
 
 
 def apply_template(pair: dict[str, str], template: str) -> tuple[str, str]:
     """(prompt, response); when the template already opens the think block, the response does not open it again."""
-    prompt = template.replace("{question}", pair["prompt"].strip() if template != BARE else pair["prompt"])
-    response = pair["response"]
-    if template.rstrip().endswith("<think>"):
-        response = response.lstrip().removeprefix("<think>")
-    return prompt, response
+    prompt = Template(template).wrap(pair["prompt"])
+    return prompt, seam(prompt, pair["response"])

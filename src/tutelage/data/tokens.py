@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
-from tutelage.data.ledger import Example, Ledger
-from tutelage.data.stops import Stops
+from tutelage.data.encoding import encode_prompt, encode_response
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,21 +26,6 @@ class TokenizedExample:
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.response_ids)
-
-
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Ids of a prompt: the start token once if this tokenizer uses one, never an end token."""
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
-    bos = tokenizer.bos_token_id
-    if bos is not None and tokenizer("").input_ids[:1] == [bos] and ids[:1] != [bos]:
-        ids = [bos, *ids]
-    return ids
-
-
-def encode_response(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Ids of a response, without special tokens."""
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
-    return ids
 
 
 def characters_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str) -> list[int]:
@@ -73,45 +57,6 @@ def pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
     text = tokenizer.decode(list(ids))
     ends = list(itertools.accumulate(characters_of(tokenizer, ids, text)))
     return [text[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-
-
-def tokenize(
-    examples: Sequence[Example],
-    tokenizer: PreTrainedTokenizerBase,
-    stops: Stops,
-    on_tokenized: Callable[[int], None] = lambda count: None,
-) -> list[TokenizedExample]:
-    """Ids of every example, the end token included in the response."""
-    tokenized = []
-    for example in examples:
-        prompt_ids, response_ids = encode_prompt(tokenizer, example.prompt), encode_response(tokenizer, example.response)
-        tokenized.append(TokenizedExample(example.source, tuple(prompt_ids), (*response_ids, stops.end_token_id)))
-        on_tokenized(1)
-    return tokenized
-
-
-def choose_max_length(lengths: Sequence[int]) -> int:
-    """The 99.5th percentile of the lengths (the smallest length that covers that share)."""
-    ordered = sorted(lengths)
-    return ordered[-(-len(ordered) * 995 // 1000) - 1]
-
-
-def fit(examples: Sequence[TokenizedExample], max_length: int, truncate: str, ledger: Ledger) -> list[TokenizedExample]:
-    """The examples no longer than `max_length`; longer ones are dropped or cut, and marked in the ledger.
-
-    A row whose prompt alone fills `max_length` has no response token left, so it is dropped under either rule.
-    """
-    kept = []
-    for example in examples:
-        length, room = len(example), max_length - len(example.prompt_ids)
-        if length <= max_length:
-            kept.append(example)
-        elif truncate == "tail" and room > 0:
-            ledger.mark(example.source, "truncated", f"{length} tokens cut to {max_length}")
-            kept.append(TokenizedExample(example.source, example.prompt_ids, example.response_ids[:room], ends=False))
-        else:
-            ledger.mark(example.source, "too long", f"{length} tokens, max_length is {max_length}")
-    return kept
 
 
 def tokenize_prompt_and_output(

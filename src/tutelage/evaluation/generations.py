@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tutelage.data import encode_prompt
+from tutelage.data import encode_texts, plain
 from tutelage.evaluation.engine import Completion, EngineHandle, Sampling, native
 from tutelage.evaluation.entropy import TOP_K, Entropy, add_entropies
 from tutelage.evaluation.grade import RewardFn, grade_completions, summarize
@@ -43,9 +43,9 @@ def log_generations(
     """
     _check(prompts, ground_truths)
     sampling = Sampling(max_new_tokens, temperature, top_p, tuple(stop), seed, samples, min_new_tokens)
-    ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    ids = encode_texts(tokenizer, prompts, begin=True)
     completions = native.generate(model, tokenizer, ids, sampling, batch_size=batch_size, on_finished=on_finished)
-    records = grade_completions(prompts, ground_truths, completions, reward_fn)
+    records = grade_completions([plain(prompt) for prompt in prompts], ground_truths, completions, reward_fn)
     return {"records": records, "summary": summarize(records)}
 
 
@@ -75,12 +75,12 @@ def log_generations_vllm(
     elif entropy == "top-k" and not sampling_params.logprobs:
         raise ValueError('entropy = "top-k" needs sampling_params.logprobs: over how many of the likeliest tokens to sum')
     tokenizer = vllm_model.get_tokenizer()
-    ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    ids = encode_texts(tokenizer, prompts, begin=True)
     completions: list[Completion] = []
     for start in range(0, len(ids), batch_size):
         part = range(start, min(start + batch_size, len(ids)))
         completions += vllm_model.generate([ids[index] for index in part], sampling_params, part, on_finished)
-    records = grade_completions(prompts, ground_truths, completions, reward_fn)
+    records = grade_completions([plain(prompt) for prompt in prompts], ground_truths, completions, reward_fn)
     if entropy == "exact":
         with vllm_model.policy() as policy:
             add_entropies(records, policy, ids, completions)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tutelage.config import EvalConfig
-from tutelage.data import Example, Stops, encode_prompt
+from tutelage.data import Example, Stops, encode_prompt, plain
 from tutelage.errors import first_line
 from tutelage.evaluation.certificate import Certificate
 from tutelage.evaluation.draft import Draft
@@ -30,7 +30,7 @@ def sampling_of(config: EvalConfig, stops: Stops) -> Sampling:
     """How to generate, as an evaluation is configured."""
     return Sampling(
         config.max_new_tokens, config.temperature, config.top_p, stops.strings, config.seed, config.samples,
-        config.min_new_tokens, TOP_K if config.entropy == "top-k" else 0,
+        config.min_new_tokens, TOP_K if config.entropy == "top-k" else 0, stops.end_token_id,
     )  # fmt: skip
 
 
@@ -244,5 +244,5 @@ def _graded(job: Job, answers: Mapping[int, Sequence[Completion]], entropy: Entr
     completions = [completion for index in job.indices for completion in answers[index]]
     if entropy == "off":
         completions = [replace(completion, entropies=None, log_probs=None) for completion in completions]
-    prompts, references = [problem.prompt for problem in job.problems], [problem.reference for problem in job.problems]
+    prompts, references = [plain(problem.prompt) for problem in job.problems], [problem.reference for problem in job.problems]
     return Solved(grade_completions(prompts, references, completions, REWARD_FUNCTIONS[job.config.reward]), completions, entropy)

@@ -17,7 +17,7 @@ from tutelage.evaluation.certificate import trainer_scores
 from tutelage.evaluation.engine import EngineHandle, Handover, engine_setting, registry
 from tutelage.evaluation.solve import PORTION, Job, Solved, nothing, solve, solve_by_engine
 from tutelage.machines import fanout
-from tutelage.model import check_positions, load_policy, load_tokenizer
+from tutelage.model import check_positions, load_policy, tokenizer_of
 from tutelage.resources import engine_devices
 
 
@@ -55,7 +55,7 @@ def solve_here(
     """
     saved = config.model.model_copy(update={"lora": "none"})  # a run's adapters are merged into the model that it saved
     with console.progress("loading the model"):
-        policy = load_policy(saved, load_tokenizer(config.model.id), to_train=False)
+        policy = load_policy(saved, tokenizer_of(config), to_train=False)
     check_positions(policy, job.longest, "the longest prompt + eval.max_new_tokens")
     if job.config.backend == "native":
         return solve(job, policy, on_finished=on_finished)

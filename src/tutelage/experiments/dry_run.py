@@ -35,7 +35,7 @@ def show(layout: Layout, gpus_per_trial: int, models: int) -> list[dict[str, Any
     total = size = 0.0
     for trial in trials:
         prepared = choose(layout.pools[trial.group], trial.config.data)
-        shape = {"rows": len(prepared.train), "steps": trial.steps, "tokens": trial.tokens}
+        shape = {"rows": prepared.rows, "steps": trial.steps, "tokens": trial.tokens}
         cells = trial.name, *(f"{count:,}" for count in shape.values())
         if trial.name in finished:
             took = sum(line["seconds"] for line in finished[trial.name].steps)
@@ -79,7 +79,7 @@ def _needs(trial: Trial, prepared: Prepared, pool: Pool, gpus: int, known: Known
     key = trial.group, model.device, model.precision
     if key not in known:
         device = device_here(model)
-        estimator = Estimator(pool.tokenizer, device, gpus if device.kind == "cuda" else 1, shares=False)
+        estimator = Estimator(pool.store.recipe.tokenizer, device, gpus if device.kind == "cuda" else 1, shares=False)
         known[key] = estimator, for_device(model, device.torch_device).precision
     estimator, precision = known[key]
     changes = {"model.precision": precision, "eval.before": config.eval.before and first}

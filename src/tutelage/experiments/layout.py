@@ -11,7 +11,7 @@ from tutelage.config import Config, changeable
 from tutelage.data import Pool, choose, read_pool
 from tutelage.errors import InputError
 from tutelage.experiments.design import Design, Point, name_of, rows_of, steps_for, trial_config
-from tutelage.model import load_tokenizer, steps_per_epoch, total_steps
+from tutelage.model import steps_per_epoch, tokenizer_of, total_steps
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def lay_out(config: Config, design: Design, directory: Path) -> Layout:
             raise InputError("train.num_steps is given, so trials take as many steps each: write --equal steps (or tokens)")
         group = _group(base)
         if group not in pools:
-            pools[group] = read_pool(base, load_tokenizer(base.model.id))
+            pools[group] = read_pool(base, tokenizer_of(base))
         pool = pools[group]
         for point, trial in _of_one_variation(base, design, varied, group, pool, directory):
             points.append(point)
@@ -61,24 +61,24 @@ def _of_one_variation(
     lengths = unsized.model_copy(update={"max_length": raw.max_length})
     grades = "filtered" in design.kinds or "control" in design.kinds
     filtered = choose(pool, lengths.model_copy(update={"filter": True})) if grades else raw
-    right = len(filtered.train)
+    right = filtered.rows
     rows_per_step = base.train.batch_size * base.train.grad_accum
 
     def course(kind: str, rows: int) -> tuple[int, float]:
         """(steps, tokens of a step) of a set by itself, as if its rows were as long as those of its kind are on average."""
-        all_of_kind = (filtered if kind == "filtered" else raw).train
+        of_kind = filtered if kind == "filtered" else raw
         epoch = steps_per_epoch(rows, rows_per_step)
         steps = total_steps(rows, rows_per_step, base.train.num_epochs, base.train.num_steps)
-        return steps, sum(map(len, all_of_kind)) / len(all_of_kind) * rows / epoch
+        return steps, of_kind.tokens / of_kind.rows * rows / epoch
 
-    counted = [(kind, size, rows_of(kind, size, len(raw.train), right)) for size in design.sizes for kind in design.kinds]
+    counted = [(kind, size, rows_of(kind, size, raw.rows, right)) for size in design.sizes for kind in design.kinds]
     largest = max((course(kind, rows) for kind, _, rows in counted), key=lambda pair: pair[0] * pair[1])
     for kind, size, rows in counted:
         own_steps, tokens_per_step = course(kind, rows)
         steps = steps_for(design.equal, own_steps, tokens_per_step, largest)
         lr = design.lrs[design.sizes.index(size)] if design.lrs else None
         for seed in range(base.train.seed, base.train.seed + design.seeds):
-            name = name_of(kind, rows, size, len(raw.train), seed, varied, lr)
+            name = name_of(kind, rows, size, raw.rows, seed, varied, lr)
             point = Point(name, kind, size, rows, seed, steps, round(steps * tokens_per_step), varied)
             num_steps = base.train.num_steps if design.equal == "epochs" else steps
             made = trial_config(base, point, raw.max_length, str(directory / "trials" / name), lr=lr, num_steps=num_steps)

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 
 from tutelage import console
-from tutelage.config import Config, changeable, replaced, to_toml
+from tutelage.config import Config, Source, changeable, replaced, to_toml
 from tutelage.data import Prepared, choose
 from tutelage.errors import InputError, RunError
 from tutelage.experiments import dry_run
@@ -223,8 +223,13 @@ def with_absolute_paths(config: Config) -> Config:
         return str(Path(name).absolute()) if Path(name).exists() else name
 
     named = {"model.id": config.model.id, "data.train": config.data.train, "data.prompt": config.data.prompt}
-    named |= {} if (source := config.data.of_validation()) is None else {"data.validation": source.path}
-    return replaced(config, {key: absolute(name) for key, name in named.items()})
+    values: dict[str, Any] = {key: absolute(name) for key, name in named.items()}
+    match config.data.validation:
+        case Source() as source:
+            values["data.validation"] = source.model_copy(update={"path": absolute(source.path)})
+        case str() as name:
+            values["data.validation"] = absolute(name)
+    return replaced(config, values)
 
 
 def _devices(gpus_per_trial: int) -> list[str]:

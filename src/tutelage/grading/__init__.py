@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tutelage.grading.answers import answer_of, boxed_answer, final_after_marks, solution_answer, tagged_answer
-from tutelage.grading.cache import VerdictCache
+from tutelage.grading.cache import VerdictCache, grader_version
 from tutelage.grading.equality import Verdict, grade, grade_all
 from tutelage.grading.format import boxes
 from tutelage.grading.pool import OUT_OF_TIME
@@ -30,6 +30,7 @@ __all__ = [
     "grade_all",
     "grade_response",
     "grade_responses",
+    "grader_version",
     "question_only_reward_fn",
     "r1_zero_reward_fn",
     "reference_of",

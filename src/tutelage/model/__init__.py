@@ -8,18 +8,20 @@ if TYPE_CHECKING:
     from tutelage.model import attention, lora, optim
     from tutelage.model.attention_cpu import QUERY_BLOCK, CpuLayout
     from tutelage.model.batch import Batch, pack, pad
+    from tutelage.model.directory import resolve
     from tutelage.model.load import (
         check_positions,
         choose_device,
         device_for,
+        embedding_rows,
         for_device,
         has_bfloat16,
         is_out_of_memory,
         load_policy,
         load_tokenizer,
         outline,
-        resolve,
         size_in_bytes,
+        tokenizer_of,
     )
     from tutelage.model.losses import Loss, loss_named
     from tutelage.model.order import Course, step_batches, steps_per_epoch, total_steps

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tutelage import console
-from tutelage.config import ModelConfig
-from tutelage.data import Stops
-from tutelage.errors import InputError, first_line
+from tutelage.config import Config, ModelConfig
+from tutelage.data import Stops, end_token
+from tutelage.errors import InputError
 from tutelage.machines import ALONE, World, make_mesh, materialize, rank_device
 from tutelage.model import lora
-from tutelage.model.embedded import EMBEDDED, embedded_model
+from tutelage.model.directory import at_hand, cannot_load, require_tokenizer, resolve, weight_names
 from tutelage.model.policy import Policy, shard_policy
 from tutelage.model.probe import check_head, prove_packable, structure_against_packs
 
@@ -62,16 +65,28 @@ def for_device(config: ModelConfig, device: torch.device) -> ModelConfig:
 
 
 def load_tokenizer(model_id: str) -> Any:
-    """The tokenizer of a model. Raises InputError if it cannot be had or has no end token."""
+    """The tokenizer of a model, as it was published; a run's is `tokenizer_of`. Raises InputError if it cannot be had."""
     from transformers import AutoTokenizer
 
     console.quiet_libraries()
     path = resolve(model_id, weights=False)
+    if Path(path).is_dir():
+        require_tokenizer(Path(path), model_id)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False, mistral_format=False)  # whatever else is installed
     except Exception as error:  # transformers raises OSError, ValueError, KeyError … for a bad or missing tokenizer
-        raise _cannot_load("tokenizer", model_id, error) from None
-    Stops.of(tokenizer)
+        raise cannot_load("tokenizer", model_id, error) from None
+
+
+def tokenizer_of(config: Config) -> Any:
+    """The tokenizer of a configuration's model. Its end token is the one that ends a response: all else follows from it.
+
+    Raises:
+        InputError: it cannot be had, has more tokens than the model's embedding rows, or there is no such end token.
+    """
+    tokenizer = load_tokenizer(config.model.id)
+    _rows(config.model, tokenizer, embedding_rows(config.model.id))  # before any row is read
+    tokenizer.eos_token = end_token(tokenizer, config.data.prompt == "chat", config.model.end_token)
     return tokenizer
 
 
@@ -101,7 +116,8 @@ def load_policy(
         config = world.first(lambda: for_device(config, device))
     if world.size > 1:
         return _load_sharded(config, tokenizer, to_train, world, shard_ranks, device)
-    policy = _policy(_pretrained(config, tokenizer), config, tokenizer, device)
+    model, left_out = _pretrained(config, tokenizer)
+    policy = _policy(model, config, tokenizer, device, left_out)
     check_head(policy, config.id)
     if to_train:
         prove_packable(policy, None, world)
@@ -114,20 +130,20 @@ def _load_sharded(
 ) -> Policy:
     source: list[Any] = []  # the full model, on rank 0 and there on the CPU
 
-    def read() -> tuple[Any, Any, str]:
-        model = _pretrained(config, tokenizer)
+    def read() -> tuple[Any, Any, str, str]:
+        model, left_out = _pretrained(config, tokenizer)
         source.append(model)
         on_cpu = _policy(model, config, tokenizer, torch.device("cpu"))
         check_head(on_cpu, config.id)
         structure = structure_against_packs(on_cpu) if to_train else ""
         own = model.config, model.generation_config
         lora.attach(model, config)
-        return *own, structure
+        return *own, structure, left_out
 
-    architecture, generation_config, structure = world.first(read)
+    architecture, generation_config, structure, left_out = world.first(read)
     model = _without_memory(architecture, _dtype(config))
     model.generation_config = generation_config
-    policy = _policy(model, config, tokenizer, device)
+    policy = _policy(model, config, tokenizer, device, left_out)
     lora.attach(model, config)
     shard_policy(policy, make_mesh(device.type, world.size, shard_ranks))
     materialize(model, device, source[0].state_dict() if source else {})
@@ -150,11 +166,15 @@ def outline(config: ModelConfig, tokenizer: Any, device: torch.device) -> Policy
 
     console.quiet_libraries()
     try:
-        model = _without_memory(AutoConfig.from_pretrained(resolve(config.id, weights=False), trust_remote_code=False), _dtype(config))
+        architecture = AutoConfig.from_pretrained(resolve(config.id, weights=False), trust_remote_code=False)
+        text = architecture.get_text_config()
+        if tokenizer is not None or config.resize:
+            text.vocab_size = _rows(config, tokenizer or load_tokenizer(config.id), text.vocab_size)
+        model = _without_memory(architecture, _dtype(config))
     except InputError:
         raise
     except Exception as error:
-        raise _cannot_load("model", config.id, error) from None
+        raise cannot_load("model", config.id, error) from None
     lora.attach(model, config)
     stops = Stops.of(tokenizer) if tokenizer is not None else Stops(-1)
     return Policy(model, tokenizer, stops, device, config.precision, packs=True)
@@ -165,31 +185,93 @@ def _dtype(config: ModelConfig) -> torch.dtype:
     return torch.bfloat16 if halved else torch.float32
 
 
-def _policy(model: Any, config: ModelConfig, tokenizer: Any, device: torch.device) -> Policy:
+def _policy(model: Any, config: ModelConfig, tokenizer: Any, device: torch.device, left_out: str = "") -> Policy:
     """A model with memory on its device, one without where it is, as a policy."""
     if not any(parameter.is_meta for parameter in model.parameters()):
         model.to(device)
-    return Policy(model, tokenizer, Stops.of(tokenizer), device, config.precision)
+    return Policy(model, tokenizer, Stops.of(tokenizer), device, config.precision, left_out=left_out)
 
 
-def _pretrained(config: ModelConfig, tokenizer: Any) -> Any:
-    """The model as it was published, on the CPU. Raises InputError if a weight is missing, or the tokenizer is of another model."""
+def _pretrained(config: ModelConfig, tokenizer: Any) -> tuple[Any, str]:
+    """The model as it was published, on the CPU, with as many rows in its embedding as `model.resize` wants; and what it left out.
+
+    Raises:
+        InputError: a weight is missing, or the tokenizer is of another model.
+    """
     from transformers import AutoModelForCausalLM
 
+    path = resolve(config.id)
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
-            resolve(config.id), dtype=_dtype(config), output_loading_info=True,
-            use_safetensors=True, trust_remote_code=False,
-        )  # fmt: skip
+            path, dtype=_dtype(config), output_loading_info=True, use_safetensors=True, trust_remote_code=False
+        )
     except Exception as error:
-        raise _cannot_load("model", config.id, error) from None
+        raise cannot_load("model", config.id, error) from None
     lost = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
     if lost:  # transformers would go on with random ones
         raise InputError(f"{config.id}: {len(lost)} weights are missing or of another shape, {lost[0]} among them")
-    rows = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > rows:
-        raise InputError(f"{config.id}: the tokenizer has {len(tokenizer)} tokens, the model's embedding only {rows}")
-    return model
+    old = model.get_input_embeddings().weight.shape[0]
+    rows = _rows(config, tokenizer, old)
+    if rows > old:
+        _add_rows(model, rows)
+        untrained = "; model.lora does not train them" if config.lora != "none" else ""
+        _say_once(f"{config.id}: the embedding gets {rows - old} rows more, each the mean of the {old} that it has{untrained}")
+    left_out = _left_out(model, report["unexpected_keys"], path)
+    if left_out:
+        _say_once(f"{config.id}: {left_out}")
+    return model, left_out
+
+
+@functools.cache
+def _say_once(sentence: str) -> None:
+    """Print what every loading of the same model would say again."""
+    console.say(sentence, style="yellow")
+
+
+def _rows(config: ModelConfig, tokenizer: Any, rows: int) -> int:
+    """How many rows the embedding is to have, which has `rows`. Raises InputError where they are too few, and are not to be more."""
+    if len(tokenizer) > rows and not config.resize:
+        raise InputError(
+            f"{config.id}: the tokenizer has {len(tokenizer)} tokens, the model's embedding only {rows} rows: set model.resize = true,"
+            " which adds the rows that are missing, or give the model the tokenizer that it was published with"
+        )
+    return max(len(tokenizer), rows)
+
+
+@torch.no_grad()
+def _add_rows(model: Any, rows: int) -> None:
+    """Give the embedding and the head so many rows; each new one is the mean of the old ones, so that it stands out nowhere."""
+    old = model.get_input_embeddings().weight.shape[0]
+    with torch.random.fork_rng(devices=[]):
+        model.resize_token_embeddings(rows, mean_resizing=False)
+    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+        for tensor in layer.parameters(recurse=False):
+            tensor[old:] = tensor[:old].float().mean(dim=0).to(tensor.dtype)
+
+
+def _left_out(model: Any, unexpected: set[str], path: str) -> str:
+    """A sentence on the tensors of a checkpoint that the loaded model has no part for, some of which loading passes over in silence.
+
+    Buffers that older versions stored and that are computed now do not count.
+
+    Args:
+        unexpected: the names that loading reports.
+        path: of the checkpoint, or its name on the hub.
+    """
+    folder, silent = at_hand(path), getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
+    passed = {name for name in (weight_names(folder) if folder else ()) if any(re.search(pattern, name) for pattern in silent)}
+    own = {name for name, _ in model.named_buffers()} | set(model.state_dict())
+    computed = ("inv_freq", "position_ids", "masked_bias")
+    names = sorted(name for name in passed | set(unexpected) if name not in own and name.rpartition(".")[2] not in computed)
+    if not names:
+        return ""
+    parts = Counter(".".join(name.split(".")[: 2 if name.startswith("model.") else 1]) for name in names)
+    shown = ", ".join(f"{part}.…" for part, _ in parts.most_common(3)) + (" and others" if len(parts) > 3 else "")
+    one = len(names) == 1
+    return (
+        f"{len(names)} tensor{'' if one else 's'} of the checkpoint ({shown}) belong{'s' if one else ''} to no part of"
+        f" {type(model).__name__}: {'it is' if one else 'they are'} neither trained nor saved"
+    )
 
 
 def _without_memory(architecture: Any, dtype: torch.dtype) -> Any:
@@ -201,30 +283,6 @@ def _without_memory(architecture: Any, dtype: torch.dtype) -> Any:
         model = AutoModelForCausalLM.from_config(architecture, dtype=dtype)
     model.tie_weights()  # what has no memory was not recognised as the same
     return model
-
-
-def resolve(model_id: str, weights: bool = True) -> str:
-    """A local directory as it is, the embedded default as its cached conversion, anything else as a hub name.
-
-    ``name@revision`` is the local copy of that revision, fetched if need be, without its weights unless `weights`.
-    """
-    if model_id == EMBEDDED:
-        return str(embedded_model())
-    if model_id.startswith((".", "/", "~")) or Path(model_id).exists():
-        path = Path(model_id).expanduser()
-        if not (path / "config.json").is_file():
-            raise InputError(f"{model_id}: no model there (a Hugging Face model directory holds config.json)")
-        return str(path)
-    name, at, revision = model_id.partition("@")
-    if not at:
-        return model_id
-    from huggingface_hub import snapshot_download
-
-    kinds = ["*.json", "*.txt", "*.model", "*.jinja", *(["*.safetensors"] if weights else [])]  # no pickle, and no code
-    try:
-        return snapshot_download(name, revision=revision, allow_patterns=kinds)
-    except Exception as error:  # huggingface_hub raises many kinds
-        raise _cannot_load("model", model_id, error) from None
 
 
 def check_positions(policy: Policy, longest: int, what: str) -> None:
@@ -244,8 +302,14 @@ def size_in_bytes(model: Any, trained: bool = False) -> int:
     return sum(weight.numel() * weight.element_size() for weight in model.parameters() if weight.requires_grad or not trained)
 
 
-def _cannot_load(what: str, model_id: str, error: Exception) -> InputError:
-    return InputError(
-        f"{model_id}: the {what} cannot be loaded; it is neither a model directory here nor on the Hugging Face hub in reach:"
-        f" {first_line(error)}"
-    )
+def embedding_rows(model_id: str) -> int:
+    """How many rows the embedding of a model has as it was published, by its configuration. Raises InputError if it is not there."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(resolve(model_id, weights=False), trust_remote_code=False)
+    except InputError:
+        raise
+    except Exception as error:
+        raise cannot_load("model", model_id, error) from None
+    return int(config.get_text_config().vocab_size)

@@ -108,13 +108,13 @@ class Course:
     @property
     def epoch(self) -> int:
         """Optimizer steps of one pass over the rows."""
-        return steps_per_epoch(len(self.prepared.train), self.rows_per_step)
+        return steps_per_epoch(self.prepared.rows, self.rows_per_step)
 
     @property
     def total(self) -> int:
         """Optimizer steps of the run."""
         train = self.config.train
-        return total_steps(len(self.prepared.train), self.rows_per_step, train.num_epochs, train.num_steps)
+        return total_steps(self.prepared.rows, self.rows_per_step, train.num_epochs, train.num_steps)
 
     @property
     def budget(self) -> int:
@@ -128,9 +128,8 @@ class Course:
         return max(self.budget, self.prepared.max_length) if self.policy.packs else rows
 
     def examples(self, step: int) -> list[TokenizedExample]:
-        """The rows of optimizer step `step` (from 0), those of all ranks."""
-        rows = step_rows(len(self.prepared.train), self.rows_per_step, self.config.train.seed, step)
-        return [self.prepared.train[row] for row in rows]
+        """The sequences of the rows of optimizer step `step` (from 0), those of all ranks."""
+        return self.prepared.of_rows(step_rows(self.prepared.rows, self.rows_per_step, self.config.train.seed, step))
 
     def batches(self, examples: Sequence[TokenizedExample], parts: int = 1) -> list[Batch]:
         """This rank's batches of a step with these rows, each `parts` times smaller than planned, though of one row at least."""

@@ -15,7 +15,8 @@ def lay_out_packs(
 ) -> list[list[int]]:
     """Indices of the examples that share a pack: packs of at most `budget` distinct tokens.
 
-    Examples of the same prompt stay together while they fit. An example that is longer than the budget has a pack of its own.
+    Examples of the same prompt, and turns of a conversation, stay together while they fit.
+    An example that is longer than the budget has a pack of its own.
     How a step is packed changes nothing but rounding: the loss is one sum over one denominator.
 
     One rank gets packs by first-fit decreasing (Johnson 1974). Several ranks get a number of packs that they divide: each item
@@ -49,19 +50,24 @@ class _Item:
 def _by_prompt(
     examples: Sequence[TokenizedExample], sequences: Sequence[tuple[int, ...]], order: Sequence[int], common: int, room: int
 ) -> list[_Item]:
-    """The examples in sorted order, those of one prompt together as long as they fit into the room of a pack."""
+    """The examples in sorted order; those of one prompt, or of one conversation, together while they fit into the room of a pack."""
     items: list[_Item] = []
     before: int | None = None
     for index in order:
-        more = len(sequences[index]) - (shared_length(sequences[before], sequences[index]) if before is not None else common)
-        same_prompt = before is not None and examples[before].prompt_ids == examples[index].prompt_ids
-        if same_prompt and items[-1].size + more <= room:
+        shared = shared_length(sequences[before], sequences[index]) if before is not None else common
+        more = len(sequences[index]) - shared
+        if before is not None and items[-1].size + more <= room and _are_alike(examples[before], examples[index], shared, common):
             items[-1].size += more
             items[-1].members.append(index)
         else:
             items.append(_Item(len(sequences[index]) - common, [index]))
         before = index
     return items
+
+
+def _are_alike(a: TokenizedExample, b: TokenizedExample, shared: int, common: int) -> bool:
+    """Whether two examples share at least half of the shorter prompt, beyond what all examples share."""
+    return 2 * (shared - common) >= min(len(a.prompt_ids), len(b.prompt_ids)) - common
 
 
 def _first_fit(items: Sequence[_Item], room: int) -> list[list[int]]:

@@ -40,6 +40,7 @@ class Policy:
         compiled: whether layers are compiled.
         recomputation: what the backward pass computes again.
         always_sync: whether ranks exchange gradients after each micro-batch, or after a step's last one.
+        left_out: a sentence on the tensors of its checkpoint that the model has no part for; "" where there are none.
         compute: what scores a batch: `score_batch` of the model, or, of a sharded model, its method of that name.
     """
 
@@ -53,6 +54,7 @@ class Policy:
     recomputation: Recomputation = "none"
     always_sync: bool = False
     compiled: bool = False
+    left_out: str = ""
     compute: Compute = field(init=False)
     _is_computing: bool = field(default=False, init=False)
 

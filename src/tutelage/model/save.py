@@ -60,10 +60,12 @@ def _write_model(policy: Policy, weights: dict[str, torch.Tensor], target: Path,
         do_sample=False,
     )
     model.config.use_cache = True
+    for config in (model.config, model.config.get_text_config()):
+        config.eos_token_id = policy.stops.end_token_id
     try:
         model.save_pretrained(folder, state_dict=weights, max_shard_size=SHARD_SIZE)
         policy.tokenizer.save_pretrained(folder)
-        (folder / "README.md").write_text(card, encoding="utf-8")
+        (folder / "README.md").write_text(card + _left_out(policy), encoding="utf-8")
         shutil.rmtree(target, ignore_errors=True)  # of a run that died before it could say that it was finished
         folder.rename(target)
     except Exception as error:  # safetensors reports a full disk with an error of its own
@@ -71,3 +73,6 @@ def _write_model(policy: Policy, weights: dict[str, torch.Tensor], target: Path,
         raise RunError(f"{target}: the model could not be written: {error}") from None
 
 
+def _left_out(policy: Policy) -> str:
+    """What the model card says of the checkpoint's tensors that this model has no part for."""
+    return f"\nOf the model that it was trained from, {policy.left_out}.\n" if policy.left_out else ""

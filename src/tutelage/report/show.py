@@ -13,6 +13,7 @@ from rich.text import Text
 from tutelage import console
 from tutelage.config import Config
 from tutelage.console import percent, within
+from tutelage.data import histogram as histogram_of
 from tutelage.data import summary as counts_in_words
 from tutelage.report.words import evaluation_row, model_id, number
 from tutelage.runs import shown_accuracy
@@ -32,12 +33,14 @@ MEANS = (
 def preview(prepared: Prepared, tokenizer: Any) -> None:
     """One training example with its loss tokens marked, the response share, the length histogram, the ledger."""
     ledger = prepared.ledger
-    fate_table(ledger.counts(), {fate.fate: f"{fate.source}: {fate.why}" for fate in reversed(list(ledger)) if fate.why})
+    fate_table(ledger.counts(), ledger.why())
+    for line in (*prepared.unread, *prepared.notes):
+        console.say(line, style="yellow")
     histogram(prepared)
-    responses = sum(len(example.response_ids) for example in prepared.train)
-    total = sum(map(len, prepared.train))
+    responses, total = prepared.response_tokens, prepared.tokens
+    turns = "" if prepared.first is None else f" ({len(prepared.train)} turns)"
     console.say(
-        f"training on {len(prepared.train)} rows: {total} tokens, {responses} of them response tokens that carry the loss"
+        f"training on {prepared.rows} rows{turns}: {total} tokens, {responses} of them response tokens that carry the loss"
         f" ({percent(responses / total)}); validating on a panel of {prepared.panel} problems"
         + (f", and on all {len(prepared.validation)} at the ends" if len(prepared.validation) > prepared.panel else "")
     )
@@ -53,7 +56,7 @@ def fate_table(counts: Counter[str], reasons: Mapping[str, str]) -> None:
 
 def histogram(prepared: Prepared) -> None:
     """Lengths of prompt + response in tokens, and where max_length cuts."""
-    width, bins = binned(Counter(prepared.lengths), 8)
+    width, bins = binned(dict(histogram_of(prepared.lengths)), 8)
     chosen = "the 99.5th percentile" if prepared.max_length_was_chosen else "as configured"
     console.say(f"lengths in tokens (prompt + response); max_length is {prepared.max_length} ({chosen})")
     for start, count in bins.items():

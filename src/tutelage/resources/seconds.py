@@ -149,7 +149,7 @@ def evaluation_seconds(policy: Policy, config: EvalConfig, prepared: Prepared, t
     weights = list(policy.model.parameters())
     operations = 2.0 * sum(weight.numel() for weight in weights)
     reading = sum(weight.numel() * min(weight.element_size(), policy.compute_dtype.itemsize) for weight in weights) / device.reads
-    trained = min(max(len(row.response_ids) for row in prepared.train), config.max_new_tokens)
+    trained = min(prepared.longest_response, config.max_new_tokens)
     seconds = 0.0
     for step in range(total + 1):
         if config.is_due(step, total):

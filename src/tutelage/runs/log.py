@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -13,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.config import Config, changeable, differences, load_config, to_toml
-from tutelage.data import Fate
+from tutelage.data import Fate, Template
 from tutelage.errors import InputError, RunError
 from tutelage.runs import checkpoint, tracking
 from tutelage.runs.environment import describe_environment
 from tutelage.runs.files import append_lines, iter_lines, locked, read_json, to_lines, write_text
-from tutelage.runs.reading import Reading
+from tutelage.runs.reading import UNREAD, Reading
+
+KEPT_TEMPLATE = "template.json"
+"""The prompt template as it was rendered when the run began, with the chat template and its date."""
 
 METRICS, GENERATIONS = "metrics.jsonl", "generations.jsonl"
 
@@ -60,7 +64,7 @@ class RunLog:
     def generations(self, step: int, records: Iterable[dict[str, Any]]) -> None:
         append_lines(self.directory / GENERATIONS, [{"step": step, **record} for record in records])
 
-    def begin(self, config: Config, template: str, data: Mapping[str, Any], ledger: Iterable[Fate]) -> None:
+    def begin(self, config: Config, template: Template, data: Mapping[str, Any], ledger: Iterable[Fate]) -> None:
         """Write what explains the run: its configuration, environment, prompt template, and the fate of every row.
 
         Args:
@@ -78,9 +82,11 @@ class RunLog:
         try:
             write_text(self.directory / "config.toml", to_toml(config))
             write_text(self.directory / "environment.json", json.dumps(self._environment(found is not None), indent=2) + "\n")
-            write_text(self.directory / "prompt.txt", template)
+            write_text(self.directory / "prompt.txt", template.text)
+            write_text(self.directory / KEPT_TEMPLATE, template.to_json() + "\n")
             write_text(known, to_lines([dict(data)]))
-            write_text(self.directory / "ledger.jsonl", to_lines(vars(fate) for fate in ledger))
+            unread = ({"source": "", "fate": UNREAD, "why": line} for line in data["unread"])
+            write_text(self.directory / "ledger.jsonl", to_lines(itertools.chain((vars(fate) for fate in ledger), unread)))
         except RunError as error:
             raise InputError(str(error)) from None
         self._tracker = tracking.start(config, self.directory, None if found is None else checkpoint.step_of(found))
@@ -206,3 +212,15 @@ def refuse_to_overwrite(config: Config, allowed: Collection[str] = ()) -> None:
 def changes(config: Config, may_change: Collection[str]) -> list[str]:
     """What a configuration changes of the one that its run directory holds, but for settings that may change."""
     return differences(load_config(Path(config.run.dir) / "config.toml"), config, may_change)
+
+
+def kept_template(config: Config) -> Template | None:
+    """The prompt template that an unfinished run in `run.dir` was begun with, if its prompts are those of the configuration."""
+    directory = Path(config.run.dir)
+    if not (directory / KEPT_TEMPLATE).is_file() or not (directory / "config.toml").is_file():
+        return None
+    then = load_config(directory / "config.toml")
+    same = (then.model.id, then.data.prompt, then.data.template_arguments) == (
+        config.model.id, config.data.prompt, config.data.template_arguments,
+    )  # fmt: skip
+    return Template.from_json((directory / KEPT_TEMPLATE).read_text(encoding="utf-8")) if same else None

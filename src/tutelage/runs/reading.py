@@ -15,6 +15,8 @@ from tutelage.console import within
 from tutelage.errors import InputError
 from tutelage.runs.files import iter_lines, read_json, read_lines
 
+UNREAD = "unread"
+"""The fate, in the ledger, of columns and files that nothing reads; they are no rows."""
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 LEVELS_PER_OCTAVE = 12
 
@@ -109,7 +111,9 @@ class Reading:
     @cached_property
     def fates(self) -> Counter[str]:
         """How many rows met which fate."""
-        return Counter(line["fate"] for line in read_lines(self.directory / "ledger.jsonl"))
+        known = self.table("data.json").get("fates")
+        lines = known or Counter(line["fate"] for line in read_lines(self.directory / "ledger.jsonl"))
+        return Counter({fate: count for fate, count in lines.items() if fate != UNREAD})
 
     def table(self, name: str) -> dict[str, Any]:
         """What a JSON file of the run says; nothing where there is none."""

@@ -129,7 +129,7 @@ def _compiles(course: Course, matrix_rate: float | None, known: dict[str, Any]) 
     if model.activation_checkpointing == "selective" or matrix_rate is None:
         return False
     policy = course.policy
-    tokens = sum(map(len, course.prepared.train)) * course.total // course.epoch // course.world.size
+    tokens = course.prepared.tokens * course.total // course.epoch // course.world.size
     weights = sum(weight.numel() for weight in policy.model.parameters())
     seconds = 6 * weights * tokens / (USUAL_SHARE * matrix_rate)
     saved = COMPILED_GAIN[policy.device.type] * seconds

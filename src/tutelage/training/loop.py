@@ -19,11 +19,11 @@ from tutelage.data import Prepared, TokenizedExample, prepare
 from tutelage.errors import InputError, RunError
 from tutelage.evaluation import Evaluator, evaluator_for, forget_drafts, registry
 from tutelage.machines import ALONE, StopWanted, World, agreed, join, uninterrupted
-from tutelage.model import Policy, load_policy, load_tokenizer, optim, save_model
+from tutelage.model import Policy, load_policy, optim, save_model, tokenizer_of
 from tutelage.report import page as report
 from tutelage.report import show
 from tutelage.resources import place_engine
-from tutelage.runs import Checkpoints, RunLog, SilentRunLog, checkpoint, open_run, write_text
+from tutelage.runs import Checkpoints, RunLog, SilentRunLog, checkpoint, kept_template, open_run, write_text
 from tutelage.training.ending import Nonsense, Preempted, Stand, Wait, ending_of
 from tutelage.training.fit import Fitting
 from tutelage.training.start import Start, check_size, explain, require, save_every, set_up
@@ -76,8 +76,8 @@ def train_one_size(
     console.quiet_libraries()
     with join(config.model.device, config.parallel.timeout) as world, contextlib.ExitStack() as held:
         world.first(lambda: require(config, world, allow_changes))
-        tokenizer = world.first(lambda: load_tokenizer(config.model.id))
-        ready = world.first(lambda: prepared or prepare(config, tokenizer))
+        tokenizer = world.first(lambda: tokenizer_of(config))
+        ready = world.first(lambda: prepared or prepare(config, tokenizer, kept_template(config)))
         log = _open(config, allow_changes, world, held)
         if world.leads:
             show.preview(ready, tokenizer)
@@ -110,7 +110,7 @@ def evaluate_untrained(config: Config, prepared: Prepared) -> Path:
     require(config, ALONE, ())
     with open_run(config) as log:
         with console.progress("loading the model"):
-            policy = load_policy(config.model, load_tokenizer(config.model.id), to_train=config.train.pack)
+            policy = load_policy(config.model, tokenizer_of(config), to_train=config.train.pack)
         check_size(policy, prepared, config, log.directory)
         explain(policy, config, prepared, log, ())
         start = set_up(policy, prepared, config, log, trains=False)

@@ -11,8 +11,8 @@ from tutelage.config import Config
 from tutelage.data import TokenizedExample, prepare
 from tutelage.errors import InputError
 from tutelage.machines import World, agreed, join
-from tutelage.model import Course, load_policy, load_tokenizer, optim
-from tutelage.runs import SilentRunLog
+from tutelage.model import Course, load_policy, optim, tokenizer_of
+from tutelage.runs import SilentRunLog, kept_template
 from tutelage.training.start import set_up
 from tutelage.training.step import Guard, accumulate_gradients, update_weights
 
@@ -35,8 +35,8 @@ def replay_step(config: Config, step: int) -> list[dict[str, Any]]:
         raise InputError(f"run.dir: {directory} is not a run directory (it holds no config.toml)")
     with join(config.model.device, config.parallel.timeout) as world:
         log = SilentRunLog(directory)
-        tokenizer = world.first(lambda: load_tokenizer(config.model.id))
-        prepared = world.first(lambda: prepare(config, tokenizer))
+        tokenizer = world.first(lambda: tokenizer_of(config))
+        prepared = world.first(lambda: prepare(config, tokenizer, kept_template(config)))
         policy = load_policy(config.model, tokenizer, to_train=config.train.pack, world=world, shard_ranks=config.parallel.shard)
         start = set_up(policy, prepared, config, log, world, until=step - 1)
         course, done = start.course, start.step

@@ -20,6 +20,7 @@ class Sampling:
         min_new_tokens: before so many tokens, neither an end token nor a stop string ends a response.
         top_logprobs: over how many of the likeliest tokens an engine that does not see the whole distribution sums the entropy;
             0: not at all.
+        end_token_id: the one token that ends a response; None: those that tokenizer and generation configuration name.
     """
 
     max_new_tokens: int = 512
@@ -30,6 +31,7 @@ class Sampling:
     samples: int = 1
     min_new_tokens: int = 0
     top_logprobs: int = 0
+    end_token_id: int | None = None
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
@@ -103,6 +105,7 @@ class Engine(Protocol):
         """`sampling.samples` completions of each prompt (token ids), one prompt's after the other's.
 
         Args:
+            sampling: where it has an `end_token_id`, that token and the stop strings end a response, and nothing else does.
             indices: the index of each prompt's problem, from which `sampling.seed_of` makes seeds; default: 0, 1, 2, …
             on_finished: call it with the number of responses that have just finished. It is also the sign of life: an engine
                 that is silent for `eval.timeout` seconds counts as hung.
@@ -134,7 +137,16 @@ def cut_at_stop(text: str, stop: tuple[str, ...], early: int = 0) -> tuple[str, 
     return (text[: min(ends)], True) if ends else (text, False)
 
 
-def end_token_ids(tokenizer: Any, configured: int | list[int] | None) -> set[int]:
-    """What ends a response: the tokenizer's end token, and those that the model's generation configuration names."""
+def end_token_ids(sampling: Sampling, tokenizer: Any, configured: int | list[int] | None) -> set[int]:
+    """What ends a response, beside the stop strings: the one end token of the run.
+
+    An engine without a run (`init_vllm`, `log_generations`) is told none: there, the tokenizer's end token ends a response, and
+    each that the model's generation configuration names.
+
+    Args:
+        configured: `eos_token_id` of the generation configuration.
+    """
+    if sampling.end_token_id is not None:
+        return {sampling.end_token_id}
     several = configured if isinstance(configured, list) else [configured]
     return {int(token) for token in [tokenizer.eos_token_id, *several] if token is not None}

@@ -48,7 +48,7 @@ class FakeEngine:
         torch.manual_seed(seed)  # an engine changes the random state and the threads of its process, as vLLM does
         torch.set_num_threads(1)
         self.model: Any = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype)).eval()
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(model)
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(model, mistral_format=False)
         self.syncs = 0
 
     def load(self, weights: dict[str, torch.Tensor]) -> None:

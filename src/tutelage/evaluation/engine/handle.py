@@ -13,6 +13,7 @@ import torch
 
 from tutelage.config import EvalConfig, ModelConfig
 from tutelage.data import Stops
+from tutelage.errors import InputError
 from tutelage.evaluation import certificate
 from tutelage.evaluation.certificate import Certificate
 from tutelage.evaluation.engine import registry
@@ -20,7 +21,7 @@ from tutelage.evaluation.engine.contract import Completion, Sampling, Scores
 from tutelage.evaluation.engine.process import EngineError, Remote
 from tutelage.evaluation.engine.snapshot import Snapshot, take
 from tutelage.machines import reshard
-from tutelage.model import Policy, choose_device, load_policy, load_tokenizer, lora, resolve
+from tutelage.model import Policy, choose_device, embedding_rows, load_policy, load_tokenizer, lora, resolve
 from tutelage.resources import visible_name
 
 
@@ -93,6 +94,13 @@ class EngineHandle:
         self.setting, self.title = setting, entry.title
         self.holds: tuple[Policy, Snapshot] | None = None
         self._tokenizer = load_tokenizer(setting.model)
+        rows = embedding_rows(setting.model)
+        if len(self._tokenizer) > rows:
+            raise InputError(
+                f"{setting.model}: {entry.title} reads the model as it was published, whose embedding has {rows} rows for the"
+                f" tokenizer's {len(self._tokenizer)} tokens, and model.resize adds them in training alone: write eval.backend ="
+                ' "native"'
+            )
         self._own_policy: Policy | None = None
         options = {
             "model": setting.model, "device": setting.device.type, "dtype": setting.dtype, "seed": setting.seed,
@@ -241,6 +249,7 @@ def init_vllm(model_id: str, device: str, seed: int, gpu_memory_utilization: flo
     setting = EngineSetting(resolve(model_id), choose_device(device), seed, **options)
     registry.require(setting.backend, setting.device.type)
     engine = EngineHandle(setting)
+    Stops.of(engine.get_tokenizer())
     engine.start()
     return engine
 

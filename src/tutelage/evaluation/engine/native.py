@@ -29,7 +29,7 @@ def generate(
 
     Sampling draws one uniform variate per token from a generator of (seed, problem index, sample): a response depends neither on the batch
     it was generated in nor on the trainer's random state, which is left alone. Training mode is restored afterwards.
-    A response ends at the tokenizer's end token and at those of the model's generation_config.
+    A response ends as `end_token_ids` says, or with a stop string.
 
     Args:
         prompts: token ids; none may be empty.
@@ -37,7 +37,7 @@ def generate(
         on_finished: is called after each token of a batch with the number of responses that ended with it, mostly 0. What it
             raises ends the generation.
     """
-    ends = end_token_ids(tokenizer, getattr(getattr(model, "generation_config", None), "eos_token_id", None))
+    ends = end_token_ids(sampling, tokenizer, getattr(getattr(model, "generation_config", None), "eos_token_id", None))
     by_index = dict(zip(indices if indices is not None else range(len(prompts)), prompts, strict=True))
     requests = [(index, sample) for index in by_index for sample in range(sampling.samples)]
     order = sorted(requests, key=lambda request: len(by_index[request[0]]))

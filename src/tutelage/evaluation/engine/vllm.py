@@ -71,9 +71,7 @@ class VllmEngine:
             load_format="safetensors", trust_remote_code=False, **options,
         )  # fmt: skip
         self.tokenizer: Any = self.llm.get_tokenizer()
-        self.ends = end_token_ids(
-            self.tokenizer, self.llm.llm_engine.model_config.try_get_generation_config().get("eos_token_id")
-        )
+        self.configured_ends = self.llm.llm_engine.model_config.try_get_generation_config().get("eos_token_id")
 
     def load(self, weights: dict[str, torch.Tensor]) -> None:
         """Take over other weights, and forget what was cached under the old ones.
@@ -112,14 +110,15 @@ class VllmEngine:
         return [self._completion(each, settings) for output in outputs for each in output.outputs]
 
     def params(self, sampling: Any, index: int, sample: int) -> Any:
-        """vLLM's SamplingParams of one response."""
+        """vLLM's SamplingParams of one response. vLLM adds the ends of its own model to `stop_token_ids` unless it ignores them."""
         if not isinstance(sampling, Sampling):
             return sampling
         from vllm import SamplingParams
 
         return SamplingParams(
             max_tokens=sampling.max_new_tokens, min_tokens=sampling.min_new_tokens, temperature=sampling.temperature,
-            top_p=sampling.top_p, stop=list(sampling.stop), include_stop_str_in_output=True, stop_token_ids=sorted(self.ends),
+            top_p=sampling.top_p, stop=list(sampling.stop), include_stop_str_in_output=True, ignore_eos=True,
+            stop_token_ids=sorted(end_token_ids(sampling, self.tokenizer, self.configured_ends)),
             seed=sampling.seed_of(index, sample), skip_special_tokens=False, logprobs=sampling.top_logprobs or None,
         )  # fmt: skip
 
@@ -131,7 +130,8 @@ class VllmEngine:
         entropies = None
         if output.logprobs is not None and sampling.top_logprobs:
             entropies = tuple(_entropy_of(position, sampling.top_logprobs) for position in output.logprobs)
-        return Completion(to_text(self.tokenizer, tokens, self.ends, sampling), tokens, reason, entropies)
+        ends = end_token_ids(sampling, self.tokenizer, self.configured_ends)
+        return Completion(to_text(self.tokenizer, tokens, ends, sampling), tokens, reason, entropies)
 
     def score(self, sequences: Sequence[Sequence[int]], cuts: Sequence[int]) -> Scores:
         """`Engine.score`. vLLM reads the prefix cache for requests that generate, not for scores of prompts.

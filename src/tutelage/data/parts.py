@@ -1,0 +1,336 @@
+"""A part of a data set on the disk: some rows as they were, what each says, and the ids of its sequences.
+
+A part is three Arrow files, which are mapped into memory and never read in full. Any process makes it from the rows alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import json
+import os
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from tutelage.data.conversations import Turn, write_problem, write_turns
+from tutelage.data.encoding import encode_texts
+from tutelage.data.marks import MARK, special_tokens
+from tutelage.data.overlap import key_of, normalised, question_in
+from tutelage.data.rendered import is_rendered
+from tutelage.data.shapes import BadRow, Parsed, Reader
+from tutelage.data.sources import Row
+from tutelage.data.stops import Stops
+from tutelage.data.templates import Template
+
+ROWS, BYTES = 4096, 16 << 20
+"""A part is complete when it has so many rows, or so many bytes of them."""
+MALFORMED, LEFT_OUT = "malformed", "left out"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How rows become ids: all that ids depend on besides the rows.
+
+    Attributes:
+        turns: as `data.turns`.
+        problems: whether rows are problems, of which the prompt alone is written.
+    """
+
+    reader: Reader
+    template: Template
+    tokenizer: Any
+    turns: Literal["last", "all"] = "all"
+    problems: bool = False
+
+    @functools.cached_property
+    def specials(self) -> Any:
+        return special_tokens(self.tokenizer)
+
+    @functools.cached_property
+    def stops(self) -> Stops:
+        return Stops.of(self.tokenizer)
+
+    def write(self, parsed: Parsed) -> list[Turn]:
+        """The texts of what is learnt, or of what is asked. Raises BadRow."""
+        if self.problems:
+            return [Turn(write_problem(parsed, self.template, self.specials), "")]
+        return write_turns(parsed, self.template, self.turns, self.specials)
+
+    def encode(self, turns: Sequence[Turn]) -> list[tuple[list[int], list[int]]]:
+        """(prompt ids, response ids with the end token) of each turn. Raises BadRow."""
+        prompts = encode_texts(self.tokenizer, [turn.prompt for turn in turns], begin=True)
+        if self.problems:
+            return [(prompt, []) for prompt in prompts]
+        responses = encode_texts(self.tokenizer, [turn.response for turn in turns])
+        ends = [self._end_of(turn) for turn in turns]
+        return [(prompt, [*response, end]) for prompt, response, end in zip(prompts, responses, ends, strict=True)]
+
+    def _end_of(self, turn: Turn) -> int:
+        return int(self.tokenizer.convert_tokens_to_ids(turn.end)) if turn.end else self.stops.end_token_id
+
+
+@dataclass
+class Made:
+    """A row as it was made: what it says, the texts of its sequences, its question, normalised, and whether its prompt holds a template.
+
+    Attributes:
+        raw, item: the index of its raw row in the part, and of the item that it is there.
+        fate, why: "malformed" or "left out", and the reason; "" for a row that is well-formed.
+    """
+
+    raw: int
+    item: int
+    parsed: Parsed
+    turns: list[Turn]
+    question: str = ""
+    rendered: bool = False
+    fate: str = ""
+    why: str = ""
+
+
+Column = Callable[[Any, Sequence[tuple[int, Made]]], tuple[dict[str, list[Any]], bool]]
+"""A function of a module, from something shared and (index, row) of the well-formed rows of a part: the values of its columns for
+these rows, and whether to keep them for another time."""
+
+
+@dataclass(frozen=True)
+class Added:
+    """A column that is added to the rows of every part.
+
+    Attributes:
+        name: says all that the values depend on.
+    """
+
+    name: str
+    make: Column
+    shared: Any
+
+
+def cut(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    """The rows of each part, a function of the rows alone."""
+    part: list[Row] = []
+    size = 0
+    for row in rows:
+        part.append(row)
+        size += sum(len(value) for value in row.value.values() if isinstance(value, str | list)) if row.value else 0
+        if len(part) == ROWS or size >= BYTES:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
+def make_part(shared: tuple[Recipe, Sequence[Added]], job: tuple[Path, list[Row]]) -> None:
+    """Write the files of a part; the table of rows comes last, so a part that has it is complete.
+
+    Args:
+        shared: the recipe, and the columns to be added.
+        job: what the names of the files begin with, and the rows.
+    """
+    (recipe, columns), (stem, rows) = shared, job
+    made = [_made(recipe, raw, item, parsed) for raw, row in enumerate(rows) for item, parsed in enumerate(recipe.reader.read(row))]
+    sequences = _encoded(recipe, made)
+    tokens, hashes = _token_table(sequences)
+    raws = {
+        "source": pa.array([row.source for row in rows], pa.string()),
+        "value": pa.array([json.dumps(row.value, ensure_ascii=False).encode("utf-8", "surrogatepass") for row in rows], pa.large_binary()),
+        "problem": pa.array([row.problem for row in rows], pa.string()),
+    }  # fmt: skip
+    table = {
+        "source": pa.array([row.parsed.source for row in made], pa.string()),
+        "raw": pa.array([row.raw for row in made], pa.int32()),
+        "item": pa.array([row.item for row in made], pa.int32()),
+        "fate": pa.array([row.fate for row in made], pa.string()),
+        "why": pa.array([row.why for row in made], pa.string()),
+        "reference": pa.array([bool(row.parsed.reference) for row in made], pa.bool_()),
+        "marked": pa.array([any(MARK in turn.prompt or MARK in turn.response for turn in row.turns) for row in made], pa.bool_()),
+        "rendered": pa.array([row.rendered for row in made], pa.bool_()),
+        "problem": pa.array([key_of(row.question) for row in made], pa.uint64()),
+        "hash": pa.array(hashes, pa.binary(16)),
+        "sequences": pa.array([len(each) for each in sequences], pa.int32()),
+    }  # fmt: skip
+    unread = Counter(column for row in made if row.item == 0 for column in row.parsed.unread)
+    write_table(file_of(stem, "raw"), pa.table(raws))
+    write_table(file_of(stem, "tokens"), tokens)
+    for column in columns:
+        values, keep = add_column(column, made)
+        if keep:
+            write_table(file_of(stem, column.name), values)
+    about = {"unread": json.dumps(unread), "rows": str(len(rows))}
+    write_table(file_of(stem, "rows"), pa.table(table).replace_schema_metadata(about))
+
+
+def add_column(column: Added, made: Sequence[Made]) -> tuple[pa.Table, bool]:
+    """The table of an added column, "" for rows that are not well-formed, and whether to keep it."""
+    rows = [(index, row) for index, row in enumerate(made) if not row.fate]
+    values, keep = column.make(column.shared, rows)
+    full = {}
+    for name, of_rows in values.items():
+        full[name] = [""] * len(made)
+        for (index, _), value in zip(rows, of_rows, strict=True):
+            full[name][index] = value
+    return pa.table({name: pa.array(each, pa.string()) for name, each in full.items()}), keep
+
+
+def column_of_part(column: Added, job: tuple[Path, Recipe]) -> tuple[pa.Table, bool]:
+    """`add_column` of a part that is complete."""
+    stem, recipe = job
+    return add_column(column, list(Part(stem).made(recipe)))
+
+
+def file_of(stem: Path, kind: str) -> Path:
+    """A file of a part."""
+    return stem.with_name(f"{stem.name}.{kind}.arrow")
+
+
+def _made(recipe: Recipe, raw: int, item: int, parsed: Parsed) -> Made:
+    made = Made(raw, item, parsed, [])
+    if parsed.fault or parsed.left_out:
+        made.fate, made.why = (MALFORMED, parsed.fault) if parsed.fault else (LEFT_OUT, parsed.left_out)
+        return made
+    try:
+        made.turns = recipe.write(parsed)
+    except BadRow as bad:
+        made.fate, made.why = MALFORMED, str(bad)
+    made.rendered = not parsed.messages and is_rendered(parsed.prompt, recipe.template, recipe.specials)
+    made.question = normalised(question_of(parsed, recipe.template.text))
+    return made
+
+
+def question_of(parsed: Parsed, template: str) -> str:
+    """What a row asks: its prompt, or what the user says in all turns up to the last one of the assistant."""
+    asked = [str(message["content"]) for message in parsed.messages if message["role"] == "user"]
+    return "\n".join(asked) if asked else question_in(parsed.prompt, template)
+
+
+def _encoded(recipe: Recipe, made: list[Made]) -> list[list[tuple[list[int], list[int]]]]:
+    """The sequences of each row; those without special tokens in their texts all at once."""
+    marked = [any(MARK in turn.prompt or MARK in turn.response for turn in row.turns) for row in made]
+    found = iter(recipe.encode([turn for row, alone in zip(made, marked, strict=True) if not alone for turn in row.turns]))
+    encoded = []
+    for row, alone in zip(made, marked, strict=True):
+        try:
+            encoded.append(recipe.encode(row.turns) if alone else list(itertools.islice(found, len(row.turns))))
+        except BadRow as bad:
+            row.fate, row.why, row.turns = MALFORMED, str(bad), []
+            encoded.append([])
+    return encoded
+
+
+def _token_table(sequences: Sequence[Sequence[tuple[list[int], list[int]]]]) -> tuple[pa.Table, list[bytes]]:
+    """A line for each sequence, and a hash of the ids of each row.
+
+    Of the prompt, what it shares with the row's sequence before it is not written again.
+    """
+    shared: list[int] = []
+    prompts: list[list[int]] = []
+    responses: list[list[int]] = []
+    for of_row in sequences:
+        before: list[int] = []
+        for prompt, response in of_row:
+            common = _common(before, prompt)
+            shared.append(common)
+            prompts.append(prompt[common:] if common else prompt)
+            responses.append(response)
+            before = [*prompt, *response] if len(of_row) > 1 else []
+    (prompt_ids, prompt_bytes), (response_ids, response_bytes) = _lists(prompts), _lists(responses)
+    table = pa.table({"shared": pa.array(shared, pa.int32()), "prompt": prompt_ids, "response": response_ids})
+    pieces = zip(shared, prompt_bytes, response_bytes, strict=True)
+    hashes = []
+    for of_row in sequences:
+        digest = hashlib.blake2b(digest_size=16)
+        for common, prompt_piece, response_piece in itertools.islice(pieces, len(of_row)):
+            digest.update(b"%d,%d," % (common, len(prompt_piece)))
+            digest.update(prompt_piece)
+            digest.update(response_piece)
+        hashes.append(digest.digest())
+    return table, hashes
+
+
+def _common(before: list[int], prompt: list[int]) -> int:
+    shortest = min(len(before), len(prompt))
+    if shortest == 0:
+        return 0
+    differs = np.flatnonzero(np.array(before[:shortest]) != np.array(prompt[:shortest]))
+    return int(differs[0]) if len(differs) else shortest
+
+
+def _lists(rows: Sequence[list[int]]) -> tuple[pa.ListArray, Iterator[memoryview]]:
+    """The rows as an Arrow array, and the bytes of each."""
+    offsets = np.zeros(len(rows) + 1, np.int32)
+    np.cumsum([len(row) for row in rows], out=offsets[1:])
+    values = array("i")
+    for row in rows:
+        values.fromlist(row)
+    view = memoryview(values).cast("B")
+    ends = (4 * offsets).tolist()
+    lists = pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.asarray(values, dtype=np.int32)))
+    return lists, (view[start:end] for start, end in itertools.pairwise(ends))
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write an Arrow file: in full, or not at all."""
+    making = path.with_name(f".{path.name}.{os.getpid()}")
+    with pa.OSFile(str(making), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    making.replace(path)
+
+
+class Part:
+    """A part that is complete.
+
+    Args:
+        stem: what the names of its files begin with.
+    """
+
+    def __init__(self, stem: Path) -> None:
+        self.stem = stem
+
+    def table(self, kind: str) -> pa.Table:
+        """One of its tables: raw, rows, tokens, or a column that was added."""
+        with pa.memory_map(str(file_of(self.stem, kind))) as file:
+            return pa.ipc.open_file(file).read_all()
+
+    @functools.cached_property
+    def rows(self) -> pa.Table:
+        return self.table("rows")
+
+    @functools.cached_property
+    def raw(self) -> pa.Table:
+        return self.table("raw")
+
+    @functools.cached_property
+    def tokens(self) -> tuple[np.ndarray, ...]:
+        """(shared, prompt offsets, prompt ids, response offsets, response ids), mapped."""
+        table = self.table("tokens")
+        views = [table["shared"].combine_chunks().to_numpy()]
+        for name in ("prompt", "response"):
+            lists = table[name].combine_chunks()
+            views += [lists.offsets.to_numpy(), lists.values.to_numpy()]
+        return tuple(views)
+
+    def row(self, raw: int) -> Row:
+        """The raw row at an index, as it was read."""
+        value = json.loads(self.raw["value"][raw].as_py().decode("utf-8", "surrogatepass"))
+        return Row(self.raw["source"][raw].as_py(), value, self.raw["problem"][raw].as_py())
+
+    def parsed(self, recipe: Recipe, index: int) -> Parsed:
+        """What a row says, by its index in the part."""
+        row = self.row(self.rows["raw"][index].as_py())
+        return replace(recipe.reader.read(row)[self.rows["item"][index].as_py()], unread=())
+
+    def made(self, recipe: Recipe) -> Iterator[Made]:
+        """The rows as they were made, again."""
+        items = ((raw, item, parsed) for raw in range(self.raw.num_rows) for item, parsed in enumerate(recipe.reader.read(self.row(raw))))
+        for index, (raw, item, parsed) in enumerate(items):
+            row = _made(recipe, raw, item, parsed)
+            row.fate, row.why = self.rows["fate"][index].as_py(), self.rows["why"][index].as_py()
+            yield row

@@ -1,0 +1,346 @@
+"""Rows and their token ids on the disk, made once for a content, a tokenizer and a template, and mapped by every process.
+
+A store is never stale: its directory is named after the content of the files, the settings that say how rows are read, the tokenizer,
+the template, and the code that makes it. Parts that are complete stay when the making is interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+
+from tutelage import console
+from tutelage.config import Source, is_plug_in
+from tutelage.data.parts import Added, Part, Recipe, column_of_part, cut, file_of, make_part, write_table
+from tutelage.data.shapes import Parsed, reader_of
+from tutelage.data.sources import Row, fingerprint, iter_rows, unread_files
+from tutelage.data.templates import Template
+from tutelage.errors import InputError, RunError, first_line
+from tutelage.machines import available_cores, cache_directory, over_processes
+
+LOOKED_AT = 200
+"""Rows from which it is decided how all are read."""
+FEW_PARTS = 3
+"""So many parts are made in this process: others would take longer to start."""
+KEPT, KEPT_SECONDS = 12, 86_400
+"""Stores that are kept: those used last, and any that was used within a day."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """The rows of a source. A row is what the reader makes of it: one of the file, or an item of one.
+
+    Attributes:
+        unread: of each column that nothing reads, in how many rows of the files it holds something.
+        files: of a directory, the files that nothing reads.
+    """
+
+    folder: Path
+    recipe: Recipe
+    count: int
+    raw_rows: int
+    unread: dict[str, int]
+    files: list[str]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _opened, (self.folder, self.recipe)
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    @functools.cached_property
+    def parts(self) -> list[Part]:
+        return [Part(_stem(self.folder, index)) for index in range(self.count)]
+
+    @functools.cached_property
+    def table(self) -> pa.Table:
+        """The rows of all parts."""
+        return pa.concat_tables([part.rows.replace_schema_metadata() for part in self.parts])
+
+    @functools.cached_property
+    def starts(self) -> np.ndarray:
+        """The index of each part's first row, and behind them the number of rows."""
+        return np.cumsum([0, *(part.rows.num_rows for part in self.parts)])
+
+    @functools.cached_property
+    def sources(self) -> Sequence[str]:
+        """The name of each row."""
+        return _Texts(self.table["source"].combine_chunks())
+
+    @functools.cached_property
+    def problems(self) -> np.ndarray:
+        """(rows,) uint64: equal where rows are of the same problem."""
+        return self.table["problem"].to_numpy()
+
+    @functools.cached_property
+    def hashes(self) -> np.ndarray:
+        """(rows, 16) uint8: of all ids of a row."""
+        return np.frombuffer(self.table["hash"].combine_chunks().buffers()[1], np.uint8).reshape(-1, 16)
+
+    @functools.cached_property
+    def referenced(self) -> np.ndarray:
+        """(rows,) bool: whether a row has a reference."""
+        return self.table["reference"].to_numpy()
+
+    @functools.cached_property
+    def first(self) -> np.ndarray:
+        """(rows + 1,) int64: the index of each row's first sequence."""
+        return np.concatenate([[0], np.cumsum(self.table["sequences"].to_numpy(), dtype=np.int64)])
+
+    @functools.cached_property
+    def lengths(self) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens of each sequence's prompt, and of its response: (sequences,) int64 both."""
+        prompts, responses = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        for part in self.parts:
+            shared, prompt, _, response, _ = part.tokens
+            prompts.append(np.diff(prompt).astype(np.int64) + shared)
+            responses.append(np.diff(response).astype(np.int64))
+        return np.concatenate(prompts), np.concatenate(responses)
+
+    @functools.cached_property
+    def well_formed(self) -> np.ndarray:
+        """(rows,) bool: whether a row is neither malformed nor left out."""
+        return is_text(self.table["fate"], "")
+
+    def faults(self) -> Iterator[tuple[int, str, str]]:
+        """(index, "malformed" or "left out", why) of the other rows."""
+        for index in np.flatnonzero(~self.well_formed).tolist():
+            yield index, self.table["fate"][index].as_py(), self.table["why"][index].as_py()
+
+    def count_of(self, flag: str) -> int:
+        """How many rows are `marked` (their text holds special tokens), or `rendered` (their prompt holds the template)."""
+        return int(self.table[flag].to_numpy().sum())
+
+    def part_of(self, row: int) -> tuple[Part, int]:
+        """The part that a row is in, and the row's index there."""
+        index = int(np.searchsorted(self.starts, row, "right")) - 1
+        return self.parts[index], row - int(self.starts[index])
+
+    def parsed(self, row: int) -> Parsed:
+        """What a row says."""
+        part, index = self.part_of(row)
+        return part.parsed(self.recipe, index)
+
+    def raw(self, row: int) -> Row:
+        """The row of the file that a row comes from."""
+        part, index = self.part_of(row)
+        return part.row(part.rows["raw"][index].as_py())
+
+    def sequence(self, index: int) -> tuple[list[int], list[int]]:
+        """(prompt ids, response ids) of a sequence."""
+        at = int(np.searchsorted(self._first_sequences, index, "right")) - 1
+        shared, prompts, prompt_ids, responses, response_ids = self.parts[at].tokens
+
+        def ids(within: int) -> tuple[list[int], list[int]]:
+            prompt = prompt_ids[prompts[within] : prompts[within + 1]].tolist()
+            response = response_ids[responses[within] : responses[within + 1]].tolist()
+            if shared[within]:
+                prompt = list(itertools.chain(*ids(within - 1)))[: shared[within]] + prompt
+            return prompt, response
+
+        return ids(index - int(self._first_sequences[at]))
+
+    @functools.cached_property
+    def _first_sequences(self) -> np.ndarray:
+        return np.cumsum([0, *(len(part.tokens[0]) for part in self.parts)])
+
+    def column(self, added: Added, title: str) -> pa.Table:
+        """The values of an added column for all rows; those of parts that do not have it yet are found, and kept."""
+        missing = [part for part in self.parts if not file_of(part.stem, added.name).is_file()]
+        found: dict[Path, pa.Table] = {}
+        if missing:
+            with console.progress(title, sum(part.rows.num_rows for part in missing)) as advance:
+                jobs = [(part.stem, self.recipe) for part in missing]
+                for part, (table, keep) in zip(missing, each(column_of_part, jobs, added), strict=True):
+                    found[part.stem] = table
+                    if keep:
+                        _keep(file_of(part.stem, added.name), table)
+                    advance(part.rows.num_rows)
+        return pa.concat_tables([found.get(part.stem) or part.table(added.name) for part in self.parts])
+
+
+def _keep(path: Path, table: pa.Table) -> None:
+    with _writing(path.parent):
+        write_table(path, table)
+
+
+def is_text(column: pa.ChunkedArray, text: str) -> np.ndarray:
+    """(rows,) bool: where a column of texts holds a text."""
+    return pc.equal(column, text).combine_chunks().to_numpy(zero_copy_only=False)
+
+
+class _Texts(Sequence[str]):
+    """An Arrow array of texts, as a list of them."""
+
+    def __init__(self, texts: pa.StringArray) -> None:
+        self.texts = texts
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, index: Any) -> Any:
+        found = self.texts[index]
+        return found.to_pylist() if isinstance(index, slice) else found.as_py()
+
+
+def each(function: Callable[[Any, Any], Any], jobs: Iterable[Any], shared: Any) -> Iterator[Any]:
+    """``function(shared, job)`` of each job in their order: in this process if there are few, else on all cores."""
+    jobs = iter(jobs)
+    few = list(itertools.islice(jobs, FEW_PARTS + 1))
+    cores = available_cores()
+    if len(few) <= FEW_PARTS or cores == 1:
+        yield from (function(shared, job) for job in itertools.chain(few, jobs))
+    else:
+        yield from over_processes(function, itertools.chain(few, jobs), shared, cores)
+
+
+def open_store(
+    source: Source,
+    template: Template,
+    tokenizer: Any,
+    reward: str,
+    turns: Literal["last", "all"] = "all",
+    setting: str = "data",
+    columns: Sequence[Added] = (),
+) -> Store:
+    """The store of a source; what is not there yet is made.
+
+    Args:
+        reward: as `reader_of` takes it.
+        setting: the section of the configuration that names the source: "data", or "data.validation", whose rows are problems.
+        columns: that will be asked for, which are best found while the rows are at hand.
+
+    Raises:
+        InputError: the source cannot be read, or its rows ask a question.
+    """
+    problems = setting == "data.validation"
+    rows = iter_rows(source.path, source.split, source.hub_config)
+    head = list(itertools.islice(rows, LOOKED_AT))
+    recipe = Recipe(reader_of(source, head, problems, reward, setting), template, tokenizer, turns, problems)
+    # what a function of the user's depends on is not known
+    made_anew = is_plug_in(source.shape)
+    folder = Path(tempfile.mkdtemp(prefix="tutelage-rows-")) if made_anew else _directory() / _key(source, recipe, reward)
+    if not (folder / "done.json").is_file():
+        _make(folder, recipe, itertools.chain(head, rows), source, columns)
+    with contextlib.suppress(OSError):  # a cache that is only read
+        os.utime(folder / "done.json")
+    return _opened(folder, recipe)
+
+
+def _opened(folder: Path, recipe: Recipe) -> Store:
+    try:
+        done = json.loads((folder / "done.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(
+            f"{folder}: the rows are not there on this machine; let TUTELAGE_CACHE name a directory that all machines share"
+        ) from None
+    return Store(folder, recipe, done["parts"], done["rows"], done["unread"], done["files"])
+
+
+def _stem(folder: Path, index: int) -> Path:
+    return folder / f"part-{index:05}"
+
+
+def _make(folder: Path, recipe: Recipe, rows: Iterator[Row], source: Source, columns: Sequence[Added]) -> None:
+    parts = 0
+
+    def jobs(advance: Callable[..., None]) -> Iterator[tuple[Path, list[Row]]]:
+        nonlocal parts
+        for part in cut(rows):
+            stem = _stem(folder, parts)
+            parts += 1
+            if not file_of(stem, "rows").is_file():
+                yield stem, part
+            advance(len(part))
+
+    with console.progress(f"reading {source.path}") as advance, _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for _ in each(make_part, jobs(advance), (recipe, columns)):
+            pass
+        unread: Counter[str] = Counter()
+        raw_rows = 0
+        for index in range(parts):
+            about = Part(_stem(folder, index)).rows.schema.metadata
+            unread.update(json.loads(about[b"unread"]))
+            raw_rows += int(about[b"rows"])
+        files = unread_files(source.path, source.split)
+        done = {"parts": parts, "rows": raw_rows, "unread": dict(unread.most_common()), "files": files}
+        (folder / "done.json").write_text(json.dumps(done), encoding="utf-8")
+    _tidy(folder)
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"{folder}: the rows cannot be kept there: {error}; make room, or let TUTELAGE_CACHE name another directory"
+        ) from None
+
+
+def _tidy(used: Path) -> None:
+    """Remove stores that have not been used for long."""
+    others = [folder for folder in used.parent.iterdir() if folder != used and (folder / "done.json").is_file()]
+    by_age = sorted(others, key=lambda folder: -(folder / "done.json").stat().st_mtime)
+    for folder in by_age[KEPT:]:
+        if time.time() - (folder / "done.json").stat().st_mtime > KEPT_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _directory() -> Path:
+    return cache_directory() / "rows"
+
+
+def _key(source: Source, recipe: Recipe, reward: str) -> str:
+    """A name for all that a store depends on."""
+    try:
+        content = fingerprint(source.path, source.split, source.hub_config)
+    except OSError as error:
+        raise InputError(f"{source.path}: cannot be read: {first_line(error)}") from None
+    settings = source.model_dump_json()
+    values = [content, settings, template_key(recipe.template), tokenizer_key(recipe.tokenizer), recipe.turns, recipe.problems, reward, code()]
+    return xxhash.xxh3_128_hexdigest(repr(values).encode("utf-8", "surrogatepass"))
+
+
+def template_key(template: Template) -> str:
+    """All of a template, but the time that it shows if it shows none."""
+    return (template if "strftime" in template.chat else replace(template, now="")).to_json()
+
+
+def tokenizer_key(tokenizer: Any) -> str:
+    """A hash of what a tokenizer makes of any text."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    text = backend.to_str() if backend is not None else repr((type(tokenizer), sorted(tokenizer.get_vocab().items())))
+    ids = repr((tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.all_special_tokens))
+    return xxhash.xxh3_128_hexdigest(f"{text}{ids}".encode())
+
+
+@functools.cache
+def code() -> str:
+    """A hash of the code that makes stores."""
+    import tokenizers
+    import transformers
+
+    here = Path(__file__).parent
+    files = sorted([*here.rglob("*.py"), *(here.parent / "grading").rglob("*.py")])
+    digest = xxhash.xxh3_128(f"{tokenizers.__version__} {transformers.__version__}".encode())
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()

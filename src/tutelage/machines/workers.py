@@ -1,0 +1,126 @@
+"""Processes that work through a list of jobs beside each other.
+
+They are started by exec, so they inherit neither threads nor the state of a device, and a script that starts them needs no
+``if __name__ == "__main__"``.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+from tutelage.errors import RunError
+from tutelage.machines.process import end_with
+
+Job = TypeVar("Job")
+Answer = TypeVar("Answer")
+WORKER = "TUTELAGE_WORKER"
+"""The variable that such a process has in its environment."""
+AHEAD = 2
+"""Jobs on their way for each process: one that is worked on, and the next."""
+
+
+def over_processes(
+    function: Callable[[Any, Job], Answer], jobs: Iterable[Job], shared: Any, count: int
+) -> Iterator[Answer]:
+    """``function(shared, job)`` of each job, in their order, by `count` processes.
+
+    Args:
+        function: of a module that can be imported; `shared`, jobs and answers can be pickled.
+        jobs: are taken as they are needed, so that few of them are in memory.
+
+    Raises:
+        Exception: what a job raised.
+        RunError: a process ended in the middle of a job.
+    """
+    idle: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
+    started: list[subprocess.Popen[bytes]] = []
+
+    def answer(job: Job) -> Answer:
+        process = idle.get()
+        try:
+            return _ask(process, job)
+        finally:
+            idle.put(process)
+
+    waiting: deque[Future[Answer]] = deque()
+    threads = ThreadPoolExecutor(count)
+    try:
+        for _ in range(count):
+            started.append(_start(function, shared))
+            idle.put(started[-1])
+        for job in jobs:
+            waiting.append(threads.submit(answer, job))
+            if len(waiting) >= AHEAD * count:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for process in started:
+            process.kill()
+        threads.shutdown(cancel_futures=True)
+        for process in started:
+            process.communicate()
+
+
+def _start(function: Callable[..., Any], shared: Any) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1", WORKER: "1"}
+    environment["PYTHONPATH"] = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
+    command = [sys.executable, "-m", "tutelage.machines.workers", str(os.getpid())]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+    assert process.stdin is not None
+    pickle.dump((function, shared), process.stdin)
+    process.stdin.flush()
+    return process
+
+
+def _ask(process: subprocess.Popen[bytes], job: Any) -> Any:
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        pickle.dump(job, process.stdin)
+        process.stdin.flush()
+        succeeded, answer = pickle.load(process.stdout)
+    except (OSError, EOFError, ValueError, pickle.UnpicklingError):
+        code = process.wait()
+        raise RunError(f"a process that worked beside this one ended ({code}); was there too little memory?") from None
+    if not succeeded:
+        raise answer
+    return answer
+
+
+def is_worker() -> bool:
+    """Whether this process is one of several that `over_processes` has started."""
+    return WORKER in os.environ
+
+
+def main() -> None:
+    """Answer the jobs on standard input until it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the owner's
+    end_with(int(sys.argv[1]))
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints is no answer
+    function, shared = pickle.load(sys.stdin.buffer)
+    while True:
+        try:
+            job = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        try:
+            reply = True, function(shared, job)
+        except Exception as error:
+            reply = False, error
+        pickle.dump(reply, answers)
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,272 @@
+"""Which directory a model's name means, and what it holds: kinds that are not loaded are named before anything is read."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+from tutelage.errors import InputError, first_line
+from tutelage.model.embedded import EMBEDDED, embedded_model
+
+INDEX = "model.safetensors.index.json"
+WEIGHTS = "model.safetensors"
+LFS = b"version https://git-lfs"
+"""How the file begins that git leaves in the place of a large one which was not fetched."""
+TOKENIZERS = (".model", ".spm", ".tiktoken", ".bpe", ".codes")
+"""How files of older tokenizers end."""
+SHOWN = 3
+"""How many missing files a message names."""
+
+
+def resolve(model_id: str, weights: bool = True) -> str:
+    """A local directory as it is, the embedded default as its cached conversion, anything else as a hub name.
+
+    ``name@revision`` is the local copy of that revision, fetched if need be, without its weights unless `weights`.
+
+    Raises:
+        InputError: it cannot be had, or is of a kind that is not loaded (`require_loadable`).
+    """
+    if model_id == EMBEDDED:
+        return str(embedded_model())
+    if model_id.startswith((".", "/", "~")) or Path(model_id).exists():
+        path = Path(model_id).expanduser()
+        if not path.is_dir():
+            raise InputError(f"{model_id}: no model there ({'a file' if path.exists() else 'nothing'}, not a directory)")
+        require_loadable(path, model_id, weights)
+        return str(path)
+    name, at, revision = model_id.partition("@")
+    if not at:
+        cached = at_hand(model_id)
+        if cached is not None:
+            require_loadable(cached, model_id, weights, complete=False)
+        return model_id
+    from huggingface_hub import snapshot_download
+
+    kinds = ["*.json", "*.txt", "*.model", "*.jinja", *(["*.safetensors"] if weights else [])]  # no pickle, and no code
+    try:
+        fetched = snapshot_download(name, revision=revision, allow_patterns=kinds)
+    except Exception as error:  # huggingface_hub raises many kinds
+        raise cannot_load("model", model_id, error) from None
+    require_loadable(Path(fetched), model_id, weights)
+    return fetched
+
+
+def at_hand(model_id: str) -> Path | None:
+    """The directory of a model: the given one, or what the hub's cache holds of a name; None: nothing."""
+    path = Path(model_id).expanduser()
+    if path.is_dir():
+        return path
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    for file in ("config.json", "adapter_config.json"):
+        try:
+            found = try_to_load_from_cache(model_id, file)
+        except HFValidationError:  # neither a path nor a name
+            return None
+        if isinstance(found, str):
+            return Path(found).parent
+    return None
+
+
+def require_loadable(folder: Path, model_id: str, weights: bool, complete: bool = True) -> None:
+    """Refuse, in words, a directory of a kind that is not loaded. Only small files, and the heads of large ones, are read.
+
+    Args:
+        weights: whether its weights are to be loaded.
+        complete: whether `folder` holds all that there is, as a part of the hub's cache may not.
+
+    Raises:
+        InputError: it is no causal language model in safetensors; the message says what it is, and what to do.
+    """
+    reason = _adapter(folder)
+    if not reason and not (folder / "config.json").is_file():
+        reason = _no_config(folder)
+    if not reason:
+        config = _json(folder / "config.json", model_id)
+        reason = _quantized(folder, config) or _custom(config) or _encoder(config)
+    if not reason and complete:
+        reason = _without_safetensors(folder, weights) or _unfinished(folder, weights)
+    if reason:
+        raise InputError(f"{model_id}: the model cannot be loaded: {reason}")
+
+
+def require_tokenizer(folder: Path, model_id: str) -> None:
+    """Refuse, in words, a model directory without a tokenizer. Raises InputError."""
+    names = {file.name for file in folder.iterdir()}
+    if not any(name.startswith(("tokenizer", "vocab", "merges", "tekken")) or name.endswith(TOKENIZERS) for name in names):
+        raise InputError(
+            f"{model_id}: the tokenizer cannot be loaded: the directory holds none (tokenizer.json); copy it there from the base model,"
+            " AutoTokenizer.from_pretrained(BASE).save_pretrained(DIRECTORY)"
+        )
+    hollow = [name for name in ("tokenizer.json", "tokenizer.model") if name in names and _is_pointer(folder / name)]
+    if hollow:
+        raise InputError(f"{model_id}: the tokenizer cannot be loaded: {hollow[0]} is a pointer of Git LFS; run `git lfs pull` there")
+
+
+def cannot_load(what: str, model_id: str, error: Exception) -> InputError:
+    """What loading a directory, or a name that the hub may know, came to. Of a name, what is in the cache may say more."""
+    folder = at_hand(model_id)
+    if folder is not None and not Path(model_id).expanduser().is_dir():
+        try:
+            require_loadable(folder, model_id, weights=what == "model")
+        except InputError as reason:
+            return InputError(f"{reason} ({first_line(error)})")
+    where = "" if folder is not None else " it is neither a model directory here nor on the Hugging Face hub in reach:"
+    return InputError(f"{model_id}: the {what} cannot be loaded:{where} {first_line(error)}")
+
+
+def weight_names(folder: Path) -> set[str]:
+    """The names of a checkpoint's tensors."""
+    if (folder / INDEX).is_file():
+        return set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"])
+    return set(_header(folder / WEIGHTS) or ()) - {"__metadata__"} if (folder / WEIGHTS).is_file() else set()
+
+
+def _adapter(folder: Path) -> str:
+    """Whether the directory holds an adapter, which transformers would put into a model of its own choice."""
+    if not (folder / "adapter_config.json").is_file():
+        return ""
+    base = _json(folder / "adapter_config.json", str(folder)).get("base_model_name_or_path") or "a base model"
+    if (folder / WEIGHTS).is_file() or (folder / INDEX).is_file():
+        return (
+            f"the directory holds an adapter of {base} (adapter_config.json) beside weights of a model; if it is merged into them"
+            " already, move adapter_config.json elsewhere"
+        )
+    return (
+        f"the directory holds an adapter of {base} (adapter_config.json), not a model; merge it first:"
+        f' `from peft import AutoPeftModelForCausalLM as Auto; Auto.from_pretrained("{folder}").merge_and_unload()'
+        '.save_pretrained("MERGED")`, save the tokenizer of the base model there, too, and set model.id = "MERGED"'
+    )
+
+
+def _no_config(folder: Path) -> str:
+    """What a directory without config.json is."""
+    if (folder / "config.toml").is_file():
+        saved = folder / "model"
+        return f'it is a run directory; set model.id = "{saved}"' if saved.is_dir() else "it is a run directory without a saved model"
+    gguf = sorted(file.name for file in folder.glob("*.gguf"))
+    if gguf:
+        return (
+            f"the directory holds GGUF alone ({gguf[0]}), weights that were rounded for running, not for training; set model.id to the"
+            " original in safetensors that it was made from"
+        )
+    return "no model there (a Hugging Face model directory holds config.json)"
+
+
+def _quantized(folder: Path, config: dict[str, Any]) -> str:
+    text = config.get("text_config")
+    found = config.get("quantization_config") or (text.get("quantization_config") if isinstance(text, dict) else None)
+    old = folder / "quantize_config.json"  # of GPTQ, before config.json told
+    if not found and not old.is_file():
+        return ""
+    method = (found.get("quant_method") if isinstance(found, dict) else None) or ("gptq" if not found else "of an unnamed method")
+    return f"its weights are quantized ({method}), and cannot be trained; set model.id to the unquantized original"
+
+
+def _custom(config: dict[str, Any]) -> str:
+    """Whether only code of the repository's own knows the model. Where transformers knows it too, that code is not needed."""
+    import transformers
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    code = config.get("auto_map")
+    architectures = config.get("architectures") or []
+    known = config.get("model_type") in CONFIG_MAPPING_NAMES and all(hasattr(transformers, name) for name in architectures)
+    if not code or known:
+        return ""
+    return (
+        f"it needs code of its own repository (auto_map in config.json, model_type {config.get('model_type')!r}), which is"
+        " trust_remote_code and is never run; set model.id to a model that transformers itself has"
+    )
+
+
+def _encoder(config: dict[str, Any]) -> str:
+    """Whether the model does not continue text: no causal language model, or an encoder that could only be made to look like one."""
+    from transformers.models.auto import modeling_auto as auto
+
+    kind, architectures = config.get("model_type"), list(config.get("architectures") or [])
+    causal, masked = auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if kind is None or kind not in auto.CONFIG_MAPPING_NAMES:
+        return ""  # transformers has its own words for that
+    decodes = config.get("is_decoder") or any("CausalLM" in name or "LMHead" in name for name in architectures)
+    if kind in causal and not config.get("is_encoder_decoder") and (kind not in masked or decodes):
+        return ""
+    sort = "an encoder and a decoder" if config.get("is_encoder_decoder") else "an encoder" if kind in masked else "no text decoder"
+    named = f"{architectures[0]}, " if architectures else ""
+    return (
+        f"config.json describes {sort} ({named}model_type {kind}), not a causal language model, which continues a text;"
+        " set model.id to one (…ForCausalLM)"
+    )
+
+
+def _without_safetensors(folder: Path, weights: bool) -> str:
+    """Weights of another format. A directory without any weights will do where none are wanted."""
+    if any(folder.glob("*.safetensors")) or (folder / INDEX).is_file():
+        return ""
+    pickled = sorted(file.name for kind in ("*.bin", "*.pt", "*.pth", "*.ckpt") for file in folder.glob(kind))
+    pickled = [name for name in pickled if name not in ("training_args.bin", "optimizer.pt", "scheduler.pt")]
+    if pickled:
+        return (
+            f"its weights are pickled ({pickled[0]}), which can run code when they are read, so they are not read here; convert them"
+            " to safetensors on a machine where you trust the file: `from transformers import AutoModelForCausalLM as Auto;"
+            f' Auto.from_pretrained("{folder}").save_pretrained("NEW", safe_serialization=True)`, copy the tokenizer\'s files to NEW,'
+            ' and set model.id = "NEW"'
+        )
+    other = sorted(file.name for kind in ("*.gguf", "*.h5", "*.msgpack", "*.onnx") for file in folder.glob(kind))
+    if other:
+        return f"its weights are in {other[0]} alone, and only safetensors are read; set model.id to the original in safetensors"
+    return "the directory holds no weights (model.safetensors)" if weights else ""
+
+
+def _unfinished(folder: Path, weights: bool) -> str:
+    """Files of weights that are not there, or not complete."""
+    again = "fetch the directory again (`hf download` goes on where it stopped)"
+    if (folder / INDEX).is_file():
+        shards = sorted(set(_json(folder / INDEX, str(folder)).get("weight_map", {}).values()))
+        missing = [name for name in shards if not (folder / name).is_file()]
+        if missing and (weights or len(missing) < len(shards)):  # all of them: perhaps nobody wants them
+            more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
+            return (
+                f"an unfinished download: {len(missing)} of the {len(shards)} files that {INDEX} names are not there"
+                f" ({', '.join(missing[:SHOWN])}{more}); {again}"
+            )
+    else:
+        shards = [WEIGHTS]
+    for file in (folder / name for name in shards):
+        if file.is_file() and _is_pointer(file):
+            return f"{file.name} is a pointer of Git LFS, not the weights; run `git lfs pull` in {folder}"
+        if file.is_file() and _header(file) is None:
+            return f"{file.name} ends too early, as an unfinished download does; {again}"
+    return ""
+
+
+def _is_pointer(file: Path) -> bool:
+    with file.open("rb") as opened:
+        return opened.read(len(LFS)) == LFS
+
+
+def _header(file: Path) -> dict[str, Any] | None:
+    """What a file of safetensors says of its tensors, by name; None where the file ends before they do."""
+    size = file.stat().st_size
+    with file.open("rb") as opened:
+        length = int(struct.unpack("<Q", opened.read(8).ljust(8, b"\0"))[0])
+        if not 2 <= length <= size - 8:
+            return None
+        try:
+            header: dict[str, Any] = json.loads(opened.read(length))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        except (ValueError, KeyError, TypeError):
+            return None
+    return header if 8 + length + max(ends, default=0) <= size else None
+
+
+def _json(file: Path, model_id: str) -> dict[str, Any]:
+    try:
+        read = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{model_id}: {file.name} cannot be read: {error}") from None
+    if not isinstance(read, dict):
+        raise InputError(f"{model_id}: {file.name} holds no JSON object")
+    return read
