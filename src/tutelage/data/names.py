@@ -26,9 +26,6 @@ CONTEXT = (
 """Names of what a model is given beside the question."""
 CONVERSATION = ("message", "conversation", "dialogue", "dialog")
 
-FOUND_WITHIN = ("reward_model.ground_truth", "extra_info.ground_truth", "extra_info.answer", "metadata.answer", "meta.answer")
-"""Paths of reference answers in rows that have no column for them."""
-
 _META = frozenset({
     "id", "uuid", "idx", "index", "source", "src", "dataset", "data", "original", "origin", "subject", "topic", "domain",
     "level", "difficulty", "type", "kind", "category", "tag", "url", "link", "model", "generator", "engine", "author",
@@ -37,7 +34,8 @@ _META = frozenset({
     "hash", "md5", "valid", "correct", "correctness", "is", "has", "used", "complete", "completeness", "finish", "finished",
     "stop", "status", "mode", "format", "effort", "grade", "grader", "judge", "verdict", "verify", "verified", "verifier",
     "test", "case", "cost", "usage", "temperature", "seed", "config", "param", "parameter", "synthetic", "year", "page",
-    "competition", "contest", "reward", "unit", "code", "info", "template",
+    "competition", "contest", "reward", "unit", "code", "info", "template", "incorrect", "wrong", "rejected", "bad",
+    "negative", "distractor",
 })  # fmt: skip
 """A name with such a word says something about the row, and nothing of the row."""
 
@@ -46,8 +44,8 @@ _META = frozenset({
 def kind_of(column: str) -> str:
     """What a column's name says that it holds: conversation, prompt, work, reference, context, or "" for anything else.
 
-    A name may have words before or behind the known one: ``deepseek_attempt``, ``model_output``, ``solution_1``.
-    "prompt" is said for ``input`` and ``text``, too, although those are context beside a likelier prompt.
+    A name may have words before or behind the known one: ``deepseek_attempt``, ``model_output``, ``solution_1``. ``input`` and
+    ``text`` are prompts, too: beside a likelier prompt, ``input`` is context.
     """
     words = _words(column)
     exact = "_".join(words)

@@ -23,7 +23,7 @@ class Parsed:
         messages: the turns, where a row is a conversation that a prompt and a response alone do not tell: several turns, a system,
             developer or tool turn, tool calls, a thought in a field of its own. Each has `role` (system, developer, user, assistant
             or tool) and `content` (text), and may have `reasoning_content` (text), `tool_calls` (list), `name`, `tool_call_id` and,
-            of an assistant's turn, `train` (bool; absent: true). The last turn of a problem is the user's.
+            of an assistant's turn, `train` (bool; absent: true). The last turn of a problem is the user's, or a tool's.
         prompt, response: the texts of a row that is no such conversation; of one that is, those of its last user's turn and of its
             last turn.
         tools: what the row offers to be called, as its chat template takes it.

@@ -86,7 +86,7 @@ class Column:
         return any(path.each for path in self.paths)
 
     def read(self, row: Mapping[str, Any], blank: bool = False) -> Any:
-        """The value; of a column with ``[*]``, the list of its values.
+        """The value; of a column with ``[*]``, the list of its values, in which a `BadRow` stands for an item that cannot be read.
 
         Args:
             blank: whether a column within a text may hold nothing.
@@ -103,7 +103,13 @@ class Column:
         length = in_step(lists, self.text)
         each = [isinstance(part, Path) and part.each for part in self.parts]
         rows = ([value[index] if many else value for many, value in zip(each, found, strict=True)] for index in range(length))
-        return [self._join(values, blank) for values in rows]
+        return [self._try(values, blank) for values in rows]
+
+    def _try(self, values: list[Any], blank: bool) -> str | BadRow | None:
+        try:
+            return self._join(values, blank)
+        except BadRow as problem:
+            return problem
 
     def _join(self, values: list[Any], blank: bool) -> str | None:
         texts = []

@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tutelage.data.names import CONTEXT, is_about, is_thought, kind_of, rank_of
+from tutelage.data.names import CONTEXT, PROMPT, is_about, is_thought, kind_of, rank_of
 from tutelage.data.parsed import BadRow, Found, Purpose, holds
 from tutelage.data.paths import Column
 from tutelage.data.recognise import Facts, is_context, likely_columns, median_length, mostly
 from tutelage.data.ways import WITHOUT, Conversation, Named, Way
-from tutelage.data.works import LONG, is_bare, is_work
+from tutelage.data.works import LONG, boxed, is_bare, is_work
 
 Columns = dict[str, str]
 Option = tuple[str, Columns]
@@ -22,6 +22,8 @@ Find = Callable[[Mapping[str, Any]], tuple[Way, list[Found]]]
 KNOWN = "messages; or prompt, question or problem, with a response, a solution or an answer"
 BEHIND = ("input", "option", "choice", "hint", "schema")
 """Contexts that stand behind the question, not before it."""
+ASKS = PROMPT[: PROMPT.index("task")]
+"""Names of prompts that are no less likely beside a likelier one."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ def ask_of(seen: Seen, find: Find) -> str:
     what = [f"{_and(works)} may be the worked solution" if works else "", f"{_and(contexts)} may belong to the prompt" if contexts else ""]
     them = "it" if len(works + contexts) == 1 else "them"
     read = f" (the response is {base['response']})" if works and "response" in base else ""
-    return f"{', and '.join(filter(None, what))}, and nothing reads {them}{read}. Say which is meant:\n{_shown(options, seen)}"
+    lines = _shown(options, seen) + (_of_boxes(works, readings) if works and seen.purpose.reward != "question_only" else "")
+    return f"{', and '.join(filter(None, what))}, and nothing reads {them}{read}. Say which is meant:\n{lines}"
 
 
 def no_shape(row: Mapping[str, Any]) -> str:
@@ -82,6 +85,13 @@ def wants_columns(seen: Seen, columns: Mapping[str, Column]) -> str:
         f"{seen.path}: these rows have neither the columns {_and(missing)} of the training rows nor a known shape; their keys are"
         f" {keys}. Write:\n{_lines(likely, seen, 'data.validation')}"
     )
+
+
+def ask_which_work(columns: Mapping[str, Column], works: Sequence[str], seen: Seen) -> str:
+    """`data.columns` that name no response, where several columns may be it."""
+    written = {field: column.text for field, column in columns.items()}
+    options = [(name, written | {"response": name}) for name in works]
+    return f"{seen.setting}.columns names no response, and {_and(works)} may be it. Say which is meant:\n{_shown(options, seen)}"
 
 
 def _read(seen: Seen, find: Find) -> tuple[list[Reading], Counter[str]]:
@@ -127,7 +137,7 @@ def _open_contexts(readings: Sequence[Reading]) -> list[str]:
     found = []
     for name in _unread(readings):
         held = [(reading, reading.row[name]) for reading in readings if name in reading.unread and holds(reading.row[name])]
-        if is_context(name, ""):
+        if is_context(name, "") or rank_of(name, ASKS)[0] == 0:
             is_open = any(not _stands_in(value, reading.prompt) for reading, value in held)
         elif is_about(name) or kind_of(name) in ("work", "reference", "conversation"):
             is_open = False
@@ -221,7 +231,8 @@ def _of_works(base: Columns, works: Sequence[str], readings: Sequence[Reading], 
         fitting = [name for name in answers if name != thought]
         if fitting:
             answer = max(fitting, key=lambda name: (_common(name, thought), name != current))
-            joined = _joined(values[thought].replace("[*]", "[0]"), answers[answer], readings[0].way.purpose.reward)
+            tagged = readings[0].way.purpose.reward == "question_only" or "</answer>" in str(row.get(answer, ""))
+            joined = _joined(values[thought].replace("[*]", "[0]"), answers[answer], tagged)
             options.append((f"{thought}, then {answer}", base | {"response": joined}))
     for name in works:
         one = base | {"response": values[name]}
@@ -231,10 +242,15 @@ def _of_works(base: Columns, works: Sequence[str], readings: Sequence[Reading], 
     return [*options, (f"{current} alone", base)]
 
 
-def _joined(thought: str, answer: str, reward: str) -> str:
-    if reward == "question_only":
-        return f"<think>\n{{{thought}}}\n</think>\n{{{answer}}}"
-    return f"<think>\n{{{thought}}}\n</think>\n<answer>\n{{{answer}}}\n</answer>"
+def _of_boxes(works: Sequence[str], readings: Sequence[Reading]) -> str:
+    """A line about the grader, where works give their answers in boxes and have no tags."""
+    texts = [_text(reading.row.get(name)) for reading in readings for name in works]
+    return '\n# a response that ends in \\boxed{} wants eval.reward = "question_only"' if any(map(boxed, texts)) else ""
+
+
+def _joined(thought: str, answer: str, as_it_is: bool) -> str:
+    block = f"{{{answer}}}" if as_it_is else f"<answer>\n{{{answer}}}\n</answer>"
+    return f"<think>\n{{{thought}}}\n</think>\n{block}"
 
 
 def _expression(name: str, row: Mapping[str, Any], facts: Facts) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from tutelage.data.messages import is_messages
 from tutelage.data.names import CONTEXT, PROMPT, REFERENCE, WORK, is_system, is_thought, is_tools, kind_of, rank_of
 from tutelage.data.parsed import Purpose, holds
-from tutelage.data.paths import Path, column_of
+from tutelage.data.paths import column_of
 from tutelage.data.ways import Conversation, Mapped, Named, Way
 from tutelage.data.works import LONG, is_bare, is_work
 
@@ -116,15 +116,11 @@ def likely_columns(rows: Sequence[Mapping[str, Any]], problems: bool = False) ->
     return found if needed <= set(found) else {}
 
 
-def rest_of(names: Sequence[str], taken: Sequence[Path], rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
-    """For fields that `data.columns` leaves out, the columns of their names that it does not read already."""
-    roots = {path.root(rows[0]) if rows else path.text for path in taken}
-    left = [name for name in names if name not in roots]
-    return {
-        "prompt": tuple(ranked(left, "prompt", PROMPT)[:1]),
-        "response": tuple(ranked(left, "work", WORK)[:1]),
-        "reference": tuple(ranked(left, "reference", REFERENCE)),
-    }
+def rest_of(names: Sequence[str], taken: Iterable[str], facts: Facts) -> dict[str, tuple[str, ...]]:
+    """For fields that `data.columns` leaves out, the columns of their names that it does not read already, the likeliest first."""
+    left = [name for name in names if name not in set(taken)]
+    works, references = _works_and_references(left, facts)
+    return {"prompt": tuple(ranked(left, "prompt", PROMPT)[:1]), "response": tuple(works), "reference": references}
 
 
 def median_length(texts: Iterable[str]) -> float:

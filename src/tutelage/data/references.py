@@ -8,7 +8,7 @@ from typing import Any
 from tutelage.data.names import REFERENCE
 from tutelage.data.parsed import BadRow, holds, text_of
 from tutelage.data.works import answer_in, split_final
-from tutelage.grading import Reference, final_after_marks, reference_of
+from tutelage.grading import Reference, reference_of
 
 HOLDERS = ("info", "reward_model", "extra_info", "metadata", "meta")
 """Columns that may hold a reference answer within."""
@@ -36,8 +36,8 @@ def row_reference(row: Mapping[str, Any], columns: Sequence[str], work: str) -> 
 
 def checked_reference(value: Any) -> Reference:
     if isinstance(value, str):
-        if "####" in value and split_final(value):
-            value = final_after_marks(value)[1]
+        if "####" in value and (split := split_final(value)):
+            value = split.final
         text_of(value, "reference")
         if not holds(value):
             return ""

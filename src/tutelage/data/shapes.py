@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tutelage.config import DataConfig, Source
-from tutelage.data.messages import content_of
+from tutelage.data.messages import content_of, is_messages
 from tutelage.data.own import Own, Shape, load_shape, read_by
 from tutelage.data.parsed import FIELDS, BadRow, Found, Parsed, Purpose, holds
 from tutelage.data.paths import Column, Path, column_of, path_of
-from tutelage.data.questions import Seen, ask_of, no_shape, wants_columns
+from tutelage.data.questions import Seen, ask_of, ask_which_work, no_shape, wants_columns
 from tutelage.data.recognise import Facts, facts_of, is_context, rest_of, way_of
 from tutelage.data.references import first_reference
 from tutelage.data.sources import Row
@@ -134,7 +134,11 @@ def reader_of(
     asked = {name: column for name, column in columns.items() if not (problems and name == "response")}
     seen = Seen(source.path, setting, purpose, rows, facts)
     if asked and (not problems or not rows or _fit(asked, rows)):
-        return Reader(_mapped(columns, where, rows, purpose, setting), facts, purpose, outer, setting)
+        mapped = _mapped(columns, where, seen)
+        talks = "prompt" in asked and any(is_messages(row.get(asked["prompt"].text)) for row in rows)
+        if not problems and "response" not in asked and not talks and len(mapped.rest["response"]) > 1:
+            raise InputError(ask_which_work(asked, mapped.rest["response"], seen))
+        return Reader(mapped, facts, purpose, outer, setting)
     if asked and not any(way_of(tuple(row), facts, purpose) for row in rows):
         raise InputError(wants_columns(seen, asked))
     reader = Reader(None, facts, purpose, _no_items(where, setting, f"no {setting}.columns"), setting)
@@ -146,14 +150,15 @@ def reader_of(
     return reader
 
 
-def _mapped(columns: Mapping[str, Column], where: Path | None, rows: Sequence[Mapping[str, Any]], purpose: Purpose, setting: str) -> Mapped:
-    asked = {name: column for name, column in columns.items() if not (purpose.problems and name == "response")}
-    if where is not None and where.each and not any(column.each for column in asked.values()):
-        _no_items(where, setting, f"no value of {setting}.columns")
-    names = tuple(dict.fromkeys(name for row in rows for name in row))
-    taken = [path for column in columns.values() for path in column.paths]
-    rest = rest_of(names, taken, rows)
-    return Mapped(tuple(asked.items()), rest, where if where is not None and where.each else None, purpose)
+def _mapped(columns: Mapping[str, Column], where: Path | None, seen: Seen) -> Mapped:
+    asked = {name: column for name, column in columns.items() if not (seen.purpose.problems and name == "response")}
+    each = where if where is not None and where.each else None
+    if not any(column.each for column in asked.values()):
+        _no_items(each, seen.setting, f"no value of {seen.setting}.columns")
+    names = tuple(dict.fromkeys(name for row in seen.rows for name in row))
+    paths = [path for column in columns.values() for path in column.paths]
+    taken = {path.root(row) for path in paths for row in seen.rows[:1]}
+    return Mapped(tuple(asked.items()), rest_of(names, taken, seen.facts), each, seen.purpose)
 
 
 def _no_items(where: Path | None, setting: str, which: str) -> Path | None:
@@ -212,8 +217,9 @@ def parse_row(row: dict[str, Any], shape: Mapping[Any, str] | Shape | None = Non
     else:
         columns = {str(name): column_of(text, "data.columns") for name, text in (shape or {}).items()}
         asked = {name for name in columns if needs_response or name != "response"}
-        way = _mapped(columns, None, [row], purpose, "data") if asked else None
-        found = Reader(way, facts_of([row]), purpose).find(row)[1]
+        facts = facts_of([row])
+        way = _mapped(columns, None, Seen("the row", "data", purpose, [row], facts)) if asked else None
+        found = Reader(way, facts, purpose).find(row)[1]
     if len(found) != 1 or "fault" in found[0]:
         raise BadRow(found[0].get("fault") or f"the row has {len(found)} items, and one is wanted")
     if found[0].get("messages"):

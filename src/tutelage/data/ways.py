@@ -109,10 +109,8 @@ class Conversation:
             turns += _completion(row.get(self.completion), self.completion)
         if self.system and holds(row.get(self.system)):
             turns = _with_system(turns, text_of(row[self.system], self.system), self.system)
-        found = conversation(turns, self.column, self.purpose)
-        found["tools"] = tools_of(row.get(self.tools), self.tools) if self.tools else ()
-        if found["tools"] and not found["messages"]:
-            found["messages"] = tuple(turns)
+        tools = tools_of(row.get(self.tools), self.tools) if self.tools else ()
+        found = conversation(turns, self.column, self.purpose, plain=not tools) | {"tools": tools}
         value, holder = message_reference(row, messages)
         reference = checked_reference(value) if value is not None else ""
         if not reference:
@@ -167,6 +165,9 @@ class Mapped:
         return items
 
     def _one(self, row: Mapping[str, Any], values: Mapping[str, Any], used: frozenset[str]) -> Found:
+        for value in values.values():
+            if isinstance(value, BadRow):
+                raise value
         prompt, response = values["prompt"], values["response"]
         if is_messages(prompt) or is_messages(response):
             found = self._conversation(prompt, response)
@@ -194,8 +195,11 @@ class Mapped:
 Way = Named | Conversation | Mapped | Own
 
 
-def conversation(turns: Sequence[Turn], column: str, purpose: Purpose) -> Found:
+def conversation(turns: Sequence[Turn], column: str, purpose: Purpose, plain: bool = True) -> Found:
     """What turns say: prompt and response alone where that is all, else the turns as messages.
+
+    Args:
+        plain: there is nothing beside the turns, such as tools, so that prompt and response alone may be all.
 
     Raises:
         BadRow: there is no user's turn, or nothing to learn.
@@ -217,7 +221,7 @@ def conversation(turns: Sequence[Turn], column: str, purpose: Purpose) -> Found:
     return {
         "prompt": asked,
         "response": "" if purpose.problems else turns[-1]["content"],
-        "messages": () if simple else tuple(turns),
+        "messages": () if simple and plain else tuple(turns),
         "unread": (f"{column}[-1]",) if behind and not purpose.problems else (),
     }
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 from tutelage.grading import final_after_marks, solution_answer
 
@@ -16,13 +17,23 @@ def think_answer(thought: str, answer: str) -> str:
     return f"<think> {thought} </think> <answer> {answer} </answer>"
 
 
+@functools.lru_cache(maxsize=8)  # of one row, several ask
 def boxed(work: str) -> str:
     """The answer that a work's boxes give; "" where they give none."""
     return (solution_answer(work) or "") if "boxed" in work or "fbox" in work else ""
 
 
-def split_final(text: str) -> tuple[str, str] | None:
-    """(work, final answer as it is written) of a text in GSM8K's form, whose answer stands behind ``####``; None for any other text.
+class Split(NamedTuple):
+    """A text in GSM8K's form: its work, the answer as it is written, and the answer for comparison (``1,072`` is ``1072``)."""
+
+    work: str
+    written: str
+    final: str
+
+
+@functools.lru_cache(maxsize=8)
+def split_final(text: str) -> Split | None:
+    """The parts of a text in GSM8K's form, whose answer stands behind ``####``; None for any other text.
 
     The final answer ends with its line. A heading of Markdown is no such mark: it occurs several times, or much stands behind it.
     """
@@ -33,12 +44,13 @@ def split_final(text: str) -> tuple[str, str] | None:
     if not final or len(behind) > (1 if "####" in work else 3):
         return None
     written = next((line for line in behind if line.removesuffix(".").replace(",", "") == final.replace(",", "")), final)
-    return re.sub(r"<<[^<>]*>>", "", work).strip(), written.removesuffix(".")
+    return Split(re.sub(r"<<[^<>]*>>", "", work).strip(), written.removesuffix("."), final)
 
 
 def answer_in(work: str) -> str:
     """The answer that a work gives in a box or behind ``####``; "" where it gives none so."""
-    return boxed(work) or (final_after_marks(work)[1] if split_final(work) else "")
+    split = None if boxed(work) else split_final(work)
+    return split.final if split else boxed(work)
 
 
 def has_tags(text: str) -> bool:
@@ -74,7 +86,7 @@ def response_of(work: str, answer: str, thought: bool, reward: str) -> str:
         return think_answer(work.strip(), box) if tagged else work
     split = split_final(work)
     if split:
-        return think_answer(*split) if tagged else f"{split[0]}\n\n\\boxed{{{split[1]}}}"
+        return think_answer(split.work, split.written) if tagged else f"{split.work}\n\n\\boxed{{{split.written}}}"
     if thought and answer:
         stripped = work.strip()
         return think_answer(stripped, answer) if tagged else f"<think>\n{stripped}\n</think>\n\n\\boxed{{{answer}}}"
@@ -87,5 +99,5 @@ def is_work(text: str) -> bool:
         return True
     split = split_final(text)
     if split:
-        return bool(split[0])
+        return bool(split.work)
     return bool(boxed(text)) and len(text.split()) - len(boxed(text).split()) >= 2
