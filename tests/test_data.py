@@ -5,8 +5,7 @@ import json
 import pytest
 
 from tutelage import build_text_pairs, filter_correct_dataset, load_data
-from tutelage.data import arithmetic
-from tutelage.data import Example, prepare
+from tutelage.data import Example, arithmetic, prepare
 from tutelage.data.filter import judge
 from tutelage.data.sources import seeded_order
 from tutelage.data.templates import load_template

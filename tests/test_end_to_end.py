@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 
 from tutelage.cli import main
-from tutelage.config import load_config
+from tutelage.config import Source, load_config
 from tutelage.data import Example, reader_of
 from tutelage.data.filter import judge
 from tutelage.data.sources import read_rows
-from tutelage.data.templates import load_template
 
 ROOT = Path(__file__).parent.parent
 GSM8K = ROOT.parent / "shared" / "data" / "gsm8k"

@@ -114,7 +114,7 @@ def test_equal_rows_share_a_batch_and_there_is_an_end_to_halving(make_config, ro
     (tmp_path / "same.jsonl").write_text(to_lines([row] * 12))
     room_for(10)
     with pytest.raises(RunError, match="checkpointing selective"):
-        train_one_size(make_config(data__train=str(tmp_path / "same.jsonl"), data__filter=False, train__on_oom="adapt"))
+        train_one_size(make_config(data__train=str(tmp_path / "same.jsonl"), data__validation="arithmetic", data__filter=False, train__on_oom="adapt"))
 
 
 def test_adapting_is_refused_with_several_ranks(make_config):

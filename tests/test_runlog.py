@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tutelage.config import parse_config
+from tutelage.data import Template
 from tutelage.errors import InputError, RunError, first_line
 from tutelage.runs.environment import describe_environment
 from tutelage.runs.files import append_lines, read_lines, write_text
@@ -94,7 +95,7 @@ def test_a_rank_that_does_not_lead_reads_and_writes_nothing(tmp_path):
     log = SilentRunLog(tmp_path)
     log.metrics(kind="eval", step=3)
     log.generations(3, [{}])
-    log.begin(config_of(tmp_path), "", {}, [])
+    log.begin(config_of(tmp_path), Template(), {"unread": []}, [])
     log.forget_after(0)
     log.set_aside()
     log.finish({})

@@ -240,7 +240,10 @@ def test_long_rows_are_dropped_or_cut_and_never_the_prompt(make_config, tokenize
 
 def test_turns_that_share_a_prefix_are_read_back_as_they_were(tmp_path):
     random = np.random.default_rng(0)
-    ids = lambda count: random.integers(0, 1000, count).tolist()
+
+    def ids(count):
+        return random.integers(0, 1000, count).tolist()
+
     trunk = ids(20)
     sequences = [[(trunk[:8], ids(5)), (trunk[:15], ids(3)), (trunk, ids(4))], [(ids(6), ids(2))], [], [(trunk[:4], ids(1)), ([*trunk[:4], *ids(2)], ids(3))]]
     table, hashes = parts._token_table(sequences)

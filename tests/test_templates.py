@@ -7,10 +7,10 @@ import pickle
 import pytest
 from chat_templates import GPT_OSS, LLAMA3, QWEN3, SOURCES, TOKENS, tokenizer_of
 
-from tutelage.data import Template, is_rendered, prompt_template, rendered_words, special_tokens, template_of
+from tutelage.data import Parsed, Template, is_rendered, rendered_words, special_tokens, template_of, write_turns
 from tutelage.data import templates as templates_module
 from tutelage.data.shapes import BadRow
-from tutelage.data.templates import apply_template, thought_argument
+from tutelage.data.templates import thought_argument
 from tutelage.data.thoughts import has_thought, seam, split_thought
 from tutelage.errors import InputError
 
@@ -112,7 +112,7 @@ def test_the_chat_template_needs_to_exist(tokenizer):
     tokenizer.chat_template = (
         "{% for m in messages %}<u>{{ m.content }}</u>{% endfor %}{% if add_generation_prompt %}<a>{% endif %}"
     )
-    assert template_of("chat", tokenizer).text == prompt_template("chat", tokenizer) == "<u>{question}</u><a>"
+    assert template_of("chat", tokenizer).text == "<u>{question}</u><a>"
 
 
 @pytest.mark.parametrize(
@@ -204,10 +204,11 @@ def test_a_thought_is_opened_once_at_the_seam(prompt, response, joined):
 
 
 def test_a_template_that_opens_the_thought_is_joined_with_the_response():
-    pair = {"prompt": " 2+3? ", "response": "<think> Count. </think> <answer> 5 </answer>"}
-    prompt, response = apply_template(pair, "Q: {question}\nA: <think>")
-    assert prompt + response == "Q: 2+3?\nA: <think> Count. </think> <answer> 5 </answer>"
-    assert apply_template(pair, "{question}") == (pair["prompt"], pair["response"])
+    row = Parsed("r", " 2+3? ", "<think> Count. </think> <answer> 5 </answer>")
+    (turn,) = write_turns(row, Template("Q: {question}\nA: <think>"), "all", ())
+    assert turn.prompt + turn.response == "Q: 2+3?\nA: <think> Count. </think> <answer> 5 </answer>"
+    (turn,) = write_turns(row, Template(), "all", ())
+    assert (turn.prompt, turn.response) == (row.prompt, row.response)
 
 
 def test_a_thought_is_split_from_the_text_behind_it():

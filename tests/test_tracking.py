@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tutelage.config import describe, load_config, parse_config
+from tutelage.data import Template
 from tutelage.errors import InputError
 from tutelage.runs import tracking
 from tutelage.runs.files import read_lines
@@ -72,7 +73,7 @@ def config_of(directory, *names):
 def logged(config, lines=LOGGED, finished=True):
     """A run that logs the lines; what it says is in the test's output."""
     with open_run(config) as log:
-        log.begin(config, "{question}", {"sha256": "hash"}, [])
+        log.begin(config, Template(), {"sha256": "hash", "unread": []}, [])
         for line in lines:
             log.metrics(**line)
         if finished:

@@ -123,7 +123,7 @@ def test_a_run_directory_explains_itself_and_its_model_loads_anywhere(make_confi
     result = train_one_size(make_config())
     run = result.directory
     assert {path.name for path in run.iterdir() if not path.name.startswith(".")} == {
-        "config.toml", "environment.json", "plan.json", "prompt.txt", "data.json", "ledger.jsonl", "metrics.jsonl", "generations.jsonl", "model", "result.json",
+        "config.toml", "environment.json", "plan.json", "prompt.txt", "template.json", "data.json", "ledger.jsonl", "metrics.jsonl", "generations.jsonl", "model", "result.json",
         "report.html",
     }  # fmt: skip
     metrics = lines_of(run / "metrics.jsonl")
@@ -132,7 +132,7 @@ def test_a_run_directory_explains_itself_and_its_model_loads_anywhere(make_confi
     records = lines_of(run / "generations.jsonl")
     assert [record["step"] for record in records] == [0] * 4 + [2] * 4 + [4] * 4
     assert [record["prompt"] for record in records[:4]] == [record["prompt"] for record in records[4:8]]
-    fates = [fate["fate"] for fate in lines_of(run / "ledger.jsonl")]
+    fates = [fate["fate"] for fate in lines_of(run / "ledger.jsonl") if fate["fate"] != "unread"]
     assert len(fates) == 48 and fates.count("validation") == 10
     environment = json.loads((run / "environment.json").read_text())
     assert environment["packages"]["torch"] and environment["machine"]["cores"] and environment["git"] is not None
@@ -405,7 +405,7 @@ def test_malformed_validation_rows_are_counted(make_config, data_file, tmp_path,
     validation = tmp_path / "validation.jsonl"
     validation.write_text('{"prompt": "a", "reference": "1"}\n{"prompt": "b"}\n')
     prepared = prepare(make_config(data__validation=str(validation), data__on_bad_row="skip"), tokenizer)
-    assert len(prepared.validation) == 1 and prepared.ledger.counts()["malformed"] == 1
+    assert len(prepared.validation) == 1 and prepared.ledger.counts()["no reference"] == 1
 
 
 @pytest.mark.parametrize("size", [0, -1])
@@ -546,7 +546,7 @@ def test_what_is_known_of_the_data_is_written_down(make_config):
     shown = {row["fate"]: row for row in data["shown"]}
     assert set(shown) == {"kept", "wrong answer", "validation"} | (set(shown) & {"too long"})
     assert "<answer>" in shown["wrong answer"]["response"] and shown["wrong answer"]["why"]
-    assert "messages" in shown["validation"]["row"]
+    assert shown["validation"]["prompt"] and shown["validation"]["why"] == "held out by data.test_size"
     example = data["example"]
     assert "<think>" in "".join(example["tokens"][example["prompt_tokens"] :]) and 0 < example["prompt_tokens"] < len(example["tokens"])
 

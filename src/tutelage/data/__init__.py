@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from tutelage.data.filter import Tally, count_well_formed, draw_rows, judge_rows
     from tutelage.data.hold_out import problems_of
     from tutelage.data.ledger import Example, Fate, Ledger, summary
-    from tutelage.data.marks import MARK, plain, special_tokens
+    from tutelage.data.marks import MARK, plain, protect, special_tokens
+    from tutelage.data.parsed import BadRow, Parsed
     from tutelage.data.pool import Pool, choose_problems, panel_size, read_pool
     from tutelage.data.prepared import Prepared, Sequences, histogram
-    from tutelage.data.parsed import BadRow, Parsed
     from tutelage.data.recognise import likely_columns
-    from tutelage.data.rendered import is_rendered
+    from tutelage.data.rendered import is_rendered, rendered_words
     from tutelage.data.shapes import Reader, build_text_pairs, parse_row, reader_of
     from tutelage.data.sources import Row, iter_rows, read_rows
     from tutelage.data.specification import filter_correct_dataset, load_data

@@ -16,6 +16,7 @@ from tutelage.data.hold_out import Asked, hold_out, overlap_column, problems_of
 from tutelage.data.ledger import Example, Ledger, check_malformed, named_once
 from tutelage.data.marks import plain
 from tutelage.data.parts import MALFORMED
+from tutelage.data.rendered import rendered_words
 from tutelage.data.sources import seeded_order
 from tutelage.data.store import Store, is_text, open_store
 from tutelage.data.templates import Template, template_of
@@ -118,9 +119,8 @@ def _notes(store: Store, asked: Asked, data: DataConfig) -> list[str]:
         notes.append(f"{asked.again} validation rows ask a problem again; each problem is asked once")
     if marked := store.count_of("marked"):
         notes.append(f"{marked} rows hold special tokens in their text; they are learnt as text")
-    if rendered := store.count_of("rendered"):
-        notes.append(f"{rendered} rows hold the prompt template already; it is not put around them again")
-    return notes
+    notes.append(rendered_words(store.count_of("rendered"), len(store), data.prompt))
+    return [note for note in notes if note]
 
 
 def _without_overlap(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from tutelage.data.marks import pattern_of, special_tokens
 from tutelage.data.shapes import BadRow
-from tutelage.data.thoughts import closes_thought, seam, without_empty_thought, without_thought
+from tutelage.data.thoughts import closes_thought, without_empty_thought, without_thought
 from tutelage.errors import InputError
 
 if TYPE_CHECKING:
@@ -267,14 +267,3 @@ def thought_argument(template: Template) -> str:
                 arguments = ", ".join(f"{key} = {json.dumps(each)}" for key, each in changed.arguments.items())
                 return f"data.template_arguments = {{ {arguments} }}"
     return ""
-
-
-def prompt_template(name: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The template text for `data.prompt`; "chat" renders the tokenizer's own chat template around ``{question}``."""
-    return template_of(name, tokenizer).text
-
-
-def apply_template(pair: dict[str, str], template: str) -> tuple[str, str]:
-    """(prompt, response); when the template already opens the think block, the response does not open it again."""
-    prompt = Template(template).wrap(pair["prompt"])
-    return prompt, seam(prompt, pair["response"])
