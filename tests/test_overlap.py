@@ -67,6 +67,8 @@ def test_grams_do_not_reach_over_questions():
 def test_the_question_of_a_prompt_that_holds_its_template():
     assert question_in("Q: what?\nA:", "Q: {question}\nA:") == "what?"
     assert question_in("<|im_start|>user\nWhat is 2+3?<|im_end|>\n<|im_start|>assistant\n").strip() == "user\nWhat is 2+3?"
+    assert question_in("<|im_start|>user\n2+3?<|im_end|>\n<|im_start|>assistant\n<think>\n").strip() == "user\n2+3?"
+    assert question_in("<s>[INST] 2+3? [/INST]").strip() == "2+3?"
     assert question_in("Is 2 < 3 | 4?") == "Is 2 < 3 | 4?"
 
 

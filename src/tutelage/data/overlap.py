@@ -45,7 +45,8 @@ def question_in(prompt: str, template: str = "{question}") -> str:
     if before and prompt.startswith(before):
         prompt = prompt.removeprefix(before).removesuffix(after)
     parts = _MARKUP.split(prompt)
-    return prompt if len(parts) == 1 else max(parts, key=len)
+    # behind the last piece of markup the assistant's turn begins, perhaps with an opened thought
+    return prompt if len(parts) == 1 else max(parts[:-1], key=len)
 
 
 def normalised(question: str) -> str:
