@@ -12,9 +12,10 @@ import tomllib
 import pytest
 from shaped import BOXED, QUESTIONS, S1, THOUGHT, WORK, asked, chat, question, read, reader, two
 
-from tutelage.data import Reader, Row
+from tutelage.data import Row
 from tutelage.data.names import kind_of
 from tutelage.data.own import Watched
+from tutelage.data.shapes import Reader
 from tutelage.data.works import split_final
 
 TAGGED = f"<think> {BOXED} </think> <answer> 5 </answer>"

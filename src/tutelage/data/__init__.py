@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tutelage.data.marks import plain, special_tokens
     from tutelage.data.pool import Pool, choose_problems, panel_size, read_pool
     from tutelage.data.prepared import Prepared, Sequences, histogram
+    from tutelage.data.recognise import likely_columns
     from tutelage.data.shapes import BadRow, Parsed, build_text_pairs, parse_row, reader_of
     from tutelage.data.sources import Row, iter_rows, read_rows
     from tutelage.data.specification import filter_correct_dataset, load_data
