@@ -25,7 +25,7 @@ def child(side: str, steps: int) -> list[float]:
 
         prepare_process()
     from tutelage.config import parse_config
-    from tutelage.data.pool import prepare
+    from tutelage.data import prepare
     from tutelage.model.load import load_policy, load_tokenizer
     from tutelage.model.optim import make_optimizer
     from tutelage.model.order import step_batches, step_rows

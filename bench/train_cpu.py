@@ -29,7 +29,7 @@ WARMUP = 2
 def rows_of(arguments: argparse.Namespace) -> tuple[Any, Any, list[Any]]:
     """(configuration, tokenizer, tokenized rows): every side trains on these."""
     from tutelage.config import parse_config
-    from tutelage.data.pool import prepare
+    from tutelage.data import prepare
     from tutelage.model.load import load_tokenizer
 
     count = arguments.rows * (arguments.steps + WARMUP)

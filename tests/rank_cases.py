@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from tutelage.config import parse_config
-from tutelage.data.pool import prepare
+from tutelage.data import prepare
 from tutelage.errors import InputError
 from tutelage.evaluation.engine.snapshot import take
 from tutelage.machines.sharding import full_tensor, local_part

@@ -22,7 +22,7 @@ def arranged(tokenizer, tmp_path):
 
     def of(config, pack_tokens=128, run_tokens=1_000, held=0.0, policy=None):
         policy = policy or load_policy(config.model, tokenizer)
-        rows = SimpleNamespace(train=[range(run_tokens)])
+        rows = SimpleNamespace(tokens=run_tokens)
         course = SimpleNamespace(policy=policy, config=config, world=ALONE, prepared=rows, largest=pack_tokens, total=1, epoch=1)
         rate = matrix_rate(policy.device, policy.compute_dtype)
         arrange(course, held, rate, tmp_path / "plan.json", writes=True)

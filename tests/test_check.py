@@ -51,10 +51,12 @@ def other_ids_in_validation(monkeypatch, _):
 
 
 def responses_that_read_back_otherwise(monkeypatch, _):
-    from tutelage.data import tokens
+    from tutelage.data import parts
 
-    right = tokens.encode_response
-    monkeypatch.setattr(tokens, "encode_response", lambda tokenizer, response: right(tokenizer, response.replace(" ", "  ")))
+    right = parts.encode_texts
+    other = lambda tokenizer, texts, begin=False: right(tokenizer, texts if begin else [text.replace(" ", "  ") for text in texts], begin)
+    monkeypatch.setattr(parts, "encode_texts", other)
+    monkeypatch.setattr("tutelage.data.store.code", lambda: "another")
 
 
 def masked_where_padding_would_be(monkeypatch, _):

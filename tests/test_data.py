@@ -5,13 +5,11 @@ import json
 import pytest
 
 from tutelage import build_text_pairs, filter_correct_dataset, load_data
-from tutelage.config import DataConfig
 from tutelage.data import arithmetic
-from tutelage.data.filter import judge, keep_correct
-from tutelage.data.ledger import Example, Ledger, to_examples
-from tutelage.data.pool import prepare
-from tutelage.data.sources import Row, read_rows, seeded_order
-from tutelage.data.templates import apply_template, load_template
+from tutelage.data import Example, prepare
+from tutelage.data.filter import judge
+from tutelage.data.sources import seeded_order
+from tutelage.data.templates import load_template
 from tutelage.errors import InputError
 
 MESSAGES = {
@@ -22,40 +20,27 @@ MESSAGES = {
 }
 
 
-def test_malformed_rows_stop_with_file_line_and_key_or_are_counted(tmp_path):
+def test_malformed_rows_stop_with_file_line_and_key_or_are_counted(make_config, tokenizer, tmp_path):
     path = tmp_path / "rows.jsonl"
-    path.write_text(
-        json.dumps(MESSAGES)
-        + "\n\n{broken\n"
-        + json.dumps({"prompt": "p", "response": 7.5})
-        + '\n["list"]\n'
-        + json.dumps({"x": 1})
-        + "\n"
-    )
-    rows = read_rows(str(path))
+    lines = [json.dumps(MESSAGES), "", "{broken", json.dumps({"prompt": "p", "response": 7.5}), '["list"]', json.dumps({"x": 1})]
+    path.write_text("\n".join(lines) + "\n")
+    settings = {"data__train": str(path), "data__filter": False, "data__test_size": 0, "data__max_length": 512}
     with pytest.raises(InputError, match=r"rows\.jsonl:3: not valid JSON .*\(and 2 more malformed rows\).*on_bad_row"):
-        to_examples(rows, "{question}", Ledger(()))
-    ledger = Ledger(row.source for row in rows)
-    assert len(to_examples(rows, "{question}", ledger, DataConfig(on_bad_row="skip"))) == 2
-    assert ledger.counts() == {"kept": 2, "malformed": 3}
+        prepare(make_config(**settings), tokenizer)
+    prepared = prepare(make_config(**settings, data__on_bad_row="skip"), tokenizer)
+    assert prepared.ledger.counts() == {"kept": 2, "malformed": 3}
 
 
-def test_nothing_but_malformed_rows_is_an_error_even_when_skipping():
-    with pytest.raises(InputError, match="all 1 rows are malformed"):
-        to_examples([Row("f:1", {"x": 1})], "{question}", Ledger(["f:1"]), DataConfig(on_bad_row="skip"))
+def test_nothing_but_malformed_rows_is_an_error_even_when_skipping(make_config, tokenizer, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "a", "response": 3}\n{broken\n')
+    with pytest.raises(InputError, match="all 1 rows are malformed|all 2 rows are malformed"):
+        prepare(make_config(data__train=str(path), data__columns={"prompt": "p", "response": "r"}, data__on_bad_row="skip"), tokenizer)
 
 
 def test_shipped_templates_hold_the_question_once():
     for name in ("r1_zero", "question_only", "plain", "none"):
         assert load_template(name).count("{question}") == 1
-
-
-def test_a_template_that_opens_the_think_block_takes_it_from_the_response():
-    pair = {"prompt": "Q {question}?", "response": "<think> a </think> <answer> b </answer>", "reference": "b"}
-    prompt, response = apply_template(pair, load_template("r1_zero"))
-    assert prompt.endswith("User: Q {question}?\nAssistant: <think>")
-    assert response == " a </think> <answer> b </answer>"
-    assert apply_template(pair, "{question}") == (pair["prompt"], pair["response"])
 
 
 def test_a_template_file_must_hold_the_question(tmp_path):
@@ -95,9 +80,15 @@ def test_fates_keep_to_their_examples_whatever_lies_between():
     assert fates == ["wrong answer", "wrong answer", "no reference", "kept", "wrong answer", "no reference"]
 
 
-def test_nothing_left_by_the_filter_is_an_error_with_counts():
-    with pytest.raises(InputError, match=r"nothing survives the filter \(1 wrong answer\).*f:1"):
-        keep_correct(judge([example("<think> x </think> <answer> 5 </answer>", "4")]), Ledger(["f:1"]))
+def test_nothing_left_by_the_filter_is_an_error_with_counts_and_what_helps(make_config, tokenizer, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    settings = {"data__train": str(path), "data__test_size": 0, "data__max_length": 512}
+    path.write_text('{"prompt": "p", "response": "<think> x </think> <answer> 5 </answer>", "answer": "4"}\n')
+    with pytest.raises(InputError, match=r"nothing survives the filter \(1 wrong answer\).*rows.jsonl:1"):
+        prepare(make_config(**settings), tokenizer)
+    path.write_text('{"prompt": "p", "response": "It is \\\\boxed{4}.", "answer": "4"}\n')
+    with pytest.raises(InputError, match='eval.reward = "question_only" reads that'):
+        prepare(make_config(**settings), tokenizer)
 
 
 def test_the_filter_finds_exactly_the_planted_errors():
@@ -148,20 +139,14 @@ def test_a_row_that_is_no_problem_but_is_trained_on_is_kept(make_config, tokeniz
     rows = [MESSAGES, {"prompt": "a", "response": "b"}, {"prompt": "c", "reference": "1"}]
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    for changes in ({"data__test_size": 0}, {"data__validation": str(path)}):
+    for changes, asked in (({"data__test_size": 0}, 1), ({"data__validation": str(path), "data__overlap": "keep"}, 2)):
         prepared = prepare(
             make_config(data__train=str(path), data__filter=False, data__on_bad_row="skip", data__max_length=512, **changes), tokenizer
         )
-        assert [row.source for row in prepared.train] == [f"{path}:1", f"{path}:2"] and len(prepared.validation) == 2
+        assert [row.source for row in prepared.train] == [f"{path}:1", f"{path}:2"] and len(prepared.validation) == asked
         assert [fate.fate for fate in prepared.ledger] == ["kept", "kept", "malformed"]
-        assert [fate.why for fate in prepared.ledger][1:] == [
-            "trained on, but no validation problem: reference is empty or missing", "response is empty or missing",
-        ]  # fmt: skip
-
-
-def test_two_rows_of_one_name_are_never_one_row():
-    with pytest.raises(AssertionError, match="two rows have the name f:1"):
-        Ledger(["f:1", "f:2", "f:1"])
+        without = "trained on, but no validation problem: it has no reference" if asked == 1 else ""
+        assert [fate.why for fate in prepared.ledger][1] == without and "response" in [fate.why for fate in prepared.ledger][2]
 
 
 def test_prefixes_of_the_seeded_order_are_nested():

@@ -10,7 +10,7 @@ import pytest
 
 from tutelage.cli import init, main
 from tutelage.config import describe, load_config
-from tutelage.data.choose import prepare
+from tutelage.data import prepare
 from tutelage.errors import InputError
 
 SOLVED = {"q": "What is 2 + 2?", "meta": {"solution": "<think> two and two </think> <answer> 4 </answer>", "final_answer": "4"}}

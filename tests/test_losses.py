@@ -10,7 +10,7 @@ import torch
 
 from tutelage.cli import main
 from tutelage.config import to_toml
-from tutelage.data.pool import prepare
+from tutelage.data import prepare
 from tutelage.errors import InputError
 from tutelage.model.load import load_policy
 from tutelage.model.losses import loss_named

@@ -7,7 +7,7 @@ import importlib.util
 import pytest
 import torch
 
-from tutelage.data.pool import prepare
+from tutelage.data import prepare
 from tutelage.errors import InputError
 from tutelage.model.load import load_policy
 from tutelage.model.optim import ChangeMeter, fill_state, make_optimizer, offloaded, require, set_lr

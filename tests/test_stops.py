@@ -10,7 +10,7 @@ from chain import CHATML, OWN, TURN, make_chain_model
 from safetensors.torch import load_file
 
 from tutelage.config import ModelConfig
-from tutelage.data.pool import prepare
+from tutelage.data import prepare
 from tutelage.data.stops import Stops, end_token
 from tutelage.errors import InputError
 from tutelage.evaluation.engine import native

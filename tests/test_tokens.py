@@ -1,20 +1,13 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from tutelage import tokenize_prompt_and_output
-from tutelage.data.ledger import Example, Ledger
-from tutelage.data.tokens import (
-    Stops,
-    TokenizedExample,
-    characters_of,
-    choose_max_length,
-    encode_prompt,
-    encode_response,
-    fit,
-    tokenize,
-)
+from tutelage.data import Stops, encode_prompt, encode_response
+from tutelage.data.chosen import choose_max_length
+from tutelage.data.tokens import characters_of
 from tutelage.errors import InputError
 
 PROMPTS = ["Two and two?", "A longer question, with more words?"]
@@ -74,13 +67,6 @@ def test_a_start_token_comes_once_and_an_end_token_never(tokenizer):
     assert encode_response(tokenizer, "x") == tokenizer.encode("x", add_special_tokens=False)
 
 
-def test_every_uncut_row_teaches_the_end_token(tokenizer):
-    rows = tokenize(
-        [Example(p, o, "", f"r{i}") for i, (p, o) in enumerate(zip(PROMPTS, OUTPUTS))], tokenizer, Stops.of(tokenizer)
-    )
-    assert all(row.response_ids[-1] == tokenizer.eos_token_id and row.ends for row in rows)
-
-
 def test_a_tokenizer_without_an_end_token_is_refused(tokenizer):
     tokenizer.eos_token = None
     with pytest.raises(InputError, match="no end token"):
@@ -88,28 +74,10 @@ def test_a_tokenizer_without_an_end_token_is_refused(tokenizer):
 
 
 def test_max_length_is_the_995th_permille():
-    assert choose_max_length(range(1, 1001)) == 995
-    assert choose_max_length([7]) == 7
-    lengths = [10] * 199 + [1000]
+    assert choose_max_length(np.arange(1, 1001)) == 995
+    assert choose_max_length(np.array([7])) == 7
+    lengths = np.array([10] * 199 + [1000])
     assert choose_max_length(lengths) == 10
-
-
-def rows_of(*shapes: tuple[int, int]) -> list[TokenizedExample]:
-    return [TokenizedExample(f"r{i}", tuple(range(p)), tuple(range(r))) for i, (p, r) in enumerate(shapes)]
-
-
-def test_long_rows_are_dropped_and_counted():
-    ledger = Ledger(["r0", "r1"])
-    assert [row.source for row in fit(rows_of((3, 5), (3, 6)), 8, "drop", ledger)] == ["r0"]
-    assert ledger.counts() == {"kept": 1, "too long": 1}
-
-
-def test_truncation_cuts_the_response_and_never_the_prompt_or_fakes_an_end():
-    ledger = Ledger(["r0", "r1", "r2"])
-    kept = fit(rows_of((3, 5), (3, 6), (8, 2)), 8, "tail", ledger)
-    assert [(len(row.prompt_ids), len(row.response_ids), row.ends) for row in kept] == [(3, 5, True), (3, 5, False)]
-    assert kept[1].response_ids == (0, 1, 2, 3, 4)
-    assert ledger.counts() == {"kept": 1, "truncated": 1, "too long": 1}
 
 
 class Bytes:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tutelage import train_one_size
-from tutelage.data.pool import prepare
+from tutelage.data import prepare
 from tutelage.data.tokens import pad_and_shift
 from tutelage.errors import InputError, RunError
 from tutelage.machines.world import StopWanted, World
@@ -527,7 +527,7 @@ def test_vllm_is_asked_for_before_anything_is_read(make_config, monkeypatch):
 
 
 def test_the_subset_can_have_a_seed_of_its_own_and_leave_the_held_out_problems_as_they_are(make_config):
-    from tutelage.data.pool import prepare
+    from tutelage.data import prepare
     from tutelage.model.load import load_tokenizer
 
     def prepared(**changes):

@@ -79,6 +79,8 @@ def read_pool(config: Config, tokenizer: Any, kept: Template | None = None) -> P
     if source is not None:
         other = template if source.prompt in (None, data.prompt) else template_of(source.prompt, tokenizer, {})
         asked = problems_of(open_store(source, other, tokenizer, reward, setting="data.validation"), data)
+        if source.path == data.train:  # its rows have a fate already, as training rows
+            asked = asked._replace(faults=())
         columns.append(overlap_column(asked))
     store = open_store(data.of_training(), template, tokenizer, reward, data.turns, columns=columns)
     faults = list(store.faults())
@@ -93,6 +95,9 @@ def read_pool(config: Config, tokenizer: Any, kept: Template | None = None) -> P
         ledger.mark(row, fate, why)
     for index, (_, fate, why) in enumerate(asked.faults):
         ledger.mark(len(store) + index, fate, why)
+    if asked.store is store and data.test_size == 0:
+        for row in np.flatnonzero(store.well_formed & ~store.referenced).tolist():
+            ledger.mark(row, "kept", "trained on, but no validation problem: it has no reference")
     for row in held.tolist():
         ledger.mark(row, "validation", "held out by data.test_size")
     stays = store.well_formed.copy()
