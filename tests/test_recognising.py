@@ -230,6 +230,12 @@ def test_a_row_whose_work_is_null_never_learns_its_answer():
     assert read(rows)[2].fault == "solution is null"
 
 
+def test_a_column_that_one_row_lacks_and_another_has_as_null_is_told_apart():
+    made = reader(two(question=question, solution=BOXED, answer="5"))
+    faults = [made.read(Row("f:9", row))[0].fault for row in ({"question": "q", "solution": None, "answer": 5}, {"question": "q", "answer": 5})]
+    assert faults[0] == "solution is null" and "a problem without its work" in faults[1]
+
+
 def test_rows_of_two_shapes_in_one_table_are_each_read_by_their_own():
     rows = [
         {"messages": chat(0), "prompt": None, "response": None},

@@ -76,12 +76,14 @@ class Reader:
 
     def _way_of(self, row: Mapping[str, Any]) -> Way | None:
         """By the columns that are not null; by all of them where those alone do not tell a work."""
-        names = tuple([name for name, value in row.items() if value is not None])
+        way = self._by_names(tuple([name for name, value in row.items() if value is not None]))
+        if way is None or (isinstance(way, Named) and not way.work):
+            way = self._by_names(tuple(row)) or way
+        return way
+
+    def _by_names(self, names: tuple[str, ...]) -> Way | None:
         if names not in self._ways:
-            way = way_of(names, self.facts, self.purpose)
-            if way is None or (isinstance(way, Named) and not way.work):
-                way = way_of(tuple(row), self.facts, self.purpose) or way
-            self._ways[names] = way
+            self._ways[names] = way_of(names, self.facts, self.purpose)
         return self._ways[names]
 
     def _keeps(self, row: Mapping[str, Any], where: Path) -> bool:
