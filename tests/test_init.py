@@ -30,7 +30,7 @@ def test_known_shapes_need_no_columns_and_the_configuration_trains(tmp_path, dat
 
 
 def test_columns_of_other_names_are_guessed_also_within_a_row(tmp_path, tokenizer):
-    rows = [{"question": f"{index}: {SOLVED['q']}", "info": SOLVED["meta"]} for index in range(20)]
+    rows = [{"question": f"{n}: {SOLVED['q']}", "info": SOLVED["meta"]} for n in range(20)]
     out = init.init(tmp_path / "c.toml", {"model": "smollm2", "train": write(tmp_path / "a.jsonl", rows), "dir": "runs/x"})
     config = load_config(out)
     assert config.data.columns == {"prompt": "question", "response": "info.solution", "reference": "info.final_answer"}

@@ -12,9 +12,10 @@ import tomllib
 import pytest
 from shaped import BOXED, QUESTIONS, S1, THOUGHT, WORK, asked, chat, question, read, reader, two
 
-from tutelage.data import Reader, Row
+from tutelage.data import Row
 from tutelage.data.names import kind_of
 from tutelage.data.own import Watched
+from tutelage.data.shapes import Reader
 from tutelage.data.works import split_final
 
 TAGGED = f"<think> {BOXED} </think> <answer> 5 </answer>"
@@ -227,6 +228,12 @@ def test_a_reference_that_is_no_answer_is_a_fault():
 def test_a_row_whose_work_is_null_never_learns_its_answer():
     rows = [*two(question=question, solution=BOXED, answer="5"), {"question": "q", "solution": None, "answer": THINKING}]
     assert read(rows)[2].fault == "solution is null"
+
+
+def test_a_column_that_one_row_lacks_and_another_has_as_null_is_told_apart():
+    made = reader(two(question=question, solution=BOXED, answer="5"))
+    faults = [made.read(Row("f:9", row))[0].fault for row in ({"question": "q", "solution": None, "answer": 5}, {"question": "q", "answer": 5})]
+    assert faults[0] == "solution is null" and "a problem without its work" in faults[1]
 
 
 def test_rows_of_two_shapes_in_one_table_are_each_read_by_their_own():

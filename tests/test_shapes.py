@@ -7,8 +7,8 @@ import pytest
 
 from tutelage import build_text_pairs
 from tutelage.cli.entry import main
-from tutelage.config import DataConfig, parse_config
-from tutelage.data.shapes import BadRow, parse_row, shape_of
+from tutelage.config import parse_config
+from tutelage.data.shapes import BadRow, parse_row, reader_of
 from tutelage.errors import InputError
 
 MESSAGES = {
@@ -198,7 +198,7 @@ def test_a_row_that_a_function_refuses_is_named_with_file_and_line(mine, tmp_pat
 )
 def test_a_shape_that_is_none_is_refused(mine, settings, what):
     with pytest.raises(InputError, match=what):
-        shape_of(parse_config({"data": settings}).data)
+        reader_of(parse_config({"data": settings}).data.of_training(), [])
 
 
 @pytest.mark.parametrize(
@@ -213,4 +213,3 @@ def test_a_shape_that_is_none_is_refused(mine, settings, what):
 def test_what_a_function_returns_is_checked_as_any_row(returned, what):
     with pytest.raises(BadRow, match=what):
         parse_row({}, lambda row: returned)
-    assert shape_of(DataConfig()) is None and shape_of(DataConfig(columns={"prompt": "q"})) == {"prompt": "q"}

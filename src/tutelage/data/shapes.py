@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tutelage.config import DataConfig, Source
+from tutelage.config import Source
 from tutelage.data.messages import content_of, is_messages
 from tutelage.data.own import Own, Shape, load_shape, read_by
 from tutelage.data.parsed import FIELDS, BadRow, Found, Parsed, Purpose, holds
@@ -76,12 +76,14 @@ class Reader:
 
     def _way_of(self, row: Mapping[str, Any]) -> Way | None:
         """By the columns that are not null; by all of them where those alone do not tell a work."""
-        names = tuple([name for name, value in row.items() if value is not None])
+        way = self._by_names(tuple([name for name, value in row.items() if value is not None]))
+        if way is None or (isinstance(way, Named) and not way.work):
+            way = self._by_names(tuple(row)) or way
+        return way
+
+    def _by_names(self, names: tuple[str, ...]) -> Way | None:
         if names not in self._ways:
-            way = way_of(names, self.facts, self.purpose)
-            if way is None or (isinstance(way, Named) and not way.work):
-                way = way_of(tuple(row), self.facts, self.purpose) or way
-            self._ways[names] = way
+            self._ways[names] = way_of(names, self.facts, self.purpose)
         return self._ways[names]
 
     def _keeps(self, row: Mapping[str, Any], where: Path) -> bool:
@@ -188,17 +190,6 @@ def _is_said(value: Any, found: Found) -> bool:
     said = "\n".join([found["prompt"], *(str(turn["content"]) for turn in found.get("messages", ()))])
     texts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else [value]
     return all(str(text).strip() in said for text in texts)
-
-
-def shape_of(data: DataConfig) -> Mapping[Any, str] | Shape | None:
-    """How a configuration's rows are read, as `parse_row` takes it.
-
-    Raises:
-        InputError: `data.shape` names no function.
-    """
-    if data.shape == "auto":
-        return data.columns or None
-    return load_shape(data.shape)
 
 
 def parse_row(row: dict[str, Any], shape: Mapping[Any, str] | Shape | None = None, needs_response: bool = True) -> dict[str, Any]:
