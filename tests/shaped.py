@@ -6,7 +6,7 @@ import pytest
 
 from tutelage.config import Source
 from tutelage.data import Parsed, Row, reader_of
-from tutelage.data.shapes import Reader
+from tutelage.data.shapes.reader import Reader
 from tutelage.errors import InputError
 
 QUESTIONS = ("What is the sum of two and three, if each counts once?", "How many primes are there between ten and thirty?")

@@ -4,7 +4,7 @@ import itertools
 
 from tutelage import r1_zero_reward_fn
 from tutelage.data import arithmetic
-from tutelage.data.shapes import parse_row
+from tutelage.data.shapes.reader import parse_row
 
 
 def take(split: str, count: int, seed: int = 0):

@@ -54,7 +54,10 @@ def responses_that_read_back_otherwise(monkeypatch, _):
     from tutelage.data import parts
 
     right = parts.encode_texts
-    other = lambda tokenizer, texts, begin=False: right(tokenizer, texts if begin else [text.replace(" ", "  ") for text in texts], begin)
+
+    def other(tokenizer, texts, begin=False):
+        return right(tokenizer, texts if begin else [text.replace(" ", "  ") for text in texts], begin)
+
     monkeypatch.setattr(parts, "encode_texts", other)
     monkeypatch.setattr("tutelage.data.store.code", lambda: "another")
 

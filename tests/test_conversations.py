@@ -8,8 +8,8 @@ import pytest
 from chat_templates import TOKENS, tokenizer_of
 
 from tutelage.data import Parsed, encode_prompt, encode_response, plain, special_tokens, template_of, write_problem, write_turns
-from tutelage.data.shapes import BadRow
-from tutelage.data.templates import Template
+from tutelage.data.shapes.reader import BadRow
+from tutelage.data.templates.template import Template
 from tutelage.errors import InputError
 
 ASK, MORE = {"role": "user", "content": "2+3?"}, {"role": "user", "content": "And 3+3?"}

@@ -7,8 +7,8 @@ import pytest
 from tutelage import build_text_pairs, filter_correct_dataset, load_data
 from tutelage.data import Example, arithmetic, prepare
 from tutelage.data.filter import judge
-from tutelage.data.sources import seeded_order
-from tutelage.data.templates import load_template
+from tutelage.data.sources.source import seeded_order
+from tutelage.data.templates.template import load_template
 from tutelage.errors import InputError
 
 MESSAGES = {

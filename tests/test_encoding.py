@@ -11,8 +11,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import PreTrainedTokenizerFast
 
 from tutelage.data import MARK, encode_prompt, encode_response, encode_texts, plain, protect, special_tokens
-from tutelage.data.marks import TAGS, protect_all, strip_end
-from tutelage.data.shapes import BadRow
+from tutelage.data.shapes.reader import BadRow
+from tutelage.data.templates.marks import TAGS, protect_all, strip_end
 
 LETTERS = "▁<>/|sabcdefghijklmnopqrtuvwxyz_+=?.[]INST0123456789"
 

@@ -12,7 +12,7 @@ from tutelage.cli import main
 from tutelage.config import Source, load_config
 from tutelage.data import Example, reader_of
 from tutelage.data.filter import judge
-from tutelage.data.sources import read_rows
+from tutelage.data.sources.source import read_rows
 
 ROOT = Path(__file__).parent.parent
 GSM8K = ROOT.parent / "shared" / "data" / "gsm8k"

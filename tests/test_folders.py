@@ -9,7 +9,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from tutelage.data.sources import fingerprint, read_rows, unread_files
+from tutelage.data.sources.source import fingerprint, read_rows, unread_files
 from tutelage.errors import InputError
 
 

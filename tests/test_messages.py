@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from shaped import BOXED, WORK, chat, read, two
 
-from tutelage.data.messages import turns_of
-from tutelage.data.parsed import BadRow
+from tutelage.data.shapes.messages import turns_of
+from tutelage.data.shapes.parsed import BadRow
 
 
 def test_more_than_a_question_and_its_answer_is_kept_as_messages():

@@ -13,10 +13,10 @@ import pytest
 from shaped import BOXED, QUESTIONS, S1, THOUGHT, WORK, asked, chat, question, read, reader, two
 
 from tutelage.data import Row
-from tutelage.data.names import kind_of
-from tutelage.data.own import Watched
-from tutelage.data.shapes import Reader
-from tutelage.data.works import split_final
+from tutelage.data.shapes.names import kind_of
+from tutelage.data.shapes.own import Watched
+from tutelage.data.shapes.reader import Reader
+from tutelage.data.shapes.works import split_final
 
 TAGGED = f"<think> {BOXED} </think> <answer> 5 </answer>"
 THINKING = f"<think>{THOUGHT}</think>So \\boxed{{5}}"

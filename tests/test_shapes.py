@@ -8,7 +8,7 @@ import pytest
 from tutelage import build_text_pairs
 from tutelage.cli.entry import main
 from tutelage.config import parse_config
-from tutelage.data.shapes import BadRow, parse_row, reader_of
+from tutelage.data.shapes.reader import BadRow, parse_row, reader_of
 from tutelage.errors import InputError
 
 MESSAGES = {

@@ -9,7 +9,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from tutelage.data.sources import fingerprint, iter_rows, read_rows
+from tutelage.data.sources.source import fingerprint, iter_rows, read_rows
 from tutelage.errors import InputError
 
 ROWS = [{"prompt": f"p{index}", "response": "r"} for index in range(3)]

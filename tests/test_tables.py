@@ -9,8 +9,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from tutelage.data.rows import plain
-from tutelage.data.sources import read_rows
+from tutelage.data.sources.rows import plain
+from tutelage.data.sources.source import read_rows
 
 
 def rows_of(path, content: bytes):

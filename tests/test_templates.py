@@ -8,10 +8,10 @@ import pytest
 from chat_templates import GPT_OSS, LLAMA3, QWEN3, SOURCES, TOKENS, tokenizer_of
 
 from tutelage.data import Parsed, Template, is_rendered, rendered_words, special_tokens, template_of, write_turns
-from tutelage.data import templates as templates_module
-from tutelage.data.shapes import BadRow
-from tutelage.data.templates import thought_argument
-from tutelage.data.thoughts import has_thought, seam, split_thought
+from tutelage.data.shapes.reader import BadRow
+from tutelage.data.templates import template as templates_module
+from tutelage.data.templates.template import thought_argument
+from tutelage.data.templates.thoughts import has_thought, seam, split_thought
 from tutelage.errors import InputError
 
 TURNS = [

@@ -7,23 +7,32 @@ from tutelage._lazy import lazily
 if TYPE_CHECKING:
     from tutelage.data import arithmetic
     from tutelage.data.chosen import choose, prepare
-    from tutelage.data.conversations import Turn, write_problem, write_turns
-    from tutelage.data.encoding import encode_prompt, encode_response, encode_texts
     from tutelage.data.filter import Tally, count_well_formed, draw_rows, judge_rows
     from tutelage.data.hold_out import problems_of
     from tutelage.data.ledger import Example, Fate, Ledger, summary
-    from tutelage.data.marks import MARK, plain, protect, special_tokens
-    from tutelage.data.parsed import BadRow, Parsed
     from tutelage.data.pool import Pool, choose_problems, panel_size, read_pool
     from tutelage.data.prepared import Prepared, Sequences, histogram
-    from tutelage.data.recognise import likely_columns
-    from tutelage.data.rendered import is_rendered, rendered_words
-    from tutelage.data.shapes import Reader, build_text_pairs, parse_row, reader_of
+    from tutelage.data.shapes import BadRow, Parsed, Reader, build_text_pairs, likely_columns, parse_row, reader_of
     from tutelage.data.sources import Row, iter_rows, read_rows
     from tutelage.data.specification import filter_correct_dataset, load_data
     from tutelage.data.stops import Stops, end_token
     from tutelage.data.store import Store, open_store
-    from tutelage.data.templates import Template, template_of
+    from tutelage.data.templates import (
+        MARK,
+        Template,
+        Turn,
+        encode_prompt,
+        encode_response,
+        encode_texts,
+        is_rendered,
+        plain,
+        protect,
+        rendered_words,
+        special_tokens,
+        template_of,
+        write_problem,
+        write_turns,
+    )
     from tutelage.data.tokens import TokenizedExample, characters_of, pad_and_shift, tokenize_prompt_and_output
 
 __getattr__, __dir__, __all__ = lazily(__name__)

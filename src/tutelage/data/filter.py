@@ -12,12 +12,11 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from tutelage import console
-from tutelage.data.conversations import in_the_form_of
 from tutelage.data.ledger import Example, Fate, check_malformed, summary
-from tutelage.data.marks import plain
 from tutelage.data.parts import LEFT_OUT, MALFORMED, Added, Made
 from tutelage.data.shapes import Parsed, Reader
 from tutelage.data.sources import Row
+from tutelage.data.templates import in_the_form_of, plain
 from tutelage.errors import InputError
 from tutelage.grading import Verdict, VerdictCache, boxed_answer, grade_all, grade_responses, grader_version, tagged_answer
 from tutelage.machines import cache_directory, is_worker, run_map

@@ -20,15 +20,11 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from tutelage.data.conversations import Turn, write_problem, write_turns
-from tutelage.data.encoding import encode_texts
-from tutelage.data.marks import MARK, special_tokens
 from tutelage.data.overlap import key_of, normalised, question_in
-from tutelage.data.rendered import is_rendered
 from tutelage.data.shapes import BadRow, Parsed, Reader
 from tutelage.data.sources import Row
 from tutelage.data.stops import Stops
-from tutelage.data.templates import Template
+from tutelage.data.templates import MARK, Template, Turn, encode_texts, is_rendered, special_tokens, write_problem, write_turns
 
 ROWS, BYTES = 4096, 16 << 20
 """A part is complete when it has so many rows, or so many bytes of them."""

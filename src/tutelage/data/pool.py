@@ -14,12 +14,10 @@ from tutelage.config import Config, DataConfig, EvalConfig
 from tutelage.data.filter import verdict_column
 from tutelage.data.hold_out import Asked, hold_out, overlap_column, problems_of
 from tutelage.data.ledger import Example, Ledger, check_malformed, named_once
-from tutelage.data.marks import plain
 from tutelage.data.parts import MALFORMED
-from tutelage.data.rendered import rendered_words
 from tutelage.data.sources import seeded_order
 from tutelage.data.store import Store, is_text, open_store
-from tutelage.data.templates import Template, template_of
+from tutelage.data.templates import Template, plain, rendered_words, template_of
 from tutelage.errors import InputError
 from tutelage.stats import problems_for_width
 

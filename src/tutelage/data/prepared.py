@@ -10,9 +10,8 @@ from typing import Any, overload
 import numpy as np
 
 from tutelage.data.ledger import Example, Ledger
-from tutelage.data.marks import plain
 from tutelage.data.store import Store
-from tutelage.data.templates import Template
+from tutelage.data.templates import Template, plain
 from tutelage.data.tokens import TokenizedExample, pieces
 
 

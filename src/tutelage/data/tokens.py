@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from tutelage.data.encoding import encode_prompt, encode_response
+from tutelage.data.templates import encode_prompt, encode_response
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

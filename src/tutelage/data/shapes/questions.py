@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tutelage.data.names import CONTEXT, PROMPT, is_about, is_thought, kind_of, rank_of
-from tutelage.data.parsed import BadRow, Found, Purpose, holds
-from tutelage.data.paths import Column
-from tutelage.data.recognise import Facts, is_context, likely_columns, median_length, mostly
-from tutelage.data.ways import WITHOUT, Conversation, Named, Way
-from tutelage.data.works import LONG, boxed, is_bare, is_work
+from tutelage.data.shapes.names import CONTEXT, PROMPT, is_about, is_thought, kind_of, rank_of
+from tutelage.data.shapes.parsed import BadRow, Found, Purpose, holds
+from tutelage.data.shapes.paths import Column
+from tutelage.data.shapes.recognise import Facts, is_context, likely_columns, median_length, mostly
+from tutelage.data.shapes.ways import WITHOUT, Conversation, Named, Way
+from tutelage.data.shapes.works import LONG, boxed, is_bare, is_work
 
 Columns = dict[str, str]
 Option = tuple[str, Columns]

@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tutelage.data.marks import TAGS, protect, protect_all
-from tutelage.data.rendered import check_begun, is_rendered
-from tutelage.data.said import Said, check_shown, check_written, own_text, said_of
 from tutelage.data.shapes import BadRow, Parsed
-from tutelage.data.templates import ANSWER, BARE, THOUGHT, Template, thought_argument
-from tutelage.data.thoughts import (
+from tutelage.data.templates.marks import TAGS, protect, protect_all
+from tutelage.data.templates.rendered import check_begun, is_rendered
+from tutelage.data.templates.said import Said, check_shown, check_written, own_text, said_of
+from tutelage.data.templates.template import ANSWER, BARE, THOUGHT, Template, thought_argument
+from tutelage.data.templates.thoughts import (
     CLOSINGS,
     closes_thought,
     has_thought,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tutelage.data.names import REFERENCE
-from tutelage.data.parsed import BadRow, holds, text_of
-from tutelage.data.works import answer_in, split_final
+from tutelage.data.shapes.names import REFERENCE
+from tutelage.data.shapes.parsed import BadRow, holds, text_of
+from tutelage.data.shapes.works import answer_in, split_final
 from tutelage.grading import Reference, reference_of
 
 HOLDERS = ("info", "reward_model", "extra_info", "metadata", "meta")

@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tutelage.data.messages import Turn, is_messages, is_pair, messages_in, tools_of, turns_of, unread_fields
-from tutelage.data.names import kind_of
-from tutelage.data.own import Own
-from tutelage.data.parsed import BadRow, Found, Purpose, holds, text_of, unread
-from tutelage.data.paths import Column, Path, in_step
-from tutelage.data.references import checked_reference, message_reference, row_reference
-from tutelage.data.works import LONG, is_marked, is_work, response_of
+from tutelage.data.shapes.messages import Turn, is_messages, is_pair, messages_in, tools_of, turns_of, unread_fields
+from tutelage.data.shapes.names import kind_of
+from tutelage.data.shapes.own import Own
+from tutelage.data.shapes.parsed import BadRow, Found, Purpose, holds, text_of, unread
+from tutelage.data.shapes.paths import Column, Path, in_step
+from tutelage.data.shapes.references import checked_reference, message_reference, row_reference
+from tutelage.data.shapes.works import LONG, is_marked, is_work, response_of
 from tutelage.grading import Reference
 
 WITHOUT = "so the row is a problem without its work"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import NoReturn
 
-from tutelage.data.files import KINDS, PACKED, kind_of, stem_of
+from tutelage.data.sources.files import KINDS, PACKED, kind_of, stem_of
 from tutelage.errors import InputError
 
 SPLITS = {

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tutelage.config import load_plug_in
-from tutelage.data.parsed import FIELDS, BadRow, Found, Purpose, text_of, unread
-from tutelage.data.references import checked_reference
+from tutelage.data.shapes.parsed import FIELDS, BadRow, Found, Purpose, text_of, unread
+from tutelage.data.shapes.references import checked_reference
 from tutelage.errors import InputError
 
 Shape = Callable[[dict[str, Any]], Mapping[str, Any]]

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from tutelage.data.rows import NotPlain, Row, merged, row_of
+from tutelage.data.sources.rows import NotPlain, Row, merged, row_of
 from tutelage.errors import InputError, first_line
 
 ROWS_AT_ONCE = 1_000

@@ -12,7 +12,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from tutelage.data.shapes import BadRow
-from tutelage.data.thoughts import CLOSINGS, OPENINGS
+from tutelage.data.templates.thoughts import CLOSINGS, OPENINGS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

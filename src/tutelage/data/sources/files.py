@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from tutelage.data.read_arrow import read_arrow
-from tutelage.data.read_csv import read_csv
-from tutelage.data.read_json import read_json
-from tutelage.data.rows import Row
+from tutelage.data.sources.read_arrow import read_arrow
+from tutelage.data.sources.read_csv import read_csv
+from tutelage.data.sources.read_json import read_json
+from tutelage.data.sources.rows import Row
 from tutelage.errors import InputError, first_line
 
 KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from tutelage.data.messages import is_messages
-from tutelage.data.names import CONTEXT, PROMPT, REFERENCE, WORK, is_system, is_thought, is_tools, kind_of, rank_of
-from tutelage.data.parsed import Purpose, holds
-from tutelage.data.paths import column_of
-from tutelage.data.ways import Conversation, Mapped, Named, Way
-from tutelage.data.works import LONG, is_bare, is_work
+from tutelage.data.shapes.messages import is_messages
+from tutelage.data.shapes.names import CONTEXT, PROMPT, REFERENCE, WORK, is_system, is_thought, is_tools, kind_of, rank_of
+from tutelage.data.shapes.parsed import Purpose, holds
+from tutelage.data.shapes.paths import column_of
+from tutelage.data.shapes.ways import Conversation, Mapped, Named, Way
+from tutelage.data.shapes.works import LONG, is_bare, is_work
 
 WORK_NAMES = frozenset({"response", "completion"})
 """Beside ``prompt``, a work of such a name is the response as it is."""

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tutelage.data.marks import MARK, pattern_of, plain, special_tokens
 from tutelage.data.shapes import BadRow
-from tutelage.data.words import Words
+from tutelage.data.templates.marks import MARK, pattern_of, plain, special_tokens
+from tutelage.data.templates.words import Words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tutelage.data.parsed import BadRow, holds, text_of
+from tutelage.data.shapes.parsed import BadRow, holds, text_of
 from tutelage.errors import InputError
 
 EACH = "*"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import re
 
-from tutelage.data.marks import pattern_of
 from tutelage.data.shapes import BadRow
-from tutelage.data.templates import BARE, Template, load_template
+from tutelage.data.templates.marks import pattern_of
+from tutelage.data.templates.template import BARE, Template, load_template
 
 _LONG = 40
 """A template's beginning of so many characters is no question's own."""

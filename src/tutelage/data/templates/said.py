@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tutelage.data.marks import TAGS, pattern_of, plain, protect, protect_all, strip_end
 from tutelage.data.shapes import BadRow
-from tutelage.data.templates import Template
-from tutelage.data.thoughts import split_thought
+from tutelage.data.templates.marks import TAGS, pattern_of, plain, protect, protect_all, strip_end
+from tutelage.data.templates.template import Template
+from tutelage.data.templates.thoughts import split_thought
 
 
 @dataclass(frozen=True)

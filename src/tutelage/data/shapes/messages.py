@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tutelage.data.parsed import BadRow, as_text, holds, text_of
+from tutelage.data.shapes.parsed import BadRow, as_text, holds, text_of
 
 Turn = dict[str, Any]
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, BinaryIO
 
-from tutelage.data.rows import Row, json_row
+from tutelage.data.sources.rows import Row, json_row
 from tutelage.errors import InputError
 
 CHUNK = 1 << 20

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from tutelage.data.rows import Row
+from tutelage.data.sources.rows import Row
 from tutelage.errors import InputError
 
 LONGEST_NAME = 100

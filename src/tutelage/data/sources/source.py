@@ -14,9 +14,9 @@ from typing import Any, Literal
 import xxhash
 
 from tutelage.data import arithmetic
-from tutelage.data.files import kind_of, read_file
-from tutelage.data.folders import SAY_WHICH, choose_files, saved_files, saved_folder
-from tutelage.data.rows import Row, row_of
+from tutelage.data.sources.files import kind_of, read_file
+from tutelage.data.sources.folders import SAY_WHICH, choose_files, saved_files, saved_folder
+from tutelage.data.sources.rows import Row, row_of
 from tutelage.errors import InputError, first_line
 
 BUILT_IN_ROWS = {"train": 512, "validation": 128}

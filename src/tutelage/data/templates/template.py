@@ -16,9 +16,9 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tutelage.data.marks import pattern_of, special_tokens
 from tutelage.data.shapes import BadRow
-from tutelage.data.thoughts import closes_thought, without_empty_thought, without_thought
+from tutelage.data.templates.marks import pattern_of, special_tokens
+from tutelage.data.templates.thoughts import closes_thought, without_empty_thought, without_thought
 from tutelage.errors import InputError
 
 if TYPE_CHECKING:

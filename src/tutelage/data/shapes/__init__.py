@@ -1,0 +1,12 @@
+"""How a row is read: by the names of its columns, by `data.columns`, or by a function of the user's own."""
+
+from typing import TYPE_CHECKING
+
+from tutelage._lazy import lazily
+
+if TYPE_CHECKING:
+    from tutelage.data.shapes.parsed import BadRow, Parsed
+    from tutelage.data.shapes.reader import Reader, build_text_pairs, parse_row, reader_of
+    from tutelage.data.shapes.recognise import likely_columns
+
+__getattr__, __dir__, __all__ = lazily(__name__)
