@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tutelage.config import replaced
-from tutelage.data import arithmetic, parts, prepare, read_pool, store
+from tutelage.data import arithmetic, keys, parts, prepare, read_pool, store
 from tutelage.errors import InputError, RunError
 from tutelage.runs.files import to_lines
 
@@ -111,7 +111,7 @@ def test_a_store_is_of_one_content_tokenizer_template_and_code(make_config, toke
     is_new("turns", replaced(config, {"data.turns": "last"}))
     tokenizer.add_tokens(["many"])
     is_new("tokenizer")
-    monkeypatch.setattr(store, "code", lambda: "another")
+    monkeypatch.setattr(keys, "code", lambda: "another")
     is_new("code")
 
 
@@ -289,3 +289,32 @@ def test_arithmetic_and_rows_of_a_file_are_the_same_rows(make_config, tokenizer,
     copied = prepare(make_config(data__train=str(path), data__validation="arithmetic"), tokenizer)
     assert [pair[1:] for pair in ids_of(built_in)] == [pair[1:] for pair in ids_of(copied)]
     assert built_in.ledger.counts()["overlap"] < 0.03 * 512
+
+
+def test_turns_behind_the_last_answer_are_named(make_config, tokenizer, tmp_path):
+    tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    turns = [{"role": "user", "content": "What is {}?"}, {"role": "assistant", "content": "It is \\boxed{4}."}, {"role": "user", "content": "Thanks!"}]
+    rows = [{"messages": [{**turn, "content": turn["content"].replace("{}", str(index))} for turn in turns[: 3 - index % 2]], "answer": 4} for index in range(20)]
+    config = make_config(data__train=write(tmp_path / "chat.jsonl", rows), data__prompt="chat", data__filter=False, data__max_length=200)
+    assert any("messages[-1] (10 of 20 rows)" in line for line in prepare(config, tokenizer).unread)
+
+
+def test_prompts_that_hold_a_chat_template_end_as_its_turns_do_or_ask(make_config, tokenizer, tmp_path):
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    asked = "<|im_start|>user\nWhat is {}?<|im_end|>\n<|im_start|>assistant\n"
+    rows = [{"prompt": asked.replace("{}", str(index)), "response": "It is \\boxed{4}.", "answer": 4} for index in range(20)]
+    settings = dict(data__train=write(tmp_path / "pre.jsonl", rows), data__prompt="none", data__filter=False, data__max_length=200)
+    with pytest.raises(InputError, match=r'model.end_token = "<\|im_end\|>"'):
+        prepare(make_config(**settings), tokenizer)
+    tokenizer.eos_token = "<|im_end|>"
+    prepared = prepare(make_config(**settings, model__end_token="<|im_end|>"), tokenizer)
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert all(row.response_ids[-1] == end and row.response_ids.count(end) == 1 for row in prepared.train)
+    assert all(list(row.prompt_ids).count(end) == 1 for row in prepared.train), "what a template has written keeps its ids"
+    assert any("prompts hold a template already" in line for line in prepared.notes)

@@ -153,7 +153,7 @@ def make_part(shared: tuple[Recipe, Sequence[Added]], job: tuple[Path, list[Row]
         "hash": pa.array(hashes, pa.binary(16)),
         "sequences": pa.array([len(each) for each in sequences], pa.int32()),
     }  # fmt: skip
-    unread = Counter(column for row in made if row.item == 0 for column in row.parsed.unread)
+    unread = Counter(name for row in made if row.item == 0 for name in row.parsed.unread)
     write_table(file_of(stem, "raw"), pa.table(raws))
     write_table(file_of(stem, "tokens"), tokens)
     for column in columns:

@@ -16,6 +16,7 @@ from tutelage.data.hold_out import Asked, hold_out, overlap_column, problems_of
 from tutelage.data.ledger import Example, Ledger, check_malformed, named_once
 from tutelage.data.parts import MALFORMED
 from tutelage.data.sources import seeded_order
+from tutelage.data.stops import end_token
 from tutelage.data.store import Store, is_text, open_store
 from tutelage.data.templates import Template, plain, rendered_words, template_of
 from tutelage.errors import InputError
@@ -82,6 +83,7 @@ def read_pool(config: Config, tokenizer: Any, kept: Template | None = None) -> P
             asked = asked._replace(faults=())
         columns.append(overlap_column(asked))
     store = open_store(data.of_training(), template, tokenizer, reward, data.turns, columns=columns)
+    _check_end(store, config)
     faults = list(store.faults())
     malformed = [(row, why) for row, fate, why in faults if fate == MALFORMED]
     first = f"{store.sources[malformed[0][0]]}: {malformed[0][1]}" if malformed else ""
@@ -106,6 +108,20 @@ def read_pool(config: Config, tokenizer: Any, kept: Template | None = None) -> P
     stays = _without_duplicates(store, stays, data, ledger, notes)
     problems, longest, panel = _problems(asked, config)
     return Pool(config, store, ledger, np.flatnonzero(stays), problems, panel, longest, _unread(store, asked), notes)
+
+
+def _check_end(store: Store, config: Config) -> None:
+    """Raises InputError: prompts hold a chat template whose turns end otherwise than rows are taught to end."""
+    tokenizer = store.recipe.tokenizer
+    if config.model.end_token is not None or not tokenizer.chat_template or not store.count_of("rendered"):
+        return
+    end = end_token(tokenizer, chat=True, wanted=None)
+    prompt = store.parsed(int(np.flatnonzero(store.table["rendered"].to_numpy())[0])).prompt
+    if end != tokenizer.eos_token and end in prompt:
+        raise InputError(
+            f"the prompts hold a chat template whose turns end in {end}, and the tokenizer's end token is {tokenizer.eos_token}:"
+            f' set model.end_token = "{end}", or "{tokenizer.eos_token}" if responses are to end in that'
+        )
 
 
 def _notes(store: Store, asked: Asked, data: DataConfig) -> list[str]:

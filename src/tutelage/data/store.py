@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import itertools
 import json
 import os
@@ -16,22 +17,22 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import xxhash
 
 from tutelage import console
 from tutelage.config import Source, is_plug_in
+from tutelage.data.keys import store_key
 from tutelage.data.parts import Added, Part, Recipe, column_of_part, cut, file_of, make_part, write_table
 from tutelage.data.shapes import Parsed, reader_of
-from tutelage.data.sources import Row, fingerprint, iter_rows, unread_files
+from tutelage.data.sources import Row, iter_rows, unread_files
 from tutelage.data.templates import Template
-from tutelage.errors import InputError, RunError, first_line
+from tutelage.errors import RunError
 from tutelage.machines import available_cores, cache_directory, over_processes
 
 LOOKED_AT = 200
@@ -205,9 +206,24 @@ def each(function: Callable[[Any, Any], Any], jobs: Iterable[Any], shared: Any) 
     few = list(itertools.islice(jobs, FEW_PARTS + 1))
     cores = available_cores()
     if len(few) <= FEW_PARTS or cores == 1:
-        yield from (function(shared, job) for job in itertools.chain(few, jobs))
+        for job in itertools.chain(few, jobs):
+            with _uncollected():
+                answer = function(shared, job)
+            yield answer
     else:
         yield from over_processes(function, itertools.chain(few, jobs), shared, cores)
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the search for cycles, which takes a third of the time where many small objects are made."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def open_store(
@@ -235,7 +251,7 @@ def open_store(
     recipe = Recipe(reader_of(source, head, problems, reward, setting), template, tokenizer, turns, problems)
     # what a function of the user's depends on is not known
     made_anew = is_plug_in(source.shape)
-    folder = Path(tempfile.mkdtemp(prefix="tutelage-rows-")) if made_anew else _directory() / _key(source, recipe, reward)
+    folder = Path(tempfile.mkdtemp(prefix="tutelage-rows-")) if made_anew else _directory() / store_key(source, recipe, reward)
     if not (folder / "done.json").is_file():
         _make(folder, recipe, itertools.chain(head, rows), source, columns)
     with contextlib.suppress(OSError):  # a cache that is only read
@@ -306,41 +322,3 @@ def _tidy(used: Path) -> None:
 
 def _directory() -> Path:
     return cache_directory() / "rows"
-
-
-def _key(source: Source, recipe: Recipe, reward: str) -> str:
-    """A name for all that a store depends on."""
-    try:
-        content = fingerprint(source.path, source.split, source.hub_config)
-    except OSError as error:
-        raise InputError(f"{source.path}: cannot be read: {first_line(error)}") from None
-    settings = source.model_dump_json()
-    values = [content, settings, template_key(recipe.template), tokenizer_key(recipe.tokenizer), recipe.turns, recipe.problems, reward, code()]
-    return xxhash.xxh3_128_hexdigest(repr(values).encode("utf-8", "surrogatepass"))
-
-
-def template_key(template: Template) -> str:
-    """All of a template, but the time that it shows if it shows none."""
-    return (template if "strftime" in template.chat else replace(template, now="")).to_json()
-
-
-def tokenizer_key(tokenizer: Any) -> str:
-    """A hash of what a tokenizer makes of any text."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    text = backend.to_str() if backend is not None else repr((type(tokenizer), sorted(tokenizer.get_vocab().items())))
-    ids = repr((tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.all_special_tokens))
-    return xxhash.xxh3_128_hexdigest(f"{text}{ids}".encode())
-
-
-@functools.cache
-def code() -> str:
-    """A hash of the code that makes stores."""
-    import tokenizers
-    import transformers
-
-    here = Path(__file__).parent
-    files = sorted([*here.rglob("*.py"), *(here.parent / "grading").rglob("*.py")])
-    digest = xxhash.xxh3_128(f"{tokenizers.__version__} {transformers.__version__}".encode())
-    for file in files:
-        digest.update(file.read_bytes())
-    return digest.hexdigest()

@@ -52,15 +52,22 @@ class Words:
             return self._by_tokenizer(texts)
         shared, start = self._shared(texts)
         words = [self._words(text, start) for text in texts]
-        self._learn({word for of_text in words if of_text is not None for word in of_text})
         others = iter(self._by_tokenizer([text for text, of_text in zip(texts, words, strict=True) if of_text is None]))
-        look_up = self.known.__getitem__
-        found = [
-            next(others) if of_text is None else [*shared, *itertools.chain.from_iterable(map(look_up, of_text))]
-            for of_text in words
-        ]
-        self._prove(texts, found)
-        return found
+        found = [next(others) if of_text is None else self._look_up(shared, of_text) for of_text in words]
+        missing = [index for index, ids in enumerate(found) if ids is None]
+        self._learn({word for index in missing for word in words[index] or ()})
+        for index in missing:
+            found[index] = self._look_up(shared, words[index] or [])
+        complete = [ids for ids in found if ids is not None]
+        self._prove(texts, complete)
+        return complete
+
+    def _look_up(self, shared: list[int], words: list[str]) -> list[int] | None:
+        """The ids of words, behind those that are shared; None if one of them is not known."""
+        try:
+            return [*shared, *itertools.chain.from_iterable(map(self.known.__getitem__, words))]
+        except KeyError:
+            return None
 
     def _words(self, text: str, start: int) -> list[str] | None:
         """The words of a text from a character on; None if it is for the tokenizer."""
@@ -85,12 +92,10 @@ class Words:
         return self._by_tokenizer([common[:end]])[0], end
 
     def _learn(self, words: set[str]) -> None:
-        new = words - self.known.keys()
-        if len(self.known) + len(new) > MOST_WORDS:
+        if len(self.known) + len(words) > MOST_WORDS:
             self.known.clear()
-            new = words
-        new_words = list(new)
-        self.known.update(zip(new_words, map(tuple, self._by_tokenizer(new_words)), strict=True))
+        new = list(words - self.known.keys())
+        self.known.update(zip(new, map(tuple, self._by_tokenizer(new)), strict=True))
 
     def _prove(self, texts: Sequence[str], found: Sequence[list[int]]) -> None:
         start = -self.seen % PROOF
