@@ -109,7 +109,7 @@ def verdict_cache() -> Iterator[VerdictCache | None]:
 
 def verdict_column(style: str) -> Added:
     """The column that says what `judge` makes of a row: its values are fate and why."""
-    return Added(f"verdicts-{style}-{grader_version()}", verdicts, style)
+    return Added(f"verdicts-{style}-{grader_version()}", verdicts, lambda: style)
 
 
 def verdicts(style: str, rows: Sequence[tuple[int, Made]]) -> tuple[dict[str, list[str]], bool]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import xxhash
 
 from tutelage.config import DataConfig
 from tutelage.data.ledger import check_malformed
@@ -85,10 +86,15 @@ def _one_of_each(store: Store) -> tuple[np.ndarray, int]:
 
 def overlap_column(asked: Asked) -> Added:
     """The column that says which validation problem a row overlaps with (see `overlap`); its value is "" where with none."""
-    template = asked.store.recipe.template.text
-    parsed = (asked.store.parsed(row) for row in asked.rows.tolist())
-    validation = Validation((each.source, normalised(question_of(each, template))) for each in parsed)
-    return Added(f"overlap-{validation.key()}", overlaps, validation)
+    store = asked.store
+
+    def validation() -> Validation:
+        parsed = (store.parsed(row) for row in asked.rows.tolist())
+        return Validation((each.source, normalised(question_of(each, store.recipe.template.text))) for each in parsed)
+
+    # the folder is named after the content of the rows
+    key = xxhash.xxh3_128_hexdigest(store.folder.name.encode() + asked.rows.tobytes())
+    return Added(f"overlap-{key}", overlaps, validation)
 
 
 def overlaps(validation: Validation, rows: Sequence[tuple[int, Made]]) -> tuple[dict[str, list[str]], bool]:

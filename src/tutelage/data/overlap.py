@@ -84,11 +84,6 @@ class Validation:
         order = np.argsort(grams, kind="stable")
         self.grams, self.owners = grams[order], owners[order]
 
-    def key(self) -> str:
-        """A hash of all that decides what overlaps."""
-        keys = np.fromiter(self.by_key, dtype=np.uint64, count=len(self.by_key))
-        return xxhash.xxh3_128_hexdigest(keys.tobytes() + self.grams.tobytes() + self.owners.tobytes())
-
     def overlaps(self, texts: Sequence[str]) -> list[str]:
         """Which of the problems each of some normalised questions is equal or near to, in words; "" if to none."""
         grams, of_text = grams_of(texts)

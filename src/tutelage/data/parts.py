@@ -103,11 +103,20 @@ class Added:
 
     Attributes:
         name: says all that the values depend on.
+        shared: makes what `make` is given beside the rows. It is called where values are missing, and only there.
     """
 
     name: str
     make: Column
-    shared: Any
+    shared: Callable[[], Any]
+
+    def ready(self) -> tuple[str, Column, Any]:
+        """(name, make, what is shared), as processes take it."""
+        return self.name, self.make, self.shared()
+
+
+Ready = tuple[str, Column, Any]
+"""A column that is ready to be made."""
 
 
 def cut(rows: Iterator[Row]) -> Iterator[list[Row]]:
@@ -124,7 +133,7 @@ def cut(rows: Iterator[Row]) -> Iterator[list[Row]]:
         yield part
 
 
-def make_part(shared: tuple[Recipe, Sequence[Added]], job: tuple[Path, list[Row]]) -> None:
+def make_part(shared: tuple[Recipe, Sequence[Ready]], job: tuple[Path, list[Row]]) -> None:
     """Write the files of a part; the table of rows comes last, so a part that has it is complete.
 
     Args:
@@ -156,18 +165,18 @@ def make_part(shared: tuple[Recipe, Sequence[Added]], job: tuple[Path, list[Row]
     unread = Counter(name for row in made if row.item == 0 for name in row.parsed.unread)
     write_table(file_of(stem, "raw"), pa.table(raws))
     write_table(file_of(stem, "tokens"), tokens)
-    for column in columns:
-        values, keep = add_column(column, made)
+    for name, make, given in columns:
+        values, keep = add_column(make, given, made)
         if keep:
-            write_table(file_of(stem, column.name), values)
+            write_table(file_of(stem, name), values)
     about = {"unread": json.dumps(unread), "rows": str(len(rows))}
     write_table(file_of(stem, "rows"), pa.table(table).replace_schema_metadata(about))
 
 
-def add_column(column: Added, made: Sequence[Made]) -> tuple[pa.Table, bool]:
+def add_column(make: Column, given: Any, made: Sequence[Made]) -> tuple[pa.Table, bool]:
     """The table of an added column, "" for rows that are not well-formed, and whether to keep it."""
     rows = [(index, row) for index, row in enumerate(made) if not row.fate]
-    values, keep = column.make(column.shared, rows)
+    values, keep = make(given, rows)
     full = {}
     for name, of_rows in values.items():
         full[name] = [""] * len(made)
@@ -176,10 +185,10 @@ def add_column(column: Added, made: Sequence[Made]) -> tuple[pa.Table, bool]:
     return pa.table({name: pa.array(each, pa.string()) for name, each in full.items()}), keep
 
 
-def column_of_part(column: Added, job: tuple[Path, Recipe]) -> tuple[pa.Table, bool]:
+def column_of_part(column: Ready, job: tuple[Path, Recipe]) -> tuple[pa.Table, bool]:
     """`add_column` of a part that is complete."""
-    stem, recipe = job
-    return add_column(column, list(Part(stem).made(recipe)))
+    (_, make, given), (stem, recipe) = column, job
+    return add_column(make, given, list(Part(stem).made(recipe)))
 
 
 def file_of(stem: Path, kind: str) -> Path:

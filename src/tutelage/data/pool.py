@@ -22,6 +22,9 @@ from tutelage.data.templates import Template, plain, rendered_words, template_of
 from tutelage.errors import InputError
 from tutelage.stats import problems_for_width
 
+NAMED = 10
+"""Unread files that are named; the others are counted."""
+
 
 @dataclass
 class Pool:
@@ -210,8 +213,14 @@ def _unread(store: Store, asked: Asked) -> list[str]:
         if each.unread:
             lines.append(f"columns of the {what} rows that nothing reads: {named_once(each.unread.items(), each.raw_rows)}")
         if each.files:
-            lines.append(f"files of the {what} data that nothing reads: {', '.join(each.files)}")
+            lines.append(f"files of the {what} data that nothing reads: {_some(each.files)}")
     return lines
+
+
+def _some(files: list[str]) -> str:
+    """The first of some files, and how many more there are."""
+    more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
+    return ", ".join(files[:NAMED]) + more
 
 
 def panel_size(config: EvalConfig, problems: int) -> int:

@@ -168,7 +168,7 @@ class Store:
         if missing:
             with console.progress(title, sum(part.rows.num_rows for part in missing)) as advance:
                 jobs = [(part.stem, self.recipe) for part in missing]
-                for part, (table, keep) in zip(missing, each(column_of_part, jobs, added), strict=True):
+                for part, (table, keep) in zip(missing, each(column_of_part, jobs, added.ready()), strict=True):
                     found[part.stem] = table
                     if keep:
                         _keep(file_of(part.stem, added.name), table)
@@ -287,7 +287,7 @@ def _make(folder: Path, recipe: Recipe, rows: Iterator[Row], source: Source, col
 
     with console.progress(f"reading {source.path}") as advance, _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        for _ in each(make_part, jobs(advance), (recipe, columns)):
+        for _ in each(make_part, jobs(advance), (recipe, [column.ready() for column in columns])):
             pass
         unread: Counter[str] = Counter()
         raw_rows = 0
