@@ -71,11 +71,13 @@ def make_config(tiny_model: str, data_file: Path, tmp_path: Path):
     return make
 
 
-@pytest.fixture(autouse=True)
-def rows_of_these_tests(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="session")
+def rows_of_these_tests(tmp_path_factory: pytest.TempPathFactory):
     """Rows in tokens are kept for these tests alone; equal rows of several tests are made once."""
     directory = tmp_path_factory.getbasetemp() / "rows"
-    monkeypatch.setattr("tutelage.data.store.cache_directory", lambda: directory)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tutelage.data.store.cache_directory", lambda: directory)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -42,11 +42,11 @@ def _products_of(directory: str, tokens: int) -> None:
 
 def _step(directory: str, precision: str, kind: str, optimizer: str, lengths: list[int], rows: int) -> dict[str, float]:
     """Two steps on a model, the second of which the high-water mark is of; what was reckoned for it."""
+    import numpy as np
     import torch
 
     from tutelage.config import parse_config
-    from tutelage.data.pool import Prepared
-    from tutelage.data.tokens import TokenizedExample
+    from tutelage.data import Prepared, Template, TokenizedExample
     from tutelage.model import optim
     from tutelage.model.load import load_policy, load_tokenizer
     from tutelage.model.order import Course
@@ -61,8 +61,8 @@ def _step(directory: str, precision: str, kind: str, optimizer: str, lengths: li
         ids = torch.randint(1, 250, (lengths[number % len(lengths)],), generator=generator).tolist()
         examples.append(TokenizedExample(str(number), tuple(ids[: len(ids) // 4]), tuple(ids[len(ids) // 4 :])))
     prepared = Prepared(
-        train=examples, validation=[], ledger=None, lengths=list(map(len, examples)), max_length=max(lengths),
-        max_length_was_chosen=False, template="", panel=0, longest_prompt=0,
+        train=examples, validation=[], ledger=None, lengths=np.array([len(example) for example in examples]), max_length=max(lengths),
+        max_length_was_chosen=False, template=Template(), panel=0, longest_prompt=0,
     )  # fmt: skip
     policy = load_policy(config.model, load_tokenizer(directory))
     policy.recompute(kind)  # type: ignore[arg-type]

@@ -86,27 +86,27 @@ class Swept:
 @pytest.fixture(scope="module")
 def swept(tiny_model, tmp_path_factory):
     """A sweep over everything, with what was read, judged, tokenized and solved."""
-    from tutelage.data import pool
+    from tutelage.data import filter, pool, store
     from tutelage.evaluation import validation
 
     home = tmp_path_factory.mktemp("swept")
-    counts = {"read": 0, "judge": 0, "tokenized": 0, "solve": 0}
+    counts = {"read": 0, "made": 0, "judge": 0, "solve": 0}
     config = config_in(home, tiny_model)
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as said:
 
-        def counted(module, name, key, amount=lambda *_: 1):
+        def counted(module, name, key):
             original = getattr(module, name)
 
             def call(*arguments, **options):
-                counts[key] += amount(*arguments)
+                counts[key] += 1
                 return original(*arguments, **options)
 
             patch.setattr(module, name, call)
 
         patch.setattr("tutelage.data.filter.cache_directory", lambda: home / "cache")
-        counted(pool, "read_rows", "read")
-        counted(pool, "judge", "judge")
-        counted(pool, "tokenize", "tokenized", lambda examples, *_: len(examples))
+        counted(pool, "open_store", "read")
+        counted(filter, "judge", "judge")
+        counted(store, "make_part", "made")
         counted(validation, "solve", "solve")
         ran = in_this_process(patch)
         page = sweep.run_sweep(config, EVERYTHING, home / "out")
@@ -130,7 +130,7 @@ def test_a_sweep_leaves_a_table_a_page_and_run_directories(swept):
 @pytest.mark.slow
 def test_rows_and_the_untouched_model_are_looked_at_once_for_all_trials(swept):
     # two files; each trial solves once, after training
-    assert swept.counts == {"read": 2, "judge": 1, "tokenized": 24, "solve": 1 + 10}
+    assert swept.counts == {"read": 2, "made": 2, "judge": 1, "solve": 1 + 10}
     for trial in (swept.directory / "trials").iterdir():
         first, last = Reading(trial).evaluations
         assert first["step"] == 0 and "baseline" in first["adopted_from"] and "adopted_from" not in last
