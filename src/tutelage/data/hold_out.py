@@ -9,8 +9,8 @@ import numpy as np
 
 from tutelage.config import DataConfig
 from tutelage.data.ledger import check_malformed
-from tutelage.data.overlap import Validation, normalised
-from tutelage.data.parts import MALFORMED, Added, Made, question_of
+from tutelage.data.overlap import Validation
+from tutelage.data.parts import MALFORMED, Added, Made, Recipe, question_of
 from tutelage.data.sources import seeded_order
 from tutelage.data.store import Store
 from tutelage.errors import InputError
@@ -83,14 +83,18 @@ def _one_of_each(store: Store) -> tuple[np.ndarray, int]:
     return rows[np.sort(first)], len(rows) - len(first)
 
 
-def overlap_column(asked: Asked) -> Added:
-    """The column that says which validation problem a row overlaps with (see `overlap`); its value is "" where with none."""
-    template = asked.store.recipe.template.text
+def overlap_column(asked: Asked, recipe: Recipe) -> Added:
+    """The column that says which validation problem a row overlaps with (see `overlap`); its value is "" where with none.
+
+    Args:
+        recipe: of the training rows.
+    """
+    template, common = asked.store.recipe.template.text, asked.store.recipe.common | recipe.common
     parsed = (asked.store.parsed(row) for row in asked.rows.tolist())
-    validation = Validation((each.source, normalised(question_of(each, template))) for each in parsed)
+    validation = Validation(((each.source, question_of(each, template)) for each in parsed), common)
     return Added(f"overlap-{validation.key()}", overlaps, validation)
 
 
 def overlaps(validation: Validation, rows: Sequence[tuple[int, Made]]) -> tuple[dict[str, list[str]], bool]:
     """The values of `overlap_column`."""
-    return {"overlap": validation.overlaps([row.question for _, row in rows])}, True
+    return {"overlap": validation.overlaps([validation.compared(row.asked, row.question) for _, row in rows])}, True

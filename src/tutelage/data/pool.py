@@ -14,7 +14,7 @@ from tutelage.config import Config, DataConfig, EvalConfig
 from tutelage.data.filter import verdict_column
 from tutelage.data.hold_out import Asked, hold_out, overlap_column, problems_of
 from tutelage.data.ledger import Example, Ledger, check_malformed, named_once
-from tutelage.data.parts import MALFORMED
+from tutelage.data.parts import MALFORMED, Added, Recipe
 from tutelage.data.sources import seeded_order
 from tutelage.data.store import Store, is_text, open_store
 from tutelage.data.templates import Template, plain, rendered_words, template_of
@@ -73,14 +73,17 @@ def read_pool(config: Config, tokenizer: Any, kept: Template | None = None) -> P
     """Rows, split and in tokens. Raises InputError: a row is malformed, the rows ask a question, or there is none."""
     data, reward = config.data, config.eval.reward
     template = kept or template_of(data.prompt, tokenizer, data.template_arguments)
-    columns = [verdict_column(reward)] if data.filter else []
     source, asked = data.of_validation(), None
     if source is not None:
         other = template if source.prompt in (None, data.prompt) else template_of(source.prompt, tokenizer, {})
         asked = problems_of(open_store(source, other, tokenizer, reward, setting="data.validation"), data)
         if source.path == data.train:  # its rows have a fate already, as training rows
             asked = asked._replace(faults=())
-        columns.append(overlap_column(asked))
+
+    def columns(recipe: Recipe) -> list[Added]:
+        overlap = [overlap_column(asked, recipe)] if asked is not None else []
+        return [verdict_column(reward), *overlap] if data.filter else overlap
+
     store = open_store(data.of_training(), template, tokenizer, reward, data.turns, columns=columns)
     faults = list(store.faults())
     malformed = [(row, why) for row, fate, why in faults if fate == MALFORMED]
@@ -127,7 +130,7 @@ def _without_overlap(
     """The rows that stay when those of validation problems are left out; the others are marked. Raises InputError: none stays."""
     if asked.store is store and data.test_size == 0:
         return stays
-    whys = store.column(overlap_column(asked), "comparing with the validation problems")["overlap"]
+    whys = store.column(overlap_column(asked, store.recipe), "comparing with the validation problems")["overlap"]
     same = ~is_text(whys, "") & stays
     found = np.flatnonzero(same).tolist()
     if not found:

@@ -27,7 +27,8 @@ import xxhash
 
 from tutelage import console
 from tutelage.config import Source, is_plug_in
-from tutelage.data.parts import Added, Part, Recipe, column_of_part, cut, file_of, make_part, write_table
+from tutelage.data.overlap import common_sentences
+from tutelage.data.parts import Added, Part, Recipe, column_of_part, cut, file_of, make_part, question_of, write_table
 from tutelage.data.shapes import Parsed, reader_of
 from tutelage.data.sources import Row, fingerprint, iter_rows, unread_files
 from tutelage.data.templates import Template
@@ -217,14 +218,14 @@ def open_store(
     reward: str,
     turns: Literal["last", "all"] = "all",
     setting: str = "data",
-    columns: Sequence[Added] = (),
+    columns: Callable[[Recipe], Sequence[Added]] = lambda recipe: (),
 ) -> Store:
     """The store of a source; what is not there yet is made.
 
     Args:
         reward: as `reader_of` takes it.
         setting: the section of the configuration that names the source: "data", or "data.validation", whose rows are problems.
-        columns: that will be asked for, which are best found while the rows are at hand.
+        columns: those that will be asked for, which are best found while the rows are at hand.
 
     Raises:
         InputError: the source cannot be read, or its rows ask a question.
@@ -232,12 +233,15 @@ def open_store(
     problems = setting == "data.validation"
     rows = iter_rows(source.path, source.split, source.hub_config)
     head = list(itertools.islice(rows, LOOKED_AT))
-    recipe = Recipe(reader_of(source, head, problems, reward, setting), template, tokenizer, turns, problems)
+    reader = reader_of(source, head, problems, reward, setting)
+    said = (parsed for row in head for parsed in reader.read(row) if not parsed.fault and not parsed.left_out)
+    common = common_sentences(question_of(parsed, template.text) for parsed in said)
+    recipe = Recipe(reader, template, tokenizer, turns, problems, common)
     # what a function of the user's depends on is not known
     made_anew = is_plug_in(source.shape)
     folder = Path(tempfile.mkdtemp(prefix="tutelage-rows-")) if made_anew else _directory() / _key(source, recipe, reward)
     if not (folder / "done.json").is_file():
-        _make(folder, recipe, itertools.chain(head, rows), source, columns)
+        _make(folder, recipe, itertools.chain(head, rows), source, columns(recipe))
     with contextlib.suppress(OSError):  # a cache that is only read
         os.utime(folder / "done.json")
     return _opened(folder, recipe)
@@ -314,8 +318,8 @@ def _key(source: Source, recipe: Recipe, reward: str) -> str:
         content = fingerprint(source.path, source.split, source.hub_config)
     except OSError as error:
         raise InputError(f"{source.path}: cannot be read: {first_line(error)}") from None
-    settings = source.model_dump_json()
-    values = [content, settings, template_key(recipe.template), tokenizer_key(recipe.tokenizer), recipe.turns, recipe.problems, reward, code()]
+    values = [content, source.model_dump_json(), template_key(recipe.template), tokenizer_key(recipe.tokenizer)]
+    values += [recipe.turns, recipe.problems, reward, code()]
     return xxhash.xxh3_128_hexdigest(repr(values).encode("utf-8", "surrogatepass"))
 
 

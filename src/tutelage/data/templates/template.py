@@ -117,7 +117,8 @@ class Template:
         prompt, shown = self.wrap(QUESTION), self._shown(_ASKED, _ANSWERED)
         rest = shown.removeprefix(without_thought(prompt))
         thinking = self._shown(_ASKED, {**_ANSWERED, self.thought_key: THOUGHT}) if self.thought_key else "<think>"
-        return "<think>" in thinking and without_empty_thought(rest).lstrip().startswith(ANSWER)
+        bare = without_empty_thought(rest)
+        return "<think>" in thinking and (rest if bare == rest else bare.lstrip()).startswith(ANSWER)
 
     @functools.cached_property
     def call_form(self) -> tuple[bool, bool]:
