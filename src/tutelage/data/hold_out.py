@@ -41,7 +41,9 @@ def problems_of(store: Store, data: DataConfig) -> Asked:
     check_malformed(len(malformed), first, len(store), data.on_bad_row)
     rows, again = _one_of_each(store)
     if not len(rows):
-        raise InputError(f"{store.sources[0]}: no row of the validation data has a reference answer to compare responses with")
+        raise InputError(
+            f"{store.sources[0]}: no row of the validation data has a reference answer to compare responses with{_may_hold_one(store)}"
+        )
     unknown = np.flatnonzero(store.well_formed & ~store.referenced).tolist()
     faults = [(store.sources[row], fate, why) for row, fate, why in fates]
     faults += [(store.sources[row], NO_REFERENCE, "a validation problem needs one") for row in unknown]
@@ -60,7 +62,7 @@ def hold_out(store: Store, data: DataConfig) -> tuple[Asked, np.ndarray]:
     if not len(rows):
         raise InputError(
             f"{store.sources[0]}: no row has a reference answer, so no problem can be held out; name validation problems"
-            " (data.validation)"
+            f" (data.validation){_may_hold_one(store)}"
         )
     if data.test_size == 0:
         return Asked(store, rows, again), np.zeros(0, np.int64)
@@ -74,6 +76,13 @@ def hold_out(store: Store, data: DataConfig) -> tuple[Asked, np.ndarray]:
     asked = rows[chosen]
     held = np.flatnonzero(np.isin(store.problems, store.problems[asked]) & store.well_formed)
     return Asked(store, asked), held
+
+
+def _may_hold_one(store: Store) -> str:
+    """The columns that nothing reads, one of which may be the reference."""
+    if not store.unread:
+        return ""
+    return f", or name the column of the answers as reference in data.columns: nothing reads {', '.join(store.unread)}"
 
 
 def _one_of_each(store: Store) -> tuple[np.ndarray, int]:

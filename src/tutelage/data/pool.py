@@ -16,8 +16,9 @@ from tutelage.data.hold_out import Asked, hold_out, overlap_column, problems_of
 from tutelage.data.ledger import Example, Ledger, check_malformed, named_once
 from tutelage.data.parts import MALFORMED, Added, Recipe
 from tutelage.data.sources import seeded_order
-from tutelage.data.store import Store, is_text, open_store
-from tutelage.data.templates import Template, plain, rendered_words, template_of
+from tutelage.data.store import LOOKED_AT, Store, is_text, open_store
+from tutelage.data.templates import Template, foreign_words, plain, rendered_words, template_of
+from tutelage.data.templates.thoughts import CLOSINGS, opens_thought
 from tutelage.errors import InputError
 from tutelage.stats import problems_for_width
 
@@ -120,8 +121,29 @@ def _notes(store: Store, asked: Asked, data: DataConfig) -> list[str]:
         notes.append(f"{asked.again} validation rows ask a problem again; each problem is asked once")
     if marked := store.count_of("marked"):
         notes.append(f"{marked} rows hold special tokens in their text; they are learnt as text")
+    if store.count_of("rendered"):
+        rendered = int(np.flatnonzero(store.table["rendered"].to_numpy())[0])
+        recipe = store.recipe
+        notes.append(foreign_words(store.parsed(rendered).prompt, recipe.specials, recipe.tokenizer.get_vocab()))
+    if not data.filter or store.recipe.reader.purpose.reward == "question_only":
+        notes.append(_unclosed(store))
     notes.append(rendered_words(store.count_of("rendered"), len(store), data.prompt))
     return [note for note in notes if note]
+
+
+def _unclosed(store: Store) -> str:
+    """The sentence that tells of responses that do not close the thought that their prompt opens, by the first rows."""
+    if store.recipe.template.chat or not opens_thought(store.recipe.template.text):
+        return ""
+    rows = np.flatnonzero(store.well_formed)[:LOOKED_AT].tolist()
+    turns = [store.recipe.write(store.parsed(row))[-1] for row in rows]
+    count = sum(opens_thought(turn.prompt) and not any(tag in turn.response for tag in CLOSINGS) for turn in turns)
+    if not count:
+        return ""
+    return (
+        f"{count} of the first {len(rows)} responses do not close the thought that the prompt opens;"
+        ' data.prompt = "question_only" or "chat" opens none'
+    )
 
 
 def _without_overlap(

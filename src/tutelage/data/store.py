@@ -318,7 +318,7 @@ def _key(source: Source, recipe: Recipe, reward: str) -> str:
         content = fingerprint(source.path, source.split, source.hub_config)
     except OSError as error:
         raise InputError(f"{source.path}: cannot be read: {first_line(error)}") from None
-    values = [content, source.model_dump_json(), template_key(recipe.template), tokenizer_key(recipe.tokenizer)]
+    values: list[Any] = [content, source.model_dump_json(), template_key(recipe.template), tokenizer_key(recipe.tokenizer)]
     values += [recipe.turns, recipe.problems, reward, code()]
     return xxhash.xxh3_128_hexdigest(repr(values).encode("utf-8", "surrogatepass"))
 

@@ -100,7 +100,7 @@ def _write_pair(question: str, response: str, template: Template, specials: tupl
             raise _closed(template, rendered)
         response = without_empty_thought(response)
     elif rendered and opens_thought(prompt) and not _knows_thoughts(response):
-        response = _after_no_thought(response)
+        return Turn(prompt, _after_no_thought(response))
     return Turn(prompt, seam(prompt, response))
 
 

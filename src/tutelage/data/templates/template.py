@@ -107,6 +107,11 @@ class Template:
         return THOUGHT in self._shown({"role": "developer", "content": THOUGHT}, _ASKED)
 
     @functools.cached_property
+    def knows_system(self) -> bool:
+        """Whether the chat template shows a system turn."""
+        return THOUGHT in self._shown({"role": "system", "content": THOUGHT}, _ASKED)
+
+    @functools.cached_property
     def answers_directly(self) -> bool:
         """Whether a response stands right after the prompt, its thought in ``<think>``.
 
