@@ -18,7 +18,16 @@ from tutelage.data.shapes import Parsed, Reader
 from tutelage.data.sources import Row
 from tutelage.data.templates import in_the_form_of, plain
 from tutelage.errors import InputError
-from tutelage.grading import Verdict, VerdictCache, boxed_answer, grade_all, grade_responses, grader_version, tagged_answer
+from tutelage.grading import (
+    Verdict,
+    VerdictCache,
+    answer_of,
+    boxed_answer,
+    grade_all,
+    grade_responses,
+    grader_version,
+    tagged_answer,
+)
 from tutelage.machines import cache_directory, is_worker, run_map
 
 GRADED_AT_ONCE = 512
@@ -128,7 +137,14 @@ def nothing_survives(counts: Counter[str], first: Example, style: str) -> InputE
     other = "question_only" if style == "r1_zero" else "r1_zero"
     if (boxed_answer if other == "question_only" else tagged_answer)(first.response) is not None:
         form = "\\boxed{}" if other == "question_only" else "<answer> tags"
-        hint = f' (it answers in {form}: eval.reward = "{other}" reads that)'
+        asks = f'"{other}"' if other == "r1_zero" else f'"{other}" or "chat"'
+        hint = f' (it answers in {form}: eval.reward = "{other}" reads that, and data.prompt = {asks} asks for it)'
+    elif first.reference and answer_of(first.response, style) == first.response.strip():
+        hint = " (it marks no answer: data.columns can write one behind the work, " + (
+            'response = "<think>\\n{work}\\n</think>\\n<answer> {answer} </answer>"'
+            if style == "r1_zero"
+            else 'response = "{work}\\n\\n\\\\boxed{{{answer}}}"'
+        ) + ", with your columns' names)"
     return InputError(
         f"nothing survives the filter ({summary(counts)}); the first row, {first.source}: reference {first.reference!r},"
         f" response ends {first.response[-80:]!r}{hint}. Mend the data, or set data.filter = false"

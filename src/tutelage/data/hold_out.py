@@ -10,8 +10,8 @@ import xxhash
 
 from tutelage.config import DataConfig
 from tutelage.data.ledger import check_malformed
-from tutelage.data.overlap import Validation, normalised
-from tutelage.data.parts import MALFORMED, Added, Made, question_of
+from tutelage.data.overlap import Validation
+from tutelage.data.parts import MALFORMED, Added, Made, Recipe, question_of
 from tutelage.data.sources import seeded_order
 from tutelage.data.store import Store
 from tutelage.errors import InputError
@@ -42,7 +42,9 @@ def problems_of(store: Store, data: DataConfig) -> Asked:
     check_malformed(len(malformed), first, len(store), data.on_bad_row)
     rows, again = _one_of_each(store)
     if not len(rows):
-        raise InputError(f"{store.sources[0]}: no row of the validation data has a reference answer to compare responses with")
+        raise InputError(
+            f"{store.sources[0]}: no row of the validation data has a reference answer to compare responses with{_may_hold_one(store)}"
+        )
     unknown = np.flatnonzero(store.well_formed & ~store.referenced).tolist()
     faults = [(store.sources[row], fate, why) for row, fate, why in fates]
     faults += [(store.sources[row], NO_REFERENCE, "a validation problem needs one") for row in unknown]
@@ -61,7 +63,7 @@ def hold_out(store: Store, data: DataConfig) -> tuple[Asked, np.ndarray]:
     if not len(rows):
         raise InputError(
             f"{store.sources[0]}: no row has a reference answer, so no problem can be held out; name validation problems"
-            " (data.validation)"
+            f" (data.validation){_may_hold_one(store)}"
         )
     if data.test_size == 0:
         return Asked(store, rows, again), np.zeros(0, np.int64)
@@ -77,6 +79,13 @@ def hold_out(store: Store, data: DataConfig) -> tuple[Asked, np.ndarray]:
     return Asked(store, asked), held
 
 
+def _may_hold_one(store: Store) -> str:
+    """The columns that nothing reads, one of which may be the reference."""
+    if not store.unread:
+        return ""
+    return f", or name the column of the answers as reference in data.columns: nothing reads {', '.join(store.unread)}"
+
+
 def _one_of_each(store: Store) -> tuple[np.ndarray, int]:
     """The first row with a reference of each problem, and how many more rows ask one of these problems."""
     rows = np.flatnonzero(store.well_formed & store.referenced)
@@ -84,19 +93,24 @@ def _one_of_each(store: Store) -> tuple[np.ndarray, int]:
     return rows[np.sort(first)], len(rows) - len(first)
 
 
-def overlap_column(asked: Asked) -> Added:
-    """The column that says which validation problem a row overlaps with (see `overlap`); its value is "" where with none."""
+def overlap_column(asked: Asked, recipe: Recipe) -> Added:
+    """The column that says which validation problem a row overlaps with (see `overlap`); its value is "" where with none.
+
+    Args:
+        recipe: of the training rows.
+    """
     store = asked.store
 
     def validation() -> Validation:
+        template, common = store.recipe.template.text, store.recipe.common | recipe.common
         parsed = (store.parsed(row) for row in asked.rows.tolist())
-        return Validation((each.source, normalised(question_of(each, store.recipe.template.text))) for each in parsed)
+        return Validation(((each.source, question_of(each, template)) for each in parsed), common)
 
-    # the folder is named after the content of the rows
+    # the folder is named after the content of the rows, and the column is kept with the training rows
     key = xxhash.xxh3_128_hexdigest(store.folder.name.encode() + asked.rows.tobytes())
     return Added(f"overlap-{key}", overlaps, validation)
 
 
 def overlaps(validation: Validation, rows: Sequence[tuple[int, Made]]) -> tuple[dict[str, list[str]], bool]:
     """The values of `overlap_column`."""
-    return {"overlap": validation.overlaps([row.question for _, row in rows])}, True
+    return {"overlap": validation.overlaps([validation.compared(row.asked, row.question) for _, row in rows])}, True

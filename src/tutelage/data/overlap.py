@@ -3,6 +3,10 @@
 Two problems are equal if they are after `normalised`: case, spaces, punctuation at the end of words and LaTeX that only spaces or
 delimits do not count; numbers do. A problem is nearly another one if more than half of its word 13-grams are in the other (13-grams:
 Brown et al. 2020, appendix C). A problem of fewer than 13 words has none, and only equality counts.
+
+What the questions of a file have in common is no part of a problem. A sentence or a line with which more than half of the first
+questions of a file begin or end ("Put your answer in \\boxed{}.") is taken off the training and the validation problems alike, as
+long as something stays. A sentence that only few questions of a file have, or that differs between them, stays.
 """
 
 from __future__ import annotations
@@ -33,6 +37,10 @@ _ENDS = ".,;:!?\"'`’‘“”…"
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 _MARKUP = re.compile(r"<\|[^<>|]*\|>|<｜[^<>｜]*｜>|\[/?INST\]|</?(?:s|bos|eos|start_of_turn|end_of_turn)>")
 """What chat templates write between turns."""
+_ROLE = re.compile(r"\s*(?:system|user|assistant|model|developer|tool)\s*(?:\n|\Z)")
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\s*\n\s*|(?i:(?<=\bquestion:)|(?<=\bproblem:)|(?<=\bq:)|(?<=\buser:)|(?<=\bhuman:))\s+")
+COMMON = 0.5
+"""A sentence is common if more than this share of a file's questions begin or end with it."""
 
 
 def question_in(prompt: str, template: str = "{question}") -> str:
@@ -45,8 +53,42 @@ def question_in(prompt: str, template: str = "{question}") -> str:
     if before and prompt.startswith(before):
         prompt = prompt.removeprefix(before).removesuffix(after)
     parts = _MARKUP.split(prompt)
+    if len(parts) == 1:
+        return prompt
     # behind the last piece of markup the assistant's turn begins, perhaps with an opened thought
-    return prompt if len(parts) == 1 else max(parts[:-1], key=len)
+    said = [_ROLE.sub("", part, count=1) if _ROLE.match(part) else part for part in parts[:-1]]
+    return "\n".join(part for part in said if part.strip())
+
+
+def common_sentences(questions: Iterable[str]) -> frozenset[str]:
+    """The sentences, normalised, that more than half of some questions begin or end with, whatever other common ones stand outside."""
+    texts = [_SENTENCE_END.split(question.strip()) for question in dict.fromkeys(questions)]
+    found: set[str] = set()
+    for side in (0, -1):
+        left = [list(map(normalised, sentences)) for sentences in texts]
+        while True:
+            counts = Counter(sentences[side] for sentences in left if len(sentences) > 1)
+            most = {sentence for sentence, count in counts.items() if count > max(1, COMMON * len(texts))}
+            if not most:
+                break
+            found |= most
+            for sentences in left:
+                if len(sentences) > 1 and sentences[side] in most:
+                    del sentences[side]
+    return frozenset(found)
+
+
+def without_common(question: str, common: frozenset[str]) -> str:
+    """The question without common sentences at its beginning and end; as it is where nothing else would stay."""
+    if not common:
+        return question
+    sentences = _SENTENCE_END.split(question.strip())
+    first, last = 0, len(sentences)
+    while first < last and normalised(sentences[first]) in common:
+        first += 1
+    while first < last and normalised(sentences[last - 1]) in common:
+        last -= 1
+    return question if first == last or (first, last) == (0, len(sentences)) else "\n".join(sentences[first:last])
 
 
 def normalised(question: str) -> str:
@@ -69,23 +111,31 @@ class Validation:
     """The problems that are validated on, as training problems are compared with them: some 12 bytes an n-gram.
 
     Args:
-        questions: (source, normalised question) of each.
+        questions: (source, question) of each.
+        common: sentences that are no part of a problem (`common_sentences`).
     """
 
-    def __init__(self, questions: Iterable[tuple[str, str]]) -> None:
+    def __init__(self, questions: Iterable[tuple[str, str]], common: frozenset[str] = frozenset()) -> None:
+        self.common = common
         self.sources: list[str] = []
         self.by_key: dict[int, int] = {}
         texts = []
-        for index, (source, text) in enumerate(questions):
+        for index, (source, question) in enumerate(questions):
             self.sources.append(source)
+            text = normalised(without_common(question, common))
             self.by_key.setdefault(key_of(text), index)
             texts.append(text)
         grams, owners = grams_of(texts)
         order = np.argsort(grams, kind="stable")
         self.grams, self.owners = grams[order], owners[order]
 
+    def compared(self, question: str, text: str) -> str:
+        """A question as the problems are compared with it. Args: text: the question, normalised."""
+        bare = without_common(question, self.common)
+        return text if bare is question else normalised(bare)
+
     def overlaps(self, texts: Sequence[str]) -> list[str]:
-        """Which of the problems each of some normalised questions is equal or near to, in words; "" if to none."""
+        """Which of the problems each of some questions (`compared`) is equal or near to, in words; "" if to none."""
         grams, of_text = grams_of(texts)
         starts, ends = (np.searchsorted(self.grams, grams, side) for side in ("left", "right"))
         hits: dict[int, list[int]] = {}

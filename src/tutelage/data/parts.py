@@ -38,6 +38,7 @@ class Recipe:
     Attributes:
         turns: as `data.turns`.
         problems: whether rows are problems, of which the prompt alone is written.
+        common: the sentences that the questions of the first rows have in common.
     """
 
     reader: Reader
@@ -45,6 +46,7 @@ class Recipe:
     tokenizer: Any
     turns: Literal["last", "all"] = "all"
     problems: bool = False
+    common: frozenset[str] = frozenset()
 
     @functools.cached_property
     def specials(self) -> Any:
@@ -75,10 +77,11 @@ class Recipe:
 
 @dataclass
 class Made:
-    """A row as it was made: what it says, the texts of its sequences, its question, normalised, and whether its prompt holds a template.
+    """A row as it was made: what it says, the texts of its sequences, and whether its prompt holds a template.
 
     Attributes:
         raw, item: the index of its raw row in the part, and of the item that it is there.
+        asked, question: its question as it is, and normalised.
         fate, why: "malformed" or "left out", and the reason; "" for a row that is well-formed.
     """
 
@@ -86,6 +89,7 @@ class Made:
     item: int
     parsed: Parsed
     turns: list[Turn]
+    asked: str = ""
     question: str = ""
     rendered: bool = False
     fate: str = ""
@@ -206,7 +210,8 @@ def _made(recipe: Recipe, raw: int, item: int, parsed: Parsed) -> Made:
     except BadRow as bad:
         made.fate, made.why = MALFORMED, str(bad)
     made.rendered = not parsed.messages and is_rendered(parsed.prompt, recipe.template, recipe.specials)
-    made.question = normalised(question_of(parsed, recipe.template.text))
+    made.asked = question_of(parsed, recipe.template.text)
+    made.question = normalised(made.asked)
     return made
 
 

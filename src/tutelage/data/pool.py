@@ -14,11 +14,12 @@ from tutelage.config import Config, DataConfig, EvalConfig
 from tutelage.data.filter import verdict_column
 from tutelage.data.hold_out import Asked, hold_out, overlap_column, problems_of
 from tutelage.data.ledger import Example, Ledger, check_malformed, named_once
-from tutelage.data.parts import MALFORMED
+from tutelage.data.parts import MALFORMED, Added, Recipe
 from tutelage.data.sources import seeded_order
 from tutelage.data.stops import end_token
-from tutelage.data.store import Store, is_text, open_store
-from tutelage.data.templates import Template, plain, rendered_words, template_of
+from tutelage.data.store import LOOKED_AT, Store, is_text, open_store
+from tutelage.data.templates import Template, foreign_words, plain, rendered_words, template_of
+from tutelage.data.templates.thoughts import CLOSINGS, opens_thought
 from tutelage.errors import InputError
 from tutelage.stats import problems_for_width
 
@@ -77,14 +78,17 @@ def read_pool(config: Config, tokenizer: Any, kept: Template | None = None) -> P
     """Rows, split and in tokens. Raises InputError: a row is malformed, the rows ask a question, or there is none."""
     data, reward = config.data, config.eval.reward
     template = kept or template_of(data.prompt, tokenizer, data.template_arguments)
-    columns = [verdict_column(reward)] if data.filter else []
     source, asked = data.of_validation(), None
     if source is not None:
         other = template if source.prompt in (None, data.prompt) else template_of(source.prompt, tokenizer, {})
         asked = problems_of(open_store(source, other, tokenizer, reward, setting="data.validation"), data)
         if source.path == data.train:  # its rows have a fate already, as training rows
             asked = asked._replace(faults=())
-        columns.append(overlap_column(asked))
+
+    def columns(recipe: Recipe) -> list[Added]:
+        overlap = [overlap_column(asked, recipe)] if asked is not None else []
+        return [verdict_column(reward), *overlap] if data.filter else overlap
+
     store = open_store(data.of_training(), template, tokenizer, reward, data.turns, columns=columns)
     _check_end(store, config)
     faults = list(store.faults())
@@ -136,8 +140,29 @@ def _notes(store: Store, asked: Asked, data: DataConfig) -> list[str]:
         notes.append(f"{asked.again} validation rows ask a problem again; each problem is asked once")
     if marked := store.count_of("marked"):
         notes.append(f"{marked} rows hold special tokens in their text; they are learnt as text")
+    if store.count_of("rendered"):
+        rendered = int(np.flatnonzero(store.table["rendered"].to_numpy())[0])
+        recipe = store.recipe
+        notes.append(foreign_words(store.parsed(rendered).prompt, recipe.specials, recipe.tokenizer.get_vocab()))
+    if not data.filter or store.recipe.reader.purpose.reward == "question_only":
+        notes.append(_unclosed(store))
     notes.append(rendered_words(store.count_of("rendered"), len(store), data.prompt))
     return [note for note in notes if note]
+
+
+def _unclosed(store: Store) -> str:
+    """The sentence that tells of responses that do not close the thought that their prompt opens, by the first rows."""
+    if store.recipe.template.chat or not opens_thought(store.recipe.template.text):
+        return ""
+    rows = np.flatnonzero(store.well_formed)[:LOOKED_AT].tolist()
+    turns = [store.recipe.write(store.parsed(row))[-1] for row in rows]
+    count = sum(opens_thought(turn.prompt) and not any(tag in turn.response for tag in CLOSINGS) for turn in turns)
+    if not count:
+        return ""
+    return (
+        f"{count} of the first {len(rows)} responses do not close the thought that the prompt opens;"
+        ' data.prompt = "question_only" or "chat" opens none'
+    )
 
 
 def _without_overlap(
@@ -146,7 +171,7 @@ def _without_overlap(
     """The rows that stay when those of validation problems are left out; the others are marked. Raises InputError: none stays."""
     if asked.store is store and data.test_size == 0:
         return stays
-    whys = store.column(overlap_column(asked), "comparing with the validation problems")["overlap"]
+    whys = store.column(overlap_column(asked, store.recipe), "comparing with the validation problems")["overlap"]
     same = ~is_text(whys, "") & stays
     found = np.flatnonzero(same).tolist()
     if not found:

@@ -28,7 +28,8 @@ import pyarrow.compute as pc
 from tutelage import console
 from tutelage.config import Source, is_plug_in
 from tutelage.data.keys import store_key
-from tutelage.data.parts import Added, Part, Recipe, column_of_part, cut, file_of, make_part, write_table
+from tutelage.data.overlap import common_sentences
+from tutelage.data.parts import Added, Part, Recipe, column_of_part, cut, file_of, make_part, question_of, write_table
 from tutelage.data.shapes import Parsed, reader_of
 from tutelage.data.sources import Row, iter_rows, unread_files
 from tutelage.data.templates import Template
@@ -233,14 +234,14 @@ def open_store(
     reward: str,
     turns: Literal["last", "all"] = "all",
     setting: str = "data",
-    columns: Sequence[Added] = (),
+    columns: Callable[[Recipe], Sequence[Added]] = lambda recipe: (),
 ) -> Store:
     """The store of a source; what is not there yet is made.
 
     Args:
         reward: as `reader_of` takes it.
         setting: the section of the configuration that names the source: "data", or "data.validation", whose rows are problems.
-        columns: that will be asked for, which are best found while the rows are at hand.
+        columns: those that will be asked for, which are best found while the rows are at hand.
 
     Raises:
         InputError: the source cannot be read, or its rows ask a question.
@@ -248,12 +249,15 @@ def open_store(
     problems = setting == "data.validation"
     rows = iter_rows(source.path, source.split, source.hub_config)
     head = list(itertools.islice(rows, LOOKED_AT))
-    recipe = Recipe(reader_of(source, head, problems, reward, setting), template, tokenizer, turns, problems)
+    reader = reader_of(source, head, problems, reward, setting)
+    said = (parsed for row in head for parsed in reader.read(row) if not parsed.fault and not parsed.left_out)
+    common = common_sentences(question_of(parsed, template.text) for parsed in said)
+    recipe = Recipe(reader, template, tokenizer, turns, problems, common)
     # what a function of the user's depends on is not known
     made_anew = is_plug_in(source.shape)
     folder = Path(tempfile.mkdtemp(prefix="tutelage-rows-")) if made_anew else _directory() / store_key(source, recipe, reward)
     if not (folder / "done.json").is_file():
-        _make(folder, recipe, itertools.chain(head, rows), source, columns)
+        _make(folder, recipe, itertools.chain(head, rows), source, columns(recipe))
     with contextlib.suppress(OSError):  # a cache that is only read
         os.utime(folder / "done.json")
     return _opened(folder, recipe)

@@ -19,7 +19,6 @@ Columns = dict[str, str]
 Option = tuple[str, Columns]
 """A mapping to choose, with what it means in a few words."""
 Find = Callable[[Mapping[str, Any]], tuple[Way, list[Found]]]
-KNOWN = "messages; or prompt, question or problem, with a response, a solution or an answer"
 BEHIND = ("input", "option", "choice", "hint", "schema")
 """Contexts that stand behind the question, not before it."""
 ASKS = PROMPT[: PROMPT.index("task")]
@@ -69,11 +68,6 @@ def ask_of(seen: Seen, find: Find) -> str:
     read = f" (the response is {base['response']})" if works and "response" in base else ""
     lines = _shown(options, seen) + (_of_boxes(works, readings) if works and seen.purpose.reward != "question_only" else "")
     return f"{', and '.join(filter(None, what))}, and nothing reads {them}{read}. Say which is meant:\n{lines}"
-
-
-def no_shape(row: Mapping[str, Any]) -> str:
-    keys = sorted(map(str, row))
-    return f"keys {keys} are of no known shape ({KNOWN}): name them in data.columns, or read them by a function (data.shape)"
 
 
 def wants_columns(seen: Seen, columns: Mapping[str, Column]) -> str:

@@ -14,9 +14,10 @@ from tutelage.data.shapes.messages import content_of, is_messages
 from tutelage.data.shapes.own import Own, Shape, load_shape, read_by
 from tutelage.data.shapes.parsed import FIELDS, BadRow, Found, Parsed, Purpose, holds
 from tutelage.data.shapes.paths import Column, Path, column_of, path_of
-from tutelage.data.shapes.questions import Seen, ask_of, ask_which_work, no_shape, wants_columns
+from tutelage.data.shapes.questions import Seen, ask_of, ask_which_work, wants_columns
 from tutelage.data.shapes.recognise import Facts, facts_of, is_context, rest_of, way_of
 from tutelage.data.shapes.references import first_reference
+from tutelage.data.shapes.unknown import no_shape
 from tutelage.data.shapes.ways import Conversation, Mapped, Named, Way, is_true
 from tutelage.data.sources import Row
 from tutelage.errors import InputError

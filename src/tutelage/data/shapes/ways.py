@@ -278,6 +278,9 @@ def _no_work(row: Mapping[str, Any], references: Sequence[str]) -> str:
     answer = next((name for name in references if holds(row.get(name))), None)
     if answer is None:
         empty = next((name for name in references if name in row), None)
-        return f"{empty} is null" if empty and row[empty] is None else "response is empty or missing"
+        if empty and row[empty] is None:
+            return f"{empty} is null"
+        columns = ", ".join(map(str, row))
+        return f"response is empty or missing: of the columns {columns}, data.columns can name the one that is the response"
     beside = f": {answer} is an answer, {WITHOUT}" if answer.endswith(("answer", "solution")) else ""
     return f"response is empty or missing{beside}"

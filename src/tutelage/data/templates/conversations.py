@@ -99,6 +99,8 @@ def _write_pair(question: str, response: str, template: Template, specials: tupl
         if has_thought(response):
             raise _closed(template, rendered)
         response = without_empty_thought(response)
+    elif rendered and opens_thought(prompt) and not _knows_thoughts(response):
+        return Turn(prompt, _after_no_thought(response))
     return Turn(prompt, seam(prompt, response))
 
 

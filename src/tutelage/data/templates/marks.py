@@ -65,8 +65,19 @@ def plain(text: str) -> str:
     return text.replace(MARK, "")
 
 
+ENDS = (
+    "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>", "<end_of_turn>", "<turn|>", "<|end|>", "<|return|>",
+    "<|eot|>", "<|END_OF_TURN_TOKEN|>", "<\uff5cend\u2581of\u2581sentence\uff5c>",
+)  # fmt: skip
+"""How models in use (of 2026) end a turn or a text."""
+
+
 def strip_end(text: str, specials: Collection[str]) -> str:
-    """An assistant's text without the special token at its very end: the row's own end of turn, for the end token is appended anyway."""
+    """An assistant's text without the special token at its very end: the row's own end of turn, for the end token is appended anyway.
+
+    The end that another model's template writes goes, too: ``</s>`` where nothing opens it.
+    """
     trimmed = text.rstrip()
-    ends = [token for token in specials if token not in TAGS and trimmed.endswith(token)]
+    known = {*specials, *ENDS, *(() if "<s>" in text else ("</s>",))}
+    ends = [token for token in known if token not in TAGS and trimmed.endswith(token)]
     return trimmed.removesuffix(max(ends, key=len)) if ends else text

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Collection
 
 from tutelage.data.shapes import BadRow
 from tutelage.data.templates.marks import pattern_of
 from tutelage.data.templates.template import BARE, Template, load_template
+from tutelage.data.templates.thoughts import opens_thought
 
 _LONG = 40
 """A template's beginning of so many characters is no question's own."""
@@ -28,16 +30,21 @@ _TURN = re.compile(
 )
 """How prompts begin that a chat template in use (of 2026) has written, whatever tokenizer reads them."""
 
+_ASSISTANT = re.compile(r"\n\s*(?:### ?)?Assistant:\s*\Z")
+"""How prompts in words end, where the assistant's turn begins."""
+
 _ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<turn|>", "<|end|>", "<|eot|>", "<|END_OF_TURN_TOKEN|>")
 
 
 def is_rendered(prompt: str, template: Template, specials: tuple[str, ...]) -> bool:
-    """Whether a prompt holds a template already: this one, a shipped one, or a chat template of any kind.
+    """Whether a prompt holds a template already: this one, a shipped one, a chat template of any kind, or one in words.
 
     Args:
         specials: the tokenizer's special tokens. A prompt that begins and ends in different ones is a chat template's.
     """
-    if _TURN.match(prompt) or any(_holds(prompt, text) for text in (template.text, _loaded("r1_zero"))):
+    if _TURN.match(prompt) or opens_thought(prompt) or _ASSISTANT.search(prompt):
+        return True
+    if any(_holds(prompt, text) for text in (template.text, _loaded("r1_zero"))):
         return True
     pattern = pattern_of(specials)
     first = pattern.match(prompt.lstrip()) if pattern else None
@@ -69,6 +76,22 @@ def rendered_words(count: int, prompts: int, name: str) -> str:
     return f'{which} a template already, and data.prompt = "{name}" is not put around {"it" if count == 1 else "them"} again'
 
 
+def foreign_words(prompt: str, specials: tuple[str, ...], ids: Collection[str]) -> str:
+    """The sentence that tells of a prompt whose markup is no token of the tokenizer; "" where all is.
+
+    Args:
+        ids: the texts of all tokens.
+    """
+    found = [each for each in dict.fromkeys(_TOKENS.findall(prompt)) if each not in ids and each not in specials]
+    if not found:
+        return ""
+    return (
+        f"the template in the prompts is of another model: {found[0]} is no token of this tokenizer, and is learnt as text; take the"
+        ' template out of the rows, and data.prompt = "chat" writes this model\'s own'
+    )
+
+
+_TOKENS = re.compile(r"<\|[^<>|\s]*\|>|<\uff5c[^<>\uff5c]*\uff5c>|<(?:start|end)_of_turn>")
 _loaded = functools.cache(load_template)
 
 

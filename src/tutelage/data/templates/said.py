@@ -12,6 +12,11 @@ from tutelage.data.templates.marks import TAGS, pattern_of, plain, protect, prot
 from tutelage.data.templates.template import Template
 from tutelage.data.templates.thoughts import split_thought
 
+NO_SYSTEM = (
+    "the system's text can be joined to the question instead, where rows have three turns:"
+    ' data.columns = { prompt = "{messages[0].content}\\n\\n{messages[1].content}", response = "messages[2].content" }'
+)
+
 
 @dataclass(frozen=True)
 class Said:
@@ -137,7 +142,12 @@ def check_shown(messages: Sequence[dict[str, Any]], template: Template, tools: S
         shown.append(stand_in)
     if not shown and not tools:
         return
-    text = template.render(shown, tools, generation=not shown or shown[-1]["role"] != "assistant")
+    try:
+        text = template.render(shown, tools, generation=not shown or shown[-1]["role"] != "assistant")
+    except BadRow as error:
+        if messages and messages[0]["role"] == "system" and not template.knows_system:
+            raise BadRow(f"{error}; {NO_SYSTEM}") from None
+        raise
     for stand_in_text, what in expected.items():
         if stand_in_text not in text:
             raise BadRow(f"messages has {what}, which the chat template does not show")

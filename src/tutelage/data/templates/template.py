@@ -107,6 +107,11 @@ class Template:
         return THOUGHT in self._shown({"role": "developer", "content": THOUGHT}, _ASKED)
 
     @functools.cached_property
+    def knows_system(self) -> bool:
+        """Whether the chat template shows a system turn."""
+        return THOUGHT in self._shown({"role": "system", "content": THOUGHT}, _ASKED)
+
+    @functools.cached_property
     def answers_directly(self) -> bool:
         """Whether a response stands right after the prompt, its thought in ``<think>``.
 
@@ -117,7 +122,8 @@ class Template:
         prompt, shown = self.wrap(QUESTION), self._shown(_ASKED, _ANSWERED)
         rest = shown.removeprefix(without_thought(prompt))
         thinking = self._shown(_ASKED, {**_ANSWERED, self.thought_key: THOUGHT}) if self.thought_key else "<think>"
-        return "<think>" in thinking and without_empty_thought(rest).lstrip().startswith(ANSWER)
+        bare = without_empty_thought(rest)
+        return "<think>" in thinking and (rest if bare == rest else bare.lstrip()).startswith(ANSWER)
 
     @functools.cached_property
     def call_form(self) -> tuple[bool, bool]:
