@@ -59,7 +59,7 @@ def responses_that_read_back_otherwise(monkeypatch, _):
         return right(tokenizer, texts if begin else [text.replace(" ", "  ") for text in texts], begin)
 
     monkeypatch.setattr(parts, "encode_texts", other)
-    monkeypatch.setattr("tutelage.data.store.code", lambda: "another")
+    monkeypatch.setattr("tutelage.data.keys.code", lambda: "another")
 
 
 def masked_where_padding_would_be(monkeypatch, _):

@@ -111,7 +111,7 @@ def test_a_store_is_of_one_content_tokenizer_template_and_code(make_config, toke
     is_new("turns", replaced(config, {"data.turns": "last"}))
     tokenizer.add_tokens(["many"])
     is_new("tokenizer")
-    monkeypatch.setattr(store, "code", lambda: "another")
+    monkeypatch.setattr("tutelage.data.keys.code", lambda: "another")
     is_new("code")
 
 

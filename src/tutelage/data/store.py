@@ -6,6 +6,7 @@ the template, and the code that makes it. Parts that are complete stay when the 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import itertools
@@ -16,22 +17,22 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import xxhash
 
 from tutelage import console
 from tutelage.config import Source, is_plug_in
+from tutelage.data.keys import content_of, store_key
 from tutelage.data.parts import Added, Part, Recipe, column_of_part, cut, file_of, make_part, write_table
 from tutelage.data.shapes import Parsed, reader_of
-from tutelage.data.sources import Row, fingerprint, iter_rows, unread_files
+from tutelage.data.sources import Row, iter_rows, unread_files
 from tutelage.data.templates import Template
-from tutelage.errors import InputError, RunError, first_line
+from tutelage.errors import InputError, RunError
 from tutelage.machines import available_cores, cache_directory, over_processes
 
 LOOKED_AT = 200
@@ -162,8 +163,8 @@ class Store:
 
     def column(self, added: Added, title: str) -> pa.Table:
         """The values of an added column for all rows; those of parts that do not have it yet are found, and kept."""
-        missing = [part for part in self.parts if not file_of(part.stem, added.name).is_file()]
-        found: dict[Path, pa.Table] = {}
+        found = {part.stem: table for part in self.parts if (table := part.known(added.name)) is not None}
+        missing = [part for part in self.parts if part.stem not in found]
         if missing:
             with console.progress(title, sum(part.rows.num_rows for part in missing)) as advance:
                 jobs = [(part.stem, self.recipe) for part in missing]
@@ -172,7 +173,7 @@ class Store:
                     if keep:
                         _keep(file_of(part.stem, added.name), table)
                     advance(part.rows.num_rows)
-        return pa.concat_tables([found.get(part.stem) or part.table(added.name) for part in self.parts])
+        return pa.concat_tables([found[part.stem] for part in self.parts])
 
 
 def _keep(path: Path, table: pa.Table) -> None:
@@ -230,17 +231,49 @@ def open_store(
         InputError: the source cannot be read, or its rows ask a question.
     """
     problems = setting == "data.validation"
+    # what a function of the user's depends on is not known
+    made_anew = is_plug_in(source.shape)
+    content = "" if made_anew else content_of(source)
     rows = iter_rows(source.path, source.split, source.hub_config)
     head = list(itertools.islice(rows, LOOKED_AT))
     recipe = Recipe(reader_of(source, head, problems, reward, setting), template, tokenizer, turns, problems)
-    # what a function of the user's depends on is not known
-    made_anew = is_plug_in(source.shape)
-    folder = Path(tempfile.mkdtemp(prefix="tutelage-rows-")) if made_anew else _directory() / _key(source, recipe, reward)
-    if not (folder / "done.json").is_file():
+    folder = _folder_for_once() if made_anew else _directory() / store_key(content, source, recipe, reward)
+    if not _is_ready(folder):
         _make(folder, recipe, itertools.chain(head, rows), source, columns)
+        if content and content_of(source) != content:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise InputError(f"{source.path}: changed while it was read; begin again when it stays as it is")
     with contextlib.suppress(OSError):  # a cache that is only read
         os.utime(folder / "done.json")
     return _opened(folder, recipe)
+
+
+def _is_ready(folder: Path) -> bool:
+    """Whether a store is complete. One of which a part is damaged or missing is not, and that is said."""
+    done = folder / "done.json"
+    if not done.is_file():
+        return False
+    parts = [Part(_stem(folder, index)) for index in range(json.loads(done.read_text(encoding="utf-8"))["parts"])]
+    damaged = [part.stem.name for part in parts if not part.is_complete()]
+    if damaged:
+        console.say(f"{folder}: {len(damaged)} parts are damaged or missing, the first {damaged[0]}; they are made again", style="yellow")
+        with _writing(folder):
+            done.unlink(missing_ok=True)
+    return not damaged
+
+
+def _folder_for_once() -> Path:
+    """A folder that is removed when this process ends."""
+    with _writing(_directory()):
+        _directory().mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix="once-", dir=_directory()))
+    atexit.register(_remove_own, folder, os.getpid())
+    return folder
+
+
+def _remove_own(folder: Path, owner: int) -> None:
+    if os.getpid() == owner:  # a process that was forked ends too
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _opened(folder: Path, recipe: Recipe) -> Store:
@@ -265,7 +298,7 @@ def _make(folder: Path, recipe: Recipe, rows: Iterator[Row], source: Source, col
         for part in cut(rows):
             stem = _stem(folder, parts)
             parts += 1
-            if not file_of(stem, "rows").is_file():
+            if not Part(stem).is_complete():
                 yield stem, part
             advance(len(part))
 
@@ -281,7 +314,9 @@ def _make(folder: Path, recipe: Recipe, rows: Iterator[Row], source: Source, col
             raw_rows += int(about[b"rows"])
         files = unread_files(source.path, source.split)
         done = {"parts": parts, "rows": raw_rows, "unread": dict(unread.most_common()), "files": files}
-        (folder / "done.json").write_text(json.dumps(done), encoding="utf-8")
+        making = folder / f".done.json.{os.getpid()}"
+        making.write_text(json.dumps(done), encoding="utf-8")
+        making.replace(folder / "done.json")  # in full, or not at all
     _tidy(folder)
 
 
@@ -297,50 +332,19 @@ def _writing(folder: Path) -> Iterator[None]:
 
 def _tidy(used: Path) -> None:
     """Remove stores that have not been used for long."""
-    others = [folder for folder in used.parent.iterdir() if folder != used and (folder / "done.json").is_file()]
-    by_age = sorted(others, key=lambda folder: -(folder / "done.json").stat().st_mtime)
-    for folder in by_age[KEPT:]:
-        if time.time() - (folder / "done.json").stat().st_mtime > KEPT_SECONDS:
+    ages = sorted((time.time() - _last_used(folder), folder) for folder in used.parent.iterdir() if folder != used)
+    for age, folder in ages[KEPT:]:
+        if age > KEPT_SECONDS:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _last_used(folder: Path) -> float:
+    """When a store was used last; one that was never complete, when it was written last."""
+    for path in (folder / "done.json", folder):
+        with contextlib.suppress(OSError):
+            return path.stat().st_mtime
+    return time.time()  # another process has removed it
 
 
 def _directory() -> Path:
     return cache_directory() / "rows"
-
-
-def _key(source: Source, recipe: Recipe, reward: str) -> str:
-    """A name for all that a store depends on."""
-    try:
-        content = fingerprint(source.path, source.split, source.hub_config)
-    except OSError as error:
-        raise InputError(f"{source.path}: cannot be read: {first_line(error)}") from None
-    settings = source.model_dump_json()
-    values = [content, settings, template_key(recipe.template), tokenizer_key(recipe.tokenizer), recipe.turns, recipe.problems, reward, code()]
-    return xxhash.xxh3_128_hexdigest(repr(values).encode("utf-8", "surrogatepass"))
-
-
-def template_key(template: Template) -> str:
-    """All of a template, but the time that it shows if it shows none."""
-    return (template if "strftime" in template.chat else replace(template, now="")).to_json()
-
-
-def tokenizer_key(tokenizer: Any) -> str:
-    """A hash of what a tokenizer makes of any text."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    text = backend.to_str() if backend is not None else repr((type(tokenizer), sorted(tokenizer.get_vocab().items())))
-    ids = repr((tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.all_special_tokens))
-    return xxhash.xxh3_128_hexdigest(f"{text}{ids}".encode())
-
-
-@functools.cache
-def code() -> str:
-    """A hash of the code that makes stores."""
-    import tokenizers
-    import transformers
-
-    here = Path(__file__).parent
-    files = sorted([*here.rglob("*.py"), *(here.parent / "grading").rglob("*.py")])
-    digest = xxhash.xxh3_128(f"{tokenizers.__version__} {transformers.__version__}".encode())
-    for file in files:
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
