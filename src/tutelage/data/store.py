@@ -256,7 +256,7 @@ def _is_ready(folder: Path) -> bool:
     parts = [Part(_stem(folder, index)) for index in range(json.loads(done.read_text(encoding="utf-8"))["parts"])]
     damaged = [part.stem.name for part in parts if not part.is_complete()]
     if damaged:
-        console.say(f"{folder}: {len(damaged)} parts are damaged or missing, the first {damaged[0]}; they are made again", style="yellow")
+        console.say(f"{folder}: damaged or missing, and made again: {', '.join(damaged[:3])} ({len(damaged)} parts in all)", style="yellow")
         with _writing(folder):
             done.unlink(missing_ok=True)
     return not damaged
