@@ -36,10 +36,9 @@ def fails_at(shared, job):
     if job == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     if job == "nonsense":
-        for descriptor in map(int, os.listdir("/proc/self/fd")):
+        for descriptor in range(3, 20):  # one of them is the pipe to the owner
             with contextlib.suppress(OSError):
-                if descriptor > 2 and "pipe" in os.readlink(f"/proc/self/fd/{descriptor}"):
-                    os.write(descriptor, b"nonsense\n")
+                os.write(descriptor, b"nonsense\n")
     return job
 
 

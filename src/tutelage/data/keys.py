@@ -18,8 +18,8 @@ from tutelage.errors import InputError, first_line
 
 def store_key(content: str, source: Source, recipe: Recipe, reward: str) -> str:
     """A name for all that a store depends on."""
-    made_by = [reward, code()]
-    values = [content, source.model_dump_json(), template_key(recipe.template), tokenizer_key(recipe.tokenizer), recipe.turns, recipe.problems, *made_by]
+    ids = [template_key(recipe.template), tokenizer_key(recipe.tokenizer), recipe.turns, recipe.problems]
+    values = [content, source.model_dump_json(), *ids, reward, code()]
     return xxhash.xxh3_128_hexdigest(repr(values).encode("utf-8", "surrogatepass"))
 
 
