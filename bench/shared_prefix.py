@@ -3,7 +3,8 @@
     python bench/shared_prefix.py [--rows 8] [--length 256] [--repeats 3]
 
 SmolLM2-135M on rows of random ids. First all rows share a prefix of 0–90 % of their length. Then problems of 1–8 solutions each,
-half of every row being its problem. The two layouts alternate within one process; the gain is the ratio of their medians.
+half of every row being its problem. Then turns of conversations, one turn each or three, whose thoughts the history does not show.
+The two layouts alternate within one process; the gain is the ratio of their medians.
 """
 
 from __future__ import annotations
@@ -33,6 +34,29 @@ def rows_sharing(count: int, length: int, shared: int, group: int, vocabulary: i
         whole = [*prefix, *ids(length - shared)]
         prompt = max(shared, 1)
         rows.append(TokenizedExample(str(number), tuple(whole[:prompt]), tuple(whole[prompt:])))
+    return rows
+
+
+def turns_of(count: int, length: int, turns: int, vocabulary: int) -> list[Any]:
+    """Conversations of random ids: a row for each turn, `count` in all.
+
+    A turn is a question, a thought and an answer; later turns are shown the question and the answer. The last row of a
+    conversation has `length` ids, half of which are its thought.
+    """
+    from tutelage.data.tokens import TokenizedExample
+
+    draw = random.Random(0)
+
+    def ids(how_many: int) -> tuple[int, ...]:
+        return tuple(draw.randrange(vocabulary) for _ in range(how_many))
+
+    said = max(1, length // 2 // (2 * turns))
+    rows, history = [], ()
+    for index in range(count):
+        history = (*(history if index % turns else ()), *ids(said))
+        answer = ids(said)
+        rows.append(TokenizedExample(str(index), history, (*ids(length // 2), *answer)))
+        history = (*history, *answer)
     return rows
 
 
@@ -94,7 +118,12 @@ def main() -> None:
         rows = rows_sharing(arguments.rows, arguments.length, arguments.length // 2, group, vocabulary)
         by_group.append({"solutions_per_problem": group, **gain(rows)})
     tabulate(by_group)
-    write("shared_prefix", {"arguments": vars(arguments), "by_share": by_share, "by_solutions": by_group})
+    by_turns = []
+    for turns in (1, 3):
+        rows = turns_of(-(-arguments.rows // turns) * turns, arguments.length, turns, vocabulary)
+        by_turns.append({"turns": turns, **gain(rows)})
+    tabulate(by_turns)
+    write("shared_prefix", {"arguments": vars(arguments), "by_share": by_share, "by_solutions": by_group, "by_turns": by_turns})
 
 
 if __name__ == "__main__":

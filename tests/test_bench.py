@@ -48,6 +48,8 @@ def test_the_gain_of_shared_prefixes_is_measured(tmp_path, tiny_model, monkeypat
     result = run_here(tmp_path, monkeypatch, "shared_prefix.py", *arguments)
     shares = {row["shared_percent"]: row["distinct"] / row["tokens"] for row in result["by_share"]}
     assert shares[0] > shares[50] > shares[90] and len(result["by_solutions"]) == 4
+    alone, three = (row["distinct"] / row["tokens"] for row in result["by_turns"])
+    assert three < alone
 
 
 @needs_torchao

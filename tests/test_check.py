@@ -29,7 +29,7 @@ def test_everything_is_proven_on_a_healthy_model(make_config, inside, capsys):
     findings = doctor.check(make_config(model__precision="bf16-mixed", eval__backend="fake"))
     assert {name: found.verdict for name, found in findings.items()} == dict.fromkeys(doctor.PROPERTIES, "proven"), findings
     doctor.show(findings)
-    assert "12 of 12 proven" in capsys.readouterr().out
+    assert "13 of 13 proven" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -80,6 +80,10 @@ def loss_on_the_prompt(monkeypatch, _):
         return right_pack([replace(row, prompt_ids=row.prompt_ids[:1], response_ids=row.prompt_ids[1:] + row.response_ids) for row in rows])
 
     monkeypatch.setattr(text, "pack", pack)
+
+
+def rows_of_validation_problems_that_stay(monkeypatch, _):
+    monkeypatch.setattr("tutelage.data.pool._without_overlap", lambda store, *_: store.well_formed.copy())
 
 
 def everything_is_right(monkeypatch, _):
@@ -171,6 +175,7 @@ FAULTS = [
     ("token ids round-trip, and are validation's", responses_that_read_back_otherwise, "read back as another text"),
     ("every row teaches the end token", masked_where_padding_would_be, "0 times"),
     ("the loss is on the response alone", loss_on_the_prompt, "not its response"),
+    ("nothing is validated on that is trained on", rows_of_validation_problems_that_stay, "equal to the validation problem"),
     ("grader self-test", everything_is_right, "should be wrong"),
     ("grader self-test", nothing_equals_itself, "should be right"),
     ("packed = unpacked", rows_that_see_each_other, "nats"),
@@ -211,6 +216,26 @@ def test_rows_that_are_all_cut_never_teach_the_end_token(make_config, monkeypatc
     only(monkeypatch, "every row teaches the end token")
     (found,) = doctor.check(make_config(data__max_length=71, data__truncate="tail")).values()
     assert found.holds is False
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict", "figures"),
+    [
+        ({"data__test_size": 0.2}, "proven", "none equal, none near"),
+        ({"data__test_size": 0}, "not applicable", "on training rows"),
+        ({"data__validation": "itself", "data__overlap": "keep"}, "not applicable", 'rows overlap (data.overlap = "keep")'),
+        ({"data__validation": "itself"}, "proven", "none near"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_overlaps_with_validation_is_found_again(make_config, monkeypatch, data_file, tmp_path, changes, verdict, figures):
+    only(monkeypatch, "nothing is validated on that is trained on")
+    if "data__validation" in changes:
+        lines = data_file.read_text().splitlines(keepends=True)
+        (tmp_path / "some.jsonl").write_text("".join(lines[:9]))
+        changes = {**changes, "data__validation": str(tmp_path / "some.jsonl")}
+    (found,) = doctor.check(make_config(**changes)).values()
+    assert found.verdict == verdict and figures in found.figures
 
 
 def test_the_fused_objective_is_proven_whatever_the_loss_of_the_run(make_config, monkeypatch):

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tutelage.config import replaced
+from tutelage.config import replaced, to_toml
 from tutelage.data import arithmetic, keys, parts, prepare, read_pool, store
+from tutelage.data.sources import Row
 from tutelage.errors import InputError, RunError
 from tutelage.runs.files import to_lines
 
@@ -145,6 +150,104 @@ def test_a_cache_that_cannot_be_written_is_told(make_config, tokenizer, tmp_path
     monkeypatch.setattr("tutelage.data.store.cache_directory", lambda: tmp_path / "file")
     with pytest.raises(RunError, match="TUTELAGE_CACHE"):
         prepare(make_config(), tokenizer)
+
+
+def test_a_damaged_part_is_told_and_made_anew(make_config, tokenizer, monkeypatch, capsys):
+    monkeypatch.setattr(parts, "ROWS", 10)
+    monkeypatch.setattr(store, "available_cores", lambda: 1)
+    right, made = ids_of(prepare(make_config(), tokenizer)), []
+    make_part = store.make_part
+    monkeypatch.setattr(store, "make_part", lambda shared, job: (made.append(job[0].name), make_part(shared, job)))
+    [folder] = store._directory().iterdir()
+
+    def cut(path):
+        path.write_bytes(path.read_bytes()[:-20])
+
+    faults = [
+        ("00000.tokens", cut), ("00001.rows", cut), ("00002.raw", Path.unlink), ("00003.tokens", lambda path: path.write_bytes(b"")),
+        ("00004.raw", lambda path: path.write_bytes(bytes(path.stat().st_size))),
+    ]  # fmt: skip
+    for name, damage in faults:
+        made.clear()
+        capsys.readouterr()
+        damage(folder / f"part-{name}.arrow")
+        assert ids_of(prepare(make_config(), tokenizer)) == right
+        assert made == [f"part-{name[:5]}"] and f"made again: part-{name[:5]}" in capsys.readouterr().out
+    [column] = folder.glob("part-00000.verdicts-*.arrow")
+    cut(column)
+    assert ids_of(prepare(make_config(), tokenizer)) == right and column.stat().st_size > 20
+
+
+def test_parts_that_an_interruption_left_damaged_are_made_anew(make_config, tokenizer, monkeypatch):
+    monkeypatch.setattr(parts, "ROWS", 10)
+    monkeypatch.setattr(store, "available_cores", lambda: 1)
+    right = ids_of(prepare(make_config(), tokenizer))
+    [folder] = store._directory().iterdir()
+    (folder / "done.json").unlink()
+    (folder / "part-00001.rows.arrow").write_bytes(b"")
+    (folder / "part-00002.tokens.arrow").write_bytes(b"")
+    assert ids_of(prepare(make_config(), tokenizer)) == right
+
+
+def test_content_that_changes_while_it_is_read_is_told_and_nothing_of_it_is_kept(make_config, tokenizer, data_file, monkeypatch):
+    before, right = data_file.read_text(), store.reader_of
+
+    def meanwhile(*arguments):
+        data_file.write_text("".join(reversed(before.splitlines(keepends=True))))
+        return right(*arguments)
+
+    monkeypatch.setattr(store, "reader_of", meanwhile)
+    with pytest.raises(InputError, match="changed while it was read"):
+        prepare(make_config(), tokenizer)
+    monkeypatch.setattr(store, "reader_of", right)
+    data_file.write_text(before)
+    assert stores() == set() and prepare(make_config(), tokenizer).train[0].source.endswith(":1")
+
+
+def test_rows_of_a_function_are_in_the_cache_until_the_process_ends(make_config, data_file, tmp_path):
+    (tmp_path / "shape_of_mine.py").write_text("from tutelage import build_text_pairs as parse\n")
+    (tmp_path / "config.toml").write_text(to_toml(make_config(data__shape="shape_of_mine:parse")))
+    script = (
+        "from tutelage.config import load_config; from tutelage.data import read_pool; from tutelage.model import tokenizer_of\n"
+        "from pathlib import Path\n"
+        "config = load_config(Path('config.toml')); pool = read_pool(config, tokenizer_of(config)); print(pool.store.folder)\n"
+    )
+    path = os.pathsep.join([str(Path(__file__).parents[1] / "src"), str(tmp_path)])
+    environment = {**os.environ, "PYTHONPATH": path, "TUTELAGE_CACHE": str(tmp_path / "cache")}
+    ran = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    folder = Path(ran.stdout.strip())
+    assert folder.parent == tmp_path / "cache" / "rows" and not folder.exists()
+
+
+@pytest.mark.parametrize("key", ["prompt", "messages"])
+def test_long_rows_make_small_parts(key):
+    text = "x" * 200_000
+    value = {"prompt": text} if key == "prompt" else {"messages": [{"role": "user", "content": text}]}
+    sizes = [len(part) for part in parts.cut(iter([Row(str(index), value) for index in range(200)]))]
+    assert max(sizes) <= parts.BYTES // 200_000 + 1
+
+
+def test_a_full_disk_is_told_and_leaves_room(make_config, tokenizer, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pyarrow.ipc.new_file", full)
+    with pytest.raises(RunError, match=r"No space left.*TUTELAGE_CACHE"):
+        prepare(make_config(), tokenizer)
+    assert not list(store._directory().rglob("*.arrow*"))
+
+
+def test_old_stores_are_removed_also_those_that_were_never_complete(make_config, tokenizer, monkeypatch):
+    monkeypatch.setattr(store, "KEPT", 1)
+    for index, name in enumerate(("new", "old", "unfinished")):
+        folder = store._directory() / name
+        folder.mkdir(parents=True)
+        (folder / ("part" if name == "unfinished" else "done.json")).write_text("{}")
+        then = time.time() - (index > 0) * 2 * store.KEPT_SECONDS
+        for path in (*folder.iterdir(), folder):
+            os.utime(path, (then, then))
+    prepare(make_config(), tokenizer)
+    assert len(stores()) == 2 and "new" in stores()
 
 
 # ── held out, overlapping, equal ──────────────────────────────────────────────────────────────────────────────────────

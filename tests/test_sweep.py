@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import datetime
 import io
 import json
 import os
@@ -13,13 +14,16 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import jobs
 import pyarrow.parquet
 import pytest
+from chain import CHATML, make_chain_model
 
 from tutelage.config import Config, load_config, parse_config, replaced, to_toml
 from tutelage.data import arithmetic, choose
+from tutelage.data.templates import template
 from tutelage.errors import InputError, RunError
 from tutelage.experiments import sweep
 from tutelage.experiments.design import Design
@@ -170,6 +174,24 @@ def test_a_sweep_on_something_else_in_the_same_directory_is_refused(swept, tmp_p
     (tmp_path / "config.toml").write_text(to_toml(swept.config))
     with pytest.raises(InputError, match=r"not empty and not a sweep \(config.toml\)"):
         sweep.run_sweep(swept.config, ONE, tmp_path)
+
+
+def test_a_sweep_that_goes_on_another_day_asks_as_it_asked(tmp_path, monkeypatch):
+    dated = make_chain_model(tmp_path / "dated", "Today is {{ strftime_now('%d %b %Y') }}\n" + CHATML)
+    config = replaced(config_in(tmp_path, dated), {"data.prompt": "chat"})
+
+    def laid_out_on(day: str):
+        clock = SimpleNamespace(today=lambda: datetime.date.fromisoformat(day))
+        monkeypatch.setattr(template, "datetime", SimpleNamespace(date=clock, datetime=datetime.datetime))
+        return lay_out(config, ONE, tmp_path / "out")
+
+    first = laid_out_on("2026-01-01")
+    (tmp_path / "out").mkdir()
+    sweep._begin(config, ONE, first, tmp_path / "out")
+    again = laid_out_on("2026-02-02")
+    sweep._refuse_other_trials(again, tmp_path / "out")
+    [one], [other] = first.pools.values(), again.pools.values()
+    assert one.template.to_json() == other.template.to_json() and "01 Jan 2026" in other.problems[0].prompt
 
 
 def test_subsets_are_nested_and_each_seed_has_its_own(config, tmp_path):

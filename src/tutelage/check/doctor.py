@@ -17,6 +17,7 @@ PROPERTIES: dict[str, Callable[[Subject], Finding]] = {
     "token ids round-trip, and are validation's": text.ids,
     "every row teaches the end token": text.end_token,
     "the loss is on the response alone": text.mask,
+    "nothing is validated on that is trained on": text.leak,
     "grader self-test": text.grader,
     "packed = unpacked": computing.packed,
     "fused = plain objective": computing.fused,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tutelage.check.subject import Finding, Subject
 from tutelage.console import percent
-from tutelage.data import Example, Sequences, TokenizedExample
+from tutelage.data import Example, Parsed, Sequences, Store, TokenizedExample, Validation, normalised, question_of
 from tutelage.evaluation import REWARD_FUNCTIONS, prompt_ids
 from tutelage.model import pack
 
@@ -82,6 +83,31 @@ def mask(subject: Subject) -> Finding:
     tokens = subject.prepared.tokens
     share = subject.prepared.response_tokens / tokens
     return Finding(True, f"{percent(share)} of {tokens:,} tokens carry the loss")
+
+
+def leak(subject: Subject) -> Finding:
+    """No training row asks what is validated on: both are read again, and compared with each other here."""
+    data, pool, train = subject.config.data, subject.pool, subject.prepared.train
+    assert isinstance(train, Sequences)
+    if pool.asked.store is pool.store and data.test_size == 0:
+        return Finding(None, "validation is on training rows (data.validation is none and data.test_size is 0)")
+    problems = [(each.source, question) for each, question in _questions(pool.asked.store, pool.asked.rows.tolist())]
+    rows = list(_questions(pool.store, train.rows[:MOST_ROWS].tolist()))
+    whys = Validation(problems).overlaps([question for _, question in rows])
+    found = [f"{row.source}: {why}" for (row, _), why in zip(rows, whys, strict=True) if why]
+    if found and data.overlap == "keep":
+        return Finding(None, f'{len(found)} of {len(rows)} training rows overlap (data.overlap = "keep"); {found[0]}')
+    if found:
+        return Finding(False, f"{len(found)} of {len(rows)} training rows are trained on and validated on; {found[0]}")
+    return Finding(True, f"{len(rows)} training rows, {len(problems)} validation problems: none equal, none near")
+
+
+def _questions(store: Store, rows: Sequence[int]) -> Iterator[tuple[Parsed, str]]:
+    """What some rows say, and their question, normalised."""
+    template = store.recipe.template.text
+    for row in rows:
+        parsed = store.parsed(row)
+        yield parsed, normalised(question_of(parsed, template))
 
 
 def grader(subject: Subject) -> Finding:

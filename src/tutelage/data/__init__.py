@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from tutelage.data.filter import Tally, count_well_formed, draw_rows, judge_rows
     from tutelage.data.hold_out import problems_of
     from tutelage.data.ledger import Example, Fate, Ledger, summary
+    from tutelage.data.overlap import Validation, normalised
+    from tutelage.data.parts import question_of
     from tutelage.data.pool import Pool, choose_problems, panel_size, read_pool
     from tutelage.data.prepared import Prepared, Sequences, histogram
     from tutelage.data.shapes import BadRow, Parsed, Reader, build_text_pairs, likely_columns, parse_row, reader_of

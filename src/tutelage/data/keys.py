@@ -1,4 +1,4 @@
-"""What a store of rows is named after: everything that its rows depend on."""
+"""What a store of rows depends on besides the rows, in hashes: content, template, tokenizer, code."""
 
 from __future__ import annotations
 
@@ -16,16 +16,19 @@ from tutelage.data.templates import Template
 from tutelage.errors import InputError, first_line
 
 
-def store_key(source: Source, recipe: Recipe, reward: str) -> str:
+def store_key(content: str, source: Source, recipe: Recipe, reward: str) -> str:
     """A name for all that a store depends on."""
+    ids = [template_key(recipe.template), tokenizer_key(recipe.tokenizer), recipe.turns, recipe.problems]
+    values = [content, source.model_dump_json(), *ids, reward, code()]
+    return xxhash.xxh3_128_hexdigest(repr(values).encode("utf-8", "surrogatepass"))
+
+
+def content_of(source: Source) -> str:
+    """A hash of all rows. Raises InputError: they cannot be read."""
     try:
-        content = fingerprint(source.path, source.split, source.hub_config)
+        return fingerprint(source.path, source.split, source.hub_config)
     except OSError as error:
         raise InputError(f"{source.path}: cannot be read: {first_line(error)}") from None
-    settings = source.model_dump_json()
-    how = [template_key(recipe.template), tokenizer_key(recipe.tokenizer), recipe.turns, recipe.problems, reward, code()]
-    values = [content, settings, *how]
-    return xxhash.xxh3_128_hexdigest(repr(values).encode("utf-8", "surrogatepass"))
 
 
 def template_key(template: Template) -> str:

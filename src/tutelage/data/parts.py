@@ -129,12 +129,21 @@ def cut(rows: Iterator[Row]) -> Iterator[list[Row]]:
     size = 0
     for row in rows:
         part.append(row)
-        size += sum(len(value) for value in row.value.values() if isinstance(value, str | list)) if row.value else 0
+        size += _size(row.value)
         if len(part) == ROWS or size >= BYTES:
             yield part
             part, size = [], 0
     if part:
         yield part
+
+
+def _size(value: Any) -> int:
+    """Characters of all texts in a value."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict | list):
+        return sum(map(_size, value.values() if isinstance(value, dict) else value))
+    return 0
 
 
 def make_part(shared: tuple[Recipe, Sequence[Ready]], job: tuple[Path, list[Row]]) -> None:
@@ -289,9 +298,12 @@ def _lists(rows: Sequence[list[int]]) -> tuple[pa.ListArray, Iterator[memoryview
 def write_table(path: Path, table: pa.Table) -> None:
     """Write an Arrow file: in full, or not at all."""
     making = path.with_name(f".{path.name}.{os.getpid()}")
-    with pa.OSFile(str(making), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
-        writer.write_table(table)
-    making.replace(path)
+    try:
+        with pa.OSFile(str(making), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+        making.replace(path)
+    finally:
+        making.unlink(missing_ok=True)
 
 
 class Part:
@@ -308,6 +320,17 @@ class Part:
         """One of its tables: raw, rows, tokens, or a column that was added."""
         with pa.memory_map(str(file_of(self.stem, kind))) as file:
             return pa.ipc.open_file(file).read_all()
+
+    def known(self, kind: str) -> pa.Table | None:
+        """One of its tables; None where it is missing or damaged."""
+        try:
+            return self.table(kind)
+        except (OSError, pa.ArrowInvalid):
+            return None
+
+    def is_complete(self) -> bool:
+        """Whether it was made, and each of its files has its end still."""
+        return all(self.known(kind) is not None for kind in ("rows", "raw", "tokens"))
 
     @functools.cached_property
     def rows(self) -> pa.Table:

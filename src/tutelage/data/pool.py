@@ -33,6 +33,7 @@ class Pool:
 
     Attributes:
         store: the training rows.
+        asked: where the problems are that are validated on.
         ledger: the fates of rows before any is filtered; behind the training rows stand validation rows that are no problems.
         candidates: the rows of the store that may be trained on: (rows,) int64.
         problems: what is validated on, in the order of `eval.seed`; the panel is the first `panel` of them.
@@ -42,6 +43,7 @@ class Pool:
 
     config: Config
     store: Store
+    asked: Asked
     ledger: Ledger
     candidates: np.ndarray
     problems: list[Example]
@@ -114,7 +116,7 @@ def read_pool(config: Config, tokenizer: Any, kept: Template | None = None) -> P
     stays = _without_overlap(store, asked, stays, data, ledger, notes)
     stays = _without_duplicates(store, stays, data, ledger, notes)
     problems, longest, panel = _problems(asked, config)
-    return Pool(config, store, ledger, np.flatnonzero(stays), problems, panel, longest, _unread(store, asked), notes)
+    return Pool(config, store, asked, ledger, np.flatnonzero(stays), problems, panel, longest, _unread(store, asked), notes)
 
 
 def _check_end(store: Store, config: Config) -> None:

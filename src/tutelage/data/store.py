@@ -6,6 +6,7 @@ the template, and the code that makes it. Parts that are complete stay when the 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import gc
@@ -27,13 +28,13 @@ import pyarrow.compute as pc
 
 from tutelage import console
 from tutelage.config import Source, is_plug_in
-from tutelage.data.keys import store_key
+from tutelage.data.keys import content_of, store_key
 from tutelage.data.overlap import common_sentences
 from tutelage.data.parts import Added, Part, Recipe, column_of_part, cut, file_of, make_part, question_of, write_table
 from tutelage.data.shapes import Parsed, reader_of
 from tutelage.data.sources import Row, iter_rows, unread_files
 from tutelage.data.templates import Template
-from tutelage.errors import RunError
+from tutelage.errors import InputError, RunError
 from tutelage.machines import available_cores, cache_directory, over_processes
 
 LOOKED_AT = 200
@@ -164,8 +165,8 @@ class Store:
 
     def column(self, added: Added, title: str) -> pa.Table:
         """The values of an added column for all rows; those of parts that do not have it yet are found, and kept."""
-        missing = [part for part in self.parts if not file_of(part.stem, added.name).is_file()]
-        found: dict[Path, pa.Table] = {}
+        found = {part.stem: table for part in self.parts if (table := part.known(added.name)) is not None}
+        missing = [part for part in self.parts if part.stem not in found]
         if missing:
             with console.progress(title, sum(part.rows.num_rows for part in missing)) as advance:
                 jobs = [(part.stem, self.recipe) for part in missing]
@@ -174,7 +175,7 @@ class Store:
                     if keep:
                         _keep(file_of(part.stem, added.name), table)
                     advance(part.rows.num_rows)
-        return pa.concat_tables([found.get(part.stem) or part.table(added.name) for part in self.parts])
+        return pa.concat_tables([found[part.stem] for part in self.parts])
 
 
 def _keep(path: Path, table: pa.Table) -> None:
@@ -247,20 +248,52 @@ def open_store(
         InputError: the source cannot be read, or its rows ask a question.
     """
     problems = setting == "data.validation"
+    # what a function of the user's depends on is not known
+    made_anew = is_plug_in(source.shape)
+    content = "" if made_anew else content_of(source)
     rows = iter_rows(source.path, source.split, source.hub_config)
     head = list(itertools.islice(rows, LOOKED_AT))
     reader = reader_of(source, head, problems, reward, setting)
     said = (parsed for row in head for parsed in reader.read(row) if not parsed.fault and not parsed.left_out)
     common = common_sentences(question_of(parsed, template.text) for parsed in said)
     recipe = Recipe(reader, template, tokenizer, turns, problems, common)
-    # what a function of the user's depends on is not known
-    made_anew = is_plug_in(source.shape)
-    folder = Path(tempfile.mkdtemp(prefix="tutelage-rows-")) if made_anew else _directory() / store_key(source, recipe, reward)
-    if not (folder / "done.json").is_file():
+    folder = _folder_for_once() if made_anew else _directory() / store_key(content, source, recipe, reward)
+    if not _is_ready(folder):
         _make(folder, recipe, itertools.chain(head, rows), source, columns(recipe))
+        if content and content_of(source) != content:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise InputError(f"{source.path}: changed while it was read; begin again when it stays as it is")
     with contextlib.suppress(OSError):  # a cache that is only read
         os.utime(folder / "done.json")
     return _opened(folder, recipe)
+
+
+def _is_ready(folder: Path) -> bool:
+    """Whether a store is complete. One of which a part is damaged or missing is not, and that is said."""
+    done = folder / "done.json"
+    if not done.is_file():
+        return False
+    parts = [Part(_stem(folder, index)) for index in range(json.loads(done.read_text(encoding="utf-8"))["parts"])]
+    damaged = [part.stem.name for part in parts if not part.is_complete()]
+    if damaged:
+        console.say(f"{folder}: damaged or missing, and made again: {', '.join(damaged[:3])} ({len(damaged)} parts in all)", style="yellow")
+        with _writing(folder):
+            done.unlink(missing_ok=True)
+    return not damaged
+
+
+def _folder_for_once() -> Path:
+    """A folder that is removed when this process ends."""
+    with _writing(_directory()):
+        _directory().mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix="once-", dir=_directory()))
+    atexit.register(_remove_own, folder, os.getpid())
+    return folder
+
+
+def _remove_own(folder: Path, owner: int) -> None:
+    if os.getpid() == owner:  # a process that was forked ends too
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _opened(folder: Path, recipe: Recipe) -> Store:
@@ -285,7 +318,7 @@ def _make(folder: Path, recipe: Recipe, rows: Iterator[Row], source: Source, col
         for part in cut(rows):
             stem = _stem(folder, parts)
             parts += 1
-            if not file_of(stem, "rows").is_file():
+            if not Part(stem).is_complete():
                 yield stem, part
             advance(len(part))
 
@@ -301,7 +334,9 @@ def _make(folder: Path, recipe: Recipe, rows: Iterator[Row], source: Source, col
             raw_rows += int(about[b"rows"])
         files = unread_files(source.path, source.split)
         done = {"parts": parts, "rows": raw_rows, "unread": dict(unread.most_common()), "files": files}
-        (folder / "done.json").write_text(json.dumps(done), encoding="utf-8")
+        making = folder / f".done.json.{os.getpid()}"
+        making.write_text(json.dumps(done), encoding="utf-8")
+        making.replace(folder / "done.json")  # in full, or not at all
     _tidy(folder)
 
 
@@ -317,11 +352,18 @@ def _writing(folder: Path) -> Iterator[None]:
 
 def _tidy(used: Path) -> None:
     """Remove stores that have not been used for long."""
-    others = [folder for folder in used.parent.iterdir() if folder != used and (folder / "done.json").is_file()]
-    by_age = sorted(others, key=lambda folder: -(folder / "done.json").stat().st_mtime)
-    for folder in by_age[KEPT:]:
-        if time.time() - (folder / "done.json").stat().st_mtime > KEPT_SECONDS:
+    ages = sorted((time.time() - _last_used(folder), folder) for folder in used.parent.iterdir() if folder != used)
+    for age, folder in ages[KEPT:]:
+        if age > KEPT_SECONDS:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _last_used(folder: Path) -> float:
+    """When a store was used last; one that was never complete, when it was written last."""
+    for path in (folder / "done.json", folder):
+        with contextlib.suppress(OSError):
+            return path.stat().st_mtime
+    return time.time()  # another process has removed it
 
 
 def _directory() -> Path:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tutelage.config import Config, changeable
-from tutelage.data import Pool, choose, read_pool
+from tutelage.data import Pool, Template, choose, read_pool
 from tutelage.errors import InputError
 from tutelage.experiments.design import Design, Point, name_of, rows_of, steps_for, trial_config
 from tutelage.model import steps_per_epoch, tokenizer_of, total_steps
+from tutelage.runs import results
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,13 @@ def lay_out(config: Config, design: Design, directory: Path) -> Layout:
     points: list[Point] = []
     trials: dict[str, Trial] = {}
     pools: dict[str, Pool] = {}
+    kept = results.read_state(directory).get("templates", {})  # the prompts of a sweep that goes on stay as they are
     for varied, base in design.variations(config):
         if base.train.num_steps is not None and design.equal == "epochs":
             raise InputError("train.num_steps is given, so trials take as many steps each: write --equal steps (or tokens)")
         group = _group(base)
         if group not in pools:
-            pools[group] = read_pool(base, tokenizer_of(base))
+            pools[group] = read_pool(base, tokenizer_of(base), Template.from_json(kept[group]) if group in kept else None)
         pool = pools[group]
         for point, trial in _of_one_variation(base, design, varied, group, pool, directory):
             points.append(point)

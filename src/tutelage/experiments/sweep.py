@@ -252,6 +252,7 @@ def _begin(config: Config, design: Design, layout: Layout, directory: Path) -> d
         "price_per_hour": config.run.price_per_hour,
         "points": [asdict(point) for point in layout.points],
         "pools": known.get("pools", {}) | {group: pool.fingerprint for group, pool in layout.pools.items()},
+        "templates": known.get("templates", {}) | {group: pool.template.to_json() for group, pool in layout.pools.items()},
         "baselines": {trial.name: str(Path("baseline") / trial.group) for trial in layout.trials.values()},
         "sessions": sessions,
     }

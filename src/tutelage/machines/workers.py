@@ -6,6 +6,7 @@ They are started by exec, so they inherit neither threads nor the state of a dev
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import pickle
@@ -19,13 +20,14 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from tutelage.errors import RunError
+from tutelage.errors import RunError, first_line
 from tutelage.machines.process import end_with
 
 Job = TypeVar("Job")
 Answer = TypeVar("Answer")
 WORKER = "TUTELAGE_WORKER"
 """The variable that such a process has in its environment."""
+SECONDS_TO_END = 10
 AHEAD = 2
 """Jobs on their way for each process: one that is worked on, and the next."""
 
@@ -76,7 +78,8 @@ def over_processes(
 def _start(function: Callable[..., Any], shared: Any) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1", WORKER: "1"}
     environment["PYTHONPATH"] = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
-    command = [sys.executable, "-m", "tutelage.machines.workers", str(os.getpid())]
+    # -P: a file of the working directory is no module of a library's
+    command = [sys.executable, "-P", "-m", "tutelage.machines.workers", str(os.getpid())]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
     assert process.stdin is not None
     pickle.dump((function, shared), process.stdin)
@@ -91,7 +94,11 @@ def _ask(process: subprocess.Popen[bytes], job: Any) -> Any:
         process.stdin.flush()
         succeeded, answer = pickle.load(process.stdout)
     except (OSError, EOFError, ValueError, pickle.UnpicklingError):
-        code = process.wait()
+        try:
+            code = process.wait(SECONDS_TO_END)
+        except subprocess.TimeoutExpired:  # it lives, and what it says cannot be read
+            process.kill()
+            code = process.wait()
         raise RunError(f"a process that worked beside this one ended ({code}); was there too little memory?") from None
     if not succeeded:
         raise answer
@@ -109,19 +116,27 @@ def main() -> None:
     end_with(int(sys.argv[1]))
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no answer
-    function, shared = pickle.load(sys.stdin.buffer)
-    gc.disable()  # jobs are many small objects without cycles, and to look for those takes a third of the time
-    while True:
-        try:
-            job = pickle.load(sys.stdin.buffer)
-        except EOFError:
-            return
-        try:
-            reply = True, function(shared, job)
-        except Exception as error:
-            reply = False, error
-        pickle.dump(reply, answers)
-        answers.flush()
+    asked = sys.stdin.buffer
+    with contextlib.suppress(EOFError, pickle.UnpicklingError, BrokenPipeError):  # the owner has ended
+        function, shared = pickle.load(asked)
+        gc.disable()  # jobs are many small objects without cycles, and to look for those takes a third of the time
+        while True:
+            job = pickle.load(asked)
+            try:
+                reply = True, function(shared, job)
+            except Exception as error:
+                reply = False, portable(error)
+            pickle.dump(reply, answers)
+            answers.flush()
+
+
+def portable(error: Exception) -> Exception:
+    """The error, or where it cannot be handed to another process, one that says the same."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # whatever a library's error needs to be made again
+        return RunError(f"{type(error).__name__}: {first_line(error)}")
+    return error
 
 
 if __name__ == "__main__":
