@@ -29,7 +29,7 @@ def add(commands: Commands) -> None:
         choices=["auto", "vllm", "native"],
         help="what generates; vllm: one engine on each GPU in sight (eval.backend)",
     )
-    parser.add_argument("--split", help="the split of the data (default: test)")
+    parser.add_argument("--split", help="the split of the data (default: data.validation_split)")
     parser.add_argument("--hub-config", help="the configuration of a hub data set")
     parser.add_argument("--columns", metavar="TABLE", help='as data.columns: { prompt = "problem", reference = "answer" }')
     parser.add_argument("--prompt", help="the prompt template (default: what the model was trained with)")
