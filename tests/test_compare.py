@@ -91,7 +91,7 @@ def test_an_evaluation_of_a_file_is_compared_with_a_run(tmp_path, make_config, t
     """Though it asks the same questions in prompts of its own."""
     from tutelage.training.loop import train_one_size
 
-    run = train_one_size(make_config(data__validation=str(data_file), eval__examples=6, eval__every=0)).directory
+    run = train_one_size(make_config(data__validation=str(data_file), data__overlap="keep", eval__examples=6, eval__every=0)).directory
     out = tmp_path / "evaluation"
     assert (
         main(
