@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tutelage.cli import main
-from tutelage.config import known_keys
+from tutelage.cli.eval import as_validation
+from tutelage.config import DataConfig, known_keys
 
 HEAVY = ("torch", "transformers", "datasets", "vllm", "sympy", "pyarrow", "numpy")
 
@@ -145,3 +146,19 @@ def test_one_run_is_trained_graded_asked_compared_reported_and_exported(tiny_mod
     assert (Path(json.loads(capsys.readouterr().out)["directory"]) / "model.safetensors").is_file()
     assert main(["export", "run"]) == 2
     assert "is not overwritten" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "split", "where"),
+    [
+        ({}, "test", None),
+        ({"train": "solutions", "train_split": "train", "where": "checked"}, "test", None),
+        ({"train": "solutions", "validation_split": "dev"}, "dev", None),
+        ({"train": "solutions", "validation": "problems", "validation_split": "dev"}, "dev", None),
+        ({"train": "solutions", "validation": {"path": "problems", "split": "hard", "where": "open"}}, "hard", "open"),
+    ],
+)
+def test_data_to_evaluate_on_are_read_as_validation_data_are(settings, split, where):
+    """Not the split that is trained on, nor that of the built-in task, which is the default of data.train."""
+    source = as_validation(DataConfig(**settings))
+    assert (source.split, source.where) == (split, where)

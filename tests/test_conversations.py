@@ -350,6 +350,15 @@ def test_a_text_template_refuses_conversations_and_says_what_writes_them(message
         write_turns(Parsed("r", messages=messages), template_of("r1_zero", None), "all", ())
 
 
+def test_a_text_template_never_drops_the_tools_of_a_row():
+    text = template_of("r1_zero", None)
+    tools = ({"type": "function", "function": {"name": "add"}},)
+    with pytest.raises(BadRow, match=r'the row offers tools: data\.prompt = "chat"'):
+        write_turns(Parsed("r", messages=(ASK, FIVE), tools=tools), text, "all", ())
+    with pytest.raises(BadRow, match=r'the row offers tools: data\.prompt = "chat"'):
+        write_problem(Parsed("r", messages=(ASK,), tools=tools), text, ())
+
+
 def test_a_problem_is_asked_with_the_ids_that_training_taught():
     for kind in EXPECTED:
         tokenizer = tokenizer_of(kind)

@@ -14,7 +14,7 @@ from tutelage.cli.command import DATA, MODEL, OVERRIDES, WHERE, Commands, Outcom
 from tutelage.errors import InputError
 
 if TYPE_CHECKING:
-    from tutelage.config import Config
+    from tutelage.config import Config, DataConfig, Source
     from tutelage.data import Template
     from tutelage.evaluation import Job, Solved
 
@@ -29,7 +29,7 @@ def add(commands: Commands) -> None:
         choices=["auto", "vllm", "native"],
         help="what generates; vllm: one engine on each GPU in sight (eval.backend)",
     )
-    parser.add_argument("--split", help="the split of the data (default: test)")
+    parser.add_argument("--split", help="the split of the data (default: data.validation_split)")
     parser.add_argument("--hub-config", help="the configuration of a hub data set")
     parser.add_argument("--columns", metavar="TABLE", help='as data.columns: { prompt = "problem", reference = "answer" }')
     parser.add_argument("--prompt", help="the prompt template (default: what the model was trained with)")
@@ -91,7 +91,7 @@ def evaluate_file(
     stamp = time.strftime("%Y%m%d-%H%M%S")
     directory = new_path(out or Path("evaluations") / f"{Path(model).name}-{Path(data).stem}-{stamp}")
     tokenizer = tokenizer_of(config)
-    source = (config.data.of_validation() or config.data.of_training()).model_copy(update={"path": data, **(reading or {})})
+    source = as_validation(config.data).model_copy(update={"path": data, **(reading or {})})
     template = template_of(source.prompt or config.data.prompt, tokenizer, config.data.template_arguments)
     store = open_store(source, template, tokenizer, config.eval.reward, setting="data.validation")
     asked = problems_of(store, config.data)
@@ -119,6 +119,12 @@ def evaluate_file(
     write_text(directory / "summary.json", json.dumps(summary, indent=2) + "\n")
     _show(summary, len(chosen), directory)
     return summary
+
+
+def as_validation(data: DataConfig) -> Source:
+    """How rows to evaluate on are read if nothing else is said: as the validation rows of the configuration are, if it names some."""
+    named = data.of_validation() if data.validation is not None else None
+    return named or data.of_training().model_copy(update={"split": data.validation_split, "where": None})
 
 
 def _begin(directory: Path, config: Config, template: Template) -> None:

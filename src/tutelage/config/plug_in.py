@@ -1,4 +1,4 @@
-"""What a setting names as ``module:name``: a loss, a shape of rows or an engine of the user's own, in a file beside the configuration."""
+"""What a setting names as ``module:name``: a loss, a shape of rows or an engine of the user's own, in a file of the current directory."""
 
 from __future__ import annotations
 

@@ -74,11 +74,11 @@ class Source(Section):
     """Where rows come from, and how they are read."""
 
     path: str
-    """A file, a directory of shards, a hub name, or "arithmetic", as `data.train`."""
+    """As `data.train`."""
     split: str = "test"
-    """The split to take where there are several."""
+    """As `data.train_split`."""
     hub_config: str | None = None
-    """The configuration of a hub data set."""
+    """As `data.hub_config`."""
     shape: str = "auto"
     """As `data.shape`."""
     columns: dict[Literal["prompt", "response", "reference"], str] = {}
@@ -103,25 +103,25 @@ def _one_way_to_read(section: str, shape: str, columns: dict[Any, str]) -> None:
 
 class DataConfig(Section):
     train: str = "arithmetic"
-    """Training rows: a JSONL, JSON or Parquet file, a directory of such shards, a hub name ("openai/gsm8k", or pinned:
-    "openai/gsm8k@REVISION"), or "arithmetic" (built in)."""
+    """Training rows: a file (JSONL, JSON, CSV, TSV, Parquet or Arrow, also with .gz or .zst), a directory of such files, a directory of
+    `datasets.save_to_disk`, a hub name ("openai/gsm8k", or pinned: "openai/gsm8k@REVISION"), or "arithmetic" (built in)."""
     train_split: str = "train"
-    """The split to take when `train` is a hub name."""
+    """The split to take when `train` is a hub name, or a directory whose names say splits; there "all" takes all files."""
     validation: str | Source | None = None
-    """Validation rows, named as `train` is, or a table of path, split, hub_config, shape, columns, where and prompt. None: the rows
-    of `test_size` of the training problems are held out."""
+    """Validation problems, named as `train` is, or a table of path, split, hub_config, shape, columns, where and prompt. None:
+    `test_size` of the training problems are held out."""
     validation_split: str = "test"
-    """The split to take when `validation` is a hub name."""
+    """As `train_split`, when `validation` is a name; a table has its own `split`."""
     hub_config: str | None = None
     """The configuration of a hub data set ("main" for openai/gsm8k)."""
     test_size: float = Field(default=0.1, ge=0, lt=1)
     """Share of the training problems held out for validation when `validation` is None, each with all of its rows; 0 validates on
     training rows and says so."""
     shape: str = "auto"
-    """How rows are read. auto: by their keys, or by `columns`; or a function of yours, "module:function", from a row to a dict of
-    prompt, response and reference, in a file beside the configuration. It raises ValueError for a malformed row."""
+    """How rows are read. auto: by the names of their columns, or by `columns`; or a function of yours, "module:function", from a row
+    to a dict of prompt, response and reference, in a file of the current directory. It raises ValueError for a malformed row."""
     columns: dict[Literal["prompt", "response", "reference"], str] = {}
-    """For rows of another shape: which column holds the prompt, the response, the reference. Paths reach into a row
+    """Which column holds the prompt, the response, the reference; what is left out is recognised by name. Paths reach into a row
     ("info.answer", "messages[-1].content"), "generations[*]" makes a row of each item, and a text with columns in braces joins them
     ("<think>\\n{thinking}\\n</think>\\n{attempt}")."""
     where: str | None = None
@@ -130,9 +130,10 @@ class DataConfig(Section):
     """Of a conversation with several assistant turns: learn all of them, each after the history as the chat template shows it then,
     or the last one alone."""
     prompt: str = "r1_zero"
-    """Prompt template: "r1_zero", "question_only", "plain", "none" (bare), "chat" (the tokenizer's), or a file with {question}."""
+    """Prompt template: "r1_zero", "question_only", "plain", "none" (bare), "chat" (the tokenizer's), or a file with {question}. A
+    prompt that holds a template already is not wrapped again."""
     template_arguments: dict[str, Any] = {}
-    """Arguments of the tokenizer's chat template, such as { enable_thinking = true }."""
+    """Arguments of the tokenizer's chat template, such as { enable_thinking = true }; for `prompt` "chat" alone."""
     overlap: Literal["drop", "keep"] = "drop"
     """Training rows whose problem is a validation problem too, word for word or nearly: left out, or kept and counted."""
     duplicates: Literal["keep", "drop"] = "keep"

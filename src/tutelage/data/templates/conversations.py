@@ -61,7 +61,7 @@ def write_turns(parsed: Parsed, template: Template, turns: Literal["last", "all"
         return _write_conversation(messages, (), template, turns, specials)
     if template.chat:
         return _write_conversation(parsed.messages, parsed.tools, template, turns, specials)
-    prompt, answer = _alone(parsed.messages)
+    prompt, answer = _alone(parsed)
     if not answer:
         raise BadRow("messages has no assistant turn")
     response = in_the_form_of(template.text, answer)
@@ -71,7 +71,7 @@ def write_turns(parsed: Parsed, template: Template, turns: Literal["last", "all"
 def write_problem(parsed: Parsed, template: Template, specials: tuple[str, ...]) -> str:
     """The prompt of a validation problem. Of a conversation that ends in an assistant's turn: what stands before that turn."""
     if not parsed.messages or not template.chat:
-        question = _alone(parsed.messages)[0] if parsed.messages else parsed.prompt
+        question = _alone(parsed)[0] if parsed.messages else parsed.prompt
         return _write_prompt(question, template, specials, is_rendered(question, template, specials))
     messages = list(parsed.messages)
     if messages[-1]["role"] == "assistant":
@@ -123,15 +123,18 @@ def _closed(template: Template, rendered: bool = False) -> ValueError:
     )
 
 
-def _alone(messages: Sequence[Mapping[str, Any]]) -> tuple[str, Mapping[str, Any]]:
-    """(the question, the assistant's message or an empty one) of messages that a text template can hold."""
+def _alone(parsed: Parsed) -> tuple[str, Mapping[str, Any]]:
+    """(the question, the assistant's message or an empty one) of a conversation that a text template can hold."""
+    messages = parsed.messages
     others = [each["role"] for each in messages if each["role"] not in ("user", "assistant")]
     calls = any(each.get("tool_calls") for each in messages)
     roles = [each["role"] for each in messages]
-    what = f"a {others[0]} turn" if others else "a tool call" if calls else "several turns"
-    if others or calls or roles not in (["user"], ["user", "assistant"]):
+    what = f"messages has {f'a {others[0]} turn' if others else 'a tool call' if calls else 'several turns'}"
+    if parsed.tools:
+        what = "the row offers tools"
+    if others or calls or parsed.tools or roles not in (["user"], ["user", "assistant"]):
         raise BadRow(
-            f'messages has {what}: data.prompt = "chat" lets the tokenizer\'s chat template write it,'
+            f'{what}: data.prompt = "chat" lets the tokenizer\'s chat template write it,'
             " or data.columns names the columns to be read as prompt and response"
         )
     return str(messages[0]["content"]), messages[1] if len(messages) > 1 else {}

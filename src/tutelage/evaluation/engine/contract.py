@@ -80,7 +80,7 @@ class Engine(Protocol):
     GPU's memory that it may take), `max_model_len` (longest prompt + response in tokens, or None), `sleeps` (whether `sleep` will be
     called). What a method raises fails the evaluation, not the run.
 
-    An engine of your own is a class in a file beside the configuration, and `eval.backend = "my_file:MyEngine"`. The trainer
+    An engine of your own is a class in a file of the current directory, and `eval.backend = "my_file:MyEngine"`. The trainer
     imports that file to check the name, so import what is heavy inside the class.
 
     Where training and the engine take turns on one GPU, the class also needs `sleep()`, which gives the GPU's memory back, and
