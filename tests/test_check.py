@@ -51,14 +51,14 @@ def other_ids_in_validation(monkeypatch, _):
 
 
 def responses_that_read_back_otherwise(monkeypatch, _):
-    from tutelage.data import parts
+    from tutelage.data import recipe
 
-    right = parts.encode_texts
+    right = recipe.encode_texts
 
     def other(tokenizer, texts, begin=False):
         return right(tokenizer, texts if begin else [text.replace(" ", "  ") for text in texts], begin)
 
-    monkeypatch.setattr(parts, "encode_texts", other)
+    monkeypatch.setattr(recipe, "encode_texts", other)
     monkeypatch.setattr("tutelage.data.keys.code", lambda: "another")
 
 

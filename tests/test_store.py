@@ -17,6 +17,7 @@ from tutelage.config import replaced, to_toml
 from tutelage.data import arithmetic, keys, parts, prepare, read_pool, store
 from tutelage.data.sources import Row
 from tutelage.errors import InputError, RunError
+from tutelage.machines import workers
 from tutelage.runs.files import to_lines
 
 
@@ -54,7 +55,7 @@ def test_processes_parts_and_a_second_start_give_the_same_rows(make_config, toke
     config = make_config()
     alone = prepare(config, tokenizer)
     monkeypatch.setattr(parts, "ROWS", 5)
-    monkeypatch.setattr(store, "available_cores", lambda: 2)
+    monkeypatch.setattr(workers, "available_cores", lambda: 2)
     monkeypatch.setattr("tutelage.data.store.cache_directory", lambda: tmp_path / "other")
     in_parts = prepare(config, tokenizer)
     assert len(list((tmp_path / "other").rglob("part-*.rows.arrow"))) == 10, "48 rows, five in a part, by two processes"
@@ -76,7 +77,7 @@ def test_what_was_finished_is_not_made_again(make_config, tokenizer, monkeypatch
         right(shared, job)
 
     monkeypatch.setattr(store, "make_part", interrupted)
-    monkeypatch.setattr(store, "available_cores", lambda: 1)
+    monkeypatch.setattr(workers, "available_cores", lambda: 1)
     with pytest.raises(KeyboardInterrupt):
         prepare(make_config(), tokenizer)
     monkeypatch.setattr(store, "make_part", lambda shared, job: (made.append(job[0].name), right(shared, job)))
@@ -154,7 +155,7 @@ def test_a_cache_that_cannot_be_written_is_told(make_config, tokenizer, tmp_path
 
 def test_a_damaged_part_is_told_and_made_anew(make_config, tokenizer, monkeypatch, capsys):
     monkeypatch.setattr(parts, "ROWS", 10)
-    monkeypatch.setattr(store, "available_cores", lambda: 1)
+    monkeypatch.setattr(workers, "available_cores", lambda: 1)
     right, made = ids_of(prepare(make_config(), tokenizer)), []
     make_part = store.make_part
     monkeypatch.setattr(store, "make_part", lambda shared, job: (made.append(job[0].name), make_part(shared, job)))
@@ -180,7 +181,7 @@ def test_a_damaged_part_is_told_and_made_anew(make_config, tokenizer, monkeypatc
 
 def test_parts_that_an_interruption_left_damaged_are_made_anew(make_config, tokenizer, monkeypatch):
     monkeypatch.setattr(parts, "ROWS", 10)
-    monkeypatch.setattr(store, "available_cores", lambda: 1)
+    monkeypatch.setattr(workers, "available_cores", lambda: 1)
     right = ids_of(prepare(make_config(), tokenizer))
     [folder] = store._directory().iterdir()
     (folder / "done.json").unlink()

@@ -13,9 +13,9 @@ import numpy as np
 from tutelage.config import Config, DataConfig
 from tutelage.data.filter import nothing_survives
 from tutelage.data.ledger import Ledger, summary
-from tutelage.data.parts import Recipe
 from tutelage.data.pool import Pool, read_pool
 from tutelage.data.prepared import Prepared, Sequences, fits
+from tutelage.data.recipe import Recipe
 from tutelage.data.sources import seeded_order
 from tutelage.data.store import Store, is_text
 from tutelage.data.templates import Template

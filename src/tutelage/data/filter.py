@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 from tutelage import console
 from tutelage.data.ledger import Example, Fate, check_malformed, summary
-from tutelage.data.parts import LEFT_OUT, MALFORMED, Added, Made
+from tutelage.data.parts import Added
+from tutelage.data.recipe import LEFT_OUT, MALFORMED, Made
 from tutelage.data.shapes import Parsed, Reader
 from tutelage.data.sources import Row
 from tutelage.data.templates import in_the_form_of, plain

@@ -11,7 +11,8 @@ import xxhash
 from tutelage.config import DataConfig
 from tutelage.data.ledger import check_malformed
 from tutelage.data.overlap import Validation
-from tutelage.data.parts import MALFORMED, Added, Made, Recipe, question_of
+from tutelage.data.parts import Added
+from tutelage.data.recipe import MALFORMED, Made, Recipe, question_of
 from tutelage.data.sources import seeded_order
 from tutelage.data.store import Store
 from tutelage.errors import InputError

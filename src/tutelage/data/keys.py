@@ -10,7 +10,7 @@ from typing import Any
 import xxhash
 
 from tutelage.config import Source
-from tutelage.data.parts import Recipe
+from tutelage.data.recipe import Recipe
 from tutelage.data.sources import fingerprint
 from tutelage.data.templates import Template
 from tutelage.errors import InputError, first_line

@@ -14,7 +14,8 @@ from tutelage.config import Config, DataConfig, EvalConfig
 from tutelage.data.filter import verdict_column
 from tutelage.data.hold_out import Asked, hold_out, overlap_column, problems_of
 from tutelage.data.ledger import Example, Ledger, check_malformed, named_once
-from tutelage.data.parts import MALFORMED, Added, Recipe
+from tutelage.data.parts import Added
+from tutelage.data.recipe import MALFORMED, Recipe
 from tutelage.data.sources import seeded_order
 from tutelage.data.stops import end_token
 from tutelage.data.store import LOOKED_AT, Store, is_text, open_store

@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
-import gc
 import itertools
 import json
 import os
@@ -17,7 +16,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,17 +29,16 @@ from tutelage import console
 from tutelage.config import Source, is_plug_in
 from tutelage.data.keys import content_of, store_key
 from tutelage.data.overlap import common_sentences
-from tutelage.data.parts import Added, Part, Recipe, column_of_part, cut, file_of, make_part, question_of, write_table
+from tutelage.data.parts import Added, Part, column_of_part, cut, file_of, make_part, write_table
+from tutelage.data.recipe import Recipe, question_of
 from tutelage.data.shapes import Parsed, reader_of
 from tutelage.data.sources import Row, iter_rows, unread_files
 from tutelage.data.templates import Template
 from tutelage.errors import InputError, RunError
-from tutelage.machines import available_cores, cache_directory, over_processes
+from tutelage.machines import cache_directory, over_cores
 
 LOOKED_AT = 200
 """Rows from which it is decided how all are read."""
-FEW_PARTS = 3
-"""So many parts are made in this process: others would take longer to start."""
 KEPT, KEPT_SECONDS = 12, 86_400
 """Stores that are kept: those used last, and any that was used within a day."""
 
@@ -170,7 +168,7 @@ class Store:
         if missing:
             with console.progress(title, sum(part.rows.num_rows for part in missing)) as advance:
                 jobs = [(part.stem, self.recipe) for part in missing]
-                for part, (table, keep) in zip(missing, each(column_of_part, jobs, added.ready()), strict=True):
+                for part, (table, keep) in zip(missing, over_cores(column_of_part, jobs, added.ready()), strict=True):
                     found[part.stem] = table
                     if keep:
                         _keep(file_of(part.stem, added.name), table)
@@ -200,32 +198,6 @@ class _Texts(Sequence[str]):
     def __getitem__(self, index: Any) -> Any:
         found = self.texts[index]
         return found.to_pylist() if isinstance(index, slice) else found.as_py()
-
-
-def each(function: Callable[[Any, Any], Any], jobs: Iterable[Any], shared: Any) -> Iterator[Any]:
-    """``function(shared, job)`` of each job in their order: in this process if there are few, else on all cores."""
-    jobs = iter(jobs)
-    few = list(itertools.islice(jobs, FEW_PARTS + 1))
-    cores = available_cores()
-    if len(few) <= FEW_PARTS or cores == 1:
-        for job in itertools.chain(few, jobs):
-            with _uncollected():
-                answer = function(shared, job)
-            yield answer
-    else:
-        yield from over_processes(function, itertools.chain(few, jobs), shared, cores)
-
-
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without the search for cycles, which takes a third of the time where many small objects are made."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def open_store(
@@ -324,7 +296,7 @@ def _make(folder: Path, recipe: Recipe, rows: Iterator[Row], source: Source, col
 
     with console.progress(f"reading {source.path}") as advance, _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        for _ in each(make_part, jobs(advance), (recipe, [column.ready() for column in columns])):
+        for _ in over_cores(make_part, jobs(advance), (recipe, [column.ready() for column in columns])):
             pass
         unread: Counter[str] = Counter()
         raw_rows = 0

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         reshard,
         shard,
     )
-    from tutelage.machines.workers import is_worker, over_processes
+    from tutelage.machines.workers import is_worker, over_cores, over_processes
     from tutelage.machines.world import ALONE, StopWanted, World, agreed, join, of_a_collective, rank_device
 
 __getattr__, __dir__, __all__ = lazily(__name__)

@@ -1,0 +1,101 @@
+"""How rows become texts and ids: all that these depend on besides the rows."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tutelage.data.overlap import normalised, question_in
+from tutelage.data.shapes import BadRow, Parsed, Reader
+from tutelage.data.stops import Stops
+from tutelage.data.templates import Template, Turn, encode_texts, is_rendered, special_tokens, write_problem, write_turns
+
+MALFORMED, LEFT_OUT = "malformed", "left out"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How rows become ids: all that ids depend on besides the rows.
+
+    Attributes:
+        turns: as `data.turns`.
+        problems: whether rows are problems, of which the prompt alone is written.
+        common: the sentences that the questions of the first rows have in common.
+    """
+
+    reader: Reader
+    template: Template
+    tokenizer: Any
+    turns: Literal["last", "all"] = "all"
+    problems: bool = False
+    common: frozenset[str] = frozenset()
+
+    @functools.cached_property
+    def specials(self) -> Any:
+        return special_tokens(self.tokenizer)
+
+    @functools.cached_property
+    def stops(self) -> Stops:
+        return Stops.of(self.tokenizer)
+
+    def write(self, parsed: Parsed) -> list[Turn]:
+        """The texts of what is learnt, or of what is asked. Raises BadRow."""
+        if self.problems:
+            return [Turn(write_problem(parsed, self.template, self.specials), "")]
+        return write_turns(parsed, self.template, self.turns, self.specials)
+
+    def encode(self, turns: Sequence[Turn]) -> list[tuple[list[int], list[int]]]:
+        """(prompt ids, response ids with the end token) of each turn. Raises BadRow."""
+        prompts = encode_texts(self.tokenizer, [turn.prompt for turn in turns], begin=True)
+        if self.problems:
+            return [(prompt, []) for prompt in prompts]
+        responses = encode_texts(self.tokenizer, [turn.response for turn in turns])
+        ends = [self._end_of(turn) for turn in turns]
+        return [(prompt, [*response, end]) for prompt, response, end in zip(prompts, responses, ends, strict=True)]
+
+    def _end_of(self, turn: Turn) -> int:
+        return int(self.tokenizer.convert_tokens_to_ids(turn.end)) if turn.end else self.stops.end_token_id
+
+
+@dataclass
+class Made:
+    """A row as it was made: what it says, the texts of its sequences, and whether its prompt holds a template.
+
+    Attributes:
+        raw, item: the index of its raw row in the part, and of the item that it is there.
+        asked, question: its question as it is, and normalised.
+        fate, why: "malformed" or "left out", and the reason; "" for a row that is well-formed.
+    """
+
+    raw: int
+    item: int
+    parsed: Parsed
+    turns: list[Turn]
+    asked: str = ""
+    question: str = ""
+    rendered: bool = False
+    fate: str = ""
+    why: str = ""
+
+
+def made_of(recipe: Recipe, raw: int, item: int, parsed: Parsed) -> Made:
+    made = Made(raw, item, parsed, [])
+    if parsed.fault or parsed.left_out:
+        made.fate, made.why = (MALFORMED, parsed.fault) if parsed.fault else (LEFT_OUT, parsed.left_out)
+        return made
+    try:
+        made.turns = recipe.write(parsed)
+    except BadRow as bad:
+        made.fate, made.why = MALFORMED, str(bad)
+    made.rendered = not parsed.messages and is_rendered(parsed.prompt, recipe.template, recipe.specials)
+    made.asked = question_of(parsed, recipe.template.text)
+    made.question = normalised(made.asked)
+    return made
+
+
+def question_of(parsed: Parsed, template: str) -> str:
+    """What a row asks: its prompt, or what the user says in all turns up to the last one of the assistant."""
+    asked = [str(message["content"]) for message in parsed.messages if message["role"] == "user"]
+    return "\n".join(asked) if asked else question_in(parsed.prompt, template)
