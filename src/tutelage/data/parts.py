@@ -218,6 +218,11 @@ def write_table(path: Path, table: pa.Table) -> None:
         making.unlink(missing_ok=True)
 
 
+def _mapped(column: pa.ChunkedArray) -> pa.Array:
+    """A column of a part, which is written in one piece, where it is; to combine pieces is to copy them."""
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
 class Part:
     """A part that is complete.
 
@@ -256,9 +261,9 @@ class Part:
     def tokens(self) -> tuple[np.ndarray, ...]:
         """(shared, prompt offsets, prompt ids, response offsets, response ids), mapped."""
         table = self.table("tokens")
-        views = [table["shared"].combine_chunks().to_numpy()]
+        views = [_mapped(table["shared"]).to_numpy()]
         for name in ("prompt", "response"):
-            lists = table[name].combine_chunks()
+            lists = _mapped(table[name])
             views += [lists.offsets.to_numpy(), lists.values.to_numpy()]
         return tuple(views)
 

@@ -52,8 +52,8 @@ class Words:
             return self._by_tokenizer(texts)
         shared, start = self._shared(texts)
         words = [self._words(text, start) for text in texts]
-        others = iter(self._by_tokenizer([text for text, of_text in zip(texts, words, strict=True) if of_text is None]))
-        found = [next(others) if of_text is None else self._look_up(shared, of_text) for of_text in words]
+        others = iter(self._by_tokenizer([text[start:] for text, of_text in zip(texts, words, strict=True) if of_text is None]))
+        found = [[*shared, *next(others)] if of_text is None else self._look_up(shared, of_text) for of_text in words]
         missing = [index for index, ids in enumerate(found) if ids is None]
         self._learn({word for index in missing for word in words[index] or ()})
         for index in missing:
