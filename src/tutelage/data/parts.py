@@ -9,6 +9,7 @@ import functools
 import hashlib
 import itertools
 import json
+import mmap
 import os
 from array import array
 from collections import Counter
@@ -258,14 +259,23 @@ class Part:
         return self.table("raw")
 
     @functools.cached_property
+    def _mapping(self) -> mmap.mmap:
+        with file_of(self.stem, "tokens").open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+
+    @functools.cached_property
     def tokens(self) -> tuple[np.ndarray, ...]:
         """(shared, prompt offsets, prompt ids, response offsets, response ids), mapped."""
-        table = self.table("tokens")
+        table = pa.ipc.open_file(pa.py_buffer(self._mapping)).read_all()
         views = [_mapped(table["shared"]).to_numpy()]
         for name in ("prompt", "response"):
             lists = _mapped(table[name])
             views += [lists.offsets.to_numpy(), lists.values.to_numpy()]
         return tuple(views)
+
+    def forget(self) -> None:
+        """Give back the memory of the pages that were read. The system maps sixteen at a time, and would keep the full file."""
+        self._mapping.madvise(mmap.MADV_DONTNEED)
 
     def row(self, raw: int) -> Row:
         """The raw row at an index, as it was read."""

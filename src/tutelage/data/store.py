@@ -112,6 +112,7 @@ class Store:
             shared, prompt, _, response, _ = part.tokens
             prompts.append(np.diff(prompt).astype(np.int64) + shared)
             responses.append(np.diff(response).astype(np.int64))
+            part.forget()
         return np.concatenate(prompts), np.concatenate(responses)
 
     @functools.cached_property
@@ -155,7 +156,9 @@ class Store:
                 prompt = list(itertools.chain(*ids(within - 1)))[: shared[within]] + prompt
             return prompt, response
 
-        return ids(index - int(self._first_sequences[at]))
+        found = ids(index - int(self._first_sequences[at]))
+        self.parts[at].forget()
+        return found
 
     @functools.cached_property
     def _first_sequences(self) -> np.ndarray:
