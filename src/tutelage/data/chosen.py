@@ -17,8 +17,9 @@ from tutelage.data.pool import Pool, read_pool
 from tutelage.data.prepared import Prepared, Sequences, fits
 from tutelage.data.recipe import Recipe
 from tutelage.data.sources import seeded_order
-from tutelage.data.store import Store, is_text
+from tutelage.data.store import Store
 from tutelage.data.templates import Template
+from tutelage.data.texts import is_text
 from tutelage.errors import InputError
 from tutelage.grading import reference_text
 
@@ -72,23 +73,16 @@ def _correct(pool: Pool, rows: np.ndarray, ledger: Ledger) -> np.ndarray:
     return rows[right]
 
 
-def _of_rows(store: Store, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The sequences of some rows, and the index of each one's row among these."""
-    counts = store.first[rows + 1] - store.first[rows]
-    within = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
-    return np.repeat(store.first[rows], counts) + within, np.repeat(np.arange(len(rows)), counts)
-
-
 def _sequence_lengths(store: Store, rows: np.ndarray) -> np.ndarray:
     prompts, responses = store.lengths
-    sequences, _ = _of_rows(store, rows)
+    sequences, _ = store.sequences_of(rows)
     return prompts[sequences] + responses[sequences]
 
 
 def _fitting(store: Store, rows: np.ndarray, max_length: int, cut: bool, ledger: Ledger) -> np.ndarray:
     """The rows of which a sequence at least is trained on. Those that lose something are marked."""
     prompts, responses = store.lengths
-    sequences, of_row = _of_rows(store, rows)
+    sequences, of_row = store.sequences_of(rows)
     lengths = prompts[sequences] + responses[sequences]
     fit = fits(prompts[sequences], responses[sequences], max_length, cut)
     count, fitting = (np.bincount(of_row, weights=each, minlength=len(rows)) for each in (np.ones(len(fit)), fit))

@@ -35,12 +35,17 @@ class Asked(NamedTuple):
     faults: tuple[tuple[str, str, str], ...] = ()
 
 
+def checked_faults(store: Store, data: DataConfig) -> list[tuple[int, str, str]]:
+    """The faults of a store. Raises InputError: rows are malformed, and that is not allowed, or all of them are."""
+    faults = list(store.faults())
+    malformed = [f"{store.sources[row]}: {why}" for row, fate, why in faults if fate == MALFORMED]
+    check_malformed(len(malformed), malformed[0] if malformed else "", len(store), data.on_bad_row)
+    return faults
+
+
 def problems_of(store: Store, data: DataConfig) -> Asked:
     """The problems of a source of their own. Raises InputError: a row is malformed, or none has a reference."""
-    fates = list(store.faults())
-    malformed = [(row, why) for row, fate, why in fates if fate == MALFORMED]
-    first = f"{store.sources[malformed[0][0]]}: {malformed[0][1]}" if malformed else ""
-    check_malformed(len(malformed), first, len(store), data.on_bad_row)
+    fates = checked_faults(store, data)
     rows, again = _one_of_each(store)
     if not len(rows):
         raise InputError(

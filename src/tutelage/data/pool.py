@@ -12,15 +12,16 @@ import pyarrow as pa
 
 from tutelage.config import Config, DataConfig, EvalConfig
 from tutelage.data.filter import verdict_column
-from tutelage.data.hold_out import Asked, hold_out, overlap_column, problems_of
-from tutelage.data.ledger import Example, Ledger, check_malformed, named_once
+from tutelage.data.hold_out import Asked, checked_faults, hold_out, overlap_column, problems_of
+from tutelage.data.ledger import Example, Ledger, named_once
 from tutelage.data.parts import Added
-from tutelage.data.recipe import MALFORMED, Recipe
+from tutelage.data.recipe import Recipe
 from tutelage.data.sources import seeded_order
 from tutelage.data.stops import end_token
-from tutelage.data.store import LOOKED_AT, Store, is_text, open_store
+from tutelage.data.store import LOOKED_AT, Store, open_store
 from tutelage.data.templates import Template, foreign_words, plain, rendered_words, template_of
 from tutelage.data.templates.thoughts import CLOSINGS, opens_thought
+from tutelage.data.texts import is_text
 from tutelage.errors import InputError
 from tutelage.stats import problems_for_width
 
@@ -94,10 +95,7 @@ def read_pool(config: Config, tokenizer: Any, kept: Template | None = None) -> P
 
     store = open_store(data.of_training(), template, tokenizer, reward, data.turns, columns=columns)
     _check_end(store, config)
-    faults = list(store.faults())
-    malformed = [(row, why) for row, fate, why in faults if fate == MALFORMED]
-    first = f"{store.sources[malformed[0][0]]}: {malformed[0][1]}" if malformed else ""
-    check_malformed(len(malformed), first, len(store), data.on_bad_row)
+    faults = checked_faults(store, data)
     held = np.zeros(0, np.int64)
     if asked is None:
         asked, held = hold_out(store, data)

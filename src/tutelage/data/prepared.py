@@ -26,17 +26,15 @@ class Sequences(Sequence[TokenizedExample]):
     def __init__(self, store: Store, rows: np.ndarray, max_length: int, cut: bool) -> None:
         self.store, self.rows, self.max_length, self.cut = store, rows, max_length, cut
         prompts, responses = store.lengths
-        counts = store.first[rows + 1] - store.first[rows]
-        within = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
-        every = np.repeat(store.first[rows], counts) + within
+        every, of_row = store.sequences_of(rows)
         stays = fits(prompts[every], responses[every], max_length, cut)
         self.indices: np.ndarray = every[stays]
-        self.turns: np.ndarray = within[stays]
-        self.of_row: np.ndarray = np.repeat(np.arange(len(rows)), counts)[stays]
+        self.of_row: np.ndarray = of_row[stays]
+        self.turns: np.ndarray = self.indices - store.first[rows][self.of_row]
         self.prompts: np.ndarray = prompts[self.indices]
         self.lengths: np.ndarray = np.minimum(self.prompts + responses[self.indices], max_length)
         """Tokens of each sequence: (sequences,) int64."""
-        self.several: np.ndarray = counts > 1
+        self.several: np.ndarray = store.first[rows + 1] - store.first[rows] > 1
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Sequences, (self.store, self.rows, self.max_length, self.cut)

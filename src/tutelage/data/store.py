@@ -23,7 +23,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from tutelage import console
 from tutelage.config import Source, is_plug_in
@@ -34,6 +33,7 @@ from tutelage.data.recipe import Recipe, question_of
 from tutelage.data.shapes import Parsed, reader_of
 from tutelage.data.sources import Row, iter_rows, unread_files
 from tutelage.data.templates import Template
+from tutelage.data.texts import Texts, is_text
 from tutelage.errors import InputError, RunError
 from tutelage.machines import cache_directory, over_cores
 
@@ -82,7 +82,7 @@ class Store:
     @functools.cached_property
     def sources(self) -> Sequence[str]:
         """The name of each row."""
-        return _Texts(self.table["source"].combine_chunks())
+        return Texts(self.table["source"].combine_chunks())
 
     @functools.cached_property
     def problems(self) -> np.ndarray:
@@ -103,6 +103,14 @@ class Store:
     def first(self) -> np.ndarray:
         """(rows + 1,) int64: the index of each row's first sequence."""
         return np.concatenate([[0], np.cumsum(self.table["sequences"].to_numpy(), dtype=np.int64)])
+
+    def sequences_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The sequences of some rows, and the index of each one's row among these: (sequences,) int64 both."""
+        starts = self.first[rows]
+        counts = self.first[rows + 1] - starts
+        of_row = np.repeat(np.arange(len(rows)), counts)
+        within = np.arange(len(of_row)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return starts[of_row] + within, of_row
 
     @functools.cached_property
     def lengths(self) -> tuple[np.ndarray, np.ndarray]:
@@ -182,25 +190,6 @@ class Store:
 def _keep(path: Path, table: pa.Table) -> None:
     with _writing(path.parent):
         write_table(path, table)
-
-
-def is_text(column: pa.ChunkedArray, text: str) -> np.ndarray:
-    """(rows,) bool: where a column of texts holds a text."""
-    return pc.equal(column, text).combine_chunks().to_numpy(zero_copy_only=False)
-
-
-class _Texts(Sequence[str]):
-    """An Arrow array of texts, as a list of them."""
-
-    def __init__(self, texts: pa.StringArray) -> None:
-        self.texts = texts
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def __getitem__(self, index: Any) -> Any:
-        found = self.texts[index]
-        return found.to_pylist() if isinstance(index, slice) else found.as_py()
 
 
 def open_store(
