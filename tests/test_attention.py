@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tutelage.model import attention_cpu
+from tutelage.model.attention import cpu as attention_cpu
 from tutelage.model.attention import (
     DenseLayout,
     FlexLayout,

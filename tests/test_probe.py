@@ -10,7 +10,7 @@ from test_policy import saved, tiny
 from tutelage.config import ModelConfig
 from tutelage.errors import InputError
 from tutelage.model import attention, probe
-from tutelage.model.attention_cpu import CpuLayout
+from tutelage.model.attention import CpuLayout
 from tutelage.model.batch import pack, pad
 from tutelage.model.load import has_bfloat16, load_policy, load_tokenizer
 

@@ -6,7 +6,6 @@ from tutelage._lazy import lazily
 
 if TYPE_CHECKING:
     from tutelage.model import attention, lora, optim
-    from tutelage.model.attention_cpu import QUERY_BLOCK, CpuLayout
     from tutelage.model.batch import Batch, pack, pad
     from tutelage.model.directory import resolve
     from tutelage.model.load import (

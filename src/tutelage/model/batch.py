@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from tutelage.data import TokenizedExample, pad_and_shift
+from tutelage.model import attention
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Batch:
         sources, labels: (targets,) int64.
         weights: (targets,) float32.
         of_examples: for each example, in the order given, the targets of its response tokens.
+        layout: of a pack, once it is `ready` for a kernel.
     """
 
     input_ids: torch.Tensor
@@ -39,6 +41,18 @@ class Batch:
     labels: torch.Tensor
     weights: torch.Tensor
     of_examples: tuple[torch.Tensor, ...]
+    layout: attention.Layout | None = None
+
+    def ready(self, kernel: attention.Kernel) -> Batch:
+        """The batch as the model takes it: filled up, with its layout, and on the kernel's device.
+
+        A batch that is ready stays as it is. Copies do not block, so a thread can make the next batches while a step computes.
+        """
+        if self.ends is None or self.layout is not None:
+            return self.to(kernel.device)
+        filled = self.filled(kernel.multiple)
+        assert filled.ends is not None
+        return replace(filled, layout=attention.layout_of(filled.ends, kernel)).to(kernel.device)
 
     def to(self, device: torch.device) -> Batch:
         """The batch with its tensors there; `of_examples`, which the model never needs, stays."""

@@ -140,4 +140,4 @@ class Course:
     def at(self, step: int) -> tuple[list[TokenizedExample], list[Batch]]:
         """The rows of optimizer step `step` (from 0), and this rank's batches of them."""
         examples = self.examples(step)
-        return examples, self.batches(examples)
+        return examples, [batch.ready(self.policy.kernel) for batch in self.batches(examples)]

@@ -76,6 +76,14 @@ class Policy:
     def compute_dtype(self) -> torch.dtype:
         return torch.float32 if self.precision == "fp32" else torch.bfloat16
 
+    @property
+    def kernel(self) -> attention.Kernel:
+        """What computes the attention of packs."""
+        config = self.model.config.get_text_config()
+        heads = getattr(config, "num_attention_heads", None) or 1  # a recurrent model has none
+        size = getattr(config, "head_dim", None) or config.hidden_size // heads
+        return attention.kernel_for(self.device, self.compute_dtype, size)
+
     @contextlib.contextmanager
     def computing(self, with_head: bool = False) -> Iterator[None]:
         """Within it, the model computes in its precision. `score` and its backward pass belong inside.
@@ -126,18 +134,14 @@ class Policy:
         """
         assert self._is_computing or self.precision != "bf16-mixed", "Policy.score is called outside of Policy.computing"
         inputs: dict[str, Any] = {"use_cache": False}
-        if batch.ends is not None:
-            if layout is None:
-                batch = batch.filled(attention.multiple(self.device))
-                assert batch.ends is not None
-                layout = attention.layout(batch.ends, self.device, self.compute_dtype)
+        batch = batch.ready(self.kernel) if layout is None else batch.to(self.device)
+        layout = layout or batch.layout
+        if layout is not None:
             # transformers makes no mask of its own where it is given one of four dimensions
             mask = torch.ones((1, 1, 1, 1), dtype=torch.bool, device=self.device)
             inputs |= {"layout": layout, "attention_mask": mask}
-        batch = batch.to(self.device)
-        inputs["input_ids"] = batch.input_ids
-        if layout is not None:
             inputs["position_ids"] = batch.position_ids
+        inputs["input_ids"] = batch.input_ids
         weights = None if weights is None else weights.to(self.device, non_blocking=True)
         with self._offloading() if self.offload else contextlib.nullcontext():
             total, log_probs, entropies = self.compute(inputs, batch.sources, batch.labels, weights, entropy)

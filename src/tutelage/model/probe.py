@@ -130,7 +130,7 @@ def _kernels_against_packs(policy: Policy) -> str:
     try:
         # with a prefix to share, and without: on a GPU, two back ends
         for together in (rows, rows[:1]):
-            batch = pack(together).filled(attention.multiple(policy.device))
+            batch = pack(together).filled(policy.kernel.multiple)
             with _frozen(policy.model):
                 ours, theirs = (_with_gradient(policy, batch, layout) for layout in (None, _dense_layout(policy, batch)))
             gap = (ours[0] - theirs[0]).abs()

@@ -13,7 +13,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from tutelage.config import Config
 from tutelage.errors import InputError, first_line
-from tutelage.model import QUERY_BLOCK, CpuLayout, Policy, Recomputation, attention, outline, score_batch
+from tutelage.model import Policy, Recomputation, attention, outline, score_batch
 from tutelage.resources import memory
 from tutelage.resources.memory import Load
 
@@ -106,8 +106,8 @@ def _make_fake(model: Any) -> None:
 def _inputs(load: Load) -> tuple[Any, ...]:
     """What `Policy.score` hands to `score_batch` for a pack."""
     ids = torch.zeros((1, load.tokens), dtype=torch.long)
-    blocks = -(-load.tokens // QUERY_BLOCK)
-    layout = CpuLayout(torch.zeros((blocks, 5), dtype=torch.long), torch.zeros((0, 2), dtype=torch.long))
+    blocks = -(-load.tokens // attention.QUERY_BLOCK)
+    layout = attention.CpuLayout(torch.zeros((blocks, 5), dtype=torch.long), torch.zeros((0, 2), dtype=torch.long))
     mask = torch.ones((1, 1, 1, 1), dtype=torch.bool)
     inputs = {"input_ids": ids, "position_ids": ids.clone(), "layout": layout, "attention_mask": mask, "use_cache": False}
     targets = torch.zeros(load.targets, dtype=torch.long)

@@ -1,8 +1,4 @@
-"""Attention within a pack: token q attends to token k iff ``k <= q < ends[k]``. One function, with a layout for each back end.
-
-The function is registered with transformers under `NAME`. A call that carries a layout is packed. Any other call (generation with
-its cache, padded rows) goes to transformers' own SDPA function.
-"""
+"""The layouts of a pack: its mask in the form that each kernel reads."""
 
 from __future__ import annotations
 
@@ -12,16 +8,8 @@ from typing import Any, Protocol
 
 import torch
 
-from tutelage.model.attention_cpu import CpuLayout, starts_of
-
-NAME = "tutelage"
-CUDA_MULTIPLE = 128
-"""FlexAttention's block size: packs are filled up to a multiple of it, so that few shapes are compiled."""
-
-
-class UnsupportedAttention(ValueError):
-    """The model's attention does more than a causal softmax over all earlier tokens, so it cannot be packed exactly."""
-
+from tutelage.model.attention.cpu import CpuLayout, starts_of
+from tutelage.model.attention.kernel import Kernel
 
 class Layout(Protocol):
     """The mask of a pack, in the form that a back end reads."""
@@ -34,29 +22,19 @@ class Layout(Protocol):
         ...
 
 
-def layout(ends: torch.Tensor, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> Layout:
-    """The layout of a pack for the back end of `device` that takes `dtype`.
+def layout_of(ends: torch.Tensor, kernel: Kernel) -> Layout:
+    """The layout of a pack for a kernel, on its device. It is made on the CPU, and copied without blocking.
 
     Args:
-        ends: (tokens,) int64, where each token's subtree ends; still on the CPU.
+        ends: (tokens,) int64, where each token's subtree ends; on the CPU.
     """
-    if device.type == "cpu":
+    if kernel.name == "cpu":
         return CpuLayout.of(ends)
     starts = starts_of(ends)
-    if has_row_kernels(device, dtype) and not any(bool((ends[:start] > start).any()) for start in starts):
+    if kernel.name != "flex" and not any(bool((ends[:start] > start).any()) for start in starts):
         bounds = torch.tensor([*starts, len(ends)], dtype=torch.int32)
-        return RowsLayout(bounds.to(device), int(bounds.diff().max()), _flash_attention())
-    return FlexLayout.of(ends.to(device))
-
-
-def has_row_kernels(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether kernels for rows of different lengths run here: they need half precision and a GPU since Ampere."""
-    return dtype in (torch.bfloat16, torch.float16) and torch.cuda.get_device_capability(device) >= (8, 0)
-
-
-def multiple(device: torch.device) -> int:
-    """What a pack's length should be a multiple of on a device, so that its kernels are compiled for few shapes."""
-    return CUDA_MULTIPLE if device.type == "cuda" else 1
+        return RowsLayout(bounds.to(kernel.device), int(bounds.diff().max()), _flash_attention())
+    return FlexLayout.of(ends.to(kernel.device))
 
 
 @dataclass(frozen=True)
@@ -125,46 +103,6 @@ def dense_mask(ends: torch.Tensor) -> torch.Tensor:
     """(tokens, tokens) bool, True where query (row) may attend to key (column): the definition, for tests and small packs."""
     index = torch.arange(len(ends), device=ends.device)
     return (index[None, :] <= index[:, None]) & (index[:, None] < ends[None, :])
-
-
-def register() -> None:
-    """Make the attention known to transformers under `NAME`; generation with it makes its masks as SDPA does."""
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import sdpa_mask
-
-    AttentionInterface.register(NAME, attend)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
-
-
-def attend(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    layout: Layout | None = None,
-    **others: Any,
-) -> tuple[torch.Tensor, None]:
-    """transformers' attention function: shapes as in `Layout.attend`.
-
-    Returns:
-        ((1, tokens, heads, size), None).
-
-    Raises:
-        UnsupportedAttention: the model asks for more than causal attention: a sliding window, soft-capping, sinks, dropout.
-    """
-    if layout is None:
-        from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **others
-        )  # fmt: skip
-    asked = [name for name in ("sliding_window", "softcap", "s_aux", "position_bias") if others.get(name) is not None]
-    if asked or dropout:
-        raise UnsupportedAttention(" and ".join(asked) or "attention dropout")
-    return layout.attend(query, key, value, scaling if scaling is not None else query.shape[-1] ** -0.5), None
 
 
 @functools.cache
