@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from tutelage.model.losses import Loss, loss_named
     from tutelage.model.order import Course, step_batches, steps_per_epoch, total_steps
+    from tutelage.model.packs import Costs
     from tutelage.model.policy import RECOMPUTATIONS, Policy, Recomputation, evaluating, score_batch
     from tutelage.model.save import save_model
     from tutelage.model.scoring import CHUNK

@@ -19,6 +19,7 @@ from tutelage.model import attention
 from tutelage.model.batch import Batch, pack, pack_labels, pad, padded_batch
 from tutelage.model.packs import lay_out_packs
 from tutelage.model.scoring import Head, Scores, score
+from tutelage.model.trie import SortedRows
 
 Recomputation = Literal["none", "selective", "full"]
 RECOMPUTATIONS: tuple[Recomputation, ...] = get_args(Recomputation)
@@ -170,7 +171,7 @@ class Policy:
         if not spoken:
             return found
         rows = [example for _, example in spoken]
-        groups = lay_out_packs(rows, budget) if self.packs else _by_length(rows, budget)
+        groups = _packed(rows, budget) if self.packs else _by_length(rows, budget)
         with evaluating(self.model), torch.no_grad(), self.computing():
             for members in groups:
                 chosen = [rows[index] for index in members]
@@ -269,6 +270,11 @@ def score_batch(
     hidden = model.base_model(**inputs).last_hidden_state.flatten(0, 1).index_select(0, sources)
     scores = score(hidden, head_of(model), labels, weights, entropy)
     return scores.total, scores.log_probs, scores.entropies
+
+
+def _packed(examples: Sequence[TokenizedExample], budget: int) -> list[list[int]]:
+    """Indices of examples in groups whose packs hold at most `budget` distinct tokens."""
+    return [rows.order.tolist() for rows in lay_out_packs(SortedRows.of_examples(examples), budget)]
 
 
 def _by_length(examples: Sequence[TokenizedExample], budget: int) -> list[list[int]]:

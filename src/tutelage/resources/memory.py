@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from tutelage.config import Config
 from tutelage.machines import local_part
 from tutelage.model import CHUNK, Batch, Policy, Recomputation
@@ -38,18 +40,28 @@ class Load:
     Attributes:
         tokens: of the largest batch, those that rows share counted once; targets: how many of them predict a response token.
         several: whether a step has several batches, so that gradients of the earlier ones are there beside the last one.
+        keys: that attention by paths gathers, as `Batch.keys`. None: not known; reckoned as twice the tokens, which is more than
+            four solutions under a prompt of their length need.
     """
 
     tokens: int
     targets: int
     several: bool = True
+    keys: int | None = None
+
+    @property
+    def gathered(self) -> int:
+        """Keys that attention by paths gathers at most."""
+        return 2 * self.tokens if self.keys is None else self.keys
 
     @staticmethod
     def of(steps: Iterable[Sequence[Batch]]) -> Load:
-        """That of the largest batch of some steps."""
+        """That of the largest batch of some steps, with the most keys that any batch gathers."""
         steps = list(steps)
-        largest = max((batch for batches in steps for batch in batches), key=lambda batch: batch.input_ids.numel())
-        return Load(largest.input_ids.numel(), len(largest.sources), any(len(batches) > 1 for batches in steps))
+        batches = [batch for step in steps for batch in step]
+        largest = max(batches, key=lambda batch: batch.input_ids.numel())
+        several, keys = any(len(step) > 1 for step in steps), max(batch.keys for batch in batches)
+        return Load(largest.input_ids.numel(), len(largest.sources), several, keys)
 
 
 @dataclass(frozen=True)
@@ -59,6 +71,7 @@ class Shapes:
     Attributes:
         hidden, intermediate, vocabulary, depth: sizes of a hidden state and of the MLP's, entries of the head, decoder layers.
         attended: query + key + value + output of the attention, for a token.
+        gathered: key + value, for a key that attention by paths gathers; 0 where the kernel gathers none.
         width: bytes of a number that is computed with; stored: of a weight of the head.
         trained_in_layers: bytes of the weights that are trained, but for head and embedding.
         tied: head and embedding are the same weight. learns_head: it is trained.
@@ -70,6 +83,7 @@ class Shapes:
     vocabulary: int
     depth: int
     attended: int
+    gathered: int
     width: int
     stored: int
     trained_in_layers: float
@@ -84,7 +98,7 @@ class Shapes:
         heads = getattr(config, "num_attention_heads", None) or 1
         size = getattr(config, "head_dim", None) or config.hidden_size // heads
         keys = getattr(config, "num_key_value_heads", None) or heads
-        head, embedding = policy.head.weight, policy.model.get_input_embeddings().weight
+        head, embedding, kernel = policy.head.weight, policy.model.get_input_embeddings().weight, kernel_name(policy)
         others = [weight for weight in policy.model.parameters() if weight is not head and weight is not embedding]
         ranks = [module.r[name] for module in policy.model.modules() if hasattr(module, "lora_A") for name in module.lora_A]
         return Shapes(
@@ -93,7 +107,8 @@ class Shapes:
             vocabulary=head.shape[0],
             depth=config.num_hidden_layers,
             # FlexAttention's output is copied once more
-            attended=2 * (heads + keys) * size + (heads * size if policy.device.type == "cuda" else 0),
+            attended=2 * (heads + keys) * size + (heads * size if kernel == "flex" else 0),
+            gathered=2 * keys * size if gathers(kernel) else 0,
             width=policy.compute_dtype.itemsize,
             stored=head.element_size(),
             trained_in_layers=float(sum(weight.numel() * weight.element_size() for weight in others if weight.requires_grad)),
@@ -102,6 +117,23 @@ class Shapes:
             mixed=policy.precision == "bf16-mixed",
             adapters=max(ranks, default=0),
         )
+
+
+def kernel_name(policy: Policy) -> str:
+    """The kernel that serves the policy's packs; where its GPU is not on this machine, torch's own for the precision."""
+    if policy.device.type == "cuda" and not torch.cuda.is_available():
+        return "flex" if policy.compute_dtype == torch.float32 else "varlen"
+    return policy.kernel.name
+
+
+def gathers(kernel: str) -> bool:
+    """Whether a kernel gathers the keys of all paths where rows share a prefix."""
+    return kernel not in ("cpu", "flex")
+
+
+def numbers_of_a_key(policy: Policy) -> int:
+    """Numbers of the keys and values of one token in all layers."""
+    return _of_a_key(policy.model.config.get_text_config())
 
 
 def weight_bytes(policy: Policy) -> float:
@@ -151,7 +183,8 @@ def activations_of(s: Shapes, load: Load, kind: Recomputation) -> float:
     """
     h, w = s.hidden, s.width
     norm = (12 if w == 4 else 8) * h  # in float32: input, normed, output; else a float32 copy of the input beside those two
-    layer = load.tokens * (2 * norm + w * (s.attended + 4 * s.intermediate + 7 * s.adapters))
+    copies = load.gathered * w * s.gathered
+    layer = load.tokens * (2 * norm + w * (s.attended + 4 * s.intermediate + 7 * s.adapters)) + copies
     products = load.tokens * w * (s.attended + 2 * h + 2 * s.intermediate) * (2 if s.adapters else 1)
     own = {"none": layer, "selective": load.tokens * w * h + products, "full": float(load.tokens * w * h)}[kind]
     again = {"none": 0.0, "selective": layer - products, "full": layer}[kind]
@@ -226,6 +259,7 @@ def engine_bytes(policy: Policy, longest: int) -> float:
 
 def _of_a_key(config: Any) -> int:
     """Numbers that the cache of keys and values holds of a token."""
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    attending = getattr(config, "num_attention_heads", None) or 1  # a recurrent model has none
+    heads = getattr(config, "num_key_value_heads", None) or attending
+    size = getattr(config, "head_dim", None) or config.hidden_size // attending
     return int(2 * config.num_hidden_layers * heads * size)

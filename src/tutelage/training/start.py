@@ -27,7 +27,7 @@ from tutelage.model import (
     resolve,
     size_in_bytes,
 )
-from tutelage.resources import engine_device, matrix_rate, pair_cost
+from tutelage.resources import costs_of, engine_device, matrix_rate
 from tutelage.runs import RunLog, changes, checkpoint, refuse_to_overwrite, tracking
 from tutelage.training import arrange
 from tutelage.training.fit import Fitting, MemoryRanOut
@@ -131,7 +131,7 @@ def set_up(
     """
     policy.packs = policy.packs and config.train.pack
     optimizer = optim.make_optimizer(policy.model, config)
-    course = Course(prepared, config, policy, pair_cost(policy), world)
+    course = Course(prepared, config, policy, costs_of(policy), world)
     rate = _matrix_rate(policy, log)
     if trains:
         _fill_state(optimizer, course, log)
