@@ -183,7 +183,8 @@ def activations_of(s: Shapes, load: Load, kind: Recomputation) -> float:
     """
     h, w = s.hidden, s.width
     norm = (12 if w == 4 else 8) * h  # in float32: input, normed, output; else a float32 copy of the input beside those two
-    copies = load.gathered * w * s.gathered
+    # the copies of keys and values are kept in place of the tokens' own
+    copies = max(0, load.gathered - load.tokens) * w * s.gathered
     layer = load.tokens * (2 * norm + w * (s.attended + 4 * s.intermediate + 7 * s.adapters)) + copies
     products = load.tokens * w * (s.attended + 2 * h + 2 * s.intermediate) * (2 if s.adapters else 1)
     own = {"none": layer, "selective": load.tokens * w * h + products, "full": float(load.tokens * w * h)}[kind]

@@ -80,22 +80,21 @@ def costs_of(policy: Policy) -> Costs:
     """What the parts of a step cost with the kernel that serves the policy's packs.
 
     On a CPU a pair costs its operations, and sharing costs nothing. On a GPU attention reaches a smaller share of the matrix rate
-    than a layer (`H100_ATTENTION` beside `USUAL_SHARE`), and a gathered key costs its bytes: it is read and written forward; backward
-    its gradient is read, and added to a sum in float32. Nothing is measured here: ranks must choose the same layout, and a run
-    that goes on must choose as before. The ratios between the rates are those of an H100.
+    than a layer (`H100_ATTENTION` beside `USUAL_SHARE`). FlexAttention computes every pack, and gathers nothing. For the other
+    kernels SDPA computes equal rows, and a gathered key costs its bytes: it is read and written forward; backward its gradient is
+    read, and added to a sum in float32. Nothing is measured here: ranks must choose the same layout, and a run that goes on must
+    choose as before. The ratios between the rates are those of an H100.
     """
-    operations, kernel, numbers = Operations.of(policy), kernel_name(policy), numbers_of_a_key(policy)
+    operations, kernel = Operations.of(policy), kernel_name(policy)
     pair = operations.pair / operations.token
     if kernel == "cpu":
         return Costs(pair, pair)
-    of_keys = numbers * (3 * policy.compute_dtype.itemsize + 8) if gathers(kernel) else 0
-    second = USUAL_SHARE * H100_PRODUCTS / operations.token  # tokens in the layers
-    return Costs(
-        pair=pair * USUAL_SHARE / _attention_share(kernel),
-        equal=pair * USUAL_SHARE / _attention_share("equal"),
-        key=of_keys / H100_BYTES * second,
-        pack=float(HALF_FILLED),
-    )
+    own = pair * USUAL_SHARE / _attention_share(kernel)
+    if not gathers(kernel):
+        return Costs(own, own, pack=float(HALF_FILLED))
+    of_a_key = numbers_of_a_key(policy) * (3 * policy.compute_dtype.itemsize + 8)
+    tokens_per_second = USUAL_SHARE * H100_PRODUCTS / operations.token
+    return Costs(own, pair * USUAL_SHARE / _attention_share("equal"), of_a_key / H100_BYTES * tokens_per_second, float(HALF_FILLED))
 
 
 def _attention_share(kernel: str) -> float:
