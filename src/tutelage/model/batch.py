@@ -17,7 +17,7 @@ import torch
 from tutelage.data import TokenizedExample, pad_and_shift
 from tutelage.machines import to_device
 from tutelage.model import attention
-from tutelage.model.trie import Size, SortedRows, Trie, build_trie
+from tutelage.model.trie import Size, SortedRows, Trie, build_trie, rows_and_depths
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,8 @@ def pack(examples: Sequence[TokenizedExample], shares: bool = True) -> Batch:
 def pack_rows(rows: SortedRows) -> Batch:
     """The rows as one pack; `of_examples` is in the order in which the rows were given."""
     trie = Trie.of(rows)
-    depth = np.concatenate([np.arange(length) for length in rows.lengths.tolist()] or [np.empty(0, np.int64)])
-    learnt = depth >= np.repeat(rows.prompts, rows.lengths)
+    row, depth = rows_and_depths(rows.lengths)
+    learnt = depth >= rows.prompts[row]
     predicted = trie.paths[learnt]
     source = np.zeros(len(trie.ids), np.int64)  # of each token the one before it in its rows
     source[predicted] = trie.paths[np.flatnonzero(learnt) - 1]
@@ -121,7 +121,7 @@ def pack_rows(rows: SortedRows) -> Batch:
         sources=torch.from_numpy(source[tokens]),
         labels=torch.from_numpy(trie.ids[tokens]),
         weights=torch.from_numpy(counts[tokens].astype(np.float32)),
-        of_examples=tuple(map(torch.from_numpy, trie.by_row(target[predicted], learnt))),
+        of_examples=tuple(map(torch.from_numpy, trie.by_row(target[predicted], rows.lengths - rows.prompts))),
     )
 
 

@@ -120,7 +120,7 @@ class SortedRows:
 
 def _shared(ids: Array, starts: Array, lengths: Array) -> Array:
     """(rows,) int64: how many tokens each row shares with the row before it, of rows end to end in `ids`."""
-    row, depth = _row_and_depth(lengths)
+    row, depth = rows_and_depths(lengths)
     before = np.maximum(row - 1, 0)
     # beyond the end of the row before stands the row itself, whose first token is compared with something: it is masked out
     differ = (depth >= lengths[before]) | (ids != ids[np.minimum(starts[before] + depth, len(ids) - 1)]) | (row == 0)
@@ -130,10 +130,10 @@ def _shared(ids: Array, starts: Array, lengths: Array) -> Array:
     return np.minimum(first, ends) - starts
 
 
-def _row_and_depth(lengths: Array) -> tuple[Array, Array]:
+def rows_and_depths(lengths: Array) -> tuple[Array, Array]:
     """The row of each token of rows that stand end to end, and its index within the row: both (tokens,) int64."""
-    row = np.repeat(np.arange(len(lengths)), lengths)
-    return row, np.arange(len(row)) - (np.cumsum(lengths) - lengths)[row]
+    starts = np.cumsum(lengths) - lengths
+    return np.repeat(np.arange(len(lengths)), lengths), np.arange(int(lengths.sum())) - np.repeat(starts, lengths)
 
 
 @dataclass(frozen=True)
@@ -155,31 +155,30 @@ class Trie:
     @staticmethod
     def of(rows: SortedRows) -> Trie:
         """The trie of the rows, which are its leaves in depth-first order."""
-        row, depth = _row_and_depth(rows.lengths)
+        row, depth = rows_and_depths(rows.lengths)
         own = depth >= rows.shared[row]
         at = np.cumsum(own)
         paths = at - 1
-        stops = np.cumsum(rows.lengths)
         first = np.cumsum(rows.lengths - rows.shared) - (rows.lengths - rows.shared)  # each row's first own token
-        for index in np.flatnonzero(rows.shared).tolist():
-            start, before, count = stops[index] - rows.lengths[index], stops[index - 1] - rows.lengths[index - 1], rows.shared[index]
-            paths[start : start + count] = paths[before : before + count]
+        starts = [0, *np.cumsum(rows.lengths).tolist()]
+        for before, start, count in zip([0, *starts], starts, rows.shared.tolist(), strict=False):
+            if count:  # a path begins as the one before it does
+                paths[start : start + count] = paths[before : before + count]
         ids = rows.ids[rows.starts[row[own]] + depth[own]].astype(np.int64)
         ends = np.full(len(ids), len(ids), np.int64)
         left = depth >= np.append(rows.shared[1:], 0)[row]  # tokens whose subtree ends with their row
         ends[paths[left]] = np.append(first[1:], len(ids))[row[left]]
         return Trie(ids, depth[own], ends, paths, rows)
 
-    def by_row(self, values: Array, among: Array | None = None) -> list[Array]:
-        """Values of tokens of the paths, cut into those of each row, in the order in which the rows were given.
+    def by_row(self, values: Array, counts: Array | None = None) -> list[Array]:
+        """Values that stand row by row in the sorted order, cut into those of each row, in the order in which the rows were given.
 
         Args:
-            among: (tokens of all rows,) bool, which tokens have a value; None: all.
+            counts: (rows,) int64, how many values each row has; None: one for each of its tokens.
         """
-        counts = self.rows.lengths if among is None else np.bincount(_row_and_depth(self.rows.lengths)[0][among], minlength=len(self.rows))
-        stops = np.cumsum(counts).tolist()
+        stops = np.cumsum(self.rows.lengths if counts is None else counts).tolist()
         pieces = [values[start:stop] for start, stop in zip([0, *stops], stops, strict=False)]
-        return [pieces[index] for index in np.argsort(self.rows.order, kind="stable").tolist()]
+        return [pieces[index] for index in np.argsort(self.rows.order).tolist()]
 
 
 def build_trie(sequences: Sequence[Sequence[int]]) -> Trie:

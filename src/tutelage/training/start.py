@@ -131,7 +131,7 @@ def set_up(
     """
     policy.packs = policy.packs and config.train.pack
     optimizer = optim.make_optimizer(policy.model, config)
-    course = Course(prepared, config, policy, costs_of(policy), world)
+    course = Course(prepared, config, policy, world.first(lambda: costs_of(policy)), world)
     rate = _matrix_rate(policy, log)
     if trains:
         _fill_state(optimizer, course, log)
