@@ -85,7 +85,9 @@ def test_the_formula_is_as_close_to_a_trace_with_adapters(shapes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "precision", "keys"), [("qwen", "bf16-mixed", 12_000), ("llama", "bf16-sr", 9_000), ("llama", "fp32", 6_000)])
+@pytest.mark.parametrize(
+    ("name", "precision", "keys"), [("qwen", "bf16-mixed", 12_000), ("llama", "bf16-sr", 9_000), ("llama", "fp32", 6_000)]
+)
 def test_the_formula_is_as_close_to_a_trace_that_gathers_keys(shapes, monkeypatch, name, precision, keys):
     """The keys and values of all paths are copied in each layer, and the copies are kept unless they are computed again."""
     monkeypatch.setattr(memory, "kernel_name", lambda policy: "varlen")

@@ -40,7 +40,12 @@ class Pinned:
 
 @pytest.mark.parametrize(
     ("source", "target", "calls"),
-    [("cpu", "cuda", ["pin", ("cuda", True)]), ("cpu", "cpu", [("cpu", False)]), ("cuda", "cuda", [("cuda", True)]), ("cuda", "cpu", [("cpu", False)])],
+    [
+        ("cpu", "cuda", ["pin", ("cuda", True)]),
+        ("cpu", "cpu", [("cpu", False)]),
+        ("cuda", "cuda", [("cuda", True)]),
+        ("cuda", "cpu", [("cpu", False)]),
+    ],
 )
 def test_copies_to_a_gpu_are_pinned_and_do_not_block(source, target, calls):
     """A copy to the CPU blocks: who reads it at once must not read what has not come yet."""
@@ -76,7 +81,8 @@ class Reading(TorchDispatchMode):
 
 @pytest.fixture
 def policy(tiny_model):
-    return load_policy(parse_config({"model": {"id": tiny_model, "precision": "fp32", "device": "cpu"}}).model, load_tokenizer(tiny_model))
+    config = parse_config({"model": {"id": tiny_model, "precision": "fp32", "device": "cpu"}})
+    return load_policy(config.model, load_tokenizer(tiny_model))
 
 
 @pytest.mark.parametrize("make", [pack, lambda rows: pack(rows, shares=False), lambda rows: pad(rows, 0)])

@@ -96,7 +96,8 @@ def pack(examples: Sequence[TokenizedExample], shares: bool = True) -> Batch:
     """The examples as one pack.
 
     Args:
-        shares: whether a prefix that examples share stands once; else each stands by itself, and the losses and gradients are the same.
+        shares: whether a prefix that examples share stands once. Otherwise each example stands by itself; losses and gradients
+            are the same.
 
     Raises:
         ValueError: an example has no prompt token, so nothing could predict its first response token.

@@ -44,9 +44,9 @@ def lay_out_packs(rows: SortedRows, budget: int, ranks: int = 1, costs: Costs | 
     A row that is longer than the budget has a pack of its own.
     How a step is packed changes nothing but rounding: the loss is one sum over one denominator.
 
-    Three layouts are tried: one that keeps the rows of a prompt together, one that counts every row in full, and one that gives rows
-    of the same length packs of their own. Each pack then shares its prefixes, or none of them, by its cost. The layout whose step
-    costs least is taken; of equals the first. It is a function of the arguments alone, so all ranks choose the same one.
+    Three layouts are tried: one that keeps the rows of a prompt together, one that counts every row in full, and one that gives
+    rows of the same length packs of their own. Each pack then shares its prefixes, or none of them, by its cost. The layout whose
+    step costs least is taken; of equals the first. It is a function of the arguments alone, so all ranks choose the same one.
 
     One rank gets packs by first-fit decreasing (Johnson 1974). Several ranks get a number of packs that they divide: each item
     goes to the pack that costs least so far (Graham 1969), so that all packs cost about the same. Some packs may be empty.

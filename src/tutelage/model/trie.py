@@ -1,4 +1,4 @@
-"""Rows of token ids in sorted order, and their trie, as arrays: a step's rows are laid out in the thread that prepares batches."""
+"""Rows of token ids in sorted order, and their trie, as arrays: fast enough for a thread beside the one that launches kernels."""
 
 from __future__ import annotations
 
@@ -103,7 +103,8 @@ class SortedRows:
     def size(self) -> Size:
         """The size of the rows as one pack."""
         lengths, shared = self.lengths, self.shared
-        leaves = np.append(shared[1:] < lengths[:-1], True) if len(self) else np.empty(0, bool)  # the next row does not go on from them
+        # rows from which the next row does not go on
+        leaves = np.append(shared[1:] < lengths[:-1], True) if len(self) else np.empty(0, bool)
         branches = bool((shared[1:] * leaves[:-1]).any())
         paths = lengths[leaves]
         return Size(
@@ -171,7 +172,7 @@ class Trie:
         return Trie(ids, depth[own], ends, paths, rows)
 
     def by_row(self, values: Array, counts: Array | None = None) -> list[Array]:
-        """Values that stand row by row in the sorted order, cut into those of each row, in the order in which the rows were given.
+        """Values that stand row by row in the sorted order, cut into those of each row, in the order that the rows were given in.
 
         Args:
             counts: (rows,) int64, how many values each row has; None: one for each of its tokens.

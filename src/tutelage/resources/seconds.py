@@ -15,9 +15,10 @@ from tutelage.resources.device import Device
 from tutelage.resources.memory import Load, gathers, kernel_name, numbers_of_a_key
 
 USUAL_SHARE = 0.4
-"""The share of the matrix rate that layers and head are reckoned to reach in training, with the element-wise work between products.
+"""The share of the matrix rate that layers and head are reckoned to reach in training, element-wise work included.
 
-Measured on an H100 were 0.35 without and 0.46 with compiled layers, attention aside; attention has a share of its own.
+Attention has a share of its own. Step times and a profile that were measured on an H100 give 0.35, and 0.46 with compiled layers.
+Fused kernels are reckoned to reach 0.7.
 """
 AGAIN: dict[Recomputation, float] = {"none": 1.0, "selective": 1.06, "full": 4 / 3}
 """Operations of a step with what is computed again, beside those without."""
@@ -29,7 +30,7 @@ H100_ATTENTION = {"equal": 0.76e-3, "flash2": 1.52e-3, "varlen": 1.52e-3, "flex"
 """Seconds of attention, forward and backward, of one layer: 4 rows of 2,048 tokens, 12 heads of 128, bfloat16, on an H100.
 
 Measured are "equal" (SDPA, rows of one length that share nothing), "varlen" (torch's variable-length call, which is
-FlashAttention 2) and "flex". "flash2" is reckoned as "varlen", and "flash3" as "equal". All are reckoned for other GPUs and precisions.
+FlashAttention 2) and "flex". "flash2" is reckoned as "varlen", and "flash3" as "equal". For other GPUs all are reckoned.
 """
 LOOKED_AT, TOKENS_LOOKED_AT = 16, 100_000
 """Optimizer steps of a run that are laid out for a forecast, and tokens of them; one step at least."""
@@ -94,7 +95,8 @@ def costs_of(policy: Policy) -> Costs:
         return Costs(own, own, pack=float(HALF_FILLED))
     of_a_key = numbers_of_a_key(policy) * (3 * policy.compute_dtype.itemsize + 8)
     tokens_per_second = USUAL_SHARE * H100_PRODUCTS / operations.token
-    return Costs(own, pair * USUAL_SHARE / _attention_share("equal"), of_a_key / H100_BYTES * tokens_per_second, float(HALF_FILLED))
+    equal = pair * USUAL_SHARE / _attention_share("equal")
+    return Costs(own, equal, key=of_a_key / H100_BYTES * tokens_per_second, pack=float(HALF_FILLED))
 
 
 def _attention_share(kernel: str) -> float:
