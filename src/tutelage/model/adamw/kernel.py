@@ -58,11 +58,10 @@ def _kernel(
     index, start, count, gain1, gain2, decay,
     EVEN: tl.constexpr, CODED: tl.constexpr, ROUND_WEIGHT: tl.constexpr, ROUND_MOMENTS: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    if EVEN:  # loads may be 16 bytes wide then
-        count = tl.multiple_of(count, 16)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     at = row.to(tl.int64)[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
-    inside = at < count
+    # said by sixteens, it is the same for 16 neighbours: they are loaded together
+    inside = at // 16 < count // 16 if EVEN else at < count
     weight = tl.load(weights + at, inside, 0.0).to(tl.float32)
     gradient = tl.load(gradients + at, inside, 0.0).to(tl.float32)
     if CODED:

@@ -9,7 +9,7 @@ import torch
 
 from tutelage.model.adamw import blocks, rounding
 
-CHUNK = 2**16
+CHUNK = 2**17
 """Elements that are updated at a time: their float32 copies stay in a core's cache."""
 
 
