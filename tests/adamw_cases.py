@@ -42,10 +42,10 @@ def weights_of(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
     return [weight for group in optimizer.param_groups for weight in group["params"]]
 
 
-def train(optimizer: torch.optim.Optimizer, steps: range, rates: dict[int, float] | None = None) -> None:
+def train(optimizer: torch.optim.Optimizer, steps: range, rates: list[float] | None = None) -> None:
     for step in steps:
         for group in optimizer.param_groups:
-            group["lr"] = (rates or {}).get(step, 1e-3)
+            group["lr"] = rates[step] if rates else 1e-3
         for weight, gradient in zip(weights_of(optimizer), gradients(step)):
             weight.grad = gradient.to(weight)
         optimizer.step()

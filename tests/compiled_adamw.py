@@ -1,4 +1,4 @@
-"""Compile the Triton kernel for a card that need not be there; prints, for each kind, the widths of its loads and stores."""
+"""Compile the Triton kernel for a card that need not be there; prints, for each kind, how wide its loads and stores are."""
 
 from __future__ import annotations
 
@@ -32,4 +32,7 @@ def accesses(weight: str, moment: str, card: int) -> dict[str, int]:
 
 if __name__ == "__main__":
     kinds = [("*fp32", "*fp32"), ("*bf16", "*bf16"), ("*bf16", "*fp32"), ("*fp32", "*u8"), ("*bf16", "*u8")]
-    print(json.dumps({f"{weight} {moment} {card}": accesses(weight, moment, card) for weight, moment in kinds for card in (80, 90)}))
+    found = {f"{weight} {moment} {card}": accesses(weight, moment, card) for weight, moment in kinds for card in (80, 90)}
+    given = kernel._kernel.params
+    constants = [parameter.name for parameter in given if parameter.is_constexpr]
+    print(json.dumps({**found, "constants": constants, "whatever their value": [p.name for p in given if p.do_not_specialize]}))

@@ -17,17 +17,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tutelage.model.adamw import AdamW, blocks, plain, rounding
 
-RATES = {0: 1e-3, 1: 3e-4, 2: 2e-3, 3: 1e-4}
+RATES = [1e-3, 3e-4, 2e-3, 1e-4]
 
 
-def reference(optimizer: torch.optim.Optimizer, steps: int) -> list[torch.Tensor]:
+def reference(optimizer: torch.optim.Optimizer, rates: list[float]) -> list[torch.Tensor]:
     """Loshchilov & Hutter's algorithm 2 in float64, from the weights as they are."""
     found = [weight.detach().double() for weight in weights_of(optimizer)]
     decays = [group["weight_decay"] for group in optimizer.param_groups for _ in group["params"]]
     beta1, beta2 = optimizer.param_groups[0]["betas"]
     moments = [(torch.zeros_like(weight), torch.zeros_like(weight)) for weight in found]
-    for step in range(steps):
-        lr = RATES[step]
+    for step, lr in enumerate(rates):
         for index, gradient in enumerate(gradients(step)):
             gradient = gradient.to(weights_of(optimizer)[index].dtype).double()
             first, second = moments[index]
@@ -44,7 +43,7 @@ def reference(optimizer: torch.optim.Optimizer, steps: int) -> list[torch.Tensor
 def test_float32_weights_move_as_by_the_reference_and_by_torch(monkeypatch, chunk):
     monkeypatch.setattr(plain, "CHUNK", chunk)
     ours = begun(torch.float32, False)
-    exact = reference(ours, 4)
+    exact = reference(ours, RATES)
     torchs = torch.optim.AdamW(
         [{**group, "params": [weight.detach().clone().requires_grad_() for weight in group["params"]]} for group in ours.param_groups]
     )
@@ -87,12 +86,14 @@ def test_bfloat16_moments_follow_gradients_that_fall(beta1):
 
 def test_eight_bit_moments_follow_the_reference():
     optimizer = begun(torch.float32, True)
-    exact = reference(optimizer, 4)
+    exact = reference(optimizer, RATES)
     before = [weight.detach().clone() for weight in weights_of(optimizer)]
     train(optimizer, range(4), RATES)
     for weight, right, was in zip(weights_of(optimizer), exact, before):
-        moved = (right - was).norm()
-        assert (weight - right).norm() < (0.05 * moved if weight.numel() >= blocks.SMALL else 1e-6)
+        if weight.numel() >= blocks.SMALL:
+            assert (weight - right).norm() < 0.02 * (right - was).norm()
+        else:
+            assert (weight - right).abs().max() < 1e-6
     assert {value.dtype for value in optimizer.state[weights_of(optimizer)[3]].values()} == {torch.float32}
 
 
@@ -157,7 +158,7 @@ def test_infinities_and_what_is_not_a_number_stay():
 
 def test_random_bits_are_even_and_independent():
     """Of elements, of the three parts of a hash, of steps, of parameters and of seeds; 5 standard deviations are allowed."""
-    count = 2**18
+    count = 2**16
     base = bits(count)
     others = [
         bits(count, step=2), bits(count, step=3), bits(count, index=1), bits(count, seed=1), bits(count, start=1), bits(count, start=256),
@@ -237,7 +238,8 @@ def test_encoding_takes_the_nearest_code(sign):
     if not sign:
         gaps[values > 0, 0] = math.inf  # what is above 0 stays there
     assert torch.allclose(scales, torch.tensor(0.3))
-    assert ((values - decoded.double() / 0.3).abs() <= gaps.min(1).values + 1e-7 * values.abs()).all()
+    nearest = gaps.min(1).values
+    assert ((values - decoded.double() / 0.3).abs() <= nearest + 1e-6 * (values.abs() + nearest)).all()
     assert (decoded[values == 0] == 0).all()
 
 
@@ -315,7 +317,7 @@ def assert_close(ours: list[dict[str, torch.Tensor]], theirs: list[dict[str, tor
             if value.dtype == torch.float32:
                 assert torch.allclose(one, other, rtol=2e-3 if "weight" not in key and "exp_avg_scale" in mine else 1e-6, atol=1e-6)
             else:
-                assert ((one - other).abs() <= (1 if value.dtype == torch.uint8 else 2**-7 * one.abs())).all()
+                assert (one - other).abs().max() <= (1 if value.dtype == torch.uint8 else 2**-7 * one.abs().max())
                 assert (one != other).sum() <= 1 + 0.002 * one.numel()
 
 
@@ -327,36 +329,24 @@ def test_the_kernel_is_plain_torch(interpreted, name):
 
 @pytest.mark.slow
 def test_the_kernel_moves_float32_weights_as_the_reference(interpreted):
-    optimizer = begun(torch.float32, False)
-    train(optimizer, range(4))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys.modules[__name__], "RATES", dict.fromkeys(range(4), 1e-3))
-        exact = reference(begun(torch.float32, False), 4)
-    for mine, right in zip(interpreted["float32"], exact):
+    for mine, right in zip(interpreted["float32"], reference(begun(torch.float32, False), [1e-3] * 4)):
         assert (mine["weight"] - right).abs().max() < 1e-6
 
 
 @pytest.mark.slow
 def test_the_kernel_compiles_for_cards_with_wide_loads(tmp_path, monkeypatch):
-    """Triton brings the assembler along: no card is needed. Codes and scales are looked up one by one."""
+    """Triton brings the assembler along: no card is needed. Codes and scales are looked up one by one.
+
+    A kernel is compiled for dtypes, and for constants that say the kind: not for a size, a step or a learning rate.
+    """
     pytest.importorskip("triton")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     found = json.loads(run("compiled_adamw.py"))
+    assert found.pop("constants") == ["EVEN", "CODED", "ROUND_WEIGHT", "ROUND_MOMENTS", "ROWS"]
+    assert found.pop("whatever their value") == ["index", "start", "count"]
     assert len(found) == 10
     for kind, accesses in found.items():
         assert accesses["wide"] >= 7 and ("u8" in kind or accesses.get("narrow", 0) <= 4), (kind, accesses)
-
-
-@pytest.mark.slow
-def test_the_kernel_knows_no_size_no_step_and_no_rate():
-    """What it is compiled for: dtypes, and constants that say the kind."""
-    pytest.importorskip("triton")
-    code = (
-        "from tutelage.model.adamw.kernel import _kernel; print(*(p.name for p in _kernel.params if p.is_constexpr), '|',"
-        " *(p.name for p in _kernel.params if p.do_not_specialize))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.strip() == "EVEN CODED ROUND_WEIGHT ROUND_MOMENTS ROWS | index start count", done.stderr
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")

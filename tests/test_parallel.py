@@ -81,7 +81,7 @@ def test_two_ranks_are_one_process_on_the_union_batch(ranks, make_config, untied
         ("peft", {"model__lora": "dora", "model__lora_rank": 4}, 1e-6),
         ("peft", {"model__lora": "lora", "model__lora_rank": 4, "model__precision": "bf16-mixed"}, 2e-3),
         ("torch", {"model__precision": "bf16-mixed"}, 3e-3),
-        ("torchao", {"model__precision": "bf16-sr"}, 2**-6),  # two units in the last place of a norm's weight, which is near 1
+        ("torch", {"model__precision": "bf16-sr"}, 2**-6),  # two units in the last place of a norm's weight, which is near 1
     ],
     ids=["DoRA", "LoRA on bfloat16", "bf16-mixed", "bf16-sr"],
 )

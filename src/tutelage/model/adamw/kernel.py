@@ -1,3 +1,5 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs
+
 """AdamW's update as one Triton kernel: what `plain` computes, in one pass over weights, gradients and moments."""
 
 from __future__ import annotations
