@@ -33,12 +33,13 @@ class Part:
 
     def chunk(self, begin: int, end: int) -> Part:
         """The elements from `begin` (a multiple of a block) to `end`."""
-        scales = (
-            scale if scale is None else scale[begin // blocks.BLOCK : blocks.blocks_in(end)]
-            for scale in (self.first_scale, self.second_scale)
-        )
-        flat = (tensor[begin:end] for tensor in (self.weight, self.gradient, self.first, self.second))
-        return Part(*flat, *scales, self.index, self.start + begin)
+
+        def cut(scale: torch.Tensor | None) -> torch.Tensor | None:
+            return scale if scale is None else scale[begin // blocks.BLOCK : blocks.blocks_in(end)]
+
+        weight, gradient, first, second = (flat[begin:end] for flat in (self.weight, self.gradient, self.first, self.second))
+        scales = cut(self.first_scale), cut(self.second_scale)
+        return Part(weight, gradient, first, second, *scales, self.index, self.start + begin)
 
 
 @dataclass(frozen=True)
