@@ -96,7 +96,17 @@ def test_two_ranks_are_one_process_within_what_the_precision_allows(ranks, make_
     assert many[0]["norms"] == pytest.approx(one["norms"], rel=10 * tolerance)
 
 
-@pytest.mark.parametrize("changes", [{}, {"parallel__shard": 1, "model__lora": "lora", "model__lora_rank": 3}], ids=str)
+@pytest.mark.parametrize("changes", [{}, {"parallel__shard": 1}], ids=["FSDP", "HSDP"])
+def test_ranks_round_as_one_process_does(ranks, make_config, changes):
+    """The random bits of an element depend on its index in the full weight, so not on which rank holds it."""
+    configuration = raw(make_config, model__precision="bf16-sr", **changes)
+    one = rank_cases.rounded_steps(ALONE, configuration)
+    assert ranks.run("rounded_steps", raw=configuration) == [one, one]
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"parallel__shard": 1, "model__lora": "lora", "model__lora_rank": 3}, {"model__precision": "bf16-sr"}], ids=str
+)
 def test_checkpoints_are_read_by_any_number_of_ranks_bit_for_bit(ranks, make_config, tmp_path, changes):
     pytest.importorskip("peft")
     configuration = raw(make_config, **changes)
