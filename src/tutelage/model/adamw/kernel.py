@@ -105,12 +105,13 @@ def _kernel(
 def update(parts: Sequence[Part], rates: Rates) -> None:
     """One step of some of a group's parameters; weights and moments change in place."""
     numbers, guesses = blocks.tables(parts[0].weight.device)
-    for part in parts:
-        count = part.weight.numel()
-        scales: Any = (part.first_scale, part.second_scale) if part.first_scale is not None else (numbers, numbers)
-        _kernel[(triton.cdiv(count, ROWS * blocks.BLOCK),)](
-            part.weight, part.gradient, part.first, part.second, *scales, numbers, guesses, rates.sizes, rates.eps, rates.keys,
-            part.index, part.start, count, rates.gain1, rates.gain2, rates.decay,
-            EVEN=count % 16 == 0, CODED=part.first_scale is not None, ROUND_WEIGHT=part.weight.dtype == torch.bfloat16,
-            ROUND_MOMENTS=part.first.dtype == torch.bfloat16, ROWS=ROWS,
-        )  # fmt: skip
+    with torch.cuda.device_of(parts[0].weight):  # Triton launches on the current device
+        for part in parts:
+            count, coded = part.weight.numel(), part.first_scale is not None
+            scales: Any = (part.first_scale, part.second_scale) if coded else (numbers, numbers)
+            _kernel[(triton.cdiv(count, ROWS * blocks.BLOCK),)](
+                part.weight, part.gradient, part.first, part.second, *scales, numbers, guesses,
+                rates.sizes, rates.eps, rates.keys, part.index, part.start, count, rates.gain1, rates.gain2, rates.decay,
+                EVEN=count % 16 == 0, CODED=coded, ROUND_WEIGHT=part.weight.dtype == torch.bfloat16,
+                ROUND_MOMENTS=part.first.dtype == torch.bfloat16, ROWS=ROWS,
+            )  # fmt: skip
