@@ -15,6 +15,8 @@ CASES = {
     "float32": (torch.float32, False), "bfloat16": (torch.bfloat16, False),
     "float32, 8-bit moments": (torch.float32, True), "bfloat16, 8-bit moments": (torch.bfloat16, True),
 }  # fmt: skip
+RATES = [1e-3, 3e-4, 2e-3, 1e-4]
+"""Learning rates of four steps."""
 
 
 @contextmanager
@@ -49,6 +51,22 @@ def train(optimizer: torch.optim.Optimizer, steps: range, rates: list[float] | N
         for weight, gradient in zip(weights_of(optimizer), gradients(step)):
             weight.grad = gradient.to(weight)
         optimizer.step()
+
+
+def reference(optimizer: torch.optim.Optimizer, rates: list[float]) -> list[torch.Tensor]:
+    """Loshchilov & Hutter's algorithm 2 in float64, from the weights as they are."""
+    found = [weight.detach().double() for weight in weights_of(optimizer)]
+    decays = [group["weight_decay"] for group in optimizer.param_groups for _ in group["params"]]
+    beta1, beta2 = optimizer.param_groups[0]["betas"]
+    moments = [(torch.zeros_like(weight), torch.zeros_like(weight)) for weight in found]
+    for step, lr in enumerate(rates):
+        for index, gradient in enumerate(gradients(step)):
+            gradient = gradient.to(weights_of(optimizer)[index].dtype).double()
+            first, second = moments[index]
+            moments[index] = first, second = beta1 * first + (1 - beta1) * gradient, beta2 * second + (1 - beta2) * gradient**2
+            size, root = lr / (1 - beta1 ** (step + 1)), (second / (1 - beta2 ** (step + 1))).sqrt() + 1e-8
+            found[index] = found[index] * (1 - lr * decays[index]) - size * first / root
+    return found
 
 
 def tensors(optimizer: torch.optim.Optimizer) -> list[dict[str, torch.Tensor]]:
