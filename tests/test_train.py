@@ -213,8 +213,8 @@ def test_an_interrupted_run_continues_to_the_same_end_bit_for_bit(make_config, t
 @pytest.mark.parametrize(
     ("needs", "how"),
     [
-        ("torchao", {"model__precision": "bf16-sr"}),
-        ("torchao", {"model__precision": "bf16-sr", "train__optimizer": "adamw-8bit"}),
+        ("torch", {"model__precision": "bf16-sr"}),
+        ("torch", {"model__precision": "bf16-sr", "train__optimizer": "adamw-8bit"}),
         ("peft", {"model__precision": "bf16-mixed", "model__lora": "dora", "model__lora_rank": 2}),
         ("torch", {"train__pack": False}),
     ],

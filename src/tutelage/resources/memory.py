@@ -14,7 +14,7 @@ import torch
 
 from tutelage.config import Config
 from tutelage.machines import local_part
-from tutelage.model import CHUNK, Batch, Policy, Recomputation
+from tutelage.model import CHUNK, Batch, Policy, Recomputation, optim
 
 HEADROOM = 0.9
 """The share of free memory that a plan may use: a GPU's context and fragments of its allocator take the rest."""
@@ -146,7 +146,6 @@ def state_bytes(policy: Policy, config: Config) -> dict[str, float]:
 
     Of sharded weights, for this rank's part.
     """
-    moments = 2.1 if config.train.optimizer == "adamw-8bit" else 8.0
     elsewhere = (policy.head.weight, policy.model.get_input_embeddings().weight)
     needed = {"gradients": 0.0, "moments": 0.0, "copies": 0.0}
     for weight in policy.model.parameters():
@@ -155,7 +154,7 @@ def state_bytes(policy: Policy, config: Config) -> dict[str, float]:
             needed["copies"] += 2.0 * count
         if weight.requires_grad:
             needed["gradients"] += count * size
-            needed["moments"] += count * moments * (size / 4 if moments == 8.0 else 1)
+            needed["moments"] += optim.bytes_of_state(weight, config)
     return needed
 
 

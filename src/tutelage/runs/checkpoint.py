@@ -115,23 +115,15 @@ class Checkpoints:
 def state_of(model: Any, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Every tensor that training changes, by name: trained weights as ``model.NAME``, moments as ``optimizer.NAME.KEY``.
 
-    Those are the tensors themselves, not copies. One that is made of several (torchao's 8-bit moments) stands there as these.
+    Those are the tensors themselves, not copies.
     """
     state: dict[str, Any] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             state[f"model.{name}"] = parameter.detach()
             for key, value in optimizer.state.get(parameter, {}).items():
-                state.update(_plain(f"optimizer.{name}.{key}", value))
+                state[f"optimizer.{name}.{key}"] = value
     return state
-
-
-def _plain(name: str, value: Any) -> dict[str, Any]:
-    from torch.distributed.tensor import DTensor
-
-    if isinstance(value, DTensor) or not hasattr(value, "__tensor_flatten__"):
-        return {name: value}
-    return {f"{name}.{inner}": getattr(value, inner) for inner in value.__tensor_flatten__()[0]}
 
 
 def latest(run: Path, before: int | None = None) -> Path | None:
