@@ -14,7 +14,16 @@ from tutelage import console
 Step = Callable[[], None]
 """Computes from tensors of fixed addresses into tensors of fixed addresses."""
 
-_READS = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique2", "unique_dim", "unique_consecutive"}
+_READS = {
+    "_local_scalar_dense",
+    "nonzero",
+    "masked_select",
+    "equal",
+    "is_nonzero",
+    "_unique2",
+    "unique_dim",
+    "unique_consecutive",
+}
 _COPIES = {"_to_copy", "copy_"}
 _INDEXED = {"index", "index_put", "index_put_", "_index_put_impl_"}
 
