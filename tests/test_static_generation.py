@@ -86,12 +86,40 @@ GREEDY, SAMPLED = {"temperature": 0.0}, {"temperature": 0.8, "top_p": 0.9}
 
 
 @pytest.mark.parametrize("packed", [True, False])
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma"])
 def test_fixed_shapes_give_the_completions_of_a_growing_cache(family, packed, tokenizer, prompts, small):
     model = of_family(family, packed)
     assert obstacle(model) == ""
+    own = model.config._attn_implementation
     for how in (GREEDY, SAMPLED, {"temperature": 1.0}):
         assert_as_reference(model, tokenizer, Sampling(45, **how, stop=(), seed=2), prompts)
+    assert model.config._attn_implementation == own
+
+
+def test_a_model_with_eager_attention_keeps_it(tokenizer, prompts, small, monkeypatch):
+    model = of_family("qwen2", False)
+    model.set_attn_implementation("eager")
+    monkeypatch.setattr(static, "attend_step", None)
+    assert_as_reference(model, tokenizer, Sampling(45, 0.0, stop=()), prompts)
+
+
+@pytest.mark.parametrize("bias", [None, "position", "mask"])
+def test_attention_of_a_step_is_that_of_sdpa(bias):
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    torch.manual_seed(0)
+    query, key, value = torch.randn(3, 6, 1, 8), torch.randn(3, 2, 20, 8), torch.randn(3, 2, 20, 8)
+    mask = torch.zeros(3, 6 if bias == "mask" else 1, 1, 20).masked_fill(torch.rand(3, 1, 1, 20) < 0.5, -torch.inf)
+    mask[..., 0] = 0.0
+    if bias == "mask":
+        mask = mask + torch.randn(3, 6, 1, 1).expand(3, 6, 1, 20) * torch.arange(20)
+    options = {"position_bias": torch.randn(1, 6, 1, 20)} if bias == "position" else {}
+    module = SimpleNamespace(num_key_value_groups=3, is_causal=True)
+    ours, theirs = (
+        attend(module, query, key, value, mask, scaling=0.3, dropout=0.0, **options)[0]
+        for attend in (static.attend_step, sdpa_attention_forward)
+    )
+    assert torch.allclose(ours, theirs, atol=1e-6) and ours.shape == (3, 1, 6, 8)
 
 
 @pytest.mark.parametrize("how", [GREEDY, SAMPLED])
@@ -440,7 +468,7 @@ def test_memory_is_that_of_the_longest_shape_and_is_given_back(model, tokenizer,
             layer = self.cache.layers[0]
             held.append((self.capacity, len(layer.memory["keys"]), len(layer.memory["values"])))
             super().close()
-            held.append(vars(self))
+            held.append(dict(vars(self)))
 
     with native.generating(model, tokenizer, Sampling(60, 0.0, stop=()), Watched) as continued:
         continued(prompts, batch_size=2)

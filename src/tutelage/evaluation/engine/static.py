@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 from tutelage.evaluation.engine.capture import Captures, Step
 from tutelage.evaluation.engine.contract import Sampling
@@ -17,6 +19,8 @@ from tutelage.model import attention
 
 KeysAndValues = tuple[torch.Tensor, torch.Tensor]
 
+ATTENTION = "tutelage-step"
+"""The name of `attend_step` in transformers."""
 BLOCK = 16
 """Tokens of each row between two looks of the host at what was generated."""
 SHORTEST = 512
@@ -90,18 +94,38 @@ class _Layer(StaticLayer):
         return self.keys, self.values
 
 
-@dataclass
-class _OneToken:
-    """Attention of one token of each row: the heads that share keys and values are the queries of one product."""
+def attend_step(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **others: Any,
+) -> tuple[torch.Tensor, None]:
+    """transformers' SDPA function, which for one token of each row does not copy keys and values for each head that shares them:
+    those heads are the queries of one product.
 
-    mask: torch.Tensor
+    Args:
+        query: (rows, heads, tokens, size). key, value: (rows, shared heads, columns, size).
 
-    def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
-        """(rows, heads, 1, size) queries, keys and values (rows, shared heads, columns, size) → (rows, 1, heads, size)."""
-        rows, heads, _, size = query.shape
-        together = query.reshape(rows, key.shape[1], heads // key.shape[1], size)
-        mixed = torch.nn.functional.scaled_dot_product_attention(together, key, value, attn_mask=self.mask, scale=scale)
-        return mixed.reshape(rows, 1, heads, value.shape[3])
+    Returns:
+        ((rows, tokens, heads, size), None).
+    """
+    rows, heads, tokens, size = query.shape
+    by_head = attention_mask is not None and attention_mask.shape[1] > 1
+    if tokens > 1 or dropout or by_head or others.get("position_bias") is not None:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **others
+        )  # fmt: skip
+    together = query.reshape(rows, key.shape[1], heads // key.shape[1], size)
+    mixed = torch.nn.functional.scaled_dot_product_attention(together, key, value, attn_mask=attention_mask, scale=scaling)
+    return mixed.reshape(rows, 1, heads, value.shape[3]), None
+
+
+AttentionInterface.register(ATTENTION, attend_step)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
 def _emptied(cache: Cache) -> Iterator[KeysAndValues]:
@@ -133,6 +157,9 @@ class Static:
         layers = model.config.get_text_config().num_hidden_layers
         self.cache = Cache(layers=[_Layer(self.column) for _ in range(layers)])
         self.first: torch.Tensor | None = None  # logits that the prompts left behind
+        self.own_attention = model.config._attn_implementation
+        if self.own_attention != "eager" and model._supports_attention_backend:
+            model.set_attn_implementation(ATTENTION)
         self.is_end = torch.zeros(0)  # of each token of the vocabulary, once its size is known
 
     def begin(self, prompts: Sequence[Sequence[int]]) -> None:
@@ -203,10 +230,9 @@ class Static:
     def _step(self) -> None:
         """One more token of each row."""
         self.mask.index_fill_(3, self.column, 0.0)
-        ours = {"layout": _OneToken(self.mask)} if self.model.config._attn_implementation == attention.NAME else {}
         output = self.model(
             input_ids=self.token[: self.rows], attention_mask=self.mask, position_ids=self.position[: self.rows],
-            past_key_values=self.cache, use_cache=True, logits_to_keep=1, **ours,
+            past_key_values=self.cache, use_cache=True, logits_to_keep=1,
         )  # fmt: skip
         self.column.add_(1)
         self.position.add_(1)
@@ -241,6 +267,8 @@ class Static:
             self.captures.forget()
 
     def close(self) -> None:
+        if self.model.config._attn_implementation != self.own_attention:
+            self.model.set_attn_implementation(self.own_attention)
         had_graphs = self.captures is not None and self.captures.pool is not None
         self._drop_steps()
         vars(self).clear()  # whoever still has this object has no memory with it
