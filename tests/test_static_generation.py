@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.util
+import itertools
 from types import SimpleNamespace
 
 import pytest
@@ -184,6 +185,58 @@ def test_each_shape_is_captured_once(model, tokenizer, prompts, small):
     assert tapes.played == 3 * 59 - tapes.warmed - len(tapes.made)
 
 
+def test_what_a_step_knows_stays_where_it_is(model, tokenizer, prompts, small):
+    """A graph has addresses: while steps are kept, no batch and no end of a row moves a tensor that they read or write."""
+    addresses = []
+
+    class Watched(Static):
+        def advance(self, *arguments):
+            columns = super().advance(*arguments)
+            tensors = {name: each for name, each in vars(self).items() if isinstance(each, torch.Tensor) and name != "mask"}
+            memory = {
+                f"{index} {name}": each for index, layer in enumerate(self.cache.layers) for name, each in layer.memory.items()
+            }
+            addresses.append(({**tensors, **memory}, tuple(self.steps.values())))
+            return columns
+
+    with native.generating(
+        model, tokenizer, Sampling(30, 0.0, stop=("e",)), lambda *parts: Watched(*parts, capture=Tapes())
+    ) as continued:
+        for batch_size in (5, 2, 5):
+            continued(prompts, batch_size=batch_size)
+    kept = 0
+    for (before, steps), (after, later) in itertools.pairwise(addresses):
+        if set(steps) & set(later):
+            kept += 1
+            assert {name: each.data_ptr() for name, each in before.items()} == {
+                name: each.data_ptr() for name, each in after.items()
+            }
+    assert kept > 5
+
+
+@pytest.mark.slow
+def test_a_run_is_evaluated_with_one_decoder_for_all_batches(make_config, tmp_path, monkeypatch):
+    """And its evaluations are those of a growing cache."""
+    from tutelage import train_one_size
+    from tutelage.runs.files import read_lines
+
+    made = []
+
+    def way(*arguments):
+        made.append(Static(*arguments, capture=Tapes()))
+        return made[-1]
+
+    def evaluations(name):
+        run = train_one_size(make_config(run__dir=str(tmp_path / name), train__num_steps=2, eval__batch_size=2))
+        lines = [line for line in read_lines(run.directory / "metrics.jsonl") if line["kind"] == "eval"]
+        return [{name: line[name] for name in ("step", "accuracy", "cap_hit_rate")} for line in lines]
+
+    reference = evaluations("growing")
+    monkeypatch.setattr(native, "way_for", lambda model: way)
+    assert evaluations("fixed") == reference
+    assert len(made) == len(reference) > 1 and all(vars(decoder) == {} for decoder in made)
+
+
 def test_a_batch_gets_smaller_when_most_of_it_has_ended(model, tokenizer, small):
     """Of eight rows one is left: its cache is moved, and its tokens are those of a run by itself."""
     prompts = [tokenizer.encode(text) for text in ("Ava", "Ben", "A", "B", "C", "D", "E", "Ava has 3 pens.")]
@@ -359,12 +412,13 @@ class Cuda:
 
         self.Stream, self.CUDAGraph = Stream, CUDAGraph
         self.current_stream, self.stream = Stream, lambda stream: contextlib.nullcontext()
+        self.synchronize = self.empty_cache = lambda: None
 
 
 @pytest.fixture
 def cuda(monkeypatch):
     made = Cuda()
-    names = ("Stream", "CUDAGraph", "current_stream", "stream")
+    names = ("Stream", "CUDAGraph", "current_stream", "stream", "synchronize", "empty_cache")
     for name in names:
         monkeypatch.setattr(capture.torch.cuda, name, getattr(made, name))
     return made

@@ -105,6 +105,8 @@ class Captures:
 
     def _captured(self, step: Step) -> torch.cuda.CUDAGraph | None:
         """The graph of a step, or None if it cannot be captured. Raises OutOfMemoryError."""
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()  # within a capture, memory that was set aside for other streams cannot be had back
         graph = torch.cuda.CUDAGraph()
         try:
             with self._aside():
