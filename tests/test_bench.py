@@ -52,6 +52,12 @@ def test_the_gain_of_shared_prefixes_is_measured(tmp_path, tiny_model, monkeypat
     assert three < alone
 
 
+def test_both_ways_to_generate_are_measured_and_say_the_same(tmp_path, tiny_model, monkeypatch):
+    result = run_here(tmp_path, monkeypatch, "generate_gpu.py", "--toy", "--model", tiny_model, "--device", "cpu")
+    assert result["equal_texts_float32"] == {"fixed shapes": 1.0, "captured": None}
+    assert result["captured_over_growing"] is None and result["fixed_shapes_over_growing"] > 0
+
+
 @needs_torchao
 def test_the_gpu_bench_runs_on_a_cpu_at_toy_size(tmp_path):
     result = run(

@@ -166,13 +166,19 @@ def _shared_among_ranks(
         if count:
             on_finished(count)
 
-    with gathered(policy.model), policy.computing(with_head=True):
+    with (
+        gathered(policy.model),
+        policy.computing(with_head=True),
+        native.generating(policy.model, policy.tokenizer, job.sampling) as generate,
+    ):
         for portion in portions[world.rank :: world.size]:
             try:
-                completions = native.generate(
-                    policy.model, policy.tokenizer, [prompts[index] for index in portion], job.sampling,
-                    batch_size=job.config.batch_size, indices=portion, on_finished=after_each_token,
-                )  # fmt: skip
+                completions = generate(
+                    [prompts[index] for index in portion],
+                    batch_size=job.config.batch_size,
+                    indices=portion,
+                    on_finished=after_each_token,
+                )
             except StopWanted:
                 return answers, True
             found = by_index(portion, completions)

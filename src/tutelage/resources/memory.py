@@ -238,15 +238,23 @@ def native_bytes(policy: Policy, rows: int, prompt: int, longest: int) -> float:
     """Bytes that generation by the policy itself needs beyond weights and moments: bfloat16 copies, keys and values of so many rows,
     the prompts' way through one layer, and the logits of a token.
 
+    On CUDA, shapes are fixed: rows are a power of two, their length is rounded up, keys and values of the prompts are there beside
+    those of the rows for a moment, and the graphs of a step hold what choosing a token by top-p needs.
+
     Args:
         prompt, longest: tokens of the longest prompt, and of prompt + response at most.
     """
     s = Shapes.of(policy)
     config: Any = policy.model.config.get_text_config()
     copies = 2.0 * sum(local_part(w).numel() for w in policy.model.parameters()) if s.mixed else 0.0
-    cache = rows * longest * _of_a_key(config) * s.width
     passing = rows * prompt * (s.width * (3 * s.intermediate + s.attended + 2 * s.hidden) + 8 * s.hidden)
-    return copies + cache * (1 + 1 / s.depth) + max(passing, 20.0 * rows * s.vocabulary)
+    held, choice, graphs = rows * longest, 20.0 * rows * s.vocabulary, 0.0
+    if policy.device.type == "cuda":
+        all_rows = 1 << (rows - 1).bit_length()
+        held = all_rows * (longest + max(64, longest // 4)) + rows * prompt
+        choice = graphs = 48.0 * all_rows * s.vocabulary
+    cache = held * _of_a_key(config) * s.width
+    return copies + cache * (1 + 1 / s.depth) + graphs + max(passing, choice)
 
 
 def engine_bytes(policy: Policy, longest: int) -> float:
