@@ -17,7 +17,9 @@ from tutelage.model.attention import (
     UnsupportedAttention,
     attend,
     dense_mask,
-    layout,
+    gathered_keys,
+    kernel_for,
+    layout_of,
 )
 from tutelage.model.batch import build_trie
 
@@ -27,6 +29,10 @@ tries = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=9).map(tuple),
 
 def ends_of(sequences) -> torch.Tensor:
     return torch.tensor(build_trie(sequences).ends)
+
+
+def layout(ends, device, dtype=torch.bfloat16):
+    return layout_of(ends, kernel_for.__wrapped__(device, dtype, 64))
 
 
 def reference(query, key, value, ends, scaling):
@@ -41,6 +47,16 @@ def tensors(tokens: int, heads: int = 4, key_heads: int = 2, dtype=torch.float64
     torch.manual_seed(0)
     shapes = ((1, heads, tokens, 8), (1, key_heads, tokens, 8), (1, key_heads, tokens, 8))
     return [torch.randn(shape, dtype=dtype, requires_grad=True) for shape in shapes]
+
+
+@settings(deadline=None)
+@given(tries)
+def test_the_keys_of_all_paths_are_counted_where_a_prefix_is_shared(sequences):
+    ends = ends_of(sequences)
+    mask = dense_mask(ends)
+    last = [token for token in range(len(ends)) if token + 1 == len(ends) or not mask[token + 1, token]]  # of each run
+    keys = int(mask[last].sum())
+    assert gathered_keys(ends) == (keys if keys > len(ends) else 0)
 
 
 @settings(deadline=None)
