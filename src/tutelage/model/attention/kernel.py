@@ -21,6 +21,21 @@ LABELS = {
     "flex": "FlexAttention",
 }
 
+OPERATIONS = frozenset(
+    {
+        "tutelage::packed_attention",
+        "flash_attn_3::_flash_attn_forward",
+        "flash_attn::_flash_attn_varlen_forward",
+        "torch_attn::_varlen_attn",
+        "flex_attention",
+        "aten::_scaled_dot_product_cudnn_attention",
+        "aten::_scaled_dot_product_flash_attention",
+        "aten::_scaled_dot_product_flash_attention_for_cpu",
+        "aten::_scaled_dot_product_efficient_attention",
+    }
+)
+"""The forward operations of all kernels, by name."""
+
 
 @dataclass(frozen=True)
 class Kernel:

@@ -78,7 +78,7 @@ def torchs_own() -> Varlen:
         attended: Any = varlen_attn(
             query, key, value, runs, paths, longest_run, longest_path, scale=scaling, window_size=(-1, 0), **options
         )
-        return attended  # type: ignore[no-any-return]
+        return attended
 
     return attend
 
@@ -97,7 +97,7 @@ def _with_flash(called: Callable[..., Any]) -> Varlen:
         scaling: float,
     ) -> torch.Tensor:
         deterministic = torch.are_deterministic_algorithms_enabled()
-        return called(  # type: ignore[no-any-return]
+        return called(
             query, key, value, runs, paths, longest_run, longest_path,
             softmax_scale=scaling, causal=True, deterministic=deterministic,
         )  # fmt: skip
@@ -115,7 +115,7 @@ def _from_package(module: str, name: str, label: str) -> Callable[..., Any]:
             f" {torch.__version__}, uninstall it, {_REMEDY}"
         ) from None
     _checked(function, f"{label} ({module})", {"softmax_scale", "causal", "deterministic"})
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def _checked(function: Callable[..., Any], label: str, needed: set[str]) -> set[str]:
