@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import itertools
+import logging
+import random
 import sys
 import tracemalloc
 import types
+import warnings
 
 import emulated
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_policy import tiny
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tutelage.errors import InputError
 from tutelage.model.attention import (
+    NAME,
     CpuLayout,
     DenseLayout,
     EqualRowsLayout,
@@ -29,6 +34,7 @@ from tutelage.model.attention import (
     kernel_for,
     layout_of,
 )
+from tutelage.model.attention import call as attention_call
 from tutelage.model.attention import cpu as attention_cpu
 from tutelage.model.attention import flex as attention_flex
 from tutelage.model.attention import kernel as attention_kernel
@@ -377,6 +383,64 @@ def test_a_package_is_called_with_runs_and_paths_and_as_causal(card, flash3_oper
     ends = ends_of(SHARED)
     made = layout_of(ends, Kernel("flash2", CPU, card(packages={name: package()}).varlen))
     assert_is_masked_attention(made, ends)
+
+
+# Layers that are compiled
+
+
+def packs_of_changing_lengths(kinds, steps=10):
+    """Tries of each kind in turn, as (sequences, layout)."""
+    draw = random.Random(0)
+    for step in range(steps):
+        kind = kinds[step % len(kinds)]
+        lengths = [draw.randint(1, 20) for _ in range(draw.randint(2, 6))]
+        if kind == "equal":
+            lengths = lengths[:1] * len(lengths)
+        shared = [draw.randrange(400) for _ in range(draw.randint(2, 9))] if kind == "shared" else []
+        yield [(*shared, row, *(draw.randrange(400) for _ in range(length))) for row, length in enumerate(lengths)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "kinds"), [("Llama", ("shared",)), ("Qwen2", ("shared",)), ("Qwen2", ("apart", "shared", "equal"))], ids=str
+)
+def test_layers_are_compiled_once_for_each_kind_of_layout(family, kinds, caplog):
+    import transformers
+    from torch._dynamo.utils import counters
+
+    attention_call.register()
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{family}Config")(**tiny())
+    model = getattr(transformers, f"{family}ForCausalLM")._from_config(config, attn_implementation=NAME).double().train()
+    torch._dynamo.reset()
+    counters.clear()
+    for layer in model.model.layers:
+        layer.compile(dynamic=True, fullgraph=True, backend="aot_eager")  # traces the backward pass too
+
+    def computed(trie, layout):
+        model.zero_grad()
+        mask = torch.ones((1, 1, 1, 1), dtype=torch.bool)
+        ids, depths = torch.tensor([trie.ids]), torch.tensor([trie.depths])
+        hidden = model.model(ids, position_ids=depths, attention_mask=mask, layout=layout, use_cache=False).last_hidden_state
+        hidden.square().sum().backward()
+        return hidden.detach(), *(weight.grad.clone() for weight in model.model.parameters())
+
+    logging.getLogger("torch._dynamo").addHandler(caplog.handler)
+    try:
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            for sequences in packs_of_changing_lengths(kinds):
+                trie = build_trie(sequences)
+                ends = torch.tensor(trie.ends)
+                ours = computed(trie, layout_of(ends, emulated.kernel()))
+                with torch.compiler.set_stance("force_eager"):
+                    theirs = computed(trie, DenseLayout(dense_mask(ends)))
+                for mine, other in zip(ours, theirs, strict=True):
+                    torch.testing.assert_close(mine, other, rtol=0, atol=1e-9 * float(other.abs().max()))
+    finally:
+        logging.getLogger("torch._dynamo").removeHandler(caplog.handler)
+    assert counters["stats"]["unique_graphs"] == len(kinds)
+    assert caplog.records == [] and not [it for it in warned if "dynamo" in str(it.message).lower()]
 
 
 @pytest.mark.parametrize("asked", [{"sliding_window": 4}, {"softcap": 30.0}, {"s_aux": torch.ones(4)}, {"dropout": 0.1}])

@@ -40,7 +40,9 @@ def layout_of(ends: torch.Tensor, kernel: Kernel) -> Layout:
         return EqualRowsLayout(paths.longest_run)
     keys = None if paths.keys is None else upload(paths.keys, kernel.device)
     runs, bounds = upload(paths.runs, kernel.device), upload(paths.paths, kernel.device)
-    return PathsLayout(runs, bounds, max(2, paths.longest_run), max(2, paths.longest_path), keys, kernel.varlen)
+    # an odd and an even number: `torch.compile` takes numbers that are equal at first for one number, and 1 for a constant
+    longest_run, longest_path = max(3, paths.longest_run | 1), paths.longest_path + paths.longest_path % 2
+    return PathsLayout(runs, bounds, longest_run, longest_path, keys, kernel.varlen)
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,7 @@ class PathsLayout:
 
     Attributes:
         runs, paths: (runs + 1,) int32, where the queries and the keys of each run begin, and where the last ones end.
-        longest_run, longest_path: the most tokens of a run, and of a path, or more. They are never 1, a length that
-            `torch.compile` would compile for by itself.
+        longest_run, longest_path: the most tokens of a run, and of a path, or one or two more.
         keys: (keys,) int64, the tokens of the paths; None where each run is its path.
         varlen: the kernel's call.
     """

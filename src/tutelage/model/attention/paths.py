@@ -101,7 +101,7 @@ def gather(key: torch.Tensor, value: torch.Tensor, keys: torch.Tensor) -> tuple[
 
 @gather.register_fake
 def _(key: torch.Tensor, value: torch.Tensor, keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return key.new_empty(len(keys), *key.shape[1:]), value.new_empty(len(keys), *value.shape[1:])
+    return key.new_empty(keys.shape[0], *key.shape[1:]), value.new_empty(keys.shape[0], *value.shape[1:])
 
 
 @torch.library.custom_op("tutelage::sum_copies", mutates_args=())
@@ -128,7 +128,7 @@ def _(by_key: torch.Tensor, by_value: torch.Tensor, keys: torch.Tensor, tokens: 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     key, _, keys = inputs
     ctx.save_for_backward(keys)
-    ctx.tokens = len(key)
+    ctx.tokens = key.shape[0]
 
 
 def _backward(ctx: Any, by_key: torch.Tensor, by_value: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
