@@ -40,6 +40,7 @@ from tutelage.model.attention import flex as attention_flex
 from tutelage.model.attention import kernel as attention_kernel
 from tutelage.model.attention import paths as attention_paths
 from tutelage.model.attention.paths import Paths, gather
+from tutelage.model.attention.varlen import flash2, flash3, has_flash2, has_flash3, torchs_own
 from tutelage.model.batch import build_trie
 
 CPU = torch.device("cpu")
@@ -402,7 +403,7 @@ def packs_of_changing_lengths(kinds, steps=10):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("family", "kinds"), [("Llama", ("shared",)), ("Qwen2", ("shared",)), ("Qwen2", ("apart", "shared", "equal"))], ids=str
+    ("family", "kinds"), [("Llama", ("shared",)), ("Qwen2", ("apart", "shared", "equal"))], ids=str
 )
 def test_layers_are_compiled_once_for_each_kind_of_layout(family, kinds, caplog):
     import transformers
@@ -440,7 +441,8 @@ def test_layers_are_compiled_once_for_each_kind_of_layout(family, kinds, caplog)
     finally:
         logging.getLogger("torch._dynamo").removeHandler(caplog.handler)
     assert counters["stats"]["unique_graphs"] == len(kinds)
-    assert caplog.records == [] and not [it for it in warned if "dynamo" in str(it.message).lower()]
+    assert not [it for it in caplog.records if it.name.startswith("torch._dynamo")]
+    assert not [it for it in warned if "dynamo" in str(it.message).lower()]
 
 
 @pytest.mark.parametrize("asked", [{"sliding_window": 4}, {"softcap": 30.0}, {"s_aux": torch.ones(4)}, {"dropout": 0.1}])
@@ -455,3 +457,88 @@ def test_without_a_layout_it_is_transformers_own():
     module.is_causal = True
     ours, _ = attend(module, query, key, value, None, scaling=0.3)
     torch.testing.assert_close(ours, reference(query, key, value, ends_of([(1, 2, 3, 4, 5, 6)]), 0.3))
+
+
+# On a card: pytest tests/test_attention.py -k cuda
+
+needs_card = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="needs a CUDA GPU; layouts and the kernels' contract are tested on the CPU above"
+)
+
+
+def cuda_kernel(name: str) -> Kernel:
+    """A kernel of the card by name; where its package or the card is missing, the test is skipped."""
+    device, made = torch.device("cuda"), {"flash3": flash3, "flash2": flash2, "varlen": torchs_own}.get(name)
+    if name == "flash3" and not (has_flash3() and torch.cuda.get_device_capability() == (9, 0)):
+        pytest.skip("needs flash_attn_interface and a Hopper GPU")
+    if name == "flash2" and not has_flash2():
+        pytest.skip("needs flash-attn")
+    return Kernel(name, device, made() if made else None)
+
+
+def long_ends(sequences, multiple: int) -> torch.Tensor:
+    """The ends of a pack whose tokens are each repeated 90 times, filled up to a multiple."""
+    ends = ends_of([tuple(itertools.chain.from_iterable([token] * 90 for token in row)) for row in sequences])
+    return torch.cat([ends, torch.arange(len(ends), -len(ends) // multiple * -multiple) + 1])
+
+
+@needs_card
+@pytest.mark.parametrize("sequences", [SHARED, APART, EQUAL, [(1, 2, 3, 4), (1, 2, 5), (1, 6), (1, 7)]])
+@pytest.mark.parametrize("size", [64, 96, 128])
+@pytest.mark.parametrize("heads", [(4, 2), (4, 4), (6, 1)])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [(name, torch.bfloat16) for name in ("flash3", "flash2", "varlen", "flex")] + [("flex", torch.float32)],
+)
+def test_a_cuda_kernel_is_masked_attention_in_value_and_gradient(name, dtype, heads, size, sequences):
+    kernel = cuda_kernel(name)
+    ends = long_ends(sequences, kernel.multiple)
+    inputs = tensors(len(ends), *heads, dtype=dtype, size=size, device=kernel.device)
+    wide = [tensor.detach().float().requires_grad_() for tensor in inputs]
+    ours, _ = attend(None, *inputs, None, layout=layout_of(ends, kernel))
+    theirs = reference(*wide, ends.to(kernel.device), size**-0.5)
+    upstream = torch.randn_like(theirs)
+    by_ours = torch.autograd.grad(ours, inputs, upstream.to(dtype))
+    by_theirs = torch.autograd.grad(theirs, wide, upstream.to(dtype).float())
+    # a mask that is off by one token changes single outputs by 0.1 and more
+    far = 2e-3 if dtype == torch.float32 else 2e-2
+    for mine, other in zip((ours, *by_ours), (theirs, *by_theirs), strict=True):
+        torch.testing.assert_close(mine.float(), other, rtol=far, atol=far * max(1.0, float(other.abs().max())))
+
+
+@needs_card
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_kernel_that_is_chosen_on_cuda_is_masked_attention(dtype):
+    kernel = kernel_for(torch.device("cuda"), dtype, 64)
+    ends = long_ends(SHARED, kernel.multiple)
+    inputs = tensors(len(ends), dtype=dtype, size=64, device=kernel.device)
+    ours, _ = attend(None, *inputs, None, layout=layout_of(ends, kernel))
+    theirs = reference(*(tensor.float() for tensor in inputs), ends.to(kernel.device), 64**-0.5)
+    torch.testing.assert_close(ours.float(), theirs, rtol=2e-2, atol=2e-2)
+
+
+@needs_card
+def test_gradients_on_cuda_are_the_same_each_time_where_torch_is_asked_for_that():
+    ends = long_ends(SHARED, 1)
+    inputs = tensors(len(ends), dtype=torch.bfloat16, size=64, device=torch.device("cuda"))
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        kernel = kernel_for(torch.device("cuda"), torch.bfloat16, 64)
+        layout = layout_of(ends, kernel)
+        one, other = (
+            torch.autograd.grad(attend(None, *inputs, None, layout=layout)[0].float().square().sum(), inputs) for _ in range(2)
+        )
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@needs_card
+def test_a_layout_is_copied_to_cuda_without_a_synchronisation():
+    kernels = [kernel_for(torch.device("cuda"), dtype, 64) for dtype in (torch.bfloat16, torch.float32)]
+    packs = [(long_ends(sequences, kernel.multiple), kernel) for kernel in kernels for sequences in (SHARED, APART, EQUAL)]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        assert all(layout_of(ends, kernel) for ends, kernel in packs)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

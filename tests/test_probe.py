@@ -127,6 +127,15 @@ def test_what_says_nothing_of_packs_is_not_taken_for_a_verdict(make_config, toke
         load_policy(make_config().model, tokenizer)
 
 
+@pytest.mark.parametrize("met", [torch.OutOfMemoryError("CUDA out of memory."), torch.AcceleratorError("illegal memory access", 700)])
+def test_what_a_compiler_met_on_the_device_is_not_taken_for_a_verdict(make_config, tokenizer, kernel, met):
+    from torch._inductor.exc import InductorError
+
+    kernel(raising(InductorError(met, None)))
+    with pytest.raises(InductorError):
+        load_policy(make_config().model, tokenizer)
+
+
 @pytest.fixture
 def by_paths(monkeypatch):
     """Let the CPU have a kernel with a variable-length call."""

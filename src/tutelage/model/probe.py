@@ -185,8 +185,14 @@ def _one_of_each_layout(policy: Policy) -> list[Batch]:
 
 
 def _is_of_a_compiler(error: BaseException) -> bool:
-    """Whether an error was raised by torch's compilers or by Triton."""
-    homes = {kind.__module__.partition(".")[0] + "." + kind.__module__.partition(".")[2].partition(".")[0] for kind in type(error).__mro__}
+    """Whether an error was raised by torch's compilers or by Triton, and says something of the kernel.
+
+    A compiler hands on what it met as `inner_exception`: memory that ran out, or a fault of the device, is no verdict.
+    """
+    met = (error, getattr(error, "inner_exception", None), error.__cause__)
+    if any(isinstance(one, torch.OutOfMemoryError | torch.AcceleratorError) for one in met):
+        return False
+    homes = {".".join(kind.__module__.split(".")[:2]) for kind in type(error).__mro__}
     return any(home.startswith(("torch._dynamo", "torch._inductor", "triton")) for home in homes)
 
 
