@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import random
@@ -19,8 +20,10 @@ from test_policy import tiny
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tutelage.errors import InputError
+from tutelage.model import policy as policy_module
 from tutelage.model.attention import (
     NAME,
+    OPERATIONS,
     CpuLayout,
     DenseLayout,
     EqualRowsLayout,
@@ -94,7 +97,7 @@ def test_runs_and_paths_are_those_of_the_mask(sequences):
     assert paths.runs.tolist() == [*starts, len(ends)]
     assert paths.paths.tolist() == [0, *itertools.accumulate(map(len, keys))]
     assert paths.longest_run == max(stop - start for start, stop in bounds) and paths.longest_path == max(map(len, keys))
-    gathered = sum(keys, [])
+    gathered = list(itertools.chain.from_iterable(keys))
     assert paths.keys is None if len(gathered) == len(ends) else paths.keys.tolist() == gathered
     assert gathered_keys(ends) == (len(gathered) if len(gathered) > len(ends) else 0)
 
@@ -457,6 +460,36 @@ def test_without_a_layout_it_is_transformers_own():
     module.is_causal = True
     ours, _ = attend(module, query, key, value, None, scaling=0.3)
     torch.testing.assert_close(ours, reference(query, key, value, ends_of([(1, 2, 3, 4, 5, 6)]), 0.3))
+
+
+# What selective recomputation keeps
+
+
+def test_the_operations_that_torch_has_are_known_by_their_names():
+    import torch.nn.attention.varlen  # registers its operation
+
+    assert torch.ops.higher_order.flex_attention.name() in OPERATIONS
+    known = [name.split("::") for name in OPERATIONS if "::" in name and not name.startswith("flash_attn")]
+    assert all(getattr(getattr(torch.ops, space), name).default.name() == f"{space}::{name}" for space, name in known)
+    assert len(known) == 6
+
+
+@pytest.mark.parametrize(("kept", "calls"), [(True, 1), (False, 2)], ids=["kept", "computed again"])
+def test_selective_recomputation_computes_attention_once(kept, calls, monkeypatch):
+    """The contract's operation in place of a package's, which is registered only where the package is installed."""
+    from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+
+    monkeypatch.setattr(policy_module, "_PRODUCTS", policy_module._PRODUCTS | ({"emulated::varlen"} if kept else set()))
+    made = []
+    right = emulated.probabilities
+    monkeypatch.setattr(emulated, "probabilities", lambda *inputs: made.append(1) or right(*inputs))
+    ends = ends_of(SHARED)
+    layout, inputs = layout_of(ends, emulated.kernel()), tensors(len(ends))
+    contexts = functools.partial(create_selective_checkpoint_contexts, policy_module._keep_products)
+    attended = checkpoint(lambda *each: layout.attend(*each, 0.3).sin(), *inputs, use_reentrant=False, context_fn=contexts)
+    attended.sum().backward()
+    runs = len(layout.runs) - 1
+    assert len(made) == (calls + 1) * runs  # one more for the gradients
 
 
 # On a card: pytest tests/test_attention.py -k cuda
