@@ -448,6 +448,20 @@ def test_layers_are_compiled_once_for_each_kind_of_layout(family, kinds, caplog)
     assert not [it for it in warned if "dynamo" in str(it.message).lower()]
 
 
+def test_torchs_varlen_attn_is_traced_as_one_graph():
+    ends = ends_of(SHARED)
+    layout, graphs = layout_of(ends, Kernel("varlen", CPU, torchs_own())), []
+
+    def backend(graph, inputs):
+        graphs.append(graph.code)
+        return lambda *arguments: (torch.empty(0),)
+
+    with torch.no_grad():
+        torch.compile(layout.attend, fullgraph=True, dynamic=True, backend=backend)(*tensors(len(ends), dtype=torch.bfloat16), 0.3)
+    (code,) = graphs
+    assert "tutelage.gather_keys" in code and "torch_attn._varlen_attn" in code
+
+
 @pytest.mark.parametrize("asked", [{"sliding_window": 4}, {"softcap": 30.0}, {"s_aux": torch.ones(4)}, {"dropout": 0.1}])
 def test_attention_that_is_not_plain_is_refused(asked):
     with pytest.raises(UnsupportedAttention):

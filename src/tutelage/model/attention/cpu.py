@@ -34,8 +34,8 @@ class CpuLayout:
         return CpuLayout(*_blocks(ends))
 
     def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
-        attended: torch.Tensor = _attend_cpu(query[0], key[0], value[0], self.blocks, self.above, scaling)
-        return attended[None]
+        attended: torch.Tensor = _attend_cpu(*(tensor.squeeze(0) for tensor in (query, key, value)), self.blocks, self.above, scaling)
+        return attended.unsqueeze(0)
 
 
 def _blocks(ends: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -20,7 +20,8 @@ class Layout(Protocol):
     def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
         """query (1, heads, tokens, size), key and value (1, key heads, tokens, size) → (1, tokens, heads, size).
 
-        The number of heads is a multiple of the number of key heads.
+        The number of heads is a multiple of the number of key heads. (Layouts drop the first dimension with `squeeze`: the
+        gradient of an index would be copied into a tensor of zeros.)
         """
         ...
 
@@ -64,10 +65,10 @@ class PathsLayout:
     varlen: Varlen
 
     def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
-        q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+        q, k, v = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
         if self.keys is not None:
             k, v = gather(k, v, self.keys)
-        return self.varlen(q, k, v, self.runs, self.paths, self.longest_run, self.longest_path, scaling)[None]
+        return self.varlen(q, k, v, self.runs, self.paths, self.longest_run, self.longest_path, scaling).unsqueeze(0)
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,11 @@ class EqualRowsLayout:
 
     def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
         # (1, heads, tokens, size) → (rows, heads, length, size), a view
-        q, k, v = (tensor[0].unflatten(1, (-1, self.length)).transpose(0, 1) for tensor in (query, key, value))
+        q, k, v = (tensor.squeeze(0).unflatten(1, (-1, self.length)).transpose(0, 1) for tensor in (query, key, value))
         attended = torch.nn.functional.scaled_dot_product_attention(
             q, k, v, is_causal=True, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
         )
-        return attended.transpose(1, 2).flatten(0, 1)[None]
+        return attended.transpose(1, 2).flatten(0, 1).unsqueeze(0)
 
 
 @dataclass(frozen=True)
