@@ -520,6 +520,7 @@ def cuda_kernel(name: str) -> Kernel:
         pytest.skip("needs flash_attn_interface and a Hopper GPU")
     if name == "flash2" and not has_flash2():
         pytest.skip("needs flash-attn")
+    torch._dynamo.reset()  # FlexAttention is compiled for each shape of heads, more than torch compiles of one function
     return Kernel(name, device, made() if made else None)
 
 
