@@ -289,24 +289,11 @@ def _by_length(examples: Sequence[TokenizedExample], budget: int) -> list[list[i
 
 def _keep_products(ctx: Any, operation: Any, *arguments: Any, **options: Any) -> CheckpointPolicy:
     """Matrix products and attention are kept; what is cheap is computed again."""
-    return CheckpointPolicy.MUST_SAVE if operation in _products() else CheckpointPolicy.PREFER_RECOMPUTE
+    return CheckpointPolicy.MUST_SAVE if operation.name() in _PRODUCTS else CheckpointPolicy.PREFER_RECOMPUTE
 
 
-@functools.cache
-def _products() -> frozenset[Any]:
-    import torch.nn.attention.varlen  # registers its operation
-
-    aten = torch.ops.aten
-    return frozenset(
-        {
-            aten.mm.default,
-            aten.addmm.default,
-            torch.ops.tutelage.packed_attention.default,
-            torch.ops.torch_attn._varlen_attn.default,
-        }
-        | {aten._scaled_dot_product_flash_attention.default, aten._scaled_dot_product_efficient_attention.default}
-        | {aten._scaled_dot_product_flash_attention_for_cpu.default}
-    )
+_PRODUCTS = frozenset({"aten::mm", "aten::addmm"}) | attention.OPERATIONS
+"""What selective recomputation keeps, by the names of torch's operations: a package that is not installed has none."""
 
 
 def head_of(model: Any) -> Head:
