@@ -7,6 +7,7 @@ from tutelage._lazy import lazily
 if TYPE_CHECKING:
     from tutelage.model import attention, lora, optim
     from tutelage.model.batch import Batch, pack, pad
+    from tutelage.model.change import ChangeMeter
     from tutelage.model.directory import resolve
     from tutelage.model.load import (
         check_positions,

@@ -17,7 +17,7 @@ from tutelage.config import Config
 from tutelage.data import TokenizedExample
 from tutelage.errors import RunError, first_line
 from tutelage.machines import ALONE, StopWanted, World, full_tensor, is_sharded
-from tutelage.model import Batch, Loss, Policy, is_out_of_memory, loss_named, optim
+from tutelage.model import Batch, ChangeMeter, Loss, Policy, is_out_of_memory, loss_named, optim
 from tutelage.resources import memory_in_use, step_flops
 
 WINDOW, AT_LEAST = 64, 16
@@ -116,7 +116,7 @@ def update_weights(policy: Policy, optimizer: torch.optim.Optimizer, lr: float) 
         HalfUpdated: it failed. Optimizers update weight by weight, so the model is not to be saved, nor trained on.
     """
     try:
-        meter = optim.ChangeMeter(policy.model)
+        meter = ChangeMeter(policy.model)
         optim.set_lr(optimizer, lr)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
