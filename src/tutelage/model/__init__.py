@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from tutelage._lazy import lazily
 
 if TYPE_CHECKING:
-    from tutelage.model import attention, lora, optim
+    from tutelage.model import attention, liger, lora, optim
     from tutelage.model.batch import Batch, pack, pad
     from tutelage.model.change import ChangeMeter
     from tutelage.model.directory import resolve
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tutelage.model.order import Course, step_batches, steps_per_epoch, total_steps
     from tutelage.model.policy import RECOMPUTATIONS, Policy, Recomputation, evaluating, score_batch
     from tutelage.model.save import save_model
-    from tutelage.model.scoring import CHUNK
+    from tutelage.model.scoring import CHUNK, LARGE_CHUNK
     from tutelage.model.specification import (
         compute_entropy,
         get_response_log_probs,

@@ -17,6 +17,7 @@ from tutelage.data import Stops, TokenizedExample
 from tutelage.machines import shard
 from tutelage.model import attention
 from tutelage.model.batch import Batch, pack, pack_labels, pad, padded_batch
+from tutelage.model.masters import copies_of
 from tutelage.model.packs import lay_out_packs
 from tutelage.model.scoring import CHUNK, Head, Manner, Scores, score
 
@@ -97,7 +98,7 @@ class Policy:
         """Within it, the model computes in its precision. `score` and its backward pass belong inside.
 
         For bf16-mixed, every float32 weight is replaced by a bfloat16 copy, made once for all batches of a step. What the backward
-        pass finds for a copy is added to the gradient of its master at once, in float32 (`_copied`). The embedding is looked up in
+        pass finds for a copy is added to the gradient of its master at once, in float32 (`copies_of`). The embedding is looked up in
         float32, because the gradients of one of its rows are many, and its output is cast. The head is copied for `score`, which
         gives its gradient in float32.
 
@@ -122,7 +123,7 @@ class Policy:
             self._is_computing = True
             if not with_head and not isinstance(head.weight, DTensor):
                 self._head = head.weight.detach().to(torch.bfloat16)
-            copies = _copied([parameter for _, _, parameter in masters])
+            copies = copies_of([parameter for _, _, parameter in masters])
             for (module, name, _), copy in zip(masters, copies, strict=True):
                 module._parameters[name] = copy
             yield
@@ -253,32 +254,6 @@ class Policy:
             layer.compile(dynamic=True)
 
 
-def _copied(masters: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """bfloat16 copies of float32 weights, to compute with; those of weights that learn pass their gradients on.
-
-    A copy is a leaf of the graph. As soon as its gradient of a batch is known, the gradient is added to that of its master in
-    float32, in one pass, and freed.
-    """
-    copies = [torch.empty_like(master, dtype=torch.bfloat16, requires_grad=False) for master in masters]
-    if copies:
-        with torch.no_grad():
-            torch._foreach_copy_(copies, list(masters))
-    for master, copy in zip(masters, copies, strict=True):
-        if master.requires_grad and torch.is_grad_enabled():
-            copy.requires_grad_().register_post_accumulate_grad_hook(functools.partial(_pass_on, master))
-    return copies
-
-
-def _pass_on(master: torch.Tensor, copy: torch.Tensor) -> None:
-    """Add the gradient of a copy to that of its master, and free it."""
-    assert copy.grad is not None
-    if master.grad is None:
-        master.grad = copy.grad.to(master.dtype)
-    else:
-        master.grad.add_(copy.grad)
-    copy.grad = None
-
-
 def layers_of(model: Any) -> list[Any]:
     """The decoder layers of a model of transformers."""
     from transformers.modeling_layers import GradientCheckpointingLayer
@@ -302,7 +277,7 @@ def score_batch(
     labels: torch.Tensor,
     weights: torch.Tensor | None,
     entropy: bool,
-    manner: Manner = Manner(),
+    manner: Manner | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """(total, log-probabilities, entropies) of a batch's targets, as in `Scores`.
 
@@ -311,6 +286,7 @@ def score_batch(
         sources, labels, weights: (targets,), as in `Batch`.
     """
     hidden = model.base_model(**inputs).last_hidden_state.flatten(0, 1).index_select(0, sources)
+    manner = manner or Manner()
     head = replace(head_of(model), cast=manner.cast)
     scores = score(hidden, head, labels, weights, entropy, manner.chunk, manner.compiled)
     return scores.total, scores.log_probs, scores.entropies

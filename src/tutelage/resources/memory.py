@@ -12,7 +12,7 @@ from typing import Any
 
 from tutelage.config import Config
 from tutelage.machines import local_part
-from tutelage.model import CHUNK, Batch, Policy, Recomputation
+from tutelage.model import Batch, Policy, Recomputation
 
 HEADROOM = 0.9
 """The share of free memory that a plan may use: a GPU's context and fragments of its allocator take the rest."""
@@ -63,6 +63,7 @@ class Shapes:
         trained_in_layers: bytes of the weights that are trained, but for head and embedding.
         tied: head and embedding are the same weight. learns_head: it is trained.
         adapters: rank of the adapters, 0 without.
+        chunk: targets that meet the vocabulary at a time.
     """
 
     hidden: int
@@ -77,6 +78,7 @@ class Shapes:
     learns_head: bool
     mixed: bool
     adapters: int
+    chunk: int
 
     @staticmethod
     def of(policy: Policy) -> Shapes:
@@ -101,6 +103,7 @@ class Shapes:
             learns_head=head.requires_grad,
             mixed=policy.precision == "bf16-mixed",
             adapters=max(ranks, default=0),
+            chunk=policy.chunk,
         )
 
 
@@ -178,7 +181,7 @@ def activations_of(s: Shapes, load: Load, kind: Recomputation) -> float:
 def _head_bytes(s: Shapes, load: Load) -> float:
     """What `scoring.score` holds at its peak: a chunk's logits twice in float32, or the gradient of a chunk's logits beside its
     product with the hidden states; the head's gradient in float32; that of the hidden states."""
-    chunk, head = min(CHUNK, load.targets), s.vocabulary * s.hidden
+    chunk, head = min(s.chunk, load.targets), s.vocabulary * s.hidden
     # a product in half precision stands beside the float32 gradient that it is added to
     product = s.width * (chunk * s.vocabulary + (head if s.learns_head and s.width == 2 else 0))
     return 4.0 * head * s.learns_head + max(8.0 * chunk * s.vocabulary, product) + load.targets * s.hidden * s.width
