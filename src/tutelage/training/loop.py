@@ -153,7 +153,7 @@ def run(
                         _refuse(objection, step, examples, guard, config, log)
                     with uninterrupted():  # no signal comes between weights, optimizer, step number and log
                         lr = optim.lr_at(step, total, config.train)
-                        counted = (0.0, 1.0)
+                        counted: tuple[float, float] | None = (0.0, 1.0)
                         if not objection:
                             counted = update_weights(policy, optimizer, lr, measures_change(step, total))
                         step, settling = step + 1, False
