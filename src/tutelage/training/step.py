@@ -112,6 +112,11 @@ def measures_change(step: int, total: int) -> bool:
     return step == 0 or (step + 1) % MEASURED_EVERY == 0 or step + 1 == total
 
 
+def share_changed(changed: float, weights: float) -> dict[str, float]:
+    """For the step's line of metrics: the share of the weights that a step changed; nothing where none were counted."""
+    return {"weights_changed": round(changed / weights, 4)} if weights else {}
+
+
 class HalfUpdated(RunError):
     """An update failed in the middle: some weights or moments are of the step before, others of this one. Nothing is saved of it."""
 
