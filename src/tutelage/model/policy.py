@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
 from tutelage.data import Stops, TokenizedExample
-from tutelage.machines import shard
+from tutelage.machines import is_sharded, shard
 from tutelage.model import attention
 from tutelage.model.batch import Batch, pack, pack_labels, pad, padded_batch
 from tutelage.model.masters import copies_of
@@ -121,7 +121,7 @@ class Policy:
         ]
         try:
             self._is_computing = True
-            if not with_head and not isinstance(head.weight, DTensor):
+            if not with_head and not is_sharded(self.model):
                 self._head = head.weight.detach().to(torch.bfloat16)
             copies = copies_of([parameter for _, _, parameter in masters])
             for (module, name, _), copy in zip(masters, copies, strict=True):
