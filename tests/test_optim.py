@@ -9,8 +9,9 @@ import torch
 
 from tutelage.data import prepare
 from tutelage.errors import InputError
+from tutelage.model.change import ChangeMeter
 from tutelage.model.load import load_policy
-from tutelage.model.optim import ChangeMeter, fill_state, make_optimizer, offloaded, require, set_lr, state_bytes
+from tutelage.model.optim import fill_state, make_optimizer, offloaded, require, set_lr, state_bytes
 from tutelage.model.order import step_batches
 from tutelage.resources import memory
 from tutelage.training.step import accumulate_gradients, update_weights

@@ -1,4 +1,4 @@
-"""The optimizers, the learning-rate schedule, and how many weights a step really changed."""
+"""The optimizers and the learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -14,9 +14,6 @@ from tutelage.config import Config, TrainConfig
 from tutelage.errors import InputError
 from tutelage.machines import local_part
 from tutelage.model.adamw import AdamW, moment_bytes
-
-SAMPLED = 4096
-"""Elements of each weight that are watched for change."""
 
 
 def of_torch(config: Config) -> bool:
@@ -110,29 +107,6 @@ def state_bytes(optimizer: torch.optim.Optimizer) -> float:
     """Bytes of the state that an optimizer has by now; of sharded weights, of this rank's part."""
     tensors = [local_part(value) for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
     return float(sum(tensor.numel() * tensor.element_size() for tensor in tensors))
-
-
-class ChangeMeter:
-    """The share of weights that an optimizer step changes, by `SAMPLED` elements of each weight; near zero, training stands still.
-
-    Of a sharded model, it measures this rank's part.
-    """
-
-    def __init__(self, model: Any) -> None:
-        weights = [local_part(parameter.detach()) for parameter in model.parameters() if parameter.requires_grad]
-        self.weights = [weight for weight in weights if weight.numel()]
-        self.before = self._sample()
-
-    def _sample(self) -> list[torch.Tensor]:
-        return [weight.flatten()[:: max(1, weight.numel() // SAMPLED)].clone() for weight in self.weights]
-
-    def changed(self) -> tuple[float, float]:
-        """(how many weights changed since the meter was made, of how many)."""
-        if not self.weights:
-            return 0.0, 0.0
-        shares = [(now != then).float().mean() for now, then in zip(self._sample(), self.before, strict=True)]
-        sizes = [float(weight.numel()) for weight in self.weights]
-        return float(torch.stack(shares).cpu().double() @ torch.tensor(sizes, dtype=torch.float64)), sum(sizes)
 
 
 def lr_at(step: int, total: int, config: TrainConfig) -> float:

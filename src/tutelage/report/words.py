@@ -153,7 +153,7 @@ def warnings(reading: Reading) -> list[str]:
             )
     changed = [line["weights_changed"] for line in reading.steps if line.get("lr", 0) > 0 and "weights_changed" in line]
     if changed and max(changed) < 0.5:
-        found.append(f"No step changed more than {percent(max(changed))} of the weights: updates may be lost to rounding.")
+        found.append(f"No counted step changed more than {percent(max(changed))} of the weights: updates may be lost to rounding.")
     config = reading.config
     if config is not None and config.data.validation is None and config.data.test_size == 0 and config.data.train != "arithmetic":
         found.append("The model was validated on its own training rows.")

@@ -14,7 +14,7 @@ import torch
 
 from tutelage.config import Config
 from tutelage.machines import local_part
-from tutelage.model import CHUNK, Batch, Policy, Recomputation, optim
+from tutelage.model import Batch, Policy, Recomputation, optim
 
 HEADROOM = 0.9
 """The share of free memory that a plan may use: a GPU's context and fragments of its allocator take the rest."""
@@ -76,6 +76,7 @@ class Shapes:
         trained_in_layers: bytes of the weights that are trained, but for head and embedding.
         tied: head and embedding are the same weight. learns_head: it is trained.
         adapters: rank of the adapters, 0 without.
+        chunk: targets that meet the vocabulary at a time.
     """
 
     hidden: int
@@ -91,6 +92,7 @@ class Shapes:
     learns_head: bool
     mixed: bool
     adapters: int
+    chunk: int
 
     @staticmethod
     def of(policy: Policy) -> Shapes:
@@ -116,6 +118,7 @@ class Shapes:
             learns_head=head.requires_grad,
             mixed=policy.precision == "bf16-mixed",
             adapters=max(ranks, default=0),
+            chunk=policy.chunk,
         )
 
 
@@ -146,11 +149,12 @@ def state_bytes(policy: Policy, config: Config) -> dict[str, float]:
 
     Of sharded weights, for this rank's part.
     """
-    elsewhere = (policy.head.weight, policy.model.get_input_embeddings().weight)
+    head, embedding = policy.head.weight, policy.model.get_input_embeddings().weight
     needed = {"gradients": 0.0, "moments": 0.0, "copies": 0.0}
     for weight in policy.model.parameters():
         size, count = weight.element_size(), local_part(weight).numel()
-        if policy.precision == "bf16-mixed" and size == 4 and all(weight is not other for other in elsewhere):
+        # the embedding is looked up in float32
+        if policy.precision == "bf16-mixed" and size == 4 and (weight is head or weight is not embedding):
             needed["copies"] += 2.0 * count
         if weight.requires_grad:
             needed["gradients"] += count * size
@@ -193,30 +197,27 @@ def activations_of(s: Shapes, load: Load, kind: Recomputation) -> float:
     flowing = load.tokens * w * (2 * s.intermediate + 2 * h) + (0 if s.mixed else w * h * s.intermediate * s.learns_head)
     head = s.vocabulary * h
     embedding = float(head * s.stored * s.learns_head)
-    # what a float32 master gets is cast when all of a batch's backward pass is done
-    waiting = 2.0 * s.trained_in_layers / 4 if s.mixed else 0.0
-    grown = waiting if s.mixed else s.trained_in_layers
+    grown = 0.0 if load.several else s.trained_in_layers
     every_gradient = s.trained_in_layers + (1 if s.tied else 2) * embedding
     of_head = 0.0 if load.several and not s.tied else embedding
     moments = [
         kept + last_norm + _head_bytes(s, load),
         kept + last_norm + head * (6.0 if s.learns_head and s.stored == 2 else 0.0),
-        kept + of_head + again + flowing + waiting / s.depth,
-        (waiting if load.several else grown) + own + of_head + again + flowing,
-        (waiting if load.several else grown) + (3 if s.tied else 2 - load.several) * embedding,
+        kept + of_head + again + flowing,
+        grown + own + of_head + again + flowing,
+        grown + (3 if s.tied else 2 - load.several) * embedding,
     ]
     # with a single batch gradients come into being while activations go
     return max(moments) if load.several else max(0.0, max(moments) - every_gradient)
 
 
 def _head_bytes(s: Shapes, load: Load) -> float:
-    """What `objective.score` holds at its peak: a chunk's logits twice in float32, or once beside their gradient, or that gradient
-    beside its product with the hidden states; the head's gradient in float32; a copy of the head for the computation."""
-    chunk, head = min(CHUNK, load.targets), s.vocabulary * s.hidden
-    copy = head * s.width if s.width < s.stored else 0
-    product = s.width * (chunk * s.vocabulary + head * s.learns_head)
-    logits = max(8 * chunk * s.vocabulary, (4 + s.width) * chunk * s.vocabulary, product)
-    return copy + 4.0 * head * s.learns_head + logits + load.targets * s.hidden * s.width
+    """What `scoring.score` holds at its peak: a chunk's logits twice in float32, or the gradient of a chunk's logits beside its
+    product with the hidden states; the head's gradient in float32; that of the hidden states."""
+    chunk, head = min(s.chunk, load.targets), s.vocabulary * s.hidden
+    # a product in half precision stands beside the float32 gradient that it is added to
+    product = s.width * (chunk * s.vocabulary + (head if s.learns_head and s.width == 2 else 0))
+    return 4.0 * head * s.learns_head + max(8.0 * chunk * s.vocabulary, product) + load.targets * s.hidden * s.width
 
 
 def training_bytes(policy: Policy, config: Config, load: Load, kind: Recomputation) -> dict[str, float]:

@@ -13,7 +13,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from tutelage.config import Config
 from tutelage.errors import InputError, first_line
-from tutelage.model import Policy, Recomputation, attention, outline, score_batch
+from tutelage.model import Policy, Recomputation, attention, outline
 from tutelage.resources import memory
 from tutelage.resources.memory import Load
 
@@ -83,7 +83,7 @@ def _traced(policy: Policy, config: Config, load: Load, kind: Recomputation, gat
             tracker.see(tensor)
         with tracker, policy.computing():
             for _ in range(1 + load.several):
-                total, _, _ = score_batch(policy.model, *_inputs(load, load.gathered if gathers else 0))
+                total, _, _ = policy.compute(*_inputs(load, load.gathered if gathers else 0), policy.manner)
                 (-total).backward()
                 del total
     known = memory.held_bytes(policy, config)
