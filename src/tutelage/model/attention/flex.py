@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from tutelage.machines import to_device
 from tutelage.model.attention.kernel import FLEX_BLOCK
-from tutelage.model.attention.paths import upload
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class FlexLayout:
         from torch.nn.attention.flex_attention import BlockMask
 
         partial, full = visible_blocks(ends.numpy(), block)
-        there = upload(ends, device)
+        there = to_device(ends, device)
 
         def visible(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
             return (key <= query) & (query < there[key])
@@ -44,7 +44,7 @@ class FlexLayout:
         mask = BlockMask.from_kv_blocks(*_ordered(partial), *_ordered(full), block, visible, lengths)
         for name, value in vars(mask).items():
             if isinstance(value, torch.Tensor):
-                setattr(mask, name, upload(value, device))
+                setattr(mask, name, to_device(value, device))
         return FlexLayout(mask, _compiled())
 
     def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:

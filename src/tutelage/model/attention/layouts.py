@@ -7,10 +7,11 @@ from typing import Protocol
 
 import torch
 
+from tutelage.machines import to_device
 from tutelage.model.attention.cpu import CpuLayout
 from tutelage.model.attention.flex import FlexLayout
 from tutelage.model.attention.kernel import Kernel
-from tutelage.model.attention.paths import Paths, gather, upload
+from tutelage.model.attention.paths import Paths, gather
 from tutelage.model.attention.varlen import Varlen
 
 
@@ -39,8 +40,8 @@ def layout_of(ends: torch.Tensor, kernel: Kernel) -> Layout:
     paths = Paths.of(ends)
     if paths.keys is None and len(ends) == paths.longest_run * (len(paths.runs) - 1):
         return EqualRowsLayout(paths.longest_run)
-    keys = None if paths.keys is None else upload(paths.keys, kernel.device)
-    runs, bounds = upload(paths.runs, kernel.device), upload(paths.paths, kernel.device)
+    keys = None if paths.keys is None else to_device(paths.keys, kernel.device)
+    runs, bounds = to_device(paths.runs, kernel.device), to_device(paths.paths, kernel.device)
     # an odd and an even number: `torch.compile` takes numbers that are equal at first for one number, and 1 for a constant
     longest_run, longest_path = max(3, paths.longest_run | 1), paths.longest_path + paths.longest_path % 2
     return PathsLayout(runs, bounds, longest_run, longest_path, keys, kernel.varlen)

@@ -85,11 +85,6 @@ def _keys(runs: np.ndarray, paths: np.ndarray) -> np.ndarray:
     return keys
 
 
-def upload(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A tensor of the CPU on the device. The copy to a GPU does not block, for it starts in pinned memory."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
-
-
 @torch.library.custom_op("tutelage::gather_keys", mutates_args=())
 def gather(key: torch.Tensor, value: torch.Tensor, keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """key and value (tokens, key heads, size), of the tokens `keys`: (keys, key heads, size).
