@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import runpy
@@ -15,7 +14,6 @@ import pytest
 
 pytestmark = pytest.mark.slow
 BENCH = Path(__file__).parent.parent / "bench"
-needs_torchao = pytest.mark.skipif(importlib.util.find_spec("torchao") is None, reason="torchao is not installed")
 
 
 def run(tmp_path, script: str, *arguments: str) -> dict:
@@ -50,16 +48,6 @@ def test_the_gain_of_shared_prefixes_is_measured(tmp_path, tiny_model, monkeypat
     assert shares[0] > shares[50] > shares[90] and len(result["by_solutions"]) == 4
     alone, three = (row["distinct"] / row["tokens"] for row in result["by_turns"])
     assert three < alone
-
-
-@needs_torchao
-def test_the_gpu_bench_runs_on_a_cpu_at_toy_size(tmp_path):
-    result = run(
-        tmp_path, "train_gpu.py", "--toy", "--lengths", "24", "--rows", "4", "--rows-in-memory", "2", "--steps", "1",
-        "--rounds", "1", "--sides", "ours, mixed", "ours, mixed, unpacked",
-    )  # fmt: skip
-    assert [row["side"] for row in result["sides"]] == ["ours, mixed", "ours, mixed, unpacked", "ours, sr, capped"]
-    assert all(row["tokens_per_second"] > 0 and row["mfu"] > 0 for row in result["sides"])
 
 
 def test_a_sweep_is_killed_resumed_and_summed_up_at_toy_size(tmp_path, tiny_model, data_file):
