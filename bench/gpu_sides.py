@@ -83,7 +83,7 @@ class Ours:
             distinct.append(sum(batch.input_ids.numel() for batch in batches) / tokens)
             loads.append(load)
             if len(seconds) == 1:
-                yield {"first_step_seconds": round(time.monotonic() - began, 1), "since_start": round(time.monotonic() - STARTED, 1)}
+                yield {"first_step_seconds": round(time.monotonic() - began, 2), "since_start": round(time.monotonic() - STARTED, 2)}
         yield {
             "tokens_per_second": round(statistics.median(rates[size.warmup :])), "seconds": seconds, "batches": len(batches),
             "distinct_share": round(statistics.mean(distinct), 4), **self._memory(max(loads, key=lambda load: load.tokens)),
