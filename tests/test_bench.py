@@ -68,3 +68,11 @@ def test_a_sweep_is_killed_resumed_and_summed_up_at_toy_size(tmp_path, tiny_mode
 def test_the_page_is_opened_at_toy_size(tmp_path, monkeypatch):
     result = run_here(tmp_path, monkeypatch, "report.py", "--problems", "20", "--evaluations", "2", "--rounds", "1")
     assert result["pages"] == 1 and 0 < result["seconds_browsing"] <= result["seconds_curves"]
+
+
+def test_settings_run_and_what_fails_is_told_at_toy_size(tmp_path, tiny_model, monkeypatch):
+    arguments = ("--model", tiny_model, "--device", "cpu", "--steps", "2", "--out", str(tmp_path / "runs"), "--only", "default", "small packs", "offload")
+    found = run_here(tmp_path, monkeypatch, "settings.py", *arguments)["settings"]
+    assert len(found["default"]["losses"]) == 2 and found["default"]["evaluations"] == 2
+    assert found["small packs"]["losses"] == pytest.approx(found["default"]["losses"], abs=1e-3)
+    assert "activations on a CPU are in the host's memory already" in found["offload"]["failed"]
