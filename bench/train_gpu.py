@@ -22,6 +22,7 @@ against the measured rate of matrix products; null is what was not measured.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
@@ -82,8 +83,9 @@ class Side:
     def ask(self, request: str, limit: float) -> Iterator[dict[str, Any]]:
         """What it finds out in so many seconds at most; what it does not find out is a result too, with `failed`."""
         self.start()
-        self.process.stdin.write(request + "\n")
-        self.process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it ended while it began: its log says why, below
+            self.process.stdin.write(request + "\n")
+            self.process.stdin.flush()
         until = time.monotonic() + limit
         while True:
             try:
