@@ -10,17 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-KINDS = {
-    "copies and casts": r"memcpy|memset|copy",
-    "attention": r"flash|fmha|attention|attn|sdpa|flex",
-    "optimizer": r"adam|multi_tensor|lpnorm|stochastic",
-    "products": r"gemm|cutlass|nvjet|cublas|xmma|triton_tem|aten::(mm|bmm|addmm)",
-    "gathers": r"index|gather|scatter|embedding",
-    "element-wise": r"triton|elementwise|vectorized|reduce|softmax|aten::",
-}
-"""What a kernel is for, by its name; the first pattern that is found decides. Kernels in the head's own range are the head's."""
+KINDS = (
+    ("element-wise", r"^triton_(poi|red|per|for)_"),  # compiled; their names list what is fused, casts among it
+    ("attention", r"flash|fmha|attention|attn|sdpa|flex"),
+    ("products", r"gemm|cutlass|nvjet|cublas|xmma|triton_tem|aten::(mm|bmm|addmm)$"),
+    ("copies and casts", r"memcpy|memset|copy"),
+    ("optimizer", r"adam|multi_tensor|lpnorm|stochastic"),
+    ("gathers", r"index|gather|scatter|embedding"),
+    ("element-wise", r"triton|elementwise|vectorized|reduce|softmax|aten::|CompiledFxGraph"),
+)
+"""What a kernel is for, by its name; the first pattern that is found decides."""
 RANGES = {"head": "head", "Optimizer.step": "optimizer"}
-"""What kernels are for by the range that they run in, by how its name begins."""
+"""What a kernel is for, by how the name of the range begins that it runs in; this comes before its own name."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Kernel:
     @property
     def kind(self) -> str:
         of_range = next((kind for name, kind in RANGES.items() if self.range.startswith(name)), None)
-        return of_range or next((kind for kind, names in KINDS.items() if re.search(names, self.name, re.IGNORECASE)), "other")
+        return of_range or next((kind for kind, names in KINDS if re.search(names, self.name, re.IGNORECASE)), "other")
 
 
 def kernels_of(profile: Any, on_card: bool) -> list[Kernel]:

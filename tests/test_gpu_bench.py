@@ -65,7 +65,7 @@ def test_kernels_of_a_trace_are_told_apart_and_overlaps_count_once():
             event("kernel", "nvjet_tst_128x256_64x4_1x2_h_bz_coopA_NTN", 0, 40),
             event("kernel", "nvjet_tst_128x256_64x4_1x2_h_bz_coopA_NTN", 110, 40),
             event("kernel", "void flash::flash_fwd_kernel<…>", 20, 40),
-            event("kernel", "triton_poi_fused_mul_silu_3", 200, 10),
+            event("kernel", "triton_poi_fused__to_copy_mul_silu_3", 200, 10),
             event("kernel", "triton_poi_fused_mul_silu_3", 310, 10),
             event("gpu_memcpy", "Memcpy DtoD (Device -> Device)", 400, 10),
             event("cpu_op", "aten::mm", 0, 900),
@@ -77,6 +77,27 @@ def test_kernels_of_a_trace_are_told_apart_and_overlaps_count_once():
     assert found["busy_share"] == pytest.approx(130 / 320, abs=1e-4)  # 0–60, 110–150, 200–210, 310–320, 400–410
     assert found["largest"][0] == {"kernel": "nvjet_tst_128x256_64x4_1x2_h_bz_coopA_NTN", "ms": 0.08, "calls": 2}
     assert summary(kernels, 320e-6, on_card=False)["busy_share"] is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("attention", "void cutlass::device_kernel<flash::enable_sm90<flash::FlashAttnFwdSm90<cute::Copy_Atom<…>>>>"),
+        ("attention", "cudnn_generated_fort_native_sdpa_sm90_flash_bprop_wgmma_f16_knob_1"),
+        ("attention", "triton_tem_fused_flex_attention_backward_2"),
+        ("products", "sm90_xmma_gemm_bf16bf16_bf16f32_f32_tn_n_tilesize128x128x64"),
+        ("copies and casts", "void at::native::multi_tensor_apply_kernel<…, at::native::CopyFunctor<float, c10::BFloat16>>"),
+        ("copies and casts", "void at::native::unrolled_elementwise_kernel<at::native::direct_copy_kernel_cuda>"),
+        ("optimizer", "void at::native::multi_tensor_apply_kernel<…, at::native::LpNormFunctor<float>>"),
+        ("gathers", "void at::native::indexFuncLargeIndex<float, long, unsigned int>"),
+        ("element-wise", "void at::native::vectorized_elementwise_kernel<4, at::native::silu_kernel>"),
+        ("other", "ncclDevKernel_AllReduce"),
+    ],
+)
+def test_a_kernel_is_known_by_its_name(kind, name):
+    from gpu_profile import Kernel
+
+    assert Kernel(name, 0.0, 1.0).kind == kind
 
 
 def test_figures_are_ratios_to_the_better_padded_side_and_null_if_unmeasured():
