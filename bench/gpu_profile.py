@@ -17,7 +17,7 @@ KINDS = (
     ("copies and casts", r"memcpy|memset|copy"),
     ("optimizer", r"adam|multi_tensor|lpnorm|stochastic"),
     ("gathers", r"index|gather|scatter|embedding"),
-    ("element-wise", r"triton|elementwise|vectorized|reduce|softmax|aten::|CompiledFxGraph"),
+    ("element-wise", r"triton|elementwise|vectorized|reduce_kernel|softmax|aten::|CompiledFxGraph"),
 )
 """What a kernel is for, by its name; the first pattern that is found decides."""
 RANGES = {"head": "head", "Optimizer.step": "optimizer"}
