@@ -43,7 +43,7 @@ KINDS = ("equal", "real", "shared", "shared_8")
 PARTS = (*KINDS, "profile", "capped")
 LIMITS = {"make": 60.0, "equal": 90.0, "capped": 75.0}
 """Seconds that a part may take on one side; others `USUAL_LIMIT`. The first rows of a side are loaded and compiled for."""
-USUAL_LIMIT = 45.0
+USUAL_LIMIT = 60.0
 NEEDS = {
     "TRL": ("trl",),
     "TRL + Liger": ("trl", "liger_kernel"),
