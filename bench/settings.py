@@ -3,7 +3,7 @@
     python bench/settings.py [--only sr sr+8bit lora] [--model smollm2] [--out /tmp/settings]
 
 Each run trains a few steps of the built-in task by `train_one_size`, evaluates, and saves. A line says what came of it: losses, the
-share of changed weights, seconds of each step, memory. With `--device cpu` settings that need a card are refused, and this is shown.
+share of changed weights where it was looked at, seconds of each step, memory. With `--device cpu` settings that need a card are refused, and this is shown.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     steps = [line for line in lines if line["kind"] == "train"]
     return {
         "losses": [round(step["loss"], 4) for step in steps],
-        "changed": [step["weights_changed"] for step in steps],
+        "changed": [step["weights_changed"] for step in steps if step.get("weights_changed") is not None],
         "step_seconds": [step["seconds"] for step in steps],
         "memory_gb": steps[-1]["memory_gb"],
         "evaluations": len(result.evaluations),
