@@ -3,7 +3,8 @@
     python bench/settings.py [--only sr sr+8bit lora] [--model smollm2] [--out /tmp/settings]
 
 Each run trains a few steps of the built-in task by `train_one_size`, evaluates, and saves. A line says what came of it: losses, the
-share of changed weights where it was looked at, seconds of each step, memory. With `--device cpu` settings that need a card are refused, and this is shown.
+share of changed weights where it was looked at, seconds of each step, memory. With `--device cpu` settings that need a card are
+refused, and this is shown.
 """
 
 from __future__ import annotations
