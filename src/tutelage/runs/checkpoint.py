@@ -84,9 +84,9 @@ class Checkpoints:
 
         target = self.directory / _name(step)
         try:
-            written = pending.result()
+            pending.result()
             if self.world.leads:
-                _seal(beside, step, self.world.size, written)
+                _seal(beside, step, self.world.size)
                 if target.exists():  # one that was damaged
                     remove(target)
                 beside.rename(target)
@@ -222,14 +222,17 @@ def _make_room(beside: Path) -> str:
     return ""
 
 
-def _seal(folder: Path, step: int, ranks: int, written: Any) -> None:
+def _seal(folder: Path, step: int, ranks: int) -> None:
     """Say that all is there, once it is on the disk.
 
     Raises:
         OSError: a file is missing on this rank's disk, or shorter than the rank said that wrote it.
     """
+    from torch.distributed.checkpoint import FileSystemReader
+
     files = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
-    for entry in (written.storage_data or {}).values():
+    written: Any = FileSystemReader(folder).read_metadata()  # what saving returns lacks the files under torch 2.11
+    for entry in written.storage_data.values():
         if files.get(entry.relative_path, -1) < entry.offset + entry.length:
             raise OSError(f"{entry.relative_path} is missing or too short on the disk of the first rank")
     with (folder / SEAL).open("w") as file:
