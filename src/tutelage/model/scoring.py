@@ -302,12 +302,15 @@ def adds_in_float32(device: torch.device) -> bool:
     """Whether the device gives, and adds up, products of half-precision matrices in float32 (`out_dtype`): tried on small ones."""
     if device.type != "cuda":
         return False
-    small = torch.ones((16, 16), dtype=torch.bfloat16, device=device)
-    try:
-        torch.addmm(torch.zeros((16, 16), device=device), small, small, out_dtype=torch.float32)
+    a, b, total = (torch.ones(shape, dtype=dtype, device=device) for shape, dtype in (
+        ((16, 32), torch.bfloat16), ((16, 64), torch.bfloat16), ((32, 64), torch.float32)
+    ))  # fmt: skip
+    try:  # the calls that are made of large ones
+        product = torch.mm(a.T, b, out_dtype=torch.float32)
+        torch.addmm(total, a.T, b, out_dtype=torch.float32, out=total)
     except (TypeError, RuntimeError):  # no such argument, or not on this device
         return False
-    return True
+    return bool((product == 16).all() and (total == 17).all())
 
 
 def wide(tensor: torch.Tensor) -> torch.Tensor:
