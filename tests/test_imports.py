@@ -87,7 +87,7 @@ def test_an_offered_name_is_never_hidden_by_a_file_of_that_name():
 def test_engines_know_neither_grading_nor_training():
     for path, other, *_ in crossings():
         if path.parts[:2] == ("evaluation", "engine"):
-            assert other in {"config", "data", "model", "errors", "machines", "resources"}, f"{path} imports {other}"
+            assert other in {"config", "console", "data", "model", "errors", "machines", "resources"}, f"{path} imports {other}"
 
 
 def test_only_one_file_knows_vllm():

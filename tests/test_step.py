@@ -52,7 +52,6 @@ def reads(monkeypatch):
 @pytest.mark.parametrize("precision", ["fp32", "bf16-mixed"])
 @pytest.mark.parametrize("measures", [False, True])
 def test_a_step_waits_for_the_device_once(make_config, tokenizer, reads, monkeypatch, precision, measures):
-    monkeypatch.setattr("tutelage.training.step.step_flops", lambda *_: 0.0)  # counts what a batch of a run has counted before
     config = make_config(model__precision=precision)
     policy = load_policy(config.model, tokenizer)
     policy.model.train()
