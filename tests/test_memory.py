@@ -149,6 +149,15 @@ def test_attention_takes_what_its_kernel_keeps(tiny_model, monkeypatch):
     assert found["cpu"][2] < found["flex"][2] and found["flash2"][2] - found["cpu"][2] == 2 * 3000 * 2 * keys * size * 4
 
 
+@pytest.mark.parametrize(("precision", "of_ends", "of_layers"), [("fp32", 4, 4), ("bf16-mixed", 4, 2), ("bf16-sr", 2, 2)])
+def test_ranks_gather_embedding_and_head_in_their_own_precision(shapes, precision, of_ends, of_layers):
+    policy = outline(parse_config({"model": {"id": shapes["llama"], "precision": precision, "device": "cpu"}}).model, None, CPU)
+    ends = 2 * 32000 * 2048  # untied
+    layers = sum(weight.numel() for weight in policy.model.parameters()) - ends
+    needed = memory.sharded_bytes({"weights": 8.0, "copies": 8.0, "activations": 8.0}, policy, 2)
+    assert needed == {"weights": 4.0, "activations": 8.0, "gathered": of_ends * ends + of_layers * layers}  # of two layers
+
+
 def test_a_load_counts_tokens_that_rows_share_once():
     shared = tuple(range(50))
     rows = [TokenizedExample(str(n), shared, (100 + n, 0)) for n in range(3)]

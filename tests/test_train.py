@@ -18,6 +18,8 @@ from tutelage.machines.world import StopWanted, World
 from tutelage.model.load import load_policy
 from tutelage.model.order import step_batches
 from tutelage.model.specification import get_response_log_probs, sft_microbatch_train_step
+from tutelage.report import facts
+from tutelage.runs import Reading
 from tutelage.training.ending import Interrupted
 from tutelage.training.loop import prefetched
 from tutelage.training.step import accumulate_gradients
@@ -255,6 +257,13 @@ def test_the_rate_of_the_device_is_measured_before_training_and_kept(make_config
     assert order == ["rate", "update", "update"]
     environment = json.loads((directory / "environment.json").read_text())
     assert environment["matrix_flops_per_second"] > 1e8 and environment["command"]
+
+
+@pytest.mark.parametrize(("pack", "kernel"), [(True, "blocks of queries on the CPU"), (False, None)])
+def test_a_run_writes_down_which_kernel_computes_its_packs(make_config, pack, kernel):
+    directory = train_one_size(make_config(train__num_steps=1, train__pack=pack, eval__before=False)).directory
+    assert json.loads((directory / "environment.json").read_text())["kernel"] == kernel
+    assert ("attention within packs" in dict(facts.environment(Reading(directory)))) == pack
 
 
 def test_a_rate_that_could_not_be_measured_costs_the_share_alone(make_config, monkeypatch):

@@ -227,12 +227,12 @@ def training_bytes(policy: Policy, config: Config, load: Load, kind: Recomputati
 
 def sharded_bytes(needed: Mapping[str, float], policy: Policy, ranks: int) -> dict[str, float]:
     """What each of several ranks needs where one alone would need `needed`: its part of the state, and what is full while it computes
-    (two layers, embedding, head), by name `gathered`."""
+    (two layers; embedding and head, which are gathered in their own precision), by name `gathered`."""
     shapes = Shapes.of(policy)
     state = {name: size if name == "activations" else size / ranks for name, size in needed.items() if name != "copies"}
     head = (1 if shapes.tied else 2) * shapes.vocabulary * shapes.hidden
     layers = sum(weight.numel() for weight in policy.model.parameters()) - head
-    return {**state, "gathered": shapes.width * (head + 2.0 * layers / shapes.depth)}
+    return {**state, "gathered": shapes.stored * head + shapes.width * 2.0 * layers / shapes.depth}
 
 
 def native_bytes(policy: Policy, rows: int, prompt: int, longest: int) -> float:
