@@ -123,7 +123,7 @@ def test_interrupted_filtering_goes_on_from_the_verdicts_it_has(tmp_path, monkey
 
 
 def test_verdicts_that_hang_on_the_clock_are_not_kept(tmp_path):
-    from tutelage.grading.pool import OUT_OF_TIME
+    from tutelage.grading import OUT_OF_TIME
 
     verdicts = cache.VerdictCache(tmp_path)
     by_clock, by_limit = equality.Verdict(None, "limit", f"{OUT_OF_TIME} after 4 s"), equality.Verdict(None, "limit", "a tower")

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 from hostile_inputs import HOSTILE, PWN
 
-from tutelage.grading import grade, grade_all, pool
+from tutelage.grading import grade, grade_all, pool, start_workers
+from tutelage.grading.work import Task
 
 HARD = (r"\frac{1}{7}", r"\sum_{n=1}^{9999} \frac{1}{n^{999}} + \int \frac{1}{x^{30}+x^{17}+3x+1} dx")
 """A pair that costs Math-Verify more than any limit."""
@@ -245,10 +246,10 @@ def test_memory_is_limited():
 
 def test_a_worker_that_was_killed_is_replaced():
     assert grade("x^2-1", "(x-1)(x+1)").equal is True
-    worker = pool._idle.get_nowait()
+    worker = pool._idle[Task.READ].get_nowait()
     worker.process.kill()
     worker.process.wait()
-    pool._idle.put(worker)
+    pool._idle[Task.READ].put(worker)
     assert grade("x^2-1", "(x-1)(x+1)").equal is True
 
 
@@ -297,8 +298,8 @@ def test_a_file_in_the_current_directory_is_not_taken_for_a_library(tmp_path):
 
 def test_a_child_that_was_killed_costs_one_pair_at_most():
     assert grade("x^2-1", "(x-1)(x+1)").equal is True
-    worker = pool._idle.get_nowait()
-    pool._idle.put(worker)
+    worker = pool._idle[Task.READ].get_nowait()
+    pool._idle[Task.READ].put(worker)
     for child in workers_of(worker.process.pid):
         os.kill(child, signal.SIGKILL)
     verdicts = [grade("x^2-1", f"(x-1)(x+1)+{number}-{number}").equal for number in range(3)]
@@ -411,6 +412,8 @@ def test_importing_the_grader_loads_and_starts_nothing():
     script = """
     import sys
     import tutelage.grading
-    print([name for name in ("torch", "sympy", "mpmath", "math_verify", "datasets") if name in sys.modules], tutelage.grading.pool._started)
+    from tutelage.grading import grade, pool, r1_zero_reward_fn
+    r1_zero_reward_fn("<think> x </think> <answer> 0.5 </answer>", "1/2")
+    print([name for name in ("torch", "sympy", "mpmath", "math_verify", "datasets") if name in sys.modules], pool._started)
     """
     assert run(script).stdout == "[] set()\n"
