@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from hostile_inputs import HOSTILE, PWN
 
+from tutelage.errors import RunError
 from tutelage.grading import grade, grade_all, pool, start_workers
 from tutelage.grading.work import Task
 
@@ -162,34 +163,72 @@ PAIRS = [
 """Pairs of our own reading, of Math-Verify, and two whose work is over the limit."""
 
 
+VERDICTS = [True, True, True, True, True, False, None, None]
+
+
+def graded(pairs, before: str = "", **options) -> list[tuple[bool | None, str, str]]:
+    """The verdicts on pairs, of a process of its own that does something before."""
+    script = f"""
+    from tutelage.grading import grade_all
+    {{before}}
+    print([(verdict.equal, verdict.layer, verdict.why) for verdict in grade_all({pairs!r}, workers=1)], flush=True)
+    """
+    done = run(textwrap.dedent(script).replace("{before}", textwrap.dedent(before)), **options)
+    return ast.literal_eval(done.stdout or repr(done.stderr))
+
+
+STOP_HALF_OF_THE_TIME = f"""
+import os, signal, threading, time
+from pathlib import Path
+{inspect.getsource(workers_of)}
+def slow_down():
+    while True:
+        below = workers_of(os.getpid())
+        for number in (signal.SIGSTOP, signal.SIGCONT):
+            for pid in below:
+                try: os.kill(pid, number)
+                except ProcessLookupError: pass
+            time.sleep(0.2)
+threading.Thread(target=slow_down, daemon=True).start()
+"""
+NINE_NEIGHBOURS = """
+import atexit, os, subprocess, sys
+os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # what starts from here on shares one core
+for _ in range(9):
+    atexit.register(subprocess.Popen([sys.executable, "-c", "while True: pass"]).kill)
+"""
+"""Ten times as busy: each of ten processes has a tenth of the core."""
+
+
 def test_verdicts_do_not_depend_on_how_busy_the_machine_is():
     """Workers that are stopped half of the time decide every comparison as others do."""
-    script = f"""
-    import os, signal, sys, threading, time
-    from tutelage.grading import grade, grade_all, pool
-    stop = threading.Event()
-    def slow_down():
-        while not stop.is_set():
-            below = workers_of(os.getpid())
-            for number, seconds in ((signal.SIGSTOP, 0.2), (signal.SIGCONT, 0.2)):
-                for pid in below:
-                    try: os.kill(pid, number)
-                    except ProcessLookupError: pass
-                time.sleep(seconds)
-    {{workers}}
-    assert grade("x+1", "1+x").equal
-    if sys.argv[1] == "busy":
-        threading.Thread(target=slow_down, daemon=True).start()
-    print([(verdict.equal, verdict.layer, verdict.why) for verdict in grade_all({PAIRS!r}, workers=1)])
-    stop.set()
-    time.sleep(0.6)
-    """
-    workers = textwrap.indent("from pathlib import Path\n" + inspect.getsource(workers_of), "    ").strip()
-    script = textwrap.dedent(script.replace("{workers}", workers))
-    idle, busy = (subprocess.run([sys.executable, "-c", script, how], capture_output=True, text=True, timeout=600) for how in ("idle", "busy"))
-    verdicts = ast.literal_eval(idle.stdout)
-    assert [equal for equal, _, _ in verdicts] == [True, True, True, True, True, False, None, None]
-    assert ast.literal_eval(busy.stdout) == verdicts
+    verdicts = graded(PAIRS)
+    assert [equal for equal, _, _ in verdicts] == VERDICTS
+    assert graded(PAIRS, STOP_HALF_OF_THE_TIME) == verdicts
+
+
+@pytest.mark.skipif("not hasattr(__import__('os'), 'sched_setaffinity')", reason="needs a system that lets a process choose its core")
+def test_verdicts_on_a_machine_ten_times_as_busy_are_the_same():
+    quick = [pair for pair in PAIRS if pair is not HARD]
+    assert graded(quick, NINE_NEIGHBOURS) == graded(quick)
+
+
+def test_no_reading_of_a_clock_takes_part_in_a_verdict(tmp_path):
+    """Each reading of any clock in the owner, the workers and their children is a day after the one before."""
+    (tmp_path / "sitecustomize.py").write_text(
+        textwrap.dedent(f"""
+        import itertools, os, sys, time
+        if "tutelage.grading.worker" in sys.orig_argv:
+            open(os.path.join({str(tmp_path)!r}, f"worker-{{os.getpid()}}"), "w").close()
+        days = itertools.count(time.time_ns() // 86_400_000_000_000 + 1)
+        for name in ("time", "monotonic", "perf_counter", "process_time", "thread_time"):
+            setattr(time, name, lambda: 86_400.0 * next(days))
+            setattr(time, name + "_ns", lambda: 86_400_000_000_000 * next(days))
+        """)
+    )
+    leaping = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    assert [equal for equal, _, _ in graded(PAIRS, env=leaping)] == VERDICTS
+    assert len(list(tmp_path.glob("worker-*"))) == 2  # one that reads, one for Math-Verify: the clocks leap there too
 
 
 def test_the_same_comparison_costs_the_same_work_whatever_came_before():
@@ -264,7 +303,8 @@ def test_workers_that_died_while_they_were_idle_are_replaced():
 def test_ctrl_c_in_a_batch_ends_soon_and_the_next_grade_works():
     script = f"""
     import os, signal, threading, time
-    from tutelage.grading import grade, grade_all
+    from tutelage.errors import RunError
+from tutelage.grading import grade, grade_all
     assert grade("x+1", "1+x").equal
     threading.Timer(2, os.kill, (os.getpid(), signal.SIGINT)).start()
     started = time.monotonic()
@@ -377,6 +417,48 @@ def test_grading_works_after_cuda_is_up():
 
     torch.ones(1, device="cuda")
     assert grade("x^2-1", "(x-1)(x+1)").equal is True
+
+
+# ── ahead ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def tasks() -> list[str]:
+    return sorted(worker.task for worker in pool._started)
+
+
+def test_workers_start_ahead_once_and_as_many_as_the_answers_need(monkeypatch):
+    pool.close()
+    monkeypatch.setattr(pool, "CORES", 8)
+    for answers, expected in ((0, []), (1, ["read"]), (33, 3 * ["read"]), (1000, ["math-verify", *4 * ["read"]]), (1000, ["math-verify", *4 * ["read"]])):
+        start_workers(answers)
+        assert tasks() == expected
+    before = {worker.process.pid for worker in pool._started}
+    assert grade("x^2-1", "(x-1)(x+1)").equal and grade("6", r"\lim_{x \to 3} 2x").equal
+    assert {worker.process.pid for worker in pool._started} == before
+    pool.close()
+    assert tasks() == [] and not any(map(alive, before))
+
+
+def test_one_that_ended_while_it_started_is_replaced():
+    pool.close()
+    start_workers(1)
+    for worker in list(pool._started):
+        worker.process.kill()
+    assert grade("x^2-1", "(x-1)(x+1)").equal
+
+
+def test_a_process_that_does_not_start_is_an_error_and_no_verdict(monkeypatch):
+    pool.close()
+    monkeypatch.setattr(pool, "_command", lambda task: [sys.executable, "-c", "raise SystemExit(1)"])
+    with pytest.raises(RunError, match="a grading process does not start"):
+        grade("x^2-1", "(x-1)(x+1)")
+    assert tasks() == []
+
+
+def test_pairs_of_both_kinds_keep_their_order():
+    pairs = [(r"\sqrt{8}", "2√2"), ("6", r"\lim_{x \to 3} 2x"), ("x", "y+1"), ("7", r"\int_0^1 x dx"), ("x+1", "1+x")]
+    assert [verdict.layer for verdict in grade_all(pairs)] == ["algebra", "math-verify", "algebra", "math-verify", "algebra"]
+    assert [verdict.equal for verdict in grade_all(pairs)] == [True, True, False, False, True]
 
 
 # ── no orphan ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -126,25 +126,30 @@ def ask_many(requests: Sequence[list[list[str]]], workers: int | None = None) ->
 
 def _take(task: Task) -> Worker:
     """A worker that is ready: an idle one, else a new one."""
-    worker = None
     with contextlib.suppress(queue.Empty):
-        while worker is None:
+        while True:
             worker = _idle[task].get_nowait()
-            if worker.process.poll() is not None:
-                _end(worker)
-                worker = None
-    worker = worker or _start(task)
+            if worker.process.poll() is None and _is_ready(worker):
+                return worker
+            _end(worker)
+    worker = _start(task)
+    if not _is_ready(worker):
+        _end(worker)
+        raise RunError(f"a grading process does not start; `{' '.join(_command(task))} < /dev/null` says why")
+    return worker
+
+
+def _is_ready(worker: Worker) -> bool:
+    """Wait until a worker has imported; False if it ended."""
     if worker in _silent:
         try:
             line = worker.replies.readline()
         except BaseException:  # Ctrl-C
             _end(worker)
             raise
-        if line != b"ready\n":
-            _end(worker)
-            raise RunError(f"a grading process does not start; `{' '.join(_command(task))} < /dev/null` says why")
         _silent.discard(worker)
-    return worker
+        return line == b"ready\n"
+    return True
 
 
 def _command(task: Task) -> list[str]:
