@@ -96,19 +96,20 @@ def grade_file(
         verdicts = grade_responses([(pair.response, pair.reference) for pair in pairs], style, on_graded=advance)
         seconds = time.monotonic() - started
     counts = Counter(_WORDS[verdict.equal] for verdict in verdicts)
-    summary = {"rows": len(pairs), **{word: counts[word] for word in _WORDS.values()}, "rows_per_second": len(pairs) / max(seconds, 1e-6)}
-    console.say(
-        f"{len(pairs):,} rows: {counts['right']:,} right, {counts['wrong']:,} wrong, {counts['undecided']:,} undecided"
-        f" ({summary['rows_per_second']:,.0f} rows per second)"
-    )
-    if any(pair.label is not None for pair in pairs):
-        summary["agreement"] = _agreement(pairs, verdicts)
-        console.say("beside the labels: " + ", ".join(f"{count:,} {word.replace('_', ' ')}" for word, count in summary["agreement"].items()))
+    speed = len(pairs) / max(seconds, 1e-6)
+    said = ", ".join(f"{counts[word]:,} {word}" for word in _WORDS.values())
+    console.say(f"{len(pairs):,} rows: {said} ({speed:,.0f} rows per second)")
+    agreement = _agreement(pairs, verdicts)
+    if agreement["labelled"]:
+        console.say("beside the labels: " + ", ".join(f"{count:,} {word.replace('_', ' ')}" for word, count in agreement.items()))
     if out is not None:
         with writing(out) as lines:
             lines.write(to_lines(map(_line, pairs, verdicts)))
         console.say(f"wrote {out}")
-    return summary
+    return {
+        "rows": len(pairs), **{word: counts[word] for word in _WORDS.values()}, "rows_per_second": speed,
+        "agreement": agreement if agreement["labelled"] else None,
+    }  # fmt: skip
 
 
 def _pairs(rows: list[Row], reference: str | None, response: str | None) -> list[Pair]:
