@@ -78,12 +78,11 @@ def test_the_style_says_where_the_answer_stands(style, right, tmp_path, capsys):
 
 
 def test_files_of_each_kind_are_read(tmp_path, capsys):
-    pyarrow = pytest.importorskip("pyarrow")
-    import pyarrow.parquet
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
 
     (tmp_path / "p.csv").write_text('reference,response\n1/2,0.5\n"1,234",1235\n')
     (tmp_path / "p.json").write_text(json.dumps([{"reference": 0.5, "response": "1/2"}, {"reference": 5, "response": "6"}]))
-    pyarrow.parquet.write_table(pyarrow.table({"reference": [0.5, 5.0], "response": ["1/2", "6"]}), tmp_path / "p.parquet")
+    parquet.write_table(pyarrow.table({"reference": [0.5, 5.0], "response": ["1/2", "6"]}), tmp_path / "p.parquet")
     for kind in ("csv", "json", "parquet"):
         assert main(["grade", "--file", str(tmp_path / f"p.{kind}"), "--json"]) == 0
         value = value_of(capsys)
