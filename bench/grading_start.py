@@ -43,9 +43,8 @@ print(json.dumps(seconds))
 
 
 def seconds_of(source: Path, ahead: float) -> dict[str, float]:
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(ahead)], env={**os.environ, "PYTHONPATH": str(source)}, capture_output=True, text=True, check=True
-    )
+    command, environment = [sys.executable, "-c", SCRIPT, str(ahead)], {**os.environ, "PYTHONPATH": str(source)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 
 
