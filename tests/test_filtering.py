@@ -51,6 +51,13 @@ def test_the_control_leaves_malformed_rows_out(data_file, tmp_path):
     assert [fate["fate"] for fate in fates[48:]] == ["malformed"] * 40 and fates[48]["source"].endswith(":49")
 
 
+def test_workers_start_while_the_rows_are_read(data_file, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("tutelage.grading.start_workers", asked.append)
+    filter_file(str(data_file), tmp_path / "kept.jsonl")
+    assert asked == [48]
+
+
 def test_a_malformed_row_stops_before_anything_is_graded(data_file, tmp_path, monkeypatch):
     with data_file.open("a") as file:
         file.write("{\n")
