@@ -144,6 +144,8 @@ def _is_ready(worker: Worker) -> bool:
     if worker in _silent:
         try:
             line = worker.replies.readline()
+        except (OSError, ValueError):  # ValueError: closed by another thread
+            line = b""
         except BaseException:  # Ctrl-C
             _end(worker)
             raise
@@ -208,7 +210,8 @@ os.register_at_fork(after_in_child=_forget)
 def close() -> None:
     """End the workers; they also end by themselves when this process does, however it does."""
     for idle in _idle.values():
-        while not idle.empty():
-            idle.get_nowait()
-    while _started:
-        _end(_started.pop(), grace_seconds=1.0)
+        with contextlib.suppress(queue.Empty):
+            while True:
+                idle.get_nowait()
+    for worker in list(_started):
+        _end(worker, grace_seconds=1.0)
