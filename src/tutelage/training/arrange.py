@@ -144,8 +144,8 @@ def _gives_kernels(policy: Policy, began_with: bool) -> bool:
     """Give the model Liger's kernels, and say so in one line. Raises InputError if the run began with them and they are not there."""
     reason = liger.give_kernels(policy) if liger.is_usable(policy) else "liger-kernel is not installed, or the device is not the same"
     if reason and began_with:
-        raise InputError(f"the run began with Liger's kernels, and goes on with them alone: {reason}; pip install 'tutelage[gpu]'")
-    console.say(f"Liger's RMSNorm, RoPE and SwiGLU: {f'not used, {reason}' if reason else 'used, for layers are not compiled'}")
+        raise InputError(f"the run began with Liger's kernels and can continue only with them: {reason}; pip install 'tutelage[gpu]'")
+    console.say(f"Liger's RMSNorm, RoPE and SwiGLU: {f'not used, {reason}' if reason else 'used, because layers are not compiled'}")
     return not reason
 
 
