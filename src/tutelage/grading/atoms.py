@@ -8,10 +8,11 @@ from fractions import Fraction
 from typing import Any
 
 from tutelage.grading.lexer import ACCENTS, ENVIRONMENTS, FUNCTIONS, GREEK, Cursor, Token
-from tutelage.grading.tree import Kind, Node, Unreadable, call, negated, number, plain_text, product, symbol, tuple_of
+from tutelage.grading.tree import CONSTANTS, Kind, Node, Unreadable, call, negated, number, plain_text, product, symbol, tuple_of
 from tutelage.grading.work import TooLarge
 
 FUNCTION_LETTERS = "fghFGH"
+NO_FUNCTIONS = frozenset({*CONSTANTS, "emptyset", "partial", "nabla", "d"})
 _WITH_INVERSES = ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh")
 _CLOSERS = {"(": ")", "[": "]", "{": "}", "\\{": "\\}"}
 MAX_ROWS = 40
@@ -83,15 +84,17 @@ class Atoms(Cursor):
         return node
 
     def symbol(self, name: str) -> Node:
-        """A symbol with its primes and subscript, in either order; f, g and h are functions, other letters are factors."""
+        """A symbol with its primes and subscript, in either order; before a bracket it is a function or a factor (see `applied`)."""
         primes, subscript = 0, ""
+        before = self.tokens[self.at - 2] if self.at > 1 else self.tokens[-1]
+        mark = "2?" if before.kind == "number" or before.text in (")", "]", "}") else "?"
         while self.sees("_") or (self.next.kind == "mark" and self.next.text.startswith("'")):
             if self.takes("_"):
                 subscript += self.subscript()
             else:
                 primes += len(self.take().text)
         name += "'" * primes + ("_" + subscript if subscript else "")
-        is_function = name[0] in FUNCTION_LETTERS
+        is_function = name[0] in FUNCTION_LETTERS or primes > 0
         if is_function and self.sees("^") and self.follows("{", "-"):  # f^{-1}(x)
             self.take()
             name += f"^{plain_text(self.exponent())}"
@@ -102,10 +105,10 @@ class Atoms(Cursor):
             if len(chosen) == 2 and self.takes(")"):
                 return call("binom", *chosen)
             self.at = start
-        if is_function and self.calls():
-            self.take()
-            return Node(Kind.APPLY, (symbol(name), *self.inside(")")))
-        return symbol(name)
+        if not self.sees("(") or self.follows("mod") or name in NO_FUNCTIONS or " " in name or (len(name) > 1 and name.isalpha() and name.isupper()):
+            return symbol(name)
+        self.take()
+        return Node(Kind.APPLY, (symbol(name), *self.inside(")")), None if is_function else mark)
 
     def subscript(self) -> str:
         """The text of a subscript without what only groups."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tutelage.grading.applied import resolved
 from tutelage.grading.canonical import expand, shape, simplify
 from tutelage.grading.expressions import constant_factor, equal_expressions, is_scalar
 from tutelage.grading.named import (
@@ -38,7 +39,7 @@ def equal(gold: Node, answer: Node) -> bool:
     Raises:
         TooLarge: a limit of evaluation was met.
     """
-    gold, answer = (expand(simplify(node)) for node in (gold, answer))
+    gold, answer = (expand(simplify(node)) for node in resolved(gold, answer))
     both_builders = gold.kind is answer.kind is Kind.BUILDER
     gold, answer = (neutral(node, both_builders) for node in (gold, answer))
     return _equal(_only_element(gold, answer), _only_element(answer, gold))

@@ -18,8 +18,8 @@ from tutelage.grading.words import same_words
 MAX_CHARACTERS = 2_000
 """Longer answers, and references, are only compared as they stand."""
 MAX_DEPTH = 50
-MAX_TOLERANCE = Fraction(1, 20)
-"""Half a unit of the first decimal: no decimal is met by what differs more (see `expressions`)."""
+MAX_TOLERANCE = Fraction(1, 10)
+"""A unit of the first decimal: no decimal is met by what differs more (see `expressions`)."""
 CHUNK = 16
 """Pairs a worker is given at a time."""
 

@@ -7,6 +7,7 @@ from fractions import Fraction
 
 from tutelage.grading.tree import Kind, Node, holds, negated, nodes_of, number, product, symbol, symbols_of
 from tutelage.grading.values import (
+    CONTEXTS,
     DIGITS,
     MANY_DIGITS,
     Undefined,
@@ -161,28 +162,46 @@ def constant_factor(a: Node, b: Node) -> Value | None:
 def _rounds_to(gold: Node, answer: Node, log_base: int | None) -> bool:
     """The stated tolerance for decimals.
 
-    A reference written as a decimal with at least three digits is met by an exact answer that rounds to it and has no finite decimal.
-    An exact reference is met by a decimal with twelve digits or more, if all are right to a unit of the last, as a machine prints it.
+    A reference written as a decimal with at least three digits is met by an exact answer without a finite decimal that it rounds or cuts.
+    An exact reference is met by a decimal with twelve digits or more that rounds or cuts it. What a machine prints of a binary
+    number (16 or 17 digits) is right to 15 digits.
     """
     if symbols_of(gold) or symbols_of(answer):
         return False
     literals = _literal(gold), _literal(answer)
-    if literals[0] is not None and literals[1] is None:
-        literal, decimal, exact, digits, unit = literals[0], gold, answer, 3, Fraction(1, 2)
-    elif literals[1] is not None and literals[0] is None:
-        literal, decimal, exact, digits, unit = literals[1], answer, gold, 12, Fraction(1)
-    else:
+    if literals[1] is not None and 16 <= _significant(literals[1]) <= 17 and _same_float(gold, answer, log_base):
+        return True
+    if (literals[0] is None) is (literals[1] is None):
+        return False
+    literal, decimal, exact, digits = (literals[0], gold, answer, 3) if literals[0] else (literals[1], answer, gold, 12)
+    if literal is None or _significant(literal) < digits:
         return False
     try:
         x, y = evaluate(decimal), evaluate(exact, log_base=log_base)
     except Undefined:
         return False
-    places = literal.places or 0
-    significant = len(str(abs(int(literal.value * 10**places))).lstrip("0"))
-    if not (is_real(y) and is_finite(y)) or significant < digits or (isinstance(y, Fraction) and _terminates(y)):
+    if not (is_real(y) and is_finite(y)) or (isinstance(y, Fraction) and _terminates(y)):
         return False
     scale = abs(x / literal.value) if literal.value and isinstance(x, Fraction) else 1  # the power of ten behind the literal
-    return bool(abs(as_mpf(x) - as_mpf(y)) <= as_mpf(unit / 10**places * scale) * (1 + 10**-9))
+    unit, x, y = as_mpf(Fraction(1, 10 ** (literal.places or 0)) * scale), as_mpf(x), as_mpf(y)
+    cut = x * y > 0 and 0 <= abs(y) - abs(x) < unit
+    return bool(cut or abs(x - y) <= unit / 2 * (1 + 10**-9))
+
+
+def _significant(literal: Node) -> int:
+    return len(str(abs(int(literal.value * 10 ** (literal.places or 0)))).lstrip("0"))
+
+
+def _same_float(gold: Node, answer: Node, log_base: int | None) -> bool:
+    """Equal to 15 digits, and no integer that those digits do not tell from its neighbours."""
+    try:
+        x, y = as_mpf(evaluate(answer)), evaluate(gold, log_base=log_base)
+    except Undefined:
+        return False
+    if not (is_real(y) and is_finite(y)) or (isinstance(y, Fraction) and y.denominator == 1 and abs(y) >= 10**15) or y == 0:
+        return False
+    power = int(CONTEXTS[DIGITS].floor(CONTEXTS[DIGITS].log10(abs(as_mpf(y)))))
+    return bool(abs(x - as_mpf(y)) <= as_mpf(Fraction(10) ** (power - 14)) / 2)
 
 
 def _terminates(number: Fraction) -> bool:
