@@ -24,7 +24,8 @@ from tutelage.grading.named import (
 )
 from tutelage.grading.regions import FLIPPED, as_interval, flat_union, same_region
 from tutelage.grading.tree import ZERO, Kind, Node, difference, nodes_of, product, symbol, symbols_of, tuple_of
-from tutelage.grading.words import number_of, unit_of
+from tutelage.grading.units import unit_of
+from tutelage.grading.words import number_of
 
 MAX_ELEMENTS = 200
 _SIGNS = (Kind.PERCENT, Kind.DEGREE)

@@ -12,7 +12,7 @@ from fractions import Fraction
 
 from tutelage.grading import pool
 from tutelage.grading.lexer import MAX_DIGITS
-from tutelage.grading.normalize import normalize
+from tutelage.grading.normalize import HEDGE, normalize
 from tutelage.grading.words import same_words
 
 MAX_CHARACTERS = 2_000
@@ -105,6 +105,9 @@ def _cheap(gold: str, answer: str) -> Verdict | list[str]:
         return Verdict(None, "limit", refusal)
     if not plain_answer:
         return Verdict(False, "string", "the answer is empty")
+    if plain_answer.startswith(HEDGE) and not plain_gold.startswith(HEDGE) and not re.search(r"\d\.\d", plain_gold):
+        return Verdict(False, "text", "a hedge is no answer")
+    plain_gold, plain_answer = plain_gold.removeprefix(HEDGE), plain_answer.removeprefix(HEDGE)
     if plain_gold == plain_answer:
         return Verdict(True, "string")
     exact_gold, exact_answer = as_fraction(plain_gold), as_fraction(plain_answer)

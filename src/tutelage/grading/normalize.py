@@ -12,6 +12,9 @@ from collections.abc import Callable
 from itertools import pairwise
 
 from tutelage.grading.format import TEXT_COMMANDS, boxes, closing_brace
+from tutelage.grading.languages import translated
+from tutelage.grading.prose import said
+from tutelage.grading.words import spoken_number
 
 _SYMBOLS = {
     "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\times ", "✕": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ",
@@ -23,6 +26,7 @@ _SYMBOLS = {
     "⋯": r"\ldots ", "⟨": r"\langle ", "⟩": r"\rangle ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ",
     "∠": r"\angle ", "→": r"\to ", "\u200b": "", "\u200c": "", "\u200d": "", "\ufeff": "", "\u2061": "", "\u2062": "",
     "\u00ad": "", "％": r"\%", "，": ",", "；": ";", "：": ":",
+    "。": ". ", "、": ", ", "∘": r"^\circ ", "µ": r"\mu ", "⊤": r"\top ",
 }  # fmt: skip
 _RAISED, _LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ", "₀₁₂₃₄₅₆₇₈₉₊₋₍₎"
 _PLAIN_DIGITS = str.maketrans(_RAISED + _LOWERED, "0123456789+-()ni" + "0123456789+-()")
@@ -41,6 +45,8 @@ def unicode_symbols(text: str) -> str:
 def _latex_of(character: str) -> str:
     if character.isascii():
         return character
+    if "①" <= character <= "⑳":
+        return f"({ord(character) - ord('①') + 1})"
     if character in _SYMBOLS:
         return _SYMBOLS[character]
     if (slash := unicodedata.decomposition(character).removeprefix("<fraction> ").split()) and "2044" in slash:
@@ -75,6 +81,9 @@ def html_markup(text: str) -> str:
     if "&" in text and ";" in text:
         text = unicode_symbols(re.sub(r"&(?:[A-Za-z]+|#\d+|#x[0-9A-Fa-f]+);", lambda match: html.unescape(match[0]), text))
     if "<" in text and ">" in text:
+        text = re.sub(r"<\|[A-Za-z_]+\|>|</?s>|<(?:eos|pad|end_of_turn|endoftext)>", " ", text)
+        text = re.sub(r"^\s*<([^<>]*,[^<>]*)>\s*$", r"\\langle \1\\rangle ", text)
+        text = re.sub(r"<sup>([^<>]*)</sup>\s*/\s*<sub>([^<>]*)</sub>", r"\1/\2", text, flags=re.IGNORECASE)
         text = re.sub(r"<sup>([^<>]*)</sup>", r"^{\1}", text, flags=re.IGNORECASE)
         text = re.sub(r"<sub>([^<>]*)</sub>", r"_{\1}", text, flags=re.IGNORECASE)
         text = _HTML_TAG.sub(" ", text)
@@ -88,11 +97,16 @@ _PAIRS = (
 _COMMAND = re.compile(rf"\\(?:boxed|fbox|ensuremath|{TEXT_COMMANDS})\s*\{{")
 _HENCE = r"(?:so|thus|hence|therefore)\b,?\s*"
 _PROSE = re.compile(
-    rf"(?:{_HENCE})?(?:\*\*)?(?:the\s+)?(?:(?:final|correct)\s+)?(?:answer|ans|result|solution)\s*(?:is|:|=)(?:\*\*)?\s*:?\s+(?=\S)"
+    rf"(?:{_HENCE})?(?:\*\*)?(?:the\s+)?(?:(?:final|correct)\s+)?(?:answer|ans|result|solution)\s*(?:\*\*)?\s*(?:is|:|=)(?:\*\*)?\s*:?\s+(?=\S)"
     r"|(?:the|this|its|his|her|their)\s+(?:[a-z-]+\s+){1,6}(?:is|are|equals|was)\s*:?\s+(?=\S)"
-    rf"|{_HENCE}(?=[\d\\$]|[A-Za-z]\s*=)|(?:approximately|about|roughly|exactly)\s+(?=[\d$\\.-])"
-    r"|(?:\\(?:approx|sim|Rightarrow|therefore|implies)\b|⇒|∴|=(?=\s*[^=]))\s*|#+\s+(?=\S)", re.IGNORECASE,
+    rf"|{_HENCE}(?=[\d\\$]|[A-Za-z]\s*=)|exactly\s+(?=[\d$\\.-])"
+    r"|(?:\\(?:Rightarrow|therefore|implies)\b|⇒|∴|=(?=\s*[^=]))\s*|#+\s+(?=\S)", re.IGNORECASE,
 )  # fmt: skip
+_HEDGED = re.compile(
+    r"(?:\\approx(?![A-Za-z])|\\sim(?:eq)?(?![A-Za-z])|~|≈|(?:approximately|about|roughly|around|nearly|almost|maybe|probably|perhaps|circa"
+    r"|approx)\b\.?(?:\s+equal\s+to\b)?|大约是?|大概是?|约(?:为|等于)?)\s*(?=\S)", re.IGNORECASE,
+)  # fmt: skip
+_HEDGED_BEHIND = re.compile(r"\s*(?:\bor so|\bor thereabouts|,?\s*\(?\bapprox(?:\.|imately)?\)?|左右)$", re.IGNORECASE)
 _LEADING_PROSE = re.compile(r"^\s*\\text\s*\{([^{}]*\b(?:is|are|equals)\s*:?\s*)\}")
 _APPROXIMATELY = re.compile(
     r"(?:\\text\s*\{\s*)?\(\s*(?:or\s+)?(?:approximately|approx\.?|about|\\approx)(?![a-z])[^()]*\)\s*\}?\s*$"
@@ -100,9 +114,14 @@ _APPROXIMATELY = re.compile(
 _DENIAL = re.compile(r"\b(?:not?|wrong|incorrect|error|false|except|never)\b", re.IGNORECASE)
 
 
+HEDGE = "\\approx "
+"""What stands before a value that the answer only calls about right."""
+
+
 def wrappers(text: str) -> str:
     """$7$, \\boxed{7}, **7**, `7`, \\text{7}, "The answer is 7.", 7. → 7; what stands in several boxes becomes a list."""
     text = _APPROXIMATELY.sub("", _LEADING_PROSE.sub(lambda match: match[1] + " ", text))
+    hedged = False
     for _ in range(8):
         before, text = text, text.strip()
         for opening, closing in _PAIRS:
@@ -115,9 +134,14 @@ def wrappers(text: str) -> str:
             text = boxed
         if (prose := _PROSE.match(text)) is not None and not _DENIAL.search(prose[0]):
             text = text[prose.end() :]
+        if (hedge := _HEDGED.match(text)) is not None:
+            text, hedged = text[hedge.end() :], True
+        if _HEDGED_BEHIND.search(text, 1):
+            text, hedged = _HEDGED_BEHIND.sub("", text), True
         text = re.sub(r"(?:\\[,;:!. ]|(?<!\.)(?<!\\right)\.|[,;\s])+$", "", text.replace("\\displaystyle", " ")).strip()
         if text == before:
             break
+    text = f"{HEDGE}{text}" if hedged else text
     if text.count("$") < 2:
         return text
     text = re.sub(r"(?<!\\)\$(?=\S)([^$]*[^\s$\\])\$(?!\d)", r" \1 ", text)  # $5$ km, $x$ and $y$
@@ -129,6 +153,45 @@ def _boxed_list(text: str) -> str | None:
     found = boxes(text)
     outside = "".join(text[end:start] for (_, end, _), (start, _, _) in pairwise([(0, 0, ""), *found, (len(text), 0, "")]))
     return ", ".join(dict.fromkeys(content for _, _, content in found)) if found and not re.search(r"\d", outside) else None
+
+
+_VALUE = r"(?:\d+|[a-z])"
+_NOTATIONS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
+    (r"\\?degrees?(?![a-z])\s*(?:\\(?:text|mathrm)\s*\{\s*)?(?:C(?:elsius)?|F(?:ahrenheit)?)(?![A-Za-z])\s*\}?",
+     lambda match: r"\text{ degrees " + ("Celsius" if "C" in match[0] else "Fahrenheit") + "}"),
+    (r"\\(?:hat|vec|mathbf|boldsymbol|bm)\s*\{?\s*\\?([ijk])(?:math)?\s*\}?(?![A-Za-z])", r"\\hat{\1}"),
+    (r"\\(?:mathbf|boldsymbol|bm)\s*\{?\s*([a-z])\s*\}?(?![A-Za-z])", r"\\vec{\1}"),
+    (r"\[([^\[\],]+)\](?=\s*\^\s*\{?\s*(?:\\(?:text|mathsf|mathrm|top|intercal)|T))", lambda match: "[" + ",".join(match[1].split()) + "]"),
+    (r"\^\s*\{?\s*\\(?:mathsf|text|mathrm)\s*\{?\s*T\s*\}?\s*\}?|\^\s*\{?\s*\\intercal\s*\}?", r"^T"),
+    (rf"\bC\s*_\s*\{{?({_VALUE})\}}?\s*\^\s*\{{?({_VALUE})\}}?(?![A-Za-z\d])", lambda match: _chosen(match, 1, 2)),
+    (rf"\bC\s*\^\s*\{{?({_VALUE})\}}?\s*_\s*\{{?({_VALUE})\}}?(?![A-Za-z\d])", lambda match: _chosen(match, 2, 1)),
+    (rf"\b([AP])\s*_\s*\{{?(\d+)\}}?\s*\^\s*\{{?(\d+)\}}?(?![A-Za-z\d])", lambda match: _chosen(match, 2, 3, r"\perm")),
+    (rf"(?:\{{\}}\s*)?[_^]\s*\{{?({_VALUE})\}}?\s*([CP])\s*_\s*\{{?({_VALUE})\}}?",
+     lambda match: _chosen(match, 1, 3, r"\binom" if match[2] == "C" else r"\perm")),
+    (r"(?<![\w.])(\d+)C(\d+)(?!\w)", lambda match: _chosen(match, 1, 2)),
+    (rf"\{{?\s*({_VALUE})\s*\\choose\s*({_VALUE})\s*\}}?", r"\\binom{\1}{\2}"),
+    (r"\\(?:mathrm|text)\s*\{([0-9A-F]+)\}(?=[0-9A-F]*\s*_)", r"\1"),
+    (r"\s*\(\s*(?:in\s+)?base\s+(\w+)\s*\)", r"_{\1}"),
+    (r"(?<!\w)0x([0-9A-Fa-f]+)(?!\w)", lambda match: match[1].upper() + "_{16}"),
+    (r"(?<!\w)0b([01]+)(?!\w)", r"\1_{2}"),
+    (r"\\frac\s*\{\s*d\s*([a-z])\s*\}\s*\{\s*d\s*[a-z]\s*\}", r"\1'"),
+    (r"\\frac\s*\{\s*\\text\s*\{\s*([A-Za-z]+)\s*\}\s*\}\s*\{\s*\\text\s*\{\s*([A-Za-z]+)\s*\}\s*(\^\{?\d\}?)?\s*\}", r"\\text{ \1/\2}\3"),
+    (r"(?<![A-Za-z\\])([a-z])\s*(?:\\text\s*\{\s*)?\s*(?:is\s+)?(odd|even)\b\s*\}?", lambda match: rf"{match[1]} \equiv {int(match[2] == 'odd')} \pmod{{2}}"),
+    (r"(?<![A-Za-z\\])([a-z])\s*(?:\\text\s*\{\s*)?\s*is divisible by\s*\}?\s*(\d+)", r"\1 \\equiv 0 \\pmod{\2}"),
+    (r"(?<![\w.|])(\d+)\s*\\mid\s*([a-z])(?![\w}])", r"\2 \\equiv 0 \\pmod{\1}"),
+    (r"\\underline\s*\{([^{}]*)\}", r"\1"),
+    (r"(?:\bUSD|\bUS\s*\\?\$)\s*(?=\d)", "$"),
+    (r"\bEUR\s*(?=\d)", "€"),
+    (r"\b(?:Rs\.?|INR)\s*(?=\d)|\\rupee\s*(?=\d)", "₹"),
+    (r"((?:hours?|hrs?|minutes?|feet|foot|ft|yards?|pounds?|lbs?|weeks?|days?|years?|dollars?|meters?)\b)\s*\}?,?\s*(?:\\text\s*\{\s*)?and\b\s*\}?(?=\s*\d+\s*(?:\\text\s*\{)?\s*(?:min|sec|in|foot|feet|ounce|oz|day|month|cent|hour))",
+     lambda match: match[1] + ("}" if "}" in match[0] or match[0].count("{") == 0 and False else "") + " "),
+]  # fmt: skip
+
+
+def _chosen(match: re.Match[str], above: int, below: int, name: str = r"\binom") -> str:
+    """C_n^k as \\binom{n}{k}; as it stands if no k of n can be chosen."""
+    n, k = match[above], match[below]
+    return f"{name}{{{n}}}{{{k}}}" if not (n.isdigit() and k.isdigit()) or int(n) >= int(k) > 0 else match[0]
 
 
 _SYNONYMS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
@@ -157,6 +220,7 @@ _SYNONYMS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"\\neq(?![A-Za-z])|\\not\s*=", r"\\ne "),
     (r"\\(?:lt|gt)(?![A-Za-z])", lambda match: "<" if "l" in match[0] else ">"),
     (r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?![A-Za-z])", r"\\degree "),
+    *_NOTATIONS,
     (r"\\operatorname\s*\*?\s*\{\s*([A-Za-z]+)\s*\}", r"\\\1 "),
     (r"\\(?:overline|bar|dot|overset\{\\cdot\})\s*(?=\d)", r"\\overline "),
     (r"\\(?:l|c|)dots(?:c)?(?![A-Za-z])|\.\.\.", r"\\ldots "),
@@ -180,17 +244,86 @@ def lines(text: str) -> str:
     return ", ".join(parts) if all(re.search(r"[\w)}\]]$", part) and re.match(r"[\w(\[\\$-]", part) for part in parts) else text
 
 
+_SETS = r"(?:real\s+numbers?|reals|numbers?|values|integers|positive\s+integers|natural\s+numbers)"
+_WORDED: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
+    (r"(?:there (?:is|are|exists?) )?no (?:(?:real|integer|such|positive|valid|possible) )*(?:solutions?|roots?|values?)(?: exists?)?", r"\\emptyset"),
+    (r"(?:the set of )?(?:all )?(?:real numbers|reals)(?: [a-z])?(?: except(?: for)?| other than| excluding| but| not equal to)(?: [a-z] =)? (.+)",
+     lambda match: rf"\mathbb{{R}} \setminus \{{{re.sub(' and | or ', ', ', match[1])}\}}"),
+    (rf"(?:all )?(?:{_SETS} )?(?:[a-z] )?(?:(?:such that|with|where|satisfying|for which) )?([a-z] ?(?:[<>]|\\[lg]e |\\ne ).+)", r"\1"),
+    (rf"(?:all )?{_SETS}(?: [a-z])? (greater|more|larger|less|smaller) than (or equal to )?(\S+)", lambda match: _compared("x", match)),
+    (r"([a-z]) (?:is )?(greater|more|larger|less|smaller) than (or equal to )?(\S+)", lambda match: _compared(match[1], match)),
+    (r"([a-z]) is at least (\S+)", r"\1 \\ge \2"),
+    (r"([a-z]) is at most (\S+)", r"\1 \\le \2"),
+    (r"(?:from|between) (\S+) (?:to|and) (\S+?),? inclusive", r"[\1, \2]"),
+    (r"(?:the )?(?:set of )?(?:all )?(?:the )?integers", r"\\mathbb{Z}"),
+    (r"(?:the set of )?(?:all )?(?:the )?rational numbers", r"\\mathbb{Q}"),
+    (r"(?:the )?(?:set of )(?:all )?(?:real numbers|reals)", r"\\mathbb{R}"),
+    (r"(?:at )?(?:the )?(?:points? |origin )?(\(.+\))", r"\1"),
+    (r"(?:the )?(?:ratio )?(\d+(?:\.\d+)?(?: to \d+(?:\.\d+)?)+)", lambda match: match[1].replace(" to ", ":")),
+    (r"(\d+(?::\d+)+) ratio", r"\1"),
+    (r"(\d{1,2}) ?([ap])\.? ?m\.?", r"\1:00 \2.m."),
+    (r"(\d+(?:\.\d+)?) & (\d+(?:\.\d+)?)", r"\1, \2"),
+    (r"min(?:imum)?(?: value)? ?[:=] ?(\S+)|max(?:imum)?(?: value)? ?[:=] ?(\S+)", lambda match: match[1] or match[2]),
+    (r"(?P<value>.*[\w})]) (?:\(?where )?(?P<name>[a-z]) is an? (?P<kind>(?:real |arbitrary )?constant|(?:positive |nonnegative )?integer|real number|real)\)?",
+     lambda match: _with_parameter(match)),
+    (r"(?P<value>.*[\w})])[ ,]+for (?:any |every |all |each |some |an )?(?P<kind>integers?|constants?|real numbers?|real|reals)(?: constants?)? (?P<name>[a-z])",
+     lambda match: _with_parameter(match)),
+    (r"(.*=.*[\w})])[ ,]+(?:for (?:all|any|every|each)|\\forall) (?:real |positive |natural |integers? |numbers? )*[a-z](?: ?\\in ?\\mathbb ?\{?[A-Z]\}?)?", r"\1"),
+    (r"(.*[\w})])[ ,]*\(([a-z] ?\\in ?\\mathbb ?\{?[A-Z]\}?)\)", r"\1, \2"),
+    (r"(.*[\w})]) \(([a-z] ?(?:[<>]|\\[lg]e|\\ne) ?[^()]+)\)", r"\1, \2"),
+]  # fmt: skip
+_WORDED_COMPILED = [(re.compile(pattern, re.IGNORECASE), replacement) for pattern, replacement in _WORDED]
+
+
+def _compared(name: str, match: re.Match[str]) -> str:
+    *_, word, equal, value = match.groups()
+    operator = ">" if word.casefold() in ("greater", "more", "larger") else "<"
+    return f"{name} {({'>': chr(92) + 'ge', '<': chr(92) + 'le'}[operator]) if equal else operator} {value}"
+
+
+def _with_parameter(match: re.Match[str]) -> str:
+    """kπ, where k is an integer → kπ, k ∈ ℤ; that c is a constant says nothing more."""
+    value = match["value"].rstrip(" ,")
+    return value + (rf", {match['name']} \in \mathbb{{Z}}" if "integer" in match["kind"] else "")
+
+
+_GROUPS = [
+    (re.compile(r"(?<![\w.,])(\d{1,3}(?:\.\d{3})+),(\d{1,2}|\d{4,})(?![\d,])"), lambda m: m[1].replace(".", "") + "." + m[2]),
+    (re.compile(r"(?<![\w.,])([1-9]\d{0,2}(?:\.\d{3}){2,})(?:,(\d+))?(?![\d,.])"), lambda m: m[1].replace(".", "") + (f".{m[2]}" if m[2] else "")),
+    (re.compile(r"(?<![\w.,])([1-9]\d{0,2}(?: \d{3})+),(\d{1,2})(?![\d,])"), lambda m: m[1].replace(" ", "") + "." + m[2]),
+    (re.compile(r"(?<![\w.,'])[1-9]\d{0,2}(?:['_]\d{3})+(?![\d'])"), lambda m: re.sub("['_]", "", m[0])),
+    (re.compile(r"(?<![\w.,])(\d+),(\d{2})(?=\s*€)"), r"\1.\2"),
+    (re.compile(r"(?<=\d)\{:\}(?=\d)"), ":"),
+]  # fmt: skip
+"""Groups of digits that can be nothing else: 1.234,56; 1.234.567; 1 234,56; 1'234; 2{:}30."""
+
+
+def groups(text: str) -> str:
+    """1.234,56 and 1'234.56 → 1234.56; 3,50 € → 3.50 €."""
+    for pattern, replacement in _GROUPS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
 _PHRASES = {
     "no solution": r"\emptyset", "no solutions": r"\emptyset", "there is no solution": r"\emptyset", "empty set": r"\emptyset",
     "the empty set": r"\emptyset", r"\{\}": r"\emptyset", r"\varnothing": r"\emptyset", "infinity": r"\infty",
     "all real numbers": r"\mathbb{R}", "all reals": r"\mathbb{R}", "the real numbers": r"\mathbb{R}",
-    "dne": "does not exist", "undefined": "does not exist",
+    "none": r"\emptyset", "dne": "does not exist", "undefined": "does not exist",
 }  # fmt: skip
 
 
 def phrases(text: str) -> str:
-    """What has a symbol, said in words: no solution → \\emptyset."""
-    return _PHRASES.get(re.sub(r"\s+", " ", text).strip().casefold(), text) if len(text) < 30 else text
+    """What has a symbol, said in words: no solution → \\emptyset, two thirds → 2/3, all reals except 1 → \\mathbb{R} \\setminus \\{1\\}."""
+    if len(text) > 200 or "\\begin" in text or not re.search(r"[^\W\d_]{2}", text):
+        return text
+    plain = re.sub(r"\s+", " ", re.sub(rf"\\(?:{TEXT_COMMANDS})\s*\{{([^{{}}\\]*)\}}", r" \1 ", text)).strip()
+    if (known := _PHRASES.get(plain.casefold())) is not None:
+        return known
+    for pattern, replacement in _WORDED_COMPILED:
+        if (match := pattern.fullmatch(plain)) is not None:
+            return replacement(match) if callable(replacement) else match.expand(replacement)
+    return spoken_number(text) if re.match(r"[A-Za-z]|\d+ and an? ", text) else text
 
 
 def spaces(text: str) -> str:
@@ -199,7 +332,7 @@ def spaces(text: str) -> str:
     return text.replace(" ", "") if re.fullmatch(r"-?\d{1,3}(?: \d{3})+(?:\.\d+)?", text) else text
 
 
-RULES = (unicode_symbols, escapes, html_markup, wrappers, lines, latex_synonyms, wrappers, spaces, phrases)
+RULES = (unicode_symbols, escapes, html_markup, wrappers, translated, said, lines, latex_synonyms, wrappers, spaces, groups, phrases)
 
 
 def normalize(text: str) -> str:

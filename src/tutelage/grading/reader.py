@@ -12,7 +12,7 @@ from fractions import Fraction
 from tutelage.grading.atoms import FACTORS, Atoms
 from tutelage.grading.lexer import tokenize
 from tutelage.grading.tree import Kind, Node, Unreadable, call, negated, number, plain_text, product, symbol, symbols_of
-from tutelage.grading.words import MULTIPLES, is_unit
+from tutelage.grading.units import MULTIPLES, is_unit
 from tutelage.grading.work import TooLarge
 
 MAX_TOKENS = 3_000

@@ -39,9 +39,18 @@ def same_words(gold: str, answer: str) -> bool | None:
     clocks = [_CLOCK.fullmatch(side) for side in (gold, answer)]
     if clocks[0] and clocks[1] and all(int(part or 0) < 60 for clock in clocks if clock for part in clock.groups()[1:3]):
         return _seconds(clocks[0]) == _seconds(clocks[1])
+    days = [_date(side) for side in (gold, answer)]
+    if all(days):
+        return days[0] == days[1]
+    marked = [_marked(side) for side in (gold, answer)]
+    if marked[0] and marked[1] and max(map(len, marked)) > 1:
+        return marked[0] == marked[1]
     choices = [_choice(side) for side in (gold, answer)]
     if choices[0] is not None and choices[1] is not None and not (choices[0][1] and choices[1][1]):
         return choices[0][0] == choices[1][0]
+    agreed = [_AGREED.match(side) for side in (gold, answer)]
+    if agreed[0] and agreed[1]:
+        return agreed[0][1].casefold() == agreed[1][1].casefold() and all(map(_is_plain_yes, (gold, answer)))
     kinds = [_is_words(side) for side in (gold, answer)]
     if not any(kinds):
         return None
@@ -56,9 +65,51 @@ def same_words(gold: str, answer: str) -> bool | None:
     return False
 
 
+_MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
+_MONTH = r"(?P<month>jan|feb|mar|apr|may|jun|jul|aug|sept?|oct|nov|dec)(?:uary|ruary|ch|il|e|y|ust|tember|ober|ember)?\.?"
+_DAY = r"(?P<day>\d{1,2})\s*(?:st|nd|rd|th)?"
+_DATES = [
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        rf"(?:the\s+)?{_DAY}\s+(?:of\s+)?{_MONTH}(?:,?\s+(?P<year>\d{{4}}))?", rf"{_MONTH}\s+{_DAY}(?:,?\s+(?P<year>\d{{4}}))?",
+        r"(?P<year>\d{4})-(?P<month>\d{2})-(?P<day>\d{2})",
+    )
+]  # fmt: skip
+
+
+def _date(text: str) -> tuple[int, int, str | None] | None:
+    """(month, day, year) of 15 January 2024, Jan 15th, 2024 and 2024-01-15."""
+    match = next(filter(None, (date.fullmatch(text) for date in _DATES)), None)
+    if match is None:
+        return None
+    month = match["month"]
+    return int(month) if month.isdigit() else 1 + _MONTHS.index(month[:3].lower()), int(match["day"]), match["year"]
+
+
+_MARKED = re.compile(r"(?:[A-J]{2,8}|(?:\(?[A-J]\)?[\s,;]*(?:and\s+|&\s*)?){2,8}|(?:\(\d{1,2}\)[\s,;]*(?:and\s+)?){2,9}|[A-J]|\([A-J]\))")
+
+
+def _marked(text: str) -> set[str] | None:
+    """The choices of ABD, A, B and D or (1)(3)."""
+    if _MARKED.fullmatch(text) is None:
+        return None
+    found = re.findall(r"[A-J]|\d+", text.replace("and", ""))
+    return set(found) if len(set(found)) == len(found) else None
+
+
+_AGREED = re.compile(r"(yes|no|true|false)(?:\b[,.;:!\s—-]+(?=\w)|[.!]?$)", re.IGNORECASE)
+
+
+def _is_plain_yes(text: str) -> bool:
+    """Yes, it is; No, it is not; and no "yes, but"."""
+    rest = text.partition(" ")[2].casefold()
+    denied = re.search(r"\b(?:not|no|never|n't|cannot)\b|n't", rest) is not None
+    return not re.search(r"\b(?:but|or|and|maybe|unless|if|yes|true|false)\b", rest) and not (text.casefold().startswith(("yes", "true")) and denied)
+
+
 def _canonical(words: str) -> str:
-    """Without regard to case and articles; number words as numbers."""
-    words = re.sub(r"^(?:the|a|an)\s+(?=\w)", "", words.casefold())
+    """Without regard to case, articles and "it is"; number words as numbers."""
+    words = re.sub(r"^(?:(?:it is|it's|this is|on|in|at|all)\s+)?(?:(?:the|a|an|all)\s+)?(?=\w)", "", words.casefold())
     number = number_of(words)
     return words if number is None else str(number)
 
@@ -86,6 +137,44 @@ def _seconds(clock: re.Match[str]) -> int:
     return (hours * 60 + minutes) * 60 + seconds
 
 
+_PARTS = ["half", "third", "quarter", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh", "twelfth"]
+_PART = re.compile(
+    r"(?:(?P<full>[a-z\d -]+?) and )?(?P<top>[a-z -]+?|\d+)[ -](?P<part>hal(?:f|ves)|quarters?|fourths?|[a-z]+?(?:th|rd)s?)(?P<rest> .+)?"
+)
+
+
+def spoken_number(text: str) -> str:
+    """two thirds → 2/3, two and a half → 5/2, minus eight → -8, twenty-four ways → 24 ways; other words as they are."""
+    words = re.sub(r"\s+", " ", text.strip().casefold())
+    sign = "-" if (signed := re.match(r"(?:minus|negative) (?!.*(?:minus|negative))", words)) else ""
+    words = words[signed.end() :] if signed else words
+    if sign and re.fullmatch(r"[\d.,/]+", words):
+        return sign + words
+    words = re.sub(r"^half (?=an? )", "a half ", re.sub(r"^half$", "one half", words))
+    if words.startswith("a half a dozen"):
+        return sign + "6"
+    if (part := _PART.fullmatch(words)) is not None:
+        named = part["part"].replace("halves", "half").removesuffix("s").replace("fourth", "quarter")
+        top, full = (1 if name in ("a", "an") else _integer(name) for name in (part["top"], part["full"] or "zero"))
+        if named in _PARTS and top and full is not None and (top > 1) is (part["part"] not in ("half", named, "fourth")):
+            below = _PARTS.index(named) + 2
+            rest = re.sub("^ (?:of )?an? ", " ", part["rest"] or "")
+            if not re.search(r"\b(?:of|and|or|times)\b", rest):
+                return f"{sign}{full * below + top}/{below}{rest}"
+    words = re.sub(r"^a (?=hundred|thousand|million|dozen)", "one ", words)
+    known = words.split(" ")
+    for count in range(len(known), max(0, len(known) - 3), -1):
+        head, rest = " ".join(known[:count]), known[count:]
+        value = number_of(head)
+        if value is not None and (not rest or (len(rest[-1]) > 3 and rest[-1].endswith("s")) or rest[0] == "dozen"):
+            return f"{sign}{value}{''.join(f' {word}' for word in rest)}"
+    return text
+
+
+def _integer(name: str) -> int | None:
+    return int(name) if name.isdigit() else number_of(name)
+
+
 def number_of(text: str) -> int | None:
     """five → 5, twenty-five → 25, three hundred and four → 304; None for other words, or number words in no such order."""
     total = group = 0
@@ -109,68 +198,3 @@ def number_of(text: str) -> int | None:
             return None
         group, ceiling = group + value, 10 if room == 100 and value % 10 == 0 and value >= 20 else 0
     return total + group
-
-
-# --- units
-
-MULTIPLES = {"hundred": 100, "thousand": 1_000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
-"""Words behind a number that multiply it."""
-
-_UNIT_NAMES = {
-    "centimeter": "cm", "centimetre": "cm", "millimeter": "mm", "millimetre": "mm", "meter": "m", "metre": "m",
-    "kilometer": "km", "kilometre": "km", "inch": "in", "inche": "in", "feet": "ft", "foot": "ft", "yard": "yd", "mile": "mi",
-    "gram": "g", "kilogram": "kg", "pound": "lb", "ounce": "oz", "liter": "l", "litre": "l", "milliliter": "ml",
-    "second": "s", "sec": "s", "minute": "min", "hour": "h", "hr": "h", "dollar": "$", "usd": "$", "buck": "$", "cent": "¢",
-    "sq": "square", "mph": "mi/h", "kph": "km/h", "kmh": "km/h", "joule": "j", "volt": "v", "watt": "w", "newton": "n",
-    "pascal": "pa", "hertz": "hz", "gallon": "gal", "radian": "rad", "€": "€", "euro": "€", "eur": "€", "£": "£",
-    "children": "child", "men": "man", "women": "woman", "mice": "mouse", "people": "person", "squared": "^2", "cubed": "^3",
-    "per": "/",
-}  # fmt: skip
-_KNOWN = {*_UNIT_NAMES, *_UNIT_NAMES.values()} | {
-    "grade", "cup", "pint", "quart", "th", "st", "nd", "rd", "degree", "deg", "am", "pm", "a.m", "p.m", "dm", "nm", "mg",
-    "ton", "acre", "unit", "sq", "cu", "percent", "pt", "qt", "lbs", "g", "c", "k", "f", "rpm", "kw", "kwh", "kj", "mw",
-}  # fmt: skip
-_NEVER = {
-    "halves", "fails", "works", "holds", "remains", "rational", "integer", "real", "odd", "even", "prime", "positive",
-    "negative", "thirds", "quarters", "fourths", "fifths", "sixths", "sevenths", "eighths", "ninths", "tenths", "hundredths",
-    "thousandths", "more", "less", "fewer", "plus", "minus", "minuses",
-    "pluses", "times", "over", "mod", "modulo", "factorial", "out", "below",
-    "above", "not", "no", "or", "and", "nor", "wrong", "noon", "midnight", "base", "than", "except", "excluded", "if", "when",
-    "where", "for", "false", "choose", "others", "rows", "columns", "versus", "vs", "approximately",
-}  # fmt: skip
-"""Words that change the number, or say that it is not the answer."""
-
-
-def is_unit(words: list[str], trusted: bool) -> bool:
-    """Whether words behind a number only say what is counted or measured.
-
-    A unit that is known, or a plural noun, with nothing in it that changes the number ("5 more", "5 thirds", "5 out of 6"). In a
-    reference (`trusted`) other nouns pass too.
-    """
-    names = [word.lower().strip(".,") for word in words if not re.fullmatch(r"\^\{?-?\d+\}?|[/.\-]|cdot", word)]
-    names = [part for name in names for part in re.split(r"[/\s]+", name) if part]
-    if names[:1] in (["squared"], ["cubed"]) or any(
-        not re.fullmatch(r"[^\W\d_]+(?:[.'’-][^\W\d_]+)*|[$€£¥¢]", name) or name in _NEVER for name in names
-    ):
-        return False
-    if any(
-        name.endswith("ths") or name.rstrip("s") in MULTIPLES or number_of(name.removesuffix("s")) is not None for name in names
-    ):
-        return False
-    return trusted or all(len(name) < 2 or name in _KNOWN or name.rstrip("s") in _KNOWN for name in names) or any(
-        name in _KNOWN or (name.endswith("s") and len(name) > 3) for name in (names[0], names[-1])
-    )  # fmt: skip
-
-
-def unit_of(words: str) -> str:
-    """One spelling of a unit: cm, centimeter(s); square cm and cm^2; what only counts ("units", "th grade") is no unit."""
-    found = []
-    for written in re.findall(r"[A-Za-z]+|\^?-?\d+|[/$€£¥¢°]", words):
-        word = written if re.fullmatch("M[A-Za-z]", written) else written.lower()  # MW is not mW
-        singular = word[:-1] if word.endswith("s") and len(word) > 2 and not word.endswith("ss") else word
-        found.append(_UNIT_NAMES.get(singular, _UNIT_NAMES.get(word, singular)))
-    for power, name in (("^2", "square"), ("^3", "cubic")):
-        if name in found:
-            found = [word for word in found if word != name] + [power]
-    found = [word for word in found if word not in ("unit", "of", "the", "a", "th", "st", "nd", "rd", "exactly", "about")]
-    return "" if not [word for word in found if not word.startswith("^")] else "".join(found)

@@ -1,0 +1,165 @@
+"""Sentences around an answer, in several languages: the one value that they say.
+
+A text is taken apart into words and mathematics. One piece of mathematics is the answer; two, or a word that changes, doubts or
+denies a value, leave the text as it is: no reader reads it then, and it is wrong.
+"""
+
+from __future__ import annotations
+
+import re
+
+from tutelage.grading.lexer import FUNCTIONS, GREEK
+from tutelage.grading.units import MULTIPLES, is_known
+from tutelage.grading.words import number_of
+
+_DENIALS = frozenset(
+    """not no never cannot neither nor none without except wrong incorrect false mistake mistaken invalid impossible fails extraneous
+    isn't aren't wasn't doesn't don't didn't can't couldn't won't shouldn't unlike instead unsure unclear guess unknown wait
+    nicht kein keine non pas ne não ni nunca jamais нет не""".split()
+)
+_HEDGES = frozenset(
+    """about approximately approx roughly around nearly almost maybe perhaps possibly probably likely either might may could estimate
+    estimated circa ungefähr etwa environ aproximadamente casi presque около примерно""".split()
+)
+_CHANGES = frozenset(
+    """than over under least most between half twice double triple thrice times squared square cubed root product plus minus negative
+    positive divided multiplied out dozen hundred thousand million billion trillion reciprocal inverse opposite complement factorial power
+    multiple multiples divisible divisor factor percent modulo remainder quarter third thirds fewer less up too bound lower upper
+    above below before beyond if unless when case odd even prime greater larger smaller others per versus vs where until base mod
+    more halves quarters fourths fifths tenths""".split()
+)
+"""Words beside a value (not in the subject of a sentence) that make it another one."""
+_HARMLESS_BEHIND = frozenset({"more", "less", "over", "square", "percent", "per", *MULTIPLES})
+_COPULAS = frozenset("is are was were be equals equal = : becomes gives es est ist é è son sont sind".split())
+_LEADS = re.compile(
+    r"^(?:(?:so|thus|hence|therefore|then|finally|now|and|that|i|we|you|it|this|which|answer|ans|final|the|get|got|have|has|find|found"
+    r"|obtain|conclude|see|gives?|yields?|follows|implies|means|our|equal|to|exactly|simply|just|given|by)\b[\s,:]*)+",
+    re.IGNORECASE,
+)
+_REASON = re.compile(
+    r"[\s,;]*(?:\\quad|\\qquad)*[\s,]*(?:\((?:\\text\s*\{\s*)?(?P<bracketed>since|because|as|by|using|from|due|given|note|check|verified"
+    r"|rounded|simplified|in simplest|in lowest|answer|final|not)\b(?P<said>.*)\)\s*\}?"
+    r"|,?\s+(?P<open>since|because)\b.*|,\s*(?P<apart>as required|as desired|which is|which are|not)\b(?P<rest>.*))$",
+    re.IGNORECASE | re.DOTALL,
+)
+_AGAIN = re.compile(r"^(?P<first>.*[^\s(,])\s*\((?:\\text\{)?\s*(?:or|i\.?e\.?,?|that is,?|=|equivalently,?|aka)\s*\}?(?P<second>.*[^\s])\)$")
+_DECIMAL_AGAIN = re.compile(r"^(?P<first>.*[^\s(,*])\s+\((?P<second>-?\d*\.\d+)\)$")
+_TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|textnormal|mbox|hbox|emph)\s*\{{([^{{}}$\\]*)\}}")
+_DISPLAY = re.compile(r"\\\[(.+?)\\\]|\$\$(.+?)\$\$", re.DOTALL)
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\\$])|\n+")
+_PIECE = re.compile(
+    r"(?P<formula>\$[^$]+\$|\\\((?:.+?)\\\))|(?P<word>(?<![\\A-Za-z_^{])[^\W\d_]+(?:['’-][^\W\d_]+)*\.?(?![\w(^]))|(?P<space>\s+)|(?P<other>\\[A-Za-z]+|.)",
+    re.DOTALL,
+)
+_MATHEMATICAL = FUNCTIONS | GREEK | {"sqrt", "infinity", "inf", "cis", "pi"}
+
+
+def said(text: str) -> str:
+    """The value that a text of sentences says; the text itself where it has no words, or says none or several."""
+    if "\\begin" in text or len(text) > 1_500 or not re.search(r"[^\W\d_]{2}", text):
+        return text
+    text = without_remark(text)
+    plain = _DISPLAY.sub(lambda shown: f"\n$ {(shown[1] or shown[2]).strip(' .,')} $\n", _TEXT.sub(r" \1 ", text)).replace("**", " ")
+    parts = [part.strip() for part in _SENTENCE_END.split(plain) if part.strip(" .")]
+    valued = [part for part in parts if re.search(r"\d|\$|\\", part)]
+    if any(_words_of(part) & (_DENIALS | _HEDGES) for part in parts if part not in valued) or not valued:
+        return text
+    if len(valued) > 1 and not (_concludes(valued[-1]) or _DISPLAY.search(text)):
+        return text
+    return _value(valued[-1], len(parts) > 1 and len(valued) < 3 and _DISPLAY.search(text) is not None) or text
+
+
+def without_remark(text: str) -> str:
+    """42 (since 6 · 7 = 42) → 42; 3/4 (or 0.75) → 3/4 = 0.75, so that both must be right."""
+    again = _AGAIN.match(text) or _DECIMAL_AGAIN.match(text)
+    if again is not None and not re.search("[=<>]", text) and not _words_of(again["second"]):
+        return f"{again['first']} = {again['second']}"
+    remark = _REASON.search(text)
+    if remark is None or remark.start() == 0 or not re.search(r"[\d\w)}$]$", text[: remark.start()].rstrip(" \\")):
+        return text
+    tail = remark["said"] or remark["rest"] or remark["open"] and remark[0] or ""
+    if (remark["bracketed"] or remark["apart"] or "").casefold() == "not":
+        return text[: remark.start()] if re.fullmatch(r"[\s\w.$\\{}/-]{1,20}", tail) else text
+    return text if _words_of(tail) & (_DENIALS | _HEDGES | {"if"}) else text[: remark.start()]
+
+
+def _words_of(text: str) -> set[str]:
+    return {word.casefold().strip(".") for word in re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)?", text.replace("’", "'"))}
+
+
+def _concludes(sentence: str) -> bool:
+    return bool(re.match(r"(?:so|thus|hence|therefore|finally|in total|altogether|then)\b", sentence, re.IGNORECASE)) or bool(
+        re.search(r"\b(?:answer|total)\b", sentence, re.IGNORECASE)
+    )
+
+
+def _pieces(sentence: str) -> list[tuple[str, str]]:
+    """(kind, text) in order, kinds "words" and "mathematics"; single letters are mathematics, "a" and "I" where a word follows are not."""
+    found: list[tuple[str, str]] = []
+    for match in _PIECE.finditer(sentence):
+        text, kind = match[0], "mathematics"
+        if match["space"]:
+            kind = found[-1][0] if found else "words"
+        elif match["formula"]:
+            text = " " + text.strip("$").removeprefix("\\(").removesuffix("\\)").strip() + " "
+        elif match["word"]:
+            bare = text.rstrip(".").casefold()
+            single = len(bare) == 1 and not (text in "aAI" and re.match(r"\s[^\W\d_]{2}", sentence[match.end() :]))
+            joins = bare in ("and", "or") and bool(found) and found[-1][0] == "mathematics"
+            if bare not in _MATHEMATICAL and not single and not joins:
+                kind = "words"
+            elif joins and not re.match(r"\s*(?:[\d$\\(+-]|[A-Za-z]\s*=)", sentence[match.end() :]):
+                kind = "words"
+        elif text in ":=" and found and found[-1][0] == "words":
+            kind, text = "words", f" {text} "
+        elif text in ",;.!?" and (not found or found[-1][0] == "words" or not sentence[match.end() :].strip(" .")):
+            kind = "words"
+        elif text in ",;" and re.match(r"\s*[^\W\d_]{2,}(?!\s*=)", sentence[match.end() :]):
+            kind = "words"
+        if found and found[-1][0] == kind:
+            found[-1] = kind, found[-1][1] + text
+        else:
+            found.append((kind, text))
+    return [(kind, text.strip()) for kind, text in found if text.strip(" .,")]
+
+
+def _value(sentence: str, many: bool) -> str | None:
+    """The one value of a sentence."""
+    pieces = _pieces(sentence)
+    if len(pieces) == 1 and pieces[0][0] == "mathematics":
+        return pieces[0][1] if many else None
+    spoken = set().union(*(_words_of(text) for kind, text in pieces if kind == "words")) if pieces else set()
+    if not spoken or spoken & (_DENIALS | _HEDGES):
+        return None
+    for index, (kind, text) in enumerate(pieces):
+        words = text.casefold().split()
+        last = next((at for at, word in enumerate(words) if word.strip(",") in _COPULAS), None)
+        if kind == "words" and last is not None and index + 1 < len(pieces) and (index or last):
+            rest = " ".join(word for word in words[last + 1 :] if word not in _COPULAS and word != "to")
+            return _alone(rest, pieces[index + 1 :])
+    lead = pieces[0][1] if pieces[0][0] == "words" else ""
+    return _alone(lead, pieces[1:] if lead else pieces)
+
+
+def _alone(lead: str, pieces: list[tuple[str, str]]) -> str | None:
+    """The first piece, if it is all the mathematics that is left and the words beside it leave it what it is."""
+    if not pieces or pieces[0][0] != "mathematics" or len(pieces) > 2:
+        return None
+    value, behind = pieces[0][1], pieces[1][1] if len(pieces) > 1 else ""
+    if _changed(_words_of(_LEADS.sub("", lead))) or "%" in lead:
+        return None
+    first = re.match(r"[^\W\d_]+", behind)
+    if first is not None and (is_known(first[0]) or first[0].casefold() in MULTIPLES) and not behind.startswith(("is ", "are ", "in ")):
+        unit = re.match(r"[^\W\d_]+(?:[ /-](?:per|square|cubic|and)\s[^\W\d_]+|/[^\W\d_]+|\^\d)*", behind)
+        spoken = unit[0] if unit is not None else ""
+        return None if _changed(_words_of(behind[len(spoken) :])) else f"{value} {spoken}"
+    if re.match(r"(?:is|are|was)\b", behind) and not re.search(
+        r"\b(?:answer|solution|result|value|root|minimum|maximum|correct|right|total|sum)s?\b", behind
+    ):
+        return None
+    rest = _words_of(behind)
+    return None if _changed(rest - {"more"}) or (rest & {"more"} and re.match(r"more\s*(?:$|than|\.)", behind)) else value
+
+
+def _changed(words: set[str]) -> bool:
+    return bool(words & (_CHANGES | _DENIALS | _HEDGES)) or any(number_of(word) is not None for word in words)
