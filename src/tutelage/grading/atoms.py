@@ -140,7 +140,7 @@ class Atoms(Cursor):
                 return Node(Kind.SEQUENCE, tuple(items), ("(", ")" if self.take().text == "[" else "]"))
             case "(" | "[":
                 return self.sequence(mark)
-            case "$" | "€" | "£" | "¥" | "¢":
+            case "$" | "€" | "£" | "¥" | "¢" | "₹":
                 return self.amount(mark)
         raise Unreadable(f"{mark!r} is out of place")
 
@@ -233,7 +233,12 @@ class Atoms(Cursor):
             written = self.ahead().text  # the vector AB is not BA
             self.at += 3
         else:
-            written = plain_text(self.argument())
+            inside = self.argument()
+            if ACCENTS[name] == "bar" and inside.kind is Kind.ADD:
+                return call("conj", inside)
+            written = plain_text(inside)
+        if ACCENTS[name] == "bar" and len(written) == 2 and written.isupper():
+            written = "".join(sorted(written))
         return self.symbol(f"{ACCENTS[name]} {written}")
 
     def number_set(self, name: str) -> Node:
@@ -333,7 +338,7 @@ FACTORS: dict[str, Callable[[Any, str], Node]] = {
     **dict.fromkeys(("lfloor", "lceil"), Atoms.rounded),
     **dict.fromkeys(("angle", "triangle"), Atoms.figure),
     "frac": Atoms.fraction, "begin": Atoms.environment, "mathbb": Atoms.number_set,
-    "binom": lambda parser, name: call(name, parser.argument(), parser.argument()),
+    **dict.fromkeys(("binom", "perm"), lambda parser, name: call(name, parser.argument(), parser.argument())),
     "langle": lambda parser, name: tuple_of(tuple(parser.inside("rangle"))),
 }  # fmt: skip
 """What reads each command that may stand behind a factor without a sign."""

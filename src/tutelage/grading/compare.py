@@ -53,7 +53,7 @@ def has_opaque(node: Node) -> bool:
 
 def _only_element(node: Node, other: Node) -> Node:
     """The 5 of {5}, where the other side is no collection."""
-    if node.kind not in _UNORDERED or len(node.args) != 1 or other.kind in _UNORDERED:
+    if node.kind not in _UNORDERED or len(node.args) != 1 or other.kind in _UNORDERED or node.args[0].is_symbol("emptyset"):
         return node
     return node.args[0] if other.kind is not Kind.SEQUENCE or node.args[0].kind is Kind.SEQUENCE else node
 

@@ -109,7 +109,7 @@ _HEDGED = re.compile(
 _HEDGED_BEHIND = re.compile(r"\s*(?:\bor so|\bor thereabouts|,?\s*\(?\bapprox(?:\.|imately)?\)?|左右)$", re.IGNORECASE)
 _LEADING_PROSE = re.compile(r"^\s*\\text\s*\{([^{}]*\b(?:is|are|equals)\s*:?\s*)\}")
 _APPROXIMATELY = re.compile(
-    r"(?:\\text\s*\{\s*)?\(\s*(?:or\s+)?(?:approximately|approx\.?|about|\\approx)(?![a-z])[^()]*\)\s*\}?\s*$"
+    r"(?:\\text\s*\{\s*)?\(\s*(?:or\s+)?(?:approximately|approx\.?|about|\\approx)(?![a-z])[^()]*\d[^()]*\)\s*\}?\s*$"
 )
 _DENIAL = re.compile(r"\b(?:not?|wrong|incorrect|error|false|except|never)\b", re.IGNORECASE)
 
@@ -176,7 +176,7 @@ _NOTATIONS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"(?<!\w)0b([01]+)(?!\w)", r"\1_{2}"),
     (r"\\frac\s*\{\s*d\s*([a-z])\s*\}\s*\{\s*d\s*[a-z]\s*\}", r"\1'"),
     (r"\\frac\s*\{\s*\\text\s*\{\s*([A-Za-z]+)\s*\}\s*\}\s*\{\s*\\text\s*\{\s*([A-Za-z]+)\s*\}\s*(\^\{?\d\}?)?\s*\}", r"\\text{ \1/\2}\3"),
-    (r"(?<![A-Za-z\\])([a-z])\s*(?:\\text\s*\{\s*)?\s*(?:is\s+)?(odd|even)\b\s*\}?", lambda match: rf"{match[1]} \equiv {int(match[2] == 'odd')} \pmod{{2}}"),
+    (r"(?<![A-Za-z\\])([a-z])(?:\s+|\s*\\text\s*\{\s*)(?:is\s+)?(odd|even)\b\s*\}?", lambda match: rf"{match[1]} \equiv {int(match[2] == 'odd')} \pmod{{2}}"),
     (r"(?<![A-Za-z\\])([a-z])\s*(?:\\text\s*\{\s*)?\s*is divisible by\s*\}?\s*(\d+)", r"\1 \\equiv 0 \\pmod{\2}"),
     (r"(?<![\w.|])(\d+)\s*\\mid\s*([a-z])(?![\w}])", r"\2 \\equiv 0 \\pmod{\1}"),
     (r"\\underline\s*\{([^{}]*)\}", r"\1"),
@@ -230,7 +230,7 @@ _COMPILED = [(re.compile(pattern), replacement) for pattern, replacement in _SYN
 
 def latex_synonyms(text: str) -> str:
     """\\dfrac → \\frac, \\geq → \\ge, \\left( → (, 11,\\! 111 → 11,111, spacing commands → a space."""
-    if not text.isalnum():
+    if not text.isalpha():
         for pattern, replacement in _COMPILED:
             text = pattern.sub(replacement, text)
     return text
@@ -262,15 +262,12 @@ _WORDED: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"(?:the )?(?:ratio )?(\d+(?:\.\d+)?(?: to \d+(?:\.\d+)?)+)", lambda match: match[1].replace(" to ", ":")),
     (r"(\d+(?::\d+)+) ratio", r"\1"),
     (r"(\d{1,2}) ?([ap])\.? ?m\.?", r"\1:00 \2.m."),
-    (r"(\d+(?:\.\d+)?) & (\d+(?:\.\d+)?)", r"\1, \2"),
     (r"min(?:imum)?(?: value)? ?[:=] ?(\S+)|max(?:imum)?(?: value)? ?[:=] ?(\S+)", lambda match: match[1] or match[2]),
-    (r"(?P<value>.*[\w})]) (?:\(?where )?(?P<name>[a-z]) is an? (?P<kind>(?:real |arbitrary )?constant|(?:positive |nonnegative )?integer|real number|real)\)?",
+    (r"(?P<value>.*[\w})])[ ,]* \(?where (?P<name>[a-z]) is an? (?P<kind>(?:real |arbitrary )?constant|(?:positive |nonnegative )?integer|real number|real)\)?",
      lambda match: _with_parameter(match)),
     (r"(?P<value>.*[\w})])[ ,]+for (?:any |every |all |each |some |an )?(?P<kind>integers?|constants?|real numbers?|real|reals)(?: constants?)? (?P<name>[a-z])",
      lambda match: _with_parameter(match)),
     (r"(.*=.*[\w})])[ ,]+(?:for (?:all|any|every|each)|\\forall) (?:real |positive |natural |integers? |numbers? )*[a-z](?: ?\\in ?\\mathbb ?\{?[A-Z]\}?)?", r"\1"),
-    (r"(.*[\w})])[ ,]*\(([a-z] ?\\in ?\\mathbb ?\{?[A-Z]\}?)\)", r"\1, \2"),
-    (r"(.*[\w})]) \(([a-z] ?(?:[<>]|\\[lg]e|\\ne) ?[^()]+)\)", r"\1, \2"),
 ]  # fmt: skip
 _WORDED_COMPILED = [(re.compile(pattern, re.IGNORECASE), replacement) for pattern, replacement in _WORDED]
 
@@ -294,6 +291,10 @@ _GROUPS = [
     (re.compile(r"(?<![\w.,'])[1-9]\d{0,2}(?:['_]\d{3})+(?![\d'])"), lambda m: re.sub("['_]", "", m[0])),
     (re.compile(r"(?<![\w.,])(\d+),(\d{2})(?=\s*€)"), r"\1.\2"),
     (re.compile(r"(?<=\d)\{:\}(?=\d)"), ":"),
+    (re.compile(r"(?<=\d)\s*\\?&\s*(?=\d+$)"), ", "),
+    (re.compile(r"(?<=[\w})\]])\s*\(\s*([a-z]\s*\\in\s*\\mathbb\s*\{?[A-Z]\}?)\s*\)$"), r", \1"),
+    (re.compile(r"(?<=[\w})\]])\s+\(\s*([a-z]\s*(?:[<>]|\\[lg]e|\\ne)\s*[^()]+)\)$"), r", \1"),
+    (re.compile(r"^(\d+) ?h ?(\d+) ?min$"), r"\1 hours \2 minutes"),
 ]  # fmt: skip
 """Groups of digits that can be nothing else: 1.234,56; 1.234.567; 1 234,56; 1'234; 2{:}30."""
 
@@ -332,7 +333,7 @@ def spaces(text: str) -> str:
     return text.replace(" ", "") if re.fullmatch(r"-?\d{1,3}(?: \d{3})+(?:\.\d+)?", text) else text
 
 
-RULES = (unicode_symbols, escapes, html_markup, wrappers, translated, said, lines, latex_synonyms, wrappers, spaces, groups, phrases)
+RULES = (unicode_symbols, escapes, html_markup, wrappers, translated, phrases, said, lines, latex_synonyms, wrappers, spaces, groups, phrases)
 
 
 def normalize(text: str) -> str:

@@ -14,7 +14,7 @@ from tutelage.grading.words import number_of
 
 _DENIALS = frozenset(
     """not no never cannot neither nor none without except wrong incorrect false mistake mistaken invalid impossible fails extraneous
-    isn't aren't wasn't doesn't don't didn't can't couldn't won't shouldn't unlike instead unsure unclear guess unknown wait
+    isn't aren't wasn't doesn't don't didn't can't couldn't won't shouldn't unlike instead unsure unclear guess unknown wait error excluded excluding undefined infinite infinitely many diverges converges
     nicht kein keine non pas ne não ni nunca jamais нет не""".split()
 )
 _HEDGES = frozenset(
@@ -26,18 +26,18 @@ _CHANGES = frozenset(
     positive divided multiplied out dozen hundred thousand million billion trillion reciprocal inverse opposite complement factorial power
     multiple multiples divisible divisor factor percent modulo remainder quarter third thirds fewer less up too bound lower upper
     above below before beyond if unless when case odd even prime greater larger smaller others per versus vs where until base mod
-    more halves quarters fourths fifths tenths""".split()
+    more doubled tripled halved halves quarters fourths fifths tenths""".split()
 )
 """Words beside a value (not in the subject of a sentence) that make it another one."""
 _HARMLESS_BEHIND = frozenset({"more", "less", "over", "square", "percent", "per", *MULTIPLES})
-_COPULAS = frozenset("is are was were be equals equal = : becomes gives es est ist é è son sont sind".split())
+_COPULAS = frozenset("is are was were be equals = : becomes gives es est ist é è son sont sind".split())
 _LEADS = re.compile(
     r"^(?:(?:so|thus|hence|therefore|then|finally|now|and|that|i|we|you|it|this|which|answer|ans|final|the|get|got|have|has|find|found"
     r"|obtain|conclude|see|gives?|yields?|follows|implies|means|our|equal|to|exactly|simply|just|given|by)\b[\s,:]*)+",
     re.IGNORECASE,
 )
 _REASON = re.compile(
-    r"[\s,;]*(?:\\quad|\\qquad)*[\s,]*(?:\((?:\\text\s*\{\s*)?(?P<bracketed>since|because|as|by|using|from|due|given|note|check|verified"
+    r"[\s,;]*(?:\\quad|\\qquad)*[\s,]*(?:(?:\\text\s*\{\s*)?\((?:\\text\s*\{\s*)?(?P<bracketed>since|because|as|by|using|from|due|given|note|check|verified"
     r"|rounded|simplified|in simplest|in lowest|answer|final|not)\b(?P<said>.*)\)\s*\}?"
     r"|,?\s+(?P<open>since|because)\b.*|,\s*(?P<apart>as required|as desired|which is|which are|not)\b(?P<rest>.*))$",
     re.IGNORECASE | re.DOTALL,
@@ -48,17 +48,27 @@ _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|textnormal|mbox|hbox|emph)\s
 _DISPLAY = re.compile(r"\\\[(.+?)\\\]|\$\$(.+?)\$\$", re.DOTALL)
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\\$])|\n+")
 _PIECE = re.compile(
-    r"(?P<formula>\$[^$]+\$|\\\((?:.+?)\\\))|(?P<word>(?<![\\A-Za-z_^{])[^\W\d_]+(?:['’-][^\W\d_]+)*\.?(?![\w(^]))|(?P<space>\s+)|(?P<other>\\[A-Za-z]+|.)",
+    r"(?P<formula>\$[^$]+\$|\\\((?:.+?)\\\))|(?P<rate>(?<=[\d }])(?:[a-z]{1,3}/[a-z]{1,3})(?![A-Za-z])(?:\^\{?-?\d\}?)?)|(?P<word>(?<![\\A-Za-z_^{])[^\W\d_]+(?:['’-][^\W\d_]+)*\.?(?![\w(^]))|(?P<space>\s+)|(?P<other>\\[A-Za-z]+|.)",
     re.DOTALL,
 )
+_SHORT = frozenset(
+    "the and for are was has had she her his its our you sum all any way day is we he it in on at to of an as so by be am es el la le un il"
+    " get got one two box men cup old pay area left sold".split()
+)
+_NAMES = re.compile(
+    r"\b(?:january|february|march|april|june|july|august|september|october|november|december|jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec"
+    r"|mod|gcd|lcm|mid|floor|ceiling|sqrt|step|part|page|chapter|day|option|choice)\b", re.IGNORECASE,
+)  # fmt: skip
 _MATHEMATICAL = FUNCTIONS | GREEK | {"sqrt", "infinity", "inf", "cis", "pi"}
 
 
 def said(text: str) -> str:
     """The value that a text of sentences says; the text itself where it has no words, or says none or several."""
-    if "\\begin" in text or len(text) > 1_500 or not re.search(r"[^\W\d_]{2}", text):
+    if "\\begin" in text or len(text) > 1_500 or not re.search(r"\(|[^\W\d_]{2}", text):
         return text
     text = without_remark(text)
+    if _NAMES.search(text) or not any(len(word) > 3 or word in _SHORT for word in _words_of(re.sub(r"\\(?!text)[A-Za-z]+", " ", text))):
+        return text
     plain = _DISPLAY.sub(lambda shown: f"\n$ {(shown[1] or shown[2]).strip(' .,')} $\n", _TEXT.sub(r" \1 ", text)).replace("**", " ")
     parts = [part.strip() for part in _SENTENCE_END.split(plain) if part.strip(" .")]
     valued = [part for part in parts if re.search(r"\d|\$|\\", part)]
@@ -66,7 +76,7 @@ def said(text: str) -> str:
         return text
     if len(valued) > 1 and not (_concludes(valued[-1]) or _DISPLAY.search(text)):
         return text
-    return _value(valued[-1], len(parts) > 1 and len(valued) < 3 and _DISPLAY.search(text) is not None) or text
+    return _value(valued[-1], len(parts) > 1) or text
 
 
 def without_remark(text: str) -> str:
@@ -104,9 +114,10 @@ def _pieces(sentence: str) -> list[tuple[str, str]]:
             text = " " + text.strip("$").removeprefix("\\(").removesuffix("\\)").strip() + " "
         elif match["word"]:
             bare = text.rstrip(".").casefold()
-            single = len(bare) == 1 and not (text in "aAI" and re.match(r"\s[^\W\d_]{2}", sentence[match.end() :]))
+            single = len(bare) == 1 and bare.isascii() and not (text in "aAI" and re.match(r"\s[^\W\d_]{2}", sentence[match.end() :]))
             joins = bare in ("and", "or") and bool(found) and found[-1][0] == "mathematics"
-            if bare not in _MATHEMATICAL and not single and not joins:
+            points = text.isupper() and 1 < len(bare) < 5
+            if bare not in _MATHEMATICAL and not single and not joins and not points and not re.fullmatch("d[a-z]", text):
                 kind = "words"
             elif joins and not re.match(r"\s*(?:[\d$\\(+-]|[A-Za-z]\s*=)", sentence[match.end() :]):
                 kind = "words"
@@ -133,11 +144,15 @@ def _value(sentence: str, many: bool) -> str | None:
         return None
     for index, (kind, text) in enumerate(pieces):
         words = text.casefold().split()
+        if kind == "words" and {"than", "least", "most", "such"} & set(words):
+            break
         last = next((at for at, word in enumerate(words) if word.strip(",") in _COPULAS), None)
         if kind == "words" and last is not None and index + 1 < len(pieces) and (index or last):
             rest = " ".join(word for word in words[last + 1 :] if word not in _COPULAS and word != "to")
             return _alone(rest, pieces[index + 1 :])
     lead = pieces[0][1] if pieces[0][0] == "words" else ""
+    if not lead and not re.match(r"(?:is|are|was)\b", pieces[-1][1]):
+        return None
     return _alone(lead, pieces[1:] if lead else pieces)
 
 
@@ -146,7 +161,7 @@ def _alone(lead: str, pieces: list[tuple[str, str]]) -> str | None:
     if not pieces or pieces[0][0] != "mathematics" or len(pieces) > 2:
         return None
     value, behind = pieces[0][1], pieces[1][1] if len(pieces) > 1 else ""
-    if _changed(_words_of(_LEADS.sub("", lead))) or "%" in lead:
+    if _changed(_words_of(_LEADS.sub("", lead))) or ("=" in value and re.search(r"\b(?:for|at|when|as|with|like|in)$", lead)):
         return None
     first = re.match(r"[^\W\d_]+", behind)
     if first is not None and (is_known(first[0]) or first[0].casefold() in MULTIPLES) and not behind.startswith(("is ", "are ", "in ")):

@@ -26,7 +26,9 @@ _SIGN_WORDS = {
     "percent": Kind.PERCENT, "pct": Kind.PERCENT, "per cent": Kind.PERCENT, "percents": Kind.PERCENT,
     "degree": Kind.DEGREE, "degrees": Kind.DEGREE, "deg": Kind.DEGREE,
 }  # fmt: skip
-_CURRENCIES = ("$", "€", "£", "¥", "¢")
+_CURRENCIES = ("$", "€", "£", "¥", "¢", "₹")
+COMPOUND = ("", "")
+"""The brackets of 5 ft 6 in, which is a sequence of quantities."""
 _THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?![\d])(?!,\d)")
 _DIGITS_AND_BASE = re.compile(r"\(?([0-9A-F]*[A-F][0-9A-F]*|\d[0-9a-f]*)\)?_\{?(1[1-9])\}?")
 
@@ -174,7 +176,13 @@ class _Parser(Atoms):
             node = Node(Kind.OPAQUE, (node, self.sum()), "mod")
         elif self.sees("pmod", "mod") or self.sees_modulus():
             node = Node(Kind.RESIDUE, (node, self.modulus()))
-        return self.with_unit(node)
+        node = self.with_unit(node)
+        if node.kind is not Kind.QUANTITY or not self.is_number():
+            return node
+        rest = self.sum()  # 5 ft 6 in
+        if rest.kind is not Kind.QUANTITY and rest.value != COMPOUND:
+            raise Unreadable("a number behind a unit")
+        return Node(Kind.SEQUENCE, (node, *(rest.args if rest.value == COMPOUND else (rest,))), COMPOUND)
 
     def sees_modulus(self) -> bool:
         return self.sees("(") and self.follows("mod")
@@ -290,7 +298,7 @@ class _Parser(Atoms):
         words: list[str] = []
         while self.is_word() or (words and self.continues_unit()):
             token = self.take()
-            if token.kind in ("word", "text"):
+            if token.kind in ("word", "text", "symbol"):
                 words += re.findall(r"\^\{?-?\d+\}?|[^\W\d_]+(?:['’.-][^\W\d_]+)*|\S", token.text)
             elif token.text == "^":
                 words.append("^" + plain_text(self.exponent()))
@@ -308,7 +316,9 @@ class _Parser(Atoms):
 
     def continues_unit(self) -> bool:
         """The power of cm^2, the second part of km/h, a.m or foot-pounds; never a sign before something else (5 cm - x)."""
-        letter = self.ahead().kind == "symbol" and self.ahead().text in "hsmgl" and self.sees("/")
+        letter = self.ahead().kind == "symbol" and self.ahead().text in "hsmglL" and self.sees("/")
+        if self.next.kind == "symbol" and self.next.text in "hsmgl" and self.ahead().text in ("^", ""):  # km h^{-1}, sq m
+            return True
         return self.sees("^") or (self.sees("/", "cdot", ".", "-") and (self.is_word(1) or letter))
 
 

@@ -140,4 +140,4 @@ def rewritten(part: Any, change: Callable[[Node], Node]) -> Any:
 def plain_text(node: Node) -> str:
     """A node as text, for the names of accented symbols."""
     inside = "".join(plain_text(part) for part in node.args if isinstance(part, Node))
-    return f"{node.value if node.value is not None else ''}{inside}"
+    return f"{'-' if node.kind is Kind.NEGATE else ''}{node.value if node.value is not None else ''}{inside}"

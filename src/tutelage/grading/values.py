@@ -142,7 +142,8 @@ class _Evaluator:
             case Kind.SEQUENCE | Kind.QUANTITY if len(node.args) == 1:
                 return self.value(node.args[0])
             case Kind.APPLY:
-                return self.opaque(node.args[0].value, self.values(node.args[1:]))
+                name, arguments = node.args[0].value, [self.argument(part) for part in node.args[1:]]
+                return self.of_several("perm", arguments) if name in "PA" and len(arguments) == 2 else self.opaque(name, arguments)
             case Kind.CALL:
                 self.in_function += 1
                 arguments = self.values(node.args)
@@ -158,6 +159,11 @@ class _Evaluator:
 
     def values(self, nodes: tuple[Node, ...]) -> list[Value]:
         return [self.value(node) for node in nodes]
+
+    def argument(self, node: Node) -> Value:
+        """The value of an argument; of X > 2 and other things without a value, a stand-in for what is written."""
+        scalar = node.kind not in (Kind.RELATION, Kind.LIST, Kind.SET, Kind.UNION, Kind.INTERSECTION, Kind.SETMINUS, Kind.MATRIX)
+        return self.value(node) if scalar else Fraction(hash_of(repr(node)), 2**32)
 
     # --- numbers, exact where both are
 
@@ -223,7 +229,11 @@ class _Evaluator:
                 return abs(arguments[0])
             case "floor" | "ceil" | "lfloor" | "lceil" if not isinstance(arguments[0], self.mp.mpc):
                 return self.rounded(arguments[0], "floor" if "floor" in name else "ceil")
-            case "gcd" | "lcm" | "binom" | "max" | "min":
+            case "cis" if len(arguments) == 1:
+                return self.finite(self.mp.expj(self.mpf(arguments[0])))
+            case "conj" if len(arguments) == 1:
+                return arguments[0] if isinstance(arguments[0], Fraction) else self.mp.conj(arguments[0])
+            case "gcd" | "lcm" | "binom" | "max" | "min" | "perm":
                 return self.of_several(name, arguments)
             case "log" | "ln" | "lg" | "log_base" | "ln_base" | "lg_base":
                 return self.logarithm(name, arguments)
@@ -260,6 +270,8 @@ class _Evaluator:
                 if integers[0] > MAX_FACTORIAL:
                     raise TooLarge(f"a binomial coefficient of a number over {MAX_FACTORIAL}")
                 return Fraction(math.comb(integers[0], integers[1])) if integers[1] >= 0 else Fraction(0)
+            if name == "perm" and len(integers) == 2 and 0 <= integers[1] <= integers[0] <= MAX_FACTORIAL:
+                return Fraction(math.perm(*integers))
             if name in ("gcd", "lcm"):
                 return _small_enough(Fraction(getattr(math, name)(*integers)))
         return self.opaque(name, arguments if name == "binom" else sorted(arguments, key=self.written))
@@ -302,7 +314,7 @@ _CONSTANTS: dict[str, Callable[[MPContext], Value]] = {
     "i": lambda mp: mp.mpc(0, 1),
     "infty": lambda mp: mp.inf,
 }
-_SPECIAL = {"ln", "log", "lg", "gcd", "lcm", "max", "min", "floor", "ceil", "abs", "det", "deg"}
+_SPECIAL = {"cis", "conj", "perm", "ln", "log", "lg", "gcd", "lcm", "max", "min", "floor", "ceil", "abs", "det", "deg"}
 _ELEMENTARY = {name: "a" + name[3:] if name.startswith("arc") else name.lower() for name in FUNCTIONS - _SPECIAL}
 """The names that mpmath has for the functions of one number."""
 
