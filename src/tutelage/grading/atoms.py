@@ -316,6 +316,9 @@ class Atoms(Cursor):
                 if self.takes("["):  # the height of a line
                     self.skip_to("]")
                 rows.append([])
+            elif name == "cases" and self.is_word() and self.next.text.strip(" .,").lower() in ("otherwise", "else"):
+                self.take()
+                rows[-1].append(symbol("otherwise"))
             elif not self.takes("&") and not (name == "cases" and self.takes(",")):
                 rows[-1].append(self.element(("\\", "&", "end")) if name != "cases" else self.element())
             if len(rows) > MAX_ROWS or len(rows[-1]) > MAX_ROWS:

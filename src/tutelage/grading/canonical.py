@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from tutelage.grading.expressions import equal_expressions, is_scalar
 from tutelage.grading.named import name_of
-from tutelage.grading.tree import Kind, Node, holds, negated, product, rewritten, symbols_of, tuple_of
+from tutelage.grading.tree import Kind, Node, holds, negated, number, product, rewritten, symbols_of, tuple_of
 from tutelage.grading.values import Undefined, as_mpf, evaluate
 
 _COLLECTIONS = (
@@ -29,6 +29,9 @@ def simplify(node: Node) -> Node:
             return Node(Kind.SETMINUS, (node.args[0], node.args[1].args[0]))
         case Kind.LIST if node.value == "or" and all(map(is_scalar, node.args)):
             return _without_repetitions(node)
+        case Kind.LIST if node.args[0].kind is Kind.RELATION and node.args[0].value == ("!=",) and all(map(is_scalar, node.args[1:])):
+            name, first = node.args[0].args  # x ≠ 1, -1
+            return Node(Kind.LIST, tuple(Node(Kind.RELATION, (name, value), ("!=",)) for value in (first, *node.args[1:])), node.value)
         case kind if kind in _COLLECTIONS:
             parts = tuple(map(simplify, node.args))
             if kind is Kind.QUANTITY and parts[0].kind is Kind.QUANTITY:  # \$5 million: the inner unit stays
@@ -38,7 +41,22 @@ def simplify(node: Node) -> Node:
             return _simplify_relation(node)
         case Kind.ADD | Kind.MULTIPLY | Kind.NEGATE | Kind.POWER | Kind.DIVIDE if holds(node, Kind.MATRIX):
             return _matrix_arithmetic(node.kind, list(map(simplify, node.args))) or node
+        case Kind.ADD | Kind.MULTIPLY | Kind.NEGATE if symbols_of(node) & set(_UNIT_VECTORS):
+            return _vector(node)
     return node
+
+
+_UNIT_VECTORS = ("hat i", "hat j", "hat k")
+
+
+def _vector(node: Node) -> Node:
+    """2i + 3j as (2, 3), with k of three components."""
+
+    def at(one: str) -> Node:
+        return rewritten(node, lambda part: number(int(part.value == one)) if part.is_symbol(*_UNIT_VECTORS) else part)
+
+    origin, count = at(""), 3 if "hat k" in symbols_of(node) else 2
+    return tuple_of(tuple(Node(Kind.ADD, (at(name), negated(origin))) for name in _UNIT_VECTORS[:count]))
 
 
 def _without_repetitions(node: Node) -> Node:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tutelage.grading import families
 from tutelage.grading.applied import resolved
 from tutelage.grading.canonical import expand, shape, simplify
 from tutelage.grading.expressions import constant_factor, equal_expressions, is_scalar
@@ -22,8 +23,8 @@ from tutelage.grading.named import (
     unnamed_values,
     without_subscript,
 )
-from tutelage.grading.regions import FLIPPED, as_interval, flat_union, same_region
-from tutelage.grading.tree import ZERO, Kind, Node, difference, nodes_of, product, symbol, symbols_of, tuple_of
+from tutelage.grading.regions import FLIPPED, as_interval, flat_union, integers_in, same_region
+from tutelage.grading.tree import ZERO, Kind, Node, difference, nodes_of, number, product, rewritten, symbol, symbols_of, tuple_of
 from tutelage.grading.units import unit_of
 from tutelage.grading.words import number_of
 
@@ -43,12 +44,24 @@ def equal(gold: Node, answer: Node) -> bool:
     gold, answer = (expand(simplify(node)) for node in resolved(gold, answer))
     both_builders = gold.kind is answer.kind is Kind.BUILDER
     gold, answer = (neutral(node, both_builders) for node in (gold, answer))
-    return _equal(_only_element(gold, answer), _only_element(answer, gold))
+    gold, answer = _as_mixed(gold, answer), _as_mixed(answer, gold)
+    if _equal(_only_element(gold, answer), _only_element(answer, gold)):
+        return True
+    return any(_equal(*reading) for reading in families.readings(gold, answer))
 
 
 def has_opaque(node: Node) -> bool:
     """Something in it is compared by its parts and not evaluated."""
     return any(inner.kind is Kind.OPAQUE and inner.value != "mod" for inner in nodes_of(node))
+
+
+def _as_mixed(node: Node, other: Node) -> Node:
+    """3 and 1/2, where the other side is one number."""
+    if node.kind is not Kind.LIST or node.value != "and" or len(node.args) != 2 or not is_scalar(other):
+        return node
+    full, part = node.args
+    proper = part.kind is Kind.DIVIDE and all(inner.kind is Kind.NUMBER for inner in part.args) and part.args[0].value < part.args[1].value
+    return Node(Kind.ADD, node.args) if proper and full.kind is Kind.NUMBER and full.places is None else node
 
 
 def _only_element(node: Node, other: Node) -> Node:
@@ -111,10 +124,26 @@ def _equal_quantities(gold: Node, answer: Node) -> bool:
 
 
 def _with_letter_unit(node: Node, other: Node) -> Node:
-    """7.5 m where the other side says 7.5 meters: only then is a single letter a unit."""
-    if node.kind is not Kind.MULTIPLY or other.kind is not Kind.QUANTITY or not node.args[1].is_symbol(unit_of(other.value)):
+    """7.5 m where the other side says 7.5 meters, 9 N·m beside newton meters: only then are letters units."""
+    if other.kind is not Kind.QUANTITY or node.kind not in (Kind.MULTIPLY, Kind.DIVIDE):
         return node
-    return node if symbols_of(node.args[0]) else Node(Kind.QUANTITY, (node.args[0],), other.value)
+    value, letters = _value_and_letters(node)
+    return Node(Kind.QUANTITY, (value,), other.value) if letters and unit_of(letters) == unit_of(other.value) else node
+
+
+def _value_and_letters(node: Node) -> tuple[Node, str]:
+    """(5, "m^2") of 5m^2; no letters where they are no factors."""
+    if node.kind not in (Kind.MULTIPLY, Kind.DIVIDE):
+        return node, "" if symbols_of(node) else " "
+    value, letters = _value_and_letters(node.args[0])
+    factor, sign = node.args[1], " / " if node.kind is Kind.DIVIDE else " "
+    base, power = factor.args if factor.kind is Kind.POWER else (factor, None)
+    if not letters or not base.is_symbol() or (power is not None and power.kind is not Kind.NUMBER):
+        return node, ""
+    return value, f"{letters}{sign}{_SYMBOLS_OF_UNITS.get(base.value, base.value)}{f'^{power.value}' if power is not None else ''}"
+
+
+_SYMBOLS_OF_UNITS = {"Omega": "ohm"}
 
 
 def _equal_based(gold: Node, answer: Node) -> bool:
@@ -174,7 +203,7 @@ def _equal_matrices(gold: Node, answer: Node) -> bool:
     if gold.kind is not answer.kind or gold.value != answer.value or shape(gold) != shape(answer):
         return False
     if gold.value == "cases":
-        return _unordered(tuple(map(tuple_of, gold.args)), tuple(map(tuple_of, answer.args)))
+        return _equal_cases(gold.args, answer.args)
     return all(map(_ordered, gold.args, answer.args))
 
 
@@ -263,7 +292,8 @@ def _equal_relations(gold: Node, answer: Node) -> bool:
 
 def _equal_assignments(gold: Node, answer: Node, first: tuple[str, Node], second: tuple[str, Node]) -> bool:
     """x = 5 and x = 5.0, f(x) = 2x and f(t) = 2t; under two names only as one equation (x = 2y and y = x/2)."""
-    if first[0] == second[0] or {first[0], second[0]} in ({"y", "f()"}, {"y", "g()"}, {"y", "h()"}):  # a function may be called y
+    names = sorted((first[0], second[0]))
+    if names[0] == names[1] or (names[1] == "y" and names[0][0] in "fgh" and names[0].endswith("()")):  # a function may be called y
         variables = _argument_of(gold.args[0]), _argument_of(answer.args[0])
         if all(variables) and variables[0] != variables[1]:
             return _equal(renamed(first[1], {variables[0]: "x•"}), renamed(second[1], {variables[1]: "x•"}))
@@ -283,7 +313,24 @@ def _equal_equations(gold: Node, answer: Node) -> bool:
     """L = R and a multiple of it are one equation: the quotient of the two differences is one number."""
     if len(gold.args) != 2 or len(answer.args) != 2:
         return _unordered(gold.args, answer.args)
-    return constant_factor(difference(*gold.args), difference(*answer.args)) is not None
+    if constant_factor(difference(*gold.args), difference(*answer.args)) is not None:
+        return True
+    return _solved_by(gold, answer) or _solved_by(answer, gold)
+
+
+def _solved_by(solved: Node, equation: Node) -> bool:
+    """y = 1/x is xy = 1: it satisfies the equation, which is linear in y."""
+    name, value = solved.args
+    if not name.is_symbol() or name.value in symbols_of(value) or symbols_of(solved) != symbols_of(equation) or not is_scalar(equation.args[1]):
+        return False
+    left = difference(*equation.args)
+
+    def at(step: int) -> Node:
+        shifted = Node(Kind.ADD, (value, number(step)))
+        return rewritten(left, lambda part: shifted if part.is_symbol(name.value) else part)
+
+    linear = equal_expressions(Node(Kind.ADD, (at(1), at(-1))), ZERO) and equal_expressions(Node(Kind.ADD, (at(3), at(-3))), ZERO)
+    return linear and equal_expressions(at(0), ZERO) and not equal_expressions(at(1), ZERO)
 
 
 def _equal_inequalities(gold: Node, answer: Node) -> bool:
@@ -293,6 +340,23 @@ def _equal_inequalities(gold: Node, answer: Node) -> bool:
     factor = constant_factor(difference(*gold.args), difference(*answer.args))
     operator = answer.value[0]
     return factor is not None and gold.value[0] == (operator if factor > 0 else FLIPPED.get(operator))
+
+
+def _equal_cases(gold: tuple[tuple[Node, ...], ...], answer: tuple[tuple[Node, ...], ...]) -> bool:
+    """Cases in any order; "otherwise" is the condition that is left."""
+    left = list(answer)
+    for row in gold:
+        found = [other for other in left if len(row) == len(other) and all(map(_equal, row, other))] or [
+            other for other in left if _equal(row[0], other[0]) and (_otherwise(row) or _otherwise(other))
+        ]
+        if not found:
+            return False
+        left.remove(found[0])
+    return not left
+
+
+def _otherwise(row: tuple[Node, ...]) -> bool:
+    return row[-1].is_symbol("otherwise")
 
 
 # --- regions of the real line
@@ -306,6 +370,9 @@ def _equal_builders(gold: Node, answer: Node) -> bool:
     element, *conditions = builder.args
     if (domain := membership(element)) is not None and domain == symbol("mathbb R"):
         element = element.args[0]
+    if domain in (symbol("mathbb Z"), symbol("mathbb N")) and other.kind is Kind.SET and len(conditions) == 1:
+        members = integers_in(conditions[0], element.args[0].value, 1 if domain.value.endswith("N") else -100)
+        return members is not None and _equal(Node(Kind.SET, tuple(map(number, members))), other)
     if not element.is_symbol() or len(conditions) != 1 or symbols_of(conditions[0]) != {element.value}:
         return False
     condition = conditions[0]

@@ -13,7 +13,7 @@ from fractions import Fraction
 from tutelage.grading import pool
 from tutelage.grading.lexer import MAX_DIGITS
 from tutelage.grading.normalize import HEDGE, normalize
-from tutelage.grading.words import same_words
+from tutelage.grading.words import same_words, texts_of_choices
 
 MAX_CHARACTERS = 2_000
 """Longer answers, and references, are only compared as they stand."""
@@ -118,6 +118,8 @@ def _cheap(gold: str, answer: str) -> Verdict | list[str]:
             return Verdict(False, "exact", f"{plain_answer} is not {plain_gold}")
     if (same := same_words(plain_gold, plain_answer)) is not None:
         return Verdict(same, "text", "" if same else "the words differ")
+    if (texts := texts_of_choices(plain_gold, plain_answer)) is not None:
+        return _cheap(*texts)
     return [plain_gold, plain_answer]
 
 

@@ -61,7 +61,7 @@ def _readings(gold: Node, answer: Node) -> list[tuple[Node, Node]]:
         if inner is not None and _without(Kind.PERCENT, b) is None:
             pairs.append((inner, b))
         inner = _without(Kind.DEGREE, a)
-        if inner is not None and b.kind is not Kind.DEGREE and "pi" in _names(b):
+        if inner is not None and b.kind is not Kind.DEGREE and _names(b) & {"pi", "arctan", "arcsin", "arccos"}:
             radians = Node(Kind.DIVIDE, (product(inner, symbol("pi")), number(180)))
             pairs = [(radians, b)]
     return pairs

@@ -20,6 +20,10 @@ def name_of(node: Node) -> str | None:
         case Kind.APPLY:  # f(x) by its head alone, f(2) and f(x + 1) with what they are taken of
             of_variable = len(node.args) == 2 and node.args[1].is_symbol(*VARIABLES)
             return f"{node.args[0].value}()" if of_variable else f"{node.args[0].value}({node.args[1:]!r})"
+        case Kind.UNION | Kind.INTERSECTION | Kind.SETMINUS if all(part.is_symbol() for part in node.args):
+            return f" {node.kind} ".join(part.value for part in node.args)
+        case Kind.CALL if node.value == "abs" and node.args[0].is_symbol() and re.fullmatch("[A-Z]{2}", node.args[0].value):
+            return str(node.args[0].value)
         case Kind.CALL:
             inner = name_of(node.args[0]) if len(node.args) == 1 else None
             return f"{node.value}({inner})" if inner else None

@@ -179,7 +179,8 @@ _NOTATIONS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"(?<![A-Za-z\\])([a-z])(?:\s+|\s*\\text\s*\{\s*)(?:is\s+)?(odd|even)\b\s*\}?", lambda match: rf"{match[1]} \equiv {int(match[2] == 'odd')} \pmod{{2}}"),
     (r"(?<![A-Za-z\\])([a-z])\s*(?:\\text\s*\{\s*)?\s*is divisible by\s*\}?\s*(\d+)", r"\1 \\equiv 0 \\pmod{\2}"),
     (r"(?<![\w.|])(\d+)\s*\\mid\s*([a-z])(?![\w}])", r"\2 \\equiv 0 \\pmod{\1}"),
-    (r"\\underline\s*\{([^{}]*)\}", r"\1"),
+    (r"\\underline\s*\{(?:\\text\s*\{([^{}]*)\}|([^{}]*))\}", lambda match: match[1] or match[2]),
+    (r"&\s*(?:\\text\s*\{\s*(?:if|for|when|where)\b,?\s*([^{}]*)\}|(?:if|for|when)\b)", lambda match: f"& {match[1] or ''} "),
     (r"(?:\bUSD|\bUS\s*\\?\$)\s*(?=\d)", "$"),
     (r"\bEUR\s*(?=\d)", "€"),
     (r"\b(?:Rs\.?|INR)\s*(?=\d)|\\rupee\s*(?=\d)", "₹"),
@@ -299,6 +300,22 @@ _GROUPS = [
 """Groups of digits that can be nothing else: 1.234,56; 1.234.567; 1 234,56; 1'234; 2{:}30."""
 
 
+_LABEL = re.compile(r"(?:^|(?<=[\s,;.]))\s*(?:\\text\s*\{\s*)?\(([a-h1-9])\)\s*\}?\s*(?=[^\s,;.(])")
+
+
+def parts(text: str) -> str:
+    """(a) 5, (b) 6 → (5, 6): what stands behind labels has their order."""
+    labels = list(_LABEL.finditer(text)) if text.lstrip().startswith(("(a)", "(1)", "\\text")) else []
+    names = "".join(label[1] for label in labels)
+    if len(names) < 2 or labels[0].start() or names not in ("abcdefgh"[: len(names)], "123456789"[: len(names)]):
+        return text
+    ends = [label.start() for label in labels[1:]] + [len(text)]
+    values = [text[label.end() : end].strip(" ,;.") for label, end in zip(labels, ends, strict=True)]
+    if not all(values) or any("," in value or ";" in value for value in values):
+        return text
+    return ", ".join(values) if all("=" in value for value in values) else f"({', '.join(values)})"
+
+
 def groups(text: str) -> str:
     """1.234,56 and 1'234.56 → 1234.56; 3,50 € → 3.50 €."""
     for pattern, replacement in _GROUPS:
@@ -333,7 +350,7 @@ def spaces(text: str) -> str:
     return text.replace(" ", "") if re.fullmatch(r"-?\d{1,3}(?: \d{3})+(?:\.\d+)?", text) else text
 
 
-RULES = (unicode_symbols, escapes, html_markup, wrappers, translated, phrases, said, lines, latex_synonyms, wrappers, spaces, groups, phrases)
+RULES = (unicode_symbols, escapes, html_markup, wrappers, parts, translated, phrases, said, lines, latex_synonyms, wrappers, spaces, groups, phrases)
 
 
 def normalize(text: str) -> str:

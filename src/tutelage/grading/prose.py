@@ -67,7 +67,7 @@ def said(text: str) -> str:
     if "\\begin" in text or len(text) > 1_500 or not re.search(r"\(|[^\W\d_]{2}", text):
         return text
     text = without_remark(text)
-    if _NAMES.search(text) or not any(len(word) > 3 or word in _SHORT for word in _words_of(re.sub(r"\\(?!text)[A-Za-z]+", " ", text))):
+    if _NAMES.search(text) or re.match(r"\(?[A-J][.):]\s", text) or not any(len(word) > 3 or word in _SHORT for word in _words_of(re.sub(r"\\(?!text)[A-Za-z]+", " ", text))):
         return text
     plain = _DISPLAY.sub(lambda shown: f"\n$ {(shown[1] or shown[2]).strip(' .,')} $\n", _TEXT.sub(r" \1 ", text)).replace("**", " ")
     parts = [part.strip() for part in _SENTENCE_END.split(plain) if part.strip(" .")]

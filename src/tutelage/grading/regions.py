@@ -180,6 +180,15 @@ def _related(a: Value, operator: str, b: Value) -> bool:
     raise Undefined(f"the relation {operator}")
 
 
+def integers_in(condition: Node, variable: str, start: int) -> list[int] | None:
+    """The integers from `start` to 100 for which a condition on one variable holds; None where they are not all."""
+    try:
+        found = [at for at in range(start, 102) if _holds(condition, Fraction(at), variable)]
+    except Undefined:
+        return None
+    return None if not found or found[-1] > 100 or (start < 0 and found[0] == start) else found
+
+
 def as_interval(node: Node) -> Node | None:
     if node.kind is Kind.SEQUENCE:
         return node

@@ -130,6 +130,15 @@ def _choice(text: str) -> tuple[str, str] | None:
     return (match[1] or match[2] or match[3]).upper(), match[4]
 
 
+def texts_of_choices(gold: str, answer: str) -> tuple[str, str] | None:
+    """What is left to compare of (A) 7 and A. 7, or of (A) 7 and 7; None where there is no choice with a text, or not the same one."""
+    choices = [_choice(plain(side)) for side in (gold, answer)]
+    if choices[0] is not None and choices[1] is not None:
+        return (choices[0][1], choices[1][1]) if choices[0][0] == choices[1][0] and choices[0][1] and choices[1][1] else None
+    texts = tuple(choice[1] if choice is not None else side for choice, side in zip(choices, (gold, answer), strict=True))
+    return (texts[0], texts[1]) if any(choice is not None and choice[1] for choice in choices) else None
+
+
 def _seconds(clock: re.Match[str]) -> int:
     hours, minutes, seconds = (int(part or 0) for part in clock.groups()[:3])
     if clock[4]:
