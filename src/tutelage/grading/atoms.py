@@ -8,7 +8,21 @@ from fractions import Fraction
 from typing import Any
 
 from tutelage.grading.lexer import ACCENTS, ENVIRONMENTS, FUNCTIONS, GREEK, Cursor, Token
-from tutelage.grading.tree import CONSTANTS, Kind, Node, Unreadable, call, negated, number, plain_text, product, symbol, tuple_of
+from tutelage.grading.tree import (
+    BOUND,
+    CONSTANTS,
+    Kind,
+    Node,
+    Unreadable,
+    call,
+    negated,
+    number,
+    plain_text,
+    product,
+    rewritten,
+    symbol,
+    tuple_of,
+)
 from tutelage.grading.work import TooLarge
 
 FUNCTION_LETTERS = "fghFGH"
@@ -301,7 +315,17 @@ class Atoms(Cursor):
             else:
                 token = self.take()
                 bounds[which] = number(token.value) if token.kind == "number" else symbol(token.text)
-        return Node(Kind.OPAQUE, (bounds.get("_"), bounds.get("^"), self.term()), name)
+        body = self.sum() if "int" in name and any(token.text == "differential" for token in self.tokens[self.at :]) else self.term()
+        below, above, variable = bounds.get("_"), bounds.get("^"), None
+        if "int" in name and self.takes("differential"):
+            variable = self.argument()
+        elif below is not None and below.kind is Kind.RELATION:
+            variable = below.args[0]
+        if variable is None or not variable.is_symbol():
+            return Node(Kind.OPAQUE, (None, below, above, body), name)
+        bound = symbol(BOUND + variable.value)
+        low = below.args[1] if below is not None and below.kind is Kind.RELATION else below
+        return Node(Kind.OPAQUE, (bound, low, above, rewritten(body, lambda part: bound if part == variable else part)), name)
 
     def environment(self, name: str) -> Node:
         self.expect("{")

@@ -101,6 +101,7 @@ def _same_function(a: Node, b: Node, log_base: int | None) -> bool:
     if not names:
         return _same_constant(a, b, log_base)
     known = _names(a, b)
+    approximate = holds(a, Kind.OPAQUE) or holds(b, Kind.OPAQUE)
     integers = bool(known.intersection(_OF_INTEGERS)) or holds(a, Kind.FACTORIAL) or holds(b, Kind.FACTORIAL)
     for real_only in (False,) if "i" in known else (True, False):
         used = 0
@@ -111,10 +112,10 @@ def _same_function(a: Node, b: Node, log_base: int | None) -> bool:
                 continue
             if real_only and not (is_real(x) and is_real(y)):
                 continue
-            if not nearly(x, y):
+            if not (nearly(x, y) or (approximate and _agree(x, y))):
                 return False
             used += 1
-            if used == 8:
+            if used == (3 if approximate else 8):
                 break
         if used >= 3:
             return True
@@ -128,11 +129,19 @@ def _same_constant(a: Node, b: Node, log_base: int | None) -> bool:
             x, y = (evaluate(node, None, digits, log_base) for node in (a, b))
             if isinstance(x, Fraction) and isinstance(y, Fraction):
                 return x == y
+            if holds(a, Kind.OPAQUE) or holds(b, Kind.OPAQUE):
+                return _agree(x, y)
             if not close(x, y, digits) and abs(as_mpf(x) - as_mpf(y)) > 10**-40:
                 return False
         return nearly(x, y, MANY_DIGITS)
     except Undefined:
         return False
+
+
+def _agree(x: Value, y: Value) -> bool:
+    """To the digits of an integral or limit that was calculated (see `series`)."""
+    x, y = as_mpf(x), as_mpf(y)
+    return is_finite(x) and is_finite(y) and bool(abs(x - y) <= as_mpf(Fraction(1, 10**14)) * max(1, abs(x)))
 
 
 def constant_factor(a: Node, b: Node) -> Value | None:

@@ -45,6 +45,8 @@ def read(text: str, thousands: bool = True, trusted: bool = False) -> Node:
     """
     if thousands:
         text = _join_thousands(text)
+    if "\\int" in text or "\\iint" in text:
+        text = _DIFFERENTIAL.sub(r" \\differential{\1}", _DIFFERENTIAL_ABOVE.sub(_differential_behind, text))
     if (based := _DIGITS_AND_BASE.fullmatch(text)) is not None:
         return Node(Kind.BASED, (), (based[1].upper(), based[2]))
     tokens = tokenize(text)
@@ -56,6 +58,15 @@ def read(text: str, thousands: bool = True, trusted: bool = False) -> Node:
         return parser.answer()
     except RecursionError:
         raise TooLarge("nested too deep") from None
+
+
+_DIFFERENTIAL = re.compile(r"(?<![A-Za-z\\])d\s*([a-zA-Z]|\\[a-z]+)(?![A-Za-z])")
+_DIFFERENTIAL_ABOVE = re.compile(r"\\frac\s*\{((?:[^{}]|\{[^{}]*\})*?)(?<![A-Za-z\\])d([a-z])\s*\}\s*(\{(?:[^{}]|\{[^{}]*\})*\})")
+
+
+def _differential_behind(match: re.Match[str]) -> str:
+    """\\frac{dx}{x} → \\frac{1}{x} dx"""
+    return f"\\frac{{{match[1].strip() or '1'}}}{match[3]} d{match[2]}"
 
 
 def _join_thousands(text: str) -> str:

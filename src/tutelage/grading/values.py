@@ -16,7 +16,9 @@ from hashlib import blake2b
 from typing import Any
 
 from mpmath.ctx_mp import MPContext
+from mpmath.libmp import NoConvergence
 
+from tutelage.grading import series
 from tutelage.grading.lexer import FUNCTIONS
 from tutelage.grading.tree import Kind, Node, negated, product
 from tutelage.grading.work import TooLarge, spend
@@ -106,12 +108,17 @@ def evaluate(node: Node, at: Mapping[str, Value] | None = None, digits: int = DI
         raise Undefined(str(error)) from None
 
 
+stand_ins = 0
+"""How many sums, integrals and limits had no value and were compared by their parts."""
+
+
 class _Evaluator:
     def __init__(self, at: Mapping[str, Value], digits: int, log_base: int | None) -> None:
         self.at, self.digits, self.log_base = at, digits, log_base
         self.mp = CONTEXTS[digits]
         self.node_cost, self.function_cost = _UNITS_OF_WORK[digits]
         self.in_function = 0
+        self.largest = 10**12
 
     def value(self, node: Node) -> Value:
         spend(self.node_cost)
@@ -143,6 +150,8 @@ class _Evaluator:
                 return self.value(node.args[0])
             case Kind.APPLY:
                 name, arguments = node.args[0].value, [self.argument(part) for part in node.args[1:]]
+                if name in ("Gamma", "zeta") and len(arguments) == 1:
+                    return self.finite(getattr(self.mp, name.lower())(self.mpf(arguments[0])))
                 return self.of_several("perm", arguments) if name in "PA" and len(arguments) == 2 else self.opaque(name, arguments)
             case Kind.CALL:
                 self.in_function += 1
@@ -206,8 +215,8 @@ class _Evaluator:
         return self.finite(self.mp.power(base, exponent))
 
     def limit(self, exponent: Value) -> None:
-        if exponent > 10**12:
-            raise TooLarge("a number with over 10^12 digits")
+        if exponent > self.largest:
+            raise TooLarge(f"a number with over {self.largest:.0e} digits")
 
     def factorial(self, number: Value) -> Value:
         if not _is_integer(number):
@@ -288,21 +297,49 @@ class _Evaluator:
             return number % modulus
         return self.opaque("mod", [number, modulus])
 
-    def bounded_operator(self, name: str, below: Node | None, above: Node | None, body: Node) -> Value:
-        """A sum, product, integral or limit, by its parts; the name of the bound variable does not matter."""
-        if below is None or below.kind is not Kind.RELATION or not below.args[0].is_symbol():
-            parts = [part for part in (below, above, body) if part is not None]
-            return self.opaque(name, self.values(tuple(parts)))
-        bounds = self.values((*below.args[1:], *([above] if above is not None else [])))  # of "k = 1" only the 1
-        variable = below.args[0].value
+    def bounded_operator(self, name: str, bound: Node | None, low: Node | None, high: Node | None, body: Node) -> Value:
+        """A sum, product, integral or limit; the name of the bound variable does not matter."""
+        bounds = self.values(tuple(part for part in (low, high) if part is not None))
+        if bound is None:
+            return self.stand_in(name, [*bounds, self.value(body)])
+        variable = bound.value
         if name in ("sum", "prod") and len(bounds) == 2 and all(map(_is_integer, bounds)):
             low, high = map(int, bounds)
             if high - low < MAX_TERMS:  # term by term
                 terms = [self.with_variable(variable, Fraction(index)).value(body) for index in range(low, high + 1)]
                 operation, start = (operator.add, Fraction(0)) if name == "sum" else (operator.mul, Fraction(1))
                 return reduce(lambda a, b: self.both(operation, a, b), terms, start)
+        try:
+            return self.calculated(name, variable, bounds, body)
+        except (ArithmeticError, ValueError, TypeError, NoConvergence):
+            pass
         inner = self.with_variable(variable, Fraction(hash_of("('bound',)") % 97, 89))
-        return self.opaque(name, [*bounds, inner.value(body)])
+        return self.stand_in(name, [*bounds, inner.value(body)])
+
+    def calculated(self, name: str, variable: str, bounds: list[Value], body: Node) -> Value:
+        """The number that an infinite sum, an integral or a limit is. Raises ArithmeticError: none was found."""
+
+        def at(point: Value) -> Value:
+            exact = Fraction(int(point)) if name in ("sum", "prod") else point
+            inner = self.with_variable(variable, exact)
+            inner.largest = 10**60  # far out, where e^{-x} vanishes
+            return self.mpf(inner.value(body))
+
+        if self.digits != DIGITS:
+            raise series.Unknown("only calculated at few digits")
+        if name in ("sum", "prod") and len(bounds) == 2 and _is_integer(bounds[0]) and bounds[1] == self.mp.inf:
+            return series.infinite(self.mp, name, at, int(bounds[0]))
+        if name == "int" and len(bounds) == 2:
+            return series.integral(self.mp, at, *map(self.mpf, bounds))
+        if name == "lim" and len(bounds) == 1:
+            return series.limit(self.mp, at, self.mpf(bounds[0]))
+        raise series.Unknown(f"a {name} of another form")
+
+    def stand_in(self, name: str, values: list[Value]) -> Value:
+        """For a sum, integral or limit that is only compared by its parts."""
+        global stand_ins
+        stand_ins += 1
+        return self.opaque(name, values)
 
     def with_variable(self, name: str, value: Fraction) -> _Evaluator:
         return _Evaluator({**self.at, name: value}, self.digits, self.log_base)
