@@ -394,9 +394,9 @@ def _equal_regions(gold: Node, answer: Node) -> bool:
 _RULES: list[tuple[Kind, Callable[[Node, Node], bool]]] = [
     (Kind.QUANTITY, _equal_quantities),
     (Kind.RELATION, _equal_relations),
+    (Kind.BUILDER, _equal_builders),
     (Kind.LIST, _equal_collections),
     (Kind.SET, _equal_collections),
-    (Kind.BUILDER, _equal_builders),
     *((kind, _equal_regions) for kind in _SET_OPERATIONS),
     (Kind.SEQUENCE, _equal_sequences),
     (Kind.MATRIX, _equal_matrices),

@@ -33,6 +33,8 @@ def readings(gold: Node, answer: Node) -> Iterator[tuple[Node, Node]]:
         for sign, step in _STEPS:
             stepped = Node(Kind.ADD, (counter if sign > 0 else negated(counter), number(step)))
             yield first, _replaced(second, {name: counter if (sign, step) == (1, 0) else stepped for name in names[1]})
+    if len(domains) == len(others) > 1:
+        yield first, _replaced(second, dict(zip(others, map(symbol, domains), strict=True)))
     yield from _renamed_constants(gold, answer)
 
 

@@ -131,7 +131,7 @@ def neutral(node: Node, both_builders: bool) -> Node:
     """x = kπ, k ∈ ℤ and {2k : k ∈ ℤ} with neutral names: which letter counts through the solutions does not matter."""
     if both_builders and node.args[0].kind is Kind.SYMBOL:
         return renamed(node, {node.args[0].value: "x•"})
-    if node.kind not in (Kind.LIST, Kind.BUILDER):
+    if node.kind is not Kind.BUILDER:
         return node
     counting = [part.args[0].value for part in node.args if _counts(part)]
     return renamed(node, {name: f"n•{index}" for index, name in enumerate(counting)})

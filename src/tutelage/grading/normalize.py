@@ -262,7 +262,6 @@ _WORDED: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"(?:at )?(?:the )?(?:points? |origin )?(\(.+\))", r"\1"),
     (r"(?:the )?(?:ratio )?(\d+(?:\.\d+)?(?: to \d+(?:\.\d+)?)+)", lambda match: match[1].replace(" to ", ":")),
     (r"(\d+(?::\d+)+) ratio", r"\1"),
-    (r"(\d{1,2}) ?([ap])\.? ?m\.?", r"\1:00 \2.m."),
     (r"min(?:imum)?(?: value)? ?[:=] ?(\S+)|max(?:imum)?(?: value)? ?[:=] ?(\S+)", lambda match: match[1] or match[2]),
     (r"(?P<value>.*[\w})])[ ,]* \(?where (?P<name>[a-z]) is an? (?P<kind>(?:real |arbitrary )?constant|(?:positive |nonnegative )?integer|real number|real)\)?",
      lambda match: _with_parameter(match)),
@@ -295,6 +294,7 @@ _GROUPS = [
     (re.compile(r"(?<=\d)\s*\\?&\s*(?=\d+$)"), ", "),
     (re.compile(r"(?<=[\w})\]])\s*\(\s*([a-z]\s*\\in\s*\\mathbb\s*\{?[A-Z]\}?)\s*\)$"), r", \1"),
     (re.compile(r"(?<=[\w})\]])\s+\(\s*([a-z]\s*(?:[<>]|\\[lg]e|\\ne)\s*[^()]+)\)$"), r", \1"),
+    (re.compile(r"^(\d{1,2}) ?([ap])\.? ?m\.?$", re.IGNORECASE), r"\1:00 \2.m."),
     (re.compile(r"^(\d+) ?h ?(\d+) ?min$"), r"\1 hours \2 minutes"),
 ]  # fmt: skip
 """Groups of digits that can be nothing else: 1.234,56; 1.234.567; 1 234,56; 1'234; 2{:}30."""

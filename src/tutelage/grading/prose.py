@@ -56,8 +56,8 @@ _SHORT = frozenset(
     " get got one two box men cup old pay area left sold".split()
 )
 _NAMES = re.compile(
-    r"\b(?:january|february|march|april|june|july|august|september|october|november|december|jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec"
-    r"|mod|gcd|lcm|mid|floor|ceiling|sqrt|step|part|page|chapter|day|option|choice)\b", re.IGNORECASE,
+    r"\b(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?\s+\d|\d(?:st|nd|rd|th)?\s+(?:of\s+)?(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)"
+    r"|\b(?:mod|gcd|lcm|mid|floor|ceiling|sqrt|step|part|page|chapter|day|option|choice)\b", re.IGNORECASE,
 )  # fmt: skip
 _MATHEMATICAL = FUNCTIONS | GREEK | {"sqrt", "infinity", "inf", "cis", "pi"}
 
@@ -94,7 +94,7 @@ def without_remark(text: str) -> str:
 
 
 def _words_of(text: str) -> set[str]:
-    return {word.casefold().strip(".") for word in re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)?", text.replace("’", "'"))}
+    return {word.casefold().strip(".") for word in re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)?", text.replace("’", "'")) if word != "May"}
 
 
 def _concludes(sentence: str) -> bool:
@@ -117,7 +117,7 @@ def _pieces(sentence: str) -> list[tuple[str, str]]:
             single = len(bare) == 1 and bare.isascii() and not (text in "aAI" and re.match(r"\s[^\W\d_]{2}", sentence[match.end() :]))
             joins = bare in ("and", "or") and bool(found) and found[-1][0] == "mathematics"
             points = text.isupper() and 1 < len(bare) < 5
-            if bare not in _MATHEMATICAL and not single and not joins and not points and not re.fullmatch("d[a-z]", text):
+            if bare not in _MATHEMATICAL and not single and not joins and not points and not re.fullmatch("d[xyztruvs]", text):
                 kind = "words"
             elif joins and not re.match(r"\s*(?:[\d$\\(+-]|[A-Za-z]\s*=)", sentence[match.end() :]):
                 kind = "words"

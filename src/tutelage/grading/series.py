@@ -7,6 +7,8 @@ from typing import Any
 
 from mpmath.ctx_mp import MPContext
 
+from tutelage.grading.work import TooLarge
+
 Value = Any
 Function = Callable[[Value], Value]
 AGREEMENT = 20
@@ -28,7 +30,10 @@ def infinite(mp: MPContext, name: str, term: Function, start: int) -> Value:
 
 def integral(mp: MPContext, body: Function, low: Value, high: Value) -> Value:
     """By tanh-sinh, which says how far off it may be; an oscillating tail by its half waves."""
-    value, error = mp.quad(body, [low, high], error=True, maxdegree=7)
+    try:
+        value, error = mp.quad(body, [low, high], error=True, maxdegree=7)
+    except (ArithmeticError, TooLarge):
+        value, error = mp.zero, mp.inf
     if error < mp.mpf(10) ** -(AGREEMENT + 2) * max(1, abs(value)):
         return value
     if high != mp.inf or mp.isinf(low):

@@ -118,7 +118,8 @@ class _Evaluator:
         self.mp = CONTEXTS[digits]
         self.node_cost, self.function_cost = _UNITS_OF_WORK[digits]
         self.in_function = 0
-        self.largest = 10**12
+        self.far_out = False
+        """Within an integral: e^{-x} vanishes there, and sin x has no value."""
 
     def value(self, node: Node) -> Value:
         spend(self.node_cost)
@@ -211,12 +212,14 @@ class _Evaluator:
                 return Fraction(0)
             raise Undefined("zero to a power that is not positive")
         if not self.mp.isinf(base) and not self.mp.isinf(exponent):
+            if self.far_out and self.mp.re(exponent) * self.mp.log(abs(base)) < -(10**9):
+                return self.mp.mpf(0)
             self.limit(abs(exponent) * abs(self.mp.log(abs(base))))
         return self.finite(self.mp.power(base, exponent))
 
     def limit(self, exponent: Value) -> None:
-        if exponent > self.largest:
-            raise TooLarge(f"a number with over {self.largest:.0e} digits")
+        if exponent > 10**12:
+            raise TooLarge("a number with over 10^12 digits")
 
     def factorial(self, number: Value) -> Value:
         if not _is_integer(number):
@@ -311,7 +314,7 @@ class _Evaluator:
                 return reduce(lambda a, b: self.both(operation, a, b), terms, start)
         try:
             return self.calculated(name, variable, bounds, body)
-        except (ArithmeticError, ValueError, TypeError, NoConvergence):
+        except (ArithmeticError, ValueError, TypeError, NoConvergence, TooLarge):
             pass
         inner = self.with_variable(variable, Fraction(hash_of("('bound',)") % 97, 89))
         return self.stand_in(name, [*bounds, inner.value(body)])
@@ -322,7 +325,7 @@ class _Evaluator:
         def at(point: Value) -> Value:
             exact = Fraction(int(point)) if name in ("sum", "prod") else point
             inner = self.with_variable(variable, exact)
-            inner.largest = 10**60  # far out, where e^{-x} vanishes
+            inner.far_out = name == "int"
             return self.mpf(inner.value(body))
 
         if self.digits != DIGITS:
@@ -342,7 +345,9 @@ class _Evaluator:
         return self.opaque(name, values)
 
     def with_variable(self, name: str, value: Fraction) -> _Evaluator:
-        return _Evaluator({**self.at, name: value}, self.digits, self.log_base)
+        inner = _Evaluator({**self.at, name: value}, self.digits, self.log_base)
+        inner.far_out = self.far_out
+        return inner
 
 
 _CONSTANTS: dict[str, Callable[[MPContext], Value]] = {

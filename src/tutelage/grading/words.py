@@ -71,7 +71,7 @@ _DAY = r"(?P<day>\d{1,2})\s*(?:st|nd|rd|th)?"
 _DATES = [
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
-        rf"(?:the\s+)?{_DAY}\s+(?:of\s+)?{_MONTH}(?:,?\s+(?P<year>\d{{4}}))?", rf"{_MONTH}\s+{_DAY}(?:,?\s+(?P<year>\d{{4}}))?",
+        rf"(?:the\s+)?{_DAY}\s+(?:of\s+)?{_MONTH}(?:,?\s+(?P<year>\d{{4}}))?", rf"{_MONTH}\s+{_DAY}(?:\s*,?\s+(?P<year>\d{{4}}))?",
         r"(?P<year>\d{4})-(?P<month>\d{2})-(?P<day>\d{2})",
     )
 ]  # fmt: skip
@@ -125,7 +125,7 @@ def _is_words(text: str) -> bool:
 def _choice(text: str) -> tuple[str, str] | None:
     """(letter, text behind it) of (C), C, C. 12 or (C) 12; None where another letter or a "not" follows."""
     match = _CHOICE.fullmatch(text)
-    if match is None or _NO_TAIL.search(match[4]):
+    if match is None or _NO_TAIL.search(match[4]) or (match[4].startswith("(") and text[match.start(4) - 1] != " "):
         return None
     return (match[1] or match[2] or match[3]).upper(), match[4]
 
