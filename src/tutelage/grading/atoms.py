@@ -133,7 +133,7 @@ class Atoms(Cursor):
             text = self.take().text
             depth += (text == "{") - (text == "}")
             pieces += text if text not in "{}" else ""
-        return pieces
+        return pieces.strip("()")
 
     # --- brackets
 

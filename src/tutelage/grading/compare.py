@@ -66,7 +66,7 @@ def _as_mixed(node: Node, other: Node) -> Node:
 
 def _only_element(node: Node, other: Node) -> Node:
     """The 5 of {5}, where the other side is no collection."""
-    if node.kind not in _UNORDERED or len(node.args) != 1 or other.kind in _UNORDERED or node.args[0].is_symbol("emptyset"):
+    if node.kind not in _UNORDERED or len(node.args) != 1 or other.kind in (*_UNORDERED, Kind.RELATION) or node.args[0].is_symbol("emptyset"):
         return node
     return node.args[0] if other.kind is not Kind.SEQUENCE or node.args[0].kind is Kind.SEQUENCE else node
 
@@ -269,7 +269,8 @@ def _equal_relations(gold: Node, answer: Node) -> bool:
     if (first or second) and gold.kind is not answer.kind:
         if Kind.LIST in (gold.kind, answer.kind):
             return _equal_collections(gold, answer)
-        return _equal(first[1] if first else gold, second[1] if second else answer)
+        values = first[1] if first else gold, second[1] if second else answer
+        return _equal(_only_element(*values), _only_element(*reversed(values)))
     members = membership(gold), membership(answer)
     if members != (None, None):
         if None not in members and name_of(gold.args[0]) != name_of(answer.args[0]):

@@ -27,7 +27,7 @@ def readings(gold: Node, answer: Node) -> Iterator[tuple[Node, Node]]:
     if (domains or others) and symbols_of(first) == symbols_of(second):
         yield first, second
     names = [set(declared) & symbols_of(body) or _implied(body) for body, declared in sides]
-    if len(names[0]) == len(names[1]) == 1 and symbols_of(first) - names[0] == symbols_of(second) - names[1]:
+    if len(names[0]) == len(names[1]) == 1:
         counter = symbol("n•")
         first = _replaced(first, {name: counter for name in names[0]})
         for sign, step in _STEPS:

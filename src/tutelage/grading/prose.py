@@ -10,7 +10,7 @@ import re
 
 from tutelage.grading.lexer import FUNCTIONS, GREEK
 from tutelage.grading.units import MULTIPLES, is_known
-from tutelage.grading.words import number_of
+from tutelage.grading.words import MONTH, number_of
 
 _DENIALS = frozenset(
     """not no never cannot neither nor none without except wrong incorrect false mistake mistaken invalid impossible fails extraneous
@@ -18,7 +18,7 @@ _DENIALS = frozenset(
     nicht kein keine non pas ne não ni nunca jamais нет не""".split()
 )
 _HEDGES = frozenset(
-    """about approximately approx roughly around nearly almost maybe perhaps possibly probably likely either might may could estimate
+    """about close approximately approx roughly around nearly almost maybe perhaps possibly probably likely either might may could estimate
     estimated circa ungefähr etwa environ aproximadamente casi presque около примерно""".split()
 )
 _CHANGES = frozenset(
@@ -30,7 +30,7 @@ _CHANGES = frozenset(
 )
 """Words beside a value (not in the subject of a sentence) that make it another one."""
 _HARMLESS_BEHIND = frozenset({"more", "less", "over", "square", "percent", "per", *MULTIPLES})
-_COPULAS = frozenset("is are was were be equals = : becomes gives es est ist é è son sont sind".split())
+_COPULAS = frozenset("is are was were be equals equal = : becomes gives es est ist é è son sont sind".split())
 _LEADS = re.compile(
     r"^(?:(?:so|thus|hence|therefore|then|finally|now|and|that|i|we|you|it|this|which|answer|ans|final|the|get|got|have|has|find|found"
     r"|obtain|conclude|see|gives?|yields?|follows|implies|means|our|equal|to|exactly|simply|just|given|by)\b[\s,:]*)+",
@@ -39,7 +39,7 @@ _LEADS = re.compile(
 _REASON = re.compile(
     r"[\s,;]*(?:\\quad|\\qquad)*[\s,]*(?:(?:\\text\s*\{\s*)?\((?:\\text\s*\{\s*)?(?P<bracketed>since|because|as|by|using|from|due|given|note|check|verified"
     r"|rounded|simplified|in simplest|in lowest|answer|final|not)\b(?P<said>.*)\)\s*\}?"
-    r"|,?\s+(?P<open>since|because)\b.*|,\s*(?P<apart>as required|as desired|which is|which are|not)\b(?P<rest>.*))$",
+    r"|,?\s+(?P<open>since|because)\b.*|,\s*(?P<apart>as required|as desired|as expected|which is|which are|not)\b(?P<rest>.*))$",
     re.IGNORECASE | re.DOTALL,
 )
 _AGAIN = re.compile(r"^(?P<first>.*[^\s(,])\s*\((?:\\text\{)?\s*(?:or|i\.?e\.?,?|that is,?|=|equivalently,?|aka)\s*\}?(?P<second>.*[^\s])\)$")
@@ -56,8 +56,8 @@ _SHORT = frozenset(
     " get got one two box men cup old pay area left sold".split()
 )
 _NAMES = re.compile(
-    r"\b(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?\s+\d|\d(?:st|nd|rd|th)?\s+(?:of\s+)?(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)"
-    r"|\b(?:mod|gcd|lcm|mid|floor|ceiling|sqrt|step|part|page|chapter|day|option|choice)\b", re.IGNORECASE,
+    rf"\b{MONTH}\s+\d|\d(?:st|nd|rd|th)?\s+(?:of\s+)?{MONTH}(?![a-z])"
+    r"|\b(?:mod|gcd|lcm|mid|floor|ceiling|sqrt|step|part|page|chapter|option|choice)\b", re.IGNORECASE,
 )  # fmt: skip
 _MATHEMATICAL = FUNCTIONS | GREEK | {"sqrt", "infinity", "inf", "cis", "pi"}
 
@@ -169,7 +169,7 @@ def _alone(lead: str, pieces: list[tuple[str, str]]) -> str | None:
         spoken = unit[0] if unit is not None else ""
         return None if _changed(_words_of(behind[len(spoken) :])) else f"{value} {spoken}"
     if re.match(r"(?:is|are|was)\b", behind) and not re.search(
-        r"\b(?:answer|solution|result|value|root|minimum|maximum|correct|right|total|sum)s?\b", behind
+        r"^\w+ (?:the|our|my|its|correct|right)\b", behind
     ):
         return None
     rest = _words_of(behind)

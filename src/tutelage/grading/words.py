@@ -66,7 +66,8 @@ def same_words(gold: str, answer: str) -> bool | None:
 
 
 _MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
-_MONTH = r"(?P<month>jan|feb|mar|apr|may|jun|jul|aug|sept?|oct|nov|dec)(?:uary|ruary|ch|il|e|y|ust|tember|ober|ember)?\.?"
+MONTH = r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)\.?"
+_MONTH = f"(?P<month>{MONTH})"
 _DAY = r"(?P<day>\d{1,2})\s*(?:st|nd|rd|th)?"
 _DATES = [
     re.compile(pattern, re.IGNORECASE)
@@ -109,7 +110,8 @@ def _is_plain_yes(text: str) -> bool:
 
 def _canonical(words: str) -> str:
     """Without regard to case, articles and "it is"; number words as numbers."""
-    words = re.sub(r"^(?:(?:it is|it's|this is|on|in|at|all)\s+)?(?:(?:the|a|an|all)\s+)?(?=\w)", "", words.casefold())
+    words = re.sub(r"^(?:the|this|it)(?: [a-z]+)? (?:is|are) |^the (?:series|integral|sequence|limit) (?=(?:con|di)verges$)", "", words.casefold())
+    words = re.sub(r"^(?:(?:it's|on|in|at|all)\s+)?(?:(?:the|a|an|all)\s+)?(?=\w)", "", words)
     number = number_of(words)
     return words if number is None else str(number)
 
