@@ -102,7 +102,8 @@ def _same_function(a: Node, b: Node, log_base: int | None) -> bool:
         return _same_constant(a, b, log_base)
     known = _names(a, b)
     approximate = holds(a, Kind.OPAQUE) or holds(b, Kind.OPAQUE)
-    integers = bool(known.intersection(_OF_INTEGERS)) or holds(a, Kind.FACTORIAL) or holds(b, Kind.FACTORIAL)
+    of_integers = set(_OF_INTEGERS) - ({"sum", "prod"} if "infty" in known else set())
+    integers = bool(known & of_integers) or holds(a, Kind.FACTORIAL) or holds(b, Kind.FACTORIAL)
     for real_only in (False,) if "i" in known else (True, False):
         used = 0
         for at in points(names, 30, integers, (a, b)):

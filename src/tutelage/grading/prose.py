@@ -26,6 +26,7 @@ _CHANGES = frozenset(
     positive divided multiplied out dozen hundred thousand million billion trillion reciprocal inverse opposite complement factorial power
     multiple multiples divisible divisor factor percent modulo remainder quarter third thirds fewer less up too bound lower upper
     above below before beyond if unless when case odd even prime greater larger smaller others per versus vs where until base mod
+    más mas menos moins mehr weniger mindestens höchstens больше меньше более менее unas unos
     more doubled tripled halved halves quarters fourths fifths tenths""".split()
 )
 """Words beside a value (not in the subject of a sentence) that make it another one."""
@@ -144,7 +145,7 @@ def _value(sentence: str, many: bool) -> str | None:
         return None
     for index, (kind, text) in enumerate(pieces):
         words = text.casefold().split()
-        if kind == "words" and {"than", "least", "most", "such"} & set(words):
+        if kind == "words" and ({"than", "least", "most", "such"} & set(words) or re.search(r"\b(?:one|some|any|each|part) of\b", text.casefold())):
             break
         last = next((at for at, word in enumerate(words) if word.strip(",") in _COPULAS), None)
         if kind == "words" and last is not None and index + 1 < len(pieces) and (index or last):

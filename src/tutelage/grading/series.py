@@ -11,44 +11,58 @@ from tutelage.grading.work import TooLarge
 
 Value = Any
 Function = Callable[[Value], Value]
-AGREEMENT = 20
-"""Digits to which the two ways must agree, and to which the value is compared."""
+DIGITS = 35
+AGREEMENT = 18
+"""Digits that are calculated; digits to which the two ways must agree, and to which the value is compared."""
 
 
 class Unknown(ArithmeticError):
     """No value was found that can be trusted."""
 
 
+class Divergent(ArithmeticError):
+    """There is no value."""
+
+
 def infinite(mp: MPContext, name: str, term: Function, start: int) -> Value:
     """The sum or product of term(start), term(start + 1), …: extrapolated from two places on."""
-    extrapolated, join = (mp.nsum, mp.fsum) if name == "sum" else (mp.nprod, mp.fprod)
-    first = extrapolated(term, [start, mp.inf])
-    second = join([term(mp.mpf(index)) for index in range(start, start + 5)])
-    tail = extrapolated(term, [start + 5, mp.inf])
-    return _agreed(mp, first, second + tail if name == "sum" else second * tail)
+    if abs(term(mp.mpf(start + 1_000)) - (name == "prod")) > 0.3:
+        raise Divergent("its terms do not vanish")
+    extrapolated = mp.nsum if name == "sum" else mp.nprod
+    with mp.workdps(DIGITS):
+        found = extrapolated(term, [start, mp.inf])
+        first = [term(mp.mpf(index)) for index in range(start, start + 5)]
+        tail = extrapolated(term, [start + 5, mp.inf])
+        return _agreed(mp, found, mp.fsum([*first, tail]) if name == "sum" else mp.fprod([*first, tail]))
 
 
 def integral(mp: MPContext, body: Function, low: Value, high: Value) -> Value:
     """By tanh-sinh, which says how far off it may be; an oscillating tail by its half waves."""
-    try:
-        value, error = mp.quad(body, [low, high], error=True, maxdegree=7)
-    except (ArithmeticError, TooLarge):
-        value, error = mp.zero, mp.inf
-    if error < mp.mpf(10) ** -(AGREEMENT + 2) * max(1, abs(value)):
-        return value
-    if high != mp.inf or mp.isinf(low):
-        raise Unknown("the integral does not converge quickly")
-    values = [mp.quadosc(body, [low, mp.inf], omega=omega) for omega in (1, 2)]
-    return _agreed(mp, *values)
+    with mp.workdps(DIGITS):
+        try:
+            value, error = mp.quad(body, [low, high], error=True, maxdegree=7)
+        except (ArithmeticError, TooLarge):
+            value, error = mp.zero, mp.inf
+        if error < mp.mpf(10) ** -(AGREEMENT + 2) * max(1, abs(value)):
+            return value
+        if high != mp.inf or mp.isinf(low):
+            raise Unknown("the integral does not converge quickly")
+        return _agreed(mp, *(mp.quadosc(body, [low, mp.inf], omega=omega) for omega in (1, 2)))
 
 
 def limit(mp: MPContext, body: Function, at: Value) -> Value:
-    """From both sides of a point; at infinity, along two sequences."""
+    """From both sides of a point; at infinity, along two sequences. The function must come close to it."""
     if mp.isinf(at):
         sign = 1 if at > 0 else -1
-        found = [mp.limit(lambda x: body(sign * x), mp.inf), mp.limit(lambda x: body(sign * 3 * x), mp.inf)]
+        found = [mp.limit(lambda x: body(sign * factor * x), mp.inf) for factor in (1, 3)]
+        near = [sign * mp.mpf(10) ** 8 * factor for factor in (1, mp.sqrt(2))]
     else:
         found = [mp.limit(body, at, direction=direction) for direction in (1, -1)]
+        near = [at + mp.mpf(10) ** -8 * side for side in (1, -1)]
+    if any(abs(body(point) - value) > 0.001 * max(1, abs(value)) for point, value in zip(near, found, strict=True)):
+        raise Unknown("it is not close to what was extrapolated")
+    if abs(found[0] - found[1]) > 0.01 * max(1, abs(found[0])):
+        raise Divergent("the two sides differ")
     return _agreed(mp, *found, digits=14)
 
 

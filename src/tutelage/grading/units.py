@@ -65,7 +65,7 @@ def is_known(name: str) -> bool:
 
 _NO_UNITS = frozenset("unit of the a an th st nd rd exactly and ratio".split())
 _CHINESE = [
-    ("平方", "square "), ("立方", "cubic "), ("千米", "km"), ("公里", "km"), ("厘米", "cm"), ("毫米", "mm"), ("分米", "dm"), ("米", "m"),
+    ("美元", "$"), ("欧元", "€"), ("英镑", "£"), ("日元", "yen"), ("平方", "square "), ("立方", "cubic "), ("千米", "km"), ("公里", "km"), ("厘米", "cm"), ("毫米", "mm"), ("分米", "dm"), ("米", "m"),
     ("千克", "kg"), ("公斤", "kg"), ("克", "g"), ("毫升", "ml"), ("升", "l"), ("小时", "h"), ("分钟", "min"), ("秒", "s"), ("元", "¥"),
 ]  # fmt: skip
 

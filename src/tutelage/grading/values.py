@@ -314,6 +314,8 @@ class _Evaluator:
                 return reduce(lambda a, b: self.both(operation, a, b), terms, start)
         try:
             return self.calculated(name, variable, bounds, body)
+        except series.Divergent as error:
+            raise Undefined(str(error)) from None
         except (ArithmeticError, ValueError, TypeError, NoConvergence, TooLarge):
             pass
         inner = self.with_variable(variable, Fraction(hash_of("('bound',)") % 97, 89))

@@ -45,6 +45,8 @@ def same_words(gold: str, answer: str) -> bool | None:
     marked = [_marked(side) for side in (gold, answer)]
     if marked[0] and marked[1] and max(map(len, marked)) > 1:
         return marked[0] == marked[1]
+    if any(re.fullmatch(r"(?:\(\d\)){2,}", side) and other.isdigit() for side, other in ((gold, answer), (answer, gold))):
+        return False
     choices = [_choice(side) for side in (gold, answer)]
     if choices[0] is not None and choices[1] is not None and not (choices[0][1] and choices[1][1]):
         return choices[0][0] == choices[1][0]
