@@ -13,8 +13,9 @@ from itertools import pairwise
 
 from tutelage.grading.format import TEXT_COMMANDS, boxes, closing_brace
 from tutelage.grading.languages import translated
+from tutelage.grading.notations import groups, notations, parts
+from tutelage.grading.phrases import phrases
 from tutelage.grading.prose import said
-from tutelage.grading.words import spoken_number
 
 _SYMBOLS = {
     "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\times ", "✕": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ",
@@ -155,47 +156,6 @@ def _boxed_list(text: str) -> str | None:
     return ", ".join(dict.fromkeys(content for _, _, content in found)) if found and not re.search(r"\d", outside) else None
 
 
-_VALUE = r"(?:\d+|[a-z])"
-_NOTATIONS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
-    (r"\\?degrees?(?![a-z])\s*(?:\\(?:text|mathrm)\s*\{\s*)?(?:C(?:elsius)?|F(?:ahrenheit)?)(?![A-Za-z])\s*\}?",
-     lambda match: r"\text{ degrees " + ("Celsius" if "C" in match[0] else "Fahrenheit") + "}"),
-    (r"\\(?:hat|vec|mathbf|boldsymbol|bm)\s*\{?\s*\\?([ijk])(?:math)?\s*\}?(?![A-Za-z])", r"\\hat{\1}"),
-    (r"\\(?:mathbf|boldsymbol|bm)\s*\{?\s*([a-z])\s*\}?(?![A-Za-z])", r"\\vec{\1}"),
-    (r"\[([^\[\],]+)\](?=\s*\^\s*\{?\s*(?:\\(?:text|mathsf|mathrm|top|intercal)|T))", lambda match: "[" + ",".join(match[1].split()) + "]"),
-    (r"\^\s*\{?\s*\\(?:mathsf|text|mathrm)\s*\{?\s*T\s*\}?\s*\}?|\^\s*\{?\s*\\intercal\s*\}?", r"^T"),
-    (rf"\bC\s*_\s*\{{?({_VALUE})\}}?\s*\^\s*\{{?({_VALUE})\}}?(?![A-Za-z\d])", lambda match: _chosen(match, 1, 2)),
-    (rf"\bC\s*\^\s*\{{?({_VALUE})\}}?\s*_\s*\{{?({_VALUE})\}}?(?![A-Za-z\d])", lambda match: _chosen(match, 2, 1)),
-    (rf"\b([AP])\s*_\s*\{{?(\d+)\}}?\s*\^\s*\{{?(\d+)\}}?(?![A-Za-z\d])", lambda match: _chosen(match, 2, 3, r"\perm")),
-    (rf"(?:\{{\}}\s*)?[_^]\s*\{{?({_VALUE})\}}?\s*([CP])\s*_\s*\{{?({_VALUE})\}}?",
-     lambda match: _chosen(match, 1, 3, r"\binom" if match[2] == "C" else r"\perm")),
-    (r"\bper\s+cent\b", "percent"),
-    (r"(?<![\w.\\])(\d+|n)C(\d+|[rk])(?!\w)", lambda match: _chosen(match, 1, 2)),
-    (rf"\{{?\s*({_VALUE})\s*\\choose\s*({_VALUE})\s*\}}?", r"\\binom{\1}{\2}"),
-    (r"\\(?:mathrm|text)\s*\{([0-9A-F]+)\}(?=[0-9A-F]*\s*_)", r"\1"),
-    (r"\s*\(\s*(?:in\s+)?base\s+(\w+)\s*\)", r"_{\1}"),
-    (r"(?<!\w)0x([0-9A-Fa-f]+)(?!\w)", lambda match: match[1].upper() + "_{16}"),
-    (r"(?<!\w)0b([01]+)(?!\w)", r"\1_{2}"),
-    (r"\\frac\s*\{\s*d\s*([a-z])\s*\}\s*\{\s*d\s*[a-z]\s*\}", r"\1'"),
-    (r"\\frac\s*\{\s*\\text\s*\{\s*([A-Za-z]+)\s*\}\s*\}\s*\{\s*\\text\s*\{\s*([A-Za-z]+)\s*\}\s*(\^\{?\d\}?)?\s*\}", r"\\text{ \1/\2}\3"),
-    (r"(?<![A-Za-z\\])([a-z])(?:\s+|\s*\\text\s*\{\s*)(?:is\s+)?(odd|even)\b\s*\}?", lambda match: rf"{match[1]} \equiv {int(match[2] == 'odd')} \pmod{{2}}"),
-    (r"(?<![A-Za-z\\])([a-z])\s*(?:\\text\s*\{\s*)?\s*is divisible by\s*\}?\s*(\d+)", r"\1 \\equiv 0 \\pmod{\2}"),
-    (r"(?<![\w.|])(\d+)\s*\\mid\s*([a-z])(?![\w}])", r"\2 \\equiv 0 \\pmod{\1}"),
-    (r"\\underline\s*\{(?:\\text\s*\{([^{}]*)\}|([^{}]*))\}", lambda match: match[1] or match[2]),
-    (r"&\s*(?:\\text\s*\{\s*(?:if|for|when|where)\b,?\s*([^{}]*)\}|(?:if|for|when)\b)", lambda match: f"& {match[1] or ''} "),
-    (r"(?:\bUSD|\bUS\s*\\?\$)\s*(?=\d)", "$"),
-    (r"\bEUR\s*(?=\d)", "€"),
-    (r"\b(?:Rs\.?|INR)\s*(?=\d)|\\rupee\s*(?=\d)", "₹"),
-    (r"((?:hours?|hrs?|minutes?|feet|foot|ft|yards?|pounds?|lbs?|weeks?|days?|years?|dollars?|meters?)\b)\s*\}?,?\s*(?:\\text\s*\{\s*)?and\b\s*\}?(?=\s*\d+\s*(?:\\text\s*\{)?\s*(?:min|sec|in|foot|feet|ounce|oz|day|month|cent|hour))",
-     lambda match: match[1] + ("}" if "}" in match[0] or match[0].count("{") == 0 and False else "") + " "),
-]  # fmt: skip
-
-
-def _chosen(match: re.Match[str], above: int, below: int, name: str = r"\binom") -> str:
-    """C_n^k as \\binom{n}{k}; as it stands if no k of n can be chosen."""
-    n, k = match[above], match[below]
-    return f"{name}{{{n}}}{{{k}}}" if not (n.isdigit() and k.isdigit()) or int(n) >= int(k) > 0 else match[0]
-
-
 _SYNONYMS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (
         r"\\left\s*\\\{\s*\\begin\{(?:array|aligned)\}(?:\{[lcr|]*\})?(.*?)\\end\{(?:array|aligned)\}\s*\\right\s*\.",
@@ -222,7 +182,6 @@ _SYNONYMS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"\\neq(?![A-Za-z])|\\not\s*=", r"\\ne "),
     (r"\\(?:lt|gt)(?![A-Za-z])", lambda match: "<" if "l" in match[0] else ">"),
     (r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?![A-Za-z])", r"\\degree "),
-    *_NOTATIONS,
     (r"\\operatorname\s*\*?\s*\{\s*([A-Za-z]+)\s*\}", r"\\\1 "),
     (r"\\(?:overline|bar|dot|overset\{\\cdot\})\s*(?=\d)", r"\\overline "),
     (r"\\(?:l|c|)dots(?:c)?(?![A-Za-z])|\.\.\.", r"\\ldots "),
@@ -232,7 +191,7 @@ _COMPILED = [(re.compile(pattern), replacement) for pattern, replacement in _SYN
 
 def latex_synonyms(text: str) -> str:
     """\\dfrac → \\frac, \\geq → \\ge, \\left( → (, 11,\\! 111 → 11,111, spacing commands → a space."""
-    if not text.isalpha():
+    if not text.isalnum():
         for pattern, replacement in _COMPILED:
             text = pattern.sub(replacement, text)
     return text
@@ -246,117 +205,16 @@ def lines(text: str) -> str:
     return ", ".join(parts) if all(re.search(r"[\w)}\]]$", part) and re.match(r"[\w(\[\\$-]", part) for part in parts) else text
 
 
-_SETS = r"(?:real\s+numbers?|reals|numbers?|values|integers|positive\s+integers|natural\s+numbers)"
-_WORDED: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
-    (r"(?:there (?:is|are|exists?) )?no (?:(?:real|integer|such|positive|valid|possible) )*(?:solutions?|roots?|values?)(?: exists?)?", r"\\emptyset"),
-    (r"(?:the set of )?(?:all )?(?:real numbers|reals)(?: [a-z])?(?: except(?: for)?| other than| excluding| but| not equal to)(?: [a-z] =)? (.+)",
-     lambda match: rf"\mathbb{{R}} \setminus \{{{re.sub(' and | or ', ', ', match[1])}\}}"),
-    (rf"(?:all )?(?:{_SETS} )?(?:[a-z] )?(?:(?:such that|with|where|satisfying|for which) )?([a-z] ?(?:[<>]|\\[lg]e |\\ne ).+)", r"\1"),
-    (rf"(?:all )?{_SETS}(?: [a-z])? (greater|more|larger|less|smaller) than (or equal to )?(\S+)", lambda match: _compared("x", match)),
-    (r"([a-z]) (?:is )?(greater|more|larger|less|smaller) than (or equal to )?(\S+)", lambda match: _compared(match[1], match)),
-    (r"(?:all )?(?:real numbers? )?(?:non-?negative)(?: (?:real )?numbers?| reals)", r"[0, \\infty)"),
-    (r"(?:all )?positive (?:real numbers?|reals)", r"(0, \\infty)"),
-    (r"(?:all )?negative (?:real numbers?|reals)", r"(-\\infty, 0)"),
-    (r"(?:all )?(?:the )?real numbers [a-z]|all real [a-z]", r"\\mathbb{R}"),
-    (r"(\d+) out of (\d+)", r"\1/\2"),
-    (r"([a-z]) is at least (\S+)", r"\1 \\ge \2"),
-    (r"([a-z]) is at most (\S+)", r"\1 \\le \2"),
-    (r"(?:from|between) (\S+) (?:to|and) (\S+?),? inclusive", r"[\1, \2]"),
-    (r"(?:the )?(?:set of )?(?:all )?(?:the )?integers", r"\\mathbb{Z}"),
-    (r"(?:the set of )?(?:all )?(?:the )?rational numbers", r"\\mathbb{Q}"),
-    (r"(?:the )?(?:set of )(?:all )?(?:real numbers|reals)", r"\\mathbb{R}"),
-    (r"(?:at )?(?:the )?(?:points? |origin )?(\(.+\))", r"\1"),
-    (r"(?:the )?(?:ratio )?(\d+(?:\.\d+)?(?: to \d+(?:\.\d+)?)+)", lambda match: match[1].replace(" to ", ":")),
-    (r"(\d+(?::\d+)+) ratio", r"\1"),
-    (r"min(?:imum)?(?: value)? ?[:=] ?(\S+)|max(?:imum)?(?: value)? ?[:=] ?(\S+)", lambda match: match[1] or match[2]),
-    (r"(?P<value>.*[\w})])[ ,]* \(?where (?P<name>[a-z]) is an? (?P<kind>(?:real |arbitrary )?constant|(?:positive |nonnegative )?integer|real number|real)\)?",
-     lambda match: _with_parameter(match)),
-    (r"(?P<value>.*[\w})])[ ,]+for (?:any |every |all |each |some |an )?(?P<kind>integers?|constants?|real numbers?|real|reals)(?: constants?)? (?P<name>[a-z])",
-     lambda match: _with_parameter(match)),
-    (r"(.*=.*[\w})])[ ,]+(?:for (?:all|any|every|each)|\\forall) (?:real |positive |natural |integers? |numbers? )*[a-z](?: ?\\in ?\\mathbb ?\{?[A-Z]\}?)?", r"\1"),
-]  # fmt: skip
-_WORDED_COMPILED = [(re.compile(pattern, re.IGNORECASE), replacement) for pattern, replacement in _WORDED]
-
-
-def _compared(name: str, match: re.Match[str]) -> str:
-    *_, word, equal, value = match.groups()
-    operator = ">" if word.casefold() in ("greater", "more", "larger") else "<"
-    return f"{name} {({'>': chr(92) + 'ge', '<': chr(92) + 'le'}[operator]) if equal else operator} {value}"
-
-
-def _with_parameter(match: re.Match[str]) -> str:
-    """kπ, where k is an integer → kπ, k ∈ ℤ; that c is a constant says nothing more."""
-    value = match["value"].rstrip(" ,")
-    return value + (rf", {match['name']} \in \mathbb{{Z}}" if "integer" in match["kind"] else "")
-
-
-_GROUPS = [
-    (re.compile(r"(?<![\w.,])(\d{1,3}(?:\.\d{3})+),(\d{1,2}|\d{4,})(?![\d,])"), lambda m: m[1].replace(".", "") + "." + m[2]),
-    (re.compile(r"(?<![\w.,])([1-9]\d{0,2}(?:\.\d{3}){2,})(?:,(\d+))?(?![\d,.])"), lambda m: m[1].replace(".", "") + (f".{m[2]}" if m[2] else "")),
-    (re.compile(r"(?<![\w.,])([1-9]\d{0,2}(?: \d{3})+),(\d{1,2})(?![\d,])"), lambda m: m[1].replace(" ", "") + "." + m[2]),
-    (re.compile(r"(?<![\w.,'])[1-9]\d{0,2}(?:['_]\d{3})+(?![\d'])"), lambda m: re.sub("['_]", "", m[0])),
-    (re.compile(r"(?<![\w.,])(\d+),(\d{2})(?=\s*€)"), r"\1.\2"),
-    (re.compile(r"(?<=\d)\{:\}(?=\d)"), ":"),
-    (re.compile(r"(?<=\d)\s*\\?&\s*(?=\d+$)"), ", "),
-    (re.compile(r"(?<=[\w})\]])\s*\(\s*([a-z]\s*\\in\s*\\mathbb\s*\{?[A-Z]\}?)\s*\)$"), r", \1"),
-    (re.compile(r"(?<=[\w})\]])\s+\(\s*([a-z]\s*(?:[<>]|\\[lg]e|\\ne)\s*[^()]+)\)$"), r", \1"),
-    (re.compile(r"^(\d{1,2}) ?([ap])\.? ?m\.?$", re.IGNORECASE), r"\1:00 \2.m."),
-    (re.compile(r"^(\d+) ?h ?(\d+) ?min$"), r"\1 hours \2 minutes"),
-]  # fmt: skip
-"""Groups of digits that can be nothing else: 1.234,56; 1.234.567; 1 234,56; 1'234; 2{:}30."""
-
-
-_LABEL = re.compile(r"(?:^|(?<=[\s,;.]))\s*(?:\\text\s*\{\s*)?\(([a-h1-9])\)\s*\}?\s*(?=[^\s,;.(])")
-
-
-def parts(text: str) -> str:
-    """(a) 5, (b) 6 → (5, 6): what stands behind labels has their order."""
-    labels = list(_LABEL.finditer(text)) if text.lstrip().startswith(("(a)", "(1)", "\\text")) else []
-    names = "".join(label[1] for label in labels)
-    if len(names) < 2 or labels[0].start() or names not in ("abcdefgh"[: len(names)], "123456789"[: len(names)]):
-        return text
-    ends = [label.start() for label in labels[1:]] + [len(text)]
-    values = [text[label.end() : end].strip(" ,;.") for label, end in zip(labels, ends, strict=True)]
-    if not all(values) or any("," in value or ";" in value for value in values):
-        return text
-    return ", ".join(values) if all("=" in value for value in values) else f"({', '.join(values)})"
-
-
-def groups(text: str) -> str:
-    """1.234,56 and 1'234.56 → 1234.56; 3,50 € → 3.50 €."""
-    for pattern, replacement in _GROUPS:
-        text = pattern.sub(replacement, text)
-    return text
-
-
-_PHRASES = {
-    "no solution": r"\emptyset", "no solutions": r"\emptyset", "there is no solution": r"\emptyset", "empty set": r"\emptyset",
-    "the empty set": r"\emptyset", r"\{\}": r"\emptyset", r"\varnothing": r"\emptyset", "infinity": r"\infty",
-    "all real numbers": r"\mathbb{R}", "all reals": r"\mathbb{R}", "the real numbers": r"\mathbb{R}",
-    "none": r"\emptyset", "dne": "does not exist", "undefined": "does not exist",
-}  # fmt: skip
-
-
-def phrases(text: str) -> str:
-    """What has a symbol, said in words: no solution → \\emptyset, two thirds → 2/3, all reals except 1 → \\mathbb{R} \\setminus \\{1\\}."""
-    if len(text) > 200 or "\\begin" in text or not re.search(r"[^\W\d_]{2}", text):
-        return text
-    plain = re.sub(r"\s+", " ", re.sub(rf"\\(?:{TEXT_COMMANDS})\s*\{{([^{{}}\\]*)\}}", r" \1 ", text)).strip()
-    if (known := _PHRASES.get(plain.casefold())) is not None:
-        return known
-    for pattern, replacement in _WORDED_COMPILED:
-        if (match := pattern.fullmatch(plain)) is not None:
-            return replacement(match) if callable(replacement) else match.expand(replacement)
-    return spoken_number(text) if re.match(r"[A-Za-z]|\d+ and an? ", text) else text
-
-
 def spaces(text: str) -> str:
     """One space where there were many; 1 000 000 → 1000000."""
     text = re.sub(r"\s+", " ", text).strip()
     return text.replace(" ", "") if re.fullmatch(r"-?\d{1,3}(?: \d{3})+(?:\.\d+)?", text) else text
 
 
-RULES = (unicode_symbols, escapes, html_markup, wrappers, parts, translated, phrases, said, lines, latex_synonyms, wrappers, spaces, groups, phrases)
+RULES = (
+    unicode_symbols, escapes, html_markup, wrappers, parts, translated, phrases, said, lines, latex_synonyms, notations, wrappers, spaces,
+    groups, phrases,
+)  # fmt: skip
 
 
 def normalize(text: str) -> str:

@@ -38,7 +38,7 @@ _LEADS = re.compile(
     re.IGNORECASE,
 )
 _REASON = re.compile(
-    r"[\s,;]*(?:\\quad|\\qquad)*[\s,]*(?:(?:\\text\s*\{\s*)?\((?:\\text\s*\{\s*)?(?P<bracketed>since|because|as|by|using|from|due|given|note|check|verified"
+    r"(?:[\s,;]|\\q?quad)*(?:(?:\\text\s*\{\s*)?\((?:\\text\s*\{\s*)?(?P<bracketed>since|because|as|by|using|from|due|given|note|check|verified"
     r"|rounded|simplified|in simplest|in lowest|answer|final|not)\b(?P<said>.*)\)\s*\}?"
     r"|,?\s+(?P<open>since|because)\b.*|,\s*(?P<apart>as required|as desired|as expected|which is|which are|not)\b(?P<rest>.*))$",
     re.IGNORECASE | re.DOTALL,

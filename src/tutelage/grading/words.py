@@ -150,44 +150,6 @@ def _seconds(clock: re.Match[str]) -> int:
     return (hours * 60 + minutes) * 60 + seconds
 
 
-_PARTS = ["half", "third", "quarter", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh", "twelfth"]
-_PART = re.compile(
-    r"(?:(?P<full>[a-z\d -]+?) and )?(?P<top>[a-z -]+?|\d+)[ -](?P<part>hal(?:f|ves)|quarters?|fourths?|[a-z]+?(?:th|rd)s?)(?P<rest> .+)?"
-)
-
-
-def spoken_number(text: str) -> str:
-    """two thirds → 2/3, two and a half → 5/2, minus eight → -8, twenty-four ways → 24 ways; other words as they are."""
-    words = re.sub(r"\s+", " ", text.strip().casefold())
-    sign = "-" if (signed := re.match(r"(?:minus|negative) (?!.*(?:minus|negative))", words)) else ""
-    words = words[signed.end() :] if signed else words
-    if sign and re.fullmatch(r"[\d.,/]+", words):
-        return sign + words
-    words = re.sub(r"^half (?=an? )", "a half ", re.sub(r"^half$", "one half", words))
-    if words.startswith("a half a dozen"):
-        return sign + "6"
-    if (part := _PART.fullmatch(words)) is not None:
-        named = part["part"].replace("halves", "half").removesuffix("s").replace("fourth", "quarter")
-        top, full = (1 if name in ("a", "an") else _integer(name) for name in (part["top"], part["full"] or "zero"))
-        if named in _PARTS and top and full is not None and (top > 1) is (part["part"] not in ("half", named, "fourth")):
-            below = _PARTS.index(named) + 2
-            rest = re.sub("^ (?:of )?an? ", " ", part["rest"] or "")
-            if not re.search(r"\b(?:of|and|or|times)\b", rest):
-                return f"{sign}{full * below + top}/{below}{rest}"
-    words = re.sub(r"^a (?=hundred|thousand|million|dozen)", "one ", words)
-    known = words.split(" ")
-    for count in range(len(known), max(0, len(known) - 3), -1):
-        head, rest = " ".join(known[:count]), known[count:]
-        value = number_of(head)
-        if value is not None and (not rest or (len(rest[-1]) > 3 and rest[-1].endswith("s")) or rest[0] == "dozen"):
-            return f"{sign}{value}{''.join(f' {word}' for word in rest)}"
-    return text
-
-
-def _integer(name: str) -> int | None:
-    return int(name) if name.isdigit() else number_of(name)
-
-
 def number_of(text: str) -> int | None:
     """five → 5, twenty-five → 25, three hundred and four → 304; None for other words, or number words in no such order."""
     total = group = 0
