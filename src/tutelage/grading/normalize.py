@@ -9,6 +9,7 @@ import html
 import re
 import unicodedata
 from collections.abc import Callable
+from functools import lru_cache
 from itertools import pairwise
 
 from tutelage.grading.format import TEXT_COMMANDS, boxes, closing_brace
@@ -95,6 +96,7 @@ _PAIRS = (
     ("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("__", "__"), ("```", "```"), ("`", "`"),
     ("*", "*"), ('"', '"'), ("'", "'"),
 )  # fmt: skip
+_OPENERS = frozenset("$\\*_`\"'")
 _COMMAND = re.compile(rf"\\(?:boxed|fbox|ensuremath|{TEXT_COMMANDS})\s*\{{")
 _HENCE = r"(?:so|thus|hence|therefore)\b,?\s*"
 _PROSE = re.compile(
@@ -125,7 +127,7 @@ def wrappers(text: str) -> str:
     hedged = False
     for _ in range(8):
         before, text = text, text.strip()
-        for opening, closing in _PAIRS:
+        for opening, closing in _PAIRS if text[:1] in _OPENERS else ():
             inner = text[len(opening) : -len(closing)].strip()
             if text.startswith(opening) and text.endswith(closing) and inner and opening not in inner and closing not in inner:
                 text = inner
@@ -217,6 +219,7 @@ RULES = (
 )  # fmt: skip
 
 
+@lru_cache(4_096)
 def normalize(text: str) -> str:
     """The text after all rules."""
     if text.isascii() and text.isdigit():  # no rule changes it

@@ -58,7 +58,8 @@ _NOTATIONS: list[tuple[str, str, Replacement]] = [
     ("US", r"(?:\bUSD|\bUS\s*\\?\$)\s*(?=\d)", "$"),
     ("EUR", r"\bEUR\s*(?=\d)", "€"),
     ("R", r"\b(?:Rs\.?|INR)\s*(?=\d)", "₹"),
-    ("and", rf"({_LARGER})\s*(\}}?),?\s*(?:\\text\s*\{{\s*)?and\b\s*\}}?(?=\s*\d+\s*(?:\\text\s*\{{)?\s*{_SMALLER})", r"\1\2 "),
+    ("and", rf"({_LARGER})\s*\}}?,?\s*(?:\\text\s*\{{\s*)?and\b\s*\}}?(?=\s*\d+\s*(?:\\text\s*\{{)?\s*{_SMALLER})",
+     lambda match: f"{match[1]}{'}' if '}' in match[0] else ''} "),
 ]  # fmt: skip
 _COMPILED = [(hint, re.compile(pattern), replacement) for hint, pattern, replacement in _NOTATIONS]
 

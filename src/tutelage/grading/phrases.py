@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 
 from tutelage.grading.format import TEXT_COMMANDS
-from tutelage.grading.words import number_of
+from tutelage.grading.words import WORD, number_of
 
 _SETS = r"(?:real\s+numbers?|reals|numbers?|values|integers|positive\s+integers|natural\s+numbers)"
 _WORDED: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
@@ -62,7 +62,7 @@ _PHRASES = {
 
 def phrases(text: str) -> str:
     """What has a symbol, said in words: no solution → \\emptyset, two thirds → 2/3, all reals except 1 → \\mathbb{R} \\setminus \\{1\\}."""
-    if len(text) > 200 or "\\begin" in text or not re.search(r"[^\W\d_]{2}", text):
+    if len(text) > 200 or not WORD.search(text) or "\\begin" in text:
         return text
     plain = re.sub(r"\s+", " ", re.sub(rf"\\(?:{TEXT_COMMANDS})\s*\{{([^{{}}\\]*)\}}", r" \1 ", text)).strip()
     if (known := _PHRASES.get(plain.casefold())) is not None:

@@ -10,7 +10,7 @@ import re
 
 from tutelage.grading.lexer import FUNCTIONS, GREEK
 from tutelage.grading.units import MULTIPLES, is_known
-from tutelage.grading.words import MONTH, number_of
+from tutelage.grading.words import MONTH, WORD, number_of
 
 _DENIALS = frozenset(
     """not no never cannot neither nor none without except wrong incorrect false mistake mistaken invalid impossible fails extraneous
@@ -65,7 +65,7 @@ _MATHEMATICAL = FUNCTIONS | GREEK | {"sqrt", "infinity", "inf", "cis", "pi"}
 
 def said(text: str) -> str:
     """The value that a text of sentences says; the text itself where it has no words, or says none or several."""
-    if "\\begin" in text or len(text) > 1_500 or not re.search(r"\(|[^\W\d_]{2}", text):
+    if "\\begin" in text or len(text) > 1_500 or not ("(" in text or WORD.search(text)):
         return text
     text = without_remark(text)
     if _NAMES.search(text) or re.match(r"\(?[A-J][.):]\s", text) or not any(len(word) > 3 or word in _SHORT for word in _words_of(re.sub(r"\\(?!text)[A-Za-z]+", " ", text))):

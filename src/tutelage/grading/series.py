@@ -11,7 +11,7 @@ from tutelage.grading.work import TooLarge
 
 Value = Any
 Function = Callable[[Value], Value]
-DIGITS = 35
+DIGITS, FEW_DIGITS = 35, 20
 AGREEMENT = 18
 """Digits that are calculated; digits to which the two ways must agree, and to which the value is compared."""
 
@@ -45,16 +45,18 @@ def integral(mp: MPContext, body: Function, low: Value, high: Value) -> Value:
             value, error = mp.zero, mp.inf
         if error < mp.mpf(10) ** -(AGREEMENT + 2) * max(1, abs(value)):
             return value
-        if high != mp.inf or mp.isinf(low):
-            raise Unknown("the integral does not converge quickly")
-        return _agreed(mp, *(mp.quadosc(body, [low, mp.inf], omega=omega) for omega in (1, 2)))
+    if high != mp.inf or mp.isinf(low):
+        raise Unknown("the integral does not converge quickly")
+    with mp.workdps(FEW_DIGITS):
+        waves = [mp.quadosc(body, [low, mp.inf], omega=omega) for omega in (1, 2)]
+    return _agreed(mp, waves[0], waves[1], FEW_DIGITS - 6)
 
 
 def limit(mp: MPContext, body: Function, at: Value) -> Value:
     """From both sides of a point; at infinity, along two sequences. The function must come close to it."""
     if mp.isinf(at):
         sign = 1 if at > 0 else -1
-        found = [mp.limit(lambda x: body(sign * factor * x), mp.inf) for factor in (1, 3)]
+        found = [mp.limit(lambda x, factor=factor: body(sign * factor * x), mp.inf) for factor in (1, 3)]
         near = [sign * mp.mpf(10) ** 8 * factor for factor in (1, mp.sqrt(2))]
     else:
         found = [mp.limit(body, at, direction=direction) for direction in (1, -1)]
@@ -63,7 +65,7 @@ def limit(mp: MPContext, body: Function, at: Value) -> Value:
         raise Unknown("it is not close to what was extrapolated")
     if abs(found[0] - found[1]) > 0.01 * max(1, abs(found[0])):
         raise Divergent("the two sides differ")
-    return _agreed(mp, *found, digits=14)
+    return _agreed(mp, found[0], found[1], FEW_DIGITS - 6)
 
 
 def _agreed(mp: MPContext, first: Value, second: Value, digits: int = AGREEMENT + 1) -> Value:

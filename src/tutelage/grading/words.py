@@ -6,6 +6,8 @@ import re
 
 from tutelage.grading.format import TEXT_COMMANDS
 
+WORD = re.compile(r"(?<![\\A-Za-z])[^\W\d_]{2}")
+"""A word begins, and no command of LaTeX."""
 _TEXT_COMMAND = re.compile(rf"\\(?:{TEXT_COMMANDS})\s*\{{([^{{}}]*)\}}")
 _MATHEMATICAL = {
     "pi", "sqrt", "sin", "cos", "tan", "log", "exp", "and", "theta", "alpha", "beta", "infinity", "inf", "cot", "sec", "csc",
