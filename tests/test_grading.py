@@ -92,7 +92,18 @@ def test_pairs_made_to_be_accepted_wrongly_are_not():
     accepted = [(r["gold"], r["pred"]) for r, verdict in zip(rows, verdicts, strict=True) if verdict.equal and not r["equal"]]
     refused = [(r["gold"], r["pred"]) for r, verdict in zip(rows, verdicts, strict=True) if r["equal"] and not verdict.equal]
     assert accepted == []
-    assert len(refused) <= 55  # of 146; their kinds stand under "Known weaknesses" in docs/grading.md
+    assert len(refused) <= 6, refused  # of 146; their kinds stand under "Known weaknesses" in docs/grading.md
+
+
+@pytest.mark.slow
+def test_what_models_and_public_suites_write_is_graded_right():
+    """Written for this test, kind by kind, with near misses of each: functions, decimals, sentences, units, families, notations."""
+    rows = [json.loads(line) for line in (DATA / "field.jsonl").read_text(encoding="utf-8").splitlines()]
+    verdicts = grade_all([(row["gold"], row["pred"]) for row in rows])
+    accepted = [(r["kind"], r["gold"], r["pred"]) for r, verdict in zip(rows, verdicts, strict=True) if verdict.equal and not r["equal"]]
+    refused = [(r["kind"], r["gold"], r["pred"]) for r, verdict in zip(rows, verdicts, strict=True) if r["equal"] and not verdict.equal]
+    assert accepted == []
+    assert refused == []
 
 
 @pytest.mark.slow
@@ -144,7 +155,9 @@ def test_the_conventions_are_what_the_documentation_says():
         (r"\sqrt{8}", r"2\sqrt{2}", "algebra"),
         (r"x^2-1", "(x-1)(x+1)", "algebra"),
         (r"(1,2)", r"\left( 1.0, 2 \right)", "structure"),
-        (r"\frac{1}{2}", r"\int_0^1 x \, dx", "math-verify"),
+        (r"\frac{1}{2}", r"\int_0^1 x \, dx", "algebra"),
+        (r"\frac{d}{dx} x^2", r"\frac{d}{d x} (x^{2})", "math-verify"),
+        ("5", "five", "string"),
     ],
 )
 def test_equal_answers_and_the_layer_that_decides(gold, answer, layer):
@@ -162,7 +175,9 @@ def test_equal_answers_and_the_layer_that_decides(gold, answer, layer):
         (r"\sqrt{2}", "1.4", "algebra"),
         ("a+5", "t+5", "algebra"),
         ("[1,2)", "[1,2]", "structure"),
-        (r"\frac{1}{3}", r"\int_0^1 x \, dx", "math-verify"),
+        (r"\frac{1}{3}", r"\int_0^1 x \, dx", "algebra"),
+        (r"\frac{d}{dx} x^2", r"\frac{d}{dx} x^3", "math-verify"),
+        ("5", "about 5", "text"),
         ("4", "9^{9^{9^{9}}}", "limit"),
     ],
 )

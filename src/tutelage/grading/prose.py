@@ -150,7 +150,10 @@ def _value(sentence: str, many: bool) -> str | None:
         last = next((at for at, word in enumerate(words) if word.strip(",") in _COPULAS), None)
         if kind == "words" and last is not None and index + 1 < len(pieces) and (index or last):
             rest = " ".join(word for word in words[last + 1 :] if word not in _COPULAS and word != "to")
-            return _alone(rest, pieces[index + 1 :])
+            value = _alone(rest, pieces[index + 1 :])
+            name = pieces[index - 1][1] if index and set(words[:last]) <= {"must", "should", "has", "to"} else ""
+            named = value is not None and re.fullmatch("[A-Za-z]", name) and not re.search(r"[=<>]|\\[lg]e|\\in", value)
+            return f"{name} = {value}" if named else value
     lead = pieces[0][1] if pieces[0][0] == "words" else ""
     if not lead and not re.match(r"(?:is|are|was)\b", pieces[-1][1]):
         return None

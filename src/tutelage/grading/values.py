@@ -20,7 +20,7 @@ from mpmath.libmp import NoConvergence
 
 from tutelage.grading import series
 from tutelage.grading.lexer import FUNCTIONS
-from tutelage.grading.tree import Kind, Node, negated, product
+from tutelage.grading.tree import Kind, Node, negated, nodes_of, product
 from tutelage.grading.work import TooLarge, spend
 
 Value = Any
@@ -151,7 +151,7 @@ class _Evaluator:
                 return self.value(node.args[0])
             case Kind.APPLY:
                 name, arguments = node.args[0].value, [self.argument(part) for part in node.args[1:]]
-                if name in ("Gamma", "zeta") and len(arguments) == 1:
+                if name in _KNOWN_NAMES and len(arguments) == 1:
                     return self.finite(getattr(self.mp, name.lower())(self.mpf(arguments[0])))
                 return self.of_several("perm", arguments) if name in "PA" and len(arguments) == 2 else self.opaque(name, arguments)
             case Kind.CALL:
@@ -330,8 +330,8 @@ class _Evaluator:
             inner.far_out = name == "int"
             return self.mpf(inner.value(body))
 
-        if self.digits != DIGITS:
-            raise series.Unknown("only calculated at few digits")
+        if self.digits != DIGITS or any(part.kind is Kind.APPLY and part.args[0].value not in _KNOWN_NAMES for part in nodes_of(body)):
+            raise series.Unknown("f(x) has no value, and nothing is calculated at many digits")
         if name in ("sum", "prod") and len(bounds) == 2 and _is_integer(bounds[0]) and bounds[1] == self.mp.inf:
             return series.infinite(self.mp, name, at, int(bounds[0]))
         if name == "int" and len(bounds) == 2:
@@ -358,6 +358,7 @@ _CONSTANTS: dict[str, Callable[[MPContext], Value]] = {
     "i": lambda mp: mp.mpc(0, 1),
     "infty": lambda mp: mp.inf,
 }
+_KNOWN_NAMES = ("Gamma", "zeta")
 _SPECIAL = {"cis", "conj", "perm", "ln", "log", "lg", "gcd", "lcm", "max", "min", "floor", "ceil", "abs", "det", "deg"}
 _ELEMENTARY = {name: "a" + name[3:] if name.startswith("arc") else name.lower() for name in FUNCTIONS - _SPECIAL}
 """The names that mpmath has for the functions of one number."""
