@@ -177,7 +177,6 @@ _SYNONYMS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"(\\frac\s*\{[^{}]*\})\s*(\d)", r"\1{\2}"),
     (r"\\(?:text)?color\s*\{\w+\}|\\(?:large|Large|LARGE|huge|Huge|normalsize|small|bold|checkmark)(?![A-Za-z])|[✓✔]", " "),
     (r"(?<=[\d\w])\s+(?:in\s+)?base\s+(?=\w)", "_"),
-    (r"\bequals\b", "="),
     (r"\\[dt]binom(?![A-Za-z])", r"\\binom"),
     (r"(?<=\d)\{,\}(?=\d)", ","),
     (r"\\([gl]e)q(?:slant)?(?![A-Za-z])", r"\\\1 "),

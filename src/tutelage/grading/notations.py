@@ -55,6 +55,7 @@ _NOTATIONS: list[tuple[str, str, Replacement]] = [
     ("\\mid", r"(?<![\w.|])(\d+)\s*\\mid\s*([a-z])(?![\w}])", r"\2 \\equiv 0 \\pmod{\1}"),
     ("\\underline", r"\\underline\s*\{(?:\\text\s*\{([^{}]*)\}|([^{}]*))\}", lambda match: match[1] or match[2]),
     ("&", r"&\s*(?:\\text\s*\{\s*(?:if|for|when|where)\b,?\s*([^{}]*)\}|(?:if|for|when)\b)", lambda match: f"& {match[1] or ''} "),
+    ("\\text", r"\\text\s*\{\s*(\d[\d.,]*)\s*([A-Za-z][^{}]*)\}", r"\1\\text{ \2}"),
     ("US", r"(?:\bUSD|\bUS\s*\\?\$)\s*(?=\d)", "$"),
     ("EUR", r"\bEUR\s*(?=\d)", "€"),
     ("R", r"\b(?:Rs\.?|INR)\s*(?=\d)", "₹"),

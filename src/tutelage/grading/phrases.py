@@ -54,7 +54,8 @@ def _with_parameter(match: re.Match[str]) -> str:
 
 _PHRASES = {
     "no solution": r"\emptyset", "no solutions": r"\emptyset", "there is no solution": r"\emptyset", "empty set": r"\emptyset",
-    "the empty set": r"\emptyset", r"\{\}": r"\emptyset", r"\varnothing": r"\emptyset", "infinity": r"\infty",
+    "the empty set": r"\emptyset", r"\{\}": r"\emptyset", r"\varnothing": r"\emptyset", "infinity": r"\infty", "negative infinity": r"-\infty",
+    "minus infinity": r"-\infty",
     "all real numbers": r"\mathbb{R}", "all reals": r"\mathbb{R}", "the real numbers": r"\mathbb{R}",
     "none": r"\emptyset", "dne": "does not exist", "undefined": "does not exist",
 }  # fmt: skip

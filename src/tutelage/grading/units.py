@@ -11,20 +11,22 @@ MULTIPLES = {"hundred": 100, "thousand": 1_000, "million": 10**6, "billion": 10*
 """Words behind a number that multiply it."""
 
 _UNIT_NAMES = {
-    "centimeter": "cm", "centimetre": "cm", "millimeter": "mm", "millimetre": "mm", "meter": "m", "metre": "m",
-    "kilometer": "km", "kilometre": "km", "inch": "in", "inche": "in", "feet": "ft", "foot": "ft", "yard": "yd", "mile": "mi",
-    "gram": "g", "kilogram": "kg", "pound": "lb", "ounce": "oz", "liter": "l", "litre": "l", "milliliter": "ml",
-    "second": "s", "sec": "s", "minute": "min", "hour": "h", "hr": "h", "dollar": "$", "usd": "$", "buck": "$", "cent": "¢",
-    "sq": "square", "micrometer": "μm", "milligram": "mg", "millisecond": "ms", "nanometer": "nm", "mph": "mi/h", "kph": "km/h", "kmh": "km/h", "joule": "j", "volt": "v", "watt": "w", "newton": "n",
-    "pascal": "pa", "hertz": "hz", "gallon": "gal", "radian": "rad", "€": "€", "euro": "€", "eur": "€", "£": "£",
-    "children": "child", "men": "man", "women": "woman", "mice": "mouse", "people": "person", "squared": "^2", "cubed": "^3",
-    "per": "/", "decimeter": "dm", "decimetre": "dm", "ohm": "ω", "yuan": "¥", "rmb": "¥", "cny": "¥", "rupee": "₹", "rs": "₹", "inr": "₹",
-    "gbp": "£", "lbs": "lb", "hrs": "h", "mins": "min", "wk": "week", "yr": "year", "amp": "a", "ampere": "a", "kelvin": "k",
-    "coulomb": "c", "mole": "mol",
+    "centimeter": "cm", "centimetre": "cm", "millimeter": "mm", "millimetre": "mm", "meter": "m", "metre": "m", "decimeter": "dm",
+    "decimetre": "dm", "kilometer": "km", "kilometre": "km", "micrometer": "μm", "nanometer": "nm", "inch": "in", "inche": "in",
+    "feet": "ft", "foot": "ft", "yard": "yd", "mile": "mi", "gram": "g", "kilogram": "kg", "milligram": "mg", "pound": "lb", "lbs": "lb",
+    "ounce": "oz", "liter": "l", "litre": "l", "milliliter": "ml", "gallon": "gal", "second": "s", "sec": "s", "millisecond": "ms",
+    "minute": "min", "mins": "min", "hour": "h", "hr": "h", "hrs": "h", "wk": "week", "yr": "year", "mph": "mi/h", "kph": "km/h",
+    "kmh": "km/h", "joule": "j", "volt": "v", "watt": "w", "newton": "n", "pascal": "pa", "hertz": "hz", "radian": "rad", "ohm": "ω",
+    "amp": "a", "ampere": "a", "kelvin": "k", "coulomb": "c", "mole": "mol", "dollar": "$", "usd": "$", "buck": "$", "cent": "¢",
+    "€": "€", "euro": "€", "eur": "€", "£": "£", "gbp": "£", "yuan": "¥", "rmb": "¥", "cny": "¥", "rupee": "₹", "rs": "₹", "inr": "₹",
+    "children": "child", "men": "man", "women": "woman", "mice": "mouse", "people": "person", "sq": "square", "squared": "^2",
+    "cubed": "^3", "per": "/",
 }  # fmt: skip
 _KNOWN = {*_UNIT_NAMES, *_UNIT_NAMES.values()} | {
-    "grade", "cup", "pint", "quart", "th", "st", "nd", "rd", "degree", "deg", "am", "pm", "a.m", "p.m", "dm", "nm", "mg",
-    "ton", "acre", "unit", "sq", "cu", "percent", "pt", "qt", "lbs", "g", "c", "k", "f", "celsius", "fahrenheit", "mol", "kpa", "bpm", "day", "week", "month", "year", "rpm", "kw", "kwh", "kj", "mw",
+    "grade", "cup", "pint", "quart", "th", "st", "nd", "rd", "degree", "deg", "celsius", "fahrenheit", "am", "pm", "a.m", "p.m", "dm",
+    "ton", "acre", "unit", "cu", "percent", "pt", "qt", "g", "c", "k", "f", "kpa", "atm", "bar", "erg", "dyne", "ev", "kev", "mev", "gev",
+    "angstrom", "au", "pc", "kpc", "tesla", "gauss", "rpm", "bpm", "kw", "kwh", "kj", "mw", "kcal", "cal", "day", "week", "month", "year",
+    "gb", "mb", "kb", "bit", "byte",
 }  # fmt: skip
 _NEVER = {
     "halves", "fails", "works", "holds", "remains", "rational", "integer", "real", "odd", "even", "prime", "positive",
@@ -63,10 +65,11 @@ def is_known(name: str) -> bool:
     return len(name) > 1 and (name.lower() in _KNOWN or name.lower().rstrip("s") in _KNOWN)
 
 
-_NO_UNITS = frozenset("unit of the a an th st nd rd exactly and ratio".split())
+_NO_UNITS = frozenset({"unit", "of", "the", "a", "an", "th", "st", "nd", "rd", "exactly", "and", "ratio"})
 _CHINESE = [
-    ("美元", "$"), ("欧元", "€"), ("英镑", "£"), ("日元", "yen"), ("平方", "square "), ("立方", "cubic "), ("千米", "km"), ("公里", "km"), ("厘米", "cm"), ("毫米", "mm"), ("分米", "dm"), ("米", "m"),
-    ("千克", "kg"), ("公斤", "kg"), ("克", "g"), ("毫升", "ml"), ("升", "l"), ("小时", "h"), ("分钟", "min"), ("秒", "s"), ("元", "¥"),
+    ("美元", "$"), ("欧元", "€"), ("英镑", "£"), ("日元", "yen"), ("平方", "square "), ("立方", "cubic "), ("千米", "km"), ("公里", "km"),
+    ("厘米", "cm"), ("毫米", "mm"), ("分米", "dm"), ("米", "m"), ("千克", "kg"), ("公斤", "kg"), ("克", "g"), ("毫升", "ml"), ("升", "l"),
+    ("小时", "h"), ("分钟", "min"), ("秒", "s"), ("元", "¥"),
 ]  # fmt: skip
 
 

@@ -114,7 +114,7 @@ def _is_plain_yes(text: str) -> bool:
 
 def _canonical(words: str) -> str:
     """Without regard to case, articles and "it is"; number words as numbers."""
-    words = re.sub(r"^(?:the|this|it)(?: [a-z]+)? (?:is|are) |^the (?:series|integral|sequence|limit) (?=(?:con|di)verges$)", "", words.casefold())
+    words = re.sub(r"^(?:the|this|it)(?: [a-z]+)? (?:is|are) |^the (?:series|integral|sequence|limit) (?=(?:con|di)verges$|does not exist$)", "", words.casefold())
     words = re.sub(r"^(?:(?:it's|on|in|at|all)\s+)?(?:(?:the|a|an|all)\s+)?(?=\w)", "", words)
     number = number_of(words)
     return words if number is None else str(number)
