@@ -9,10 +9,11 @@ from fractions import Fraction
 import pytest
 
 from tutelage.grading.normalize import normalize
+from tutelage.grading.numbers import close
 from tutelage.grading.reader import read
 from tutelage.grading.symbolic import decide
 from tutelage.grading.tree import Unreadable
-from tutelage.grading.values import close, evaluate
+from tutelage.grading.values import evaluate
 from tutelage.grading.work import TooLarge
 
 

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 from tutelage.grading.expressions import equal_expressions, is_scalar
 from tutelage.grading.named import name_of
+from tutelage.grading.numbers import Undefined, as_mpf
 from tutelage.grading.tree import Kind, Node, holds, negated, number, product, rewritten, symbols_of, tuple_of
-from tutelage.grading.values import Undefined, as_mpf, evaluate
+from tutelage.grading.values import evaluate
 
 _COLLECTIONS = (
     Kind.LIST, Kind.SET, Kind.SEQUENCE, Kind.UNION, Kind.INTERSECTION, Kind.SETMINUS, Kind.QUANTITY, Kind.BUILDER, Kind.RESIDUE,

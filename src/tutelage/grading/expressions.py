@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fractions import Fraction
 
-from tutelage.grading.tree import Kind, Node, holds, negated, nodes_of, number, product, symbol, symbols_of
-from tutelage.grading.values import (
+from tutelage.grading.numbers import (
     CONTEXTS,
     DIGITS,
     MANY_DIGITS,
@@ -15,12 +14,13 @@ from tutelage.grading.values import (
     alike,
     as_mpf,
     close,
-    evaluate,
     hash_of,
     is_finite,
     is_real,
     nearly,
 )
+from tutelage.grading.tree import Kind, Node, holds, negated, nodes_of, number, product, symbol, symbols_of
+from tutelage.grading.values import evaluate
 
 INTEGER_LETTERS = "ijklmnpqrNMK"
 _OF_INTEGERS = ("lfloor", "lceil", "floor", "ceil", "binom", "mod", "gcd", "lcm", "sum", "prod")

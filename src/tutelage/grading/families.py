@@ -29,10 +29,10 @@ def readings(gold: Node, answer: Node) -> Iterator[tuple[Node, Node]]:
     names = [set(declared) & symbols_of(body) or _implied(body) for body, declared in sides]
     if len(names[0]) == len(names[1]) == 1:
         counter = symbol("n•")
-        first = _replaced(first, {name: counter for name in names[0]})
+        first = _replaced(first, dict.fromkeys(names[0], counter))
         for sign, step in _STEPS:
             stepped = Node(Kind.ADD, (counter if sign > 0 else negated(counter), number(step)))
-            yield first, _replaced(second, {name: counter if (sign, step) == (1, 0) else stepped for name in names[1]})
+            yield first, _replaced(second, dict.fromkeys(names[1], counter if (sign, step) == (1, 0) else stepped))
     if len(domains) == len(others) > 1:
         yield first, _replaced(second, dict(zip(others, map(symbol, domains), strict=True)))
     yield from _renamed_constants(gold, answer)

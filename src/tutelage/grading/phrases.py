@@ -10,8 +10,10 @@ from tutelage.grading.words import WORD, number_of
 
 _SETS = r"(?:real\s+numbers?|reals|numbers?|values|integers|positive\s+integers|natural\s+numbers)"
 _WORDED: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
-    (r"(?:there (?:is|are|exists?) )?no (?:(?:real|integer|such|positive|valid|possible) )*(?:solutions?|roots?|values?)(?: exists?)?", r"\\emptyset"),
-    (r"(?:the set of )?(?:all )?(?:real numbers|reals)(?: [a-z])?(?: except(?: for)?| other than| excluding| but| not equal to)(?: [a-z] =)? (.+)",
+    (r"(?:there (?:is|are|exists?) )?no (?:(?:real|integer|such|positive|valid|possible) )*(?:solutions?|roots?|values?)(?: exists?)?",
+     r"\\emptyset"),
+    (r"(?:the set of )?(?:all )?(?:real numbers|reals)(?: [a-z])?"
+     r"(?: except(?: for)?| other than| excluding| but| not equal to)(?: [a-z] =)? (.+)",
      lambda match: rf"\mathbb{{R}} \setminus \{{{re.sub(' and | or ', ', ', match[1])}\}}"),
     (rf"(?:all )?(?:{_SETS} )?(?:[a-z] )?(?:(?:such that|with|where|satisfying|for which) )?([a-z] ?(?:[<>]|\\[lg]e |\\ne ).+)", r"\1"),
     (rf"(?:all )?{_SETS}(?: [a-z])? (greater|more|larger|less|smaller) than (or equal to )?(\S+)", lambda match: _compared("x", match)),
@@ -31,11 +33,14 @@ _WORDED: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"(?:the )?(?:ratio )?(\d+(?:\.\d+)?(?: to \d+(?:\.\d+)?)+)", lambda match: match[1].replace(" to ", ":")),
     (r"(\d+(?::\d+)+) ratio", r"\1"),
     (r"min(?:imum)?(?: value)? ?[:=] ?(\S+)|max(?:imum)?(?: value)? ?[:=] ?(\S+)", lambda match: match[1] or match[2]),
-    (r"(?P<value>.*[\w})])[ ,]* \(?where (?P<name>[a-z]) is an? (?P<kind>(?:real |arbitrary )?constant|(?:positive |nonnegative )?integer|real number|real)\)?",
+    (r"(?P<value>.*[\w})])[ ,]* \(?where (?P<name>[a-z]) is an? "
+     r"(?P<kind>(?:real |arbitrary )?constant|(?:positive |nonnegative )?integer|real number|real)\)?",
      lambda match: _with_parameter(match)),
-    (r"(?P<value>.*[\w})])[ ,]+for (?:any |every |all |each |some |an )?(?P<kind>integers?|constants?|real numbers?|real|reals)(?: constants?)? (?P<name>[a-z])",
+    (r"(?P<value>.*[\w})])[ ,]+for (?:any |every |all |each |some |an )?"
+     r"(?P<kind>integers?|constants?|real numbers?|real|reals)(?: constants?)? (?P<name>[a-z])",
      lambda match: _with_parameter(match)),
-    (r"(.*=.*[\w})])[ ,]+(?:for (?:all|any|every|each)|\\forall) (?:real |positive |natural |integers? |numbers? )*[a-z](?: ?\\in ?\\mathbb ?\{?[A-Z]\}?)?", r"\1"),
+    (r"(.*=.*[\w})])[ ,]+(?:for (?:all|any|every|each)|\\forall) "
+     r"(?:real |positive |natural |integers? |numbers? )*[a-z](?: ?\\in ?\\mathbb ?\{?[A-Z]\}?)?", r"\1"),
 ]  # fmt: skip
 _WORDED_COMPILED = [(re.compile(pattern, re.IGNORECASE), replacement) for pattern, replacement in _WORDED]
 
@@ -53,8 +58,10 @@ def _with_parameter(match: re.Match[str]) -> str:
 
 
 _PHRASES = {
-    "no solution": r"\emptyset", "no solutions": r"\emptyset", "there is no solution": r"\emptyset", "empty set": r"\emptyset",
-    "the empty set": r"\emptyset", r"\{\}": r"\emptyset", r"\varnothing": r"\emptyset", "infinity": r"\infty", "negative infinity": r"-\infty",
+    "no solution": r"\emptyset", "no solutions": r"\emptyset", "there is no solution": r"\emptyset",
+    "empty set": r"\emptyset",
+    "the empty set": r"\emptyset", r"\{\}": r"\emptyset", r"\varnothing": r"\emptyset", "infinity": r"\infty",
+    "negative infinity": r"-\infty",
     "minus infinity": r"-\infty",
     "all real numbers": r"\mathbb{R}", "all reals": r"\mathbb{R}", "the real numbers": r"\mathbb{R}",
     "none": r"\emptyset", "dne": "does not exist", "undefined": "does not exist",
@@ -101,10 +108,10 @@ def _spoken_number(text: str) -> str:
     words = re.sub(r"^a (?=hundred|thousand|million|dozen)", "one ", words)
     known = words.split(" ")
     for count in range(len(known), max(0, len(known) - 3), -1):
-        head, rest = " ".join(known[:count]), known[count:]
-        value = number_of(head)
-        if value is not None and (not rest or (len(rest[-1]) > 3 and rest[-1].endswith("s")) or rest[0] == "dozen"):
-            return f"{sign}{value}{''.join(f' {word}' for word in rest)}"
+        nouns = known[count:]
+        value = number_of(" ".join(known[:count]))
+        if value is not None and (not nouns or (len(nouns[-1]) > 3 and nouns[-1].endswith("s")) or nouns[0] == "dozen"):
+            return f"{sign}{value}{''.join(f' {word}' for word in nouns)}"
     return text
 
 

@@ -12,54 +12,65 @@ from tutelage.grading.lexer import FUNCTIONS, GREEK
 from tutelage.grading.units import MULTIPLES, is_known
 from tutelage.grading.words import MONTH, WORD, number_of
 
-_DENIALS = frozenset(
+
+def _set(words: str) -> frozenset[str]:
+    return frozenset(re.findall(r"\S+", words))
+
+
+_DENIALS = _set(
     """not no never cannot neither nor none without except wrong incorrect false mistake mistaken invalid impossible fails extraneous
-    isn't aren't wasn't doesn't don't didn't can't couldn't won't shouldn't unlike instead unsure unclear guess unknown wait error excluded excluding undefined infinite infinitely many diverges converges
-    nicht kein keine non pas ne não ni nunca jamais нет не""".split()
+    isn't aren't wasn't doesn't don't didn't can't couldn't won't shouldn't unlike instead unsure unclear guess unknown wait error excluded
+    excluding undefined infinite infinitely many diverges converges nicht kein keine non pas ne não ni nunca jamais нет не"""
 )
-_HEDGES = frozenset(
+_HEDGES = _set(
     """about close approximately approx roughly around nearly almost maybe perhaps possibly probably likely either might may could estimate
-    estimated circa ungefähr etwa environ aproximadamente casi presque около примерно""".split()
+    estimated circa ungefähr etwa environ aproximadamente casi presque около примерно"""
 )
-_CHANGES = frozenset(
+_CHANGES = _set(
     """than over under least most between half twice double triple thrice times squared square cubed root product plus minus negative
     positive divided multiplied out dozen hundred thousand million billion trillion reciprocal inverse opposite complement factorial power
     multiple multiples divisible divisor factor percent modulo remainder quarter third thirds fewer less up too bound lower upper
     above below before beyond if unless when case odd even prime greater larger smaller others per versus vs where until base mod
     más mas menos moins mehr weniger mindestens höchstens больше меньше более менее unas unos
-    more doubled tripled halved halves quarters fourths fifths tenths""".split()
+    more doubled tripled halved halves quarters fourths fifths tenths"""
 )
 """Words beside a value (not in the subject of a sentence) that make it another one."""
-_HARMLESS_BEHIND = frozenset({"more", "less", "over", "square", "percent", "per", *MULTIPLES})
-_COPULAS = frozenset("is are was were be equals equal = : becomes gives es est ist é è son sont sind".split())
+_COPULAS = _set("is are was were be equals equal = : becomes gives es est ist é è son sont sind")
+_SHORT = _set(
+    """the and for are was has had she her his its our you sum all any way day is we he it in on at to of an as so by be am es el la le
+    un il get got one two box men cup old pay area left sold"""
+)
+"""Words of two or three letters that only prose has: xy and abc are products."""
 _LEADS = re.compile(
     r"^(?:(?:so|thus|hence|therefore|then|finally|now|and|that|i|we|you|it|this|which|answer|ans|final|the|get|got|have|has|find|found"
     r"|obtain|conclude|see|gives?|yields?|follows|implies|means|our|equal|to|exactly|simply|just|given|by)\b[\s,:]*)+",
     re.IGNORECASE,
 )
 _REASON = re.compile(
-    r"(?:[\s,;]|\\q?quad)*(?:(?:\\text\s*\{\s*)?\((?:\\text\s*\{\s*)?(?P<bracketed>since|because|as|by|using|from|due|given|note|check|verified"
-    r"|rounded|simplified|in simplest|in lowest|answer|final|not)\b(?P<said>.*)\)\s*\}?"
+    r"(?:[\s,;]|\\q?quad)*(?:(?:\\text\s*\{\s*)?\((?:\\text\s*\{\s*)?(?P<bracketed>since|because|as|by|using|from|due|given|note"
+    r"|check|verified|rounded|simplified|in simplest|in lowest|answer|final|not)\b(?P<said>.*)\)\s*\}?"
     r"|,?\s+(?P<open>since|because)\b.*|,\s*(?P<apart>as required|as desired|as expected|which is|which are|not)\b(?P<rest>.*))$",
     re.IGNORECASE | re.DOTALL,
 )
-_AGAIN = re.compile(r"^(?P<first>.*[^\s(,])\s*\((?:\\text\{)?\s*(?:or|i\.?e\.?,?|that is,?|=|equivalently,?|aka)\s*\}?(?P<second>.*[^\s])\)$")
+_AGAIN = re.compile(
+    r"^(?P<first>.*[^\s(,])\s*\((?:\\text\{)?\s*(?:or|i\.?e\.?,?|that is,?|=|equivalently,?)\s*\}?(?P<second>.*[^\s])\)$"
+)
 _DECIMAL_AGAIN = re.compile(r"^(?P<first>.*[^\s(,*])\s+\((?P<second>-?\d*\.\d+)\)$")
-_TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|textnormal|mbox|hbox|emph)\s*\{{([^{{}}$\\]*)\}}")
+_TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|textnormal|mbox|hbox|emph)\s*\{([^{}$\\]*)\}")
 _DISPLAY = re.compile(r"\\\[(.+?)\\\]|\$\$(.+?)\$\$", re.DOTALL)
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\\$])|\n+")
+_CONCLUDES = re.compile(r"(?:so|thus|hence|therefore|finally|in total|altogether|then)\b|.*\b(?:answer|total)\b", re.IGNORECASE)
+_PARTLY = re.compile(r"\b(?:one|some|any|each|part) of\b", re.IGNORECASE)
 _PIECE = re.compile(
-    r"(?P<formula>\$[^$]+\$|\\\((?:.+?)\\\))|(?P<rate>(?<=[\d }])(?:[a-z]{1,3}/[a-z]{1,3})(?![A-Za-z])(?:\^\{?-?\d\}?)?)|(?P<word>(?<![\\A-Za-z_^{])[^\W\d_]+(?:['’-][^\W\d_]+)*\.?(?![\w(^]))|(?P<space>\s+)|(?P<other>\\[A-Za-z]+|.)",
+    r"(?P<formula>\$[^$]+\$|\\\((?:.+?)\\\))|(?P<rate>(?<=[\d }])(?:[a-z]{1,3}/[a-z]{1,3})(?![A-Za-z])(?:\^\{?-?\d\}?)?)"
+    r"|(?P<word>(?<![\\A-Za-z_^{])[^\W\d_]+(?:['’-][^\W\d_]+)*\.?(?![\w(^]))|(?P<space>\s+)|(?P<other>\\[A-Za-z]+|.)",
     re.DOTALL,
 )
-_SHORT = frozenset(
-    "the and for are was has had she her his its our you sum all any way day is we he it in on at to of an as so by be am es el la le un il"
-    " get got one two box men cup old pay area left sold".split()
-)
-_NAMES = re.compile(
-    rf"\b{MONTH}\s+\d|\d(?:st|nd|rd|th)?\s+(?:of\s+)?{MONTH}(?![a-z])"
+_NO_PROSE = re.compile(
+    rf"^\(?[A-J][.):]\s|\b{MONTH}\s+\d|\d(?:st|nd|rd|th)?\s+(?:of\s+)?{MONTH}(?![a-z])"
     r"|\b(?:mod|gcd|lcm|mid|floor|ceiling|sqrt|step|part|page|chapter|option|choice)\b", re.IGNORECASE,
 )  # fmt: skip
+"""Choices and dates are read elsewhere; the other words make something of the number behind them."""
 _MATHEMATICAL = FUNCTIONS | GREEK | {"sqrt", "infinity", "inf", "cis", "pi"}
 
 
@@ -68,14 +79,15 @@ def said(text: str) -> str:
     if "\\begin" in text or len(text) > 1_500 or not ("(" in text or WORD.search(text)):
         return text
     text = without_remark(text)
-    if _NAMES.search(text) or re.match(r"\(?[A-J][.):]\s", text) or not any(len(word) > 3 or word in _SHORT for word in _words_of(re.sub(r"\\(?!text)[A-Za-z]+", " ", text))):
+    words = _words_of(re.sub(r"\\(?!text)[A-Za-z]+", " ", text))
+    if _NO_PROSE.search(text) or not any(len(word) > 3 or word in _SHORT for word in words):
         return text
     plain = _DISPLAY.sub(lambda shown: f"\n$ {(shown[1] or shown[2]).strip(' .,')} $\n", _TEXT.sub(r" \1 ", text)).replace("**", " ")
     parts = [part.strip() for part in _SENTENCE_END.split(plain) if part.strip(" .")]
     valued = [part for part in parts if re.search(r"\d|\$|\\", part)]
     if any(_words_of(part) & (_DENIALS | _HEDGES) for part in parts if part not in valued) or not valued:
         return text
-    if len(valued) > 1 and not (_concludes(valued[-1]) or _DISPLAY.search(text)):
+    if len(valued) > 1 and not (_CONCLUDES.match(valued[-1]) or _DISPLAY.search(text)):
         return text
     return _value(valued[-1], len(parts) > 1) or text
 
@@ -88,7 +100,7 @@ def without_remark(text: str) -> str:
     remark = _REASON.search(text)
     if remark is None or remark.start() == 0 or not re.search(r"[\d\w)}$]$", text[: remark.start()].rstrip(" \\")):
         return text
-    tail = remark["said"] or remark["rest"] or remark["open"] and remark[0] or ""
+    tail = remark["said"] or remark["rest"] or (remark["open"] and remark[0]) or ""
     if (remark["bracketed"] or remark["apart"] or "").casefold() == "not":
         return text[: remark.start()] if re.fullmatch(r"[\s\w.$\\{}/-]{1,20}", tail) else text
     return text if _words_of(tail) & (_DENIALS | _HEDGES | {"if"}) else text[: remark.start()]
@@ -98,41 +110,38 @@ def _words_of(text: str) -> set[str]:
     return {word.casefold().strip(".") for word in re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)?", text.replace("’", "'")) if word != "May"}
 
 
-def _concludes(sentence: str) -> bool:
-    return bool(re.match(r"(?:so|thus|hence|therefore|finally|in total|altogether|then)\b", sentence, re.IGNORECASE)) or bool(
-        re.search(r"\b(?:answer|total)\b", sentence, re.IGNORECASE)
-    )
-
-
 def _pieces(sentence: str) -> list[tuple[str, str]]:
-    """(kind, text) in order, kinds "words" and "mathematics"; single letters are mathematics, "a" and "I" where a word follows are not."""
+    """(kind, text) in order, of kinds "words" and "mathematics"."""
     found: list[tuple[str, str]] = []
     for match in _PIECE.finditer(sentence):
-        text, kind = match[0], "mathematics"
+        text, before, behind = match[0], found[-1][0] if found else "", sentence[match.end() :]
+        kind = "mathematics"
         if match["space"]:
-            kind = found[-1][0] if found else "words"
+            kind = before or "words"
         elif match["formula"]:
             text = " " + text.strip("$").removeprefix("\\(").removesuffix("\\)").strip() + " "
         elif match["word"]:
-            bare = text.rstrip(".").casefold()
-            single = len(bare) == 1 and bare.isascii() and not (text in "aAI" and re.match(r"\s[^\W\d_]{2}", sentence[match.end() :]))
-            joins = bare in ("and", "or") and bool(found) and found[-1][0] == "mathematics"
-            points = text.isupper() and 1 < len(bare) < 5
-            if bare not in _MATHEMATICAL and not single and not joins and not points and not re.fullmatch("d[xyztruvs]", text):
-                kind = "words"
-            elif joins and not re.match(r"\s*(?:[\d$\\(+-]|[A-Za-z]\s*=)", sentence[match.end() :]):
-                kind = "words"
-        elif text in ":=" and found and found[-1][0] == "words":
+            kind = "words" if _is_word(text, before, behind) else kind
+        elif text in ":=" and before == "words":
             kind, text = "words", f" {text} "
-        elif text in ",;.!?" and (not found or found[-1][0] == "words" or not sentence[match.end() :].strip(" .")):
+        elif text in ",;.!?" and (before != "mathematics" or not behind.strip(" .") or re.match(r"\s*[^\W\d_]{2,}(?!\s*=)", behind)):
             kind = "words"
-        elif text in ",;" and re.match(r"\s*[^\W\d_]{2,}(?!\s*=)", sentence[match.end() :]):
-            kind = "words"
-        if found and found[-1][0] == kind:
+        if before == kind:
             found[-1] = kind, found[-1][1] + text
         else:
             found.append((kind, text))
     return [(kind, text.strip()) for kind, text in found if text.strip(" .,")]
+
+
+def _is_word(text: str, before: str, behind: str) -> bool:
+    """A word, and no function, letter, differential, segment AB, nor an "and" between two values."""
+    bare = text.rstrip(".").casefold()
+    if bare in ("and", "or") and before == "mathematics":
+        return re.match(r"\s*(?:[\d$\\(+-]|[A-Za-z]\s*=)", behind) is None
+    if len(bare) == 1 and bare.isascii():  # "a" and "I" where a word follows
+        return text in "aAI" and re.match(r"\s[^\W\d_]{2}", behind) is not None
+    points = text.isupper() and len(bare) < 5
+    return not (bare in _MATHEMATICAL or points or re.fullmatch("d[xyztruvs]", text))
 
 
 def _value(sentence: str, many: bool) -> str | None:
@@ -145,7 +154,7 @@ def _value(sentence: str, many: bool) -> str | None:
         return None
     for index, (kind, text) in enumerate(pieces):
         words = text.casefold().split()
-        if kind == "words" and ({"than", "least", "most", "such"} & set(words) or re.search(r"\b(?:one|some|any|each|part) of\b", text.casefold())):
+        if kind == "words" and ({"than", "least", "most", "such"} & set(words) or _PARTLY.search(text)):
             break
         last = next((at for at, word in enumerate(words) if word.strip(",") in _COPULAS), None)
         if kind == "words" and last is not None and index + 1 < len(pieces) and (index or last):
@@ -172,9 +181,7 @@ def _alone(lead: str, pieces: list[tuple[str, str]]) -> str | None:
         unit = re.match(r"[^\W\d_]+(?:[ /-](?:per|square|cubic|and)\s[^\W\d_]+|/[^\W\d_]+|\^\d)*", behind)
         spoken = unit[0] if unit is not None else ""
         return None if _changed(_words_of(behind[len(spoken) :])) else f"{value} {spoken}"
-    if re.match(r"(?:is|are|was)\b", behind) and not re.search(
-        r"^\w+ (?:the|our|my|its|correct|right)\b", behind
-    ):
+    if re.match(r"(?:is|are|was)\b(?! (?:the|our|my|its|correct|right)\b)", behind):
         return None
     rest = _words_of(behind)
     return None if _changed(rest - {"more"}) or (rest & {"more"} and re.match(r"more\s*(?:$|than|\.)", behind)) else value

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 
-from tutelage.grading.atoms import FACTORS, Atoms
+from tutelage.grading.commands import FACTORS, Commands
 from tutelage.grading.lexer import tokenize
 from tutelage.grading.tree import Kind, Node, Unreadable, call, negated, number, plain_text, product, symbol, symbols_of
 from tutelage.grading.units import MULTIPLES, is_unit
@@ -82,7 +82,7 @@ def _join_thousands(text: str) -> str:
     return "".join(pieces) + text[start:]
 
 
-class _Parser(Atoms):
+class _Parser(Commands):
     trusted = False
 
     # --- lists and relations

@@ -6,8 +6,9 @@ from fractions import Fraction
 from itertools import pairwise
 
 from tutelage.grading.named import name_of
+from tutelage.grading.numbers import Undefined, Value, alike, as_mpf, close, is_finite, is_real, nearly
 from tutelage.grading.tree import ZERO, Kind, Node, call, negated, number, symbol, symbols_of
-from tutelage.grading.values import Undefined, Value, alike, as_mpf, close, evaluate, is_finite, is_real, nearly
+from tutelage.grading.values import evaluate
 from tutelage.grading.work import spend
 
 _NAMED_SETS = ("mathbb", "emptyset")

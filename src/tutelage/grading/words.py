@@ -45,7 +45,7 @@ def same_words(gold: str, answer: str) -> bool | None:
     if all(days):
         return days[0] == days[1]
     marked = [_marked(side) for side in (gold, answer)]
-    if marked[0] and marked[1] and max(map(len, marked)) > 1:
+    if marked[0] and marked[1] and max(len(marked[0]), len(marked[1])) > 1:
         return marked[0] == marked[1]
     if any(re.fullmatch(r"(?:\(\d\)){2,}", side) and other.isdigit() for side, other in ((gold, answer), (answer, gold))):
         return False
@@ -70,7 +70,10 @@ def same_words(gold: str, answer: str) -> bool | None:
 
 
 _MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
-MONTH = r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)\.?"
+MONTH = (
+    r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?|nov(?:ember)?"
+    r"|dec(?:ember)?)\.?"
+)
 _MONTH = f"(?P<month>{MONTH})"
 _DAY = r"(?P<day>\d{1,2})\s*(?:st|nd|rd|th)?"
 _DATES = [
@@ -109,12 +112,18 @@ def _is_plain_yes(text: str) -> bool:
     """Yes, it is; No, it is not; and no "yes, but"."""
     rest = text.partition(" ")[2].casefold()
     denied = re.search(r"\b(?:not|no|never|n't|cannot)\b|n't", rest) is not None
-    return not re.search(r"\b(?:but|or|and|maybe|unless|if|yes|true|false)\b", rest) and not (text.casefold().startswith(("yes", "true")) and denied)
+    contradicted = denied and text.casefold().startswith(("yes", "true"))
+    return not contradicted and not re.search(r"\b(?:but|or|and|maybe|unless|if|yes|true|false)\b", rest)
+
+
+_SUBJECT = re.compile(
+    r"^(?:the|this|it)(?: [a-z]+)? (?:is|are) |^the (?:series|integral|sequence|limit) (?=(?:con|di)verges$|does not exist$)"
+)
 
 
 def _canonical(words: str) -> str:
     """Without regard to case, articles and "it is"; number words as numbers."""
-    words = re.sub(r"^(?:the|this|it)(?: [a-z]+)? (?:is|are) |^the (?:series|integral|sequence|limit) (?=(?:con|di)verges$|does not exist$)", "", words.casefold())
+    words = _SUBJECT.sub("", words.casefold())
     words = re.sub(r"^(?:(?:it's|on|in|at|all)\s+)?(?:(?:the|a|an|all)\s+)?(?=\w)", "", words)
     number = number_of(words)
     return words if number is None else str(number)
