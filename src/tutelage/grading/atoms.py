@@ -102,7 +102,7 @@ class Atoms(Cursor):
         if is_function and self.sees("^") and self.follows("{", "-"):  # f^{-1}(x)
             self.take()
             name += f"^{plain_text(self.exponent())}"
-        if name == "C" and self.calls() and self.ahead().kind == "number":  # C(12, 5)
+        if name == "C" and self.calls() and (self.ahead().kind == "number" or self.ahead().text in tuple("nmk")):  # C(12, 5)
             start = self.at
             self.take()
             chosen, _ = self.items((")",))

@@ -101,7 +101,7 @@ _COMMAND = re.compile(rf"\\(?:boxed|fbox|ensuremath|{TEXT_COMMANDS})\s*\{{")
 _HENCE = r"(?:so|thus|hence|therefore)\b,?\s*"
 _PROSE = re.compile(
     rf"(?:{_HENCE})?(?:\*\*)?(?:the\s+)?(?:(?:final|correct)\s+)?(?:answer|ans|result|solution)\s*(?:\*\*)?\s*(?:is|:|=)(?:\*\*)?\s*:?\s+(?=\S)"
-    r"|(?:the|this|its|his|her|their)\s+(?:[a-z-]+\s+){1,6}(?:is|are|equals|was)\s*:?\s+(?=\S)"
+    r"|(?:the|this|its|his|her|their)\s+(?:[a-z-]{2,}\s+){1,6}(?:is|are|equals|was)\s*:?\s+(?=\S)"
     rf"|{_HENCE}(?=[\d\\$]|[A-Za-z]\s*=)|exactly\s+(?=[\d$\\.-])"
     r"|(?:\\(?:Rightarrow|therefore|implies)\b|⇒|∴|=(?=\s*[^=]))\s*|#+\s+(?=\S)", re.IGNORECASE,
 )  # fmt: skip
@@ -223,6 +223,9 @@ def normalize(text: str) -> str:
     """The text after all rules."""
     if text.isascii() and text.isdigit():  # no rule changes it
         return text
+    hedged = ""
     for rule in RULES:
         text = rule(text)
-    return text
+        if text.startswith(HEDGE):
+            text, hedged = text.removeprefix(HEDGE), HEDGE
+    return hedged + text

@@ -19,7 +19,7 @@ def _set(words: str) -> frozenset[str]:
 
 _DENIALS = _set(
     """not no never cannot neither nor none without except wrong incorrect false mistake mistaken invalid impossible fails extraneous
-    isn't aren't wasn't doesn't don't didn't can't couldn't won't shouldn't unlike instead unsure unclear guess unknown wait error excluded
+    isn't aren't wasn't doesn't don't didn't can't couldn't won't shouldn't unlike instead unsure unclear guess unknown wait error suppose supposing assume assuming believe think tried let excluded
     excluding undefined infinite infinitely many diverges converges nicht kein keine non pas ne não ni nunca jamais нет не"""
 )
 _HEDGES = _set(
@@ -32,6 +32,7 @@ _CHANGES = _set(
     multiple multiples divisible divisor factor percent modulo remainder quarter third thirds fewer less up too bound lower upper
     above below before beyond if unless when case odd even prime greater larger smaller others per versus vs where until base mod
     más mas menos moins mehr weniger mindestens höchstens больше меньше более менее unas unos
+    colder warmer hotter cooler older younger taller heavier lighter faster slower longer exceeds binary octal hexadecimal
     more doubled tripled halved halves quarters fourths fifths tenths"""
 )
 """Words beside a value (not in the subject of a sentence) that make it another one."""
@@ -76,7 +77,7 @@ _MATHEMATICAL = FUNCTIONS | GREEK | {"sqrt", "infinity", "inf", "cis", "pi"}
 
 def said(text: str) -> str:
     """The value that a text of sentences says; the text itself where it has no words, or says none or several."""
-    if "\\begin" in text or len(text) > 1_500 or not ("(" in text or WORD.search(text)):
+    if "\\begin" in text or text.rstrip().endswith("?") or len(text) > 1_500 or not ("(" in text or WORD.search(text)):
         return text
     text = without_remark(text)
     words = _words_of(re.sub(r"\\(?!text)[A-Za-z]+", " ", text))
@@ -139,7 +140,7 @@ def _is_word(text: str, before: str, behind: str) -> bool:
     if bare in ("and", "or") and before == "mathematics":
         return re.match(r"\s*(?:[\d$\\(+-]|[A-Za-z]\s*=)", behind) is None
     if len(bare) == 1 and bare.isascii():  # "a" and "I" where a word follows
-        return text in "aAI" and re.match(r"\s[^\W\d_]{2}", behind) is not None
+        return text in "aAI" and re.match(r"\s(?:[^\W\d_]{2}|\d)" if before == "words" else r"\s[^\W\d_]{2}", behind) is not None
     points = text.isupper() and len(bare) < 5
     return not (bare in _MATHEMATICAL or points or re.fullmatch("d[xyztruvs]", text))
 
