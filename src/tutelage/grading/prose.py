@@ -19,8 +19,9 @@ def _set(words: str) -> frozenset[str]:
 
 _DENIALS = _set(
     """not no never cannot neither nor none without except wrong incorrect false mistake mistaken invalid impossible fails extraneous
-    isn't aren't wasn't doesn't don't didn't can't couldn't won't shouldn't unlike instead unsure unclear guess unknown wait error suppose supposing assume assuming believe think tried let excluded
-    excluding undefined infinite infinitely many diverges converges nicht kein keine non pas ne não ni nunca jamais нет не"""
+    isn't aren't wasn't doesn't don't didn't can't couldn't won't shouldn't unlike instead unsure unclear guess unknown wait
+    error suppose supposing assume assuming believe think tried let excluded excluding undefined infinite infinitely many
+    diverges converges nicht kein keine non pas ne não ni nunca jamais нет не"""
 )
 _HEDGES = _set(
     """about close approximately approx roughly around nearly almost maybe perhaps possibly probably likely either might may could estimate
@@ -155,7 +156,7 @@ def _value(sentence: str, many: bool) -> str | None:
         return None
     for index, (kind, text) in enumerate(pieces):
         words = text.casefold().split()
-        if kind == "words" and ({"than", "least", "most", "such"} & set(words) or _PARTLY.search(text)):
+        if kind == "words" and ({"than", "least", "most"} & set(words) or _PARTLY.search(text)):
             break
         last = next((at for at, word in enumerate(words) if word.strip(",") in _COPULAS), None)
         if kind == "words" and last is not None and index + 1 < len(pieces) and (index or last):

@@ -29,7 +29,7 @@ _KNOWN = {*_UNIT_NAMES, *_UNIT_NAMES.values()} | {
     "gb", "mb", "kb", "bit", "byte",
 }  # fmt: skip
 _NEVER = {
-    "halves", "fails", "works", "holds", "remains", "rational", "integer", "real", "odd", "even", "prime", "positive",
+    "halves", "binary", "fails", "works", "holds", "remains", "rational", "integer", "real", "odd", "even", "prime", "positive",
     "negative", "thirds", "quarters", "fourths", "fifths", "sixths", "sevenths", "eighths", "ninths", "tenths", "hundredths",
     "thousandths", "more", "less", "fewer", "plus", "minus", "minuses",
     "pluses", "times", "over", "mod", "modulo", "factorial", "out", "below",
