@@ -54,14 +54,19 @@ def integral(mp: MPContext, body: Function, low: Value, high: Value) -> Value:
 
 def limit(mp: MPContext, body: Function, at: Value) -> Value:
     """From both sides of a point; at infinity, along two sequences. The function must come close to it."""
-    if mp.isinf(at):
+    with mp.workdps(FEW_DIGITS + 5):
         sign = 1 if at > 0 else -1
-        found = [mp.limit(lambda x, factor=factor: body(sign * factor * x), mp.inf) for factor in (1, 3)]
-        near = [sign * mp.mpf(10) ** 8 * factor for factor in (1, mp.sqrt(2))]
-    else:
-        found = [mp.limit(body, at, direction=direction) for direction in (1, -1)]
-        near = [at + mp.mpf(10) ** -8 * side for side in (1, -1)]
-    if any(abs(body(point) - value) > 0.001 * max(1, abs(value)) for point, value in zip(near, found, strict=True)):
+        if mp.isinf(at):
+            near = [body(sign * mp.mpf(10) ** 8 * factor) for factor in (1, mp.sqrt(2))]
+        else:
+            near = [body(at + mp.mpf(10) ** -8 * side) for side in (1, -1)]
+        if max(map(abs, near)) > 10**6:
+            raise Divergent("it grows without a bound")
+        if mp.isinf(at):
+            found = [mp.limit(lambda x, factor=factor: body(sign * factor * x), mp.inf) for factor in (1, 3)]
+        else:
+            found = [mp.limit(body, at, direction=direction) for direction in (1, -1)]
+    if any(abs(close - value) > 0.001 * max(1, abs(value)) for close, value in zip(near, found, strict=True)):
         raise Unknown("it is not close to what was extrapolated")
     if abs(found[0] - found[1]) > 0.01 * max(1, abs(found[0])):
         raise Divergent("the two sides differ")
