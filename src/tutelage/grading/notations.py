@@ -27,8 +27,8 @@ def _chosen(above: int, below: int, name: str = r"\binom") -> Callable[[re.Match
 
 
 _NOTATIONS: list[tuple[str, str, Replacement]] = [
-    ("egree", rf"\\?degrees?(?![a-z])\s*(?:{_TEXT})?C(?:elsius)?(?![A-Za-z])\s*\}}?", r"\\text{ degrees Celsius}"),
-    ("egree", rf"\\?degrees?(?![a-z])\s*(?:{_TEXT})?F(?:ahrenheit)?(?![A-Za-z])\s*\}}?", r"\\text{ degrees Fahrenheit}"),
+    ("egree", rf"(?<!\{{)(?<!\{{ )\\?degrees?(?![a-z])\s*(?:{_TEXT})?C(?:elsius)?(?![A-Za-z])\s*\}}?", r"\\text{ degrees Celsius}"),
+    ("egree", rf"(?<!\{{)(?<!\{{ )\\?degrees?(?![a-z])\s*(?:{_TEXT})?F(?:ahrenheit)?(?![A-Za-z])\s*\}}?", r"\\text{ degrees Fahrenheit}"),
     ("\\", r"\\(?:hat|vec|mathbf|boldsymbol|bm)\s*\{?\s*\\?([ijk])(?:math)?\s*\}?(?![A-Za-z])", r"\\hat{\1}"),
     ("\\b", r"\\(?:boldsymbol|bm)\s*\{?\s*([a-z])\s*\}?(?![A-Za-z])", r"\\vec{\1}"),
     ("\\mathbf", r"\\mathbf\s*\{?\s*([a-z])\s*\}?(?![A-Za-z])", r"\\vec{\1}"),
@@ -89,8 +89,8 @@ _GROUPS: list[tuple[str, str, Replacement]] = [
     ("\\in", r"(?<=[\w})\]])\s*\(\s*([a-z]\s*\\in\s*\\mathbb\s*\{?[A-Z]\}?)\s*\)$", r", \1"),
     (" (", r"(?<=[\w})\]])\s+\(\s*([a-z]\s*(?:[<>]|\\[lg]e|\\ne)\s*[^()]+)\)$", r", \1"),
     ("\\forall", r"(?<=[\w})\]])[ ,]*\(?\s*\\forall\s*[a-z]\s*(?:\\in\s*\\mathbb\s*\{?[A-Z]\}?)?\s*\)?$", ""),
-    ("m", r"^(\d{1,2}) ?([apAP])\.? ?m\.?$", r"\1:00 \2.m."),
-    ("M", r"^(\d{1,2}) ?([AP])\.? ?M\.?$", r"\1:00 \2.m."),
+    ("m", r"^(\d{1,2}) ?([apAP])\.? ?m\.?$", r"\1:00 \2m"),
+    ("M", r"^(\d{1,2}) ?([AP])\.? ?M\.?$", r"\1:00 \2m"),
     ("min", r"^(\d+) ?h ?(\d+) ?min$", r"\1 hours \2 minutes"),
 ]  # fmt: skip
 _COMPILED_GROUPS = [(hint, re.compile(pattern), replacement) for hint, pattern, replacement in _GROUPS]
