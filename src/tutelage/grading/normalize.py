@@ -112,7 +112,7 @@ _HEDGED = re.compile(
 _HEDGED_BEHIND = re.compile(r"\s*(?:\bor so|\bor thereabouts|,?\s*\(?\bapprox(?:\.|imately)?\)?|左右)$", re.IGNORECASE)
 _LEADING_PROSE = re.compile(r"^\s*\\text\s*\{([^{}]*\b(?:is|are|equals)\s*:?\s*)\}")
 _APPROXIMATELY = re.compile(
-    r"(?:\\text\s*\{\s*)?\(\s*(?:or\s+)?(?:approximately|approx\.?|about|\\approx)(?![a-z])[^()]*\d[^()]*\)\s*\}?\s*$"
+    r"(?:\\text\s*\{\s*)?\(\s*(?:or\s+)?(?:approximately|approx\.?|about|\\approx)(?![a-z])(?P<near>[^()]*\d[^()]*)\)\s*\}?\s*$"
 )
 _DENIAL = re.compile(r"\b(?:not?|wrong|incorrect|error|false|except|never)\b", re.IGNORECASE)
 
@@ -121,9 +121,15 @@ HEDGE = "\\approx "
 """What stands before a value that the answer only calls about right."""
 
 
+def _as_chain(remark: re.Match[str]) -> str:
+    """1/3 (about 0.33) as a chain, whose members must be close."""
+    near = remark["near"].strip(" $}")
+    return f" \\approx {near}" if re.fullmatch(r"-?\d*\.?\d+", near) else ""
+
+
 def wrappers(text: str) -> str:
     """$7$, \\boxed{7}, **7**, `7`, \\text{7}, "The answer is 7.", 7. → 7; what stands in several boxes becomes a list."""
-    text = _APPROXIMATELY.sub("", _LEADING_PROSE.sub(lambda match: match[1] + " ", text))
+    text = _APPROXIMATELY.sub(_as_chain, _LEADING_PROSE.sub(lambda match: match[1] + " ", text))
     hedged = False
     for _ in range(8):
         before, text = text, text.strip()

@@ -39,7 +39,9 @@ def same_words(gold: str, answer: str) -> bool | None:
     if (based := _BASED.fullmatch(gold)) is not None and answer.upper() == based[1]:
         return True
     clocks = [_CLOCK.fullmatch(side) for side in (gold, answer)]
-    if clocks[0] and clocks[1] and all(int(part or 0) < 60 for clock in clocks if clock for part in clock.groups()[1:3]):
+    if clocks[0] and clocks[1] and all(
+        int(clock[1]) <= 24 and int(clock[2]) < 60 and int(clock[3] or 0) < 60 for clock in clocks if clock
+    ):
         return _seconds(clocks[0]) == _seconds(clocks[1])
     days = [_date(side) for side in (gold, answer)]
     if all(days):
