@@ -72,6 +72,7 @@ def test_question_only_takes_the_last_box():
 
 DATA = Path(__file__).parent / "data"
 PAIRS = [json.loads(line) for line in (DATA / "pairs.jsonl").read_text().splitlines()]
+FIELD = [json.loads(line) for line in (DATA / "field.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 @pytest.mark.slow
@@ -92,7 +93,16 @@ def test_pairs_made_to_be_accepted_wrongly_are_not():
     accepted = [(r["gold"], r["pred"]) for r, verdict in zip(rows, verdicts, strict=True) if verdict.equal and not r["equal"]]
     refused = [(r["gold"], r["pred"]) for r, verdict in zip(rows, verdicts, strict=True) if r["equal"] and not verdict.equal]
     assert accepted == []
-    assert len(refused) <= 55  # of 146; their kinds stand under "Known weaknesses" in docs/grading.md
+    assert len(refused) <= 6, refused  # of 146; their kinds stand under "Known weaknesses" in docs/grading.md
+
+
+@pytest.mark.slow
+def test_what_models_and_public_suites_write_is_graded_right():
+    """Written for this test, kind by kind, with near misses of each: functions, decimals, sentences, units, families, notations."""
+    verdicts = grade_all([(row["gold"], row["pred"]) for row in FIELD])
+    wrong = [(row, verdict) for row, verdict in zip(FIELD, verdicts, strict=True) if bool(verdict.equal) != row["equal"]]
+    assert [row for row, verdict in wrong if verdict.equal] == [], "accepted wrongly"
+    assert [row for row, verdict in wrong if not verdict.equal] == [], "refused"
 
 
 @pytest.mark.slow
@@ -144,7 +154,9 @@ def test_the_conventions_are_what_the_documentation_says():
         (r"\sqrt{8}", r"2\sqrt{2}", "algebra"),
         (r"x^2-1", "(x-1)(x+1)", "algebra"),
         (r"(1,2)", r"\left( 1.0, 2 \right)", "structure"),
-        (r"\frac{1}{2}", r"\int_0^1 x \, dx", "math-verify"),
+        (r"\frac{1}{2}", r"\int_0^1 x \, dx", "algebra"),
+        (r"\frac{d}{dx} x^2", r"\frac{d}{d x} (x^{2})", "math-verify"),
+        ("5", "five", "string"),
     ],
 )
 def test_equal_answers_and_the_layer_that_decides(gold, answer, layer):
@@ -162,7 +174,9 @@ def test_equal_answers_and_the_layer_that_decides(gold, answer, layer):
         (r"\sqrt{2}", "1.4", "algebra"),
         ("a+5", "t+5", "algebra"),
         ("[1,2)", "[1,2]", "structure"),
-        (r"\frac{1}{3}", r"\int_0^1 x \, dx", "math-verify"),
+        (r"\frac{1}{3}", r"\int_0^1 x \, dx", "algebra"),
+        (r"\frac{d}{dx} x^2", r"\frac{d}{dx} x^3", "math-verify"),
+        ("5", "about 5", "text"),
         ("4", "9^{9^{9^{9}}}", "limit"),
     ],
 )
@@ -186,6 +200,25 @@ def test_a_batch_of_responses_keeps_format_and_answer_apart():
     assert [(verdict.equal, verdict.layer) for verdict in verdicts] == [
         (False, "format"), (True, "string"), (False, "exact"), (False, "format"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        "We add:\n\\[2+3=5\\]\nSo there are 5 apples.", "First, 2+2=4.\nThen 4+1=5.\n\nThe answer is 5.", "Since 2+3=5, the total is 5.",
+        "The sum is given by\n$$s = 2 + 3 = 5$$", "The final answer is $5$. I hope it is correct.", "5<|im_end|>", "#### 5",
+    ],
+)  # fmt: skip
+@pytest.mark.slow
+def test_an_answer_block_of_sentences_says_its_last_value(block):
+    assert r1_zero_reward_fn(f"<think> x </think> <answer> {block} </answer>", "5") == RIGHT
+    assert r1_zero_reward_fn(f"<think> x </think> <answer> {block} </answer>", "4") == WRONG
+
+
+@pytest.mark.parametrize("block", ["First 4, then 5.", "So 4. No wait, 5.", "x = 4 or x = 5", "about 5", "not 5", "Is it 5?", "Suppose it is 5."])
+@pytest.mark.slow
+def test_an_answer_block_of_doubts_says_nothing(block):
+    assert r1_zero_reward_fn(f"<think> x </think> <answer> {block} </answer>", "5") == WRONG
 
 
 def test_an_answer_that_is_refused_is_undecided_and_not_wrong():
@@ -220,5 +253,5 @@ def test_fractions_are_exact():
 
 
 def test_normalizing_twice_changes_nothing():
-    for text in [row[side] for row in PAIRS for side in ("gold", "pred")]:
+    for text in [row[side] for row in PAIRS + FIELD for side in ("gold", "pred")]:
         assert normalize(normalize(text)) == normalize(text)

@@ -9,10 +9,11 @@ from fractions import Fraction
 import pytest
 
 from tutelage.grading.normalize import normalize
+from tutelage.grading.numbers import close
 from tutelage.grading.reader import read
 from tutelage.grading.symbolic import decide
 from tutelage.grading.tree import Unreadable
-from tutelage.grading.values import close, evaluate
+from tutelage.grading.values import evaluate
 from tutelage.grading.work import TooLarge
 
 
@@ -50,7 +51,7 @@ def test_irrational_values_agree_to_many_digits(text, other):
     "text",
     [
         "", "1 +", "(1", "1)", "\\frac{1}", "x ++* 2", "\\unknown{3}", "1 2", "[1, 2", "\\{1, 2", "{1, 2", "hello 3 world 4", "|3", "\\sqrt", "3 = ", "\\begin{pmatrix}1\\\\2&3\\end{pmatrix}",
-        "\\begin{tabular}1\\end{tabular}", "f(", "1 , , ) 2", "5 @ 3", "4951077 and nothing else", "the number 5", "2 3 5",
+        "\\begin{tabular}1\\end{tabular}", "f(", "1 , , ) 2", "5 @ 3", "4951077 and nothing else", "the number 5 of 6", "2 3 5",
     ],
 )  # fmt: skip
 def test_what_is_not_whole_is_not_read(text):

@@ -5,16 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Any
 
-from tutelage.grading.lexer import ACCENTS, ENVIRONMENTS, FUNCTIONS, GREEK, Cursor, Token
-from tutelage.grading.tree import Kind, Node, Unreadable, call, negated, number, plain_text, product, symbol, tuple_of
-from tutelage.grading.work import TooLarge
+from tutelage.grading.lexer import Cursor, Token
+from tutelage.grading.tree import (
+    CONSTANTS,
+    Kind,
+    Node,
+    Unreadable,
+    call,
+    number,
+    plain_text,
+    symbol,
+)
 
 FUNCTION_LETTERS = "fghFGH"
-_WITH_INVERSES = ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh")
-_CLOSERS = {"(": ")", "[": "]", "{": "}", "\\{": "\\}"}
-MAX_ROWS = 40
+NO_FUNCTIONS = frozenset({*CONSTANTS, "emptyset", "partial", "nabla", "d"})
+CLOSERS = {"(": ")", "[": "]", "{": "}", "\\{": "\\}"}
 
 
 class Atoms(Cursor):
@@ -34,6 +40,7 @@ class Atoms(Cursor):
     factor: Callable[[], Node]
     exponent: Callable[[], Node]
     starts_factor: Callable[[], bool]
+    command: Callable[[str], Node]
 
     def atom(self) -> Node:
         token = self.take()
@@ -45,10 +52,8 @@ class Atoms(Cursor):
                 return self.symbol("".join(sorted(token.text)) if segment else token.text)  # the segment AB is BA
             case "mark":
                 return self.bracket(token.text)
-            case "command" if token.text in COMMANDS:
-                return COMMANDS[token.text](self, token.text)
             case "command":
-                raise Unreadable(f"\\{token.text} is not known")
+                return self.command(token.text)
             case "text" if self.sees("_") and re.fullmatch("[0-9A-Fa-f]+", token.text):
                 self.take()
                 return Node(Kind.BASED, (), (token.text.upper(), self.subscript()))
@@ -83,29 +88,32 @@ class Atoms(Cursor):
         return node
 
     def symbol(self, name: str) -> Node:
-        """A symbol with its primes and subscript, in either order; f, g and h are functions, other letters are factors."""
+        """A symbol with its primes and subscript, in either order; before a bracket it is a function or a factor (see `applied`)."""
         primes, subscript = 0, ""
+        before = self.tokens[self.at - 2] if self.at > 1 else self.tokens[-1]
+        mark = "2?" if before.kind == "number" or before.text in (")", "]", "}") else "?"
         while self.sees("_") or (self.next.kind == "mark" and self.next.text.startswith("'")):
             if self.takes("_"):
                 subscript += self.subscript()
             else:
                 primes += len(self.take().text)
         name += "'" * primes + ("_" + subscript if subscript else "")
-        is_function = name[0] in FUNCTION_LETTERS
+        is_function = name[0] in FUNCTION_LETTERS or primes > 0
         if is_function and self.sees("^") and self.follows("{", "-"):  # f^{-1}(x)
             self.take()
             name += f"^{plain_text(self.exponent())}"
-        if name == "C" and self.calls() and self.ahead().kind == "number":  # C(12, 5)
+        if name == "C" and self.calls() and (self.ahead().kind == "number" or self.ahead().text in tuple("nmk")):  # C(12, 5)
             start = self.at
             self.take()
             chosen, _ = self.items((")",))
             if len(chosen) == 2 and self.takes(")"):
                 return call("binom", *chosen)
             self.at = start
-        if is_function and self.calls():
-            self.take()
-            return Node(Kind.APPLY, (symbol(name), *self.inside(")")))
-        return symbol(name)
+        points = len(name) > 1 and name.isalpha() and name.isupper()
+        if not self.sees("(") or self.follows("mod") or name in NO_FUNCTIONS or " " in name or points:
+            return symbol(name)
+        self.take()
+        return Node(Kind.APPLY, (symbol(name), *self.inside(")")), None if is_function else mark)
 
     def subscript(self) -> str:
         """The text of a subscript without what only groups."""
@@ -116,7 +124,7 @@ class Atoms(Cursor):
             text = self.take().text
             depth += (text == "{") - (text == "}")
             pieces += text if text not in "{}" else ""
-        return pieces
+        return pieces.strip("()")
 
     # --- brackets
 
@@ -137,7 +145,7 @@ class Atoms(Cursor):
                 return Node(Kind.SEQUENCE, tuple(items), ("(", ")" if self.take().text == "[" else "]"))
             case "(" | "[":
                 return self.sequence(mark)
-            case "$" | "€" | "£" | "¥" | "¢":
+            case "$" | "€" | "£" | "¥" | "¢" | "₹":
                 return self.amount(mark)
         raise Unreadable(f"{mark!r} is out of place")
 
@@ -206,139 +214,3 @@ class Atoms(Cursor):
     def argument_or_atom(self) -> Node:
         """A group, or all digits of a number: \\sqrt 16."""
         return self.argument() if self.sees("{") else self.atom()
-
-    # --- commands
-
-    def fraction(self, name: str) -> Node:
-        top, bottom = self.argument(), self.argument()
-        if _is_differential(top) and _is_differential(bottom):
-            raise Unreadable("a derivative")
-        return Node(Kind.DIVIDE, (top, bottom))
-
-    def root(self, name: str) -> Node:
-        degree = number(2 if name == "sqrt" else 3)
-        if self.takes("["):
-            degree = self.sum()
-            self.expect("]")
-        body = self.argument_or_atom()
-        if body.kind is Kind.SEQUENCE and len(body.args) == 1:
-            body = body.args[0]
-        return call("root", body, degree)
-
-    def accented(self, name: str) -> Node:
-        if self.sees("{") and self.ahead().kind == "symbol" and self.ahead(2).text == "}":
-            written = self.ahead().text  # the vector AB is not BA
-            self.at += 3
-        else:
-            written = plain_text(self.argument())
-        return self.symbol(f"{ACCENTS[name]} {written}")
-
-    def number_set(self, name: str) -> Node:
-        self.takes("{")
-        letter = self.take().text
-        self.takes("}")
-        power = f"^{plain_text(self.exponent())}" if self.takes("^") else ""
-        return symbol(f"mathbb {letter}{power}")
-
-    def rounded(self, name: str) -> Node:
-        inner = self.sum()
-        self.expect("r" + name[1:])
-        return call(name[1:], inner)
-
-    def figure(self, name: str) -> Node:
-        """\\angle ABC, \\triangle ABC"""
-        points = ""
-        while self.next.kind == "symbol" and self.next.text.isupper():
-            points += self.take().text
-        return symbol(f"{name} {min(points, points[::-1]) if name == 'angle' else points}")
-
-    def function(self, name: str) -> Node:
-        """sin x, \\sin^2(x), \\log_2 8, gcd(a, b)."""
-        power = base = None
-        while self.sees("^", "_"):
-            if self.take().text == "^":
-                power = self.exponent()
-            else:
-                base = self.argument_or_atom()
-        if name == "log" and base is None and self.is_number() and not self.next.spaced and self.follows("("):
-            base = self.number(self.take())  # log2(8)
-        if self.sees("(", "{") or (self.sees("[", "\\{") and name in ("max", "min", "gcd", "lcm")):
-            arguments = self.inside(_CLOSERS[self.take().text])
-            if not arguments:
-                raise Unreadable(f"{name} of nothing")
-        else:
-            arguments = [self.function_argument()]
-        if power == negated(number(1)) and name in _WITH_INVERSES:
-            name, power = "arc" + name, None
-        node = call(name, *arguments) if base is None else call(name + "_base", *arguments, base)
-        return node if power is None else Node(Kind.POWER, (node, power))
-
-    def function_argument(self) -> Node:
-        """What a function without a bracket takes: a product up to a sign or the next function."""
-        if self.sees("+", "-"):
-            return self.signed(self.function_argument)
-        node = self.factor()
-        while self.starts_factor() and not self.sees("(", "[", "\\{", *FUNCTIONS):
-            node = product(node, self.factor())
-        return node
-
-    def with_bounds(self, name: str) -> Node:
-        """A sum, product, integral or limit: kept as it is, and compared by its parts."""
-        bounds: dict[str, Node] = {}
-        while self.sees("_", "^"):
-            which = self.take().text
-            if self.takes("{"):
-                bounds[which] = self.element(("}",))
-                self.expect("}")
-            else:
-                token = self.take()
-                bounds[which] = number(token.value) if token.kind == "number" else symbol(token.text)
-        return Node(Kind.OPAQUE, (bounds.get("_"), bounds.get("^"), self.term()), name)
-
-    def environment(self, name: str) -> Node:
-        self.expect("{")
-        name = self.skip_to("}")
-        if name == "array" and self.takes("{"):
-            self.skip_to("}")
-        if name not in ENVIRONMENTS:
-            raise Unreadable(f"\\begin{{{name}}} is not known")
-        rows: list[list[Node]] = [[]]
-        while not self.takes("end"):
-            if self.takes("\\"):
-                if self.takes("["):  # the height of a line
-                    self.skip_to("]")
-                rows.append([])
-            elif not self.takes("&") and not (name == "cases" and self.takes(",")):
-                rows[-1].append(self.element(("\\", "&", "end")) if name != "cases" else self.element())
-            if len(rows) > MAX_ROWS or len(rows[-1]) > MAX_ROWS:
-                raise TooLarge(f"a matrix over {MAX_ROWS} × {MAX_ROWS}")
-        self.expect("{")
-        self.skip_to("}")
-        rows = [row for row in rows if row]
-        if not rows or len({len(row) for row in rows}) != 1:
-            raise Unreadable("a matrix with rows of different lengths")
-        kind = Kind.DETERMINANT if name.startswith("v") else Kind.MATRIX
-        return Node(kind, tuple(map(tuple, rows)), name if name == "cases" else None)
-
-
-FACTORS: dict[str, Callable[[Any, str], Node]] = {
-    **dict.fromkeys(GREEK, Atoms.symbol),
-    **dict.fromkeys(FUNCTIONS, Atoms.function),
-    **dict.fromkeys(ACCENTS, Atoms.accented),
-    **dict.fromkeys(("sum", "prod", "int", "lim", "iint", "oint"), Atoms.with_bounds),
-    **dict.fromkeys(("sqrt", "cbrt"), Atoms.root),
-    **dict.fromkeys(("lfloor", "lceil"), Atoms.rounded),
-    **dict.fromkeys(("angle", "triangle"), Atoms.figure),
-    "frac": Atoms.fraction, "begin": Atoms.environment, "mathbb": Atoms.number_set,
-    "binom": lambda parser, name: call(name, parser.argument(), parser.argument()),
-    "langle": lambda parser, name: tuple_of(tuple(parser.inside("rangle"))),
-}  # fmt: skip
-"""What reads each command that may stand behind a factor without a sign."""
-COMMANDS = {**FACTORS, "$": Atoms.amount}
-
-
-def _is_differential(node: Node) -> bool:
-    """The d, dx or d^2 of a derivative."""
-    while node.kind in (Kind.MULTIPLY, Kind.POWER):
-        node = node.args[0]
-    return node.is_symbol("d", "partial")

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 from tutelage.grading.expressions import equal_expressions, is_scalar
 from tutelage.grading.named import name_of
-from tutelage.grading.tree import Kind, Node, holds, negated, product, rewritten, symbols_of
-from tutelage.grading.values import Undefined, as_mpf, evaluate
+from tutelage.grading.numbers import Undefined, as_mpf
+from tutelage.grading.tree import Kind, Node, holds, negated, number, product, rewritten, symbols_of, tuple_of
+from tutelage.grading.values import evaluate
 
 _COLLECTIONS = (
     Kind.LIST, Kind.SET, Kind.SEQUENCE, Kind.UNION, Kind.INTERSECTION, Kind.SETMINUS, Kind.QUANTITY, Kind.BUILDER, Kind.RESIDUE,
@@ -23,6 +24,15 @@ def simplify(node: Node) -> Node:
             return Node(Kind.LIST, tuple(simplify(row[0]) for row in node.args), "and")  # a system of equations
         case Kind.MATRIX:
             return _entries(node, simplify)
+        case Kind.POWER if node.args[0].kind is Kind.SEQUENCE and len(node.args[0].args) > 1 and node.args[1].is_symbol("T", "top"):
+            return tuple_of(tuple(map(simplify, node.args[0].args)))
+        case Kind.ADD if node.args[0].is_symbol() and node.args[1].kind is Kind.NEGATE and node.args[1].args[0].kind is Kind.SET:
+            return Node(Kind.SETMINUS, (node.args[0], node.args[1].args[0]))
+        case Kind.LIST if node.value == "or" and all(map(is_scalar, node.args)):
+            return _without_repetitions(node)
+        case Kind.LIST if node.args[0].kind is Kind.RELATION and node.args[0].value == ("!=",) and all(map(is_scalar, node.args[1:])):
+            name, first = node.args[0].args  # x ≠ 1, -1
+            return Node(Kind.LIST, tuple(Node(Kind.RELATION, (name, value), ("!=",)) for value in (first, *node.args[1:])), node.value)
         case kind if kind in _COLLECTIONS:
             parts = tuple(map(simplify, node.args))
             if kind is Kind.QUANTITY and parts[0].kind is Kind.QUANTITY:  # \$5 million: the inner unit stays
@@ -32,7 +42,31 @@ def simplify(node: Node) -> Node:
             return _simplify_relation(node)
         case Kind.ADD | Kind.MULTIPLY | Kind.NEGATE | Kind.POWER | Kind.DIVIDE if holds(node, Kind.MATRIX):
             return _matrix_arithmetic(node.kind, list(map(simplify, node.args))) or node
+        case Kind.ADD | Kind.MULTIPLY | Kind.NEGATE if symbols_of(node) & set(_UNIT_VECTORS):
+            return _vector(node)
     return node
+
+
+_UNIT_VECTORS = ("hat i", "hat j", "hat k")
+
+
+def _vector(node: Node) -> Node:
+    """2i + 3j as (2, 3), with k of three components."""
+
+    def at(one: str) -> Node:
+        return rewritten(node, lambda part: number(int(part.value == one)) if part.is_symbol(*_UNIT_VECTORS) else part)
+
+    origin, count = at(""), 3 if "hat k" in symbols_of(node) else 2
+    return tuple_of(tuple(Node(Kind.ADD, (at(name), negated(origin))) for name in _UNIT_VECTORS[:count]))
+
+
+def _without_repetitions(node: Node) -> Node:
+    """3/4 or 0.75 says one thing."""
+    kept: list[Node] = []
+    for part in map(simplify, node.args):
+        if not any(equal_expressions(known, part) for known in kept):
+            kept.append(part)
+    return kept[0] if len(kept) == 1 else Node(Kind.LIST, tuple(kept), node.value)
 
 
 def _simplify_relation(node: Node) -> Node:

@@ -12,14 +12,14 @@ from fractions import Fraction
 
 from tutelage.grading import pool
 from tutelage.grading.lexer import MAX_DIGITS
-from tutelage.grading.normalize import normalize
-from tutelage.grading.words import same_words
+from tutelage.grading.normalize import HEDGE, normalize
+from tutelage.grading.words import same_words, texts_of_choices
 
 MAX_CHARACTERS = 2_000
 """Longer answers, and references, are only compared as they stand."""
 MAX_DEPTH = 50
-MAX_TOLERANCE = Fraction(1, 20)
-"""Half a unit of the first decimal: no decimal is met by what differs more (see `expressions`)."""
+MAX_TOLERANCE = Fraction(1, 10)
+"""A unit of the first decimal: no decimal is met by what differs more (see `expressions`)."""
 CHUNK = 16
 """Pairs a worker is given at a time."""
 
@@ -105,6 +105,9 @@ def _cheap(gold: str, answer: str) -> Verdict | list[str]:
         return Verdict(None, "limit", refusal)
     if not plain_answer:
         return Verdict(False, "string", "the answer is empty")
+    if plain_answer.startswith(HEDGE) and not plain_gold.startswith(HEDGE) and not re.search(r"\d\.\d", plain_gold):
+        return Verdict(False, "text", "a hedge is no answer")
+    plain_gold, plain_answer = plain_gold.removeprefix(HEDGE), plain_answer.removeprefix(HEDGE)
     if plain_gold == plain_answer:
         return Verdict(True, "string")
     exact_gold, exact_answer = as_fraction(plain_gold), as_fraction(plain_answer)
@@ -115,6 +118,8 @@ def _cheap(gold: str, answer: str) -> Verdict | list[str]:
             return Verdict(False, "exact", f"{plain_answer} is not {plain_gold}")
     if (same := same_words(plain_gold, plain_answer)) is not None:
         return Verdict(same, "text", "" if same else "the words differ")
+    if (texts := texts_of_choices(plain_gold, plain_answer)) is not None:
+        return _cheap(*texts)
     return [plain_gold, plain_answer]
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fractions import Fraction
 
-from tutelage.grading.tree import Kind, Node, holds, negated, nodes_of, number, product, symbol, symbols_of
-from tutelage.grading.values import (
+from tutelage.grading.numbers import (
+    CONTEXTS,
     DIGITS,
     MANY_DIGITS,
     Undefined,
@@ -14,12 +14,13 @@ from tutelage.grading.values import (
     alike,
     as_mpf,
     close,
-    evaluate,
     hash_of,
     is_finite,
     is_real,
     nearly,
 )
+from tutelage.grading.tree import Kind, Node, holds, negated, nodes_of, number, product, symbol, symbols_of
+from tutelage.grading.values import evaluate
 
 INTEGER_LETTERS = "ijklmnpqrNMK"
 _OF_INTEGERS = ("lfloor", "lceil", "floor", "ceil", "binom", "mod", "gcd", "lcm", "sum", "prod")
@@ -60,7 +61,7 @@ def _readings(gold: Node, answer: Node) -> list[tuple[Node, Node]]:
         if inner is not None and _without(Kind.PERCENT, b) is None:
             pairs.append((inner, b))
         inner = _without(Kind.DEGREE, a)
-        if inner is not None and b.kind is not Kind.DEGREE and "pi" in _names(b):
+        if inner is not None and b.kind is not Kind.DEGREE and _names(b) & {"pi", "arctan", "arcsin", "arccos"}:
             radians = Node(Kind.DIVIDE, (product(inner, symbol("pi")), number(180)))
             pairs = [(radians, b)]
     return pairs
@@ -100,7 +101,9 @@ def _same_function(a: Node, b: Node, log_base: int | None) -> bool:
     if not names:
         return _same_constant(a, b, log_base)
     known = _names(a, b)
-    integers = bool(known.intersection(_OF_INTEGERS)) or holds(a, Kind.FACTORIAL) or holds(b, Kind.FACTORIAL)
+    approximate = holds(a, Kind.OPAQUE) or holds(b, Kind.OPAQUE)
+    of_integers = set(_OF_INTEGERS) - ({"sum", "prod"} if "infty" in known else set())
+    integers = bool(known & of_integers) or holds(a, Kind.FACTORIAL) or holds(b, Kind.FACTORIAL)
     for real_only in (False,) if "i" in known else (True, False):
         used = 0
         for at in points(names, 30, integers, (a, b)):
@@ -110,10 +113,10 @@ def _same_function(a: Node, b: Node, log_base: int | None) -> bool:
                 continue
             if real_only and not (is_real(x) and is_real(y)):
                 continue
-            if not nearly(x, y):
+            if not (nearly(x, y) or (approximate and _agree(x, y))):
                 return False
             used += 1
-            if used == 8:
+            if used == (3 if approximate else 8):
                 break
         if used >= 3:
             return True
@@ -127,11 +130,19 @@ def _same_constant(a: Node, b: Node, log_base: int | None) -> bool:
             x, y = (evaluate(node, None, digits, log_base) for node in (a, b))
             if isinstance(x, Fraction) and isinstance(y, Fraction):
                 return x == y
+            if holds(a, Kind.OPAQUE) or holds(b, Kind.OPAQUE):
+                return _agree(x, y)
             if not close(x, y, digits) and abs(as_mpf(x) - as_mpf(y)) > 10**-40:
                 return False
         return nearly(x, y, MANY_DIGITS)
     except Undefined:
         return False
+
+
+def _agree(x: Value, y: Value) -> bool:
+    """To the digits of an integral or limit that was calculated (see `series`)."""
+    x, y = as_mpf(x), as_mpf(y)
+    return is_finite(x) and is_finite(y) and bool(abs(x - y) <= as_mpf(Fraction(1, 10**14)) * max(1, abs(x)))
 
 
 def constant_factor(a: Node, b: Node) -> Value | None:
@@ -161,28 +172,46 @@ def constant_factor(a: Node, b: Node) -> Value | None:
 def _rounds_to(gold: Node, answer: Node, log_base: int | None) -> bool:
     """The stated tolerance for decimals.
 
-    A reference written as a decimal with at least three digits is met by an exact answer that rounds to it and has no finite decimal.
-    An exact reference is met by a decimal with twelve digits or more, if all are right to a unit of the last, as a machine prints it.
+    A reference written as a decimal with at least three digits is met by an exact answer without a finite decimal that it rounds or cuts.
+    An exact reference is met by a decimal with twelve digits or more that rounds or cuts it. What a machine prints of a binary
+    number (16 or 17 digits) is right to 15 digits.
     """
     if symbols_of(gold) or symbols_of(answer):
         return False
     literals = _literal(gold), _literal(answer)
-    if literals[0] is not None and literals[1] is None:
-        literal, decimal, exact, digits, unit = literals[0], gold, answer, 3, Fraction(1, 2)
-    elif literals[1] is not None and literals[0] is None:
-        literal, decimal, exact, digits, unit = literals[1], answer, gold, 12, Fraction(1)
-    else:
+    if literals[1] is not None and 16 <= _significant(literals[1]) <= 17 and _same_float(gold, answer, log_base):
+        return True
+    if (literals[0] is None) is (literals[1] is None):
+        return False
+    literal, decimal, exact, digits = (literals[0], gold, answer, 3) if literals[0] else (literals[1], answer, gold, 12)
+    if literal is None or _significant(literal) < digits:
         return False
     try:
         x, y = evaluate(decimal), evaluate(exact, log_base=log_base)
     except Undefined:
         return False
-    places = literal.places or 0
-    significant = len(str(abs(int(literal.value * 10**places))).lstrip("0"))
-    if not (is_real(y) and is_finite(y)) or significant < digits or (isinstance(y, Fraction) and _terminates(y)):
+    if not (is_real(y) and is_finite(y)) or (isinstance(y, Fraction) and _terminates(y)):
         return False
     scale = abs(x / literal.value) if literal.value and isinstance(x, Fraction) else 1  # the power of ten behind the literal
-    return bool(abs(as_mpf(x) - as_mpf(y)) <= as_mpf(unit / 10**places * scale) * (1 + 10**-9))
+    unit, x, y = as_mpf(Fraction(1, 10 ** (literal.places or 0)) * scale), as_mpf(x), as_mpf(y)
+    cut = x * y > 0 and 0 <= abs(y) - abs(x) < unit
+    return bool(cut or abs(x - y) <= unit / 2 * (1 + 10**-9))
+
+
+def _significant(literal: Node) -> int:
+    return len(str(abs(int(literal.value * 10 ** (literal.places or 0)))).lstrip("0"))
+
+
+def _same_float(gold: Node, answer: Node, log_base: int | None) -> bool:
+    """Equal to 15 digits, and no integer that those digits do not tell from its neighbours."""
+    try:
+        x, y = as_mpf(evaluate(answer)), evaluate(gold, log_base=log_base)
+    except Undefined:
+        return False
+    if not (is_real(y) and is_finite(y)) or (isinstance(y, Fraction) and y.denominator == 1 and abs(y) >= 10**15) or y == 0:
+        return False
+    power = int(CONTEXTS[DIGITS].floor(CONTEXTS[DIGITS].log10(abs(as_mpf(y)))))
+    return bool(abs(x - as_mpf(y)) <= as_mpf(Fraction(10) ** (power - 14)) / 2)
 
 
 def _terminates(number: Fraction) -> bool:

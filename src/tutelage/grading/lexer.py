@@ -15,7 +15,7 @@ MAX_DEPTH = 60
 FUNCTIONS = {
     "sin", "cos", "tan", "cot", "sec", "csc", "csch", "sinh", "cosh", "tanh", "coth", "sech", "arcsin", "arccos", "arctan",
     "arccot", "arcsec", "arccsc", "arcsinh", "arccosh", "arctanh", "ln", "log", "lg", "exp", "gcd", "lcm", "max", "min",
-    "floor", "ceil", "abs", "det", "deg", "Re", "Im",
+    "floor", "ceil", "abs", "det", "deg", "Re", "Im", "cis", "conj", "perm",
 }  # fmt: skip
 GREEK = {
     "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu", "nu", "xi", "pi",
@@ -48,13 +48,15 @@ _UNIT_WORDS = {
     "cm", "mm", "km", "kg", "mg", "ml", "ft", "in", "yd", "lb", "lbs", "oz", "hr", "hrs", "sec", "min", "mph", "kph", "day",
     "sq", "cu", "rad", "pts", "deg", "pct", "percent", "degree", "degrees", "th", "st", "nd", "rd", "per", "am", "pm",
     "cents", "cent", "AM", "PM", "USD", "EUR", "Hz", "kW", "kWh", "kJ", "mL", "hours", "hour", "unit", "units",
+    "dm", "mol", "kPa", "kcal", "cal", "bpm", "rpm", "wk", "yr", "ohm", "ohms", "Rs",
 }  # fmt: skip
 _TOKEN = re.compile(
     r"(?P<space>\s+)"
     rf"|\\(?:{TEXT_COMMANDS})(?![A-Za-z])\s*(?:\{{(?P<text>[^{{}}\\]*)\}}|(?P<bare>[A-Za-z0-9]))"
     r"|(?P<repeat>\d*\.\d*(?:\(\d+\)|\\overline\s*(?:\{\d+\}|\d)|\\bar\s*(?:\{\d+\}|\d)|\\dot\s*(?:\{\d\}|\d)(?:\d*\\dot\s*(?:\{\d\}|\d))?|\d(?:\\ldots)))"
     r"|(?P<number>(?:\d+(?:\.(?!\.)\d*)?|\.\d+)(?:[eE](?:[+-]?\d+)(?![A-Za-z0-9.]))?)"
-    r"|(?P<rate>(?<=[\d }])(?<![A-Za-z] )(?:k?m|cm|ft|mi|k?g)/(?:h|hr|min|sec|s|c?m|mL|L)(?:\^\{?[23]\}?)?(?![A-Za-z]))"
+    r"|(?P<rate>(?<=[\d }])(?<![A-Za-z] )(?:k?m|cm|ft|mi|k?g|mol|rad|L)/(?:h|hr|min|sec|s|c?m|mL|L|kg|mol|day)"
+    r"(?:\^\{?[23]\}?)?(?![A-Za-z]))"
     r"|(?P<command>\\[A-Za-z]+|\\.)"
     r"|(?P<letters>[A-Za-z]+)"
     r"|(?P<mark><=|>=|=<|=>|!=|<>|==|:=|\*\*|'+|_|[^\w\s])"

@@ -20,6 +20,10 @@ def name_of(node: Node) -> str | None:
         case Kind.APPLY:  # f(x) by its head alone, f(2) and f(x + 1) with what they are taken of
             of_variable = len(node.args) == 2 and node.args[1].is_symbol(*VARIABLES)
             return f"{node.args[0].value}()" if of_variable else f"{node.args[0].value}({node.args[1:]!r})"
+        case Kind.UNION | Kind.INTERSECTION | Kind.SETMINUS if all(part.is_symbol() for part in node.args):
+            return f" {node.kind} ".join(part.value for part in node.args)
+        case Kind.CALL if node.value == "abs" and node.args[0].is_symbol() and re.fullmatch("[A-Z]{2}", node.args[0].value):
+            return str(node.args[0].value)
         case Kind.CALL:
             inner = name_of(node.args[0]) if len(node.args) == 1 else None
             return f"{node.value}({inner})" if inner else None
@@ -127,7 +131,7 @@ def neutral(node: Node, both_builders: bool) -> Node:
     """x = kπ, k ∈ ℤ and {2k : k ∈ ℤ} with neutral names: which letter counts through the solutions does not matter."""
     if both_builders and node.args[0].kind is Kind.SYMBOL:
         return renamed(node, {node.args[0].value: "x•"})
-    if node.kind not in (Kind.LIST, Kind.BUILDER):
+    if node.kind is not Kind.BUILDER:
         return node
     counting = [part.args[0].value for part in node.args if _counts(part)]
     return renamed(node, {name: f"n•{index}" for index, name in enumerate(counting)})

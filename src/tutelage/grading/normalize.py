@@ -9,9 +9,14 @@ import html
 import re
 import unicodedata
 from collections.abc import Callable
+from functools import lru_cache
 from itertools import pairwise
 
 from tutelage.grading.format import TEXT_COMMANDS, boxes, closing_brace
+from tutelage.grading.languages import translated
+from tutelage.grading.notations import groups, notations, parts
+from tutelage.grading.phrases import phrases
+from tutelage.grading.prose import said
 
 _SYMBOLS = {
     "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\times ", "✕": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ",
@@ -23,6 +28,7 @@ _SYMBOLS = {
     "⋯": r"\ldots ", "⟨": r"\langle ", "⟩": r"\rangle ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ",
     "∠": r"\angle ", "→": r"\to ", "\u200b": "", "\u200c": "", "\u200d": "", "\ufeff": "", "\u2061": "", "\u2062": "",
     "\u00ad": "", "％": r"\%", "，": ",", "；": ";", "：": ":",
+    "。": ". ", "、": ", ", "∘": r"^\circ ", "µ": r"\mu ", "⊤": r"\top ",
 }  # fmt: skip
 _RAISED, _LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ", "₀₁₂₃₄₅₆₇₈₉₊₋₍₎"
 _PLAIN_DIGITS = str.maketrans(_RAISED + _LOWERED, "0123456789+-()ni" + "0123456789+-()")
@@ -41,6 +47,8 @@ def unicode_symbols(text: str) -> str:
 def _latex_of(character: str) -> str:
     if character.isascii():
         return character
+    if "①" <= character <= "⑳":
+        return f"({ord(character) - ord('①') + 1})"
     if character in _SYMBOLS:
         return _SYMBOLS[character]
     if (slash := unicodedata.decomposition(character).removeprefix("<fraction> ").split()) and "2044" in slash:
@@ -75,6 +83,9 @@ def html_markup(text: str) -> str:
     if "&" in text and ";" in text:
         text = unicode_symbols(re.sub(r"&(?:[A-Za-z]+|#\d+|#x[0-9A-Fa-f]+);", lambda match: html.unescape(match[0]), text))
     if "<" in text and ">" in text:
+        text = re.sub(r"<\|[A-Za-z_]+\|>|</?s>|<(?:eos|pad|end_of_turn|endoftext)>", " ", text)
+        text = re.sub(r"^\s*<([^<>]*,[^<>]*)>\s*$", r"\\langle \1\\rangle ", text)
+        text = re.sub(r"<sup>([^<>]*)</sup>\s*/\s*<sub>([^<>]*)</sub>", r"\1/\2", text, flags=re.IGNORECASE)
         text = re.sub(r"<sup>([^<>]*)</sup>", r"^{\1}", text, flags=re.IGNORECASE)
         text = re.sub(r"<sub>([^<>]*)</sub>", r"_{\1}", text, flags=re.IGNORECASE)
         text = _HTML_TAG.sub(" ", text)
@@ -85,27 +96,44 @@ _PAIRS = (
     ("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("__", "__"), ("```", "```"), ("`", "`"),
     ("*", "*"), ('"', '"'), ("'", "'"),
 )  # fmt: skip
+_OPENERS = frozenset("$\\*_`\"'")
 _COMMAND = re.compile(rf"\\(?:boxed|fbox|ensuremath|{TEXT_COMMANDS})\s*\{{")
 _HENCE = r"(?:so|thus|hence|therefore)\b,?\s*"
 _PROSE = re.compile(
-    rf"(?:{_HENCE})?(?:\*\*)?(?:the\s+)?(?:(?:final|correct)\s+)?(?:answer|ans|result|solution)\s*(?:is|:|=)(?:\*\*)?\s*:?\s+(?=\S)"
-    r"|(?:the|this|its|his|her|their)\s+(?:[a-z-]+\s+){1,6}(?:is|are|equals|was)\s*:?\s+(?=\S)"
-    rf"|{_HENCE}(?=[\d\\$]|[A-Za-z]\s*=)|(?:approximately|about|roughly|exactly)\s+(?=[\d$\\.-])"
-    r"|(?:\\(?:approx|sim|Rightarrow|therefore|implies)\b|⇒|∴|=(?=\s*[^=]))\s*|#+\s+(?=\S)", re.IGNORECASE,
+    rf"(?:{_HENCE})?(?:\*\*)?(?:the\s+)?(?:(?:final|correct)\s+)?(?:answer|ans|result|solution)\s*(?:\*\*)?\s*(?:is|:|=)(?:\*\*)?\s*:?\s+(?=\S)"
+    r"|(?:the|this|its|his|her|their)\s+(?:[a-z-]{2,}\s+){1,6}(?:is|are|equals|was)\s*:?\s+(?=\S)"
+    rf"|{_HENCE}(?=[\d\\$]|[A-Za-z]\s*=)|exactly\s+(?=[\d$\\.-])"
+    r"|(?:\\(?:Rightarrow|therefore|implies)\b|⇒|∴|=(?=\s*[^=]))\s*|#+\s+(?=\S)", re.IGNORECASE,
 )  # fmt: skip
+_HEDGED = re.compile(
+    r"(?:\\approx(?![A-Za-z])|\\sim(?:eq)?(?![A-Za-z])|~|≈|(?:approximately|about|roughly|around|nearly|almost|maybe|probably|perhaps|circa"
+    r"|approx)\b\.?(?:\s+equal\s+to\b)?|大约是?|大概是?|约(?:为|等于)?)\s*(?=\S)", re.IGNORECASE,
+)  # fmt: skip
+_HEDGED_BEHIND = re.compile(r"\s*(?:\bor so|\bor thereabouts|,?\s*\(?\bapprox(?:\.|imately)?\)?|左右)$", re.IGNORECASE)
 _LEADING_PROSE = re.compile(r"^\s*\\text\s*\{([^{}]*\b(?:is|are|equals)\s*:?\s*)\}")
 _APPROXIMATELY = re.compile(
-    r"(?:\\text\s*\{\s*)?\(\s*(?:or\s+)?(?:approximately|approx\.?|about|\\approx)(?![a-z])[^()]*\)\s*\}?\s*$"
+    r"(?:\\text\s*\{\s*)?\(\s*(?:or\s+)?(?:approximately|approx\.?|about|\\approx)(?![a-z])(?P<near>[^()]*\d[^()]*)\)\s*\}?\s*$"
 )
 _DENIAL = re.compile(r"\b(?:not?|wrong|incorrect|error|false|except|never)\b", re.IGNORECASE)
 
 
+HEDGE = "\\approx "
+"""What stands before a value that the answer only calls about right."""
+
+
+def _as_chain(remark: re.Match[str]) -> str:
+    """1/3 (about 0.33) as a chain, whose members must be close."""
+    near = remark["near"].strip(" $}")
+    return f" \\approx {near}" if re.fullmatch(r"-?\d*\.?\d+", near) else ""
+
+
 def wrappers(text: str) -> str:
     """$7$, \\boxed{7}, **7**, `7`, \\text{7}, "The answer is 7.", 7. → 7; what stands in several boxes becomes a list."""
-    text = _APPROXIMATELY.sub("", _LEADING_PROSE.sub(lambda match: match[1] + " ", text))
+    text = _APPROXIMATELY.sub(_as_chain, _LEADING_PROSE.sub(lambda match: match[1] + " ", text))
+    hedged = False
     for _ in range(8):
         before, text = text, text.strip()
-        for opening, closing in _PAIRS:
+        for opening, closing in _PAIRS if text[:1] in _OPENERS else ():
             inner = text[len(opening) : -len(closing)].strip()
             if text.startswith(opening) and text.endswith(closing) and inner and opening not in inner and closing not in inner:
                 text = inner
@@ -115,9 +143,14 @@ def wrappers(text: str) -> str:
             text = boxed
         if (prose := _PROSE.match(text)) is not None and not _DENIAL.search(prose[0]):
             text = text[prose.end() :]
+        if (hedge := _HEDGED.match(text)) is not None:
+            text, hedged = text[hedge.end() :], True
+        if _HEDGED_BEHIND.search(text, 1):
+            text, hedged = _HEDGED_BEHIND.sub("", text), True
         text = re.sub(r"(?:\\[,;:!. ]|(?<!\.)(?<!\\right)\.|[,;\s])+$", "", text.replace("\\displaystyle", " ")).strip()
         if text == before:
             break
+    text = f"{HEDGE}{text}" if hedged else text
     if text.count("$") < 2:
         return text
     text = re.sub(r"(?<!\\)\$(?=\S)([^$]*[^\s$\\])\$(?!\d)", r" \1 ", text)  # $5$ km, $x$ and $y$
@@ -150,7 +183,6 @@ _SYNONYMS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"(\\frac\s*\{[^{}]*\})\s*(\d)", r"\1{\2}"),
     (r"\\(?:text)?color\s*\{\w+\}|\\(?:large|Large|LARGE|huge|Huge|normalsize|small|bold|checkmark)(?![A-Za-z])|[✓✔]", " "),
     (r"(?<=[\d\w])\s+(?:in\s+)?base\s+(?=\w)", "_"),
-    (r"\bequals\b", "="),
     (r"\\[dt]binom(?![A-Za-z])", r"\\binom"),
     (r"(?<=\d)\{,\}(?=\d)", ","),
     (r"\\([gl]e)q(?:slant)?(?![A-Za-z])", r"\\\1 "),
@@ -180,32 +212,26 @@ def lines(text: str) -> str:
     return ", ".join(parts) if all(re.search(r"[\w)}\]]$", part) and re.match(r"[\w(\[\\$-]", part) for part in parts) else text
 
 
-_PHRASES = {
-    "no solution": r"\emptyset", "no solutions": r"\emptyset", "there is no solution": r"\emptyset", "empty set": r"\emptyset",
-    "the empty set": r"\emptyset", r"\{\}": r"\emptyset", r"\varnothing": r"\emptyset", "infinity": r"\infty",
-    "all real numbers": r"\mathbb{R}", "all reals": r"\mathbb{R}", "the real numbers": r"\mathbb{R}",
-    "dne": "does not exist", "undefined": "does not exist",
-}  # fmt: skip
-
-
-def phrases(text: str) -> str:
-    """What has a symbol, said in words: no solution → \\emptyset."""
-    return _PHRASES.get(re.sub(r"\s+", " ", text).strip().casefold(), text) if len(text) < 30 else text
-
-
 def spaces(text: str) -> str:
     """One space where there were many; 1 000 000 → 1000000."""
     text = re.sub(r"\s+", " ", text).strip()
     return text.replace(" ", "") if re.fullmatch(r"-?\d{1,3}(?: \d{3})+(?:\.\d+)?", text) else text
 
 
-RULES = (unicode_symbols, escapes, html_markup, wrappers, lines, latex_synonyms, wrappers, spaces, phrases)
+RULES = (
+    unicode_symbols, escapes, html_markup, wrappers, parts, translated, phrases, said, lines, latex_synonyms, notations, wrappers, spaces,
+    groups, phrases,
+)  # fmt: skip
 
 
+@lru_cache(4_096)
 def normalize(text: str) -> str:
     """The text after all rules."""
     if text.isascii() and text.isdigit():  # no rule changes it
         return text
+    hedged = ""
     for rule in RULES:
         text = rule(text)
-    return text
+        if text.startswith(HEDGE):
+            text, hedged = text.removeprefix(HEDGE), HEDGE
+    return hedged + text

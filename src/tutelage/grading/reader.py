@@ -9,10 +9,10 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 
-from tutelage.grading.atoms import FACTORS, Atoms
+from tutelage.grading.commands import FACTORS, Commands
 from tutelage.grading.lexer import tokenize
 from tutelage.grading.tree import Kind, Node, Unreadable, call, negated, number, plain_text, product, symbol, symbols_of
-from tutelage.grading.words import MULTIPLES, is_unit
+from tutelage.grading.units import MULTIPLES, is_unit
 from tutelage.grading.work import TooLarge
 
 MAX_TOKENS = 3_000
@@ -26,7 +26,9 @@ _SIGN_WORDS = {
     "percent": Kind.PERCENT, "pct": Kind.PERCENT, "per cent": Kind.PERCENT, "percents": Kind.PERCENT,
     "degree": Kind.DEGREE, "degrees": Kind.DEGREE, "deg": Kind.DEGREE,
 }  # fmt: skip
-_CURRENCIES = ("$", "€", "£", "¥", "¢")
+_CURRENCIES = ("$", "€", "£", "¥", "¢", "₹")
+COMPOUND = ("", "")
+"""The brackets of 5 ft 6 in, which is a sequence of quantities."""
 _THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?![\d])(?!,\d)")
 _DIGITS_AND_BASE = re.compile(r"\(?([0-9A-F]*[A-F][0-9A-F]*|\d[0-9a-f]*)\)?_\{?(1[1-9])\}?")
 
@@ -43,6 +45,8 @@ def read(text: str, thousands: bool = True, trusted: bool = False) -> Node:
     """
     if thousands:
         text = _join_thousands(text)
+    if "\\int" in text or "\\iint" in text:
+        text = _DIFFERENTIAL.sub(r" \\differential{\1}", _DIFFERENTIAL_ABOVE.sub(_differential_behind, text))
     if (based := _DIGITS_AND_BASE.fullmatch(text)) is not None:
         return Node(Kind.BASED, (), (based[1].upper(), based[2]))
     tokens = tokenize(text)
@@ -54,6 +58,15 @@ def read(text: str, thousands: bool = True, trusted: bool = False) -> Node:
         return parser.answer()
     except RecursionError:
         raise TooLarge("nested too deep") from None
+
+
+_DIFFERENTIAL = re.compile(r"(?<![A-Za-z\\])d\s*([a-zA-Z]|\\[a-z]+)(?![A-Za-z])")
+_DIFFERENTIAL_ABOVE = re.compile(r"\\frac\s*\{((?:[^{}]|\{[^{}]*\})*?)(?<![A-Za-z\\])d([a-z])\s*\}\s*(\{(?:[^{}]|\{[^{}]*\})*\})")
+
+
+def _differential_behind(match: re.Match[str]) -> str:
+    """\\frac{dx}{x} → \\frac{1}{x} dx"""
+    return f"\\frac{{{match[1].strip() or '1'}}}{match[3]} d{match[2]}"
 
 
 def _join_thousands(text: str) -> str:
@@ -69,7 +82,7 @@ def _join_thousands(text: str) -> str:
     return "".join(pieces) + text[start:]
 
 
-class _Parser(Atoms):
+class _Parser(Commands):
     trusted = False
 
     # --- lists and relations
@@ -174,7 +187,13 @@ class _Parser(Atoms):
             node = Node(Kind.OPAQUE, (node, self.sum()), "mod")
         elif self.sees("pmod", "mod") or self.sees_modulus():
             node = Node(Kind.RESIDUE, (node, self.modulus()))
-        return self.with_unit(node)
+        node = self.with_unit(node)
+        if node.kind is not Kind.QUANTITY or not self.is_number():
+            return node
+        rest = self.sum()  # 5 ft 6 in
+        if rest.kind is not Kind.QUANTITY and rest.value != COMPOUND:
+            raise Unreadable("a number behind a unit")
+        return Node(Kind.SEQUENCE, (node, *(rest.args if rest.value == COMPOUND else (rest,))), COMPOUND)
 
     def sees_modulus(self) -> bool:
         return self.sees("(") and self.follows("mod")
@@ -220,7 +239,7 @@ class _Parser(Atoms):
                 node = Node(Kind.DIVIDE, (node, last))
             elif self.starts_factor():
                 numeric = last.kind is Kind.FACTORIAL or (last.kind is Kind.POWER and last.args[0].kind is Kind.NUMBER)
-                if self.is_number() and not numeric:
+                if self.is_number() and not numeric and last.kind is not Kind.APPLY and not (last.is_symbol() and self.follows("^")):
                     raise Unreadable("a number stands behind another factor without a sign")
                 last = self.factor()
                 node = product(_ungrouped(node), last)
@@ -290,7 +309,7 @@ class _Parser(Atoms):
         words: list[str] = []
         while self.is_word() or (words and self.continues_unit()):
             token = self.take()
-            if token.kind in ("word", "text"):
+            if token.kind in ("word", "text", "symbol"):
                 words += re.findall(r"\^\{?-?\d+\}?|[^\W\d_]+(?:['’.-][^\W\d_]+)*|\S", token.text)
             elif token.text == "^":
                 words.append("^" + plain_text(self.exponent()))
@@ -308,7 +327,9 @@ class _Parser(Atoms):
 
     def continues_unit(self) -> bool:
         """The power of cm^2, the second part of km/h, a.m or foot-pounds; never a sign before something else (5 cm - x)."""
-        letter = self.ahead().kind == "symbol" and self.ahead().text in "hsmgl" and self.sees("/")
+        letter = self.ahead().kind == "symbol" and self.ahead().text in "hsmglL" and self.sees("/")
+        if self.next.kind == "symbol" and self.next.text in "hsmgl" and self.ahead().text in ("^", ""):  # km h^{-1}, sq m
+            return True
         return self.sees("^") or (self.sees("/", "cdot", ".", "-") and (self.is_word(1) or letter))
 
 

@@ -6,8 +6,9 @@ from fractions import Fraction
 from itertools import pairwise
 
 from tutelage.grading.named import name_of
+from tutelage.grading.numbers import Undefined, Value, alike, as_mpf, close, is_finite, is_real, nearly
 from tutelage.grading.tree import ZERO, Kind, Node, call, negated, number, symbol, symbols_of
-from tutelage.grading.values import Undefined, Value, alike, as_mpf, close, evaluate, is_finite, is_real, nearly
+from tutelage.grading.values import evaluate
 from tutelage.grading.work import spend
 
 _NAMED_SETS = ("mathbb", "emptyset")
@@ -178,6 +179,15 @@ def _related(a: Value, operator: str, b: Value) -> bool:
         case ">" | ">=":
             return operator == ">=" if same else bool(x > y)
     raise Undefined(f"the relation {operator}")
+
+
+def integers_in(condition: Node, variable: str, start: int) -> list[int] | None:
+    """The integers from `start` to 100 for which a condition on one variable holds; None where they are not all."""
+    try:
+        found = [at for at in range(start, 102) if _holds(condition, Fraction(at), variable)]
+    except Undefined:
+        return None
+    return None if not found or found[-1] > 100 or (start < 0 and found[0] == start) else found
 
 
 def as_interval(node: Node) -> Node | None:

@@ -68,6 +68,8 @@ class Node:
 
 
 CONSTANTS = ("pi", "e", "i", "infty")
+BOUND = "•"
+"""What the name of a bound variable begins with: the k of a sum, the x of an integral."""
 
 
 def number(value: int | Fraction, places: int | None = None) -> Node:
@@ -125,7 +127,7 @@ def symbols_of(part: Any) -> set[str]:
     if isinstance(part, Node):
         spend()
         if part.kind is Kind.SYMBOL:
-            return set() if part.value in CONSTANTS else {part.value}
+            return set() if part.value in CONSTANTS or part.value.startswith(BOUND) else {part.value}
         part = part.args[1:] if part.kind is Kind.APPLY else part.args  # the f of f(x) is no unknown
     return set().union(*map(symbols_of, part)) if isinstance(part, tuple) else set()
 
@@ -140,4 +142,4 @@ def rewritten(part: Any, change: Callable[[Node], Node]) -> Any:
 def plain_text(node: Node) -> str:
     """A node as text, for the names of accented symbols."""
     inside = "".join(plain_text(part) for part in node.args if isinstance(part, Node))
-    return f"{node.value if node.value is not None else ''}{inside}"
+    return f"{'-' if node.kind is Kind.NEGATE else ''}{node.value if node.value is not None else ''}{inside}"

@@ -12,81 +12,33 @@ import operator
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from functools import reduce
-from hashlib import blake2b
-from typing import Any
 
 from mpmath.ctx_mp import MPContext
+from mpmath.libmp import NoConvergence
 
+from tutelage.grading import series
 from tutelage.grading.lexer import FUNCTIONS
-from tutelage.grading.tree import Kind, Node, negated, product
+from tutelage.grading.numbers import (
+    CONTEXTS,
+    DIGITS,
+    MANY_DIGITS,
+    MAX_BITS,
+    Undefined,
+    Value,
+    alike,
+    as_mpf,
+    exact_root,
+    hash_of,
+    is_integer,
+    small_enough,
+)
+from tutelage.grading.tree import Kind, Node, negated, nodes_of, product
 from tutelage.grading.work import TooLarge, spend
 
-Value = Any
-"""A Fraction, or a real or complex number of mpmath."""
-DIGITS, MANY_DIGITS = 50, 1_000
-MAX_BITS = 100_000
 MAX_FACTORIAL = 5_000
 MAX_TERMS = 2_000
 _UNITS_OF_WORK = {DIGITS: (5, 20), MANY_DIGITS: (10, 500)}
 """What a node costs at so many digits, and what a function costs more."""
-
-
-class Undefined(ArithmeticError):
-    """The expression has no value here (a division by zero, a matrix where a number should be)."""
-
-
-def _context(digits: int) -> MPContext:
-    context = MPContext()
-    context.dps = digits
-    return context
-
-
-CONTEXTS = {digits: _context(digits) for digits in (DIGITS, MANY_DIGITS)}
-
-
-def as_mpf(number: Value, digits: int = DIGITS) -> Value:
-    """A rational number with that many digits; another as it is."""
-    return CONTEXTS[digits].mpf(number.numerator) / number.denominator if isinstance(number, Fraction) else number
-
-
-def alike(*numbers: Value, digits: int = DIGITS) -> list[Value]:
-    """All of them exact if they are, otherwise all of mpmath: the two do not calculate with each other."""
-    exact = all(isinstance(number, Fraction) for number in numbers)
-    return list(numbers) if exact else [as_mpf(number, digits) for number in numbers]
-
-
-def close(a: Value, b: Value, digits: int = DIGITS) -> bool:
-    """Equal: exactly if both are rational, otherwise to 80 % of the digits that were computed."""
-    x, y = alike(a, b, digits=digits)
-    if isinstance(x, Fraction) or not (is_finite(x) and is_finite(y)):
-        return bool(x == y)
-    return bool(abs(x - y) <= CONTEXTS[digits].mpf(10) ** -int(digits * 0.8) * max(abs(x), abs(y)))
-
-
-def nearly(a: Value, b: Value, digits: int = DIGITS) -> bool:
-    """Close, or with a difference that is nothing but what rounding leaves of digits that cancelled."""
-    if close(a, b, digits):
-        return True
-    x, y = alike(a, b, digits=digits)
-    return not isinstance(x, Fraction) and bool(abs(x - y) <= CONTEXTS[digits].mpf(10) ** -int(digits * 0.9))
-
-
-def is_finite(a: Value) -> bool:
-    return isinstance(a, Fraction) or not CONTEXTS[DIGITS].isinf(a)
-
-
-def is_real(a: Value) -> bool:
-    """A real number, up to the digits that were computed."""
-    if isinstance(a, Fraction) or not hasattr(a, "_mpc_"):
-        return True
-    return bool(abs(a.imag) <= abs(a.real) * CONTEXTS[DIGITS].mpf(10) ** -35)
-
-
-# --- evaluation
-
-
-def hash_of(text: str) -> int:
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 def evaluate(node: Node, at: Mapping[str, Value] | None = None, digits: int = DIGITS, log_base: int | None = None) -> Value:
@@ -106,12 +58,18 @@ def evaluate(node: Node, at: Mapping[str, Value] | None = None, digits: int = DI
         raise Undefined(str(error)) from None
 
 
+stand_ins = 0
+"""How many sums, integrals and limits had no value and were compared by their parts."""
+
+
 class _Evaluator:
     def __init__(self, at: Mapping[str, Value], digits: int, log_base: int | None) -> None:
         self.at, self.digits, self.log_base = at, digits, log_base
         self.mp = CONTEXTS[digits]
         self.node_cost, self.function_cost = _UNITS_OF_WORK[digits]
         self.in_function = 0
+        self.far_out = False
+        """Within an integral: e^{-x} vanishes there, and sin x has no value."""
 
     def value(self, node: Node) -> Value:
         spend(self.node_cost)
@@ -142,7 +100,10 @@ class _Evaluator:
             case Kind.SEQUENCE | Kind.QUANTITY if len(node.args) == 1:
                 return self.value(node.args[0])
             case Kind.APPLY:
-                return self.opaque(node.args[0].value, self.values(node.args[1:]))
+                name, arguments = node.args[0].value, [self.argument(part) for part in node.args[1:]]
+                if name in _KNOWN_NAMES and len(arguments) == 1:
+                    return self.finite(getattr(self.mp, name.lower())(self.mpf(arguments[0])))
+                return self.of_several("perm", arguments) if name in "PA" and len(arguments) == 2 else self.opaque(name, arguments)
             case Kind.CALL:
                 self.in_function += 1
                 arguments = self.values(node.args)
@@ -159,6 +120,11 @@ class _Evaluator:
     def values(self, nodes: tuple[Node, ...]) -> list[Value]:
         return [self.value(node) for node in nodes]
 
+    def argument(self, node: Node) -> Value:
+        """The value of an argument; of X > 2 and other things without a value, a stand-in for what is written."""
+        scalar = node.kind not in (Kind.RELATION, Kind.LIST, Kind.SET, Kind.UNION, Kind.INTERSECTION, Kind.SETMINUS, Kind.MATRIX)
+        return self.value(node) if scalar else Fraction(hash_of(repr(node)), 2**32)
+
     # --- numbers, exact where both are
 
     def mpf(self, number: Value) -> Value:
@@ -167,7 +133,7 @@ class _Evaluator:
     def both(self, operation: Callable[[Value, Value], Value], a: Value, b: Value) -> Value:
         a, b = alike(a, b, digits=self.digits)
         if isinstance(a, Fraction):
-            return _small_enough(operation(a, b))
+            return small_enough(operation(a, b))
         if self.mp.isinf(a) or self.mp.isinf(b):
             raise Undefined("arithmetic with infinity")
         return self.finite(operation(a, b))
@@ -187,7 +153,7 @@ class _Evaluator:
             if exponent.denominator % 2 and isinstance(base, (Fraction, self.mp.mpf)) and base < 0:
                 root = self.power(-base, exponent)  # the real root, as school has it
                 return -root if exponent.numerator % 2 else root
-            if isinstance(base, Fraction) and (exact := _exact_root(base, exponent.denominator)) is not None:
+            if isinstance(base, Fraction) and (exact := exact_root(base, exponent.denominator)) is not None:
                 return self.power(exact, Fraction(exponent.numerator))
         spend(self.function_cost)
         base, exponent = self.mpf(base), self.mpf(exponent)
@@ -196,6 +162,8 @@ class _Evaluator:
                 return Fraction(0)
             raise Undefined("zero to a power that is not positive")
         if not self.mp.isinf(base) and not self.mp.isinf(exponent):
+            if self.far_out and self.mp.re(exponent) * self.mp.log(abs(base)) < -(10**9):
+                return self.mp.mpf(0)
             self.limit(abs(exponent) * abs(self.mp.log(abs(base))))
         return self.finite(self.mp.power(base, exponent))
 
@@ -204,13 +172,13 @@ class _Evaluator:
             raise TooLarge("a number with over 10^12 digits")
 
     def factorial(self, number: Value) -> Value:
-        if not _is_integer(number):
+        if not is_integer(number):
             return self.opaque("factorial", [number])
         if number < 0:
             raise Undefined("the factorial of a negative number")
         if number > MAX_FACTORIAL:
             raise TooLarge(f"the factorial of a number over {MAX_FACTORIAL}")
-        return _small_enough(Fraction(math.factorial(int(number))))
+        return small_enough(Fraction(math.factorial(int(number))))
 
     # --- functions
 
@@ -223,7 +191,11 @@ class _Evaluator:
                 return abs(arguments[0])
             case "floor" | "ceil" | "lfloor" | "lceil" if not isinstance(arguments[0], self.mp.mpc):
                 return self.rounded(arguments[0], "floor" if "floor" in name else "ceil")
-            case "gcd" | "lcm" | "binom" | "max" | "min":
+            case "cis" if len(arguments) == 1:
+                return self.finite(self.mp.expj(self.mpf(arguments[0])))
+            case "conj" if len(arguments) == 1:
+                return arguments[0] if isinstance(arguments[0], Fraction) else self.mp.conj(arguments[0])
+            case "gcd" | "lcm" | "binom" | "max" | "min" | "perm":
                 return self.of_several(name, arguments)
             case "log" | "ln" | "lg" | "log_base" | "ln_base" | "lg_base":
                 return self.logarithm(name, arguments)
@@ -254,14 +226,16 @@ class _Evaluator:
     def of_several(self, name: str, arguments: list[Value]) -> Value:
         if name in ("max", "min") and not any(isinstance(argument, self.mp.mpc) for argument in arguments):
             return (max if name == "max" else min)(arguments, key=self.mpf)
-        if all(map(_is_integer, arguments)):
+        if all(map(is_integer, arguments)):
             integers = [int(argument) for argument in arguments]
             if name == "binom" and len(integers) == 2 and integers[0] >= 0:
                 if integers[0] > MAX_FACTORIAL:
                     raise TooLarge(f"a binomial coefficient of a number over {MAX_FACTORIAL}")
                 return Fraction(math.comb(integers[0], integers[1])) if integers[1] >= 0 else Fraction(0)
+            if name == "perm" and len(integers) == 2 and 0 <= integers[1] <= integers[0] <= MAX_FACTORIAL:
+                return Fraction(math.perm(*integers))
             if name in ("gcd", "lcm"):
-                return _small_enough(Fraction(getattr(math, name)(*integers)))
+                return small_enough(Fraction(getattr(math, name)(*integers)))
         return self.opaque(name, arguments if name == "binom" else sorted(arguments, key=self.written))
 
     def written(self, number: Value) -> str:
@@ -276,24 +250,56 @@ class _Evaluator:
             return number % modulus
         return self.opaque("mod", [number, modulus])
 
-    def bounded_operator(self, name: str, below: Node | None, above: Node | None, body: Node) -> Value:
-        """A sum, product, integral or limit, by its parts; the name of the bound variable does not matter."""
-        if below is None or below.kind is not Kind.RELATION or not below.args[0].is_symbol():
-            parts = [part for part in (below, above, body) if part is not None]
-            return self.opaque(name, self.values(tuple(parts)))
-        bounds = self.values((*below.args[1:], *([above] if above is not None else [])))  # of "k = 1" only the 1
-        variable = below.args[0].value
-        if name in ("sum", "prod") and len(bounds) == 2 and all(map(_is_integer, bounds)):
-            low, high = map(int, bounds)
-            if high - low < MAX_TERMS:  # term by term
-                terms = [self.with_variable(variable, Fraction(index)).value(body) for index in range(low, high + 1)]
+    def bounded_operator(self, name: str, bound: Node | None, low: Node | None, high: Node | None, body: Node) -> Value:
+        """A sum, product, integral or limit; the name of the bound variable does not matter."""
+        bounds = self.values(tuple(part for part in (low, high) if part is not None))
+        if bound is None:
+            return self.stand_in(name, [*bounds, self.value(body)])
+        variable = bound.value
+        if name in ("sum", "prod") and len(bounds) == 2 and all(map(is_integer, bounds)):
+            first, last = map(int, bounds)
+            if last - first < MAX_TERMS:  # term by term
+                terms = [self.with_variable(variable, Fraction(index)).value(body) for index in range(first, last + 1)]
                 operation, start = (operator.add, Fraction(0)) if name == "sum" else (operator.mul, Fraction(1))
                 return reduce(lambda a, b: self.both(operation, a, b), terms, start)
+        try:
+            return self.calculated(name, variable, bounds, body)
+        except series.Divergent as error:
+            raise Undefined(str(error)) from None
+        except (ArithmeticError, ValueError, TypeError, NoConvergence, TooLarge):
+            pass
         inner = self.with_variable(variable, Fraction(hash_of("('bound',)") % 97, 89))
-        return self.opaque(name, [*bounds, inner.value(body)])
+        return self.stand_in(name, [*bounds, inner.value(body)])
+
+    def calculated(self, name: str, variable: str, bounds: list[Value], body: Node) -> Value:
+        """The number that an infinite sum, an integral or a limit is. Raises ArithmeticError: none was found."""
+
+        def at(point: Value) -> Value:
+            exact = Fraction(int(point)) if name in ("sum", "prod") else point
+            inner = self.with_variable(variable, exact)
+            inner.far_out = name == "int"
+            return self.mpf(inner.value(body))
+
+        if self.digits != DIGITS or any(part.kind is Kind.APPLY and part.args[0].value not in _KNOWN_NAMES for part in nodes_of(body)):
+            raise series.Unknown("f(x) has no value, and nothing is calculated at many digits")
+        if name in ("sum", "prod") and len(bounds) == 2 and is_integer(bounds[0]) and bounds[1] == self.mp.inf:
+            return series.infinite(self.mp, name, at, int(bounds[0]))
+        if name == "int" and len(bounds) == 2:
+            return series.integral(self.mp, at, *map(self.mpf, bounds))
+        if name == "lim" and len(bounds) == 1:
+            return series.limit(self.mp, at, self.mpf(bounds[0]))
+        raise series.Unknown(f"a {name} of another form")
+
+    def stand_in(self, name: str, values: list[Value]) -> Value:
+        """For a sum, integral or limit that is only compared by its parts."""
+        global stand_ins
+        stand_ins += 1
+        return self.opaque(name, values)
 
     def with_variable(self, name: str, value: Fraction) -> _Evaluator:
-        return _Evaluator({**self.at, name: value}, self.digits, self.log_base)
+        inner = _Evaluator({**self.at, name: value}, self.digits, self.log_base)
+        inner.far_out = self.far_out
+        return inner
 
 
 _CONSTANTS: dict[str, Callable[[MPContext], Value]] = {
@@ -302,35 +308,10 @@ _CONSTANTS: dict[str, Callable[[MPContext], Value]] = {
     "i": lambda mp: mp.mpc(0, 1),
     "infty": lambda mp: mp.inf,
 }
-_SPECIAL = {"ln", "log", "lg", "gcd", "lcm", "max", "min", "floor", "ceil", "abs", "det", "deg"}
+_KNOWN_NAMES = ("Gamma", "zeta")
+_SPECIAL = {"cis", "conj", "perm", "ln", "log", "lg", "gcd", "lcm", "max", "min", "floor", "ceil", "abs", "det", "deg"}
 _ELEMENTARY = {name: "a" + name[3:] if name.startswith("arc") else name.lower() for name in FUNCTIONS - _SPECIAL}
 """The names that mpmath has for the functions of one number."""
-
-
-def _is_integer(number: Value) -> bool:
-    return isinstance(number, Fraction) and number.denominator == 1
-
-
-def _small_enough(number: Fraction) -> Fraction:
-    bits = number.numerator.bit_length() + number.denominator.bit_length()
-    if bits > 2 * MAX_BITS:
-        raise TooLarge(f"an exact number of over {MAX_BITS} bits")
-    if bits > 1024:
-        spend((bits >> 10) ** 2)
-    return number
-
-
-def _exact_root(base: Fraction, degree: int) -> Fraction | None:
-    """The rational root of a positive rational number, or None."""
-    if base < 0 or degree > 64:
-        return None
-    parts = []
-    for number in (base.numerator, base.denominator):
-        root = math.isqrt(number) if degree == 2 else round(number ** (1 / degree)) if number < 10**15 else -1
-        if root < 0 or root**degree != number:
-            return None
-        parts.append(root)
-    return Fraction(parts[0], parts[1])
 
 
 def _determinant(rows: tuple[tuple[Node, ...], ...]) -> Node:

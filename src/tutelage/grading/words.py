@@ -6,6 +6,8 @@ import re
 
 from tutelage.grading.format import TEXT_COMMANDS
 
+WORD = re.compile(r"(?<![\\A-Za-z])[^\W\d_]{2}")
+"""A word begins, and no command of LaTeX."""
 _TEXT_COMMAND = re.compile(rf"\\(?:{TEXT_COMMANDS})\s*\{{([^{{}}]*)\}}")
 _MATHEMATICAL = {
     "pi", "sqrt", "sin", "cos", "tan", "log", "exp", "and", "theta", "alpha", "beta", "infinity", "inf", "cot", "sec", "csc",
@@ -37,11 +39,24 @@ def same_words(gold: str, answer: str) -> bool | None:
     if (based := _BASED.fullmatch(gold)) is not None and answer.upper() == based[1]:
         return True
     clocks = [_CLOCK.fullmatch(side) for side in (gold, answer)]
-    if clocks[0] and clocks[1] and all(int(part or 0) < 60 for clock in clocks if clock for part in clock.groups()[1:3]):
+    if clocks[0] and clocks[1] and all(
+        int(clock[1]) <= 24 and int(clock[2]) < 60 and int(clock[3] or 0) < 60 for clock in clocks if clock
+    ):
         return _seconds(clocks[0]) == _seconds(clocks[1])
+    days = [_date(side) for side in (gold, answer)]
+    if all(days):
+        return days[0] == days[1]
+    marked = [_marked(side) for side in (gold, answer)]
+    if marked[0] and marked[1] and max(len(marked[0]), len(marked[1])) > 1:
+        return marked[0] == marked[1]
+    if any(re.fullmatch(r"(?:\(\d\)){2,}", side) and other.isdigit() for side, other in ((gold, answer), (answer, gold))):
+        return False
     choices = [_choice(side) for side in (gold, answer)]
     if choices[0] is not None and choices[1] is not None and not (choices[0][1] and choices[1][1]):
         return choices[0][0] == choices[1][0]
+    agreed = [_AGREED.match(side) for side in (gold, answer)]
+    if agreed[0] and agreed[1]:
+        return agreed[0][1].casefold() == agreed[1][1].casefold() and all(map(_is_plain_yes, (gold, answer)))
     kinds = [_is_words(side) for side in (gold, answer)]
     if not any(kinds):
         return None
@@ -56,9 +71,62 @@ def same_words(gold: str, answer: str) -> bool | None:
     return False
 
 
+_MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
+MONTH = (
+    r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?|nov(?:ember)?"
+    r"|dec(?:ember)?)\.?"
+)
+_MONTH = f"(?P<month>{MONTH})"
+_DAY = r"(?P<day>\d{1,2})\s*(?:st|nd|rd|th)?"
+_DATES = [
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        rf"(?:the\s+)?{_DAY}\s+(?:of\s+)?{_MONTH}(?:,?\s+(?P<year>\d{{4}}))?", rf"{_MONTH}\s+{_DAY}(?:\s*,?\s+(?P<year>\d{{4}}))?",
+        r"(?P<year>\d{4})-(?P<month>\d{2})-(?P<day>\d{2})",
+    )
+]  # fmt: skip
+
+
+def _date(text: str) -> tuple[int, int, str | None] | None:
+    """(month, day, year) of 15 January 2024, Jan 15th, 2024 and 2024-01-15."""
+    match = next(filter(None, (date.fullmatch(text) for date in _DATES)), None)
+    if match is None:
+        return None
+    month = match["month"]
+    return int(month) if month.isdigit() else 1 + _MONTHS.index(month[:3].lower()), int(match["day"]), match["year"]
+
+
+_MARKED = re.compile(r"(?:[A-J]{2,8}|(?:\(?[A-J]\)?[\s,;]*(?:and\s+|&\s*)?){2,8}|(?:\(\d{1,2}\)[\s,;]*(?:and\s+)?){2,9}|[A-J]|\([A-J]\))")
+
+
+def _marked(text: str) -> set[str] | None:
+    """The choices of ABD, A, B and D or (1)(3)."""
+    if _MARKED.fullmatch(text) is None:
+        return None
+    found = re.findall(r"[A-J]|\d+", text.replace("and", ""))
+    return set(found) if len(set(found)) == len(found) else None
+
+
+_AGREED = re.compile(r"(yes|no|true|false)(?:\b[,.;:!\s—-]+(?=\w)|[.!]?$)", re.IGNORECASE)
+
+
+def _is_plain_yes(text: str) -> bool:
+    """Yes, it is; No, it is not; and no "yes, but"."""
+    rest = text.partition(" ")[2].casefold()
+    denied = re.search(r"\b(?:not|no|never|n't|cannot)\b|n't", rest) is not None
+    contradicted = denied and text.casefold().startswith(("yes", "true"))
+    return not contradicted and not re.search(r"\b(?:but|or|and|maybe|unless|if|yes|true|false)\b", rest)
+
+
+_SUBJECT = re.compile(
+    r"^(?:the|this|it)(?: [a-z]+)? (?:is|are) |^the (?:series|integral|sequence|limit) (?=(?:con|di)verges$|does not exist$)"
+)
+
+
 def _canonical(words: str) -> str:
-    """Without regard to case and articles; number words as numbers."""
-    words = re.sub(r"^(?:the|a|an)\s+(?=\w)", "", words.casefold())
+    """Without regard to case, articles and "it is"; number words as numbers."""
+    words = _SUBJECT.sub("", words.casefold())
+    words = re.sub(r"^(?:(?:it's|on|in|at|all)\s+)?(?:(?:the|a|an|all)\s+)?(?=\w)", "", words)
     number = number_of(words)
     return words if number is None else str(number)
 
@@ -74,9 +142,18 @@ def _is_words(text: str) -> bool:
 def _choice(text: str) -> tuple[str, str] | None:
     """(letter, text behind it) of (C), C, C. 12 or (C) 12; None where another letter or a "not" follows."""
     match = _CHOICE.fullmatch(text)
-    if match is None or _NO_TAIL.search(match[4]):
+    if match is None or _NO_TAIL.search(match[4]) or (match[4].startswith("(") and text[match.start(4) - 1] != " "):
         return None
     return (match[1] or match[2] or match[3]).upper(), match[4]
+
+
+def texts_of_choices(gold: str, answer: str) -> tuple[str, str] | None:
+    """What is left to compare of (A) 7 and A. 7, or of (A) 7 and 7; None where there is no choice with a text, or not the same one."""
+    choices = [_choice(plain(side)) for side in (gold, answer)]
+    if choices[0] is not None and choices[1] is not None:
+        return (choices[0][1], choices[1][1]) if choices[0][0] == choices[1][0] and choices[0][1] and choices[1][1] else None
+    texts = tuple(choice[1] if choice is not None else side for choice, side in zip(choices, (gold, answer), strict=True))
+    return (texts[0], texts[1]) if any(choice is not None and choice[1] for choice in choices) else None
 
 
 def _seconds(clock: re.Match[str]) -> int:
@@ -109,68 +186,3 @@ def number_of(text: str) -> int | None:
             return None
         group, ceiling = group + value, 10 if room == 100 and value % 10 == 0 and value >= 20 else 0
     return total + group
-
-
-# --- units
-
-MULTIPLES = {"hundred": 100, "thousand": 1_000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
-"""Words behind a number that multiply it."""
-
-_UNIT_NAMES = {
-    "centimeter": "cm", "centimetre": "cm", "millimeter": "mm", "millimetre": "mm", "meter": "m", "metre": "m",
-    "kilometer": "km", "kilometre": "km", "inch": "in", "inche": "in", "feet": "ft", "foot": "ft", "yard": "yd", "mile": "mi",
-    "gram": "g", "kilogram": "kg", "pound": "lb", "ounce": "oz", "liter": "l", "litre": "l", "milliliter": "ml",
-    "second": "s", "sec": "s", "minute": "min", "hour": "h", "hr": "h", "dollar": "$", "usd": "$", "buck": "$", "cent": "¢",
-    "sq": "square", "mph": "mi/h", "kph": "km/h", "kmh": "km/h", "joule": "j", "volt": "v", "watt": "w", "newton": "n",
-    "pascal": "pa", "hertz": "hz", "gallon": "gal", "radian": "rad", "€": "€", "euro": "€", "eur": "€", "£": "£",
-    "children": "child", "men": "man", "women": "woman", "mice": "mouse", "people": "person", "squared": "^2", "cubed": "^3",
-    "per": "/",
-}  # fmt: skip
-_KNOWN = {*_UNIT_NAMES, *_UNIT_NAMES.values()} | {
-    "grade", "cup", "pint", "quart", "th", "st", "nd", "rd", "degree", "deg", "am", "pm", "a.m", "p.m", "dm", "nm", "mg",
-    "ton", "acre", "unit", "sq", "cu", "percent", "pt", "qt", "lbs", "g", "c", "k", "f", "rpm", "kw", "kwh", "kj", "mw",
-}  # fmt: skip
-_NEVER = {
-    "halves", "fails", "works", "holds", "remains", "rational", "integer", "real", "odd", "even", "prime", "positive",
-    "negative", "thirds", "quarters", "fourths", "fifths", "sixths", "sevenths", "eighths", "ninths", "tenths", "hundredths",
-    "thousandths", "more", "less", "fewer", "plus", "minus", "minuses",
-    "pluses", "times", "over", "mod", "modulo", "factorial", "out", "below",
-    "above", "not", "no", "or", "and", "nor", "wrong", "noon", "midnight", "base", "than", "except", "excluded", "if", "when",
-    "where", "for", "false", "choose", "others", "rows", "columns", "versus", "vs", "approximately",
-}  # fmt: skip
-"""Words that change the number, or say that it is not the answer."""
-
-
-def is_unit(words: list[str], trusted: bool) -> bool:
-    """Whether words behind a number only say what is counted or measured.
-
-    A unit that is known, or a plural noun, with nothing in it that changes the number ("5 more", "5 thirds", "5 out of 6"). In a
-    reference (`trusted`) other nouns pass too.
-    """
-    names = [word.lower().strip(".,") for word in words if not re.fullmatch(r"\^\{?-?\d+\}?|[/.\-]|cdot", word)]
-    names = [part for name in names for part in re.split(r"[/\s]+", name) if part]
-    if names[:1] in (["squared"], ["cubed"]) or any(
-        not re.fullmatch(r"[^\W\d_]+(?:[.'’-][^\W\d_]+)*|[$€£¥¢]", name) or name in _NEVER for name in names
-    ):
-        return False
-    if any(
-        name.endswith("ths") or name.rstrip("s") in MULTIPLES or number_of(name.removesuffix("s")) is not None for name in names
-    ):
-        return False
-    return trusted or all(len(name) < 2 or name in _KNOWN or name.rstrip("s") in _KNOWN for name in names) or any(
-        name in _KNOWN or (name.endswith("s") and len(name) > 3) for name in (names[0], names[-1])
-    )  # fmt: skip
-
-
-def unit_of(words: str) -> str:
-    """One spelling of a unit: cm, centimeter(s); square cm and cm^2; what only counts ("units", "th grade") is no unit."""
-    found = []
-    for written in re.findall(r"[A-Za-z]+|\^?-?\d+|[/$€£¥¢°]", words):
-        word = written if re.fullmatch("M[A-Za-z]", written) else written.lower()  # MW is not mW
-        singular = word[:-1] if word.endswith("s") and len(word) > 2 and not word.endswith("ss") else word
-        found.append(_UNIT_NAMES.get(singular, _UNIT_NAMES.get(word, singular)))
-    for power, name in (("^2", "square"), ("^3", "cubic")):
-        if name in found:
-            found = [word for word in found if word != name] + [power]
-    found = [word for word in found if word not in ("unit", "of", "the", "a", "th", "st", "nd", "rd", "exactly", "about")]
-    return "" if not [word for word in found if not word.startswith("^")] else "".join(found)

@@ -1,0 +1,79 @@
+"""Families of answers: letters that count through solutions (k, n), constants of integration (C, c, C_1), and what is said about them.
+
+Two formulas are one family where a renaming of these letters (and a step of a counting letter) makes them equal.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import permutations
+
+from tutelage.grading.named import membership
+from tutelage.grading.tree import Kind, Node, negated, nodes_of, number, rewritten, symbol, symbols_of
+
+_COUNTERS = frozenset("knml")
+_CONSTANT = re.compile(r"[CcKkABD](?:_\d)?$")
+_VARIABLES = frozenset("xytuzsrvw") | {"theta"}
+_STEPS = [(1, 0), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1)]
+
+
+def readings(gold: Node, answer: Node) -> Iterator[tuple[Node, Node]]:
+    """The pairs to compare where the answers as they stand are not equal."""
+    sides = [_without_declarations(node) for node in (gold, answer)]
+    (first, domains), (second, others) = sides
+    if domains and others and set(domains.values()) != set(others.values()):
+        return
+    if (domains or others) and symbols_of(first) == symbols_of(second):
+        yield first, second
+    names = [set(declared) & symbols_of(body) or _implied(body) for body, declared in sides]
+    if len(names[0]) == len(names[1]) == 1:
+        counter = symbol("n•")
+        first = _replaced(first, dict.fromkeys(names[0], counter))
+        for sign, step in _STEPS:
+            stepped = Node(Kind.ADD, (counter if sign > 0 else negated(counter), number(step)))
+            yield first, _replaced(second, dict.fromkeys(names[1], counter if (sign, step) == (1, 0) else stepped))
+    if len(domains) == len(others) > 1:
+        yield first, _replaced(second, dict(zip(others, map(symbol, domains), strict=True)))
+    yield from _renamed_constants(gold, answer)
+
+
+def _without_declarations(node: Node) -> tuple[Node, dict[str, str]]:
+    """An answer without its "k ∈ ℤ", and the domain of each name that these declare."""
+    if node.kind is not Kind.LIST:
+        return node, {}
+    rest, domains = [], {}
+    for part in node.args:
+        domain = membership(part)
+        if domain is not None and part.args[0].is_symbol() and domain.is_symbol() and domain.value.startswith("mathbb"):
+            domains[part.args[0].value] = domain.value
+        else:
+            rest.append(part)
+    if not rest or not domains:
+        return node, {}
+    return rest[0] if len(rest) == 1 else Node(Kind.LIST, tuple(rest), node.value), domains
+
+
+def _implied(node: Node) -> set[str]:
+    """The k of π/4 + 2kπ."""
+    if not any(part.is_symbol("pi", "degree") or part.kind is Kind.DEGREE for part in nodes_of(node)):
+        return set()
+    return symbols_of(node) & _COUNTERS
+
+
+def _replaced(node: Node, values: dict[str, Node]) -> Node:
+    return rewritten(node, lambda part: values.get(part.value, part) if part.is_symbol() else part)
+
+
+def _renamed_constants(gold: Node, answer: Node) -> Iterator[tuple[Node, Node]]:
+    """x² + C and x² + c; C_1e^x + C_2e^{-x} and Ae^x + Be^{-x}."""
+    names = [symbols_of(node) for node in (gold, answer)]
+    constants = [sorted(name for name in side if _CONSTANT.match(name)) for side in names]
+    if not any(name[0] == "C" for name in constants[0] + constants[1]) or len(constants[0]) != len(constants[1]) or len(constants[0]) > 3:
+        return
+    rest = [names[index] - set(constants[index]) for index in (0, 1)]
+    if rest[0] != rest[1] or not rest[0] or not rest[0] <= _VARIABLES:
+        return
+    for order in permutations(constants[1]):
+        if order != tuple(constants[0]):
+            yield gold, _replaced(answer, {name: symbol(constant) for name, constant in zip(order, constants[0], strict=True)})
