@@ -97,10 +97,10 @@ def peak_rss() -> float:
 
 
 def write(name: str, result: dict[str, Any]) -> None:
-    """bench/results/`name`.json, with the machine it was measured on; the directory BENCH_RESULTS, if set, takes its place."""
+    """bench/results/`name`.json, with the machine: this one, if the result names none. The variable BENCH_RESULTS is another directory."""
     path = Path(os.environ.get("BENCH_RESULTS") or Path(__file__).parent / "results") / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({"machine": machine(), **result}, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps({**({} if "machine" in result else {"machine": machine()}), **result}, indent=2) + "\n", encoding="utf-8")
     print(f"written to {path}")
 
 

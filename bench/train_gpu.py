@@ -1,190 +1,223 @@
-"""Training speed and memory on one CUDA card, for the shape of Qwen2.5-Math-1.5B: ours beside TRL, with and without Liger.
+"""Training on one CUDA card, at the shape of Qwen2.5-Math-1.5B: ours beside TRL and TRL with Liger, in four minutes.
 
     pip install -r bench/requirements.txt [liger-kernel flash-attn]
-    python bench/train_gpu.py [--lengths 512 2048 4096] [--rounds 2] [--cap 24]
+    python bench/train_gpu.py [--only equal real profile] [--minutes 4] [--cap 24]
 
-Random weights of that shape (its configuration is below) on rows of random ids, a third of them prompt, all of which share the
-r1_zero template's length as a prefix. All sides compute in bfloat16; "mixed" sides hold float32 masters, as TRL does from a
-float32 model; "sr" is bfloat16 weights with stochastic rounding. "checkpointed" sides compute activations again, the others keep
-them, so that like stands beside like; a side that does not fit is told as failed. Sides alternate, each in a process of its own.
-The share of the peak (MFU) counts 6 operations per weight and token of the rows' own tokens, against the matrix rate measured in
-our processes. Last, full fine-tuning with rows of the greatest length runs in a process that may take `--cap` GB of the card.
+The model has random weights and is made once, on the card. `gpu_rows.py` describes the kinds of rows: equal, real, shared, shared_8.
+All sides hold float32 masters, compute in bfloat16, keep all activations, and train the same rows in the same steps. Each side is
+one process; the sides take turns with each kind of rows, each time another one first. Ours computes as training does: batches are
+made ahead in a thread, layers are compiled. A turn begins with steps that are not timed.
 
-`--toy` runs every side on a CPU in seconds at a toy shape: that is what the tests do.
+`profile` is a step of ours by what its kernels are for, with the share of the step in which the card is busy. `capped` trains all
+weights in bf16-sr on rows of 4,096 tokens, in a process that may have `--cap` GB of the card.
+
+Each part prints RESULT lines as it goes and has a time limit, so a run that is cut off leaves figures. The results are in
+bench/results/train_gpu.json: ours over the better of TRL's padded sides as `ratio_equal`, `ratio_real`, `ratio_shared` and
+`ratio_shared_8`, over its packing side as `ratio_real_packed`; `mfu` counts 6 operations for each weight and token of equal rows,
+against the measured rate of matrix products; null is what was not measured.
+
+`--toy` runs every part on a CPU at a toy shape; that is what the tests do. Sides whose packages are missing are left out.
 """
 
 from __future__ import annotations
 
 import argparse
-import random
-import statistics
+import contextlib
+import importlib.util
+import json
+import os
+import queue
+import shutil
+import subprocess
+import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from harness import alternate, answer, peak_rss, tabulate, trl_steps, write
+from harness import tabulate, write
 
-QWEN = dict(
-    vocab_size=151_936, hidden_size=1536, intermediate_size=8960, num_hidden_layers=28, num_attention_heads=12, num_key_value_heads=2,
-    max_position_embeddings=4096, rope_theta=10_000.0, rms_norm_eps=1e-6, tie_word_embeddings=True, use_sliding_window=False,
-)  # fmt: skip
-TOY = QWEN | dict(vocab_size=400, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
-TEMPLATE = 90
-WARMUP = 3
-SIDES = (
-    "ours, mixed", "ours, mixed, compiled", "ours, mixed, checkpointed", "ours, mixed, unpacked", "ours, sr",
-    "TRL", "TRL, checkpointed", "TRL + Liger", "TRL + Liger, checkpointed",
-)  # fmt: skip
-
-
-def rows_of(length: int, count: int, vocabulary: int) -> list[Any]:
-    """Rows of `length` random ids that share a template; the first third is prompt."""
-    from tutelage.data.tokens import TokenizedExample
-
-    draw = random.Random(0)
-    shared = [draw.randrange(vocabulary) for _ in range(min(TEMPLATE, length // 4))]
-    rows = []
-    for number in range(count):
-        ids = [*shared, *(draw.randrange(vocabulary) for _ in range(length - len(shared)))]
-        rows.append(TokenizedExample(str(number), tuple(ids[: length // 3]), tuple(ids[length // 3 :])))
-    return rows
+KINDS = ("equal", "real", "shared", "shared_8")
+PARTS = (*KINDS, "profile", "capped")
+LIMITS = {"make": 60.0, "equal": 90.0, "capped": 75.0}
+"""Seconds that a part may take on one side; others `USUAL_LIMIT`. The first rows of a side are loaded and compiled for."""
+USUAL_LIMIT = 60.0
+NEEDS = {
+    "TRL": ("trl",),
+    "TRL + Liger": ("trl", "liger_kernel"),
+    "TRL + Liger, packed": ("trl", "liger_kernel", "flash_attn"),
+}  # fmt: skip
+"""TRL's sides, and the modules that each needs; Liger and flash-attn also need a card."""
 
 
-def save_model(folder: str, toy: bool) -> None:
-    """A model of that shape with random weights, and a tokenizer of bytes."""
-    import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+class Side:
+    """A process that measures one side (`gpu_sides.py`). One that does not answer in time is ended, and started anew when needed."""
 
-    alphabet = {"<end>": 0} | {letter: number for number, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()), 1)}
-    letters = Tokenizer(models.BPE(alphabet, []))
-    letters.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    PreTrainedTokenizerFast(tokenizer_object=letters, eos_token="<end>", pad_token="<end>").save_pretrained(folder)
-    torch.manual_seed(0)
-    Qwen2ForCausalLM(Qwen2Config(**(TOY if toy else QWEN), eos_token_id=0, pad_token_id=0, bos_token_id=None)).save_pretrained(
-        folder
-    )
+    def __init__(self, name: str, folder: str, arguments: argparse.Namespace) -> None:
+        here = Path(__file__).parent
+        self.name, self.errors = name, Path(folder, f"{name.replace(' ', '_')}.log")
+        self._command = [sys.executable, str(here / "gpu_sides.py"), name, folder, "--cap", str(arguments.cap)]
+        self._command += ["--compile", arguments.compile, *(["--toy"] if arguments.toy else [])]
+        self.process: Any = None
 
+    def start(self) -> None:
+        """Begin, so that it imports what it needs while others work."""
+        if self.process is not None and self.process.poll() is None:
+            return
+        with self.errors.open("a") as errors:
+            self.process = subprocess.Popen(
+                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
+                env={**os.environ, "OMP_WAIT_POLICY": "passive", "HF_HUB_OFFLINE": "1"},
+            )  # fmt: skip
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        threading.Thread(target=self._read, args=(self.process.stdout, self._lines), daemon=True).start()
 
-def ours(arguments: argparse.Namespace, folder: str, length: int, side: str) -> dict[str, Any]:
-    import torch
+    @staticmethod
+    def _read(stream: Any, lines: queue.Queue[str | None]) -> None:
+        for line in stream:
+            lines.put(line)
+        lines.put(None)
 
-    from tutelage.config import parse_config
-    from tutelage.model.load import load_policy, load_tokenizer
-    from tutelage.model.optim import make_optimizer
-    from tutelage.model.order import step_batches
-    from tutelage.model.policy import RECOMPUTATIONS
-    from tutelage.resources import HEADROOM, Load, activation_bytes, free_memory, matrix_rate, state_to_come
-    from tutelage.training.step import accumulate_gradients, update_weights
+    def ask(self, request: str, limit: float) -> Iterator[dict[str, Any]]:
+        """What it finds out in so many seconds at most; what it does not find out is a result too, with `failed`."""
+        self.start()
+        with contextlib.suppress(BrokenPipeError):  # it ended while it began: its log says why, below
+            self.process.stdin.write(request + "\n")
+            self.process.stdin.flush()
+        until = time.monotonic() + limit
+        while True:
+            try:
+                line = self._lines.get(timeout=max(0.0, until - time.monotonic()))
+            except queue.Empty:
+                self.end()
+                yield {"failed": f"not done after {limit:.0f} s, and ended"}
+                return
+            if line is None:
+                last = (self.errors.read_text().strip().splitlines() or ["no message"])[-1]
+                yield {"failed": f"the process ended: {last[:300]}"}
+                return
+            if line.startswith("RESULT "):
+                yield json.loads(line.removeprefix("RESULT "))
+            elif line.strip() == "DONE":
+                return
 
-    capped, together = "capped" in side, 1 if "capped" in side else arguments.rows_in_memory
-    budget = together * length
-    model = {
-        "id": folder,
-        "device": "cpu" if arguments.toy else "cuda",
-        "precision": "bf16-sr" if "sr" in side else "bf16-mixed",
-    }
-    config = parse_config({"model": model, "train": {"batch_size": together}})
-    policy = load_policy(config.model, load_tokenizer(folder))
-    optimizer = make_optimizer(policy.model, config)
-    kinds = RECOMPUTATIONS if capped else ("full",) if "checkpointed" in side else ("none",)
-    free = HEADROOM * free_memory(policy.device) - state_to_come(policy, config)
-    fitting = (kind for kind in kinds if activation_bytes(policy, Load(budget, budget), kind) <= free)
-    policy.recompute(next(fitting, kinds[-1]))
-    if "compiled" in side:
-        policy.compile()
-    policy.model.train()
-    rows = rows_of(length, arguments.rows * (arguments.steps + WARMUP), policy.head.weight.shape[0])
-    seconds = []
-    for at in range(0, len(rows), arguments.rows):
-        started = time.monotonic()
-        examples = rows[at : at + arguments.rows]
-        pad_id = None if policy.packs and "unpacked" not in side else policy.pad_token_id
-        batches = step_batches(examples, budget, together, pad_id)
-        accumulate_gradients(policy, examples, batches, config, at)
-        update_weights(policy, optimizer, config.train.lr)
-        if not arguments.toy:
-            torch.cuda.synchronize()
-        seconds.append(time.monotonic() - started)
-    weights = sum(weight.numel() for weight in policy.model.parameters())
-    return {"seconds": seconds, "peak_gb": peak(arguments), "weights": weights, "matrix_rate": matrix_rate(policy.device)}
+    def end(self) -> None:
+        """End the process."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
 
 
-def trl(arguments: argparse.Namespace, folder: str, length: int, side: str) -> dict[str, Any]:
-    from tutelage.model.load import load_tokenizer
-
-    liger, together = "Liger" in side, arguments.rows_in_memory
-    rows = rows_of(length, arguments.rows * (arguments.steps + WARMUP), (TOY if arguments.toy else QWEN)["vocab_size"])
-    seconds = trl_steps(
-        folder, load_tokenizer(folder), rows, together, arguments.rows // together, use_cpu=arguments.toy, max_length=length,
-        gradient_checkpointing="checkpointed" in side, loss_type="nll" if liger else "chunked_nll", use_liger_kernel=liger,
-    )  # fmt: skip
-    return {"seconds": seconds, "peak_gb": peak(arguments)}
-
-
-def peak(arguments: argparse.Namespace) -> float:
-    """GB: of the card, or of this process at toy size."""
-    import torch
-
-    return peak_rss() if arguments.toy else torch.cuda.max_memory_reserved() / 1e9
+def sides_here(toy: bool) -> list[str]:
+    """Ours, and those of TRL's sides whose packages are installed; the others are named."""
+    found = ["ours"]
+    for name, modules in NEEDS.items():
+        missing = [module for module in modules if importlib.util.find_spec(module) is None]
+        if missing or (toy and len(modules) > 1):
+            print(f"{name} is left out: {'no ' + missing[0] if missing else 'it needs a card'}", flush=True)
+        else:
+            found.append(name)
+    return found
 
 
-def child(arguments: argparse.Namespace) -> dict[str, Any]:
-    import torch
+def requests_of(parts: list[str], names: list[str]) -> Iterator[tuple[str, str]]:
+    """(part, side) in the order in which they are measured; the sides of a kind of rows take turns to be first."""
+    padded = [name for name in names if "packed" not in name]
+    for index, kind in enumerate(kind for kind in KINDS if kind in parts):
+        turn = index % len(padded)
+        yield from ((kind, name) for name in (*padded[turn:], *padded[:turn]))
+        if kind == "real":
+            yield from ((kind, name) for name in names if "packed" in name)
+    if "profile" in parts:
+        yield "profile", "ours"
+    if "capped" in parts:
+        yield "capped", "ours, capped"
 
-    side, _, length = arguments.child.rpartition(" at ")
-    capped = side.endswith("capped")
-    if capped and not arguments.toy:
-        whole = torch.cuda.get_device_properties(0).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, arguments.cap * 1e9 / whole))
-    with tempfile.TemporaryDirectory() as folder:
-        save_model(folder, arguments.toy)
-        if side.startswith("TRL"):
-            return trl(arguments, folder, int(length), side)
-        return ours(arguments, folder, int(length), side)
+
+def measure(arguments: argparse.Namespace, folder: str) -> dict[str, Any]:
+    """Ask all sides; what came of it."""
+    until = time.monotonic() + 60 * arguments.minutes
+    requests = list(requests_of(arguments.only, sides_here(arguments.toy)))
+    sides = {name: Side(name, folder, arguments) for name in dict.fromkeys(["ours", *(name for _, name in requests)])}
+    result: dict[str, Any] = {"arguments": vars(arguments), "turns": []}
+    try:
+        for side in sides.values():
+            if side.name != "ours, capped":  # which starts with the card empty, so that its first step is timed from nothing
+                side.start()
+        for part, name in (("make", "ours"), *requests):
+            left = until - time.monotonic()
+            if left < 5:
+                print(f"{part}, {name}: left out, the {arguments.minutes:g} minutes are over", flush=True)
+                continue
+            if name == "ours, capped":
+                for side in sides.values():
+                    side.end()
+            turn: dict[str, Any] = {"part": part, "side": name}
+            for found in sides[name].ask(part, min(left, LIMITS.get(part, USUAL_LIMIT))):
+                turn |= found
+                print("RESULT " + json.dumps({"part": part, "side": name, **found}), flush=True)
+            if part == "make":
+                if "failed" in turn:
+                    raise SystemExit(f"the model was not made: {turn['failed']}")
+                result |= {key: turn[key] for key in ("machine", "commit", "versions", "weights")}
+            else:
+                result["turns"].append(turn)
+    finally:
+        for side in sides.values():
+            side.end()
+    return result
+
+
+def summed_up(result: dict[str, Any]) -> dict[str, Any]:
+    """The figures that are compared, from all turns; None where not measured."""
+    turns = {(turn["part"], turn["side"]): turn for turn in result["turns"]}
+
+    def of(part: str, side: str, key: str) -> Any:
+        return turns.get((part, side), {}).get(key)
+
+    def best(part: str) -> str:
+        """The fastest of TRL's padded sides."""
+        return max(("TRL", "TRL + Liger"), key=lambda side: of(part, side, "tokens_per_second") or 0)
+
+    def ratio(part: str, other: str, key: str = "tokens_per_second") -> float | None:
+        mine, theirs = of(part, "ours", key), of(part, other, key)
+        return round(mine / theirs, 3) if mine and theirs else None
+
+    figures: dict[str, Any] = {f"ratio_{kind}": ratio(kind, best(kind)) for kind in KINDS}
+    figures["ratio_real_packed"] = ratio("real", "TRL + Liger, packed")
+    rate, speed = of("equal", "ours", "matrix_rate"), of("equal", "ours", "tokens_per_second")
+    figures["mfu"] = round(6 * result["weights"] * speed / rate, 4) if rate and speed else None
+    figures["matrix_tflops"] = round(rate / 1e12, 3) if rate else None
+    figures["peak_memory_ratio"] = ratio("equal", best("equal"), "peak_reserved_gb")
+    figures["busy_share"] = of("profile", "ours", "busy_share")
+    return figures
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lengths", type=int, nargs="+", default=[512, 2048, 4096])
-    parser.add_argument("--rows", type=int, default=16, help="rows in one optimizer step")
-    parser.add_argument("--rows-in-memory", type=int, default=4, help="rows that one micro-batch holds")
-    parser.add_argument("--steps", type=int, default=4, help=f"timed steps of each process, after {WARMUP} that are not")
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--cap", type=float, default=24.0, help="GB of the card that the last run may take")
-    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="the parts to measure")
+    parser.add_argument("--minutes", type=float, default=4.0, help="no part begins later, or goes on")
+    parser.add_argument("--cap", type=float, default=24.0, help="GB of the card that the capped part may have")
+    parser.add_argument("--compile", choices=("on", "off"), default="on", help="whether our layers are compiled")
     parser.add_argument("--toy", action="store_true", help="on a CPU, at a toy shape")
-    parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.child:
-        answer(child(arguments))
-        return
-    import torch
-
-    if not (arguments.toy or torch.cuda.is_available()):
-        raise SystemExit("no CUDA card here: --toy runs the same sides on a CPU, at a toy shape")
-    longest = max(arguments.lengths)
-    sides = [f"{side} at {length}" for length in arguments.lengths for side in arguments.sides]
-    measured = alternate(__file__, [*sides, f"ours, sr, capped at {longest}"], arguments.rounds)
-    report(arguments, measured)
-
-
-def report(arguments: argparse.Namespace, measured: dict[str, list[dict[str, Any]]]) -> None:
-    mine = [run for runs in measured.values() for run in runs if "matrix_rate" in run]
-    rate = statistics.median(run["matrix_rate"] for run in mine)
-    table = []
-    for name, runs in measured.items():
-        side, _, length = name.rpartition(" at ")
-        seconds = statistics.median(second for run in runs for second in run["seconds"][WARMUP:])
-        tokens = arguments.rows * int(length) / seconds
-        row = {"side": side, "length": int(length), "tokens_per_second": tokens, "mfu": 6 * mine[0]["weights"] * tokens / rate}
-        table.append(row | {"peak_gb": max(run["peak_gb"] for run in runs)})
-    for row in table:
-        peers = [r["tokens_per_second"] for r in table if r["side"].startswith("TRL") and r["length"] == row["length"]]
-        row["ratio_vs_trl_best"] = row["tokens_per_second"] / max(peers) if peers else None
-    tabulate(table)
-    name = "train_gpu_toy" if arguments.toy else "train_gpu"
-    write(name, {"arguments": vars(arguments), "matrix_tflops": rate / 1e12, "sides": table})
+    memory = Path("/dev/shm")
+    in_memory = memory.is_dir() and shutil.disk_usage(memory).free > 8e9
+    with tempfile.TemporaryDirectory(dir=memory if in_memory else None) as folder:
+        result = measure(arguments, folder)
+    figures = summed_up(result)
+    rows = [
+        {key: turn.get(key) for key in ("part", "side", "tokens_per_second", "peak_reserved_gb", "peak_allocated_gb", "predicted_gb")}
+        for turn in result["turns"]
+        if "tokens_per_second" in turn
+    ]
+    if rows:
+        tabulate(rows)
+    for name, value in figures.items():
+        print(f"{name}: {value}")
+    write("train_gpu_toy" if arguments.toy else "train_gpu", {**figures, **result})
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def _step(directory: str, precision: str, kind: str, optimizer: str, lengths: li
     policy.recompute(kind)  # type: ignore[arg-type]
     policy.model.train()
     made = optim.make_optimizer(policy.model, config)
-    course = Course(prepared, config, policy, 0.0)
+    course = Course(prepared, config, policy)
     accumulate_gradients(policy, *course.at(0), config, 0)
     update_weights(policy, made, 1e-3)
     Path("/proc/self/clear_refs").write_text("5")

@@ -168,6 +168,16 @@ def time_of_a_save(world: World, raw: dict, run: str) -> dict:
     return {"gigabytes": size / 1e9, "call_seconds": saves.last["call_seconds"], "total_seconds": saves.last["seconds"]}
 
 
+def rounded_steps(world: World, raw: dict, steps: int = 3) -> str:
+    """A hash of weights and moments after steps along gradients that do not depend on how the weights are shared."""
+    policy, _, optimizer = set_up_here(world, raw)
+    for step in range(steps):
+        for parameter in policy.model.parameters():
+            parameter.grad = torch.full_like(parameter, 1e-3 * (step + 1))
+        optimizer.step()
+    return fingerprint(checkpoint.state_of(policy.model, optimizer))
+
+
 def what_fails_on_rank_0(world: World, surprise: bool = False) -> tuple[str, str, bool]:
     """What every rank gets of an error on the first: its kind, its text, and whether another rank tells it."""
 

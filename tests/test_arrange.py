@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
+import sys
+from types import ModuleType, SimpleNamespace
 
 import pytest
+import torch
 
 from tutelage.errors import InputError
 from tutelage.machines.world import ALONE
+from tutelage.model import CHUNK, LARGE_CHUNK, liger
 from tutelage.model.load import load_policy
 from tutelage.resources.device import matrix_rate
 from tutelage.resources.memory import Load, activation_bytes, state_to_come
@@ -102,3 +105,128 @@ def test_what_a_model_or_a_device_cannot_do_is_refused(make_config, tokenizer, a
         arranged(config, policy=policy)
     with pytest.raises(InputError, match="activation_offload"):
         arranged(make_config(model__activation_offload=True))
+
+
+@pytest.fixture
+def on_a_gpu():
+    """A policy that says it is on a GPU; nothing is computed there."""
+
+    def of(policy):
+        policy.device = torch.device("cuda", 0)
+        return policy
+
+    return of
+
+
+def decided_for(policy, config, free, tmp_path, monkeypatch, **known):
+    """What is decided where so many bytes are free beside what training holds."""
+    if known:
+        (tmp_path / "plan.json").write_text(json.dumps(known))
+    rows = SimpleNamespace(tokens=1_000)
+    course = SimpleNamespace(policy=policy, config=config, world=ALONE, prepared=rows, largest=4096, total=1, epoch=1)
+    monkeypatch.setattr(room, "free_memory", lambda device: (state_to_come(policy, config) + free) / room.HEADROOM + 1)
+    return room._decide(course, 0.0, None, tmp_path / "plan.json")
+
+
+def test_the_head_takes_many_targets_at_a_time_where_a_gpu_has_room(make_config, tokenizer, tmp_path, monkeypatch, on_a_gpu):
+    config = make_config(model__compile="off", model__activation_checkpointing="none")
+    policy = load_policy(config.model, tokenizer)
+    assert decided_for(policy, config, 1e12, tmp_path, monkeypatch)["chunk"] == CHUNK  # a CPU
+    on_a_gpu(policy)
+    policy.chunk = LARGE_CHUNK
+    needed = activation_bytes(policy, Load(4096, 4096), "none")
+    policy.chunk = CHUNK
+    assert needed > activation_bytes(policy, Load(4096, 4096), "none")
+    assert decided_for(policy, config, needed, tmp_path, monkeypatch)["chunk"] == LARGE_CHUNK and policy.chunk == CHUNK
+    assert decided_for(policy, config, 0.99 * needed, tmp_path, monkeypatch)["chunk"] == CHUNK
+    began = {"ranks": 1, "activation_checkpointing": "none", "compile": False}
+    assert decided_for(policy, config, needed, tmp_path, monkeypatch, **began)["chunk"] == CHUNK  # by a version without the choice
+    assert decided_for(policy, config, 0.0, tmp_path, monkeypatch, **began, chunk=LARGE_CHUNK)["chunk"] == LARGE_CHUNK
+
+
+def test_the_chunk_and_the_kernels_are_recorded(make_config, arranged):
+    policy, decided = arranged(make_config())
+    assert decided["chunk"] == policy.chunk == CHUNK and decided["liger"] is False
+
+
+def test_ligers_kernels_are_for_layers_that_are_not_compiled(make_config, tokenizer, tmp_path, monkeypatch, on_a_gpu):
+    monkeypatch.setattr("tutelage.model.liger.importlib.util.find_spec", lambda name: SimpleNamespace())
+    config = make_config(model__compile="off")
+    policy = load_policy(config.model, tokenizer)
+    assert not decided_for(policy, config, 1e12, tmp_path, monkeypatch)["liger"]  # never on a CPU
+    on_a_gpu(policy)
+    assert decided_for(policy, config, 1e12, tmp_path, monkeypatch)["liger"]
+    assert not decided_for(policy, make_config(model__compile="on"), 1e12, tmp_path, monkeypatch)["liger"]
+    began = {"ranks": 1, "activation_checkpointing": "none", "compile": False}
+    assert not decided_for(policy, config, 1e12, tmp_path, monkeypatch, **began)["liger"]  # began without them
+
+
+def test_a_run_that_began_with_ligers_kernels_asks_for_them(make_config, arranged, tmp_path):
+    (tmp_path / "plan.json").write_text('{"ranks": 1, "activation_checkpointing": "none", "compile": false, "liger": true}')
+    with pytest.raises(InputError, match=r"began with Liger's kernels.*pip install"):
+        arranged(make_config(model__compile="off"))
+
+
+class FusedNorm(torch.nn.Module):
+    """What stands for Liger's RMSNorm; `wrong` makes it another function."""
+
+    wrong = 1.0
+
+    def forward(self, hidden):
+        scale = torch.rsqrt(hidden.float().pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+        return self.weight * (hidden.float() * scale * self.wrong).to(hidden.dtype)
+
+
+@pytest.fixture
+def fake_liger(monkeypatch, tokenizer, make_config):
+    """A package of that name, which knows models of our kind; the arguments that it was called with."""
+    asked = {}
+
+    def patch(rope=True, cross_entropy=False, fused_linear_cross_entropy=True, rms_norm=True, swiglu=True, model=None):
+        asked.update(rope=rope, head=cross_entropy or fused_linear_cross_entropy, rms_norm=rms_norm, swiglu=swiglu)
+        files = sys.modules[type(model).__module__]
+        own = files.apply_rotary_pos_emb
+        files.apply_rotary_pos_emb = lambda *given, **options: own(*given, **options)
+        for module in model.modules():
+            if hasattr(module, "variance_epsilon"):
+                module.__dict__["forward"] = FusedNorm.forward.__get__(module)
+                module.__dict__["wrong"] = FusedNorm.wrong
+
+    policy = load_policy(make_config().model, tokenizer)
+    patches = SimpleNamespace(MODEL_TYPE_TO_APPLY_LIGER_FN={policy.model.config.model_type: patch})
+    for name in ("liger_kernel", "liger_kernel.transformers"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, "liger_kernel.transformers.monkey_patch", patches)
+    return policy, asked
+
+
+def test_ligers_kernels_are_kept_where_they_are_exact(fake_liger):
+    policy, asked = fake_liger
+    files = sys.modules[type(policy.model).__module__]
+    rotate, kinds = files.apply_rotary_pos_emb, {name: value for name, value in vars(files).items() if name.endswith("RMSNorm")}
+    try:
+        assert liger.give_kernels(policy) == ""
+        assert asked == {"rope": True, "head": False, "rms_norm": True, "swiglu": True}
+        norms = [module for module in policy.model.modules() if hasattr(module, "variance_epsilon")]
+        assert norms and all("forward" in vars(norm) for norm in norms)
+        assert all(vars(files)[name] is kind for name, kind in kinds.items())  # other models stay as they are
+        assert files.apply_rotary_pos_emb is not rotate
+        assert all(parameter.requires_grad and parameter.grad is None for parameter in policy.model.parameters())
+    finally:
+        files.apply_rotary_pos_emb = rotate
+
+
+def test_ligers_kernels_that_compute_something_else_are_taken_back(fake_liger, monkeypatch):
+    policy, _ = fake_liger
+    monkeypatch.setattr(FusedNorm, "wrong", 1.1)
+    files = sys.modules[type(policy.model).__module__]
+    rotate, before = files.apply_rotary_pos_emb, liger._scores(policy)
+    assert "they differ from the model's own" in liger.give_kernels(policy)
+    assert files.apply_rotary_pos_emb is rotate and not any("forward" in vars(module) for module in policy.model.modules())
+    assert all(torch.equal(now, then) for now, then in zip(liger._scores(policy), before, strict=True))
+
+
+def test_a_model_that_liger_does_not_know_stays_as_it_is(fake_liger):
+    policy, asked = fake_liger
+    policy.model.config.model_type = "another"
+    assert liger.give_kernels(policy) == "it has no kernels for another" and not asked

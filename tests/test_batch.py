@@ -6,8 +6,9 @@ import random
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain_packs import plain_pack, plain_trie
 
 from tutelage.config import TrainConfig
 from tutelage.data.tokens import TokenizedExample
@@ -16,7 +17,6 @@ from tutelage.model.attention import dense_mask
 from tutelage.model.batch import build_trie, pack, pack_labels, pad
 from tutelage.model.optim import lr_at
 from tutelage.model.order import step_batches, step_rows, steps_per_epoch, total_steps
-from tutelage.model.packs import lay_out_packs
 
 ids = st.lists(st.integers(0, 2), min_size=1, max_size=6).map(tuple)
 examples = st.lists(
@@ -29,12 +29,61 @@ def test_a_trie_holds_each_prefix_once_and_each_token_sees_its_own_row_only(sequ
     trie = build_trie(sequences)
     prefixes = {sequence[:length] for sequence in sequences for length in range(1, len(sequence) + 1)}
     assert len(trie.ids) == len(prefixes)
-    sees = dense_mask(torch.tensor(trie.ends, dtype=torch.long))
-    for sequence, path in zip(sequences, trie.paths):
-        assert tuple(trie.ids[token] for token in path) == sequence
-        assert [trie.depths[token] for token in path] == list(range(len(sequence)))
+    sees = dense_mask(torch.from_numpy(trie.ends))
+    for sequence, path in zip(sequences, trie.by_row(trie.paths), strict=True):
+        assert tuple(trie.ids[path].tolist()) == sequence
+        assert trie.depths[path].tolist() == list(range(len(sequence)))
         for depth, token in enumerate(path):
-            assert sees[token].nonzero().flatten().tolist() == path[: depth + 1]
+            assert sees[token].nonzero().flatten().tolist() == path[: depth + 1].tolist()
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(st.integers(0, 300), max_size=9).map(tuple), min_size=1, max_size=12))
+def test_the_arrays_of_a_trie_are_those_of_the_plain_code(sequences):
+    """Ids beyond 255 take several bytes, of which the first must count most."""
+    trie, (ids, depths, ends, paths) = build_trie(sequences), plain_trie(sequences)
+    assert (trie.ids.tolist(), trie.depths.tolist(), trie.ends.tolist()) == (ids, depths, ends)
+    assert [path.tolist() for path in trie.by_row(trie.paths)] == paths
+
+
+@settings(deadline=None)
+@given(examples)
+def test_a_pack_is_that_of_the_plain_code(rows):
+    batch, expected = pack(rows), plain_pack(rows)
+    assert {name: getattr(batch, name).tolist() for name in expected if name != "of_examples"} | {
+        "of_examples": [targets.tolist() for targets in batch.of_examples]
+    } == expected
+    long = (batch.input_ids, batch.position_ids, batch.ends, batch.sources, batch.labels, *batch.of_examples)
+    assert {tensor.dtype for tensor in long} == {torch.int64} and batch.weights.dtype == torch.float32
+
+
+@settings(deadline=None)
+@given(examples)
+def test_a_pack_that_shares_nothing_is_its_rows_end_to_end(rows):
+    batch = pack(rows, shares=False)
+    assert batch.size.tokens == batch.input_ids.numel() == sum(map(len, rows)) and batch.keys == 0
+    for row, targets in zip(rows, batch.of_examples, strict=True):
+        assert tuple(batch.labels[targets].tolist()) == row.response_ids
+        seen = dense_mask(batch.ends)[batch.sources[targets]].sum(dim=1)
+        assert seen.tolist() == [len(row.prompt_ids) + index for index in range(len(row.response_ids))]
+    assert set(batch.weights.tolist()) == {1.0}
+
+
+@settings(deadline=None)
+@given(examples, st.booleans())
+def test_what_a_pack_computes_is_counted_when_it_is_made(rows, shares):
+    batch = pack(rows, shares)
+    mask = dense_mask(batch.ends)
+    assert (batch.size.tokens, batch.pairs) == (len(mask), int(mask.sum()))
+    lasts = [token for token in range(len(mask)) if token + 1 == len(mask) or not mask[token + 1, token]]  # of each run
+    keys = int(mask[lasts].sum())
+    assert batch.keys == (keys if keys > len(mask) else 0)
+    lengths = {int(mask[last].sum()) for last in lasts}
+    assert batch.size.equal == (batch.keys == 0 and len(lengths) == 1)
+    assert batch.filled(8).pairs == int(dense_mask(batch.filled(8).ends).sum())
+    padded = pad(rows, 0)
+    length = padded.input_ids.shape[1]
+    assert (padded.pairs, padded.keys) == (len(rows) * length * (length + 1) // 2, 0)
 
 
 @given(examples)
@@ -59,35 +108,6 @@ def test_a_row_without_a_prompt_token_is_refused():
         pack([TokenizedExample("here", (), (1,))])
 
 
-@given(examples, st.integers(1, 40))
-def test_a_plan_holds_every_row_once_within_its_budget(rows, budget):
-    packs = lay_out_packs(rows, budget)
-    assert sorted(number for members in packs for number in members) == list(range(len(rows)))
-    for members in packs:
-        packed = [rows[number] for number in members]
-        assert pack(packed).input_ids.numel() <= max(budget, *map(len, packed), 0)
-
-
-@given(examples, st.integers(1, 40), st.integers(2, 4), st.sampled_from([0.0, 0.1]))
-def test_a_plan_for_several_ranks_gives_each_as_many_packs_within_the_budget(rows, budget, ranks, pair_cost):
-    packs = lay_out_packs(rows, budget, ranks, pair_cost)
-    assert sorted(number for members in packs for number in members) == list(range(len(rows)))
-    assert len(packs) % ranks == 0
-    for members in filter(None, packs):
-        packed = [rows[number] for number in members]
-        assert pack(packed).input_ids.numel() <= max(budget, *map(len, packed), 0)
-
-
-def test_packs_of_several_ranks_cost_the_same_not_count_the_same():
-    """One row as long as six others: it has a pack for itself. With attention's share, which grows with the square, all the more."""
-    rows = [TokenizedExample(str(length), (length,), (1,) * length) for length in (60, 11, 10, 12, 9, 10, 11)]
-    packs = lay_out_packs(rows, 10**6, ranks=2)
-    assert sorted(map(len, packs)) == [1, 6]
-    rows = [TokenizedExample(str(n), (n,), (1,) * (5 + 7 * n % 40)) for n in range(80)]
-    costs = [sum(len(rows[number]) ** 2 for number in members) for members in lay_out_packs(rows, 10**6, 4, pair_cost=1e6)]
-    assert len(costs) == 4 and max(costs) < 1.01 * min(costs)
-
-
 @pytest.mark.parametrize("pad_id", [None, 0])
 def test_ranks_have_as_many_batches_and_together_every_row_once(pad_id):
     rows = [TokenizedExample(f"r{n}", (1,) * n, (2,) * n) for n in range(3, 10)]
@@ -97,12 +117,6 @@ def test_ranks_have_as_many_batches_and_together_every_row_once(pad_id):
         counted = sum(batch.weights.sum().item() for share in shares for batch in share)
         assert counted == sum(len(row.response_ids) for row in rows)
         assert all(len(batch.labels) for share in shares for batch in share)  # also of a rank without rows, where nothing counts
-
-
-def test_solutions_of_one_problem_share_a_pack_while_they_fit():
-    rows = [TokenizedExample(f"{p}-{n}", (9, p, p, p), (n, n, n)) for n in range(3) for p in range(4)]
-    packs = lay_out_packs(rows, budget=1 + 2 * 12)
-    assert [{rows[number].prompt_ids[1] for number in members} for members in packs] == [{0, 1}, {2, 3}]
 
 
 def test_a_filled_pack_is_longer_and_its_new_tokens_see_themselves_only():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import runpy
@@ -15,7 +14,6 @@ import pytest
 
 pytestmark = pytest.mark.slow
 BENCH = Path(__file__).parent.parent / "bench"
-needs_torchao = pytest.mark.skipif(importlib.util.find_spec("torchao") is None, reason="torchao is not installed")
 
 
 def run(tmp_path, script: str, *arguments: str) -> dict:
@@ -52,14 +50,10 @@ def test_the_gain_of_shared_prefixes_is_measured(tmp_path, tiny_model, monkeypat
     assert three < alone
 
 
-@needs_torchao
-def test_the_gpu_bench_runs_on_a_cpu_at_toy_size(tmp_path):
-    result = run(
-        tmp_path, "train_gpu.py", "--toy", "--lengths", "24", "--rows", "4", "--rows-in-memory", "2", "--steps", "1",
-        "--rounds", "1", "--sides", "ours, mixed", "ours, mixed, unpacked",
-    )  # fmt: skip
-    assert [row["side"] for row in result["sides"]] == ["ours, mixed", "ours, mixed, unpacked", "ours, sr, capped"]
-    assert all(row["tokens_per_second"] > 0 and row["mfu"] > 0 for row in result["sides"])
+def test_both_ways_to_generate_are_measured_and_say_the_same(tmp_path, tiny_model, monkeypatch):
+    result = run_here(tmp_path, monkeypatch, "generate_gpu.py", "--toy", "--model", tiny_model, "--device", "cpu")
+    assert result["equal_texts_float32"] == {"fixed shapes": 1.0, "captured": None}
+    assert result["captured_over_growing"] is None and result["fixed_shapes_over_growing"] > 0
 
 
 def test_a_sweep_is_killed_resumed_and_summed_up_at_toy_size(tmp_path, tiny_model, data_file):
@@ -80,3 +74,11 @@ def test_a_sweep_is_killed_resumed_and_summed_up_at_toy_size(tmp_path, tiny_mode
 def test_the_page_is_opened_at_toy_size(tmp_path, monkeypatch):
     result = run_here(tmp_path, monkeypatch, "report.py", "--problems", "20", "--evaluations", "2", "--rounds", "1")
     assert result["pages"] == 1 and 0 < result["seconds_browsing"] <= result["seconds_curves"]
+
+
+def test_settings_run_and_what_fails_is_told_at_toy_size(tmp_path, tiny_model, monkeypatch):
+    arguments = ("--model", tiny_model, "--device", "cpu", "--steps", "2", "--out", str(tmp_path / "runs"), "--only", "default", "small packs", "offload")
+    found = run_here(tmp_path, monkeypatch, "settings.py", *arguments)["settings"]
+    assert len(found["default"]["losses"]) == 2 and found["default"]["evaluations"] == 2
+    assert found["small packs"]["losses"] == pytest.approx(found["default"]["losses"], abs=1e-3)
+    assert "activations on a CPU are in the host's memory already" in found["offload"]["failed"]

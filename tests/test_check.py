@@ -15,8 +15,8 @@ from tutelage.errors import InputError
 from tutelage.evaluation import REWARD_FUNCTIONS, solve
 from tutelage.evaluation.engine import native
 from tutelage.model import Policy, scoring
-from tutelage.model.attention import cpu as attention_cpu
 from tutelage.model import pack as right_pack
+from tutelage.model.attention import cpu as attention_cpu
 from tutelage.runs import checkpoint
 
 

@@ -21,6 +21,7 @@ CONTRACT = [
     "masked_normalize",
     "question_only_reward_fn",
     "r1_zero_reward_fn",
+    "reward_fn_response_vs_gt",
     "sft_microbatch_train_step",
     "tokenize_prompt_and_output",
     "train_one_size",

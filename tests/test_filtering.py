@@ -51,6 +51,13 @@ def test_the_control_leaves_malformed_rows_out(data_file, tmp_path):
     assert [fate["fate"] for fate in fates[48:]] == ["malformed"] * 40 and fates[48]["source"].endswith(":49")
 
 
+def test_workers_start_while_the_rows_are_read(data_file, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("tutelage.grading.start_workers", asked.append)
+    filter_file(str(data_file), tmp_path / "kept.jsonl")
+    assert asked == [48]
+
+
 def test_a_malformed_row_stops_before_anything_is_graded(data_file, tmp_path, monkeypatch):
     with data_file.open("a") as file:
         file.write("{\n")
@@ -123,7 +130,7 @@ def test_interrupted_filtering_goes_on_from_the_verdicts_it_has(tmp_path, monkey
 
 
 def test_verdicts_that_hang_on_the_clock_are_not_kept(tmp_path):
-    from tutelage.grading.pool import OUT_OF_TIME
+    from tutelage.grading import OUT_OF_TIME
 
     verdicts = cache.VerdictCache(tmp_path)
     by_clock, by_limit = equality.Verdict(None, "limit", f"{OUT_OF_TIME} after 4 s"), equality.Verdict(None, "limit", "a tower")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import asyncio
-import inspect
 import os
 import signal
 import subprocess
@@ -18,6 +16,7 @@ import pytest
 from hostile_inputs import HOSTILE, PWN
 
 from tutelage.grading import grade, grade_all, pool
+from tutelage.grading.work import Task
 
 HARD = (r"\frac{1}{7}", r"\sum_{n=1}^{9999} \frac{1}{n^{999}} + \int \frac{1}{x^{30}+x^{17}+3x+1} dx")
 """A pair that costs Math-Verify more than any limit."""
@@ -154,67 +153,6 @@ def test_hostile_inputs_are_never_accepted_and_leave_nothing_behind(tmp_path, mo
     assert list(tmp_path.iterdir()) == [] and not Path(PWN).exists()
 
 
-PAIRS = [
-    (r"\sqrt{8}", "2√2"), ("x^2-1", "(x-1)(x+1)"), (r"\frac{1}{4}", r"\int_0^{\pi/2} \sin^3 x \cos x dx"), (r"\frac{1}{3}", r"\int_0^1 x^2 dx"),
-    ("6", r"\lim_{x \to 3} 2x"), ("7", r"\int_0^1 x dx"), HARD, ("1", r"\begin{pmatrix}x&x\\x&x\end{pmatrix}" * 30),
-]  # fmt: skip
-"""Pairs of our own reading, of Math-Verify, and two whose work is over the limit."""
-
-
-def test_verdicts_do_not_depend_on_how_busy_the_machine_is():
-    """Workers that are stopped half of the time decide every comparison as others do."""
-    script = f"""
-    import os, signal, sys, threading, time
-    from tutelage.grading import grade, grade_all, pool
-    stop = threading.Event()
-    def slow_down():
-        while not stop.is_set():
-            below = workers_of(os.getpid())
-            for number, seconds in ((signal.SIGSTOP, 0.2), (signal.SIGCONT, 0.2)):
-                for pid in below:
-                    try: os.kill(pid, number)
-                    except ProcessLookupError: pass
-                time.sleep(seconds)
-    {{workers}}
-    assert grade("x+1", "1+x").equal
-    if sys.argv[1] == "busy":
-        threading.Thread(target=slow_down, daemon=True).start()
-    print([(verdict.equal, verdict.layer, verdict.why) for verdict in grade_all({PAIRS!r}, workers=1)])
-    stop.set()
-    time.sleep(0.6)
-    """
-    workers = textwrap.indent("from pathlib import Path\n" + inspect.getsource(workers_of), "    ").strip()
-    script = textwrap.dedent(script.replace("{workers}", workers))
-    idle, busy = (subprocess.run([sys.executable, "-c", script, how], capture_output=True, text=True, timeout=600) for how in ("idle", "busy"))
-    verdicts = ast.literal_eval(idle.stdout)
-    assert [equal for equal, _, _ in verdicts] == [True, True, True, True, True, False, None, None]
-    assert ast.literal_eval(busy.stdout) == verdicts
-
-
-def test_the_same_comparison_costs_the_same_work_whatever_came_before():
-    """Exactly so in one worker. Between two, sympy orders some sets by addresses: a few calls in 100,000 differ."""
-    script = f"""
-    import os
-    from tutelage.grading import foreign, symbolic, work
-    foreign.warm_up()
-    for gold, answer in {2 * PAIRS[2:6]!r}:
-        if os.fork() == 0:
-            with work.limited(work.LIBRARY_UNITS), work.counting_calls():
-                foreign._verdict(gold, answer)
-                left = work.left
-            with work.limited(work.OWN_UNITS):
-                symbolic._read_and_compare("x^2-1", r"(x-1)(x+1)+\\sin(0)")
-                print(left, work.left, flush=True)
-            os._exit(0)
-        os.wait()
-    """
-    seeded = {**os.environ, "PYTHONHASHSEED": "0"}
-    first, second = ([[*map(int, line.split())] for line in run(script, env=seeded).stdout.splitlines()] for _ in range(2))
-    assert len(first) == len(second) == 8
-    assert first[:4] == first[4:] and second[:4] == second[4:]
-    assert all(abs(a[0] - b[0]) <= 2_000 and a[1] == b[1] for a, b in zip(first, second))
-
-
 def test_a_system_without_affinity_grades_too():
     script = """
     import os
@@ -245,10 +183,10 @@ def test_memory_is_limited():
 
 def test_a_worker_that_was_killed_is_replaced():
     assert grade("x^2-1", "(x-1)(x+1)").equal is True
-    worker = pool._idle.get_nowait()
+    worker = pool._idle[Task.READ].get_nowait()
     worker.process.kill()
     worker.process.wait()
-    pool._idle.put(worker)
+    pool._idle[Task.READ].put(worker)
     assert grade("x^2-1", "(x-1)(x+1)").equal is True
 
 
@@ -273,7 +211,8 @@ def test_ctrl_c_in_a_batch_ends_soon_and_the_next_grade_works():
     except KeyboardInterrupt:
         print("INTERRUPTED", time.monotonic() - started < 30, grade("x+1", "1+x").equal)
     """
-    assert run(script).stdout == "INTERRUPTED True True\n"
+    done = run(script)
+    assert done.stdout == "INTERRUPTED True True\n", done.stdout + done.stderr
 
 
 def test_an_owner_that_ignores_its_children_is_served_too():
@@ -297,8 +236,8 @@ def test_a_file_in_the_current_directory_is_not_taken_for_a_library(tmp_path):
 
 def test_a_child_that_was_killed_costs_one_pair_at_most():
     assert grade("x^2-1", "(x-1)(x+1)").equal is True
-    worker = pool._idle.get_nowait()
-    pool._idle.put(worker)
+    worker = pool._idle[Task.READ].get_nowait()
+    pool._idle[Task.READ].put(worker)
     for child in workers_of(worker.process.pid):
         os.kill(child, signal.SIGKILL)
     verdicts = [grade("x^2-1", f"(x-1)(x+1)+{number}-{number}").equal for number in range(3)]
@@ -411,6 +350,8 @@ def test_importing_the_grader_loads_and_starts_nothing():
     script = """
     import sys
     import tutelage.grading
-    print([name for name in ("torch", "sympy", "mpmath", "math_verify", "datasets") if name in sys.modules], tutelage.grading.pool._started)
+    from tutelage.grading import grade, pool, r1_zero_reward_fn
+    r1_zero_reward_fn("<think> x </think> <answer> 0.5 </answer>", "1/2")
+    print([name for name in ("torch", "sympy", "mpmath", "math_verify", "datasets") if name in sys.modules], pool._started)
     """
     assert run(script).stdout == "[] set()\n"

@@ -87,7 +87,7 @@ def test_an_offered_name_is_never_hidden_by_a_file_of_that_name():
 def test_engines_know_neither_grading_nor_training():
     for path, other, *_ in crossings():
         if path.parts[:2] == ("evaluation", "engine"):
-            assert other in {"config", "data", "model", "errors", "machines", "resources"}, f"{path} imports {other}"
+            assert other in {"config", "console", "data", "model", "errors", "machines", "resources"}, f"{path} imports {other}"
 
 
 def test_only_one_file_knows_vllm():
@@ -102,7 +102,10 @@ def test_only_one_file_knows_vllm():
     [
         ("tutelage", ("torch", "transformers", "datasets", "pydantic", "sympy", "rich")),
         ("tutelage.data.filter", ("torch", "transformers", "vllm", "datasets", "sympy")),
-        ("tutelage.grading", ("torch", "transformers", "vllm", "sympy", "math_verify", "pydantic")),
+        ("tutelage.grading.rewards", ("torch", "transformers", "vllm", "numpy", "sympy", "mpmath", "math_verify", "pydantic")),
+        ("tutelage.grading.rewards", ("tutelage.config", "tutelage.machines", "tutelage.data", "tutelage.model", "tutelage.training")),
+        ("tutelage.grading.worker", ("torch", "numpy", "sympy", "math_verify", "subprocess", "tutelage.errors", "importlib.metadata")),
+        ("tutelage.cli.grade", ("torch", "transformers", "datasets", "sympy", "pydantic")),
         ("tutelage.stats", ("torch", "transformers", "vllm", "numpy")),
         ("tutelage.config", ("torch", "transformers")),
         ("tutelage.report.page", ("torch", "transformers", "plotly", "pyarrow", "sympy")),
@@ -158,7 +161,8 @@ def test_the_specifications_functions_have_its_arguments():
         "build_text_pairs": ["example"],
         "filter_correct_dataset": ["ds", "seed"],
         "train_one_size": ["config", "size"],
-        "r1_zero_reward_fn": ["response", "ground_truth"],
+        "r1_zero_reward_fn": ["response", "ground_truth", "fast"],
+        "reward_fn_response_vs_gt": ["response", "ground_truth"],
     }
     for name, expected in signatures.items():
         assert list(inspect.signature(getattr(tutelage, name)).parameters)[: len(expected)] == expected, name

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,25 @@ def test_the_formula_is_as_close_to_a_trace_with_adapters(shapes):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
+    ("name", "precision", "keys"), [("qwen", "bf16-mixed", 12_000), ("llama", "bf16-sr", 9_000), ("llama", "fp32", 6_000)]
+)
+def test_the_formula_is_as_close_to_a_trace_that_gathers_keys(shapes, monkeypatch, name, precision, keys):
+    """The keys and values of all paths are copied in each layer, and the copies are kept unless they are computed again."""
+    monkeypatch.setattr(memory, "kernel_name", lambda policy: "varlen")
+    config = parse_config({"model": {"id": shapes[name], "precision": precision, "device": "cpu"}})
+    policy, load = outline(config.model, None, CPU), replace(SEVERAL, keys=keys)
+    for kind in ("none", "selective", "full"):
+        reckoned = [memory.activation_bytes(policy, each, kind) for each in (replace(load, keys=0), load)]
+        traced = [traced_bytes(config, load, kind, gathers)["activations"] for gathers in (False, True)]
+        state = sum(memory.held_bytes(policy, config).values())
+        assert -0.05 <= (reckoned[1] + state) / (traced[1] + state) - 1 <= 0.20, (kind, reckoned, traced)
+        if kind == "none":  # of two layers, in place of the tokens' own
+            copies = 2 * (keys - load.tokens) * memory.Shapes.of(policy).gathered * policy.compute_dtype.itemsize
+            assert reckoned[1] - reckoned[0] == copies == pytest.approx(traced[1] - traced[0], rel=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
     ("sizes", "precision", "kind", "lengths", "rows"),
     [
         ((16000, 256, 768, 4), "fp32", "none", "1200,600", 3),
@@ -114,12 +134,44 @@ def test_the_formula_is_as_close_to_what_a_process_takes(tmp_path, sizes, precis
     assert -0.05 <= reckoned / found["grown"] - 1 <= 0.20, found
 
 
+def test_attention_takes_what_its_kernel_keeps(tiny_model, monkeypatch):
+    """FlexAttention copies its output once more; a variable-length call keeps copies of the keys and values of shared prefixes."""
+    config = parse_config({"model": {"id": tiny_model, "precision": "fp32", "device": "cpu"}})
+    policy, load = outline(config.model, None, CPU), Load(1000, 1, keys=4000)
+    found = {}
+    for kernel in ("cpu", "flex", "flash2", "flash3", "varlen"):
+        monkeypatch.setattr(memory, "kernel_name", lambda policy, kernel=kernel: kernel)
+        shapes = memory.Shapes.of(policy)
+        found[kernel] = shapes.attended, shapes.gathered, memory.activations_of(shapes, load, "none")
+    heads, keys, size = 4, 2, 8
+    plain = 2 * (heads + keys) * size
+    assert [found[kernel][:2] for kernel in found] == [(plain, 0), (plain + heads * size, 0)] + [(plain, 2 * keys * size)] * 3
+    assert found["cpu"][2] < found["flex"][2] and found["flash2"][2] - found["cpu"][2] == 2 * 3000 * 2 * keys * size * 4
+
+
+@pytest.mark.parametrize(("precision", "of_ends", "of_layers"), [("fp32", 4, 4), ("bf16-mixed", 4, 2), ("bf16-sr", 2, 2)])
+def test_ranks_gather_embedding_and_head_in_their_own_precision(shapes, precision, of_ends, of_layers):
+    policy = outline(parse_config({"model": {"id": shapes["llama"], "precision": precision, "device": "cpu"}}).model, None, CPU)
+    ends = 2 * 32000 * 2048  # untied
+    layers = sum(weight.numel() for weight in policy.model.parameters()) - ends
+    needed = memory.sharded_bytes({"weights": 8.0, "copies": 8.0, "activations": 8.0}, policy, 2)
+    assert needed == {"weights": 4.0, "activations": 8.0, "gathered": of_ends * ends + of_layers * layers}  # of two layers
+
+
 def test_a_load_counts_tokens_that_rows_share_once():
     shared = tuple(range(50))
     rows = [TokenizedExample(str(n), shared, (100 + n, 0)) for n in range(3)]
     load = Load.of([[pack(rows[:1])], [pack(rows), pack(rows[:2])]])
-    assert load == Load(tokens=56, targets=6, several=True)
-    assert Load.of([[pack(rows)]]).several is False
+    assert load == Load(tokens=56, targets=6, several=True, keys=3 * 52)
+    assert Load.of([[pack(rows, shares=False)]]) == Load(tokens=156, targets=6, several=False, keys=0)
+
+
+def test_the_most_keys_count_whichever_batch_gathers_them():
+    rows = [TokenizedExample(str(n), tuple(range(50)), (100 + n,)) for n in range(3)]
+    long = TokenizedExample("long", tuple(range(90, 300)), (1,))
+    load = Load.of([[pack([long]), pack(rows)]])
+    assert (load.tokens, load.keys, load.gathered) == (211, 153, 153)
+    assert Load(100, 50).gathered == 200, "twice the tokens where nobody knows"
 
 
 @pytest.mark.slow

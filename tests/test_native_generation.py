@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from tutelage.evaluation.engine.contract import Completion, Sampling, cut_at_stop
-from tutelage.evaluation.engine.native import _choose, generate
+from tutelage.evaluation.engine.decoding import choose
+from tutelage.evaluation.engine.native import generate
 from tutelage.model.specification import compute_entropy
 
 TEXTS = ["Ava has 3 pens.", "There are 4 rows of 5 sweets, and 2 more.", "A", "Ben has 2 times as many"]
@@ -116,21 +117,25 @@ def test_the_text_ends_with_the_earliest_stop_string():
     assert cut_at_stop("a b", ("END",)) == ("a b", False)
 
 
+def drawn(logits, sampling, uniforms):
+    return choose(logits, sampling, torch.tensor(uniforms, dtype=torch.float64)).tolist()
+
+
 def test_sampling_follows_the_distribution_and_top_p():
     """Without top-p in the vocabulary's order, with it in the order of probability; what has none is never drawn."""
     logits = torch.log(torch.tensor([[0.0, 0.15, 0.5, 0.0, 0.05, 0.3, 0.0]]))
     uniforms = [(index + 0.5) / 1000 for index in range(1000)]
 
     def counts(**how):
-        drawn = _choose(logits.expand(1000, -1), Sampling(**{"temperature": 1.0, **how}), uniforms)
-        return torch.bincount(torch.tensor(drawn), minlength=7).tolist()
+        tokens = drawn(logits.expand(1000, -1), Sampling(**{"temperature": 1.0, **how}), uniforms)
+        return torch.bincount(torch.tensor(tokens), minlength=7).tolist()
 
     assert counts() == counts(top_p=0.999) == [0, 150, 500, 0, 50, 300, 0]
     assert counts(top_p=0.8) == [0, 0, 625, 0, 0, 375, 0]
     assert counts(temperature=1e-3) == [0, 0, 1000, 0, 0, 0, 0]
-    assert _choose(logits, Sampling(temperature=1.0, top_p=1e-6), [0.999]) == [2]
+    assert drawn(logits, Sampling(temperature=1.0, top_p=1e-6), [0.999]) == [2]
     for extreme, expected in ((0.0, 1), (1 - 2**-53, 5)):
-        assert _choose(logits, Sampling(temperature=1.0), [extreme]) == [expected]
+        assert drawn(logits, Sampling(temperature=1.0), [extreme]) == [expected]
 
 
 def test_nothing_is_sorted_where_top_p_is_one(monkeypatch):
@@ -138,9 +143,9 @@ def test_nothing_is_sorted_where_top_p_is_one(monkeypatch):
         raise AssertionError("sorted")
 
     monkeypatch.setattr(torch.Tensor, "sort", refuse)
-    assert _choose(torch.zeros(2, 8), Sampling(temperature=1.0), [0.1, 0.9]) == [0, 7]
+    assert drawn(torch.zeros(2, 8), Sampling(temperature=1.0), [0.1, 0.9]) == [0, 7]
     with pytest.raises(AssertionError, match="sorted"):
-        _choose(torch.zeros(2, 8), Sampling(temperature=1.0, top_p=0.9), [0.1, 0.9])
+        drawn(torch.zeros(2, 8), Sampling(temperature=1.0, top_p=0.9), [0.1, 0.9])
 
 
 def test_samples_of_a_prompt_follow_each_other_and_differ(model, tokenizer, prompts):

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import math
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from tutelage import compute_entropy, get_response_log_probs, masked_normalize, sft_microbatch_train_step
+from tutelage.model import scoring
 from tutelage.model.scoring import Head, score
 
 
@@ -147,7 +150,6 @@ def test_a_frozen_head_gets_no_gradient_and_costs_none():
 
 def test_the_fused_objective_never_holds_a_tensor_of_tokens_by_vocabulary():
     """Every tensor that the forward and the backward pass make is seen: the largest is a chunk's, or the weight's gradient."""
-    from torch.utils._python_dispatch import TorchDispatchMode
 
     class Largest(TorchDispatchMode):
         size = 0
@@ -166,3 +168,164 @@ def test_the_fused_objective_never_holds_a_tensor_of_tokens_by_vocabulary():
             scores = score(hidden, Head(weight), torch.zeros(tokens, dtype=torch.long), weights, entropy=True, chunk=chunk)
             scores.total.backward()
         assert largest.size == max(chunk * vocabulary, tokens * width)
+
+
+class Passes(TorchDispatchMode):
+    """Bytes that element-wise operations and reductions read and write on tensors of a chunk's logits, in float32 tensors of such."""
+
+    PRODUCTS = ("aten.mm", "aten.addmm")
+
+    def __init__(self, entries: int) -> None:
+        super().__init__()
+        self.entries, self.moved = entries, 0.0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        name = str(func)
+        free = func.is_view or name.startswith((*self.PRODUCTS, "aten.empty", "aten.new_empty"))
+        sparse = name.startswith(("aten.gather", "aten.scatter"))  # an entry of each row
+        if not free and not sparse:
+            written = out if isinstance(out, tuple | list) else (out,)
+            read = [it for it in args if isinstance(it, torch.Tensor)]
+            for tensor in (*read, *written):
+                if isinstance(tensor, torch.Tensor) and tensor.numel() == self.entries:
+                    self.moved += tensor.element_size() / 4
+        return out
+
+
+@pytest.fixture
+def float32_products(monkeypatch):
+    """Products of half-precision matrices in float32, as CUDA gives them, emulated on the CPU."""
+
+    def emulated(of):
+        def product(*matrices, out_dtype=None, out=None):
+            if out_dtype is None:
+                return of(*matrices) if out is None else of(*matrices, out=out)
+            with _disable_current_modes():
+                found = of(*(it.to(out_dtype) for it in matrices))
+                return found if out is None else out.copy_(found)
+
+        return product
+
+    monkeypatch.setattr(scoring, "adds_in_float32", lambda device: True)
+    monkeypatch.setattr(torch, "mm", emulated(torch.mm))
+    monkeypatch.setattr(torch, "addmm", emulated(torch.addmm))
+
+
+def passes_of(dtype: torch.dtype, head: Head, entropy: bool = False) -> float:
+    """Passes over a chunk's logits, forward and backward, of which there are two chunks."""
+    hidden = torch.randn(64, head.weight.shape[1], dtype=dtype).requires_grad_()
+    labels = torch.arange(64)
+    with Passes(32 * len(head.weight)) as passes:
+        scores = score(hidden, head, labels, torch.ones(64), entropy, chunk=32)
+        (-scores.total).backward()
+    assert hidden.grad is not None and head.weight.grad is not None
+    return passes.moved / 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_head_makes_at_most_four_passes_over_a_chunk(dtype, float32_products):
+    weight = torch.randn(700, 16)
+    assert passes_of(dtype, Head(weight.clone().requires_grad_())) <= 4
+    assert passes_of(dtype, Head(weight.clone().requires_grad_()), entropy=True) <= (8 if dtype == torch.float32 else 9.5)
+
+
+def test_without_float32_products_half_precision_costs_one_pass_more():
+    assert passes_of(torch.bfloat16, Head(torch.randn(700, 16).requires_grad_())) <= 5
+
+
+def test_the_first_chunks_product_is_the_gradient_of_the_weight(float32_products):
+    """No tensor of (vocabulary × hidden) is filled with zeros, and only products add to it."""
+
+    class Touched(TorchDispatchMode):
+        names: ClassVar[list[str]] = []
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor) and out.shape == (700, 16) and not func.is_view:
+                self.names.append(str(func))
+            return out
+
+    hidden, weight = torch.randn(96, 16, requires_grad=True), torch.randn(700, 16, requires_grad=True)
+    with Touched() as touched:
+        total = score(hidden, Head(weight), torch.arange(96), torch.ones(96), chunk=32).total
+    assert [name.split(".")[1] for name in touched.names] == ["mm", "addmm_", "addmm_"]
+    with Touched() as touched:
+        touched.names.clear()
+        total.backward()
+    assert [name.split(".")[1] for name in touched.names] == ["mul_"]
+
+
+@pytest.mark.parametrize("exact", [False, True], ids=["cpu", "float32 products"])
+@pytest.mark.parametrize("sure", [False, True])
+@pytest.mark.parametrize("counts", ["equal", "some twice or thrice", "any"])
+def test_half_precision_gradients_are_rounded_only_at_the_end(exact, sure, counts, request):
+    """Beside float64: an error of bfloat16's own rounding (0.2 to 0.4 %), whatever the targets count and however sure they are."""
+    if exact:
+        request.getfixturevalue("float32_products")
+    torch.manual_seed(0)
+    weight = (torch.randn(2000, 64) * (0.5 if sure else 0.2)).bfloat16()
+    labels = torch.randint(0, 2000, (300,))
+    hidden = (0.2 * torch.randn(300, 64) + weight[labels].float() if sure else torch.randn(300, 64)).bfloat16()
+    weights = {
+        "equal": torch.full((300,), 1 / 777),
+        "some twice or thrice": torch.randint(1, 4, (300,)) / 777,
+        "any": torch.rand(300),
+    }[counts]
+    # in float64, from the logits as they are rounded
+    logits = hidden.float() @ weight.float().T
+    apart = (logits if exact else logits.bfloat16()).double().softmax(-1)
+    assert bool(apart.gather(1, labels[:, None]).median() > 0.5) == sure
+    apart[torch.arange(300), labels] -= 1
+    apart *= weights.double()[:, None]
+    leaf, master = hidden.clone().requires_grad_(), weight.float().requires_grad_()
+    (-score(leaf, Head(master), labels, weights, chunk=128).total).backward()
+    for found, right in ((leaf.grad, apart @ weight.double()), (master.grad, apart.T @ hidden.double())):
+        assert float((found.double() - right).norm() / right.norm()) < (3e-3 if exact else 4e-3)
+
+
+def test_sure_tokens_keep_their_small_gradients():
+    """The probability of the label is 1 − 1e-4: rounded to bfloat16 it would be one, and its gradient nothing."""
+    weight, hidden = torch.tensor([[0.0], [9.2]]).bfloat16(), torch.ones(1, 1).bfloat16().requires_grad_()
+    master = weight.float().requires_grad_()
+    score(hidden, Head(master), torch.tensor([1]), torch.ones(1)).total.backward()
+    p = torch.sigmoid(-torch.tensor(float(weight[1, 0])))
+    torch.testing.assert_close(master.grad.flatten(), torch.stack([-p, p]), rtol=1e-2, atol=0)
+
+
+def test_targets_that_are_none_give_gradients_of_zero():
+    hidden, weight = torch.randn(0, 4, requires_grad=True), torch.randn(9, 4, requires_grad=True)
+    bias = torch.randn(9, requires_grad=True)
+    score(hidden, Head(weight, bias), torch.zeros(0, dtype=torch.long), torch.ones(0)).total.backward()
+    assert not weight.grad.any() and not bias.grad.any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_compiled_head_computes_the_same_and_is_compiled_once(dtype):
+    from torch._dynamo.utils import counters
+
+    torch._dynamo.reset()
+    counters.clear()
+    scoring._compiled_chunk.cache_clear()
+    for targets in (20, 33, 40, 26):  # the last chunk has 8, 9, 4 and 2
+        torch.manual_seed(targets)
+        hidden, labels, weights = torch.randn(targets, 8).to(dtype), torch.randint(0, 30, (targets,)), torch.rand(targets)
+        found = []
+        for compiled in (False, True):
+            leaf, weight = hidden.clone().requires_grad_(), torch.ones(30, 8).cumsum(0).div(30).requires_grad_()
+            scores = score(leaf, Head(weight, scale=0.5, cap=3.0), labels, weights, chunk=12, compiled=compiled)
+            scores.total.backward()
+            found.append((scores.total.detach(), scores.log_probs, leaf.grad, weight.grad))
+        torch.testing.assert_close(found[1], found[0], rtol=1e-5 if dtype == torch.float32 else 1e-2, atol=1e-6)
+    assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_products_in_float32_are_those_of_a_gpu():
+    device = torch.device("cuda", torch.cuda.current_device())
+    a, b = torch.randn(64, 32, device=device).bfloat16(), torch.randn(32, 48, device=device).bfloat16()
+    assert scoring.adds_in_float32(device)
+    torch.testing.assert_close(torch.mm(a, b, out_dtype=torch.float32), a.float() @ b.float(), rtol=1e-4, atol=1e-4)
+    total = torch.ones(64, 48, device=device)
+    torch.testing.assert_close(scoring._plus(total.clone(), a, b, torch.float32, True), total + a.float() @ b.float(), rtol=1e-4, atol=1e-4)

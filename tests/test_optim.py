@@ -9,12 +9,12 @@ import torch
 
 from tutelage.data import prepare
 from tutelage.errors import InputError
+from tutelage.model.change import ChangeMeter
 from tutelage.model.load import load_policy
-from tutelage.model.optim import ChangeMeter, fill_state, make_optimizer, offloaded, require, set_lr
+from tutelage.model.optim import fill_state, make_optimizer, offloaded, require, set_lr, state_bytes
 from tutelage.model.order import step_batches
+from tutelage.resources import memory
 from tutelage.training.step import accumulate_gradients, update_weights
-
-needs_torchao = pytest.mark.skipif(importlib.util.find_spec("torchao") is None, reason="torchao is not installed")
 
 
 def losses_of(make_config, tokenizer, steps: int, lr: float, **changes) -> tuple[list[float], list[float]]:
@@ -32,7 +32,6 @@ def losses_of(make_config, tokenizer, steps: int, lr: float, **changes) -> tuple
     return losses, changed
 
 
-@needs_torchao
 @pytest.mark.parametrize(
     "low",
     [
@@ -50,7 +49,6 @@ def test_low_precision_follows_the_loss_of_float32(make_config, tokenizer, low):
     assert ours[-1] == pytest.approx(exact[-1], rel=0.05)
 
 
-@needs_torchao
 @pytest.mark.slow
 def test_stochastic_rounding_keeps_updates_that_rounding_to_nearest_loses(make_config, tokenizer):
     """At a learning rate of 1e-5 an update is far below a bfloat16 weight's last bit: few weights move, and the loss still falls."""
@@ -69,7 +67,6 @@ def test_the_meter_tells_the_share_of_weights_that_changed():
     assert changed / of == pytest.approx(0.3)
 
 
-@needs_torchao
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw-8bit"])
 def test_the_learning_rate_can_be_set_whatever_holds_it(make_config, tokenizer, optimizer):
     config = make_config(model__precision="bf16-sr", train__optimizer=optimizer)
@@ -78,11 +75,29 @@ def test_the_learning_rate_can_be_set_whatever_holds_it(make_config, tokenizer, 
     assert all(float(group["lr"]) == 0.25 for group in made.param_groups)
 
 
-def test_a_missing_torchao_is_named_with_its_remedy(make_config, monkeypatch):
+def test_a_missing_compiler_is_named_with_its_remedy(make_config, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"needs torchao, which is not installed: pip install 'tutelage\[gpu\]'"):
-        require(make_config(model__precision="bf16-sr"))
-    require(make_config())
+    require(make_config(model__precision="bf16-sr"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(InputError, match=r"needs triton on CUDA, which is not installed: pip install triton"):
+        require(make_config(model__precision="bf16-sr", model__device="auto"))
+    require(make_config(model__device="auto"))
+
+
+def test_moments_in_blocks_are_refused_where_ranks_share_weights(make_config):
+    with pytest.raises(InputError, match="cannot be shared among ranks"):
+        require(make_config(train__optimizer="adamw-8bit"), 2)
+    require(make_config(model__precision="bf16-sr"), 2)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16-mixed", "bf16-sr"])
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw-8bit"])
+def test_the_state_has_the_bytes_that_are_reckoned(make_config, tokenizer, precision, optimizer):
+    config = make_config(model__precision=precision, train__optimizer=optimizer)
+    policy = load_policy(config.model, tokenizer)
+    made = make_optimizer(policy.model, config)
+    fill_state(made)
+    assert memory.state_bytes(policy, config)["moments"] == state_bytes(made) > 0
 
 
 def test_an_optimizers_state_can_wait_in_the_hosts_memory(model):
@@ -119,7 +134,7 @@ def test_an_optimizers_state_can_wait_in_the_hosts_memory(model):
 
 
 @pytest.mark.parametrize(
-    "how", [{}, pytest.param({"model__precision": "bf16-sr", "train__optimizer": "adamw-8bit"}, marks=needs_torchao)]
+    "how", [{}, {"model__precision": "bf16-sr"}, {"model__precision": "bf16-sr", "train__optimizer": "adamw-8bit"}]
 )
 @pytest.mark.slow
 def test_state_made_beforehand_trains_as_state_made_in_the_first_step(make_config, tokenizer, how):

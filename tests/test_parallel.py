@@ -81,7 +81,7 @@ def test_two_ranks_are_one_process_on_the_union_batch(ranks, make_config, untied
         ("peft", {"model__lora": "dora", "model__lora_rank": 4}, 1e-6),
         ("peft", {"model__lora": "lora", "model__lora_rank": 4, "model__precision": "bf16-mixed"}, 2e-3),
         ("torch", {"model__precision": "bf16-mixed"}, 3e-3),
-        ("torchao", {"model__precision": "bf16-sr"}, 2**-6),  # two units in the last place of a norm's weight, which is near 1
+        ("torch", {"model__precision": "bf16-sr"}, 2**-6),  # two units in the last place of a norm's weight, which is near 1
     ],
     ids=["DoRA", "LoRA on bfloat16", "bf16-mixed", "bf16-sr"],
 )
@@ -96,7 +96,17 @@ def test_two_ranks_are_one_process_within_what_the_precision_allows(ranks, make_
     assert many[0]["norms"] == pytest.approx(one["norms"], rel=10 * tolerance)
 
 
-@pytest.mark.parametrize("changes", [{}, {"parallel__shard": 1, "model__lora": "lora", "model__lora_rank": 3}], ids=str)
+@pytest.mark.parametrize("changes", [{}, {"parallel__shard": 1}], ids=["FSDP", "HSDP"])
+def test_ranks_round_as_one_process_does(ranks, make_config, changes):
+    """The random bits of an element depend on its index in the full weight, so not on which rank holds it."""
+    configuration = raw(make_config, model__precision="bf16-sr", **changes)
+    one = rank_cases.rounded_steps(ALONE, configuration)
+    assert ranks.run("rounded_steps", raw=configuration) == [one, one]
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"parallel__shard": 1, "model__lora": "lora", "model__lora_rank": 3}, {"model__precision": "bf16-sr"}], ids=str
+)
 def test_checkpoints_are_read_by_any_number_of_ranks_bit_for_bit(ranks, make_config, tmp_path, changes):
     pytest.importorskip("peft")
     configuration = raw(make_config, **changes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tutelage import get_response_log_probs
 from tutelage.config import Config, ModelConfig
@@ -190,3 +191,74 @@ def test_memory_is_read_at_a_rate():
     from tutelage.resources.device import memory_rate
 
     assert 1e8 < memory_rate(torch.device("cpu")) < 1e13
+
+
+def test_gradients_of_copies_add_up_in_float32_and_do_not_wait(make_config, tokenizer):
+    """Those of two batches are the sum, bit for bit, of what each gives; a copy's own gradient is freed at once."""
+    policy = load_policy(make_config(model__precision="bf16-mixed").model, tokenizer)
+    one, other = pack(ROWS[:2]), pack(ROWS[2:])
+    (_, by_one), (_, by_other) = gradients(policy, one), gradients(policy, other)
+    policy.model.zero_grad()
+    masters = dict(policy.model.named_parameters())
+    with policy.computing():
+        copies = [parameter for parameter in policy.model.parameters() if parameter.dtype == torch.bfloat16]
+        for batch in (one, other):
+            policy.score(batch, batch.weights / 7, entropy=True).total.backward()
+            assert copies and all(copy.grad is None and copy.is_leaf for copy in copies)
+    for name, master in masters.items():
+        torch.testing.assert_close(master.grad, by_one[name] + by_other[name], rtol=1e-6, atol=1e-9)
+    assert all(parameter is masters[name] for name, parameter in policy.model.named_parameters())
+
+
+@pytest.mark.parametrize("what", ["none", "selective", "full"])
+def test_copies_learn_whatever_the_backward_pass_computes_again(make_config, tokenizer, what):
+    policy = load_policy(make_config(model__precision="bf16-mixed").model, tokenizer)
+    policy.model.train()
+    _, plain = gradients(policy, pack(ROWS))
+    policy.recompute(what)
+    _, again = gradients(policy, pack(ROWS))
+    assert plain.keys() == again.keys() and all(torch.equal(plain[name], again[name]) for name in plain)
+
+
+def test_the_head_is_cast_once_for_all_batches_of_a_step(make_config, tokenizer):
+    policy = load_policy(make_config(model__precision="bf16-mixed").model, tokenizer)
+    shape, casts = policy.head.weight.shape, []
+
+    class Casts(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            if "_to_copy" in str(func) and out.shape == shape and out.dtype == torch.bfloat16:
+                casts.append(func)
+            return out
+
+    with Casts(), policy.computing():
+        for batch in (pack(ROWS[:2]), pack(ROWS[2:])):
+            policy.score(batch, batch.weights).total.backward()
+    assert len(casts) == 1 and policy.manner.cast is None
+
+
+FAMILIES = [("Qwen2", {}, 1), ("Llama", {}, 1), ("SmolLM3", {"pad_token_id": 0}, 2)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16-mixed"])
+@pytest.mark.parametrize(("family", "more", "kinds"), FAMILIES)
+def test_layers_are_compiled_once_a_kind_for_all_lengths(family, more, kinds, precision, tmp_path, tokenizer, monkeypatch, recwarn):
+    """Ten steps of changing lengths, with an evaluation between; SmolLM3 has layers without positions."""
+    import transformers
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    torch._dynamo.reset()
+    config = saved(getattr(transformers, f"{family}Config")(**tiny(**more, num_hidden_layers=4)), tmp_path)
+    policy = load_policy(config.model_copy(update={"precision": precision}), tokenizer)
+    counter, plain = CompileCounterWithBackend("aot_eager"), torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **how: plain(module, backend=counter, **how))
+    policy.compile()
+    policy.model.train()
+    for step in range(10):
+        rows = [TokenizedExample("a", (5, 6, 7), tuple(range(20 + index, 22 + index + 3 * step))) for index in range(3)]
+        gradients(policy, pack(rows))
+        if step == 4:
+            policy.score_responses(rows)
+    assert sum(any(node.op == "call_function" for node in graph.graph.nodes) for graph in counter.graphs) == kinds
+    assert not [warning for warning in recwarn if "Dynamo" in str(warning.message)]

@@ -57,9 +57,9 @@ def test_an_evaluation_goes_on_where_it_was_stopped(make_config, tmp_path, monke
     changes = {"train__num_steps": 4, "eval__batch_size": 2, "run__save_every": 0}
     undisturbed = train_one_size(make_config(run__dir=str(tmp_path / "undisturbed"), **changes)).directory
     config = make_config(run__dir=str(tmp_path / "parts"), **changes)
-    original, asked = native.generate, []
+    original, asked = native._generate, []
 
-    def watched(model, tokenizer, prompts, sampling, **options):
+    def watched(*arguments, **options):
         asked.append(list(options["indices"]))
         if len(asked) == 4:  # the second batch of the evaluation at step 2, in the middle of it
             spoken = iter(range(10))
@@ -70,9 +70,9 @@ def test_an_evaluation_goes_on_where_it_was_stopped(make_config, tmp_path, monke
                 original(count)
 
             options = {**options, "on_finished": after_each_token}
-        return original(model, tokenizer, prompts, sampling, **options)
+        return original(*arguments, **options)
 
-    monkeypatch.setattr(native, "generate", watched)
+    monkeypatch.setattr(native, "_generate", watched)
     with pytest.raises(Preempted, match="after step 2 of 4"):
         train_one_size(config)
     assert len(list(Path(config.run.dir).glob(f"{PREFIX}2-*"))) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import emulated
 import pytest
 import torch
 import transformers
@@ -10,9 +11,10 @@ from test_policy import saved, tiny
 from tutelage.config import ModelConfig
 from tutelage.errors import InputError
 from tutelage.model import attention, probe
-from tutelage.model.attention import CpuLayout
+from tutelage.model.attention import CpuLayout, EqualRowsLayout, PathsLayout
 from tutelage.model.batch import pack, pad
 from tutelage.model.load import has_bfloat16, load_policy, load_tokenizer
+from tutelage.model.policy import Policy
 
 
 def lfm2(path):
@@ -103,7 +105,7 @@ def test_a_kernel_that_does_not_compile_is_named_for_what_it_is(make_config, tok
     kernel(raising(CompilationError("out of resource: shared memory\nmore")))
     assert not load_policy(make_config().model, tokenizer).packs
     said = capsys.readouterr().out
-    assert "no kernel for packed attention that compiles on cpu (CompilationError: out of resource: shared memory)" in said
+    assert "no kernel for packed attention that compiles on cpu (blocks of queries on the CPU: CompilationError: out of resource: shared memory)" in said
 
 
 def test_a_kernel_of_another_version_is_an_error_with_a_remedy(make_config, tokenizer, kernel):
@@ -123,6 +125,46 @@ def test_what_says_nothing_of_packs_is_not_taken_for_a_verdict(make_config, toke
     kernel(raising(error))
     with pytest.raises(type(error)):
         load_policy(make_config().model, tokenizer)
+
+
+@pytest.mark.parametrize("met", [torch.OutOfMemoryError("CUDA out of memory."), torch.AcceleratorError("illegal memory access", 700)])
+def test_what_a_compiler_met_on_the_device_is_not_taken_for_a_verdict(make_config, tokenizer, kernel, met):
+    from torch._inductor.exc import InductorError
+
+    kernel(raising(InductorError(met, None)))
+    with pytest.raises(InductorError):
+        load_policy(make_config().model, tokenizer)
+
+
+@pytest.fixture
+def by_paths(monkeypatch):
+    """Let the CPU have a kernel with a variable-length call."""
+    monkeypatch.setattr(Policy, "kernel", emulated.kernel())
+
+
+def test_a_kernel_of_variable_lengths_is_proven(make_config, tokenizer, by_paths):
+    assert load_policy(make_config().model, tokenizer).packs
+
+
+@pytest.mark.parametrize("kind", ["shared", "apart", "equal"])
+def test_each_layout_of_a_kernel_is_proven(make_config, tokenizer, by_paths, kind, monkeypatch, capsys):
+    layout = EqualRowsLayout if kind == "equal" else PathsLayout
+    right = layout.attend
+
+    def wrong(self, query, key, value, scaling):
+        broken = kind == "equal" or (self.keys is not None) == (kind == "shared")
+        return right(self, query, key, value, 2 * scaling if broken else scaling)
+
+    monkeypatch.setattr(layout, "attend", wrong)
+    assert not load_policy(make_config().model, tokenizer).packs
+    assert "torch's varlen_attn" in capsys.readouterr().out
+
+
+def test_a_kernel_that_gives_no_number_is_not_trained_with(make_config, tokenizer, kernel, capsys):
+    right = CpuLayout.attend
+    kernel(lambda self, query, key, value, scaling: right(self, query, key, value, scaling) * torch.nan)
+    assert not load_policy(make_config().model, tokenizer).packs
+    assert "differ from plain masked attention" in capsys.readouterr().out
 
 
 def test_the_probe_compares_the_largest_gap_not_the_mean(make_config, tokenizer):

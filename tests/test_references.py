@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from pages import make_run
 
 from tutelage.evaluation.engine import Completion
@@ -14,11 +17,14 @@ from tutelage.evaluation.grade import grade_completions
 from tutelage.grading import (
     Verdict,
     VerdictCache,
+    grade_response,
     grade_responses,
+    pool,
     question_only_reward_fn,
     r1_zero_reward_fn,
     reference_of,
     reference_text,
+    reward_fn_response_vs_gt,
 )
 from tutelage.report.facts import generations
 from tutelage.runs import read_run
@@ -54,6 +60,7 @@ def test_a_reference_is_text_a_number_or_a_list_of_them(value, reference):
     [
         None, "", "  \n", float("nan"), np.float32("nan"), np.array(np.nan), Decimal("nan"), "proof", "Proof", " notfound ", "Not found",
         "N/A", "n/a", "None", "null", "NaN", "unknown", "No answer",
+        [], (), [None, float("nan")], np.array([]), torch.tensor([]), torch.tensor(float("nan")),
         "Let n be even.\nThen the sum of its digits is odd, which ends the proof.",
         "We argue by contradiction.\n\nSuppose that p divides q.",
         " ".join(["because"] * 31),
@@ -61,8 +68,13 @@ def test_a_reference_is_text_a_number_or_a_list_of_them(value, reference):
 )  # fmt: skip
 def test_what_people_write_for_nothing_is_no_reference(value):
     assert reference_of(value) == ""
-    with pytest.raises(ValueError, match="the reference answer is empty"):
-        r1_zero_reward_fn(says("5"), value)
+    if isinstance(value, str):  # a text was meant to say something
+        with pytest.raises(ValueError, match="the reference answer is empty"):
+            r1_zero_reward_fn(says("5"), value)
+    else:
+        assert r1_zero_reward_fn(says("5"), value) == {"reward": 0.0, "format_reward": 1.0, "answer_reward": 0.0}
+        assert r1_zero_reward_fn("5", value)["format_reward"] == 0.0
+        assert grade_response(says("5"), value).equal is None and grade_response(says("5"), value).layer == "reference"
 
 
 def test_pandas_writes_nothing_in_its_own_way():
@@ -79,7 +91,7 @@ def test_pandas_writes_nothing_in_its_own_way():
         "\\begin{pmatrix}\n1 & 2 \\\\\n3 & 4\n\\end{pmatrix}",
         "f(x) = \\begin{cases} x & \\text{if x is a positive number}\\\\\n 0 & \\text{if x is not one of these} \\end{cases}",
         "\\begin{aligned}\nx &= 1 \\\\\ny &= 2\n\\end{aligned}",
-        "We add two and three.\n#### 5",
+        "#### Count\nred\n#### Sum\nblue",
         "All functions f(x) = cx, where c is a real constant that is not zero, and the function that is zero everywhere",
     ],
 )
@@ -114,12 +126,78 @@ def test_another_type_is_refused_by_name(value, names):
         reference_of(value)
 
 
-@pytest.mark.parametrize("truth", [5, 5.0, "5", ["5", "five"], ("five", "5"), np.int64(5), np.array([4, 5]), Decimal(5), [Fraction(5)]])
+@pytest.mark.parametrize(
+    ("text", "reference"),
+    [
+        ("#### 72", "72"), ("We add two and three.\n#### 5", "5"), ("work <<1+1=2>> it\n#### 1,234.\n", "1234"), ("#### $18", "$18"),
+        ("#### N/A", ""), (r"so #### \boxed{3}", "3"),
+    ],
+)  # fmt: skip
+def test_a_reference_behind_marks_is_what_stands_there(text, reference):
+    assert reference_of(text) == reference
+
+
+@pytest.mark.parametrize(
+    ("value", "reference"),
+    [
+        (torch.tensor(5), "5"), (torch.tensor(0.1), "0.1"), (torch.tensor(0.1, dtype=torch.bfloat16), "0.1"), (torch.tensor(0.123456789), "0.12345679"),
+        (torch.tensor(1 / 3, dtype=torch.float64), "0.3333333333333333"), (torch.tensor([1, 2]), ("1", "2")), (torch.tensor([0.5, 2.0]), ("0.5", "2")),
+    ],
+)  # fmt: skip
+def test_a_tensor_is_a_number_or_several(value, reference):
+    assert reference_of(value) == reference
+
+
+@pytest.mark.parametrize("truth", [5, 5.0, "5", ["5", "five"], ("five", "5"), np.int64(5), np.array([4, 5]), Decimal(5), [Fraction(5)],
+    torch.tensor(5.0), "#### 5", r"\boxed{5}", r"\$5", "$5", [None, 5]])  # fmt: skip
 def test_reward_functions_take_typed_references(truth):
     assert r1_zero_reward_fn(says("5"), truth)["answer_reward"] == 1.0
     assert r1_zero_reward_fn(says("6"), truth) == {"reward": 0.0, "format_reward": 1.0, "answer_reward": 0.0}
     assert question_only_reward_fn(r"so \boxed{5}", truth)["answer_reward"] == 1.0
     assert question_only_reward_fn("so 5", truth)["format_reward"] == 0.0
+
+
+@pytest.mark.parametrize("truth", [True, {"answer": 5}, {5}, b"5", object(), 1j, [[5]], torch.eye(2)])
+def test_what_is_no_reference_is_one_clear_error(truth):
+    for reward_fn in (r1_zero_reward_fn, question_only_reward_fn, reward_fn_response_vs_gt):
+        with pytest.raises(ValueError, match="the reference is"):
+            reward_fn(says("5"), truth)
+
+
+@pytest.mark.parametrize("response", [None, 5, b"5", ["5"]])
+def test_a_response_that_is_no_text_is_one_clear_error(response):
+    with pytest.raises(ValueError, match="the response is of type"):
+        r1_zero_reward_fn(response, "5")
+
+
+def test_the_specifications_check_of_a_response_is_r1_zeros():
+    for answer, truth in (("5", 5), ("6", "5"), ("x", None), (r"\frac{1}{2}", [0.5, "x"])):
+        assert reward_fn_response_vs_gt(says(answer), truth) == r1_zero_reward_fn(says(answer), truth)
+    assert reward_fn_response_vs_gt(says("5"), 5)["answer_reward"] >= 1.0 and reward_fn_response_vs_gt("5", "5")["format_reward"] == 0.0
+
+
+def test_a_style_that_does_not_exist_is_an_error():
+    with pytest.raises(ValueError, match="there is no style 'r1'; there are r1_zero, question_only, answer"):
+        grade_responses([("5", "5")], "r1")
+    assert [verdict.equal for verdict in grade_responses([("5.0", 5), ("six", 5)], "answer")] == [True, False]
+
+
+def test_fast_asks_no_worker(monkeypatch):
+    monkeypatch.setattr(pool, "ask", lambda *_: pytest.fail("asked"))
+    assert r1_zero_reward_fn(says("0.50"), "1/2", fast=True)["reward"] == 1.0
+    assert r1_zero_reward_fn(says("2√2"), r"\sqrt{8}", fast=True) == {"reward": 0.0, "format_reward": 1.0, "answer_reward": 0.0}
+    assert question_only_reward_fn(r"so \boxed{1,234}", ["x^2-1", 1234], fast=True)["reward"] == 1.0
+    assert r1_zero_reward_fn("0.5", "1/2", fast=True)["format_reward"] == 0.0
+
+
+@pytest.mark.slow
+def test_fast_accepts_nothing_that_is_not_accepted_otherwise():
+    rows = [json.loads(line) for file in sorted((Path(__file__).parent / "data").glob("*.jsonl")) for line in file.read_text().splitlines()]
+    pairs = [(row["gold"], row["pred"]) for row in rows]
+    fast = {pair for pair in pairs if r1_zero_reward_fn(says(pair[1]), [pair[0]], fast=True)["reward"]}
+    full = grade_responses([(says(answer), [gold]) for gold, answer in pairs])
+    accepted = {pair for pair, verdict in zip(pairs, full, strict=True) if verdict.equal}
+    assert len(fast) > 100 and fast <= accepted
 
 
 def test_any_of_several_is_right_and_an_undecided_one_is_told():

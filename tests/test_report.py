@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from pages import EVIL, make_run, make_sweep
 
-from tutelage.config import parse_config, to_toml
+from tutelage.config import load_config, parse_config, to_toml
 from tutelage.errors import InputError
 from tutelage.report import facts, figures, words
 from tutelage.report import page as report
@@ -99,6 +99,14 @@ def test_what_a_person_must_know_is_a_warning(run):
     found = "\n".join(words.warnings(Reading(run)))
     for part in ("step 10 failed: vLLM hung {", "Step 21 was not applied: the loss", "after step 5: train.lr: 1 → 2", "± 28 points"):
         assert part in found
+
+
+@pytest.mark.parametrize(("precision", "share", "warns"), [("fp32", 0.2, True), ("bf16-sr", 0.2, False), ("bf16-sr", 0.0, True)])
+def test_weights_that_stand_still_are_a_warning_unless_rounding_is_stochastic(run, precision, share, warns):
+    rewrite(run, "metrics.jsonl", lambda line: line | {"weights_changed": share} if line["kind"] == "train" else line)
+    config = load_config(run / "config.toml", ["--model.precision", precision])
+    (run / "config.toml").write_text(to_toml(config))
+    assert ("updates may be lost to rounding" in "\n".join(words.warnings(Reading(run)))) == warns
 
 
 def test_an_entropy_known_from_below_is_written_so():

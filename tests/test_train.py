@@ -18,6 +18,8 @@ from tutelage.machines.world import StopWanted, World
 from tutelage.model.load import load_policy
 from tutelage.model.order import step_batches
 from tutelage.model.specification import get_response_log_probs, sft_microbatch_train_step
+from tutelage.report import facts
+from tutelage.runs import Reading
 from tutelage.training.ending import Interrupted
 from tutelage.training.loop import prefetched
 from tutelage.training.step import accumulate_gradients
@@ -213,8 +215,8 @@ def test_an_interrupted_run_continues_to_the_same_end_bit_for_bit(make_config, t
 @pytest.mark.parametrize(
     ("needs", "how"),
     [
-        ("torchao", {"model__precision": "bf16-sr"}),
-        ("torchao", {"model__precision": "bf16-sr", "train__optimizer": "adamw-8bit"}),
+        ("torch", {"model__precision": "bf16-sr"}),
+        ("torch", {"model__precision": "bf16-sr", "train__optimizer": "adamw-8bit"}),
         ("peft", {"model__precision": "bf16-mixed", "model__lora": "dora", "model__lora_rank": 2}),
         ("torch", {"train__pack": False}),
     ],
@@ -234,10 +236,13 @@ def test_whatever_the_precision_an_interrupted_run_is_the_same_run(make_config, 
 
 def test_each_step_tells_where_its_time_went(make_config):
     lines = lines_of(train_one_size(make_config()).directory / "metrics.jsonl")
-    for line in (line for line in lines if line["kind"] == "train"):
+    steps = [line for line in lines if line["kind"] == "train"]
+    for line in steps:
         parts = [line[f"{part}_seconds"] for part in ("data", "forward_backward", "optimizer")]
         assert sum(parts) == pytest.approx(line["seconds"], abs=0.001) and line["tokens_per_second"] > 0
-        assert line["matrix_share"] > 0 and 0 < line["weights_changed"] <= 1 and line["distinct_tokens"] > 0
+        assert line["matrix_share"] > 0 and line["distinct_tokens"] > 0
+    counted = [line["weights_changed"] for line in steps if "weights_changed" in line]
+    assert 0 < min(counted) <= max(counted) <= 1 and {"weights_changed"} <= steps[0].keys() & steps[-1].keys()
 
 
 def test_the_rate_of_the_device_is_measured_before_training_and_kept(make_config, monkeypatch):
@@ -252,6 +257,13 @@ def test_the_rate_of_the_device_is_measured_before_training_and_kept(make_config
     assert order == ["rate", "update", "update"]
     environment = json.loads((directory / "environment.json").read_text())
     assert environment["matrix_flops_per_second"] > 1e8 and environment["command"]
+
+
+@pytest.mark.parametrize(("pack", "kernel"), [(True, "blocks of queries on the CPU"), (False, None)])
+def test_a_run_writes_down_which_kernel_computes_its_packs(make_config, pack, kernel):
+    directory = train_one_size(make_config(train__num_steps=1, train__pack=pack, eval__before=False)).directory
+    assert json.loads((directory / "environment.json").read_text())["kernel"] == kernel
+    assert ("attention within packs" in dict(facts.environment(Reading(directory)))) == pack
 
 
 def test_a_rate_that_could_not_be_measured_costs_the_share_alone(make_config, monkeypatch):

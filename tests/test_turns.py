@@ -123,7 +123,7 @@ def test_a_pack_of_turns_is_every_turn_as_a_row_of_its_own(config, kind):
     prepared = prepare(config, tokenizer)
     policy = load_policy(config.model, tokenizer)
     assert policy.packs
-    course = Course(prepared, config, policy, pair_cost=0.0)
+    course = Course(prepared, config, policy)
     assert course.epoch == TALKS // 2, "a step counts conversations"
     examples, batches = course.at(0)
     assert len(examples) == 2 * TURNS and len({row.source.split()[0] for row in examples}) == 2
@@ -143,7 +143,7 @@ def test_a_pack_of_turns_is_every_turn_as_a_row_of_its_own(config, kind):
         assert (gradients[name] - expected).norm() <= 1e-5 * expected.norm(), name
     alone = load_policy(config.model, tokenizer)
     alone.packs = False
-    padded = Course(prepared, replaced(config, {"train.batch_size": 1, "train.grad_accum": 2}), alone, 0.0)
+    padded = Course(prepared, replaced(config, {"train.batch_size": 1, "train.grad_accum": 2}), alone)
     one_by_one = padded.batches(examples)
     assert len(one_by_one) == 2 * TURNS and all(each.input_ids.shape[0] == 1 for each in one_by_one)
     accumulate_gradients(alone, examples, one_by_one, config, 0)
@@ -155,7 +155,7 @@ def test_turns_of_a_conversation_share_a_pack_also_where_packs_are_small(config)
     prepared = prepare(config, load_tokenizer(config.model.id))
     policy = load_policy(config.model, load_tokenizer(config.model.id))
     talk = len({row[: end + 1] for each in prepared.of_rows([0]) for row in [each.prompt_ids + each.response_ids] for end in range(len(row))})
-    course = Course(prepared, replaced(config, {"train.pack_tokens": talk + 10}), policy, 0.0)
+    course = Course(prepared, replaced(config, {"train.pack_tokens": talk + 10}), policy)
     _, batches = course.at(0)
     assert len(batches) == 2 and sorted(len(batch.of_examples) for batch in batches) == [TURNS, TURNS]
 

@@ -162,7 +162,7 @@ def percent(share: float | None) -> str:
 
 
 def quiet_libraries() -> None:
-    """Silence the progress bars of libraries, and torchao's remarks on kernels that this machine does not need."""
+    """Silence the progress bars of libraries, and the remarks of torchao, which libraries import where it is installed."""
     warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # at each checkpoint of a single process
     for name in ("torchao", "torch.utils._pytree"):
         logging.getLogger(name).setLevel(logging.ERROR)

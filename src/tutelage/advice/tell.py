@@ -123,7 +123,7 @@ def show(advice: Advice) -> None:
         console.say(f"{advice.ranks} ranks share the state: start it with --launch {advice.ranks}; bytes are of one card")
     columns = {"as given": advice.given} | ({"proposed": advice.proposal} if advice.proposal is not None else {})
     needed = [option.needs for option in columns.values()]
-    parts = [part for part in PARTS if any(part in needs.training for needs in needed)]
+    parts = [part for part in PARTS if any(needs.training.get(part) for needs in needed)]
     rows = [(f"training: {part}", *(in_gb(needs.training.get(part, 0.0)) for needs in needed)) for part in parts]
     rows += [(what, *(cell(advice, needs) for needs in needed)) for what, cell in LINES.items()]
     console.table("The plan (reckoned)", ("", *columns), rows)

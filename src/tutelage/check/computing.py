@@ -23,7 +23,7 @@ from tutelage.model import (
     step_batches,
     tokenizer_of,
 )
-from tutelage.resources import free_memory, pair_cost, weight_bytes
+from tutelage.resources import costs_of, free_memory, weight_bytes
 from tutelage.training import accumulate_gradients
 
 GRADIENT_BOUND = 1e-4
@@ -90,7 +90,7 @@ def gradient_of(config: Config, rows: list[TokenizedExample], world: World) -> t
     policy = load_policy(config.model, tokenizer_of(config), world=world)
     policy.model.train()
     pad_id = None if policy.packs and config.train.pack else policy.pad_token_id
-    batches = step_batches(rows, max(map(len, rows)), 1, pad_id, world.rank, world.size, pair_cost(policy))
+    batches = step_batches(rows, max(map(len, rows)), 1, pad_id, world.rank, world.size, costs_of(policy))
     accumulate_gradients(policy, rows, batches, config, 0, world)
     return sampled([full_tensor(gradient) for gradient in gradients(policy.model)])
 

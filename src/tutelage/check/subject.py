@@ -12,7 +12,7 @@ from tutelage import console
 from tutelage.config import Config, replaced
 from tutelage.data import Pool, Prepared, TokenizedExample, choose, read_pool
 from tutelage.model import Course, Policy, check_positions, load_policy, outline, tokenizer_of
-from tutelage.resources import pair_cost
+from tutelage.resources import costs_of
 
 ROWS = 8
 """Rows that the model computes."""
@@ -60,7 +60,7 @@ class Subject:
             "train.batch_size": rows_together,
             "train.grad_accum": ROWS // rows_together,
         }
-        return Course(self.prepared, replaced(self.config, layout), self.policy, pair_cost(self.policy))
+        return Course(self.prepared, replaced(self.config, layout), self.policy, costs_of(self.policy))
 
 
 def make_subject(config: Config, scratch: Path) -> Subject:

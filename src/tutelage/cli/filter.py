@@ -67,6 +67,7 @@ def filter_file(
     from tutelage import console
     from tutelage.config import DataConfig
     from tutelage.data import Tally, count_well_formed, draw_rows, iter_rows, judge_rows, reader_of
+    from tutelage.grading import start_workers
     from tutelage.machines import fanout
     from tutelage.runs import to_lines, writing
 
@@ -82,7 +83,10 @@ def filter_file(
 
     with console.progress(f"reading {data}"):
         source = config.of_training().model_copy(update={"path": data})
-        reader = reader_of(source, list(itertools.islice(rows(), LOOKED_AT)), reward=style)
+        first = list(itertools.islice(rows(), LOOKED_AT))
+        if where == "local":
+            start_workers(len(first))
+        reader = reader_of(source, first, reward=style)
         well_formed = count_well_formed(rows(), reader, config.on_bad_row)
     tally = Tally()
     with contextlib.ExitStack() as files:  # on an error, none of the files is left

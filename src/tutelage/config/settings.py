@@ -202,7 +202,7 @@ class TrainConfig(Section):
     betas: tuple[DecayRate, DecayRate] = (0.9, 0.999)
     """AdamW's decay rates of the first and second moment."""
     optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
-    """adamw: fused, or with stochastic rounding for bf16-sr. adamw-8bit: moments in 8-bit blocks (torchao), a quarter of the state."""
+    """adamw: fused, or with stochastic rounding for bf16-sr. adamw-8bit: moments in blocks of 8-bit numbers, a quarter of the state."""
     pack: Annotated[bool, MAY_CHANGE] = True
     """Lay the rows of a step out in packs where every shared prefix is computed once: exact, and faster than padded rows."""
     pack_tokens: Annotated[PositiveInt | None, MAY_CHANGE] = None
@@ -225,7 +225,7 @@ class TrainConfig(Section):
     loss_normalization: Literal["token", "sequence"] = "token"
     """What the summed loss of a step is divided by: its response tokens, or its rows (the specification's formula)."""
     seed: int = 42
-    """Seed of the order of rows and of dropout."""
+    """Seed of the order of rows, of dropout, and of stochastic rounding."""
 
 
 class EvalConfig(Section):

@@ -15,6 +15,7 @@ from tutelage.evaluation.draft import Draft
 from tutelage.evaluation.engine import Completion, EngineError, EngineHandle, Handover, Sampling, Snapshot, native
 from tutelage.evaluation.entropy import TOP_K, Entropy, add_entropies, add_tokens, drop_entropies
 from tutelage.evaluation.grade import REWARD_FUNCTIONS, grade_completions
+from tutelage.grading import start_workers
 from tutelage.machines import ALONE, StopWanted, World, gathered
 from tutelage.model import Policy
 
@@ -130,6 +131,8 @@ def solve(
     Raises:
         StopWanted: the job was asked to stop; the answers so far are in the draft.
     """
+    if world.leads:
+        start_workers(job.responses)
     known = world.first(draft.known) if draft is not None else {}
     on_finished(sum(map(len, known.values())))
     answers, stopped = _shared_among_ranks(job, policy, known, draft, world, on_finished)
@@ -166,13 +169,19 @@ def _shared_among_ranks(
         if count:
             on_finished(count)
 
-    with gathered(policy.model), policy.computing(with_head=True):
+    with (
+        gathered(policy.model),
+        policy.computing(with_head=True),
+        native.generating(policy.model, policy.tokenizer, job.sampling) as generate,
+    ):
         for portion in portions[world.rank :: world.size]:
             try:
-                completions = native.generate(
-                    policy.model, policy.tokenizer, [prompts[index] for index in portion], job.sampling,
-                    batch_size=job.config.batch_size, indices=portion, on_finished=after_each_token,
-                )  # fmt: skip
+                completions = generate(
+                    [prompts[index] for index in portion],
+                    batch_size=job.config.batch_size,
+                    indices=portion,
+                    on_finished=after_each_token,
+                )
             except StopWanted:
                 return answers, True
             found = by_index(portion, completions)
@@ -198,6 +207,7 @@ def solve_by_engine(
         UncertifiedWeights: trainer and engine differ beyond the bound.
         EngineError: it failed twice, or was closed.
     """
+    start_workers(job.responses)
     answers = draft.known() if draft is not None else {}
     on_finished(sum(map(len, answers.values())))
     prompts = dict(zip(job.indices, job.prompts, strict=True))

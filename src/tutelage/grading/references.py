@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Sequence
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any
+from typing import Any, Protocol
 
-from tutelage.grading.answers import answer_in
+from tutelage.grading.answers import answer_in, final_after_marks
 
+
+class HasToList(Protocol):
+    """A scalar or an array of NumPy, PyTorch, pandas or JAX."""
+
+    def tolist(self) -> Any: ...
+
+
+Answer = str | int | float | Decimal | Fraction | HasToList | None
+GroundTruth = Answer | Sequence[Answer]
+"""What a row may hold as its reference answer; of several answers any is right. `reference_of` reads it."""
 Reference = str | tuple[str, ...]
 """A reference answer; several, of which any is right; "" where there is none."""
 
@@ -29,12 +40,13 @@ def reference_of(value: Any) -> Reference:
     """The reference that a value of a row says.
 
     Args:
-        value: text, a number, a NumPy value or array, a list or tuple of these (any of them is right), or None.
+        value: text, a number (int, float, Decimal, Fraction), a scalar or an array of NumPy, PyTorch or pandas, a list or tuple of
+            these (any of them is right), or None.
 
     Returns:
         The text of the answer; a tuple of several; "" where there is none: None, NaN, an empty text or list, what people write for
         nothing (``proof``, ``notfound``, ``N/A``), or prose of more than a line. Of a text with boxes, the answer is what its boxes
-        give.
+        give; of GSM8K's ``work #### 72``, what stands behind the marks.
 
     Raises:
         ValueError: the value is of another type, a bool, or a list within a list.
@@ -67,7 +79,7 @@ def _items(value: Any) -> list[Any] | None:
 
 
 def _of_one(value: Any) -> str:
-    if hasattr(value, "tolist") and not isinstance(value, str):  # a NumPy scalar
+    if hasattr(value, "tolist") and not isinstance(value, str):  # a scalar of NumPy or PyTorch
         value = _plain(value)
     if isinstance(value, bool):
         raise ValueError(f"the reference is {value}, a truth value: write the answer as text")
@@ -87,12 +99,17 @@ def _of_one(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A NumPy scalar as Python's; a float32 by the digits that it is written with (0.1, not 0.10000000149011612)."""
+    """A scalar as Python's; one of few bits by the digits that name it (0.1, not the float32 0.10000000149011612)."""
     if getattr(getattr(value, "dtype", None), "kind", "") in ("m", "M"):
         raise ValueError(f"the reference is of type {type(value).__name__}: write the date as text")
     plain = value.tolist()
+    if not isinstance(plain, float):
+        return plain
+    if hasattr(value, "new_tensor"):  # PyTorch writes four digits, whatever a tensor holds
+        short = (float(f"{plain:.{digits}g}") for digits in range(1, 17))
+        return next((number for number in short if value.new_tensor(number).tolist() == plain), plain)
     with contextlib.suppress(ValueError):
-        return float(str(value)) if isinstance(plain, float) else plain
+        return float(str(value))
     return plain
 
 
@@ -112,6 +129,9 @@ def _of_text(text: str) -> str:
         return ""
     if "\\boxed" in text or "\\fbox" in text:
         return answer_in(text)
+    work, final = final_after_marks(text)
+    if final and "####" not in work:  # a heading of Markdown occurs several times
+        return _of_text(final)
     may_be_prose = "\n" in text or len(text) > 2 * MOST_WORDS
     return "" if may_be_prose and _is_prose(text) else text
 
@@ -119,9 +139,9 @@ def _of_text(text: str) -> str:
 def _is_prose(text: str) -> bool:
     """Whether a text explains rather than answers: several lines of words, or more words than an answer has.
 
-    One answer a line, an environment (matrix, cases, aligned) and GSM8K's ``####`` are no prose.
+    One answer a line and an environment (matrix, cases, aligned) are no prose.
     """
-    if "\\begin" in text or "####" in text:
+    if "\\begin" in text:
         return False
     lines = [re.findall(r"(?<![\\A-Za-z])[^\W\d_]{2,}", line) for line in text.split("\n") if line.strip()]
     return sum(map(len, lines)) > MOST_WORDS or (len(lines) > 1 and any(len(words) > 2 for words in lines))

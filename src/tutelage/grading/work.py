@@ -11,8 +11,20 @@ import contextlib
 import math
 import sys
 from collections.abc import Callable, Iterator
+from enum import StrEnum
 from types import FrameType
 from typing import Any, NoReturn
+
+OUT_OF_TIME = "stopped by the clock"
+"""How the reason begins when a clock ended a comparison, or something from outside did."""
+
+
+class Task(StrEnum):
+    """What a worker does: a reading one hands on, by no reply, what only Math-Verify evaluates."""
+
+    READ = "read"
+    MATH_VERIFY = "math-verify"
+
 
 OWN_UNITS = 1_000_000
 """What our own reading and comparing may spend in one comparison: about two seconds of one core. No pair of the tests needs 10,000."""

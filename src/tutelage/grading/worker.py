@@ -1,10 +1,10 @@
-"""The process behind the symbolic layers: ``python -m tutelage.grading.worker``.
+"""The process behind the symbolic layers: ``python -m tutelage.grading.worker read``, or ``… math-verify``.
 
-It stays single-threaded, and forks children that do the work: one that reads and compares, and for each pair of which Math-Verify is
-asked one more. Children have memory limits and refuse to run code made from text; what they may compute is counted (`work`), so that a
-verdict does not depend on how busy the machine is. Two clocks are the last resort, for a single operation that does not end.
-Requests are JSON lists of pairs, a line each, replies lists of [equal, layer, why]; at the end of input all processes end, so no orphan
-outlives the owner.
+It stays single-threaded, and forks children that do the work: one that reads and compares pair after pair, or one for each pair of which
+Math-Verify is asked. Children have memory limits and refuse to run code made from text; what they may compute is counted (`work`), so
+that a verdict does not depend on how busy the machine is. Two clocks are the last resort, for a single operation that does not end.
+Requests are JSON lists of pairs, a line each. Replies are lists of [equal, layer, why], or of null for a pair that is for Math-Verify.
+At the end of input all processes end, so no orphan outlives the owner.
 """
 
 from __future__ import annotations
@@ -22,43 +22,55 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from tutelage.grading import foreign, symbolic, work
-from tutelage.grading.pool import OUT_OF_TIME
 from tutelage.grading.tree import Reply
+from tutelage.grading.work import OUT_OF_TIME, Task
 
 MEMORY_LIMIT = 1 << 30
-CPU_SECONDS, WALL_SECONDS = 20.0, 120.0
-"""The last resort. A comparison that spends all its work takes about three seconds of an idle core."""
+CPU_SECONDS, WALL_SECONDS = 60.0, 1200.0
+"""The last resort, twenty times what a comparison takes that spends all its work: about three seconds of an idle core. The first clock
+is the child's own, of the time that it computes; the second one is for a child that waits, and for a machine hundreds of times as busy."""
 RECYCLE_AFTER = 2_000
+"""Pairs that one child reads."""
 _PR_SET_PDEATHSIG = 1
 
 
-def main() -> None:
+def main(task: Task) -> None:
     replies = os.fdopen(os.dup(1), "w")  # a library that prints must not write into the protocol
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # what the owner ignores or blocks comes down through exec
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     print("ready", file=replies, flush=True)
-    reader: Child | None = None
+    ask = _ask_reader() if task is Task.READ else _ask_math_verify()
     for line in sys.stdin.buffer:
-        verdicts = []
-        for pair in json.loads(line):
-            if reader is not None and (reader.spoilt or reader.served >= RECYCLE_AFTER):
-                reader.end()
-                reader = None
-            reader = reader or Child(symbolic.by_reading)
-            verdicts.append(reader.ask(pair) or _ask_math_verify(pair))
-        print(json.dumps(verdicts), file=replies, flush=True)
-    if reader is not None:
-        reader.end()
+        print(json.dumps([ask(pair) for pair in json.loads(line)]), file=replies, flush=True)
 
 
-def _ask_math_verify(pair: list[str]) -> Reply:
+def _ask_reader() -> Callable[[list[str]], Reply | None]:
+    """Asks one child pair after pair, and the next child where that is spoilt or has read its share."""
+    child = Child(symbolic.by_reading)  # now: the first pair finds it there
+
+    def ask(pair: list[str]) -> Reply | None:
+        nonlocal child
+        if child.spoilt or child.served >= RECYCLE_AFTER:
+            child.end()
+            child = Child(symbolic.by_reading)
+        return child.ask(pair)
+
+    return ask
+
+
+def _ask_math_verify() -> Callable[[list[str]], Reply | None]:
+    """Asks a child of its own for each pair: it starts from the same state whatever came before."""
     foreign.warm_up()  # here, so that each child has it for nothing
-    child = Child(foreign.ask)
-    verdict = child.ask(pair)
-    child.end()
-    return verdict or (None, "error", "no verdict")
+
+    def ask(pair: list[str]) -> Reply | None:
+        child = Child(foreign.ask)
+        verdict = child.ask(pair)
+        child.end()
+        return verdict
+
+    return ask
 
 
 class Child:
@@ -179,4 +191,4 @@ def _serve(requests: socket.socket, answer: Callable[[str, str], Reply | None]) 
 
 
 if __name__ == "__main__":
-    main()
+    main(Task(sys.argv[1]))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         reshard,
         shard,
     )
+    from tutelage.machines.transfer import to_device
     from tutelage.machines.workers import is_worker, over_cores, over_processes
     from tutelage.machines.world import ALONE, StopWanted, World, agreed, join, of_a_collective, rank_device
 

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 from tutelage._lazy import lazily
 
 if TYPE_CHECKING:
-    from tutelage.model import attention, lora, optim
+    from tutelage.model import attention, liger, lora, optim
     from tutelage.model.batch import Batch, pack, pad
+    from tutelage.model.change import ChangeMeter
     from tutelage.model.directory import resolve
     from tutelage.model.load import (
         check_positions,
@@ -24,9 +25,10 @@ if TYPE_CHECKING:
     )
     from tutelage.model.losses import Loss, loss_named
     from tutelage.model.order import Course, step_batches, steps_per_epoch, total_steps
+    from tutelage.model.packs import Costs
     from tutelage.model.policy import RECOMPUTATIONS, Policy, Recomputation, evaluating, score_batch
     from tutelage.model.save import save_model
-    from tutelage.model.scoring import CHUNK
+    from tutelage.model.scoring import CHUNK, LARGE_CHUNK
     from tutelage.model.specification import (
         compute_entropy,
         get_response_log_probs,

@@ -7,15 +7,17 @@ exact: each token sees the tokens of its own row before it, and no others.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from tutelage.data import TokenizedExample, pad_and_shift
+from tutelage.machines import to_device
 from tutelage.model import attention
+from tutelage.model.trie import Size, SortedRows, Trie, build_trie, rows_and_depths
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Batch:
         sources, labels: (targets,) int64.
         weights: (targets,) float32.
         of_examples: for each example, in the order given, the targets of its response tokens.
+        size: what is computed, counted when the batch is made: nothing has to read it from a device.
         layout: of a pack, once it is `ready` for a kernel.
     """
 
@@ -41,12 +44,24 @@ class Batch:
     labels: torch.Tensor
     weights: torch.Tensor
     of_examples: tuple[torch.Tensor, ...]
+    size: Size
     layout: attention.Layout | None = None
+
+    @property
+    def pairs(self) -> int:
+        """(query, key) pairs that attend."""
+        return self.size.pairs
+
+    @property
+    def keys(self) -> int:
+        """Keys that attention by paths gathers; 0 where no row branches off another."""
+        return self.size.keys
 
     def ready(self, kernel: attention.Kernel) -> Batch:
         """The batch as the model takes it: filled up, with its layout, and on the kernel's device.
 
-        A batch that is ready stays as it is. Copies do not block, so a thread can make the next batches while a step computes.
+        A batch that is ready stays as it is. Copies to a GPU start in pinned memory and do not block, so a thread makes the next
+        batches while a step computes.
         """
         if self.ends is None or self.layout is not None:
             return self.to(kernel.device)
@@ -57,7 +72,7 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """The batch with its tensors there; `of_examples`, which the model never needs, stays."""
         moved: dict[str, Any] = {
-            name: value.to(device, non_blocking=True) for name, value in vars(self).items() if isinstance(value, torch.Tensor)
+            name: to_device(value, device) for name, value in vars(self).items() if isinstance(value, torch.Tensor)
         }
         return replace(self, **moved)
 
@@ -73,94 +88,64 @@ class Batch:
             input_ids=torch.cat([self.input_ids, nothing], dim=1),
             position_ids=torch.cat([self.position_ids, nothing], dim=1),
             ends=torch.cat([self.ends, torch.arange(length, length + more) + 1]),
+            size=Size(self.size.tokens + more, self.size.pairs + more, self.size.keys, equal=False),
         )
 
 
-@dataclass(frozen=True)
-class Trie:
-    """Sequences of ids, every prefix that they share held once, in depth-first order.
-
-    Attributes:
-        ids, depths, ends: of each token; `ends` is where its subtree ends.
-        paths: the tokens of each sequence, in the order in which the sequences were given.
-    """
-
-    ids: list[int]
-    depths: list[int]
-    ends: list[int]
-    paths: list[list[int]]
-
-
-def build_trie(sequences: Sequence[tuple[int, ...]]) -> Trie:
-    """The trie of sequences.
-
-    Sorted sequences are the leaves of their trie in depth-first order. The prefix that a sequence shares with any earlier one is
-    the prefix that it shares with the one just before it.
-    """
-    ids: list[int] = []
-    depths: list[int] = []
-    ends: list[int] = []
-    paths: list[list[int]] = [[] for _ in sequences]
-    path: list[int] = []  # from the root to where we are
-    previous: tuple[int, ...] = ()
-    for index in sorted(range(len(sequences)), key=sequences.__getitem__):
-        sequence = sequences[index]
-        shared = shared_length(previous, sequence)
-        for token in path[shared:]:
-            ends[token] = len(ids)
-        fresh = range(len(ids), len(ids) + len(sequence) - shared)
-        ids += sequence[shared:]
-        depths += range(shared, len(sequence))
-        ends += [-1] * len(fresh)
-        path = [*path[:shared], *fresh]
-        paths[index] = path
-        previous = sequence
-    for token in path:
-        ends[token] = len(ids)
-    return Trie(ids, depths, ends, paths)
-
-
-def pack(examples: Sequence[TokenizedExample]) -> Batch:
+def pack(examples: Sequence[TokenizedExample], shares: bool = True) -> Batch:
     """The examples as one pack.
+
+    Args:
+        shares: whether a prefix that examples share stands once. Otherwise each example stands by itself; losses and gradients
+            are the same.
 
     Raises:
         ValueError: an example has no prompt token, so nothing could predict its first response token.
     """
-    trie = build_trie([joined(example) for example in examples])
-    counts: dict[int, int] = {}  # how many rows predict a token
-    predictor: dict[int, int] = {}  # the token whose hidden state predicts it
-    responses = []
-    for example, path in zip(examples, trie.paths, strict=True):
-        start = len(example.prompt_ids)
-        if start == 0:
-            raise ValueError(f"{example.source}: the prompt has no tokens")
-        responses.append(path[start:])
-        for source, token in itertools.pairwise(path[start - 1 :]):
-            counts[token], predictor[token] = counts.get(token, 0) + 1, source
-    predicted = sorted(counts)
-    target = {token: index for index, token in enumerate(predicted)}
-    return Batch(
-        input_ids=torch.tensor([trie.ids]),
-        position_ids=torch.tensor([trie.depths]),
-        ends=torch.tensor(trie.ends),
-        sources=torch.tensor([predictor[token] for token in predicted]),
-        labels=torch.tensor([trie.ids[token] for token in predicted]),
-        weights=torch.tensor([float(counts[token]) for token in predicted]),
-        of_examples=tuple(torch.tensor([target[token] for token in response]) for response in responses),
+    rows = SortedRows.of_examples(examples)
+    return pack_rows(rows if shares else rows.apart())
+
+
+def pack_rows(rows: SortedRows) -> Batch:
+    """The rows as one pack; `of_examples` is in the order in which the rows were given."""
+    trie = Trie.of(rows)
+    row, depth = rows_and_depths(rows.lengths)
+    learnt = depth >= rows.prompts[row]
+    predicted = trie.paths[learnt]
+    source = np.zeros(len(trie.ids), np.int64)  # of each token the one before it in its rows
+    source[predicted] = trie.paths[np.flatnonzero(learnt) - 1]
+    counts = np.bincount(predicted, minlength=len(trie.ids))
+    tokens = np.flatnonzero(counts)
+    target = np.cumsum(counts > 0) - 1
+    return _of_trie(
+        trie,
+        sources=torch.from_numpy(source[tokens]),
+        labels=torch.from_numpy(trie.ids[tokens]),
+        weights=torch.from_numpy(counts[tokens].astype(np.float32)),
+        of_examples=tuple(map(torch.from_numpy, trie.by_row(target[predicted], rows.lengths - rows.prompts))),
     )
 
 
 def pack_labels(input_ids: torch.Tensor, labels: torch.Tensor) -> Batch:
     """Rows of ids, each predicting its own row of labels, as one pack: both (rows, width), the targets row by row."""
-    trie = build_trie([tuple(row) for row in input_ids.tolist()])
-    return Batch(
-        input_ids=torch.tensor([trie.ids]),
-        position_ids=torch.tensor([trie.depths]),
-        ends=torch.tensor(trie.ends),
-        sources=torch.tensor(trie.paths).flatten(),
+    trie = build_trie(input_ids.tolist())
+    return _of_trie(
+        trie,
+        sources=torch.from_numpy(np.concatenate(trie.by_row(trie.paths))),
         labels=labels.flatten(),
         weights=torch.ones(labels.numel()),
         of_examples=tuple(torch.arange(labels.numel()).view(labels.shape)),
+    )
+
+
+def _of_trie(trie: Trie, **targets: Any) -> Batch:
+    """The tokens of a trie as a pack with these targets."""
+    return Batch(
+        input_ids=torch.from_numpy(trie.ids)[None],
+        position_ids=torch.from_numpy(trie.depths)[None],
+        ends=torch.from_numpy(trie.ends),
+        size=trie.rows.size,
+        **targets,
     )
 
 
@@ -175,24 +160,15 @@ def pad(examples: Sequence[TokenizedExample], pad_id: int) -> Batch:
 
 def padded_batch(input_ids: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> Batch:
     """Right-padded rows as a batch whose targets are the labels under the mask; all three (rows, width)."""
+    rows, width = mask.shape
     target = mask.flatten().cumsum(0).view_as(mask) - 1
     return Batch(
         input_ids=input_ids,
-        position_ids=torch.arange(mask.shape[1]).expand_as(mask),
+        position_ids=torch.arange(width).expand_as(mask),
         ends=None,
         sources=mask.flatten().nonzero().flatten(),
         labels=labels[mask],
         weights=torch.ones(int(mask.sum())),
-        of_examples=tuple(target[row][mask[row]] for row in range(len(mask))),
+        of_examples=tuple(target[row][mask[row]] for row in range(rows)),
+        size=Size(rows * width, rows * width * (width + 1) // 2, 0, equal=True),
     )
-
-
-def joined(example: TokenizedExample) -> tuple[int, ...]:
-    """The ids of prompt and response."""
-    return (*example.prompt_ids, *example.response_ids)
-
-
-def shared_length(a: Sequence[int], b: Sequence[int]) -> int:
-    """Length of the longest common prefix."""
-    shortest = min(len(a), len(b))
-    return next((index for index in range(shortest) if a[index] != b[index]), shortest)

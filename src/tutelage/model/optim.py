@@ -1,4 +1,4 @@
-"""The optimizers, the learning-rate schedule, and how many weights a step really changed."""
+"""The optimizers and the learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -13,62 +13,44 @@ import torch
 from tutelage.config import Config, TrainConfig
 from tutelage.errors import InputError
 from tutelage.machines import local_part
-
-SAMPLED = 4096
-"""Elements of each weight that are watched for change."""
+from tutelage.model.adamw import AdamW, moment_bytes
 
 
-def needs_torchao(config: Config) -> bool:
-    return config.model.precision == "bf16-sr" or config.train.optimizer == "adamw-8bit"
+def of_torch(config: Config) -> bool:
+    """Whether torch's own fused AdamW does: weights and moments are float32."""
+    return config.model.precision != "bf16-sr" and config.train.optimizer == "adamw"
 
 
 def require(config: Config, ranks: int = 1) -> None:
-    """Raises InputError where the configured optimizer is not installed, or cannot work on weights that `ranks` share."""
+    """Raises InputError where the configured optimizer lacks its compiler, or cannot work on weights that `ranks` share."""
     if ranks > 1 and config.train.optimizer == "adamw-8bit":
         raise InputError(
-            'train.optimizer = "adamw-8bit": torchao\'s 8-bit moments do not work on sharded weights yet; use "adamw", of which'
+            'train.optimizer = "adamw-8bit": a block of 8-bit moments cannot be shared among ranks yet; use "adamw", of which'
             f" each of the {ranks} ranks holds a part only"
         )
-    if needs_torchao(config) and importlib.util.find_spec("torchao") is None:
+    on_cuda = config.model.device != "cpu" and torch.cuda.is_available()
+    if on_cuda and not of_torch(config) and importlib.util.find_spec("triton") is None:
         raise InputError(
-            f"model.precision = {config.model.precision} with train.optimizer = {config.train.optimizer} needs torchao,"
-            " which is not installed: pip install 'tutelage[gpu]'"
+            f"model.precision = {config.model.precision} with train.optimizer = {config.train.optimizer} needs triton on CUDA,"
+            " which is not installed: pip install triton"
         )
 
 
 def make_optimizer(model: Any, config: Config) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov & Hutter 2019), weight decay on matrices only: torch's fused one on float32 weights, else torchao's.
-
-    bfloat16 weights are rounded stochastically, so that updates below their precision survive on average; the 8-bit variant
-    holds its moments in blocks of 8-bit numbers (Dettmers et al. 2022).
-    """
+    """AdamW (Loshchilov & Hutter 2019), weight decay on matrices only: torch's fused one where all is float32, else `adamw.AdamW`."""
     train = config.train
     matrices = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.ndim >= 2]
     vectors = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.ndim < 2]
     groups = [{"params": matrices, "weight_decay": train.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
-    if not needs_torchao(config):
+    if of_torch(config):
         return torch.optim.AdamW(groups, lr=train.lr, betas=train.betas, fused=True)
-    from torchao.optim import AdamW8bit, _AdamW
-
-    kind: Any = AdamW8bit if train.optimizer == "adamw-8bit" else _AdamW
-    optimizer: torch.optim.Optimizer = kind(
-        groups, lr=train.lr, betas=train.betas, bf16_stochastic_round=config.model.precision == "bf16-sr"
-    )
-    return optimizer
+    return AdamW(groups, train.lr, train.betas, seed=train.seed, eight_bit=train.optimizer == "adamw-8bit")
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Set the learning rate of every group."""
     for group in optimizer.param_groups:
-        set_group_lr(group, lr)
-
-
-def set_group_lr(group: dict[str, Any], lr: float) -> None:
-    """Set the learning rate of a group; torchao holds its own as a tensor, which compiled code reads."""
-    if isinstance(group["lr"], torch.Tensor):
-        group["lr"].fill_(lr)
-    else:
         group["lr"] = lr
 
 
@@ -96,15 +78,18 @@ def fill_state(optimizer: torch.optim.Optimizer) -> None:
     Optimizers make their state in the first step, where memory that runs out leaves some moments made and others not. Made here,
     it runs out before anything is trained. A checkpoint is loaded into this state, too.
     """
+    if isinstance(optimizer, AdamW):
+        optimizer.make_state()
+        return
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             parameter.grad = torch.zeros_like(parameter)
-    lrs = [float(group["lr"]) for group in optimizer.param_groups]
+    lrs = [group["lr"] for group in optimizer.param_groups]
     set_lr(optimizer, 0.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     for group, lr in zip(optimizer.param_groups, lrs, strict=True):
-        set_group_lr(group, lr)
+        group["lr"] = lr
     for state in optimizer.state.values():
         if isinstance(state.get("step"), torch.Tensor):
             state["step"].zero_()
@@ -112,33 +97,16 @@ def fill_state(optimizer: torch.optim.Optimizer) -> None:
             state["step"] = 0
 
 
+def bytes_of_state(weight: torch.Tensor, config: Config) -> int:
+    """Bytes of the state that `make_optimizer`'s optimizer will hold for a weight; of a sharded one, for this rank's part."""
+    part = local_part(weight)
+    return moment_bytes(part.numel(), part.element_size(), config.train.optimizer == "adamw-8bit")
+
+
 def state_bytes(optimizer: torch.optim.Optimizer) -> float:
     """Bytes of the state that an optimizer has by now; of sharded weights, of this rank's part."""
     tensors = [local_part(value) for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
     return float(sum(tensor.numel() * tensor.element_size() for tensor in tensors))
-
-
-class ChangeMeter:
-    """The share of weights that an optimizer step changes, by `SAMPLED` elements of each weight; near zero, training stands still.
-
-    Of a sharded model, it measures this rank's part.
-    """
-
-    def __init__(self, model: Any) -> None:
-        weights = [local_part(parameter.detach()) for parameter in model.parameters() if parameter.requires_grad]
-        self.weights = [weight for weight in weights if weight.numel()]
-        self.before = self._sample()
-
-    def _sample(self) -> list[torch.Tensor]:
-        return [weight.flatten()[:: max(1, weight.numel() // SAMPLED)].clone() for weight in self.weights]
-
-    def changed(self) -> tuple[float, float]:
-        """(how many weights changed since the meter was made, of how many)."""
-        if not self.weights:
-            return 0.0, 0.0
-        shares = [(now != then).float().mean() for now, then in zip(self._sample(), self.before, strict=True)]
-        sizes = [float(weight.numel()) for weight in self.weights]
-        return float(torch.stack(shares).cpu().double() @ torch.tensor(sizes, dtype=torch.float64)), sum(sizes)
 
 
 def lr_at(step: int, total: int, config: TrainConfig) -> float:

@@ -14,9 +14,10 @@ import torch
 from tutelage.config import Config
 from tutelage.data import Prepared, TokenizedExample
 from tutelage.machines import ALONE, World
-from tutelage.model.batch import Batch, pack, pad
-from tutelage.model.packs import lay_out_packs
+from tutelage.model.batch import Batch, pack, pack_rows, pad
+from tutelage.model.packs import Costs, lay_out_packs
 from tutelage.model.policy import Policy
+from tutelage.model.trie import SortedRows
 
 
 def steps_per_epoch(rows: int, rows_per_step: int) -> int:
@@ -53,7 +54,7 @@ def step_batches(
     pad_id: int | None = None,
     rank: int = 0,
     ranks: int = 1,
-    pair_cost: float = 0.0,
+    costs: Costs | None = None,
 ) -> list[Batch]:
     """A rank's batches of one optimizer step.
 
@@ -64,24 +65,25 @@ def step_batches(
         budget: distinct tokens of a pack at most.
         rows: padded rows of a batch at most.
         pad_id: what padded rows are filled with; None: rows are packed.
-        pair_cost: as `lay_out_packs`.
+        costs: as `lay_out_packs`.
     """
-    if pad_id is None:
-        groups = lay_out_packs(examples, budget, ranks, pair_cost)
-    else:  # rows of like length
-        ordered = sorted(range(len(examples)), key=lambda index: len(examples[index]), reverse=True)
-        size = min(rows, math.ceil(len(examples) / ranks))
-        groups = [ordered[start : start + size] for start in range(0, len(ordered), size)]
-    groups += [[] for _ in range(-len(groups) % ranks)]
-    if ranks > 1:  # batches that are computed at the same time are alike
-        groups.sort(key=lambda members: sum(len(examples[index]) for index in members), reverse=True)
     idle = min(examples, key=len)
-    batches = []
-    for members in groups[rank::ranks]:
-        chosen = [examples[index] for index in members] or [idle]
-        batch = pack(chosen) if pad_id is None else pad(chosen, pad_id)
-        batches.append(batch if members else replace(batch, weights=torch.zeros_like(batch.weights)))
-    return batches
+    if pad_id is None:
+        packs = lay_out_packs(SortedRows.of_examples(examples), budget, ranks, costs)
+        if ranks > 1:  # batches that are computed at the same time are alike
+            packs.sort(key=lambda each: int(each.lengths.sum()), reverse=True)
+        return [pack_rows(each) if len(each) else _of_no_weight(pack([idle])) for each in packs[rank::ranks]]
+    ordered = sorted(range(len(examples)), key=lambda index: len(examples[index]), reverse=True)  # rows of like length
+    size = min(rows, math.ceil(len(examples) / ranks))
+    groups = [[examples[index] for index in ordered[start : start + size]] for start in range(0, len(ordered), size)]
+    groups += [[] for _ in range(-len(groups) % ranks)]
+    if ranks > 1:
+        groups.sort(key=lambda group: sum(map(len, group)), reverse=True)
+    return [pad(group, pad_id) if group else _of_no_weight(pad([idle], pad_id)) for group in groups[rank::ranks]]
+
+
+def _of_no_weight(batch: Batch) -> Batch:
+    return replace(batch, weights=torch.zeros_like(batch.weights))
 
 
 @dataclass(frozen=True)
@@ -91,13 +93,13 @@ class Course:
     Batches are made in a thread of their own, which must not look at the model while it computes.
 
     Attributes:
-        pair_cost: as `lay_out_packs`, of this model.
+        costs: as `lay_out_packs`, of this model on its device.
     """
 
     prepared: Prepared
     config: Config
     policy: Policy
-    pair_cost: float
+    costs: Costs | None = None
     world: World = ALONE
 
     @property
@@ -135,7 +137,7 @@ class Course:
         """This rank's batches of a step with these rows, each `parts` times smaller than planned, though of one row at least."""
         budget, rows = max(1, self.budget // parts), max(1, self.config.train.batch_size // parts)
         pad_id = None if self.policy.packs else self.policy.pad_token_id
-        return step_batches(examples, budget, rows, pad_id, self.world.rank, self.world.size, self.pair_cost)
+        return step_batches(examples, budget, rows, pad_id, self.world.rank, self.world.size, self.costs)
 
     def at(self, step: int) -> tuple[list[TokenizedExample], list[Batch]]:
         """The rows of optimizer step `step` (from 0), and this rank's batches of them."""

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -14,11 +14,13 @@ from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
 from tutelage.data import Stops, TokenizedExample
-from tutelage.machines import shard
+from tutelage.machines import is_sharded, shard
 from tutelage.model import attention
 from tutelage.model.batch import Batch, pack, pack_labels, pad, padded_batch
+from tutelage.model.masters import copies_of
 from tutelage.model.packs import lay_out_packs
-from tutelage.model.scoring import Head, Scores, score
+from tutelage.model.scoring import CHUNK, Head, Manner, Scores, score
+from tutelage.model.trie import SortedRows
 
 Recomputation = Literal["none", "selective", "full"]
 RECOMPUTATIONS: tuple[Recomputation, ...] = get_args(Recomputation)
@@ -37,7 +39,8 @@ class Policy:
         precision: as `model.precision` of the configuration.
         packs: whether rows that share prefixes may be packed, which `prove_packable` decides.
         offload: keep what the backward pass needs in the memory of the host.
-        compiled: whether layers are compiled.
+        compiled: whether layers are compiled, and on a GPU the element-wise part of the head.
+        chunk: targets that meet the vocabulary at a time.
         recomputation: what the backward pass computes again.
         always_sync: whether ranks exchange gradients after each micro-batch, or after a step's last one.
         left_out: a sentence on the tensors of its checkpoint that the model has no part for; "" where there are none.
@@ -54,9 +57,11 @@ class Policy:
     recomputation: Recomputation = "none"
     always_sync: bool = False
     compiled: bool = False
+    chunk: int = CHUNK
     left_out: str = ""
     compute: Compute = field(init=False)
     _is_computing: bool = field(default=False, init=False)
+    _head: torch.Tensor | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.compute = functools.partial(score_batch, self.model)
@@ -77,6 +82,11 @@ class Policy:
         return torch.float32 if self.precision == "fp32" else torch.bfloat16
 
     @property
+    def manner(self) -> Manner:
+        """How the head is computed now."""
+        return Manner(self.chunk, self.compiled and self.device.type == "cuda", self._head)
+
+    @property
     def kernel(self) -> attention.Kernel:
         """What computes the attention of packs."""
         config = self.model.config.get_text_config()
@@ -88,18 +98,19 @@ class Policy:
     def computing(self, with_head: bool = False) -> Iterator[None]:
         """Within it, the model computes in its precision. `score` and its backward pass belong inside.
 
-        For bf16-mixed, every float32 weight is replaced by a bfloat16 copy with the float32 master behind it in the graph. So
-        gradients arrive, and add up, in float32. The copies are made once for all batches of a step. The embedding is looked up
-        in float32, because the gradients of one of its rows are many, and its output is cast. `score` casts the head by itself.
+        For bf16-mixed, every float32 weight is replaced by a bfloat16 copy, made once for all batches of a step. What the backward
+        pass finds for a copy is added to the gradient of its master at once, in float32 (`copies_of`). The embedding is looked up in
+        float32, because the gradients of one of its rows are many, and its output is cast. The head is copied for `score`, which
+        gives its gradient in float32.
 
         Args:
-            with_head: also cast the head, for generation, which calls the model's own head.
+            with_head: also replace the head, for generation, which calls the model's own head.
         """
         if self.precision != "bf16-mixed":
             yield
             return
-        embedding = self.model.get_input_embeddings()
-        as_they_are = (embedding,) if with_head else (embedding, self.model.get_output_embeddings())
+        embedding, head = self.model.get_input_embeddings(), self.model.get_output_embeddings()
+        as_they_are = (embedding,) if with_head else (embedding, head)
         handle = embedding.register_forward_hook(lambda module, arguments, output: output.to(torch.bfloat16))
         masters = [
             (module, name, parameter)
@@ -111,11 +122,14 @@ class Policy:
         ]
         try:
             self._is_computing = True
-            for module, name, parameter in masters:
-                module._parameters[name] = parameter.to(torch.bfloat16)
+            if not with_head and not is_sharded(self.model):
+                self._head = head.weight.detach().to(torch.bfloat16)
+            copies = copies_of([parameter for _, _, parameter in masters])
+            for (module, name, _), copy in zip(masters, copies, strict=True):
+                module._parameters[name] = copy
             yield
         finally:
-            self._is_computing = False
+            self._is_computing, self._head = False, None
             handle.remove()
             for module, name, parameter in masters:
                 module._parameters[name] = parameter
@@ -144,7 +158,7 @@ class Policy:
         inputs["input_ids"] = batch.input_ids
         weights = None if weights is None else weights.to(self.device, non_blocking=True)
         with self._offloading() if self.offload else contextlib.nullcontext():
-            total, log_probs, entropies = self.compute(inputs, batch.sources, batch.labels, weights, entropy)
+            total, log_probs, entropies = self.compute(inputs, batch.sources, batch.labels, weights, entropy, self.manner)
         return Scores(total, log_probs, entropies)
 
     def score_rows(self, input_ids: torch.Tensor, labels: torch.Tensor, entropy: bool = False) -> Scores:
@@ -170,7 +184,7 @@ class Policy:
         if not spoken:
             return found
         rows = [example for _, example in spoken]
-        groups = lay_out_packs(rows, budget) if self.packs else _by_length(rows, budget)
+        groups = _packed(rows, budget) if self.packs else _by_length(rows, budget)
         with evaluating(self.model), torch.no_grad(), self.computing():
             for members in groups:
                 chosen = [rows[index] for index in members]
@@ -258,7 +272,13 @@ def shard_policy(policy: Policy, mesh: Any) -> None:
 
 
 def score_batch(
-    model: Any, inputs: dict[str, Any], sources: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None, entropy: bool
+    model: Any,
+    inputs: dict[str, Any],
+    sources: torch.Tensor,
+    labels: torch.Tensor,
+    weights: torch.Tensor | None,
+    entropy: bool,
+    manner: Manner | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """(total, log-probabilities, entropies) of a batch's targets, as in `Scores`.
 
@@ -267,8 +287,15 @@ def score_batch(
         sources, labels, weights: (targets,), as in `Batch`.
     """
     hidden = model.base_model(**inputs).last_hidden_state.flatten(0, 1).index_select(0, sources)
-    scores = score(hidden, head_of(model), labels, weights, entropy)
+    manner = manner or Manner()
+    head = replace(head_of(model), cast=manner.cast)
+    scores = score(hidden, head, labels, weights, entropy, manner.chunk, manner.compiled)
     return scores.total, scores.log_probs, scores.entropies
+
+
+def _packed(examples: Sequence[TokenizedExample], budget: int) -> list[list[int]]:
+    """Indices of examples in groups whose packs hold at most `budget` distinct tokens."""
+    return [rows.order.tolist() for rows in lay_out_packs(SortedRows.of_examples(examples), budget)]
 
 
 def _by_length(examples: Sequence[TokenizedExample], budget: int) -> list[list[int]]:
@@ -283,24 +310,11 @@ def _by_length(examples: Sequence[TokenizedExample], budget: int) -> list[list[i
 
 def _keep_products(ctx: Any, operation: Any, *arguments: Any, **options: Any) -> CheckpointPolicy:
     """Matrix products and attention are kept; what is cheap is computed again."""
-    return CheckpointPolicy.MUST_SAVE if operation in _products() else CheckpointPolicy.PREFER_RECOMPUTE
+    return CheckpointPolicy.MUST_SAVE if operation.name() in _PRODUCTS else CheckpointPolicy.PREFER_RECOMPUTE
 
 
-@functools.cache
-def _products() -> frozenset[Any]:
-    import torch.nn.attention.varlen  # registers its operation
-
-    aten = torch.ops.aten
-    return frozenset(
-        {
-            aten.mm.default,
-            aten.addmm.default,
-            torch.ops.tutelage.packed_attention.default,
-            torch.ops.torch_attn._varlen_attn.default,
-        }
-        | {aten._scaled_dot_product_flash_attention.default, aten._scaled_dot_product_efficient_attention.default}
-        | {aten._scaled_dot_product_flash_attention_for_cpu.default}
-    )
+_PRODUCTS = frozenset({"aten::mm", "aten::addmm"}) | attention.OPERATIONS
+"""What selective recomputation keeps, by the names of torch's operations: a package that is not installed has none."""
 
 
 def head_of(model: Any) -> Head:

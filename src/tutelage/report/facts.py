@@ -109,6 +109,7 @@ def environment(reading: Reading) -> list[tuple[str, str]]:
         *(("gone on by", command) for command in commands[1:]),
         ("machine", f"{machine['processor']}, {machine['cores']} cores{memory}; {machine['system']}"),
         ("GPUs", ", ".join(machine["gpus"]) or "none"),
+        *([("attention within packs", known["kernel"])] if known.get("kernel") else []),
         ("Python", known["python"]),
         *known["packages"].items(),
     ]

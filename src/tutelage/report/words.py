@@ -152,9 +152,14 @@ def warnings(reading: Reading) -> list[str]:
                 f"The accuracy is known to ± {50 * (high - low):.0f} points only: evaluate on more problems (eval.examples)."
             )
     changed = [line["weights_changed"] for line in reading.steps if line.get("lr", 0) > 0 and "weights_changed" in line]
-    if changed and max(changed) < 0.5:
-        found.append(f"No step changed more than {percent(max(changed))} of the weights: updates may be lost to rounding.")
     config = reading.config
+    # with stochastic rounding most weights stand still in a step, and all of them move on average
+    is_stochastic = config is not None and config.model.precision == "bf16-sr"
+    if changed and (not any(changed) if is_stochastic else max(changed) < 0.5):
+        found.append(
+            f"Of the steps whose changes were counted, each changed {percent(max(changed))} of the weights or less: updates may be lost"
+            " to rounding."
+        )
     if config is not None and config.data.validation is None and config.data.test_size == 0 and config.data.train != "arithmetic":
         found.append("The model was validated on its own training rows.")
     return found

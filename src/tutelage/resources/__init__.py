@@ -35,6 +35,6 @@ if TYPE_CHECKING:
         is_asked_for,
         place_engine,
     )
-    from tutelage.resources.seconds import AGAIN, HALF_FILLED, USUAL_SHARE, pair_cost, step_flops
+    from tutelage.resources.seconds import AGAIN, HALF_FILLED, USUAL_SHARE, costs_of, step_flops
 
 __getattr__, __dir__, __all__ = lazily(__name__)

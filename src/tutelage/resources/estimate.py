@@ -10,7 +10,7 @@ import torch
 from tutelage.config import Config, ModelConfig
 from tutelage.data import Prepared
 from tutelage.machines import ALONE
-from tutelage.model import RECOMPUTATIONS, Course, Policy, Recomputation, device_for, has_bfloat16, outline
+from tutelage.model import RECOMPUTATIONS, Costs, Course, Policy, Recomputation, device_for, has_bfloat16, outline
 from tutelage.resources import memory
 from tutelage.resources.device import Device, this_machine
 from tutelage.resources.ladder import way_of
@@ -21,9 +21,9 @@ from tutelage.resources.seconds import (
     Operations,
     Step,
     Work,
+    costs_of,
     evaluation_seconds,
     first_steps,
-    pair_cost,
     training_seconds,
 )
 from tutelage.resources.trace import traced_bytes
@@ -60,12 +60,13 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Way:
-    """What is the same for all runs that train in one way: the model's shapes, the bytes that training holds, the operations."""
+    """What is the same for all runs that train in one way: the model's shapes, the bytes that training holds, operations, costs."""
 
     policy: Policy
     held: dict[str, float]
     shapes: memory.Shapes
     operations: Operations
+    costs: Costs
 
 
 class Estimator:
@@ -104,19 +105,20 @@ class Estimator:
         if key not in self._ways:
             policy = outlined(config, self.tokenizer, self.device.torch_device)
             held, shapes = memory.held_bytes(policy, config), memory.Shapes.of(policy)
-            self._ways[key] = Way(policy, held, shapes, Operations.of(policy))
+            self._ways[key] = Way(policy, held, shapes, Operations.of(policy), costs_of(policy))
         return self._ways[key]
 
     def _work(self, config: Config, prepared: Prepared, way: Way) -> Work:
         """What the run computes; rows that are laid out once serve every way of training."""
-        course = Course(prepared, config, way.policy, pair_cost(way.policy))
+        course = Course(prepared, config, way.policy, way.costs)
         if prepared is not self._prepared:
             self._prepared, self._steps = prepared, {}
         train = config.train
-        key = course.budget, train.batch_size, train.grad_accum, train.seed, course.total, way.policy.packs
+        costs = way.costs if way.costs.of_sharing else None  # else they change nothing of one rank's packs
+        key = course.budget, train.batch_size, train.grad_accum, train.seed, course.total, way.policy.packs, costs
         if key not in self._steps:
             self._steps[key] = first_steps(course)
-        return Work.of(course, way.operations, self._steps[key])
+        return Work.of(course, way.operations, way.costs, self._steps[key])
 
     def given(self, config: Config, prepared: Prepared) -> Estimate:
         """What the settings as they are need and take; of "auto" recomputation, the first kind that fits for training."""
@@ -138,7 +140,7 @@ class Estimator:
         way, ranks = self._way(config), self.ranks(config)
         work = self._work(config, prepared, way)
         activations = {"activations": memory.activations_of(way.shapes, work.load, kind)}
-        training = traced_bytes(config, work.load, kind) if trace else way.held | activations
+        training = traced_bytes(config, work.load, kind, way.shapes.gathered > 0) if trace else way.held | activations
         if ranks > 1:
             training = memory.sharded_bytes(training, way.policy, ranks)
         seat, evaluation = self._seated(way.policy, config, prepared, training)

@@ -10,9 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from tutelage.config import Config
 from tutelage.machines import local_part
-from tutelage.model import CHUNK, Batch, Policy, Recomputation
+from tutelage.model import Batch, Policy, Recomputation, optim
 
 HEADROOM = 0.9
 """The share of free memory that a plan may use: a GPU's context and fragments of its allocator take the rest."""
@@ -38,18 +40,28 @@ class Load:
     Attributes:
         tokens: of the largest batch, those that rows share counted once; targets: how many of them predict a response token.
         several: whether a step has several batches, so that gradients of the earlier ones are there beside the last one.
+        keys: that attention by paths gathers, as `Batch.keys`. None: not known; reckoned as twice the tokens, which is more than
+            four solutions under a prompt of their length need.
     """
 
     tokens: int
     targets: int
     several: bool = True
+    keys: int | None = None
+
+    @property
+    def gathered(self) -> int:
+        """Keys that attention by paths gathers at most."""
+        return 2 * self.tokens if self.keys is None else self.keys
 
     @staticmethod
     def of(steps: Iterable[Sequence[Batch]]) -> Load:
-        """That of the largest batch of some steps."""
+        """That of the largest batch of some steps, with the most keys that any batch gathers."""
         steps = list(steps)
-        largest = max((batch for batches in steps for batch in batches), key=lambda batch: batch.input_ids.numel())
-        return Load(largest.input_ids.numel(), len(largest.sources), any(len(batches) > 1 for batches in steps))
+        batches = [batch for step in steps for batch in step]
+        largest = max(batches, key=lambda batch: batch.input_ids.numel())
+        several, keys = any(len(step) > 1 for step in steps), max(batch.keys for batch in batches)
+        return Load(largest.input_ids.numel(), len(largest.sources), several, keys)
 
 
 @dataclass(frozen=True)
@@ -59,10 +71,12 @@ class Shapes:
     Attributes:
         hidden, intermediate, vocabulary, depth: sizes of a hidden state and of the MLP's, entries of the head, decoder layers.
         attended: query + key + value + output of the attention, for a token.
+        gathered: key + value, for a key that attention by paths gathers; 0 where the kernel gathers none.
         width: bytes of a number that is computed with; stored: of a weight of the head.
         trained_in_layers: bytes of the weights that are trained, but for head and embedding.
         tied: head and embedding are the same weight. learns_head: it is trained.
         adapters: rank of the adapters, 0 without.
+        chunk: targets that meet the vocabulary at a time.
     """
 
     hidden: int
@@ -70,6 +84,7 @@ class Shapes:
     vocabulary: int
     depth: int
     attended: int
+    gathered: int
     width: int
     stored: int
     trained_in_layers: float
@@ -77,6 +92,7 @@ class Shapes:
     learns_head: bool
     mixed: bool
     adapters: int
+    chunk: int
 
     @staticmethod
     def of(policy: Policy) -> Shapes:
@@ -84,7 +100,7 @@ class Shapes:
         heads = getattr(config, "num_attention_heads", None) or 1
         size = getattr(config, "head_dim", None) or config.hidden_size // heads
         keys = getattr(config, "num_key_value_heads", None) or heads
-        head, embedding = policy.head.weight, policy.model.get_input_embeddings().weight
+        head, embedding, kernel = policy.head.weight, policy.model.get_input_embeddings().weight, kernel_name(policy)
         others = [weight for weight in policy.model.parameters() if weight is not head and weight is not embedding]
         ranks = [module.r[name] for module in policy.model.modules() if hasattr(module, "lora_A") for name in module.lora_A]
         return Shapes(
@@ -93,7 +109,8 @@ class Shapes:
             vocabulary=head.shape[0],
             depth=config.num_hidden_layers,
             # FlexAttention's output is copied once more
-            attended=2 * (heads + keys) * size + (heads * size if policy.device.type == "cuda" else 0),
+            attended=2 * (heads + keys) * size + (heads * size if kernel == "flex" else 0),
+            gathered=2 * keys * size if gathers(kernel) else 0,
             width=policy.compute_dtype.itemsize,
             stored=head.element_size(),
             trained_in_layers=float(sum(weight.numel() * weight.element_size() for weight in others if weight.requires_grad)),
@@ -101,7 +118,25 @@ class Shapes:
             learns_head=head.requires_grad,
             mixed=policy.precision == "bf16-mixed",
             adapters=max(ranks, default=0),
+            chunk=policy.chunk,
         )
+
+
+def kernel_name(policy: Policy) -> str:
+    """The kernel that serves the policy's packs; where its GPU is not on this machine, torch's own for the precision."""
+    if policy.device.type == "cuda" and not torch.cuda.is_available():
+        return "flex" if policy.compute_dtype == torch.float32 else "varlen"
+    return policy.kernel.name
+
+
+def gathers(kernel: str) -> bool:
+    """Whether a kernel gathers the keys of all paths where rows share a prefix."""
+    return kernel not in ("cpu", "flex")
+
+
+def numbers_of_a_key(policy: Policy) -> int:
+    """Numbers of the keys and values of one token in all layers."""
+    return _of_a_key(policy.model.config.get_text_config())
 
 
 def weight_bytes(policy: Policy) -> float:
@@ -114,16 +149,16 @@ def state_bytes(policy: Policy, config: Config) -> dict[str, float]:
 
     Of sharded weights, for this rank's part.
     """
-    moments = 2.1 if config.train.optimizer == "adamw-8bit" else 8.0
-    elsewhere = (policy.head.weight, policy.model.get_input_embeddings().weight)
+    head, embedding = policy.head.weight, policy.model.get_input_embeddings().weight
     needed = {"gradients": 0.0, "moments": 0.0, "copies": 0.0}
     for weight in policy.model.parameters():
         size, count = weight.element_size(), local_part(weight).numel()
-        if policy.precision == "bf16-mixed" and size == 4 and all(weight is not other for other in elsewhere):
+        # the embedding is looked up in float32
+        if policy.precision == "bf16-mixed" and size == 4 and (weight is head or weight is not embedding):
             needed["copies"] += 2.0 * count
         if weight.requires_grad:
             needed["gradients"] += count * size
-            needed["moments"] += count * moments * (size / 4 if moments == 8.0 else 1)
+            needed["moments"] += optim.bytes_of_state(weight, config)
     return needed
 
 
@@ -151,7 +186,9 @@ def activations_of(s: Shapes, load: Load, kind: Recomputation) -> float:
     """
     h, w = s.hidden, s.width
     norm = (12 if w == 4 else 8) * h  # in float32: input, normed, output; else a float32 copy of the input beside those two
-    layer = load.tokens * (2 * norm + w * (s.attended + 4 * s.intermediate + 7 * s.adapters))
+    # the copies of keys and values are kept in place of the tokens' own
+    copies = max(0, load.gathered - load.tokens) * w * s.gathered
+    layer = load.tokens * (2 * norm + w * (s.attended + 4 * s.intermediate + 7 * s.adapters)) + copies
     products = load.tokens * w * (s.attended + 2 * h + 2 * s.intermediate) * (2 if s.adapters else 1)
     own = {"none": layer, "selective": load.tokens * w * h + products, "full": float(load.tokens * w * h)}[kind]
     again = {"none": 0.0, "selective": layer - products, "full": layer}[kind]
@@ -160,30 +197,27 @@ def activations_of(s: Shapes, load: Load, kind: Recomputation) -> float:
     flowing = load.tokens * w * (2 * s.intermediate + 2 * h) + (0 if s.mixed else w * h * s.intermediate * s.learns_head)
     head = s.vocabulary * h
     embedding = float(head * s.stored * s.learns_head)
-    # what a float32 master gets is cast when all of a batch's backward pass is done
-    waiting = 2.0 * s.trained_in_layers / 4 if s.mixed else 0.0
-    grown = waiting if s.mixed else s.trained_in_layers
+    grown = 0.0 if load.several else s.trained_in_layers
     every_gradient = s.trained_in_layers + (1 if s.tied else 2) * embedding
     of_head = 0.0 if load.several and not s.tied else embedding
     moments = [
         kept + last_norm + _head_bytes(s, load),
         kept + last_norm + head * (6.0 if s.learns_head and s.stored == 2 else 0.0),
-        kept + of_head + again + flowing + waiting / s.depth,
-        (waiting if load.several else grown) + own + of_head + again + flowing,
-        (waiting if load.several else grown) + (3 if s.tied else 2 - load.several) * embedding,
+        kept + of_head + again + flowing,
+        grown + own + of_head + again + flowing,
+        grown + (3 if s.tied else 2 - load.several) * embedding,
     ]
     # with a single batch gradients come into being while activations go
     return max(moments) if load.several else max(0.0, max(moments) - every_gradient)
 
 
 def _head_bytes(s: Shapes, load: Load) -> float:
-    """What `objective.score` holds at its peak: a chunk's logits twice in float32, or once beside their gradient, or that gradient
-    beside its product with the hidden states; the head's gradient in float32; a copy of the head for the computation."""
-    chunk, head = min(CHUNK, load.targets), s.vocabulary * s.hidden
-    copy = head * s.width if s.width < s.stored else 0
-    product = s.width * (chunk * s.vocabulary + head * s.learns_head)
-    logits = max(8 * chunk * s.vocabulary, (4 + s.width) * chunk * s.vocabulary, product)
-    return copy + 4.0 * head * s.learns_head + logits + load.targets * s.hidden * s.width
+    """What `scoring.score` holds at its peak: a chunk's logits twice in float32, or the gradient of a chunk's logits beside its
+    product with the hidden states; the head's gradient in float32; that of the hidden states."""
+    chunk, head = min(s.chunk, load.targets), s.vocabulary * s.hidden
+    # a product in half precision stands beside the float32 gradient that it is added to
+    product = s.width * (chunk * s.vocabulary + (head if s.learns_head and s.width == 2 else 0))
+    return 4.0 * head * s.learns_head + max(8.0 * chunk * s.vocabulary, product) + load.targets * s.hidden * s.width
 
 
 def training_bytes(policy: Policy, config: Config, load: Load, kind: Recomputation) -> dict[str, float]:
@@ -193,17 +227,20 @@ def training_bytes(policy: Policy, config: Config, load: Load, kind: Recomputati
 
 def sharded_bytes(needed: Mapping[str, float], policy: Policy, ranks: int) -> dict[str, float]:
     """What each of several ranks needs where one alone would need `needed`: its part of the state, and what is full while it computes
-    (two layers, embedding, head), by name `gathered`."""
+    (two layers; embedding and head, which are gathered in their own precision), by name `gathered`."""
     shapes = Shapes.of(policy)
     state = {name: size if name == "activations" else size / ranks for name, size in needed.items() if name != "copies"}
     head = (1 if shapes.tied else 2) * shapes.vocabulary * shapes.hidden
     layers = sum(weight.numel() for weight in policy.model.parameters()) - head
-    return {**state, "gathered": shapes.width * (head + 2.0 * layers / shapes.depth)}
+    return {**state, "gathered": shapes.stored * head + shapes.width * 2.0 * layers / shapes.depth}
 
 
 def native_bytes(policy: Policy, rows: int, prompt: int, longest: int) -> float:
     """Bytes that generation by the policy itself needs beyond weights and moments: bfloat16 copies, keys and values of so many rows,
     the prompts' way through one layer, and the logits of a token.
+
+    On CUDA, shapes are fixed: rows are a power of two, their length is rounded up, keys and values of the prompts are there beside
+    those of the rows for a moment, and the graphs of a step hold what choosing a token by top-p needs.
 
     Args:
         prompt, longest: tokens of the longest prompt, and of prompt + response at most.
@@ -211,9 +248,14 @@ def native_bytes(policy: Policy, rows: int, prompt: int, longest: int) -> float:
     s = Shapes.of(policy)
     config: Any = policy.model.config.get_text_config()
     copies = 2.0 * sum(local_part(w).numel() for w in policy.model.parameters()) if s.mixed else 0.0
-    cache = rows * longest * _of_a_key(config) * s.width
     passing = rows * prompt * (s.width * (3 * s.intermediate + s.attended + 2 * s.hidden) + 8 * s.hidden)
-    return copies + cache * (1 + 1 / s.depth) + max(passing, 20.0 * rows * s.vocabulary)
+    held, choice, graphs = rows * longest, 20.0 * rows * s.vocabulary, 0.0
+    if policy.device.type == "cuda":
+        all_rows = 1 << (rows - 1).bit_length()
+        held = all_rows * (longest + max(64, longest // 4)) + rows * prompt
+        choice = graphs = 48.0 * all_rows * s.vocabulary
+    cache = held * _of_a_key(config) * s.width
+    return copies + cache * (1 + 1 / s.depth) + graphs + max(passing, choice)
 
 
 def engine_bytes(policy: Policy, longest: int) -> float:
@@ -226,6 +268,7 @@ def engine_bytes(policy: Policy, longest: int) -> float:
 
 def _of_a_key(config: Any) -> int:
     """Numbers that the cache of keys and values holds of a token."""
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    attending = getattr(config, "num_attention_heads", None) or 1  # a recurrent model has none
+    heads = getattr(config, "num_key_value_heads", None) or attending
+    size = getattr(config, "head_dim", None) or config.hidden_size // attending
     return int(2 * config.num_hidden_layers * heads * size)

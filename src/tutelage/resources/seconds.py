@@ -10,16 +10,28 @@ import torch
 
 from tutelage.config import EvalConfig
 from tutelage.data import Prepared, TokenizedExample
-from tutelage.model import Batch, Course, Policy, Recomputation
+from tutelage.model import Batch, Costs, Course, Policy, Recomputation
 from tutelage.resources.device import Device
-from tutelage.resources.memory import Load
+from tutelage.resources.memory import Load, gathers, kernel_name, numbers_of_a_key
 
 USUAL_SHARE = 0.4
-"""The share of the matrix rate that training is reckoned to reach."""
+"""The share of the matrix rate that layers and head are reckoned to reach in training, element-wise work included.
+
+Attention has a share of its own. Step times and a profile that were measured on an H100 give 0.35, and 0.46 with compiled layers.
+Fused kernels are reckoned to reach 0.7.
+"""
 AGAIN: dict[Recomputation, float] = {"none": 1.0, "selective": 1.06, "full": 4 / 3}
 """Operations of a step with what is computed again, beside those without."""
 HALF_FILLED = 512
 """Tokens of a batch at which a GPU is reckoned to reach half of what larger batches reach."""
+H100_PRODUCTS, H100_BYTES = 780e12, 3.0e12
+"""Measured on an H100: operations per second of bfloat16 products, and bytes per second that a copy reads and writes."""
+H100_ATTENTION = {"equal": 0.76e-3, "flash2": 1.52e-3, "varlen": 1.52e-3, "flex": 2.27e-3, "flash3": 0.76e-3}
+"""Seconds of attention, forward and backward, of one layer: 4 rows of 2,048 tokens, 12 heads of 128, bfloat16, on an H100.
+
+Measured are "equal" (SDPA, rows of one length that share nothing), "varlen" (torch's variable-length call, which is
+FlashAttention 2) and "flex". "flash2" is reckoned as "varlen", and "flash3" as "equal". For other GPUs all are reckoned.
+"""
 LOOKED_AT, TOKENS_LOOKED_AT = 16, 100_000
 """Optimizer steps of a run that are laid out for a forecast, and tokens of them; one step at least."""
 TOGETHER_IN_AN_ENGINE = 256
@@ -53,7 +65,11 @@ class Operations:
 
     def of_batch(self, batch: Batch) -> float:
         tokens, targets = batch.input_ids.numel(), len(batch.sources)
-        return float(self.token * tokens + self.target * targets + self.pair * _pairs(batch))
+        return float(self.token * tokens + self.target * targets + self.pair * batch.pairs)
+
+    def as_products(self, batch: Batch, costs: Costs) -> float:
+        """Operations of products that take as long as the batch: what is slower than products counts more, as `costs` say."""
+        return self.token * costs.of(batch.size) + self.target * len(batch.sources)
 
 
 def step_flops(policy: Policy, batch: Batch) -> float:
@@ -61,22 +77,36 @@ def step_flops(policy: Policy, batch: Batch) -> float:
     return Operations.of(policy).of_batch(batch)
 
 
-def pair_cost(policy: Policy) -> float:
-    """What a pair of tokens that attend costs, in units of what a token costs in the layers."""
-    operations = Operations.of(policy)
-    return operations.pair / operations.token
+def costs_of(policy: Policy) -> Costs:
+    """What the parts of a step cost with the kernel that serves the policy's packs.
+
+    On a CPU a pair costs its operations, and sharing costs nothing. On a GPU attention reaches a smaller share of the matrix rate
+    than a layer (`H100_ATTENTION` beside `USUAL_SHARE`). FlexAttention computes every pack, and gathers nothing. For the other
+    kernels SDPA computes equal rows, and a gathered key costs its bytes: it is read and written forward; backward its gradient is
+    read, and added to a sum in float32. Nothing is measured here: ranks must choose the same layout, and a run that goes on must
+    choose as before. The ratios between the rates are those of an H100.
+    """
+    operations, kernel = Operations.of(policy), kernel_name(policy)
+    pair = operations.pair / operations.token
+    if kernel == "cpu":
+        return Costs(pair, pair)
+    own = pair * USUAL_SHARE / _attention_share(kernel)
+    if not gathers(kernel):
+        return Costs(own, own, pack=float(HALF_FILLED))
+    of_a_key = numbers_of_a_key(policy) * (3 * policy.compute_dtype.itemsize + 8)
+    tokens_per_second = USUAL_SHARE * H100_PRODUCTS / operations.token
+    equal = pair * USUAL_SHARE / _attention_share("equal")
+    return Costs(own, equal, key=of_a_key / H100_BYTES * tokens_per_second, pack=float(HALF_FILLED))
+
+
+def _attention_share(kernel: str) -> float:
+    """The share of the matrix rate that attention reaches."""
+    pairs = 4 * 2048 * 2049 // 2
+    return 12 * 12 * 128 * pairs / (H100_ATTENTION[kernel] * H100_PRODUCTS)
 
 
 def _of_a_weight(weight: torch.Tensor) -> int:
     return weight.numel() * (6 if weight.requires_grad else 4)
-
-
-def _pairs(batch: Batch) -> int:
-    """How many (query, key) pairs attend."""
-    if batch.ends is None:
-        rows, width = batch.input_ids.shape
-        return rows * width * (width + 1) // 2
-    return int(batch.position_ids.sum()) + batch.position_ids.numel()
 
 
 @dataclass(frozen=True)
@@ -85,7 +115,7 @@ class Work:
 
     Attributes:
         load: the largest batch.
-        operations: of all steps, without what is computed again.
+        operations: of products that take as long as all steps, without what is computed again.
         tokens: of the rows, each counted.
         steps: optimizer steps; batches: of one, on average.
     """
@@ -97,13 +127,13 @@ class Work:
     batches: float
 
     @staticmethod
-    def of(course: Course, operations: Operations, first: Sequence[Step]) -> Work:
+    def of(course: Course, operations: Operations, costs: Costs, first: Sequence[Step]) -> Work:
         """The work of a run whose steps are all like its first ones."""
         share = course.total / len(first)
         batches = [batch for _, step in first for batch in step]
         return Work(
             Load.of([step for _, step in first]),
-            share * sum(map(operations.of_batch, batches)),
+            share * sum(operations.as_products(batch, costs) for batch in batches),
             share * sum(len(example) for examples, _ in first for example in examples),
             course.total,
             len(batches) / len(first),
@@ -111,10 +141,11 @@ class Work:
 
 
 def first_steps(course: Course) -> list[Step]:
-    """The first optimizer steps of a run, laid out: as many as a forecast looks at."""
+    """The first optimizer steps of a run, laid out, as many as a forecast looks at; the batches are on the CPU."""
     size = max(1, sum(map(len, course.examples(0))))
     count = min(course.total, course.epoch, LOOKED_AT, max(1, TOKENS_LOOKED_AT // size))
-    return [course.at(step) for step in range(count)]
+    rows = [course.examples(step) for step in range(count)]
+    return [(examples, course.batches(examples)) for examples in rows]
 
 
 def training_seconds(work: Work, kind: Recomputation, held: float, device: Device, dtype: torch.dtype, ranks: int = 1) -> float | None:
@@ -127,9 +158,8 @@ def training_seconds(work: Work, kind: Recomputation, held: float, device: Devic
     rate = device.product_rate(dtype)
     if rate is None or device.reads is None:
         return None
-    filled = work.load.tokens / (work.load.tokens + HALF_FILLED) if device.kind == "cuda" else 1.0
     busy = min(float(ranks), work.batches)  # a rank for which a step has no batch waits
-    return work.operations * AGAIN[kind] / (USUAL_SHARE * filled * rate * busy) + work.steps * 2 * held / device.reads
+    return work.operations * AGAIN[kind] / (USUAL_SHARE * rate * busy) + work.steps * 2 * held / device.reads
 
 
 def evaluation_seconds(policy: Policy, config: EvalConfig, prepared: Prepared, total: int, device: Device, together: int) -> float | None:

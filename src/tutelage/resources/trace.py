@@ -13,7 +13,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from tutelage.config import Config
 from tutelage.errors import InputError, first_line
-from tutelage.model import Policy, Recomputation, attention, outline, score_batch
+from tutelage.model import Policy, Recomputation, attention, outline
 from tutelage.resources import memory
 from tutelage.resources.memory import Load
 
@@ -49,18 +49,21 @@ class Tracker(TorchDispatchMode):
         return results
 
 
-def traced_bytes(config: Config, load: Load, kind: Recomputation) -> dict[str, float]:
+def traced_bytes(config: Config, load: Load, kind: Recomputation, gathers: bool = False) -> dict[str, float]:
     """What `memory.training_bytes` reckons, traced: the forward and backward pass of two batches (of one, where a step has no more)
     of the real code, by the operations of a CPU. Nothing is computed, and no weight is read.
 
     Attention's own working memory is not seen; moments are reckoned.
+
+    Args:
+        gathers: whether attention gathers the keys of all paths, as some kernels do where rows share a prefix.
 
     Raises:
         InputError: the model cannot be traced, or not be had.
     """
     policy = outline(config.model, None, torch.device("cpu"))
     try:
-        return _traced(policy, config, load, kind)
+        return _traced(policy, config, load, kind, gathers)
     except Exception as error:  # models do what they like with tensors; not all of it can be faked
         reason = first_line(error)
         raise InputError(
@@ -68,7 +71,7 @@ def traced_bytes(config: Config, load: Load, kind: Recomputation) -> dict[str, f
         ) from None
 
 
-def _traced(policy: Policy, config: Config, load: Load, kind: Recomputation) -> dict[str, float]:
+def _traced(policy: Policy, config: Config, load: Load, kind: Recomputation, gathers: bool) -> dict[str, float]:
     with FakeTensorMode():
         _make_fake(policy.model)
         attention.register()
@@ -80,7 +83,7 @@ def _traced(policy: Policy, config: Config, load: Load, kind: Recomputation) -> 
             tracker.see(tensor)
         with tracker, policy.computing():
             for _ in range(1 + load.several):
-                total, _, _ = score_batch(policy.model, *_inputs(load))
+                total, _, _ = policy.compute(*_inputs(load, load.gathered if gathers else 0), policy.manner)
                 (-total).backward()
                 del total
     known = memory.held_bytes(policy, config)
@@ -103,11 +106,22 @@ def _make_fake(model: Any) -> None:
                 module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
 
 
-def _inputs(load: Load) -> tuple[Any, ...]:
-    """What `Policy.score` hands to `score_batch` for a pack."""
+class _Paths(attention.CpuLayout):
+    """Attention of the same shapes as a variable-length call: copies of the keys and values of `above`, all paths, are kept."""
+
+    def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
+        key, value = (tensor.index_select(2, self.above) for tensor in (key, value))
+        return super().attend(query, key, value, scaling)
+
+
+def _inputs(load: Load, keys: int) -> tuple[Any, ...]:
+    """What `Policy.score` hands to `score_batch` for a pack; `keys` are gathered, where there are any."""
     ids = torch.zeros((1, load.tokens), dtype=torch.long)
-    blocks = -(-load.tokens // attention.QUERY_BLOCK)
-    layout = attention.CpuLayout(torch.zeros((blocks, 5), dtype=torch.long), torch.zeros((0, 2), dtype=torch.long))
+    blocks = torch.zeros((-(-load.tokens // attention.QUERY_BLOCK), 5), dtype=torch.long)
+    if keys:
+        layout: attention.Layout = _Paths(blocks, torch.zeros(keys, dtype=torch.long))
+    else:
+        layout = attention.CpuLayout(blocks, torch.zeros((0, 2), dtype=torch.long))
     mask = torch.ones((1, 1, 1, 1), dtype=torch.bool)
     inputs = {"input_ids": ids, "position_ids": ids.clone(), "layout": layout, "attention_mask": mask, "use_cache": False}
     targets = torch.zeros(load.targets, dtype=torch.long)

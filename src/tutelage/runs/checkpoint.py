@@ -84,9 +84,9 @@ class Checkpoints:
 
         target = self.directory / _name(step)
         try:
-            written = pending.result()
+            pending.result()
             if self.world.leads:
-                _seal(beside, step, self.world.size, written)
+                _seal(beside, step, self.world.size)
                 if target.exists():  # one that was damaged
                     remove(target)
                 beside.rename(target)
@@ -115,23 +115,15 @@ class Checkpoints:
 def state_of(model: Any, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Every tensor that training changes, by name: trained weights as ``model.NAME``, moments as ``optimizer.NAME.KEY``.
 
-    Those are the tensors themselves, not copies. One that is made of several (torchao's 8-bit moments) stands there as these.
+    Those are the tensors themselves, not copies.
     """
     state: dict[str, Any] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             state[f"model.{name}"] = parameter.detach()
             for key, value in optimizer.state.get(parameter, {}).items():
-                state.update(_plain(f"optimizer.{name}.{key}", value))
+                state[f"optimizer.{name}.{key}"] = value
     return state
-
-
-def _plain(name: str, value: Any) -> dict[str, Any]:
-    from torch.distributed.tensor import DTensor
-
-    if isinstance(value, DTensor) or not hasattr(value, "__tensor_flatten__"):
-        return {name: value}
-    return {f"{name}.{inner}": getattr(value, inner) for inner in value.__tensor_flatten__()[0]}
 
 
 def latest(run: Path, before: int | None = None) -> Path | None:
@@ -230,14 +222,17 @@ def _make_room(beside: Path) -> str:
     return ""
 
 
-def _seal(folder: Path, step: int, ranks: int, written: Any) -> None:
+def _seal(folder: Path, step: int, ranks: int) -> None:
     """Say that all is there, once it is on the disk.
 
     Raises:
         OSError: a file is missing on this rank's disk, or shorter than the rank said that wrote it.
     """
+    from torch.distributed.checkpoint import FileSystemReader
+
     files = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
-    for entry in (written.storage_data or {}).values():
+    written: Any = FileSystemReader(folder).read_metadata()  # what saving returns lacks the files under torch 2.11
+    for entry in written.storage_data.values():
         if files.get(entry.relative_path, -1) < entry.offset + entry.length:
             raise OSError(f"{entry.relative_path} is missing or too short on the disk of the first rank")
     with (folder / SEAL).open("w") as file:

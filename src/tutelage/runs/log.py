@@ -98,7 +98,7 @@ class RunLog:
         return describe_environment() | ({"earlier_commands": earlier} if earlier else {})
 
     def add_to_environment(self, **values: Any) -> None:
-        """Add what was measured of the machine to ``environment.json``."""
+        """Add what was found out at the start of training to ``environment.json``."""
         known = self.reading().table("environment.json")
         write_text(self.directory / "environment.json", json.dumps({**known, **values}, indent=2) + "\n")
 

@@ -1,4 +1,4 @@
-"""What "auto" decides before the first step, from what the run will need: which activations to keep, and whether to compile."""
+"""What "auto" decides before the first step, from what the run will need: activations to keep, compilation, chunks of the head."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from typing import Any
 from tutelage import console
 from tutelage.config import Config
 from tutelage.errors import InputError
-from tutelage.model import RECOMPUTATIONS, Course, Policy, Recomputation
+from tutelage.model import CHUNK, LARGE_CHUNK, RECOMPUTATIONS, Course, Policy, Recomputation, liger
 from tutelage.resources import HEADROOM, USUAL_SHARE, Load, activation_bytes, free_memory, state_to_come
 from tutelage.runs import write_text
 
 COMPILE_SECONDS = 60
 """What compiling one layer, forward and backward, is reckoned to cost; measured: 10–45 s."""
-COMPILED_GAIN = {"cpu": 0.15, "cuda": 0.2}
-"""The share of a step that compiled layers are reckoned to save; measured on a CPU: 0.19 (bench/results/train_cpu.json)."""
+COMPILED_GAIN = {"cpu": 0.15, "cuda": 0.175}
+"""The share of a step that compiled layers are reckoned to save; measured on a CPU: 0.19 (bench/results/train_cpu.json), on an H100:
+0.175 (1.43 s to 1.18 s a step)."""
 FOR_COMPILED: tuple[Recomputation, ...] = ("none", "full")
 """What compiled layers can recompute. The compiler chooses by itself what it keeps within a layer, so "selective" says nothing."""
 
@@ -42,15 +43,19 @@ def arrange(course: Course, held: float, matrix_rate: float | None, record: Path
         matrix_rate: floating-point operations per second of the device; None: not known.
 
     Raises:
-        InputError: activations cannot be checkpointed in this model, or not be offloaded from this device.
+        InputError: activations cannot be checkpointed in this model, or not be offloaded from this device; kernels that the run began
+            with are not there.
     """
     policy, config = course.policy, course.config
     decided = course.world.first(lambda: _decide(course, held, matrix_rate, record))
-    if writes:
-        write_text(record, json.dumps(decided) + "\n")
     policy.recompute(decided["activation_checkpointing"])
+    policy.chunk = decided["chunk"]
     if decided["compile"]:
         policy.compile()
+    if decided["liger"]:
+        decided["liger"] = _gives_kernels(policy, began_with=bool(recorded(record).get("liger")))
+    if writes:
+        write_text(record, json.dumps(decided) + "\n")
     policy.offload, policy.always_sync = config.model.activation_offload, decided["always_sync"]
 
 
@@ -70,6 +75,9 @@ def _decide(course: Course, held: float, matrix_rate: float | None, record: Path
         recomputation = "none"
     decided: dict[str, Any] = {"ranks": ranks, "precision": policy.precision}
     decided |= {"activation_checkpointing": recomputation, "compile": compiled}
+    decided["chunk"] = _chunk(course, free, recomputation, known)
+    # a run that goes on has them if it began with them
+    decided["liger"] = not compiled and (bool(known.get("liger")) if "activation_checkpointing" in known else liger.is_usable(policy))
     if "parts" in known:  # batches were halved when memory ran out
         decided["parts"] = known["parts"]
     decided["always_sync"] = ranks > 1 and _syncs_always(course, free, recomputation, known)
@@ -117,6 +125,28 @@ def _recomputation(
 def _activations(policy: Policy, tokens: int, kind: Recomputation) -> float:
     """Bytes of a batch of so many tokens that all predict a response token."""
     return activation_bytes(policy, Load(tokens, tokens), kind)
+
+
+def _chunk(course: Course, free: float, recomputation: Recomputation, known: dict[str, Any]) -> int:
+    """Targets that meet the vocabulary at a time: many on a GPU where activations leave the memory for them."""
+    policy = course.policy
+    if "activation_checkpointing" in known:  # a run of before had no choice
+        return int(known.get("chunk", CHUNK))
+    if policy.device.type != "cuda":
+        return CHUNK
+    usual, policy.chunk = policy.chunk, LARGE_CHUNK
+    fits = _activations(policy, course.largest, recomputation) <= free
+    policy.chunk = usual
+    return LARGE_CHUNK if fits else CHUNK
+
+
+def _gives_kernels(policy: Policy, began_with: bool) -> bool:
+    """Give the model Liger's kernels, and say so in one line. Raises InputError if the run began with them and they are not there."""
+    reason = liger.give_kernels(policy) if liger.is_usable(policy) else "liger-kernel is not installed, or the device is not the same"
+    if reason and began_with:
+        raise InputError(f"the run began with Liger's kernels and can continue only with them: {reason}; pip install 'tutelage[gpu]'")
+    console.say(f"Liger's RMSNorm, RoPE and SwiGLU: {f'not used, {reason}' if reason else 'used, because layers are not compiled'}")
+    return not reason
 
 
 def _compiles(course: Course, matrix_rate: float | None, known: dict[str, Any]) -> bool:

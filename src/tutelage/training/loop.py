@@ -27,7 +27,7 @@ from tutelage.runs import Checkpoints, RunLog, SilentRunLog, checkpoint, kept_te
 from tutelage.training.ending import Nonsense, Preempted, Stand, Wait, ending_of
 from tutelage.training.fit import Fitting
 from tutelage.training.start import Start, check_size, explain, require, save_every, set_up
-from tutelage.training.step import Clock, Guard, speed_of, update_weights
+from tutelage.training.step import Clock, Guard, measures_change, share_changed, speed_of, update_weights
 
 T = TypeVar("T")
 
@@ -153,13 +153,13 @@ def run(
                         _refuse(objection, step, examples, guard, config, log)
                     with uninterrupted():  # no signal comes between weights, optimizer, step number and log
                         lr = optim.lr_at(step, total, config.train)
-                        changed, weights = (0.0, 1.0) if objection else update_weights(policy, optimizer, lr)
+                        counted = (0.0, 1.0) if objection else update_weights(policy, optimizer, lr, measures_change(step, total))
                         step, settling = step + 1, False
                         clock.lap("optimizer")
-                        changed, weights, stops = world.sum([changed, weights, world.stop.wanted])
+                        changed, weights, stops = world.sum([*(counted or (0.0, 0.0)), world.stop.wanted])
                         log.metrics(
                             kind="train", step=step, epoch=round(step / course.epoch, 4), lr=lr, **gradients.as_metrics(),
-                            weights_changed=round(changed / weights, 4), **({"skipped": objection} if objection else {}),
+                            **share_changed(changed, weights), **({"skipped": objection} if objection else {}),
                             **speed_of(policy, examples, gradients, clock, world.size, start.matrix_rate),
                         )  # fmt: skip
                     advance(1, f"loss {gradients.loss:.4f}")

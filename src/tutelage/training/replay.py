@@ -51,7 +51,8 @@ def replay_step(config: Config, step: int) -> list[dict[str, Any]]:
                 examples, batches = course.at(earlier)
                 gradients = accumulate_gradients(policy, examples, batches, config, earlier, world)
                 if not guard.objection(gradients.loss, gradients.grad_norm):
-                    update_weights(policy, start.optimizer, optim.lr_at(earlier, course.total, config.train))
+                    lr = optim.lr_at(earlier, course.total, config.train)
+                    update_weights(policy, start.optimizer, lr, measures=False)
                 advance(1)
         examples, batches = course.at(step - 1)
         step_gradients = accumulate_gradients(policy, examples, batches, config, step - 1, world)

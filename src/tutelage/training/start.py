@@ -27,7 +27,7 @@ from tutelage.model import (
     resolve,
     size_in_bytes,
 )
-from tutelage.resources import engine_device, matrix_rate, pair_cost
+from tutelage.resources import costs_of, engine_device, matrix_rate
 from tutelage.runs import RunLog, changes, checkpoint, refuse_to_overwrite, tracking
 from tutelage.training import arrange
 from tutelage.training.fit import Fitting, MemoryRanOut
@@ -131,8 +131,8 @@ def set_up(
     """
     policy.packs = policy.packs and config.train.pack
     optimizer = optim.make_optimizer(policy.model, config)
-    course = Course(prepared, config, policy, pair_cost(policy), world)
-    rate = _matrix_rate(policy, log)
+    course = Course(prepared, config, policy, world.first(lambda: costs_of(policy)), world)
+    rate = _describe_device(policy, log)
     if trains:
         _fill_state(optimizer, course, log)
     step = _resume(policy, optimizer, log, world, until)
@@ -145,10 +145,13 @@ def set_up(
     return Start(course, optimizer, step, rate)
 
 
-def _matrix_rate(policy: Policy, log: RunLog) -> float | None:
-    """Measured now, while nothing depends on it: in the middle of a step it would take memory and time that others need."""
+def _describe_device(policy: Policy, log: RunLog) -> float | None:
+    """The rate of matrix products, written down with the kernel that computes attention within packs.
+
+    It is measured now, while nothing depends on it: in the middle of a step it would take memory and time that others need.
+    """
     rate = matrix_rate(policy.device, policy.compute_dtype)
-    log.add_to_environment(matrix_flops_per_second=rate)
+    log.add_to_environment(matrix_flops_per_second=rate, kernel=str(policy.kernel) if policy.packs else None)
     return rate
 
 

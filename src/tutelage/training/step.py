@@ -17,11 +17,13 @@ from tutelage.config import Config
 from tutelage.data import TokenizedExample
 from tutelage.errors import RunError, first_line
 from tutelage.machines import ALONE, StopWanted, World, full_tensor, is_sharded
-from tutelage.model import Batch, Loss, Policy, is_out_of_memory, loss_named, optim
+from tutelage.model import Batch, ChangeMeter, Loss, Policy, is_out_of_memory, loss_named, optim
 from tutelage.resources import memory_in_use, step_flops
 
 WINDOW, AT_LEAST = 64, 16
 """How many earlier gradient norms a norm is held against; with fewer than the latter nothing is a spike."""
+MEASURED_EVERY = 10
+"""Steps between those whose changes of weights are counted."""
 SPREADS = 8.0
 """A spike is also so many standard deviations above the median, by the median absolute deviation of the logarithms."""
 
@@ -105,22 +107,37 @@ def _loss(policy: Policy, batch: Batch, denominator: int, loss_of: Loss | None) 
     return loss_of(scores.log_probs, counts.clone(), scores.entropies) / denominator, nll
 
 
+def measures_change(step: int, total: int) -> bool:
+    """Whether the weights that step `step` (from 0) of `total` changes are counted: in the first step, the last and every tenth."""
+    return step == 0 or (step + 1) % MEASURED_EVERY == 0 or step + 1 == total
+
+
+def share_changed(changed: float, weights: float) -> dict[str, float]:
+    """For the step's line of metrics: the share of the weights that a step changed; nothing where none were counted."""
+    return {"weights_changed": round(changed / weights, 4)} if weights else {}
+
+
 class HalfUpdated(RunError):
     """An update failed in the middle: some weights or moments are of the step before, others of this one. Nothing is saved of it."""
 
 
-def update_weights(policy: Policy, optimizer: torch.optim.Optimizer, lr: float) -> tuple[float, float]:
+def update_weights(
+    policy: Policy, optimizer: torch.optim.Optimizer, lr: float, measures: bool = True
+) -> tuple[float, float] | None:
     """One optimizer step at learning rate `lr`; how many weights it changed, of how many that this rank has.
+
+    Args:
+        measures: whether changes are counted, for which the host waits for the device; else None is returned.
 
     Raises:
         HalfUpdated: it failed. Optimizers update weight by weight, so the model is not to be saved, nor trained on.
     """
     try:
-        meter = optim.ChangeMeter(policy.model)
+        meter = ChangeMeter(policy.model) if measures else None
         optim.set_lr(optimizer, lr)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return meter.changed()
+        return None if meter is None else meter.changed()
     except Exception as error:  # whatever it is: the weights are in between
         what = "memory ran out" if is_out_of_memory(error) else type(error).__name__
         raise HalfUpdated(f"{what} in the middle of an update ({first_line(error)})") from error

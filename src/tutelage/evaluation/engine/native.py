@@ -1,18 +1,28 @@
-"""The training model itself generates: batches with a KV cache, prompts sorted by length, rows leaving as they finish."""
+"""The training model itself generates: batches with a cache of keys and values, prompts sorted by length.
+
+One loop, and two ways to get the next tokens of a batch: `decoding.Growing`, and on CUDA `static.Static`, whose step is captured.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import random
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from tutelage import console
 from tutelage.evaluation.engine.contract import Completion, Sampling, cut_at_stop, end_token_ids, to_text
-from tutelage.model import compute_entropy, evaluating
+from tutelage.evaluation.engine.decoding import Decoder, Growing, device_of
+from tutelage.model import evaluating
 
 Request = tuple[int, int]
 """The index of a problem, and the index of the sample."""
+Way = Callable[[Any, Sampling, set[int]], Decoder]
+"""Makes the decoder of a model."""
 
 
 def generate(
@@ -34,111 +44,128 @@ def generate(
     Args:
         prompts: token ids; none may be empty.
         indices: the index of each prompt's problem, from which its draws are made; default: 0, 1, 2, …
-        on_finished: is called after each token of a batch with the number of responses that ended with it, mostly 0. What it
-            raises ends the generation.
+        on_finished: is called after each token of a batch (where steps are captured: each `static.BLOCK` tokens) with the number of
+            responses that ended with it, mostly 0. What it raises ends the generation.
+    """
+    with generating(model, tokenizer, sampling) as continued:
+        return continued(prompts, batch_size=batch_size, indices=indices, on_finished=on_finished)
+
+
+@contextlib.contextmanager
+def generating(
+    model: Any, tokenizer: Any, sampling: Sampling, way: Way | None = None
+) -> Iterator[Callable[..., list[Completion]]]:
+    """What `generate` is, for several calls while the weights stay as they are: steps are captured once for all of them.
+
+    Args:
+        way: how to decode; None: as is fastest on the model's device.
+
+    Yields:
+        `generate` without its arguments `model`, `tokenizer` and `sampling`.
     """
     ends = end_token_ids(sampling, tokenizer, getattr(getattr(model, "generation_config", None), "eos_token_id", None))
+    decoder = (way or way_for(model))(model, sampling, ends)
+    try:
+        with evaluating(model):
+            yield functools.partial(_generate, decoder, tokenizer, sampling, ends)
+    finally:
+        decoder.close()
+
+
+def way_for(model: Any) -> Way:
+    """On CUDA captured steps, if the model allows it; elsewhere a growing cache, which is faster there."""
+    if device_of(model).type != "cuda":
+        return Growing
+    from tutelage.evaluation.engine.static import Static, obstacle
+
+    reason = obstacle(model)
+    if reason:
+        _say_once(f"the steps of generation by the training model are not captured, which is slower: {reason}")
+    return Growing if reason else Static
+
+
+_say_once = functools.cache(console.say)
+
+
+def _generate(
+    decoder: Decoder,
+    tokenizer: Any,
+    sampling: Sampling,
+    ends: set[int],
+    prompts: Sequence[Sequence[int]],
+    *,
+    batch_size: int = 64,
+    indices: Sequence[int] | None = None,
+    on_finished: Callable[[int], None] = lambda count: None,
+) -> list[Completion]:
     by_index = dict(zip(indices if indices is not None else range(len(prompts)), prompts, strict=True))
     requests = [(index, sample) for index in by_index for sample in range(sampling.samples)]
     order = sorted(requests, key=lambda request: len(by_index[request[0]]))
     done: dict[Request, Completion] = {}
-    with evaluating(model), torch.no_grad():
+    with torch.no_grad():
         for start in range(0, len(order), batch_size):
-            batch = {request: by_index[request[0]] for request in order[start : start + batch_size]}
-            done.update(_generate_batch(model, tokenizer, batch, sampling, ends, on_finished))
+            batch = order[start : start + batch_size]
+            decoder.begin([by_index[index] for index, _ in batch])
+            responses = {request: _Response(tokenizer, sampling, ends) for request in batch}
+            done.update(_continued(decoder, responses, sampling, on_finished))
     return [done[request] for request in requests]
 
 
-def _generate_batch(
-    model: Any,
-    tokenizer: Any,
-    prompts: dict[Request, Sequence[int]],
-    sampling: Sampling,
-    ends: set[int],
-    on_finished: Callable[[int], None],
+def _continued(
+    decoder: Decoder, responses: dict[Request, _Response], sampling: Sampling, on_finished: Callable[[int], None]
 ) -> Iterator[tuple[Request, Completion]]:
-    from transformers import DynamicCache
-
-    device = model.get_input_embeddings().weight.device
-    active = list(prompts)  # in the order of the batch's rows
-    tokens: dict[Request, list[int]] = {request: [] for request in active}
-    entropies: dict[Request, list[float]] = {request: [] for request in active}
-    log_probs: dict[Request, list[float]] = {request: [] for request in active}
-    draws = {request: random.Random(sampling.seed_of(*request)) for request in active}
-    tail = max((len(string.encode()) for string in sampling.stop), default=0) + 1
-
-    ids, mask = _left_padded(list(prompts.values()), device)
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    cache = DynamicCache(config=model.config)
-    for length in range(1, sampling.max_new_tokens + 1):
-        output = model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
-        )
-        logits = output.logits[:, -1].float()
-        entropy, log_z = compute_entropy(logits).tolist(), logits.logsumexp(-1)
-        if length <= sampling.min_new_tokens:
-            logits[:, sorted(ends)] = -torch.inf
-        chosen = _choose(logits, sampling, [draws[request].random() for request in active] if sampling.temperature else None)
-        log_prob = (logits.gather(-1, torch.tensor(chosen, device=device)[:, None]).squeeze(-1) - log_z).tolist()
-
+    """The responses to a batch of prompts, as they end."""
+    draws = {request: random.Random(sampling.seed_of(*request)) for request in responses}
+    active, made = list(responses), 0  # in the order of the decoder's rows
+    while active:
+        count = min(decoder.block, sampling.max_new_tokens - made)
+        uniforms = [[draws[request].random() for _ in range(count)] for request in active] if sampling.temperature else None
+        columns = decoder.advance(count, uniforms)
+        made += count
         staying = []
-        for row, (request, token) in enumerate(zip(active, chosen, strict=True)):
-            tokens[request].append(token)
-            entropies[request].append(entropy[row])
-            log_probs[request].append(log_prob[row])
+        for row, (request, tokens, entropies, log_probs) in enumerate(zip(active, *columns, strict=True)):
+            completion = responses[request].extended(tokens, entropies, log_probs)
+            if completion is None:
+                staying.append(row)
+            else:
+                yield request, completion
+        on_finished(len(active) - len(staying))
+        if len(staying) < len(active):
+            decoder.keep(staying)
+            active = [active[row] for row in staying]
+
+
+@dataclass
+class _Response:
+    """A response that grows until it ends."""
+
+    tokenizer: Any
+    sampling: Sampling
+    ends: set[int]
+    tokens: list[int] = field(default_factory=list)
+    entropies: list[float] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
+
+    def extended(self, tokens: list[int], entropies: list[float], log_probs: list[float]) -> Completion | None:
+        """Take tokens in; the completion if one of them ended it, whose later tokens are left out."""
+        sampling, made = self.sampling, len(self.tokens)
+        self.tokens += tokens
+        self.entropies += entropies
+        self.log_probs += log_probs
+        reach = max((len(string.encode()) for string in sampling.stop), default=0) + 1
+        window = self.tokenizer.decode(self.tokens[-reach - len(tokens) + 1 :]) if sampling.stop else ""
+        may_stop = any(string in window for string in sampling.stop)  # mostly not: then single tokens need not be looked at
+        for length, token in enumerate(tokens, made + 1):
             stopped = length > sampling.min_new_tokens and (
-                token in ends or _says_stop(tokenizer, tokens[request][-tail:], sampling)
+                token in self.ends or (may_stop and self._says_stop(self.tokens[max(0, length - reach) : length]))
             )
             if stopped or length == sampling.max_new_tokens:
-                text = to_text(tokenizer, tokens[request], ends, sampling)
-                reason = "stop" if stopped else "length"
-                in_nats = tuple(entropies[request]), tuple(log_probs[request])
-                yield request, Completion(text, tuple(tokens[request]), reason, *in_nats)
-            else:
-                staying.append(row)
-        on_finished(len(active) - len(staying))
-        if not staying:
-            return
-        ids = torch.tensor([[chosen[row]] for row in staying], device=device)
-        rows = torch.tensor(staying, device=device)
-        if len(staying) < len(active):
-            cache.batch_select_indices(rows)
-        mask = torch.cat([mask[rows], torch.ones((len(staying), 1), dtype=mask.dtype, device=device)], dim=-1)
-        positions = positions[rows, -1:] + 1
-        active = [active[row] for row in staying]
+                text = to_text(self.tokenizer, self.tokens[:length], self.ends, sampling)
+                in_nats = tuple(self.entropies[:length]), tuple(self.log_probs[:length])
+                return Completion(text, tuple(self.tokens[:length]), "stop" if stopped else "length", *in_nats)
+        return None
 
-
-def _left_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """(ids, mask), both (prompts, width), so that all prompts end in the same column."""
-    missing = [max(map(len, prompts)) - len(prompt) for prompt in prompts]
-    ids = [[0] * gap + list(prompt) for gap, prompt in zip(missing, prompts, strict=True)]
-    mask = [[0] * gap + [1] * len(prompt) for gap, prompt in zip(missing, prompts, strict=True)]
-    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
-
-
-def _choose(logits: torch.Tensor, sampling: Sampling, uniforms: list[float] | None) -> list[int]:
-    """The next token of each row: the most likely one, or the one where the cumulative probability passes a uniform draw.
-
-    Only top-p needs tokens in the order of their probability; without it the vocabulary's own order does, and nothing is sorted.
-    """
-    if uniforms is None:
-        greedy: list[int] = logits.argmax(dim=-1).tolist()
-        return greedy
-    probabilities, order = torch.softmax(logits.double() / sampling.temperature, dim=-1), None
-    if sampling.top_p < 1:
-        probabilities, order = probabilities.sort(dim=-1, descending=True)
-        before = probabilities.cumsum(-1) - probabilities
-        probabilities = probabilities.masked_fill(before >= sampling.top_p, 0.0)  # the first token always stays
-    cumulative = probabilities.cumsum(-1)
-    total = cumulative[:, -1:].contiguous()
-    targets = torch.tensor(uniforms, dtype=cumulative.dtype, device=cumulative.device)[:, None] * total
-    last = torch.searchsorted(cumulative, total)  # the last token of positive probability, which rounding must not pass
-    chosen = torch.minimum(torch.searchsorted(cumulative, targets, right=True), last)
-    drawn: list[int] = (chosen if order is None else order.gather(-1, chosen)).squeeze(-1).tolist()
-    return drawn
-
-
-def _says_stop(tokenizer: Any, tail: list[int], sampling: Sampling) -> bool:
-    """Whether the last token completes a stop string."""
-    early = len(tokenizer.decode(tail[:-1])) if sampling.min_new_tokens else 0
-    return cut_at_stop(tokenizer.decode(tail), sampling.stop, early)[1]
+    def _says_stop(self, tail: list[int]) -> bool:
+        """Whether the last token completes a stop string."""
+        early = len(self.tokenizer.decode(tail[:-1])) if self.sampling.min_new_tokens else 0
+        return cut_at_stop(self.tokenizer.decode(tail), self.sampling.stop, early)[1]

@@ -7,7 +7,9 @@ from tutelage._lazy import lazily
 if TYPE_CHECKING:
     from tutelage.model.attention.call import NAME, UnsupportedAttention, attend, register
     from tutelage.model.attention.cpu import QUERY_BLOCK, CpuLayout
-    from tutelage.model.attention.kernel import Kernel, kernel_for
-    from tutelage.model.attention.layouts import DenseLayout, Layout, dense_mask, layout_of
+    from tutelage.model.attention.flex import FlexLayout
+    from tutelage.model.attention.kernel import OPERATIONS, Kernel, kernel_for
+    from tutelage.model.attention.layouts import DenseLayout, EqualRowsLayout, Layout, PathsLayout, dense_mask, layout_of
+    from tutelage.model.attention.paths import gathered_keys
 
 __getattr__, __dir__, __all__ = lazily(__name__)

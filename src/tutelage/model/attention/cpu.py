@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from tutelage.model.attention.paths import starts_of
+
 QUERY_BLOCK = 256
 """Queries that meet their keys at a time: bounds the scores that are held, and skips most of what is masked."""
 
@@ -32,29 +34,27 @@ class CpuLayout:
         return CpuLayout(*_blocks(ends))
 
     def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
-        attended: torch.Tensor = _attend_cpu(query[0], key[0], value[0], self.blocks, self.above, scaling)
-        return attended[None]
-
-
-def starts_of(ends: torch.Tensor) -> list[int]:
-    """Where each row's own tokens begin: where a token is not the child of the one before it."""
-    tokens = torch.arange(1, len(ends))
-    return [0, *(tokens[ends[:-1] == tokens]).tolist()]
+        attended: torch.Tensor = _attend_cpu(*(tensor.squeeze(0) for tensor in (query, key, value)), self.blocks, self.above, scaling)
+        return attended.unsqueeze(0)
 
 
 def _blocks(ends: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """`CpuLayout.blocks` and `CpuLayout.above` of a pack."""
-    starts = starts_of(ends)
+    values = ends.numpy()
+    starts = starts_of(values).tolist()
     blocks: list[tuple[int, int, int, int, int]] = []
     above: list[tuple[int, int]] = []
-    for start, stop in zip(starts, [*starts[1:], len(ends)], strict=True):
+    path: list[tuple[int, int]] = []  # ranges of tokens, from a root down
+    for start, stop in zip(starts, [*starts[1:], len(values)], strict=True):
+        while path and values[path[-1][0]] <= start:
+            path.pop()
+        if path:  # of the last range, those whose subtree is still open
+            first, after = path[-1]
+            path[-1] = (first, first + int((values[first:after] > start).sum()))
         known = len(above)
-        for token in (ends[:start] > start).nonzero().flatten().tolist():
-            if len(above) > known and above[-1][1] == token:
-                above[-1] = (above[-1][0], token + 1)
-            else:
-                above.append((token, token + 1))
+        above += path
         blocks += [(first, min(first + QUERY_BLOCK, stop), start, known, len(above)) for first in range(start, stop, QUERY_BLOCK)]
+        path.append((start, stop))
     return torch.tensor(blocks), torch.tensor(above, dtype=torch.long).view(-1, 2)
 
 

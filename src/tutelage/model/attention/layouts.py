@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
-from tutelage.model.attention.cpu import CpuLayout, starts_of
+from tutelage.machines import to_device
+from tutelage.model.attention.cpu import CpuLayout
+from tutelage.model.attention.flex import FlexLayout
 from tutelage.model.attention.kernel import Kernel
+from tutelage.model.attention.paths import Paths, gather
+from tutelage.model.attention.varlen import Varlen
+
 
 class Layout(Protocol):
     """The mask of a pack, in the form that a back end reads."""
@@ -17,7 +21,8 @@ class Layout(Protocol):
     def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
         """query (1, heads, tokens, size), key and value (1, key heads, tokens, size) → (1, tokens, heads, size).
 
-        The number of heads is a multiple of the number of key heads.
+        The number of heads is a multiple of the number of key heads. (Layouts drop the first dimension with `squeeze`: the
+        gradient of an index would be copied into a tensor of zeros.)
         """
         ...
 
@@ -30,60 +35,60 @@ def layout_of(ends: torch.Tensor, kernel: Kernel) -> Layout:
     """
     if kernel.name == "cpu":
         return CpuLayout.of(ends)
-    starts = starts_of(ends)
-    if kernel.name != "flex" and not any(bool((ends[:start] > start).any()) for start in starts):
-        bounds = torch.tensor([*starts, len(ends)], dtype=torch.int32)
-        return RowsLayout(bounds.to(kernel.device), int(bounds.diff().max()), _flash_attention())
-    return FlexLayout.of(ends.to(kernel.device))
+    if kernel.varlen is None:
+        return FlexLayout.of(ends, kernel.device)
+    paths = Paths.of(ends)
+    if paths.keys is None and len(ends) == paths.longest_run * (len(paths.runs) - 1):
+        return EqualRowsLayout(paths.longest_run)
+    keys = None if paths.keys is None else to_device(paths.keys, kernel.device)
+    runs, bounds = to_device(paths.runs, kernel.device), to_device(paths.paths, kernel.device)
+    # an odd and an even number: `torch.compile` takes numbers that are equal at first for one number, and 1 for a constant
+    longest_run, longest_path = max(3, paths.longest_run | 1), paths.longest_path + paths.longest_path % 2
+    return PathsLayout(runs, bounds, longest_run, longest_path, keys, kernel.varlen)
 
 
 @dataclass(frozen=True)
-class RowsLayout:
-    """For CUDA where rows share nothing: rows that lie end to end, each with causal attention of its own.
+class PathsLayout:
+    """For kernels with a variable-length call: each run of a pack attends to its path (see `Paths`).
 
     Attributes:
-        bounds: (rows + 1,) int32, where each row starts, and where the last one ends.
-        longest: tokens of the longest row.
-        flash: FlashAttention's kernel; None for torch's own.
+        runs, paths: (runs + 1,) int32, where the queries and the keys of each run begin, and where the last ones end.
+        longest_run, longest_path: the most tokens of a run, and of a path, or one or two more.
+        keys: (keys,) int64, the tokens of the paths; None where each run is its path.
+        varlen: the kernel's call.
     """
 
-    bounds: torch.Tensor
-    longest: int
-    flash: Any = None
+    runs: torch.Tensor
+    paths: torch.Tensor
+    longest_run: int
+    longest_path: int
+    keys: torch.Tensor | None
+    varlen: Varlen
 
     def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
-        q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-        rows = (self.bounds, self.bounds, self.longest, self.longest)
-        if self.flash is not None:
-            attended: torch.Tensor = self.flash(q, k, v, *rows, softmax_scale=scaling, causal=True)
-            return attended[None]
-        from torch.nn.attention.varlen import varlen_attn
-
-        # a window of (-1, 0) is causal attention
-        attended = varlen_attn(q, k, v, *rows, scale=scaling, window_size=(-1, 0), enable_gqa=q.shape[1] != k.shape[1])  # type: ignore[assignment]
-        return attended[None]
+        q, k, v = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
+        if self.keys is not None:
+            k, v = gather(k, v, self.keys)
+        return self.varlen(q, k, v, self.runs, self.paths, self.longest_run, self.longest_path, scaling).unsqueeze(0)
 
 
 @dataclass(frozen=True)
-class FlexLayout:
-    """For CUDA where prefixes are shared: FlexAttention's block mask."""
+class EqualRowsLayout:
+    """For CUDA in half precision, where rows of one length share nothing: a batch of rows for SDPA, whose kernels are faster.
 
-    mask: Any
+    Attributes:
+        length: tokens of each row.
+    """
 
-    @staticmethod
-    def of(ends: torch.Tensor) -> FlexLayout:
-        """The layout of a pack with subtree ends `ends` (tokens,), on the device."""
-        from torch.nn.attention.flex_attention import create_block_mask
-
-        def visible(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-            return (key <= query) & (query < ends[key])
-
-        return FlexLayout(create_block_mask(visible, None, None, len(ends), len(ends), device=str(ends.device)))
+    length: int
 
     def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
-        grouped = query.shape[1] != key.shape[1]
-        attended = _compiled_flex()(query, key, value, block_mask=self.mask, scale=scaling, enable_gqa=grouped)
-        return attended.transpose(1, 2)
+        # (1, heads, tokens, size) → (rows, heads, length, size), a view
+        q, k, v = (tensor.squeeze(0).unflatten(1, (-1, self.length)).transpose(0, 1) for tensor in (query, key, value))
+        attended = torch.nn.functional.scaled_dot_product_attention(
+            q, k, v, is_causal=True, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
+        )
+        return attended.transpose(1, 2).flatten(0, 1).unsqueeze(0)
 
 
 @dataclass(frozen=True)
@@ -103,19 +108,3 @@ def dense_mask(ends: torch.Tensor) -> torch.Tensor:
     """(tokens, tokens) bool, True where query (row) may attend to key (column): the definition, for tests and small packs."""
     index = torch.arange(len(ends), device=ends.device)
     return (index[None, :] <= index[:, None]) & (index[:, None] < ends[None, :])
-
-
-@functools.cache
-def _flash_attention() -> Any:
-    try:
-        from flash_attn import flash_attn_varlen_func
-    except ImportError:
-        return None
-    return flash_attn_varlen_func
-
-
-@functools.cache
-def _compiled_flex() -> Any:
-    from torch.nn.attention.flex_attention import flex_attention
-
-    return torch.compile(flex_attention)
