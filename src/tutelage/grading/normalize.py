@@ -16,7 +16,7 @@ from tutelage.grading.format import TEXT_COMMANDS, boxes, closing_brace
 from tutelage.grading.languages import translated
 from tutelage.grading.notations import groups, notations, parts
 from tutelage.grading.phrases import phrases
-from tutelage.grading.prose import said
+from tutelage.grading.prose import is_subject, said
 
 _SYMBOLS = {
     "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\times ", "✕": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ",
@@ -83,7 +83,7 @@ def html_markup(text: str) -> str:
     if "&" in text and ";" in text:
         text = unicode_symbols(re.sub(r"&(?:[A-Za-z]+|#\d+|#x[0-9A-Fa-f]+);", lambda match: html.unescape(match[0]), text))
     if "<" in text and ">" in text:
-        text = re.sub(r"<\|[A-Za-z_]+\|>|</?s>|<(?:eos|pad|end_of_turn|endoftext)>", " ", text)
+        text = re.sub(r"<\|[A-Za-z_]+\|>|^\s*<s>|</s>\s*$|<(?:eos|pad|end_of_turn|endoftext)>", " ", text)
         text = re.sub(r"^\s*<([^<>]*,[^<>]*)>\s*$", r"\\langle \1\\rangle ", text)
         text = re.sub(r"<sup>([^<>]*)</sup>\s*/\s*<sub>([^<>]*)</sub>", r"\1/\2", text, flags=re.IGNORECASE)
         text = re.sub(r"<sup>([^<>]*)</sup>", r"^{\1}", text, flags=re.IGNORECASE)
@@ -101,7 +101,7 @@ _COMMAND = re.compile(rf"\\(?:boxed|fbox|ensuremath|{TEXT_COMMANDS})\s*\{{")
 _HENCE = r"(?:so|thus|hence|therefore)\b,?\s*"
 _PROSE = re.compile(
     rf"(?:{_HENCE})?(?:\*\*)?(?:the\s+)?(?:(?:final|correct)\s+)?(?:answer|ans|result|solution)\s*(?:\*\*)?\s*(?:is|:|=)(?:\*\*)?\s*:?\s+(?=\S)"
-    r"|(?:the|this|its|his|her|their)\s+(?:[a-z-]{2,}\s+){1,6}(?:is|are|equals|was)\s*:?\s+(?=\S)"
+    r"|(?P<subject>(?:the|this|its|his|her|their)\s+(?:[a-z-]{2,}\s+){1,6})(?:is|are|equals|was)\s*:?\s+(?=\S)"
     rf"|{_HENCE}(?=[\d\\$]|[A-Za-z]\s*=)|exactly\s+(?=[\d$\\.-])"
     r"|(?:\\(?:Rightarrow|therefore|implies)\b|⇒|∴|=(?=\s*[^=]))\s*|#+\s+(?=\S)", re.IGNORECASE,
 )  # fmt: skip
@@ -141,7 +141,7 @@ def wrappers(text: str) -> str:
             text = text[command.end() : -1]
         elif "\\boxed" in text and (boxed := _boxed_list(text)):
             text = boxed
-        if (prose := _PROSE.match(text)) is not None and not _DENIAL.search(prose[0]):
+        if (prose := _PROSE.match(text)) is not None and not _DENIAL.search(prose[0]) and is_subject(prose["subject"] or ""):
             text = text[prose.end() :]
         if (hedge := _HEDGED.match(text)) is not None:
             text, hedged = text[hedge.end() :], True

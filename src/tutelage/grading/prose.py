@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from tutelage.grading.lexer import FUNCTIONS, GREEK
-from tutelage.grading.units import MULTIPLES, is_known
+from tutelage.grading.units import MULTIPLES, is_known, is_unit
 from tutelage.grading.words import MONTH, WORD, number_of
 
 
@@ -43,17 +43,44 @@ _SHORT = _set(
     un il get got one two box men cup old pay area left sold"""
 )
 """Words of two or three letters that only prose has: xy and abc are products."""
-_LEADS = re.compile(
-    r"^(?:(?:so|thus|hence|therefore|then|finally|now|and|that|i|we|you|it|this|which|answer|ans|final|the|get|got|have|has|find|found"
-    r"|obtain|conclude|see|gives?|yields?|follows|implies|means|our|equal|to|exactly|simply|just|given|by)\b[\s,:]*)+",
-    re.IGNORECASE,
+_ANSWERS = _set("answer answers ans result réponse solution respuesta antwort risposta resposta resultado résultat ergebnis")
+_GLUE = _ANSWERS | _COPULAS | _set(
+    """solution solutions so thus hence therefore then finally now and that i we you it he she they this these those there which the a an our my your its
+    his her their get gets got have has had find found obtain obtains conclude give gives yield yields follows implies means to exactly
+    precisely simply just in total altogether all both must needs final correct value sum number expression required of for by only such
+    simplified form us here left la le el die das der o il lösung risultato hay y a gibt ответ всего существует cevap đáp án altogether
+    ratio probability x"""
+)
+"""The words that may stand before a value without a copula, or in a sentence about the answer."""
+_BETWEEN = _set("exactly simply precisely just equal to a an total of only given by the")
+"""What may stand between a copula and the value; "the" and "of" only in "a total of"."""
+_VERBS = _set(
+    """sold sells sell need needs take takes cost costs travels travel paid pays pay walked walks makes make made earns earned buy buys bought
+    spent spends ate eats used uses gives give gets get got has have had drives drove ran runs collected saved yields produces contains"""
+)
+_QUANTITIES = _set(
+    """area perimeter volume center centre line length width height distance probability radius diameter slope intercept circle mean median
+    average mode range cost price time speed rate age angle equation vertex point points domain range maximum minimum max min count"""
+)
+_DETERMINERS = _set("the this that its his her their our my your a an each every these those both")
+_NO_SUBJECTS = _set(
+    """would should could can might said say says claims claim guess confidence attempt bogus previous seems depends differs surpasses
+    trap rounded truncated nobody somebody someone people bad rather also if example instance like opposite reverse spelled"""
+)
+_LEADING_CLAUSE = re.compile(r"^(?:\w+ing|after|by|in|from|so|thus|hence|therefore|finally|now|then|first)\b[^,]*,\s*", re.IGNORECASE)
+_ADJECTIVES = _set("different more such possible distinct total real other small large red blue green whole full unique valid good")
+_BEHIND = _set("in total all altogether left more each every day long old wide high tall away apart here exactly now overall such chance")
+_CALLED = re.compile(
+    r"(?:,?\s*(?:which )?(?:is|are|was)|as) (?:the|our|my|its) (?:(?:only|final|correct|required|simplified|desired) )*"
+    r"(?:answer|solution|solutions|result|total|value|form)"
 )
 _REASON = re.compile(
     r"(?:[\s,;]|\\q?quad)*(?:(?:\\text\s*\{\s*)?\((?:\\text\s*\{\s*)?(?P<bracketed>since|because|as|by|using|from|due|given|note"
-    r"|check|verified|rounded|simplified|in simplest|in lowest|answer|final|not)\b(?P<said>.*)\)\s*\}?"
-    r"|,?\s+(?P<open>since|because)\b.*|,\s*(?P<apart>as required|as desired|as expected|which is|which are|not)\b(?P<rest>.*))$",
+    r"|check|verified|rounded|simplified|in simplest|in lowest|answer|final|not|exactly|in total|see)\b(?P<said>.*)\)\s*\}?"
+    r"|,?\s+(?P<open>since|because)\b(?P<why>.*)|,\s*(?P<apart>as required|as desired|as expected|which is|which are|not)\b(?P<rest>.*))$",
     re.IGNORECASE | re.DOTALL,
 )
+_TRUE_OF_ALL = re.compile(r"(?:form|terms|answer|above|below|even|odd|prime|required|desired|expected|(?:the|our) (?:final )?(?:answer|result))?")
 _AGAIN = re.compile(
     r"^(?P<first>.*[^\s(,])\s*\((?:\\text\{)?\s*(?:or|i\.?e\.?,?|that is,?|=|equivalently,?)\s*\}?(?P<second>.*[^\s])\)$"
 )
@@ -80,14 +107,16 @@ def said(text: str) -> str:
     """The value that a text of sentences says; the text itself where it has no words, or says none or several."""
     if "\\begin" in text or text.rstrip().endswith("?") or len(text) > 1_500 or not ("(" in text or WORD.search(text)):
         return text
-    text = without_remark(text)
+    text = re.sub(r"^Il y a\b", "There are", without_remark(text))
     words = _words_of(re.sub(r"\\(?!text)[A-Za-z]+", " ", text))
     if _NO_PROSE.search(text) or not any(len(word) > 3 or word in _SHORT for word in words):
         return text
     plain = _DISPLAY.sub(lambda shown: f"\n$ {(shown[1] or shown[2]).strip(' .,')} $\n", _TEXT.sub(r" \1 ", text)).replace("**", " ")
     parts = [part.strip() for part in _SENTENCE_END.split(plain) if part.strip(" .")]
     valued = [part for part in parts if re.search(r"\d|\$|\\", part)]
-    if any(_words_of(part) & (_DENIALS | _HEDGES) for part in parts if part not in valued) or not valued:
+    if not valued or any(_doubted(_words_of(part)) for part in parts if part not in valued):
+        return text
+    if any(not _words_of(part) <= _GLUE | {"hope", "done", "thanks"} for part in parts[parts.index(valued[-1]) + 1 :]):
         return text
     if len(valued) > 1 and not (_CONCLUDES.match(valued[-1]) or _DISPLAY.search(text)):
         return text
@@ -102,10 +131,20 @@ def without_remark(text: str) -> str:
     remark = _REASON.search(text)
     if remark is None or remark.start() == 0 or not re.search(r"[\d\w)}$]$", text[: remark.start()].rstrip(" \\")):
         return text
-    tail = remark["said"] or remark["rest"] or (remark["open"] and remark[0]) or ""
-    if (remark["bracketed"] or remark["apart"] or "").casefold() == "not":
-        return text[: remark.start()] if re.fullmatch(r"[\s\w.$\\{}/-]{1,20}", tail) else text
-    return text if _words_of(tail) & (_DENIALS | _HEDGES | {"if"}) else text[: remark.start()]
+    value = text[: remark.start()]
+    kind = (remark["bracketed"] or remark["open"] or remark["apart"]).casefold()
+    tail = (remark["said"] or remark["why"] or remark["rest"] or "").strip(" .{}$:")
+    if kind == "not":
+        return value if re.fullmatch(r"-?\d+(?:[./]\d+)?|[A-J]", tail) and tail != value.strip(" $") else text
+    if kind not in ("since", "because", "as", "by", "using", "from", "due", "given", "note"):
+        return value if _TRUE_OF_ALL.fullmatch(tail) else text
+    of_words = re.match(r"\W*(?:\(?[A-J]|yes|no|true|false)\b(?!\s*=)", value, re.IGNORECASE) is not None
+    if _doubted(_words_of(tail)) or _words_of(tail) & {"value", "if", "actually", "rounding"} or (not of_words and _says_more(tail)):
+        return text
+    if of_words or not re.search(r"\d", tail):
+        return value
+    tail = tail.replace("\\text", " ").strip(" ,{}")
+    return f"{value.strip()} = {tail}" if "=" in tail and not re.search(r"[<>\\]ne\b|[<>]|[^\W\d_]{3}", re.sub(r"\\[a-z]+", "", tail)) else text
 
 
 def _words_of(text: str) -> set[str]:
@@ -160,8 +199,10 @@ def _value(sentence: str, many: bool) -> str | None:
             break
         last = next((at for at, word in enumerate(words) if word.strip(",") in _COPULAS), None)
         if kind == "words" and last is not None and index + 1 < len(pieces) and (index or last):
-            rest = " ".join(word for word in words[last + 1 :] if word not in _COPULAS and word != "to")
-            value = _alone(rest, pieces[index + 1 :])
+            spoken_before = " ".join(text for kind, text in pieces[:index] if kind == "words")
+            if not (is_subject(f"{spoken_before} {' '.join(words[:last])}", words[last] == ":") and _leads_on(words[last + 1 :])):
+                return None
+            value = _alone("", pieces[index + 1 :])
             name = pieces[index - 1][1] if index and set(words[:last]) <= {"must", "should", "has", "to"} else ""
             named = value is not None and re.fullmatch("[A-Za-z]", name) and not re.search(r"[=<>]|\\[lg]e|\\in", value)
             return f"{name} = {value}" if named else value
@@ -176,17 +217,71 @@ def _alone(lead: str, pieces: list[tuple[str, str]]) -> str | None:
     if not pieces or pieces[0][0] != "mathematics" or len(pieces) > 2:
         return None
     value, behind = pieces[0][1], pieces[1][1] if len(pieces) > 1 else ""
-    if _changed(_words_of(_LEADS.sub("", lead))) or ("=" in value and re.search(r"\b(?:for|at|when|as|with|like|in)$", lead)):
+    if not _is_lead(lead) or ("=" in value and re.search(r"\b(?:for|at|when|as|with|like|in)$", lead)):
         return None
     first = re.match(r"[^\W\d_]+", behind)
     if first is not None and (is_known(first[0]) or first[0].casefold() in MULTIPLES) and not behind.startswith(("is ", "are ", "in ")):
         unit = re.match(r"[^\W\d_]+(?:[ /-](?:per|square|cubic|and)\s[^\W\d_]+|/[^\W\d_]+|\^\d)*", behind)
         spoken = unit[0] if unit is not None else ""
-        return None if _changed(_words_of(behind[len(spoken) :])) else f"{value} {spoken}"
-    if re.match(r"(?:is|are|was)\b(?! (?:the|our|my|its|correct|right)\b)", behind):
-        return None
-    rest = _words_of(behind)
-    return None if _changed(rest - {"more"}) or (rest & {"more"} and re.match(r"more\s*(?:$|than|\.)", behind)) else value
+        return f"{value} {spoken}" if _harmless(f"units {behind[len(spoken) :]}") else None
+    return value if _harmless(behind) or _CALLED.fullmatch(behind.strip(" .,").casefold()) else None
+
+
+def is_subject(spoken: str, labelled: bool = False) -> bool:
+    """Whether words before a copula name what the value is: the answer itself, or a noun phrase that says nothing of an answer."""
+    words = re.findall(r"[^\W\d_]+(?:['’-][^\W\d_]+)*", _LEADING_CLAUSE.sub("", spoken.casefold().strip()))
+    if set(words) & (_DENIALS | _HEDGES | _NO_SUBJECTS):
+        return False
+    if set(words) <= _GLUE or (labelled and set(words) <= _GLUE | _QUANTITIES):
+        return True
+    while words and words[0] in ("so", "thus", "hence", "therefore", "then", "finally", "and", "that", "now"):
+        del words[0]
+    return not labelled and not set(words) & _ANSWERS and len(words) < 12 and (words[0] in _DETERMINERS or len(words) < 4 or words[1] == "of")
+
+
+def _leads_on(words: list[str]) -> bool:
+    """Nothing but exactly, simply, equal to, a total of between a copula and a value."""
+    kept = [word.strip(",:") for word in words if word not in _COPULAS and word.strip(",:")]
+    return set(kept) <= _BETWEEN and ("total" in kept or not {"of", "the"} & set(kept))
+
+
+def _is_lead(lead: str) -> bool:
+    """The words before a value without a copula: of the closed vocabulary, or a subject with a verb of having."""
+    words = re.findall(r"[^\W\d_]+(?:['’-][^\W\d_]+)*", _LEADING_CLAUSE.sub("", lead.casefold()))
+    verb = next((at for at, word in enumerate(words) if word in _VERBS), None)
+    if set(words) <= _GLUE:
+        return not (set(words) & _ANSWERS and verb is not None)
+    if verb is None or not set(words[verb + 1 :]) <= _GLUE | _VERBS | {"at"}:
+        return False
+    subject = set(words[:verb])
+    return verb < 5 and not _changed(subject) and not subject & (_ANSWERS | _NO_SUBJECTS)
+
+
+_PHRASE = re.compile(r"(?:to|of|in|on|for|from|at|with|that|per|altogether|left)\b.*", re.DOTALL)
+
+
+def _harmless(behind: str) -> bool:
+    """Words behind a value that only say what it counts: a plural noun, and a phrase behind that."""
+    words = re.findall(r"[^\W\d_]+(?:['’-][^\W\d_]+)*", behind.casefold())
+    if _words_of(behind) & (_ANSWERS | _NO_SUBJECTS) - {"lösungen"} or _changed(_words_of(behind) - {"more"}) or re.search(r"\bmore\s*(?:$|than|\.)", behind):
+        return False
+    while words and words[0] in _ADJECTIVES:
+        del words[0]
+    if set(words) <= _BEHIND:
+        return True
+    if not is_unit(words[:1], False) and words[0] not in ("lösungen", "способов"):
+        return False
+    rest = " ".join(words[1:])
+    return not rest or set(words[1:]) <= _BEHIND or (_PHRASE.match(rest) is not None and len(words) < 12)
+
+
+def _doubted(words: set[str]) -> bool:
+    return bool(words & (_DENIALS | _HEDGES | _NO_SUBJECTS)) or any(number_of(word) is not None for word in words)
+
+
+def _says_more(tail: str) -> bool:
+    """A reason that changes the value, or speaks of an answer."""
+    return _changed(_words_of(tail)) or bool(_words_of(tail) & _ANSWERS)
 
 
 def _changed(words: set[str]) -> bool:
