@@ -2,9 +2,10 @@
 
     python bench/grading.py [--table pairs.jsonl]... [--rounds 3]
 
-Each `--table` holds rows of gold, pred, equal, category. The default tables are those of tests/data: they are ours, and the grader was
-built while we saw them; pairs of others say more. Rows whose category begins with "policy:" are timed and not counted. 1,000 pairs like
-those of GSM8K are made here. Both graders run in this process group pinned to one core, in turns; imports and start-up are left out.
+Each `--table` holds rows of gold, pred, equal, and category or kind. The default tables are those of tests/data: they are ours, and
+the grader was built while we saw them; pairs of others say more. Rows whose category begins with "policy:" are timed and not counted.
+1,000 pairs like those of GSM8K are made here. Both graders run in this process group pinned to one core, in turns; imports and
+start-up are left out.
 Machines are noisy: read the ratios. Writes bench/results/grading.json.
 """
 
@@ -39,6 +40,11 @@ def gsm8k_like(count: int) -> list[dict[str, Any]]:
         )
         rows.append({"gold": str(gold), "pred": written.format(said), "equal": equal, "category": "gsm8k-like"})
     return rows
+
+
+def rows_of(file: Path) -> list[dict[str, Any]]:
+    rows = map(json.loads, file.read_text(encoding="utf-8").splitlines())
+    return [{"category": row.get("kind", "other"), **row} for row in rows]
 
 
 def ours(rows: list[dict[str, Any]]) -> list[bool]:
@@ -113,7 +119,7 @@ def main() -> None:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # before any worker starts: they inherit it
 
     files = arguments.table or sorted((HERE.parent / "tests" / "data").glob("*.jsonl"))
-    tables = {file.stem: [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] for file in files}
+    tables = {file.stem: rows_of(file) for file in files}
     found = {name: judged(table) for name, table in tables.items()}  # also warms both up
     speed = speeds({**tables, "gsm8k_like": gsm8k_like(1_000)}, arguments.rounds)
     results = {
