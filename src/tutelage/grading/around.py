@@ -36,6 +36,8 @@ def _leads(before: str) -> bool:
     plain = _MARKUP.sub(" ", before).rstrip()
     if not plain or _ARROWS.search(plain):
         return True
+    if re.search(r"\d[.,]$", plain):
+        return False
     words = re.findall(r"[^\W\d_]+(?:['’-][^\W\d_]+)*", plain[-60:])
     if re.search(r"(?:^|[\s\"(])(?:[^\W\d_]{2,}|a|an)$", plain) is not None and before[-1:] in " $\n{[(*~":
         return not changes(words[-3:])
@@ -47,6 +49,6 @@ def _follows(behind: str) -> bool:
     rest = plain.strip()
     if not rest.strip(" .,;:)!"):
         return "!" not in rest[:1] and not rest.startswith(")!")
-    if re.match(r"[.,;:)]+\s|[^\W\d_]{2}|[^\x00-\x7f]", rest) is None or (plain[0].isalnum() and plain[0].isascii()):
+    if re.match(r"\W*or\b", rest) or re.match(r"[.,;:)]+\s|[^\W\d_]{2}|[^\x00-\x7f]", rest) is None or (plain[0].isalnum() and plain[0].isascii()):
         return False
     return re.search(r"[\d=<>^_/+|\\~&%]|\s[-*]\s", rest) is None and not changes(re.findall(r"[^\W\d_]+(?:['’-][^\W\d_]+)*", rest))

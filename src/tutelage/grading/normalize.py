@@ -84,7 +84,8 @@ def html_markup(text: str) -> str:
     if "&" in text and ";" in text:
         text = unicode_symbols(re.sub(r"&(?:[A-Za-z]+|#\d+|#x[0-9A-Fa-f]+);", lambda match: html.unescape(match[0]), text))
     if "<" in text and ">" in text:
-        text = re.sub(r"<\|[A-Za-z_]+\|>|^\s*<s>|</s>\s*$|<(?:eos|pad|end_of_turn|endoftext)>", " ", text)
+        text = re.sub(r"<\|[A-Za-z_]+\|>|^\s*<s>(?!.*</s>)|<(?:eos|pad|end_of_turn|endoftext)>", " ", text)
+        text = text if "<s>" in text else re.sub(r"</s>\s*$", " ", text)
         text = re.sub(r"^\s*<([^<>]*,[^<>]*)>\s*$", r"\\langle \1\\rangle ", text)
         text = re.sub(r"<sup>([^<>]*)</sup>\s*/\s*<sub>([^<>]*)</sub>", r"\1/\2", text, flags=re.IGNORECASE)
         text = re.sub(r"<sup>([^<>]*)</sup>", r"^{\1}", text, flags=re.IGNORECASE)

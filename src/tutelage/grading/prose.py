@@ -43,7 +43,7 @@ _SHORT = _set(
     un il get got one two box men cup old pay area left sold"""
 )
 """Words of two or three letters that only prose has: xy and abc are products."""
-_ANSWERS = _set("answer answers ans result réponse solution respuesta antwort risposta resposta resultado résultat ergebnis")
+_ANSWERS = _set("answer answers ans result réponse respuesta antwort risposta resposta resultado résultat ergebnis")
 _GLUE = _ANSWERS | _COPULAS | _set(
     """solution solutions so thus hence therefore then finally now and that i we you it he she they this these those there which the a an our my your its
     his her their get gets got have has had find found obtain obtains conclude give gives yield yields follows implies means to exactly
@@ -203,6 +203,8 @@ def _value(sentence: str, many: bool) -> str | None:
             if not (is_subject(f"{spoken_before} {' '.join(words[:last])}", words[last] == ":") and _leads_on(words[last + 1 :])):
                 return None
             value = _alone("", pieces[index + 1 :])
+            if value is not None and "there" in words and re.search("[<>]", value):
+                return None
             name = pieces[index - 1][1] if index and set(words[:last]) <= {"must", "should", "has", "to"} else ""
             named = value is not None and re.fullmatch("[A-Za-z]", name) and not re.search(r"[=<>]|\\[lg]e|\\in", value)
             return f"{name} = {value}" if named else value

@@ -82,7 +82,7 @@ def unit_of(words: str) -> str:
     powers: Counter[str] = Counter()
     sign, power, last = 1, 1, ""
     for written in re.findall(r"[^\W\d_]+|\^\{?-?\d+|[/$€£¥¢₹°]", words):
-        word = written if re.fullmatch("M[A-Za-z]", written) else written.lower()  # MW is not mW
+        word = written if re.fullmatch("M[A-Za-z]V?", written) else written.lower()  # MW is not mW
         singular = word[:-1] if word.endswith("s") and len(word) > 2 and not word.endswith("ss") else word
         word = _UNIT_NAMES.get(singular, _UNIT_NAMES.get(word, singular))
         if "/" in word and len(word) > 1:

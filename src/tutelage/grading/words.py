@@ -16,7 +16,7 @@ _CHOICE = re.compile(
     r"(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s*:?\s*)?(?:\(([A-Ja-j])\)|([A-J])(?:[.:)](?=\s|$)|$)|([a-j])$)\s*(.*)"
 )
 _NO_TAIL = re.compile(
-    r"\b(?:not?|or|and|nor|wrong|incorrect|false|wait|but|is|was|can|could|should|fails|never|maybe|trap|ruled|be|would|might|perhaps|out)\b"
+    r"\b(?:not?|or|and|nor|wrong|incorrect|false|wait|but|can|could|should|fails|never|maybe|trap|ruled|would|might|perhaps|out)\b"
     r"|(?:ed|ful|ly|n['’]t)\b|[^\x00-\u024f]|(?:^|(?<=[\s(]))[a-j](?:\)|$)|(?<![A-Za-z\\])[A-J](?![A-Za-z])"
 )
 _BASED = re.compile(r"\(?([0-9A-F]+)\)?_\{?\w+\}?")
@@ -118,7 +118,7 @@ _SAYS_SO = re.compile(
 )
 _UNSURE = re.compile(
     r"\b(?:but|or|maybe|unless|if|yes|no|true|false|only|some|sometimes|except|provided|assuming|rarely|partly|hardly|guess|wrong|might|may"
-    r"|perhaps|probably|when|iff|doubt)\b"
+    r"|perhaps|probably|when|iff|doubt|opposite|long)\b"
 )
 
 
