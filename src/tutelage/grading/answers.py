@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from tutelage.grading.around import stands_alone
 from tutelage.grading.equality import plainly_equal
 from tutelage.grading.format import TEXT_COMMANDS, boxes
 
@@ -30,7 +31,7 @@ def tagged_answer(response: str) -> str | None:
     block, closed, after = rest.partition("</answer>")
     if not closed or before.strip() or after.strip():
         return None
-    return answer_in(block)
+    return answer_in(block, strict=True)
 
 
 def boxed_answer(response: str) -> str | None:
@@ -89,11 +90,14 @@ def solution_answer(text: str) -> str | None:
     return ", ".join(answers)
 
 
-def answer_in(text: str) -> str:
-    """What `solution_answer` reads in a text with boxes, "" where the text takes them all back; a text without boxes as it is."""
+def answer_in(text: str, *, strict: bool = False) -> str:
+    """What `solution_answer` reads in a text with boxes, "" where the text takes them all back; a text without boxes as it is.
+
+    A `strict` reading takes the text as it is, too, where its last box is only a part of what it says (2^{\\boxed{5}}).
+    """
     boxed = solution_answer(text)
     if boxed is not None:
-        return boxed
+        return boxed if not strict or stands_alone(text) else text.strip()
     return "" if "box" in text and boxes(text) else text.strip()
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 
-from tutelage.grading.expressions import equal_expressions, is_scalar
+from tutelage.grading.expressions import decimal_of, equal_expressions, is_scalar
 from tutelage.grading.named import name_of
-from tutelage.grading.numbers import Undefined, as_mpf
-from tutelage.grading.tree import Kind, Node, holds, negated, number, product, rewritten, symbols_of, tuple_of
+from tutelage.grading.numbers import Undefined, as_mpf, is_real
+from tutelage.grading.tree import ZERO, Kind, Node, holds, negated, number, product, rewritten, symbols_of, tuple_of
 from tutelage.grading.values import evaluate
 
 _COLLECTIONS = (
@@ -26,7 +27,7 @@ def simplify(node: Node) -> Node:
             return _entries(node, simplify)
         case Kind.POWER if node.args[0].kind is Kind.SEQUENCE and len(node.args[0].args) > 1 and node.args[1].is_symbol("T", "top"):
             return tuple_of(tuple(map(simplify, node.args[0].args)))
-        case Kind.ADD if node.args[0].is_symbol() and node.args[1].kind is Kind.NEGATE and node.args[1].args[0].kind is Kind.SET:
+        case Kind.ADD if len(node.args) == 2 and node.args[0].is_symbol() and node.args[1].kind is Kind.NEGATE and node.args[1].args[0].kind is Kind.SET:
             return Node(Kind.SETMINUS, (node.args[0], node.args[1].args[0]))
         case Kind.LIST if node.value == "or" and all(map(is_scalar, node.args)):
             return _without_repetitions(node)
@@ -56,7 +57,13 @@ def _vector(node: Node) -> Node:
     def at(one: str) -> Node:
         return rewritten(node, lambda part: number(int(part.value == one)) if part.is_symbol(*_UNIT_VECTORS) else part)
 
+    def times(count: int) -> Node:
+        return rewritten(node, lambda part: number(count) if part.is_symbol(*_UNIT_VECTORS) else part)
+
     origin, count = at(""), 3 if "hat k" in symbols_of(node) else 2
+    sums = [Node(Kind.ADD, tuple(map(at, _UNIT_VECTORS)))] * 2
+    if not equal_expressions(origin, ZERO) or not equal_expressions(times(1), sums[0]) or not equal_expressions(times(2), Node(Kind.ADD, tuple(sums))):
+        return node  # no linear combination
     return tuple_of(tuple(Node(Kind.ADD, (at(name), negated(origin))) for name in _UNIT_VECTORS[:count]))
 
 
@@ -79,6 +86,8 @@ def _simplify_relation(node: Node) -> Node:
         members.pop()
     if not operators:
         return members[0]
+    if operators == ["~"] and decimal_of(members[1]) is None:
+        return node  # x ≈ 5 says of no exact value that it is x
     operators = ["=" if operator == "~" else operator for operator in operators]
     if set(operators) == {"="}:
         names = [member for member in members if name_of(member) is not None]
@@ -100,12 +109,16 @@ def _consistent(name: Node, values: list[Node]) -> bool:
 
 
 def _about(a: Node, b: Node) -> bool:
-    """Two numbers within a tenth of each other, or two things of which one is no number."""
+    """A number and what it rounds to or is cut to, or two things of which one is no number."""
     try:
         x, y = (as_mpf(evaluate(node)) for node in (a, b))
     except Undefined:
         return True
-    return bool(abs(x - y) <= abs(x) / 10)
+    unit = Fraction(1, 10 ** (literal.places or 0)) if (literal := decimal_of(b)) is not None else Fraction(1)
+    if not is_real(x) or not is_real(y):
+        return bool(abs(x - y) <= abs(x) / 100)
+    cut = x * y > 0 and 0 <= abs(x) - abs(y) < as_mpf(unit)
+    return bool(cut or abs(x - y) <= as_mpf(unit) * (1 + as_mpf(Fraction(1, 10**9))) / 2 or abs(x - y) <= abs(x) / 500)
 
 
 # --- matrices
@@ -163,6 +176,11 @@ def expand(node: Node) -> Node:
 def _signs(node: Node) -> list[Node]:
     if not holds(node, Kind.PLUSMINUS):
         return [node]
-    plus = rewritten(node, lambda part: part.args[0] if part.kind is Kind.PLUSMINUS else part)
-    minus = rewritten(node, lambda part: negated(part.args[0]) if part.kind is Kind.PLUSMINUS else part)
+    plus = rewritten(node, lambda part: _signed(part, "pm") if part.kind is Kind.PLUSMINUS else part)
+    minus = rewritten(node, lambda part: _signed(part, "mp") if part.kind is Kind.PLUSMINUS else part)
     return [plus, minus]
+
+
+def _signed(part: Node, positive: str) -> Node:
+    """The term of ± or ∓ with the sign that it has where `positive` is plus."""
+    return part.args[0] if (part.value or "pm") == positive else negated(part.args[0])

@@ -53,7 +53,7 @@ def _equal_ratios(gold: Node, answer: Node) -> bool:
     if len(gold.args) != len(answer.args):
         return False
     crossed = [(product(a, answer.args[0]), product(b, gold.args[0])) for a, b in zip(gold.args, answer.args, strict=True)]
-    return all(equal_expressions(a, b) for a, b in crossed) and answer.args[0] != ZERO
+    return all(equal_expressions(a, b) for a, b in crossed) and not any(equal_expressions(a, ZERO) for a in (gold.args[0], answer.args[0]))
 
 
 @rule(Kind.QUANTITY)
@@ -160,9 +160,9 @@ def _equal_matrices(gold: Node, answer: Node) -> bool:
 def _equal_cases(gold: tuple[tuple[Node, ...], ...], answer: tuple[tuple[Node, ...], ...]) -> bool:
     """Cases in any order; "otherwise" is the condition that is left."""
     left = list(answer)
-    for row in gold:
+    for row in sorted(gold, key=lambda row: _otherwise(row) or not any(same(row[-1], other[-1]) for other in answer)):
         found = [other for other in left if len(row) == len(other) and all(map(same, row, other))] or [
-            other for other in left if same(row[0], other[0]) and (_otherwise(row) or _otherwise(other))
+            other for other in left if same(row[0], other[0]) and _otherwise(row) is not _otherwise(other) and len(left) == 1
         ]
         if not found:
             return False

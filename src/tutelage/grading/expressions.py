@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 from tutelage.grading.numbers import (
-    CONTEXTS,
     DIGITS,
     MANY_DIGITS,
     Undefined,
@@ -21,10 +20,12 @@ from tutelage.grading.numbers import (
 )
 from tutelage.grading.tree import Kind, Node, holds, negated, nodes_of, number, product, symbol, symbols_of
 from tutelage.grading.values import evaluate
+from tutelage.grading.work import TooLarge
 
 INTEGER_LETTERS = "ijklmnpqrNMK"
 _OF_INTEGERS = ("lfloor", "lceil", "floor", "ceil", "binom", "mod", "gcd", "lcm", "sum", "prod")
 """Functions of integers: two of them may agree between the integers and differ there, or the other way round."""
+_WITH_KINKS = {"abs", "max", "min", "floor", "ceil", "lfloor", "lceil", "mod", "gcd", "lcm", "binom", "root"}
 _NO_SCALARS = (
     Kind.RELATION, Kind.LIST, Kind.SET, Kind.MATRIX, Kind.UNION, Kind.INTERSECTION, Kind.SETMINUS, Kind.PLUSMINUS,
 )  # fmt: skip
@@ -58,7 +59,7 @@ def _readings(gold: Node, answer: Node) -> list[tuple[Node, Node]]:
     pairs = [(gold, answer)]
     for a, b in ((gold, answer), (answer, gold)):
         inner = _without(Kind.PERCENT, a)
-        if inner is not None and _without(Kind.PERCENT, b) is None:
+        if inner is not None and _without(Kind.PERCENT, b) is None and b.kind is not Kind.DEGREE:
             pairs.append((inner, b))
         inner = _without(Kind.DEGREE, a)
         if inner is not None and b.kind is not Kind.DEGREE and _names(b) & {"pi", "arctan", "arcsin", "arccos"}:
@@ -100,7 +101,7 @@ def _same_function(a: Node, b: Node, log_base: int | None) -> bool:
     names = symbols_of(a) | symbols_of(b)
     if not names:
         return _same_constant(a, b, log_base)
-    known = _names(a, b)
+    known, cancel = _names(a, b), _cancels(a) or _cancels(b)
     approximate = holds(a, Kind.OPAQUE) or holds(b, Kind.OPAQUE)
     of_integers = set(_OF_INTEGERS) - ({"sum", "prod"} if "infty" in known else set())
     integers = bool(known & of_integers) or holds(a, Kind.FACTORIAL) or holds(b, Kind.FACTORIAL)
@@ -113,12 +114,32 @@ def _same_function(a: Node, b: Node, log_base: int | None) -> bool:
                 continue
             if real_only and not (is_real(x) and is_real(y)):
                 continue
-            if not (nearly(x, y) or (approximate and _agree(x, y))):
+            if not ((nearly if cancel else close)(x, y) or (approximate and _agree(x, y))):
                 return False
             used += 1
             if used == (3 if approximate else 8):
                 break
         if used >= 3:
+            return not known & _WITH_KINKS or not _differ_far_out(a, b, names, log_base)
+    return False
+
+
+def _differ_far_out(a: Node, b: Node, names: set[str], log_base: int | None) -> bool:
+    """|x - 100| and 100 - x are alike near zero: points around the constants of both, multiples of these, and far ones tell."""
+    constants = sorted({abs(part.value) for side in (a, b) for part in nodes_of(side) if part.kind is Kind.NUMBER and 9 < abs(part.value) < 2000})
+    reach = [*constants[:4], Fraction(37), Fraction(173), Fraction(811)]
+    for index in range(6 * len(reach)):
+        base, sign = reach[index % len(reach)], -1 if index // len(reach) % 2 else 1
+        at = {}
+        for name in names:
+            drawn = hash_of(f"({index}, {name!r}, 'far')")
+            value = base * (1 + drawn % 2) + (drawn // 8 % 3 - 1 if index >= 2 * len(reach) else 0)
+            at[name] = abs(value) if name[0] in INTEGER_LETTERS else sign * value
+        try:
+            x, y = evaluate(a, at, log_base=log_base), evaluate(b, at, log_base=log_base)
+        except Undefined:
+            continue
+        if is_real(x) and is_real(y) and not nearly(x, y):
             return True
     return False
 
@@ -134,9 +155,18 @@ def _same_constant(a: Node, b: Node, log_base: int | None) -> bool:
                 return _agree(x, y)
             if not close(x, y, digits) and abs(as_mpf(x) - as_mpf(y)) > 10**-40:
                 return False
-        return nearly(x, y, MANY_DIGITS)
+        if not close(x, y, MANY_DIGITS):
+            return (_cancels(a) or _cancels(b)) and nearly(x, y, MANY_DIGITS)
+        if abs(as_mpf(x)) > as_mpf(Fraction(10) ** 700) and (holds(a, Kind.ADD) or holds(b, Kind.ADD)):
+            raise TooLarge("a sum with more digits than are computed")
+        return True
     except Undefined:
         return False
+
+
+def _cancels(node: Node) -> bool:
+    """Terms may cancel in it, and what is left of digits that cancelled is nothing; a product and a power are what they are."""
+    return holds(node, Kind.ADD) or any(part.kind is Kind.CALL and part.value != "root" for part in nodes_of(node))
 
 
 def _agree(x: Value, y: Value) -> bool:
@@ -178,7 +208,7 @@ def _rounds_to(gold: Node, answer: Node, log_base: int | None) -> bool:
     """
     if symbols_of(gold) or symbols_of(answer):
         return False
-    literals = _literal(gold), _literal(answer)
+    literals = decimal_of(gold), decimal_of(answer)
     if literals[1] is not None and 16 <= _significant(literals[1]) <= 17 and _same_float(gold, answer, log_base):
         return True
     if (literals[0] is None) is (literals[1] is None):
@@ -203,15 +233,14 @@ def _significant(literal: Node) -> int:
 
 
 def _same_float(gold: Node, answer: Node, log_base: int | None) -> bool:
-    """Equal to 15 digits, and no integer that those digits do not tell from its neighbours."""
+    """Equal to a few units of the last bit, and no integer that those digits do not tell from its neighbours."""
     try:
         x, y = as_mpf(evaluate(answer)), evaluate(gold, log_base=log_base)
     except Undefined:
         return False
     if not (is_real(y) and is_finite(y)) or (isinstance(y, Fraction) and y.denominator == 1 and abs(y) >= 10**15) or y == 0:
         return False
-    power = int(CONTEXTS[DIGITS].floor(CONTEXTS[DIGITS].log10(abs(as_mpf(y)))))
-    return bool(abs(x - as_mpf(y)) <= as_mpf(Fraction(10) ** (power - 14)) / 2)
+    return bool(abs(x - as_mpf(y)) <= abs(as_mpf(y)) * as_mpf(Fraction(1, 2**50)))
 
 
 def _terminates(number: Fraction) -> bool:
@@ -223,10 +252,10 @@ def _terminates(number: Fraction) -> bool:
     return rest == 1
 
 
-def _literal(node: Node) -> Node | None:
+def decimal_of(node: Node) -> Node | None:
     """The decimal in 3.14, -3.14 and 3.14 \\times 10^5."""
     if node.kind in (Kind.NEGATE, Kind.PERCENT, Kind.DEGREE):
-        return _literal(node.args[0])
+        return decimal_of(node.args[0])
     if node.kind is Kind.MULTIPLY and node.args[1].kind is Kind.POWER and node.args[1].args[0] == number(10):
-        return _literal(node.args[0])
+        return decimal_of(node.args[0])
     return node if node.kind is Kind.NUMBER and node.places is not None else None

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from fractions import Fraction
 from itertools import permutations
 
 from tutelage.grading.named import membership
+from tutelage.grading.numbers import CONTEXTS, DIGITS, Undefined, as_mpf, close, is_real
 from tutelage.grading.tree import Kind, Node, negated, nodes_of, number, rewritten, symbol, symbols_of
+from tutelage.grading.values import evaluate
 
 _COUNTERS = frozenset("knml")
 _CONSTANT = re.compile(r"[CcKkABD](?:_\d)?$")
@@ -24,13 +27,16 @@ def readings(gold: Node, answer: Node) -> Iterator[tuple[Node, Node]]:
     (first, domains), (second, others) = sides
     if domains and others and set(domains.values()) != set(others.values()):
         return
-    if (domains or others) and symbols_of(first) == symbols_of(second):
+    bounded = any(part.kind is Kind.RELATION and set(part.value) & {"<", ">", "<=", ">="} for side in (first, second) for part in nodes_of(side))
+    real = {"mathbb R"} >= {*domains.values(), *others.values()}
+    if (domains or others) and (real or not bounded) and symbols_of(first) == symbols_of(second):
         yield first, second
     names = [set(declared) & symbols_of(body) or _implied(body) for body, declared in sides]
     if len(names[0]) == len(names[1]) == 1:
         counter = symbol("n•")
         first = _replaced(first, dict.fromkeys(names[0], counter))
-        for sign, step in _STEPS:
+        declared = bool(domains or others)
+        for sign, step in _STEPS if declared or (_counts(gold, names[0]) and _counts(answer, names[1])) else _STEPS[:1]:
             stepped = Node(Kind.ADD, (counter if sign > 0 else negated(counter), number(step)))
             yield first, _replaced(second, dict.fromkeys(names[1], counter if (sign, step) == (1, 0) else stepped))
     if len(domains) == len(others) > 1:
@@ -61,6 +67,27 @@ def _implied(node: Node) -> set[str]:
     return symbols_of(node) & _COUNTERS
 
 
+def _counts(node: Node, names: set[str]) -> bool:
+    """A part of π or of full degrees a step, from a start that is no such step: π/4 + 2kπ; not πn², (n - 2)·180°."""
+    bodies = node.args if node.kind in (Kind.LIST, Kind.SET) else (node,)
+    for body in (part.args[-1] if part.kind is Kind.RELATION else part for part in bodies):
+        if not symbols_of(body) & names:
+            continue
+        try:
+            start, *rest = (as_mpf(evaluate(body, {name: Fraction(step) for name in names})) for step in (0, 1, 2, 5))
+        except Undefined:
+            return bool(symbols_of(body) - names)
+        step = rest[0] - start
+        if not (is_real(start) and close(rest[1], start + 2 * step) and close(rest[2], start + 5 * step)) or abs(step) < 0.01:
+            return False
+        turns = 60 * step / CONTEXTS[DIGITS].pi
+        if abs(turns - round(turns)) > 1e-20 and (abs(step) < 30 or body.kind is not Kind.ADD):
+            return False
+        if node.kind not in (Kind.RELATION, Kind.LIST, Kind.SET) and abs(start / step - round(start / step)) < 1e-20:
+            return False
+    return True
+
+
 def _replaced(node: Node, values: dict[str, Node]) -> Node:
     return rewritten(node, lambda part: values.get(part.value, part) if part.is_symbol() else part)
 
@@ -72,7 +99,7 @@ def _renamed_constants(gold: Node, answer: Node) -> Iterator[tuple[Node, Node]]:
     if not any(name[0] == "C" for name in constants[0] + constants[1]) or len(constants[0]) != len(constants[1]) or len(constants[0]) > 3:
         return
     rest = [names[index] - set(constants[index]) for index in (0, 1)]
-    if rest[0] != rest[1] or not rest[0] or not rest[0] <= _VARIABLES:
+    if rest[0] != rest[1] or not rest[0] or not rest[0] <= _VARIABLES or (len(rest[0]) > 1 and constants[0] == constants[1]):
         return
     for order in permutations(constants[1]):
         if order != tuple(constants[0]):

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from itertools import pairwise
 
+from tutelage.grading.around import stands_alone
 from tutelage.grading.format import TEXT_COMMANDS, boxes, closing_brace
 from tutelage.grading.languages import translated
 from tutelage.grading.notations import groups, notations, parts
@@ -83,7 +84,8 @@ def html_markup(text: str) -> str:
     if "&" in text and ";" in text:
         text = unicode_symbols(re.sub(r"&(?:[A-Za-z]+|#\d+|#x[0-9A-Fa-f]+);", lambda match: html.unescape(match[0]), text))
     if "<" in text and ">" in text:
-        text = re.sub(r"<\|[A-Za-z_]+\|>|^\s*<s>|</s>\s*$|<(?:eos|pad|end_of_turn|endoftext)>", " ", text)
+        text = re.sub(r"<\|[A-Za-z_]+\|>|^\s*<s>(?!.*</s>)|<(?:eos|pad|end_of_turn|endoftext)>", " ", text)
+        text = text if "<s>" in text else re.sub(r"</s>\s*$", " ", text)
         text = re.sub(r"^\s*<([^<>]*,[^<>]*)>\s*$", r"\\langle \1\\rangle ", text)
         text = re.sub(r"<sup>([^<>]*)</sup>\s*/\s*<sub>([^<>]*)</sub>", r"\1/\2", text, flags=re.IGNORECASE)
         text = re.sub(r"<sup>([^<>]*)</sup>", r"^{\1}", text, flags=re.IGNORECASE)
@@ -161,7 +163,8 @@ def _boxed_list(text: str) -> str | None:
     """What stands in the boxes of a text, equal boxes once, if no figures stand outside of them."""
     found = boxes(text)
     outside = "".join(text[end:start] for (_, end, _), (start, _, _) in pairwise([(0, 0, ""), *found, (len(text), 0, "")]))
-    return ", ".join(dict.fromkeys(content for _, _, content in found)) if found and not re.search(r"\d", outside) else None
+    listed = found and not re.search(r"\d", outside) and stands_alone(text)
+    return ", ".join(dict.fromkeys(content for _, _, content in found)) if listed else None
 
 
 _SYNONYMS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [

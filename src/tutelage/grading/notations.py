@@ -57,6 +57,7 @@ _NOTATIONS: list[tuple[str, str, Replacement]] = [
     ("\\underline", r"\\underline\s*\{(?:\\text\s*\{([^{}]*)\}|([^{}]*))\}", lambda match: match[1] or match[2]),
     ("&", r"&\s*(?:\\text\s*\{\s*(?:if|for|when|where)\b,?\s*([^{}]*)\}|(?:if|for|when)\b)", lambda match: f"& {match[1] or ''} "),
     ("\\text", r"\\text\s*\{\s*(\d[\d.,]*)\s*([A-Za-z][^{}]*)\}", r"\1\\text{ \2}"),
+    ("%", r"(?<![\w./])(\d+)/(\d+)\s*\\?%", r"\\frac{\1}{\2}\\%"),
     ("US", r"(?:\bUSD|\bUS\s*\\?\$)\s*(?=\d)", "$"),
     ("EUR", r"\bEUR\s*(?=\d)", "€"),
     ("R", r"\b(?:Rs\.?|INR)\s*(?=\d)", "₹"),

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from tutelage.grading.format import TEXT_COMMANDS
 from tutelage.grading.words import WORD, number_of
 
-_SETS = r"(?:real\s+numbers?|reals|numbers?|values|integers|positive\s+integers|natural\s+numbers)"
+_SETS = r"(?:real\s+numbers?|reals|numbers?|values)"
 _WORDED: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"(?:there (?:is|are|exists?) )?no (?:(?:real|integer|such|positive|valid|possible) )*(?:solutions?|roots?|values?)(?: exists?)?",
      r"\\emptyset"),

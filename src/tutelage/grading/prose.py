@@ -43,7 +43,7 @@ _SHORT = _set(
     un il get got one two box men cup old pay area left sold"""
 )
 """Words of two or three letters that only prose has: xy and abc are products."""
-_ANSWERS = _set("answer answers ans result réponse solution respuesta antwort risposta resposta resultado résultat ergebnis")
+_ANSWERS = _set("answer answers ans result réponse respuesta antwort risposta resposta resultado résultat ergebnis")
 _GLUE = _ANSWERS | _COPULAS | _set(
     """solution solutions so thus hence therefore then finally now and that i we you it he she they this these those there which the a an our my your its
     his her their get gets got have has had find found obtain obtains conclude give gives yield yields follows implies means to exactly
@@ -203,6 +203,8 @@ def _value(sentence: str, many: bool) -> str | None:
             if not (is_subject(f"{spoken_before} {' '.join(words[:last])}", words[last] == ":") and _leads_on(words[last + 1 :])):
                 return None
             value = _alone("", pieces[index + 1 :])
+            if value is not None and "there" in words and re.search("[<>]", value):
+                return None
             name = pieces[index - 1][1] if index and set(words[:last]) <= {"must", "should", "has", "to"} else ""
             named = value is not None and re.fullmatch("[A-Za-z]", name) and not re.search(r"[=<>]|\\[lg]e|\\in", value)
             return f"{name} = {value}" if named else value
@@ -223,7 +225,8 @@ def _alone(lead: str, pieces: list[tuple[str, str]]) -> str | None:
     if first is not None and (is_known(first[0]) or first[0].casefold() in MULTIPLES) and not behind.startswith(("is ", "are ", "in ")):
         unit = re.match(r"[^\W\d_]+(?:[ /-](?:per|square|cubic|and)\s[^\W\d_]+|/[^\W\d_]+|\^\d)*", behind)
         spoken = unit[0] if unit is not None else ""
-        return f"{value} {spoken}" if _harmless(f"units {behind[len(spoken) :]}") else None
+        rest = behind[len(spoken) :].strip()
+        return f"{value} {spoken}" if _harmless(rest) or _harmless(f"units {rest}") else None
     return value if _harmless(behind) or _CALLED.fullmatch(behind.strip(" .,").casefold()) else None
 
 
@@ -249,6 +252,8 @@ def _is_lead(lead: str) -> bool:
     """The words before a value without a copula: of the closed vocabulary, or a subject with a verb of having."""
     words = re.findall(r"[^\W\d_]+(?:['’-][^\W\d_]+)*", _LEADING_CLAUSE.sub("", lead.casefold()))
     verb = next((at for at, word in enumerate(words) if word in _VERBS), None)
+    if words and words[-1] in ("triangle", "segment", "side", "angle", "point") and set(words[:-1]) <= _GLUE | _QUANTITIES:
+        return True
     if set(words) <= _GLUE:
         return not (set(words) & _ANSWERS and verb is not None)
     if verb is None or not set(words[verb + 1 :]) <= _GLUE | _VERBS | {"at"}:
@@ -282,6 +287,12 @@ def _doubted(words: set[str]) -> bool:
 def _says_more(tail: str) -> bool:
     """A reason that changes the value, or speaks of an answer."""
     return _changed(_words_of(tail)) or bool(_words_of(tail) & _ANSWERS)
+
+
+def changes(words: list[str]) -> bool:
+    """Whether one of these words beside a value makes it another one, doubts it or denies it."""
+    spoken = _words_of(" ".join(words))
+    return _changed(spoken) or bool(spoken & _NO_SUBJECTS)
 
 
 def _changed(words: set[str]) -> bool:

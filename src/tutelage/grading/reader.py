@@ -212,8 +212,9 @@ class _Parser(Commands):
         written_out = self.sees("+") and self.follows("/", "-")  # +/- 5
         if written_out:
             self.at += 3
+        turned = self.sees("mp")
         if written_out or self.takes("pm", "mp"):
-            return Node(Kind.PLUSMINUS, (self.term(),))
+            return Node(Kind.PLUSMINUS, (self.term(),), "mp" if turned else None)
         return self.signed(self.term)
 
     def signed(self, part: Callable[[], Node]) -> Node:

@@ -36,7 +36,9 @@ def _equal_collections(gold: Node, answer: Node) -> bool:
     if (by_name := _equal_by_name(gold, answer)) is not None:
         return by_name
     names = all_names(gold), all_names(answer)
-    if names[0] and names[1] and names[0] != names[1] and len(set(map(without_subscript, names[0] | names[1]))) > 1:
+    if names[0] and names[1] and names[0] != names[1] and (
+        len(set(map(without_subscript, names[0] | names[1]))) > 1 or all(any("_" in name for name in side) for side in names)
+    ):
         return False
     items = unnamed_values(gold), unnamed_values(answer)
     if gold.kind in UNORDERED and answer.kind in UNORDERED:
@@ -149,7 +151,17 @@ def _solved_by(solved: Node, equation: Node) -> bool:
         return rewritten(left, lambda part: shifted if part.is_symbol(name.value) else part)
 
     linear = equal_expressions(Node(Kind.ADD, (at(1), at(-1))), ZERO) and equal_expressions(Node(Kind.ADD, (at(3), at(-3))), ZERO)
-    return linear and equal_expressions(at(0), ZERO) and not equal_expressions(at(1), ZERO)
+    slope = difference(at(1), at(0))
+    never_zero = not equal_expressions(slope, ZERO) and (
+        _is_constant(slope) or (value.kind is Kind.DIVIDE and constant_factor(slope, value.args[1]) is not None)
+    )
+    return never_zero and linear and equal_expressions(at(0), ZERO)
+
+
+def _is_constant(node: Node) -> bool:
+    """The same at all points: a step of each symbol changes nothing."""
+    stepped = rewritten(node, lambda part: Node(Kind.ADD, (part, number(1))) if part.is_symbol(*symbols_of(node)) else part)
+    return not symbols_of(node) or equal_expressions(node, stepped)
 
 
 def _equal_inequalities(gold: Node, answer: Node) -> bool:

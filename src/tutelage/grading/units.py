@@ -34,7 +34,7 @@ _NEVER = {
     "thousandths", "more", "less", "fewer", "plus", "minus", "minuses",
     "pluses", "times", "over", "mod", "modulo", "factorial", "out", "below",
     "above", "not", "no", "or", "and", "nor", "wrong", "noon", "midnight", "base", "than", "except", "excluded", "if", "when",
-    "where", "for", "false", "choose", "others", "rows", "columns", "versus", "vs", "approximately", "oops", "scores", "crores", "lakhs", "quadrillions", "googols", "factorials", "doubled", "halved", "tripled",
+    "where", "for", "false", "choose", "others", "rows", "columns", "versus", "vs", "approximately", "oops", "octal", "hex", "hexadecimal", "scores", "crores", "lakhs", "quadrillions", "googols", "factorials", "doubled", "halved", "tripled",
     "divides", "backwards", "spelled", "digits", "denominator", "letters",
 }  # fmt: skip
 """Words that change the number, or say that it is not the answer."""
@@ -71,6 +71,7 @@ _CHINESE = [
     ("美元", "$"), ("欧元", "€"), ("英镑", "£"), ("日元", "yen"), ("平方", "square "), ("立方", "cubic "), ("千米", "km"), ("公里", "km"),
     ("厘米", "cm"), ("毫米", "mm"), ("分米", "dm"), ("米", "m"), ("千克", "kg"), ("公斤", "kg"), ("克", "g"), ("毫升", "ml"), ("升", "l"),
     ("小时", "h"), ("分钟", "min"), ("秒", "s"), ("元", "¥"),
+    ("角", "jiao"), ("分", "fen"), ("吨", "t"), ("克拉", "ct"),
 ]  # fmt: skip
 
 
@@ -81,7 +82,7 @@ def unit_of(words: str) -> str:
     powers: Counter[str] = Counter()
     sign, power, last = 1, 1, ""
     for written in re.findall(r"[^\W\d_]+|\^\{?-?\d+|[/$€£¥¢₹°]", words):
-        word = written if re.fullmatch("M[A-Za-z]", written) else written.lower()  # MW is not mW
+        word = written if re.fullmatch("M[A-Za-z]V?", written) else written.lower()  # MW is not mW
         singular = word[:-1] if word.endswith("s") and len(word) > 2 and not word.endswith("ss") else word
         word = _UNIT_NAMES.get(singular, _UNIT_NAMES.get(word, singular))
         if "/" in word and len(word) > 1:

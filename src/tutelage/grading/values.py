@@ -236,7 +236,7 @@ class _Evaluator:
                 return Fraction(math.perm(*integers))
             if name in ("gcd", "lcm"):
                 return small_enough(Fraction(getattr(math, name)(*integers)))
-        return self.opaque(name, arguments if name == "binom" else sorted(arguments, key=self.written))
+        return self.opaque(name, arguments if name in ("binom", "perm") else sorted(arguments, key=self.written))
 
     def written(self, number: Value) -> str:
         return str(self.mp.nstr(self.mpf(number), 20))

@@ -15,7 +15,10 @@ _MATHEMATICAL = {
 _CHOICE = re.compile(
     r"(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s*:?\s*)?(?:\(([A-Ja-j])\)|([A-J])(?:[.:)](?=\s|$)|$)|([a-j])$)\s*(.*)"
 )
-_NO_TAIL = re.compile(r"\b(?:not?|or|and|nor|wrong|incorrect|false|none|wait|but)\b|(?<![A-Za-z\\])[A-J](?![A-Za-z])")
+_NO_TAIL = re.compile(
+    r"\b(?:not?|or|and|nor|wrong|incorrect|false|wait|but|can|could|should|fails|never|maybe|trap|ruled|would|might|perhaps|out)\b"
+    r"|(?:ed|ful|ly|n['’]t)\b|[^\x00-\u024f]|(?:^|(?<=[\s(]))[a-j](?:\)|$)|(?<![A-Za-z\\])[A-J](?![A-Za-z])"
+)
 _BASED = re.compile(r"\(?([0-9A-F]+)\)?_\{?\w+\}?")
 _CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?\s*(?:([ap])\.?\s*m\.?)?", re.IGNORECASE)
 _UNITS = [
@@ -107,15 +110,32 @@ def _marked(text: str) -> set[str] | None:
     return set(found) if len(set(found)) == len(found) else None
 
 
-_AGREED = re.compile(r"(yes|no|true|false)(?:\b[,.;:!\s—-]+(?=\w)|[.!]?$)", re.IGNORECASE)
+_AGREED = re.compile(r"(yes|no|true|false)(?:[,;:!]\s*(?=\w)|\.\s+|\s+[—–-]+\s*|\s+(?=(?:it|they|this|that)\b)|[.!]?$)", re.IGNORECASE)
+_SAYS_SO = re.compile(
+    r"(?:(?:it|they|this|that|he|she|there|the [a-z]+)\b )?(?:is|are|does|do|can|will|has|have|holds|converges|exists|diverges)?"
+    r"(?: not|n't|not)?(?: (?:possible|true|false|correct|converge|diverge|exist|hold|so|continuous|be|indeed|always|a|an|the|prime|even|odd))*"
+    r"(?: ?(?:because|since|as) (?P<why>.+))?"
+)
+_UNSURE = re.compile(
+    r"\b(?:but|or|maybe|unless|if|yes|no|true|false|only|some|sometimes|except|provided|assuming|rarely|partly|hardly|guess|wrong|might|may"
+    r"|perhaps|probably|when|iff|doubt|opposite|long)\b"
+)
 
 
 def _is_plain_yes(text: str) -> bool:
     """Yes, it is; No, it is not; and no "yes, but"."""
-    rest = text.partition(" ")[2].casefold()
-    denied = re.search(r"\b(?:not|no|never|n't|cannot)\b|n't", rest) is not None
-    contradicted = denied and text.casefold().startswith(("yes", "true"))
-    return not contradicted and not re.search(r"\b(?:but|or|and|maybe|unless|if|yes|true|false)\b", rest)
+    agreed = _AGREED.match(text)
+    if agreed is None:
+        return False
+    rest = text[agreed.end() :].strip(" .!").casefold()
+    said = _SAYS_SO.fullmatch(re.sub(r"\s+", " ", rest))
+    if said is None or _UNSURE.search(rest):
+        return False
+    spoken = rest[: said.start("why")] if said["why"] else rest
+    denied = re.search(r"\bnot\b|n't|diverges|cannot", spoken) is not None
+    return not spoken.removeprefix("because").strip() or agreed[1].casefold() in ("true", "false") or denied is (agreed[1].casefold() == "no") or bool(
+        said["why"] and re.fullmatch(r"(?:because|since|as) ", spoken)
+    )
 
 
 _SUBJECT = re.compile(
