@@ -16,6 +16,7 @@ _WORDED: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
      r"(?: except(?: for)?| other than| excluding| but| not equal to)(?: [a-z] =)? (.+)",
      lambda match: rf"\mathbb{{R}} \setminus \{{{re.sub(' and | or ', ', ', match[1])}\}}"),
     (rf"(?:all )?(?:{_SETS} )?(?:[a-z] )?(?:(?:such that|with|where|satisfying|for which) )?([a-z] ?(?:[<>]|\\[lg]e |\\ne ).+)", r"\1"),
+    (r"(?:all )?integers ([k-n] ?(?:[<>]|\\[lg]e |\\ne ).+)", r"\1"),
     (rf"(?:all )?{_SETS}(?: [a-z])? (greater|more|larger|less|smaller) than (or equal to )?(\S+)", lambda match: _compared("x", match)),
     (r"([a-z]) (?:is )?(greater|more|larger|less|smaller) than (or equal to )?(\S+)", lambda match: _compared(match[1], match)),
     (r"(?:all )?(?:real numbers? )?(?:non-?negative)(?: (?:real )?numbers?| reals)", r"[0, \\infty)"),
