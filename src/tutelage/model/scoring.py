@@ -282,7 +282,9 @@ def _one_chunk(
     if dtype is None:
         return log_probs, entropies, None
     apart = probs if bent is None else torch.ops.aten.tanh_backward(probs, bent)  # times 1 − bent²
-    return log_probs, entropies, apart.to(dtype).scatter_(1, labels[:, None], by_label.to(dtype))
+    apart = apart.to(dtype)
+    apart[torch.arange(len(labels), device=labels.device), labels] = by_label.squeeze(1).to(dtype)
+    return log_probs, entropies, apart
 
 
 def _exp(logs: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
