@@ -140,6 +140,13 @@ class Course:
         return step_batches(examples, budget, rows, pad_id, self.world.rank, self.world.size, self.costs)
 
     def at(self, step: int) -> tuple[list[TokenizedExample], list[Batch]]:
-        """The rows of optimizer step `step` (from 0), and this rank's batches of them."""
+        """The rows of optimizer step `step` (from 0), and this rank's batches of them, ready for the model.
+
+        Where the device has no memory for them now, they are made ready in their step: what runs out there is known how to handle.
+        """
         examples = self.examples(step)
-        return examples, [batch.ready(self.policy.kernel) for batch in self.batches(examples)]
+        batches = self.batches(examples)
+        try:
+            return examples, [batch.ready(self.policy.kernel) for batch in batches]
+        except torch.OutOfMemoryError:
+            return examples, batches
