@@ -70,8 +70,8 @@ def step_batches(
     idle = min(examples, key=len)
     if pad_id is None:
         packs = lay_out_packs(SortedRows.of_examples(examples), budget, ranks, costs)
-        if ranks > 1:  # batches that are computed at the same time are alike
-            packs.sort(key=lambda each: int(each.lengths.sum()), reverse=True)
+        if ranks > 1:  # batches that are computed at the same time cost about the same
+            packs.sort(key=lambda each: (costs or Costs()).of(each.size), reverse=True)
         return [pack_rows(each) if len(each) else _of_no_weight(pack([idle])) for each in packs[rank::ranks]]
     ordered = sorted(range(len(examples)), key=lambda index: len(examples[index]), reverse=True)  # rows of like length
     size = min(rows, math.ceil(len(examples) / ranks))
