@@ -41,9 +41,11 @@ from harness import tabulate, write
 
 KINDS = ("equal", "real", "shared", "shared_8")
 PARTS = (*KINDS, "profile", "capped")
-LIMITS = {"make": 60.0, "equal": 90.0, "capped": 75.0}
-"""Seconds that a part may take on one side; others `USUAL_LIMIT`. The first rows of a side are loaded and compiled for."""
+LIMITS = {"real": 90.0, "capped": 75.0}
+"""Seconds that a part may take on one side; others `USUAL_LIMIT`. Rows of real lengths have layouts of several kinds to compile for."""
 USUAL_LIMIT = 60.0
+SET_UP = 75.0
+"""Seconds more for the first part of a process, whichever it is: the model is loaded, and layers are compiled."""
 NEEDS = {
     "TRL": ("trl",),
     "TRL + Liger": ("trl", "liger_kernel"),
@@ -61,11 +63,13 @@ class Side:
         self._command = [sys.executable, str(here / "gpu_sides.py"), name, folder, "--cap", str(arguments.cap)]
         self._command += ["--compile", arguments.compile, *(["--toy"] if arguments.toy else [])]
         self.process: Any = None
+        self.is_set_up = False
 
     def start(self) -> None:
         """Begin, so that it imports what it needs while others work."""
         if self.process is not None and self.process.poll() is None:
             return
+        self.is_set_up = False
         with self.errors.open("a") as errors:
             self.process = subprocess.Popen(
                 self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
@@ -101,7 +105,13 @@ class Side:
             if line.startswith("RESULT "):
                 yield json.loads(line.removeprefix("RESULT "))
             elif line.strip() == "DONE":
+                self.is_set_up = request != "make"
                 return
+
+    def limit_of(self, part: str) -> float:
+        """Seconds that a part may take now."""
+        ready = self.is_set_up and self.process.poll() is None
+        return LIMITS.get(part, USUAL_LIMIT) + (0.0 if ready or part == "make" else SET_UP)
 
     def end(self) -> None:
         """End the process."""
@@ -155,7 +165,7 @@ def measure(arguments: argparse.Namespace, folder: str) -> dict[str, Any]:
                 for side in sides.values():
                     side.end()
             turn: dict[str, Any] = {"part": part, "side": name}
-            for found in sides[name].ask(part, min(left, LIMITS.get(part, USUAL_LIMIT))):
+            for found in sides[name].ask(part, min(left, sides[name].limit_of(part))):
                 turn |= found
                 print("RESULT " + json.dumps({"part": part, "side": name, **found}), flush=True)
             if part == "make":

@@ -9,6 +9,7 @@ import tracemalloc
 import emulated
 import pytest
 import torch
+from attention_cases import APART, CPU, EQUAL, SHARED, assert_is_masked_attention, ends_of, reference, tensors, tries
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -23,7 +24,6 @@ from tutelage.model.attention import (
     UnsupportedAttention,
     attend,
     dense_mask,
-    gathered_keys,
     kernel_for,
     layout_of,
 )
@@ -32,43 +32,6 @@ from tutelage.model.attention import flex as attention_flex
 from tutelage.model.attention import paths as attention_paths
 from tutelage.model.attention.paths import Paths, gather
 from tutelage.model.attention.varlen import flash2, flash3, has_flash2, has_flash3, torchs_own
-from tutelage.model.batch import build_trie
-
-CPU = torch.device("cpu")
-tries = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=9).map(tuple), min_size=1, max_size=6)
-SHARED, APART, EQUAL = [(1, 2, 3), (1, 2, 4, 5), (6, 7)], [(1, 2), (3, 4, 5)], [(1, 2, 3), (3, 4, 5)]
-
-
-def ends_of(sequences) -> torch.Tensor:
-    return torch.tensor(build_trie(sequences).ends)
-
-
-def reference(query, key, value, ends, scaling):
-    """Softmax over what `dense_mask` allows, key heads repeated."""
-    repeat = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(repeat, 1), value.repeat_interleave(repeat, 1)
-    scores = (query @ key.transpose(-1, -2) * scaling).masked_fill(~dense_mask(ends), -torch.inf)
-    return (torch.softmax(scores, -1) @ value).transpose(1, 2)
-
-
-def tensors(tokens: int, heads: int = 4, key_heads: int = 2, dtype=torch.float64, size: int = 8, device=CPU):
-    torch.manual_seed(0)
-    shapes = ((1, heads, tokens, size), (1, key_heads, tokens, size), (1, key_heads, tokens, size))
-    return [torch.randn(shape, dtype=dtype, device=device, requires_grad=True) for shape in shapes]
-
-
-def assert_is_masked_attention(layout, ends, heads=(4, 2), **close):
-    """The layout's attention, and all its gradients, are the dense mask's."""
-    query, key, value = tensors(len(ends), *heads)
-    ours, _ = attend(None, query, key, value, None, scaling=0.3, layout=layout)
-    theirs = reference(query, key, value, ends, 0.3)
-    torch.testing.assert_close(ours, theirs, **close)
-    upstream = torch.randn_like(theirs)
-    for mine, other in zip(
-        torch.autograd.grad(ours, (query, key, value), upstream), torch.autograd.grad(theirs, (query, key, value), upstream)
-    ):
-        torch.testing.assert_close(mine, other, **close)
-
 
 # Which runs and paths a pack has
 
@@ -87,7 +50,6 @@ def test_runs_and_paths_are_those_of_the_mask(sequences):
     assert paths.longest_run == max(stop - start for start, stop in bounds) and paths.longest_path == max(map(len, keys))
     gathered = list(itertools.chain.from_iterable(keys))
     assert paths.keys is None if len(gathered) == len(ends) else paths.keys.tolist() == gathered
-    assert gathered_keys(ends) == (len(gathered) if len(gathered) > len(ends) else 0)
 
 
 def test_paths_of_a_long_pack_are_made_by_runs_and_not_by_tokens():
@@ -106,7 +68,7 @@ def test_paths_of_a_long_pack_are_made_by_runs_and_not_by_tokens():
         paths = Paths.of(ends)
     finally:
         sys.settrace(None)
-    assert lines < 10 * rows and len(paths.keys) == gathered_keys(ends) == (depth + 1) + (rows - 1) * (depth + 1)
+    assert lines < 10 * rows and len(paths.keys) == (depth + 1) + (rows - 1) * (depth + 1)
 
 
 # The gather of keys

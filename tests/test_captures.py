@@ -10,6 +10,8 @@ import torch
 from tutelage.evaluation.engine import capture
 from tutelage.evaluation.engine.capture import Captures, HostReads
 
+CARD = torch.device("cuda", 1)
+
 
 def test_what_makes_the_host_wait_is_found():
     values = torch.arange(4.0)
@@ -34,10 +36,13 @@ class Cuda:
     """The calls that `Captures` makes of torch.cuda, noted."""
 
     def __init__(self):
-        self.calls = []
+        self.calls, self.devices = [], []
         cuda = self
 
         class Stream:
+            def __init__(self, device):
+                cuda.devices.append(device)
+
             def wait_stream(self, other):
                 pass
 
@@ -56,7 +61,7 @@ class Cuda:
 
         self.Stream, self.CUDAGraph = Stream, CUDAGraph
         self.current_stream, self.stream = Stream, lambda stream: contextlib.nullcontext()
-        self.synchronize = self.empty_cache = lambda: None
+        self.synchronize, self.empty_cache = self.devices.append, lambda: None
 
 
 @pytest.fixture
@@ -69,13 +74,14 @@ def cuda(monkeypatch):
 
 
 def test_a_step_is_computed_then_captured_then_replayed(cuda, monkeypatch):
-    captures, steps = Captures(), []
+    captures, steps = Captures(CARD), []
     one, two = (captures(lambda name=name: steps.append(name)) for name in "ab")
     for step in (one, one, one, two, two):
         step()
     begin = ("begin", None, "thread_local")
     assert steps == ["a", "a", "b", "b"]
     assert cuda.calls == [begin, "end", "replay", "replay", ("begin", "pool", "thread_local"), "end", "replay"]
+    assert cuda.devices and set(cuda.devices) == {CARD}, "the current device may be another one"
     captures.forget()
     assert captures.pool is None and captures.reason == ""
 
@@ -83,7 +89,7 @@ def test_a_step_is_computed_then_captured_then_replayed(cuda, monkeypatch):
 def test_a_step_that_reads_is_never_captured_and_that_is_said_once(cuda, monkeypatch):
     lines, values = [], torch.ones(1)
     monkeypatch.setattr(capture.console, "say", lines.append)
-    captures = Captures()
+    captures = Captures(CARD)
     one, two = captures(lambda: values.item()), captures(lambda: values.item())
     for step in (one, one, one, two, two):
         step()
@@ -99,7 +105,7 @@ def test_a_capture_that_fails_is_said_and_the_steps_are_computed(cuda, monkeypat
             raise RuntimeError("operation not permitted when stream is capturing\nmore of it")
         done.append(1)
 
-    step = Captures()(step)
+    step = Captures(CARD)(step)
     for _ in range(3):
         step()
     assert len(done) == 3 and cuda.calls[-1] == "end" and "replay" not in cuda.calls
@@ -113,7 +119,7 @@ def test_memory_that_runs_out_in_a_capture_is_raised(cuda):
         if cuda.calls:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    step = Captures()(step)
+    step = Captures(CARD)(step)
     step()
     with pytest.raises(torch.OutOfMemoryError):
         step()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from argparse import Namespace
@@ -135,3 +136,22 @@ def test_a_side_that_does_not_answer_in_time_leaves_what_it_found(tmp_path):
     assert list(side.ask("equal", 3)) == [{"first": 1}, {"failed": "not done after 3 s, and ended"}]
     side._command = [sys.executable, "-c", "input(); raise SystemExit('no card')"]
     assert list(side.ask("equal", 30)) == [{"failed": "the process ended: no card"}]
+
+
+def test_the_readme_names_each_file_with_tests_that_need_a_card():
+    here = Path(__file__).parent
+    needs = re.compile(r"skipif\(not torch\.cuda|needs_gpu|needs_card")
+    told = (here.parent / "bench/README.md").read_text(encoding="utf-8")
+    files = [path.name for path in here.glob("test_*.py") if path.name != Path(__file__).name and needs.search(path.read_text(encoding="utf-8"))]
+    assert len(files) >= 5 and [name for name in files if f"tests/{name}" not in told] == []
+
+
+def test_the_first_part_of_a_process_has_time_to_load_and_compile(tmp_path):
+    from train_gpu import SET_UP, Side
+
+    side = Side("ours", str(tmp_path), Namespace(cap=24.0, compile="on", toy=True))
+    first = side.limit_of("shared")
+    side.process, side.is_set_up = Namespace(poll=lambda: None), True
+    assert side.limit_of("shared") == first - SET_UP
+    side.process = Namespace(poll=lambda: -9)  # it was ended: the next one loads anew
+    assert side.limit_of("shared") == first

@@ -12,7 +12,7 @@ import warnings
 import emulated
 import pytest
 import torch
-from test_attention import CPU, SHARED, assert_is_masked_attention, ends_of, tensors
+from attention_cases import CPU, SHARED, assert_is_masked_attention, ends_of, tensors
 from test_policy import tiny
 
 from tutelage.errors import InputError

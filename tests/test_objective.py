@@ -183,7 +183,7 @@ class Passes(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         name = str(func)
         free = func.is_view or name.startswith((*self.PRODUCTS, "aten.empty", "aten.new_empty"))
-        sparse = name.startswith(("aten.gather", "aten.scatter"))  # an entry of each row
+        sparse = name.startswith(("aten.gather", "aten.index_put"))  # an entry of each row
         if not free and not sparse:
             written = out if isinstance(out, tuple | list) else (out,)
             read = [it for it in args if isinstance(it, torch.Tensor)]

@@ -212,6 +212,18 @@ def test_losses_and_gradients_are_the_same_shared_or_not(tiny_model):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
+def test_batches_that_ranks_compute_at_the_same_time_cost_about_the_same():
+    """Eight solutions under a long prompt have the most tokens of rows, though few that are computed."""
+    prompt = tuple(range(10, 210))
+    rows = [TokenizedExample("shared", prompt, (200 + n,)) for n in range(8)]
+    rows += [TokenizedExample("alone", (300 + 400 * n,), tuple(range(301 + 400 * n, 700 + 400 * n))) for n in range(3)]
+    shares = [step_batches(rows, 400, 1, rank=rank, ranks=2, costs=Costs(pair=0.01, equal=0.01)) for rank in range(2)]
+    costs = [[each.size.tokens + 0.01 * each.size.pairs for each in batches] for batches in shares]
+    assert [len(batches) for batches in shares] == [2, 2]
+    together = [cost for pair in zip(*costs, strict=True) for cost in pair]
+    assert together == sorted(together, reverse=True)
+
+
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_the_batches_of_a_step_follow_the_costs(ranks):
     rows = solutions(8, 1, 100, 200)

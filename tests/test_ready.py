@@ -126,3 +126,21 @@ def test_on_a_gpu_a_batch_is_copied_from_pinned_memory_as_it_was():
     there = batch.to(device)
     assert there.input_ids.device.type == "cuda" and torch.equal(there.input_ids.cpu(), batch.input_ids)
     assert torch.equal(there.weights.cpu(), batch.weights)
+
+
+def test_batches_that_have_no_room_ahead_are_made_ready_in_their_step(policy, monkeypatch):
+    """Memory that runs out in the thread is not the end: the step meets it, and may make smaller batches."""
+    train = SimpleNamespace(batch_size=2, grad_accum=1, seed=0, num_epochs=1, num_steps=None, pack_tokens=None)
+    prepared = SimpleNamespace(rows=len(ROWS), max_length=4, of_rows=lambda rows: [ROWS[row] for row in rows])
+    course = Course(prepared, SimpleNamespace(train=train), policy)
+    policy.packs = True
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("tutelage.model.batch.to_device", full)
+        examples, batches = course.at(0)
+    assert examples == course.examples(0) and all(batch.layout is None for batch in batches)
+    with torch.no_grad(), policy.computing():
+        assert all(policy.score(batch, batch.weights).total.isfinite() for batch in batches)

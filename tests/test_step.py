@@ -86,6 +86,17 @@ def test_a_step_waits_for_the_device_once(make_config, tokenizer, reads, monkeyp
     assert sum(waits.found.values()) <= measures
 
 
+def test_what_the_host_counts_it_counts_while_the_device_computes(make_config, tokenizer, monkeypatch):
+    """A step of a large model has milliseconds of it; behind the wait the device would be idle for so long."""
+    policy, happened = load_policy(make_config().model, tokenizer), []
+    policy.model.train()
+    plain = torch.Tensor.tolist
+    monkeypatch.setattr("tutelage.training.step.step_flops", lambda policy, batch: happened.append("counts") or 1.0)
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda it: happened.append("waits" if it.dtype == torch.float64 else "") or plain(it))
+    accumulate_gradients(policy, ROWS, [pack(ROWS[:2]), pack(ROWS[2:])], make_config(), 0)
+    assert [each for each in happened if each] == ["counts", "counts", "waits"]
+
+
 def test_changes_are_counted_in_the_first_the_last_and_every_tenth_step():
     assert [step for step in range(25) if measures_change(step, 25)] == [0, 9, 19, 24] and MEASURED_EVERY == 10
 

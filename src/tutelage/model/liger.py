@@ -37,6 +37,8 @@ def give_kernels(policy: Policy) -> str:
     is allowed of kernels for attention.
     """
     model = policy.model
+    if policy.device.type == "cuda":
+        torch.cuda.set_device(policy.device)  # where Liger's kernels are launched, wherever their tensors are
     try:
         patches = importlib.import_module(f"{PACKAGE}.transformers.monkey_patch")
         patch: Callable[..., None] | None = patches.MODEL_TYPE_TO_APPLY_LIGER_FN.get(model.config.model_type)
@@ -52,7 +54,7 @@ def give_kernels(policy: Policy) -> str:
     fused, own = vars(files).get(ROPE), names.get(ROPE)
     vars(files).update(names)
     if fused is not None and own is not None and fused is not own:
-        setattr(files, ROPE, _on_cuda(fused, own))
+        setattr(files, ROPE, _on_device(policy.device, fused, own))
     try:
         reason = _difference(before, _scores(policy), policy.compute_dtype)
     except Exception as error:  # Triton's compiler, a kernel's own check: whatever it is, the model's own modules compute
@@ -65,9 +67,9 @@ def give_kernels(policy: Policy) -> str:
     return reason
 
 
-def _on_cuda(fused: Callable[..., Any], own: Callable[..., Any]) -> Callable[..., Any]:
+def _on_device(device: torch.device, fused: Callable[..., Any], own: Callable[..., Any]) -> Callable[..., Any]:
     def rotate(q: torch.Tensor, *others: Any, **options: Any) -> Any:
-        return (fused if q.is_cuda else own)(q, *others, **options)
+        return (fused if q.device == device else own)(q, *others, **options)
 
     return rotate
 

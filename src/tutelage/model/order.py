@@ -70,8 +70,8 @@ def step_batches(
     idle = min(examples, key=len)
     if pad_id is None:
         packs = lay_out_packs(SortedRows.of_examples(examples), budget, ranks, costs)
-        if ranks > 1:  # batches that are computed at the same time are alike
-            packs.sort(key=lambda each: int(each.lengths.sum()), reverse=True)
+        if ranks > 1:  # batches that are computed at the same time cost about the same
+            packs.sort(key=lambda each: (costs or Costs()).of(each.size), reverse=True)
         return [pack_rows(each) if len(each) else _of_no_weight(pack([idle])) for each in packs[rank::ranks]]
     ordered = sorted(range(len(examples)), key=lambda index: len(examples[index]), reverse=True)  # rows of like length
     size = min(rows, math.ceil(len(examples) / ranks))
@@ -140,6 +140,13 @@ class Course:
         return step_batches(examples, budget, rows, pad_id, self.world.rank, self.world.size, self.costs)
 
     def at(self, step: int) -> tuple[list[TokenizedExample], list[Batch]]:
-        """The rows of optimizer step `step` (from 0), and this rank's batches of them."""
+        """The rows of optimizer step `step` (from 0), and this rank's batches of them, ready for the model.
+
+        Where the device has no memory for them now, they are made ready in their step: what runs out there is known how to handle.
+        """
         examples = self.examples(step)
-        return examples, [batch.ready(self.policy.kernel) for batch in self.batches(examples)]
+        batches = self.batches(examples)
+        try:
+            return examples, [batch.ready(self.policy.kernel) for batch in batches]
+        except torch.OutOfMemoryError:
+            return examples, batches

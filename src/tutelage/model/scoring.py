@@ -231,9 +231,8 @@ def _logits(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | Non
     """The product with the weight, in the precision of `hidden`, or at once in float32, so that no cast follows."""
     if not in_float32:
         return torch.nn.functional.linear(hidden, weight, None if bias is None else bias.to(hidden.dtype))
-    if bias is None:
-        return torch.mm(hidden, weight.T, out_dtype=torch.float32)
-    return torch.addmm(bias.float(), hidden, weight.T, out_dtype=torch.float32)
+    product = torch.mm(hidden, weight.T, out_dtype=torch.float32)
+    return product if bias is None else product.add_(bias)
 
 
 def _plus(total: torch.Tensor | None, a: torch.Tensor, b: torch.Tensor, dtype: torch.dtype, exact: bool) -> torch.Tensor:
@@ -282,7 +281,9 @@ def _one_chunk(
     if dtype is None:
         return log_probs, entropies, None
     apart = probs if bent is None else torch.ops.aten.tanh_backward(probs, bent)  # times 1 − bent²
-    return log_probs, entropies, apart.to(dtype).scatter_(1, labels[:, None], by_label.to(dtype))
+    apart = apart.to(dtype)
+    apart[torch.arange(len(labels), device=labels.device), labels] = by_label.squeeze(1).to(dtype)
+    return log_probs, entropies, apart
 
 
 def _exp(logs: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

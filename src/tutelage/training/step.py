@@ -87,9 +87,9 @@ def accumulate_gradients(
             if may_stop and world.any(world.stop.wanted):
                 raise StopWanted
     norm = full_tensor(torch.nn.utils.clip_grad_norm_(policy.model.parameters(), config.train.clip_grad))
-    measured = torch.stack([loss, nll, norm.double()]).tolist()  # all at once: each would wait for the device
-    total, nll_total, size = measured
+    # counted while the device is busy: all that follows the next line, it waits for
     computed = [float(sum(batch.input_ids.numel() for batch in batches)), sum(step_flops(policy, batch) for batch in batches)]
+    total, nll_total, size = torch.stack([loss, nll, norm.double()]).tolist()  # all at once: each would wait for the device
     total, nll_total, size, distinct, flops = world.sum([total, nll_total, size if world.leads else 0.0, *computed])
     return Gradients(total, nll_total * denominator / tokens, size, tokens, int(distinct), flops)
 

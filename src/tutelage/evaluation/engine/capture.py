@@ -56,12 +56,15 @@ class Captures:
     The first call is what a capture needs before it: libraries set themselves up, and what no graph can hold is found.
     All graphs share one pool of memory, which is right because a step leaves nothing in it.
 
+    Args:
+        device: the GPU that the steps compute on, which need not be the current one.
+
     Attributes:
         reason: why nothing is captured; "" while everything is.
     """
 
-    def __init__(self) -> None:
-        self.stream = torch.cuda.Stream()
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.stream = device, torch.cuda.Stream(device)
         self.pool: Any = None
         self.reason: str | None = None
 
@@ -89,11 +92,12 @@ class Captures:
 
     @contextlib.contextmanager
     def _aside(self) -> Iterator[None]:
-        """On the stream of captures, after what the current one has been given, which in turn waits for it."""
-        self.stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self.stream):
+        """On the stream of captures, after what the device's current one has been given, which in turn waits for it."""
+        current = torch.cuda.current_stream(self.device)
+        self.stream.wait_stream(current)
+        with torch.cuda.stream(self.stream):  # on its device, too
             yield
-        torch.cuda.current_stream().wait_stream(self.stream)
+        current.wait_stream(self.stream)
 
     def _watched(self, step: Step) -> None:
         """Compute; the first time, see whether this can be captured at all. A capture that fails half way leaves too much behind."""
@@ -105,7 +109,7 @@ class Captures:
 
     def _captured(self, step: Step) -> torch.cuda.CUDAGraph | None:
         """The graph of a step, or None if it cannot be captured. Raises OutOfMemoryError."""
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(self.device)
         torch.cuda.empty_cache()  # within a capture, memory that was set aside for other streams cannot be had back
         graph = torch.cuda.CUDAGraph()
         try:

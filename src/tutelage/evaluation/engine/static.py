@@ -149,7 +149,7 @@ class Static:
 
     def __init__(self, model: Any, sampling: Sampling, ends: set[int], capture: Callable[[Step], Step] | None = None) -> None:
         self.model, self.sampling, self.ends, device = model, sampling, ends, device_of(model)
-        self.captures = Captures() if capture is None and device.type == "cuda" else None
+        self.captures = Captures(device) if capture is None and device.type == "cuda" else None
         self.capture = capture or self.captures or (lambda step: step)
         self.steps: dict[tuple[int, int], Step] = {}
         self.capacity = self.most_rows = 0

@@ -10,6 +10,5 @@ if TYPE_CHECKING:
     from tutelage.model.attention.flex import FlexLayout
     from tutelage.model.attention.kernel import OPERATIONS, Kernel, kernel_for
     from tutelage.model.attention.layouts import DenseLayout, EqualRowsLayout, Layout, PathsLayout, dense_mask, layout_of
-    from tutelage.model.attention.paths import gathered_keys
 
 __getattr__, __dir__, __all__ = lazily(__name__)

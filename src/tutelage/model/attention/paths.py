@@ -63,17 +63,6 @@ def path_lengths(ends: np.ndarray, starts: np.ndarray) -> np.ndarray:
     return depths_of(ends)[np.append(starts[1:], len(ends)) - 1] + 1
 
 
-def gathered_keys(ends: torch.Tensor) -> int:
-    """How many keys a pack's attention gathers: the tokens of all paths; 0 where no run has ancestors.
-
-    Args:
-        ends: (tokens,) int64, where each token's subtree ends; on the CPU.
-    """
-    values = ends.numpy()
-    total = int(path_lengths(values, starts_of(values)).sum())
-    return total if total > len(values) else 0
-
-
 def _keys(runs: np.ndarray, paths: np.ndarray) -> np.ndarray:
     """The tokens of all paths, (keys,) int64. A path begins as the one before it does, down to the parent of its run."""
     keys = np.empty(paths[-1], dtype=np.int64)
