@@ -52,7 +52,7 @@ RULE_EXAMPLES = [
     (rules.translated, "7元", "7\\text{ ¥}"),
     (rules.said, "There are 7 ways.", "7"),
     (rules.said, "The value of $x + y$ is $7$.", "7"),
-    (rules.said, "7 (since 3 + 4 = 7)", "7"),
+    (rules.said, "7 (since 3 + 4 = 7)", "7 = 3 + 4 = 7"),
     (rules.said, "3/4 (or 0.75)", "3/4 = 0.75"),
     (rules.notations, "C_{10}^3", r"\binom{10}{3}"),
     (rules.groups, "1.234,56", "1234.56"),
@@ -137,7 +137,7 @@ NOTATION_EXAMPLES = [
     (r"n \text{ odd}", r"n \equiv 1 \pmod{2}"), ("n even", r"n \equiv 0 \pmod{2}"), ("n is divisible by 3", r"n \equiv 0 \pmod{3}"),
     (r"3 \mid n", r"n \equiv 0 \pmod{3}"), (r"\underline{7}+1", "7+1"),
     (r"\begin{cases} 1 & \text{if } x>0 \end{cases}", r"\begin{cases} 1 & x>0 \end{cases}"),
-    (r"\text{7 cm}^2", r"7\text{ cm}^2"), ("USD 7", "$7"), ("EUR 7", "€7"), ("Rs. 7", "₹7"), ("2 hours and 30 minutes", "2 hours 30 minutes"),
+    (r"\text{7 cm}^2", r"7\text{ cm}^2"), (r"1/4\%", r"\frac{1}{4}\%"), ("USD 7", "$7"), ("EUR 7", "€7"), ("Rs. 7", "₹7"), ("2 hours and 30 minutes", "2 hours 30 minutes"),
 ]  # fmt: skip
 
 

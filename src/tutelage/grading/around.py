@@ -41,7 +41,8 @@ def _leads(before: str) -> bool:
     words = re.findall(r"[^\W\d_]+(?:['’-][^\W\d_]+)*", plain[-60:])
     if re.search(r"(?:^|[\s\"(])(?:[^\W\d_]{2,}|a|an)$", plain) is not None and before[-1:] in " $\n{[(*~":
         return not changes(words[-3:])
-    return re.search(r"(?<![<>!])[=:,.;。：，]$|(?:^|\s)\($|[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7a3]$", plain) is not None and not changes(words[-2:])
+    introduces = re.search(r"(?<![<>!])[=:,.;。：，]$|(?:^|\s)\($|[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7a3]$", plain)
+    return introduces is not None and not changes(words[-2:])
 
 
 def _follows(behind: str) -> bool:
@@ -49,6 +50,8 @@ def _follows(behind: str) -> bool:
     rest = plain.strip()
     if not rest.strip(" .,;:)!"):
         return "!" not in rest[:1] and not rest.startswith(")!")
-    if re.match(r"\W*or\b", rest) or re.match(r"[.,;:)]+\s|[^\W\d_]{2}|[^\x00-\x7f]", rest) is None or (plain[0].isalnum() and plain[0].isascii()):
+    if re.match(r"\W*or\b", rest) or re.match(r"[.,;:)]+\s|[^\W\d_]{2}|[^\x00-\x7f]", rest) is None:
+        return False
+    if plain[0].isalnum() and plain[0].isascii():
         return False
     return re.search(r"[\d=<>^_/+|\\~&%]|\s[-*]\s", rest) is None and not changes(re.findall(r"[^\W\d_]+(?:['’-][^\W\d_]+)*", rest))

@@ -27,7 +27,10 @@ def simplify(node: Node) -> Node:
             return _entries(node, simplify)
         case Kind.POWER if node.args[0].kind is Kind.SEQUENCE and len(node.args[0].args) > 1 and node.args[1].is_symbol("T", "top"):
             return tuple_of(tuple(map(simplify, node.args[0].args)))
-        case Kind.ADD if len(node.args) == 2 and node.args[0].is_symbol() and node.args[1].kind is Kind.NEGATE and node.args[1].args[0].kind is Kind.SET:
+        case Kind.ADD if (
+            len(node.args) == 2 and node.args[0].is_symbol()
+            and node.args[1].kind is Kind.NEGATE and node.args[1].args[0].kind is Kind.SET
+        ):  # fmt: skip
             return Node(Kind.SETMINUS, (node.args[0], node.args[1].args[0]))
         case Kind.LIST if node.value == "or" and all(map(is_scalar, node.args)):
             return _without_repetitions(node)
@@ -62,7 +65,8 @@ def _vector(node: Node) -> Node:
 
     origin, count = at(""), 3 if "hat k" in symbols_of(node) else 2
     sums = [Node(Kind.ADD, tuple(map(at, _UNIT_VECTORS)))] * 2
-    if not equal_expressions(origin, ZERO) or not equal_expressions(times(1), sums[0]) or not equal_expressions(times(2), Node(Kind.ADD, tuple(sums))):
+    alike = ((origin, ZERO), (times(1), sums[0]), (times(2), Node(Kind.ADD, tuple(sums))))
+    if not all(equal_expressions(a, b) for a, b in alike):
         return node  # no linear combination
     return tuple_of(tuple(Node(Kind.ADD, (at(name), negated(origin))) for name in _UNIT_VECTORS[:count]))
 

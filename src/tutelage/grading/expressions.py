@@ -126,7 +126,8 @@ def _same_function(a: Node, b: Node, log_base: int | None) -> bool:
 
 def _differ_far_out(a: Node, b: Node, names: set[str], log_base: int | None) -> bool:
     """|x - 100| and 100 - x are alike near zero: points around the constants of both, multiples of these, and far ones tell."""
-    constants = sorted({abs(part.value) for side in (a, b) for part in nodes_of(side) if part.kind is Kind.NUMBER and 9 < abs(part.value) < 2000})
+    numbers = (abs(part.value) for side in (a, b) for part in nodes_of(side) if part.kind is Kind.NUMBER)
+    constants = sorted({number for number in numbers if 9 < number < 2000})
     reach = [*constants[:4], Fraction(37), Fraction(173), Fraction(811)]
     for index in range(6 * len(reach)):
         base, sign = reach[index % len(reach)], -1 if index // len(reach) % 2 else 1

@@ -27,7 +27,8 @@ def readings(gold: Node, answer: Node) -> Iterator[tuple[Node, Node]]:
     (first, domains), (second, others) = sides
     if domains and others and set(domains.values()) != set(others.values()):
         return
-    bounded = any(part.kind is Kind.RELATION and set(part.value) & {"<", ">", "<=", ">="} for side in (first, second) for part in nodes_of(side))
+    relations = (part for side in (first, second) for part in nodes_of(side) if part.kind is Kind.RELATION)
+    bounded = any(set(part.value) & {"<", ">", "<=", ">="} for part in relations)
     real = {"mathbb R"} >= {*domains.values(), *others.values()}
     if (domains or others) and (real or not bounded) and symbols_of(first) == symbols_of(second):
         yield first, second

@@ -45,8 +45,10 @@ _SHORT = _set(
 """Words of two or three letters that only prose has: xy and abc are products."""
 _ANSWERS = _set("answer answers ans result réponse respuesta antwort risposta resposta resultado résultat ergebnis")
 _GLUE = _ANSWERS | _COPULAS | _set(
-    """solution solutions so thus hence therefore then finally now and that i we you it he she they this these those there which the a an our my your its
-    his her their get gets got have has had find found obtain obtains conclude give gives yield yields follows implies means to exactly
+    """solution solutions so thus hence therefore then finally now and that i we you it he she they this these those
+    there which the a an our
+    my your its his her their get gets got have has had find found obtain obtains conclude give gives yield yields
+    follows implies means to exactly
     precisely simply just in total altogether all both must needs final correct value sum number expression required of for by only such
     simplified form us here left la le el die das der o il lösung risultato hay y a gibt ответ всего существует cevap đáp án altogether
     ratio probability x"""
@@ -55,8 +57,9 @@ _GLUE = _ANSWERS | _COPULAS | _set(
 _BETWEEN = _set("exactly simply precisely just equal to a an total of only given by the")
 """What may stand between a copula and the value; "the" and "of" only in "a total of"."""
 _VERBS = _set(
-    """sold sells sell need needs take takes cost costs travels travel paid pays pay walked walks makes make made earns earned buy buys bought
-    spent spends ate eats used uses gives give gets get got has have had drives drove ran runs collected saved yields produces contains"""
+    """sold sells sell need needs take takes cost costs travels travel paid pays pay walked walks makes make made earns earned
+    buy buys bought spent spends ate eats used uses gives give gets get got has have had drives drove ran runs
+    collected saved yields produces contains"""
 )
 _QUANTITIES = _set(
     """area perimeter volume center centre line length width height distance probability radius diameter slope intercept circle mean median
@@ -80,7 +83,9 @@ _REASON = re.compile(
     r"|,?\s+(?P<open>since|because)\b(?P<why>.*)|,\s*(?P<apart>as required|as desired|as expected|which is|which are|not)\b(?P<rest>.*))$",
     re.IGNORECASE | re.DOTALL,
 )
-_TRUE_OF_ALL = re.compile(r"(?:form|terms|answer|above|below|even|odd|prime|required|desired|expected|(?:the|our) (?:final )?(?:answer|result))?")
+_TRUE_OF_ALL = re.compile(
+    r"(?:form|terms|answer|above|below|even|odd|prime|required|desired|expected|(?:the|our) (?:final )?(?:answer|result))?"
+)
 _AGAIN = re.compile(
     r"^(?P<first>.*[^\s(,])\s*\((?:\\text\{)?\s*(?:or|i\.?e\.?,?|that is,?|=|equivalently,?)\s*\}?(?P<second>.*[^\s])\)$"
 )
@@ -139,12 +144,15 @@ def without_remark(text: str) -> str:
     if kind not in ("since", "because", "as", "by", "using", "from", "due", "given", "note"):
         return value if _TRUE_OF_ALL.fullmatch(tail) else text
     of_words = re.match(r"\W*(?:\(?[A-J]|yes|no|true|false)\b(?!\s*=)", value, re.IGNORECASE) is not None
-    if _doubted(_words_of(tail)) or _words_of(tail) & {"value", "if", "actually", "rounding"} or (not of_words and _says_more(tail)):
+    spoken = re.sub(r"\\[A-Za-z]+", "", tail)  # \times is no word
+    words = _words_of(spoken)
+    if _doubted(words) or words & {"value", "if", "actually", "rounding"} or (not of_words and _says_more(spoken)):
         return text
     if of_words or not re.search(r"\d", tail):
         return value
     tail = tail.replace("\\text", " ").strip(" ,{}")
-    return f"{value.strip()} = {tail}" if "=" in tail and not re.search(r"[<>\\]ne\b|[<>]|[^\W\d_]{3}", re.sub(r"\\[a-z]+", "", tail)) else text
+    says_more = re.search(r"[<>\\]ne\b|[<>]|[^\W\d_]{3}", re.sub(r"\\[a-z]+", "", tail))
+    return f"{value.strip()} = {tail}" if "=" in tail and not says_more else text
 
 
 def _words_of(text: str) -> set[str]:
@@ -239,7 +247,9 @@ def is_subject(spoken: str, labelled: bool = False) -> bool:
         return True
     while words and words[0] in ("so", "thus", "hence", "therefore", "then", "finally", "and", "that", "now"):
         del words[0]
-    return not labelled and not set(words) & _ANSWERS and len(words) < 12 and (words[0] in _DETERMINERS or len(words) < 4 or words[1] == "of")
+    if labelled or set(words) & _ANSWERS or len(words) >= 12:
+        return False
+    return words[0] in _DETERMINERS or len(words) < 4 or words[1] == "of"
 
 
 def _leads_on(words: list[str]) -> bool:
@@ -268,7 +278,10 @@ _PHRASE = re.compile(r"(?:to|of|in|on|for|from|at|with|that|per|altogether|left)
 def _harmless(behind: str) -> bool:
     """Words behind a value that only say what it counts: a plural noun, and a phrase behind that."""
     words = re.findall(r"[^\W\d_]+(?:['’-][^\W\d_]+)*", behind.casefold())
-    if _words_of(behind) & (_ANSWERS | _NO_SUBJECTS) - {"lösungen"} or _changed(_words_of(behind) - {"more"}) or re.search(r"\bmore\s*(?:$|than|\.)", behind):
+    spoken = _words_of(behind)
+    if spoken & (_ANSWERS | _NO_SUBJECTS) - {"lösungen"} or _changed(spoken - {"more"}):
+        return False
+    if re.search(r"\bmore\s*(?:$|than|\.)", behind):
         return False
     while words and words[0] in _ADJECTIVES:
         del words[0]

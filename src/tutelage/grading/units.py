@@ -34,7 +34,8 @@ _NEVER = {
     "thousandths", "more", "less", "fewer", "plus", "minus", "minuses",
     "pluses", "times", "over", "mod", "modulo", "factorial", "out", "below",
     "above", "not", "no", "or", "and", "nor", "wrong", "noon", "midnight", "base", "than", "except", "excluded", "if", "when",
-    "where", "for", "false", "choose", "others", "rows", "columns", "versus", "vs", "approximately", "oops", "octal", "hex", "hexadecimal", "scores", "crores", "lakhs", "quadrillions", "googols", "factorials", "doubled", "halved", "tripled",
+    "where", "for", "false", "choose", "others", "rows", "columns", "versus", "vs", "approximately", "oops", "octal", "hex",
+    "hexadecimal", "scores", "crores", "lakhs", "quadrillions", "googols", "factorials", "doubled", "halved", "tripled",
     "divides", "backwards", "spelled", "digits", "denominator", "letters",
 }  # fmt: skip
 """Words that change the number, or say that it is not the answer."""

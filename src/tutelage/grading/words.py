@@ -113,7 +113,8 @@ def _marked(text: str) -> set[str] | None:
 _AGREED = re.compile(r"(yes|no|true|false)(?:[,;:!]\s*(?=\w)|\.\s+|\s+[—–-]+\s*|\s+(?=(?:it|they|this|that)\b)|[.!]?$)", re.IGNORECASE)
 _SAYS_SO = re.compile(
     r"(?:(?:it|they|this|that|he|she|there|the [a-z]+)\b )?(?:is|are|does|do|can|will|has|have|holds|converges|exists|diverges)?"
-    r"(?: not|n't|not)?(?: (?:possible|true|false|correct|converge|diverge|exist|hold|so|continuous|be|indeed|always|a|an|the|prime|even|odd))*"
+    r"(?: not|n't|not)?"
+    r"(?: (?:possible|true|false|correct|converge|diverge|exist|hold|so|continuous|be|indeed|always|a|an|the|prime|even|odd))*"
     r"(?: ?(?:because|since|as) (?P<why>.+))?"
 )
 _UNSURE = re.compile(
@@ -133,9 +134,10 @@ def _is_plain_yes(text: str) -> bool:
         return False
     spoken = rest[: said.start("why")] if said["why"] else rest
     denied = re.search(r"\bnot\b|n't|diverges|cannot", spoken) is not None
-    return not spoken.removeprefix("because").strip() or agreed[1].casefold() in ("true", "false") or denied is (agreed[1].casefold() == "no") or bool(
-        said["why"] and re.fullmatch(r"(?:because|since|as) ", spoken)
-    )
+    if not spoken.removeprefix("because").strip() or agreed[1].casefold() in ("true", "false"):
+        return True
+    is_reason = bool(said["why"] and re.fullmatch(r"(?:because|since|as) ", spoken))
+    return is_reason or denied is (agreed[1].casefold() == "no")
 
 
 _SUBJECT = re.compile(
