@@ -19,7 +19,7 @@ MAX_CHARACTERS = 2_000
 """Longer answers, and references, are only compared as they stand."""
 MAX_DEPTH = 50
 MAX_TOLERANCE = Fraction(1, 10)
-"""A unit of the first decimal: no decimal is met by what differs more (see `expressions`)."""
+"""A unit of the first decimal: no decimal is met by what differs so much (see `expressions`)."""
 CHUNK = 16
 """Pairs a worker is given at a time."""
 
@@ -114,7 +114,7 @@ def _cheap(gold: str, answer: str) -> Verdict | list[str]:
     if exact_gold is not None and exact_answer is not None:
         if exact_gold == exact_answer:
             return Verdict(True, "exact")
-        if "." not in plain_gold + plain_answer or abs(exact_gold - exact_answer) > MAX_TOLERANCE:
+        if "." not in plain_gold + plain_answer or abs(exact_gold - exact_answer) >= MAX_TOLERANCE:
             return Verdict(False, "exact", f"{plain_answer} is not {plain_gold}")
     if (same := same_words(plain_gold, plain_answer)) is not None:
         return Verdict(same, "text", "" if same else "the words differ")
