@@ -16,7 +16,7 @@ from tutelage.errors import first_line
 from tutelage.machines import is_sharded
 from tutelage.model.batch import pack, pad
 from tutelage.model.policy import Policy
-from tutelage.model.probe import TOLERANCES
+from tutelage.model.probe import gap_beyond_rounding, with_gradient
 
 PACKAGE = "liger_kernel"
 WANTED = {"rope": True, "rms_norm": True, "swiglu": True, "geglu": True, "cross_entropy": False, "fused_linear_cross_entropy": False}
@@ -56,7 +56,8 @@ def give_kernels(policy: Policy) -> str:
     if fused is not None and own is not None and fused is not own:
         setattr(files, ROPE, _on_device(policy.device, fused, own))
     try:
-        reason = _difference(before, _scores(policy), policy.compute_dtype)
+        gap = gap_beyond_rounding(_scores(policy), before, policy.compute_dtype)
+        reason = f"they differ from the model's own ({gap})" if gap else ""
     except Exception as error:  # Triton's compiler, a kernel's own check: whatever it is, the model's own modules compute
         reason = f"they fail ({type(error).__name__}: {first_line(error)})"
     if reason:
@@ -75,42 +76,12 @@ def _on_device(device: torch.device, fused: Callable[..., Any], own: Callable[..
 
 
 def _scores(policy: Policy) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities of some tokens, and the gradient of their sum by the hidden states that enter the first layer."""
-    entering: list[torch.Tensor] = []
-
-    def keep(module: Any, arguments: Any, output: torch.Tensor) -> torch.Tensor:
-        entering.append(output.detach().requires_grad_())
-        return entering[0]
-
+    """`with_gradient` of some tokens, in evaluation mode."""
     ids = tuple(range(1, min(65, policy.head.weight.shape[0])))
     rows = [TokenizedExample("probe", ids[:8], ids[8:])]
-    trained = [weight for weight in policy.model.parameters() if weight.requires_grad]
     was_training = policy.model.training
     policy.model.eval()
-    for weight in trained:  # their gradients are not looked at, and may not fit
-        weight.requires_grad_(False)
     try:
-        with torch.enable_grad(), policy.computing():  # after the hook of `computing`, so that what enters has the precision of layers
-            handle = policy.model.get_input_embeddings().register_forward_hook(keep)
-            try:
-                batch = pack(rows) if policy.packs else pad(rows, policy.pad_token_id)
-                scores = policy.score(batch, batch.weights.to(policy.device))
-                scores.total.backward()
-            finally:
-                handle.remove()
+        return with_gradient(policy, pack(rows) if policy.packs else pad(rows, policy.pad_token_id))
     finally:
-        for weight in trained:
-            weight.requires_grad_(True)
         policy.model.train(was_training)
-    gradient = entering[0].grad
-    assert gradient is not None
-    return scores.log_probs.detach(), gradient.float()
-
-
-def _difference(before: tuple[torch.Tensor, torch.Tensor], after: tuple[torch.Tensor, torch.Tensor], dtype: torch.dtype) -> str:
-    bound, gap = TOLERANCES[dtype], (after[0] - before[0]).abs()
-    far = ((after[1] - before[1]).norm() / before[1].norm()).item()
-    # written so that what is not a number differs
-    if gap.max() <= bound.largest and gap.mean() <= bound.mean and far <= bound.gradient:
-        return ""
-    return f"they differ from the model's own (log-probabilities by up to {gap.max().item():.2g} nats, gradients by {100 * far:.2g} %)"

@@ -125,20 +125,14 @@ def _kernels_against_packs(policy: Policy) -> str:
     Raises:
         InputError: a package's kernel cannot be called as this version calls it.
     """
-    bound, kernel = TOLERANCES[policy.compute_dtype], policy.kernel
+    kernel = policy.kernel
+    policy.model.train()
     try:
         for batch in _one_of_each_layout(policy):
             batch = batch.filled(kernel.multiple)
-            with _frozen(policy.model):
-                ours, theirs = (_with_gradient(policy, batch, layout) for layout in (None, _dense_layout(policy, batch)))
-            gap = (ours[0] - theirs[0]).abs()
-            far = ((ours[1] - theirs[1]).norm() / theirs[1].norm()).item()
-            # written so that a NaN does not pass
-            if not (gap.max() <= bound.largest and gap.mean() <= bound.mean and far <= bound.gradient):
-                return (
-                    f"kernels on {policy.device} that differ from plain masked attention ({kernel}: log-probabilities by up to"
-                    f" {gap.max().item():.2g} nats, gradients by {100 * far:.2g} %)"
-                )
+            ours, theirs = (with_gradient(policy, batch, layout) for layout in (None, _dense_layout(policy, batch)))
+            if gap := gap_beyond_rounding(ours, theirs, policy.compute_dtype):
+                return f"kernels on {policy.device} that differ from plain masked attention ({kernel}: {gap})"
     except TypeError as error:
         raise InputError(
             f"the kernel for packed attention on {policy.device}, {kernel}, takes other arguments than this version of Tutelage"
@@ -224,19 +218,18 @@ def _dense(policy: Policy, batch: Batch) -> dict[str, Any]:
     }
 
 
-def _with_gradient(policy: Policy, batch: Batch, layout: attention.Layout | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities of a pack, and the gradient of their sum by the hidden states that enter the first layer."""
+def with_gradient(policy: Policy, batch: Batch, layout: attention.Layout | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities of a batch, and the gradient of their sum by the hidden states that enter the first layer."""
     entering: list[torch.Tensor] = []
 
     def keep(module: Any, arguments: Any, output: torch.Tensor) -> torch.Tensor:
         entering.append(output.detach().requires_grad_())
         return entering[0]
 
-    policy.model.train()
     devices = [policy.device] if policy.device.type == "cuda" else []
     handle = policy.model.get_input_embeddings().register_forward_hook(keep)
     try:
-        with torch.enable_grad(), policy.computing(), torch.random.fork_rng(devices):
+        with _frozen(policy.model), torch.enable_grad(), policy.computing(), torch.random.fork_rng(devices):
             torch.manual_seed(0)  # of dropout outside of attention
             scores = policy.score(batch, batch.weights, layout=layout)
             scores.total.backward()
@@ -244,6 +237,18 @@ def _with_gradient(policy: Policy, batch: Batch, layout: attention.Layout | None
         handle.remove()
     assert entering[0].grad is not None
     return scores.log_probs.detach(), entering[0].grad.float()
+
+
+def gap_beyond_rounding(
+    ours: tuple[torch.Tensor, torch.Tensor], theirs: tuple[torch.Tensor, torch.Tensor], dtype: torch.dtype
+) -> str:
+    """How far two results of `with_gradient` differ, if by more than what is computed in `dtype` may; else ""."""
+    bound, gap = TOLERANCES[dtype], (ours[0] - theirs[0]).abs()
+    far = ((ours[1] - theirs[1]).norm() / theirs[1].norm()).item()
+    # written so that a NaN does not pass
+    if gap.max() <= bound.largest and gap.mean() <= bound.mean and far <= bound.gradient:
+        return ""
+    return f"log-probabilities by up to {gap.max().item():.2g} nats, gradients by {100 * far:.2g} %"
 
 
 @contextlib.contextmanager
