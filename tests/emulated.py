@@ -14,8 +14,8 @@ def kernel() -> Kernel:
     return Kernel("varlen", torch.device("cpu"), varlen)
 
 
-def varlen(query, key, value, runs, paths, longest_run, longest_path, scaling):
-    return _varlen(query, key, value, runs, paths, longest_run, longest_path, scaling)
+def varlen(query, key, value, bounds, scaling):
+    return _varlen(query, key, value, *bounds, scaling)
 
 
 def parts(runs, paths):

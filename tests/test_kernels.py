@@ -59,7 +59,7 @@ def package(function=None) -> types.SimpleNamespace:
         q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p=0.0, softmax_scale=None, causal=False, deterministic=False
     ):
         assert causal and not dropout_p
-        return emulated.varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, softmax_scale)
+        return emulated.varlen(q, k, v, (cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k), softmax_scale)
 
     return types.SimpleNamespace(flash_attn_varlen_func=function or flash_attn_varlen_func)
 
@@ -121,7 +121,7 @@ def test_torchs_varlen_attn_is_told_of_groups_where_it_wants_to_be(card, monkeyp
 
     def of_2_11(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1)):
         assert window_size == (-1, 0)
-        return emulated.varlen(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, scale)
+        return emulated.varlen(query, key, value, (cu_seq_q, cu_seq_k, max_q, max_k), scale)
 
     monkeypatch.setattr(torch.nn.attention.varlen, "varlen_attn", of_2_13 if told else of_2_11)
     ends = ends_of(SHARED)

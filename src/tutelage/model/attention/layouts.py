@@ -69,7 +69,7 @@ class PathsLayout:
         q, k, v = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
         if self.keys is not None:
             k, v = gather(k, v, self.keys)
-        return self.varlen(q, k, v, self.runs, self.paths, self.longest_run, self.longest_path, scaling).unsqueeze(0)
+        return self.varlen(q, k, v, (self.runs, self.paths, self.longest_run, self.longest_path), scaling).unsqueeze(0)
 
 
 @dataclass(frozen=True)

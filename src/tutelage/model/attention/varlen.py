@@ -15,12 +15,14 @@ import torch
 
 from tutelage.errors import InputError
 
-Varlen = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int, int, float], torch.Tensor]
+Bounds = tuple[torch.Tensor, torch.Tensor, int, int]
+"""Where the queries and the keys of each run begin, and where the last ones end, (runs + 1,) int32 each; the most tokens of a run, and
+of a path, or more."""
+Varlen = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Bounds, float], torch.Tensor]
 """Causal attention of runs to their paths; differentiable, and traced by `torch.compile` without a graph break.
 
-query (tokens, heads, size), key and value (keys, key heads, size), runs and paths (runs + 1,) int32, tokens of the longest run, tokens
-of the longest path, scaling → (tokens, heads, size). Run r has the queries ``runs[r]`` … and the keys ``paths[r]`` …; its last query
-sees all its keys, and each query one key more than the query before it (the causal mask is aligned to the lower right).
+query (tokens, heads, size), key and value (keys, key heads, size), bounds, scaling → (tokens, heads, size). The last query of a run sees
+all keys of its path, and each query one key more than the query before it (the causal mask is aligned to the lower right).
 """
 
 _REMEDY = "or train on padded rows: train.pack = false"
@@ -63,21 +65,10 @@ def torchs_own() -> Varlen:
     # where the argument exists, grouped heads are refused without it; before it existed, they were taken as they are
     is_told_of_groups = "enable_gqa" in parameters
 
-    def attend(
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        runs: torch.Tensor,
-        paths: torch.Tensor,
-        longest_run: int,
-        longest_path: int,
-        scaling: float,
-    ) -> torch.Tensor:
+    def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bounds: Bounds, scaling: float) -> torch.Tensor:
         options: dict[str, Any] = {"enable_gqa": query.shape[1] != key.shape[1]} if is_told_of_groups else {}
         # a window of (-1, 0) is causal attention
-        attended: Any = varlen_attn(
-            query, key, value, runs, paths, longest_run, longest_path, scale=scaling, window_size=(-1, 0), **options
-        )
+        attended: Any = varlen_attn(query, key, value, *bounds, scale=scaling, window_size=(-1, 0), **options)
         return attended
 
     return attend
@@ -86,21 +77,9 @@ def torchs_own() -> Varlen:
 def _with_flash(called: Callable[..., Any]) -> Varlen:
     """A FlashAttention package's variable-length function as a `Varlen`."""
 
-    def attend(
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        runs: torch.Tensor,
-        paths: torch.Tensor,
-        longest_run: int,
-        longest_path: int,
-        scaling: float,
-    ) -> torch.Tensor:
+    def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bounds: Bounds, scaling: float) -> torch.Tensor:
         deterministic = torch.are_deterministic_algorithms_enabled()
-        return called(
-            query, key, value, runs, paths, longest_run, longest_path,
-            softmax_scale=scaling, causal=True, deterministic=deterministic,
-        )  # fmt: skip
+        return called(query, key, value, *bounds, softmax_scale=scaling, causal=True, deterministic=deterministic)
 
     return attend
 
