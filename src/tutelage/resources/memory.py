@@ -7,7 +7,7 @@ against what real processes took.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -172,9 +172,10 @@ def state_to_come(policy: Policy, config: Config) -> float:
     return sum(state_bytes(policy, config).values())
 
 
-def activation_bytes(policy: Policy, load: Load, kind: Recomputation) -> float:
-    """`activations_of` the policy's shapes."""
-    return activations_of(Shapes.of(policy), load, kind)
+def activation_bytes(policy: Policy, load: Load, kind: Recomputation, chunk: int | None = None) -> float:
+    """`activations_of` the policy's shapes; with `chunk` targets that meet the vocabulary at a time, where that is said."""
+    shapes = Shapes.of(policy)
+    return activations_of(shapes if chunk is None else replace(shapes, chunk=chunk), load, kind)
 
 
 def activations_of(s: Shapes, load: Load, kind: Recomputation) -> float:

@@ -122,9 +122,9 @@ def _recomputation(
     return chosen
 
 
-def _activations(policy: Policy, tokens: int, kind: Recomputation) -> float:
-    """Bytes of a batch of so many tokens that all predict a response token."""
-    return activation_bytes(policy, Load(tokens, tokens), kind)
+def _activations(policy: Policy, tokens: int, kind: Recomputation, chunk: int | None = None) -> float:
+    """Bytes of a batch of so many tokens that all predict a response token; `chunk` as `activation_bytes`."""
+    return activation_bytes(policy, Load(tokens, tokens), kind, chunk)
 
 
 def _chunk(course: Course, free: float, recomputation: Recomputation, known: dict[str, Any]) -> int:
@@ -134,9 +134,7 @@ def _chunk(course: Course, free: float, recomputation: Recomputation, known: dic
         return int(known.get("chunk", CHUNK))
     if policy.device.type != "cuda":
         return CHUNK
-    usual, policy.chunk = policy.chunk, LARGE_CHUNK
-    fits = _activations(policy, course.largest, recomputation) <= free
-    policy.chunk = usual
+    fits = _activations(policy, course.largest, recomputation, LARGE_CHUNK) <= free
     return LARGE_CHUNK if fits else CHUNK
 
 
