@@ -60,7 +60,7 @@ def main() -> None:
         batches = step_batches(examples, arguments.budget, arguments.rows)
         accumulate_gradients(policy, examples, batches, config, number)
         update_weights(policy, optimizer, config.train.lr)
-        return sum(step_flops(policy, batch) for batch in batches)
+        return step_flops(policy, *batches)
 
     for number in range(WARMUP + 1):
         step(number)

@@ -66,7 +66,7 @@ def ours(arguments: argparse.Namespace, packed: bool, compiled: bool) -> dict[st
         accumulate_gradients(policy, examples, batches, config, start)
         update_weights(policy, optimizer, config.train.lr)
         seconds.append(time.monotonic() - started)
-        flops.append(sum(step_flops(policy, batch) for batch in batches))
+        flops.append(step_flops(policy, *batches))
     peak = peak_rss()
     return {"seconds": seconds, "peak_gb": peak, "flops": flops, "matrix_rate": matrix_rate(policy.device)}
 

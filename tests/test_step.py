@@ -91,7 +91,7 @@ def test_what_the_host_counts_it_counts_while_the_device_computes(make_config, t
     policy, happened = load_policy(make_config().model, tokenizer), []
     policy.model.train()
     plain = torch.Tensor.tolist
-    monkeypatch.setattr("tutelage.training.step.step_flops", lambda policy, batch: happened.append("counts") or 1.0)
+    monkeypatch.setattr("tutelage.training.step.step_flops", lambda policy, *batches: happened.extend(["counts"] * len(batches)) or 1.0)
     monkeypatch.setattr(torch.Tensor, "tolist", lambda it: happened.append("waits" if it.dtype == torch.float64 else "") or plain(it))
     accumulate_gradients(policy, ROWS, [pack(ROWS[:2]), pack(ROWS[2:])], make_config(), 0)
     assert [each for each in happened if each] == ["counts", "counts", "waits"]

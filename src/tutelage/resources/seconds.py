@@ -72,9 +72,9 @@ class Operations:
         return self.token * costs.of(batch.size) + self.target * len(batch.sources)
 
 
-def step_flops(policy: Policy, batch: Batch) -> float:
-    """The `Operations` of a batch."""
-    return Operations.of(policy).of_batch(batch)
+def step_flops(policy: Policy, *batches: Batch) -> float:
+    """The `Operations` of some batches."""
+    return sum(map(Operations.of(policy).of_batch, batches))
 
 
 def costs_of(policy: Policy) -> Costs:

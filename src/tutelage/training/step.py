@@ -88,7 +88,7 @@ def accumulate_gradients(
                 raise StopWanted
     norm = full_tensor(torch.nn.utils.clip_grad_norm_(policy.model.parameters(), config.train.clip_grad))
     # counted while the device is busy: all that follows the next line, it waits for
-    computed = [float(sum(batch.input_ids.numel() for batch in batches)), sum(step_flops(policy, batch) for batch in batches)]
+    computed = [float(sum(batch.input_ids.numel() for batch in batches)), step_flops(policy, *batches)]
     total, nll_total, size = torch.stack([loss, nll, norm.double()]).tolist()  # all at once: each would wait for the device
     total, nll_total, size, distinct, flops = world.sum([total, nll_total, size if world.leads else 0.0, *computed])
     return Gradients(total, nll_total * denominator / tokens, size, tokens, int(distinct), flops)
