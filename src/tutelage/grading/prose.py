@@ -45,21 +45,19 @@ _SHORT = _set(
 """Words of two or three letters that only prose has: xy and abc are products."""
 _ANSWERS = _set("answer answers ans result réponse respuesta antwort risposta resposta resultado résultat ergebnis")
 _GLUE = _ANSWERS | _COPULAS | _set(
-    """solution solutions so thus hence therefore then finally now and that i we you it he she they this these those
-    there which the a an our
-    my your its his her their get gets got have has had find found obtain obtains conclude give gives yield yields
-    follows implies means to exactly
-    precisely simply just in total altogether all both must needs final correct value sum number expression required of for by only such
-    simplified form us here left la le el die das der o il lösung risultato hay y a gibt ответ всего существует cevap đáp án altogether
-    ratio probability x"""
+    """solution solutions so thus hence therefore then finally now and that i we you it he she they this these those there which
+    the a an our my your its his her their get gets got have has had find found obtain obtains conclude give gives yield yields
+    follows implies means to exactly precisely simply just in total altogether all both must needs final correct value sum
+    number expression required of for by only such simplified form us here left la le el die das der o il lösung risultato hay y
+    gibt ответ всего существует cevap đáp án ratio probability x"""
 )
 """The words that may stand before a value without a copula, or in a sentence about the answer."""
 _BETWEEN = _set("exactly simply precisely just equal to a an total of only given by the")
 """What may stand between a copula and the value; "the" and "of" only in "a total of"."""
 _VERBS = _set(
-    """sold sells sell need needs take takes cost costs travels travel paid pays pay walked walks makes make made earns earned
-    buy buys bought spent spends ate eats used uses gives give gets get got has have had drives drove ran runs
-    collected saved yields produces contains"""
+    """sold sells sell need needs take takes cost costs travels travel paid pays pay walked walks makes make made earns earned buy
+    buys bought spent spends ate eats used uses gives give gets get got has have had drives drove ran runs collected saved
+    yields produces contains"""
 )
 _QUANTITIES = _set(
     """area perimeter volume center centre line length width height distance probability radius diameter slope intercept circle mean median
