@@ -30,9 +30,8 @@ from harness import tabulate, write
 def speed_and_sync(arguments: argparse.Namespace) -> dict[str, Any]:
     from tutelage.config import ModelConfig
     from tutelage.data import arithmetic
-    from tutelage.evaluation.engine import native
+    from tutelage.evaluation.engine import hand_over, init_vllm, native
     from tutelage.evaluation.engine.contract import Sampling
-    from tutelage.evaluation.engine.handle import hand_over, init_vllm
     from tutelage.model.load import choose_device, load_policy, load_tokenizer
 
     tokenizer = load_tokenizer(arguments.model)
@@ -92,8 +91,8 @@ def several_engines(arguments: argparse.Namespace) -> dict[str, Any]:
     """Tokens per second of engines that share a device, over those of one."""
     from concurrent.futures import ThreadPoolExecutor
 
+    from tutelage.evaluation.engine import init_vllm
     from tutelage.evaluation.engine.contract import Sampling
-    from tutelage.evaluation.engine.handle import init_vllm
 
     sampling = Sampling(arguments.tokens, temperature=0, stop=(), min_new_tokens=arguments.tokens)
     share = 0.8 / arguments.engines

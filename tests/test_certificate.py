@@ -21,7 +21,7 @@ def test_probes_are_fixed_sequences_of_the_tokenizers_own_ids(tokenizer):
 
 
 def test_the_trainers_scores_are_those_of_its_model(model, tokenizer):
-    from tutelage.evaluation.engine.handle import as_policy
+    from tutelage.evaluation.engine.instance import as_policy
 
     sequences = probes(tokenizer)
     with torch.no_grad():

@@ -134,7 +134,7 @@ class SameModel:
 
 def test_both_doors_return_the_same(model, tokenizer):
     """Records and summaries, the entropy included, which an engine does not tell."""
-    from tutelage.evaluation.engine.handle import as_policy
+    from tutelage.evaluation.engine.instance import as_policy
 
     engine = SameModel(as_policy(model, tokenizer))
     prompts, truths = ["Ava has 3 pens.", "Ben?", "Is it?"], ["3", "4", "5"]

@@ -12,9 +12,8 @@ if TYPE_CHECKING:
         Handover,
         engine_setting,
         hand_over,
-        init_vllm,
-        load_policy_into_vllm_instance,
     )
+    from tutelage.evaluation.engine.instance import init_vllm, load_policy_into_vllm_instance
     from tutelage.evaluation.engine.process import EngineError
     from tutelage.evaluation.engine.snapshot import Snapshot
 
