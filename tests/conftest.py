@@ -20,6 +20,14 @@ from tutelage.runs.files import to_lines
 # and the processes that they start, need the usual handler.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+LONGEST_FIRST = ("test_vllm", "test_preemption", "test_bench", "test_memory", "test_grading_load", "test_live", "test_grading_workers")
+"""Files are handed to the workers in this order, then by name: a long one that came last would leave one worker idle."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ranks = {name: rank for rank, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
+
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
