@@ -45,7 +45,7 @@ class Evaluation:
     def cost_as_metrics(self) -> dict[str, Any]:
         """For a line of the log."""
         parts = {part: round(seconds, 3) for part, seconds in self.stood_still.items()}
-        return {"training_seconds": round(self.cost, 3), "stood_still": parts}
+        return {"training_seconds": round(self.cost, 3), "stood_still_seconds": parts}
 
     def divide_waiting(self, solved: Solved) -> None:
         """Divide the seconds that training waited for the answers: the last of them went to grading, those before to generation,
@@ -76,8 +76,9 @@ class Evaluator:
         try:
             with self.standing_still(evaluation, "waiting", step), self.progress(evaluation) as advance:
                 solved = solve(evaluation.job, self.policy, evaluation.draft, self.world, advance)
-        except (StopWanted, KeyboardInterrupt):  # the draft has the answers so far; the time was spent all the same
-            self.log.metrics(kind="eval_stopped", step=step, **evaluation.cost_as_metrics())
+        except (StopWanted, KeyboardInterrupt):
+            if self.world.leads:
+                evaluation.draft.add_seconds(evaluation.cost)
             raise
         self.record(evaluation, solved, step)
 
@@ -136,6 +137,7 @@ class Evaluator:
         if not self.world.leads:
             return
         evaluation.divide_waiting(solved)
+        evaluation.stood_still["waiting"] += evaluation.draft.seconds()  # of a run that was stopped meanwhile
         if solved.entropy_failed:
             what = f"its entropies could not be computed ({solved.entropy_failed}); all else of it counts"
             console.say(f"step {evaluation.step}: {what}", style="yellow")

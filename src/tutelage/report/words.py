@@ -119,9 +119,15 @@ def share_of_evaluations(cost: Mapping[str, Any]) -> str:
     if cost["share"] is None:
         return ""
     seconds = cost["evaluation_seconds"]
-    said = f"Evaluation took {percent(cost['share'])} of the time: training stood still for {duration(seconds)}"
-    parts = [f"{duration(spent)} {PARTS[part]}" for part, spent in cost["stood_still"].items() if spent >= 0.05]
-    return f"{said} of {duration(cost['training_seconds'] + seconds)}" + (f" ({', '.join(parts)})" if parts else "") + "."
+    parts = ", ".join(f"{_brief(spent)} {PARTS[part]}" for part, spent in cost["stood_still_seconds"].items() if spent >= 0.05)
+    return (
+        f"Evaluation took {percent(cost['share'])} of the time: training stood still for {_brief(seconds)} of"
+        f" {_brief(cost['training_seconds'] + seconds)}{f' ({parts})' if parts else ''}."
+    )
+
+
+def _brief(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 10 else duration(seconds)
 
 
 def time_row(line: Mapping[str, Any]) -> dict[str, str]:
@@ -130,7 +136,7 @@ def time_row(line: Mapping[str, Any]) -> dict[str, str]:
     def cell(value: float | None) -> str:
         return "–" if value is None else f"{value:.1f}"
 
-    parts = line.get("stood_still", {})
+    parts = line.get("stood_still_seconds", {})
     own = {name: cell(line.get(f"{name}_seconds")) for name in ("sync", "generation", "grading")}
     return {
         "step": str(line["step"]), "stood_still": cell(line.get("training_seconds")),
@@ -162,8 +168,8 @@ def warnings(reading: Reading) -> list[str]:
     """What a person should know before they trust the run."""
     found = []
     for line in reading.lines:
-        if line["kind"] in ("eval_lost", "eval_skipped", "eval_failed") and line["step"] in reading.evaluated:
-            continue  # the run went on from there, and evaluated it
+        if line["kind"] in ("eval_lost", "eval_skipped") and line["step"] in reading.evaluated:
+            continue  # the run went on from a step before it, and evaluated it
         if line["kind"] in WARNINGS:
             found.append(WARNINGS[line["kind"]].format_map(line))
         elif line["kind"] == "config_changed":

@@ -17,7 +17,7 @@ from tutelage.runs.files import iter_lines, read_json, read_lines
 
 UNREAD = "unread"
 """The fate, in the ledger, of columns and files that nothing reads; they are no rows."""
-EVALUATIONS = ("eval", "eval_failed", "eval_stopped", "eval_lost")
+EVALUATIONS = ("eval", "eval_failed", "eval_lost")
 """Kinds of lines of evaluations that training stood still for."""
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 LEVELS_PER_OCTAVE = 12
@@ -154,8 +154,8 @@ class Reading:
         """
         parts = dict.fromkeys(("weights", "waiting", "entropies", "grading", "unknown"), 0.0)
         for line in self.lines:
-            if line["kind"] in EVALUATIONS and "stood_still" in line:
-                for part, seconds in line["stood_still"].items():
+            if line["kind"] in EVALUATIONS and "stood_still_seconds" in line:
+                for part, seconds in line["stood_still_seconds"].items():
                     parts[part] += seconds
             elif line["kind"] in EVALUATIONS:
                 # before `training_seconds` was logged, training waited for the evaluation from its start to its end
@@ -184,7 +184,7 @@ class Reading:
         return {
             "training_seconds": round(training, 2), "evaluation_seconds": round(waiting, 2),
             "share": round(waiting / (training + waiting), 4) if training else None,
-            "stood_still": {part: round(seconds, 2) for part, seconds in parts.items() if part != "unknown" or seconds},
+            "stood_still_seconds": {part: round(seconds, 2) for part, seconds in parts.items() if part != "unknown" or seconds},
         }  # fmt: skip
 
 
