@@ -121,7 +121,7 @@ def logged(reading: Any) -> dict[str, Any]:
     return {
         "eval_share_of_training_time": reading.evaluation_cost["share"], "evaluation_cost": reading.evaluation_cost,
         "evaluated": reading.evaluated, "certificates": [[proof["mean_gap"], proof["max_gap"], proof["holds"]] for proof in certificates],
-        "failed": [line["reason"] for line in reading.lines if line["kind"] in ("eval_failed", "engine_failed")],
+        "failures": [line["reason"] for line in reading.lines if line["kind"] in ("eval_failed", "engine_failed")],
     }  # fmt: skip
 
 

@@ -62,9 +62,9 @@ def test_an_engine_beside_training_is_measured_by_its_parts(tmp_path, tiny_model
     result = run(tmp_path, "generate_gpu.py", "--model", tiny_model, "--backend", "fake")
     assert set(result["left_out"]) == {"engine in_turns", "train in_turns"}
     for key in ("vllm_over_native", "sync_seconds", "sync_max_gap", "eval_share_of_training_time"):
-        assert list(result[key]) == ["beside", "in_turns"] and result[key]["beside"] > 0 and result[key]["in_turns"] is None
+        assert list(result[key]) == ["beside", "in_turns"] and result[key]["beside"] >= 0 and result[key]["in_turns"] is None
     trained, evaluated = result["parts"]["train beside"], result["parts"]["eval"]
-    assert trained["finished"] and trained["evaluated"] == [0, 2, 4] and len(trained["certificates"]) == 3
+    assert trained["finished"] and trained["evaluated"] == [0, 2, 4] and len(trained["certificates"]) == 3 and not trained["failures"]
     assert evaluated["examples"] == 4 and evaluated["certificates"][0]["dtype"] == "bfloat16"
 
 

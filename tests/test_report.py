@@ -93,8 +93,8 @@ def test_the_share_of_time_that_evaluation_took_stands_in_the_page_by_part(run):
     more = {"stood_still_seconds": parts, "sync_seconds": 0.7, "generation_seconds": 31.0, "grading_seconds": None}
     rewrite(run, "metrics.jsonl", lambda line: line | more if line["kind"] == "eval" else line)
     said = (
-        "Evaluation took 37.5 % of the time: training stood still for 6.0 s of 16 s (1.5 s handing weights over, 0.1 s waiting for"
-        " responses, 3.8 s on exact entropies, 0.7 s on grading)."
+        "Evaluation took 37.5 % of the time: training stood still for 6.0 s of 16 s (1.5 s handing weights over or starting"
+        " the engine, 0.1 s waiting for responses, 3.8 s on exact entropies, 0.7 s on grading)."
     )
     page = report.write(run).read_text()
     assert words.share_of_evaluations(Reading(run).evaluation_cost) == said and said in page

@@ -22,9 +22,12 @@ WARNINGS = {
 }
 """What the lines of a run say that a person should know, by their kind."""
 PARTS = {
-    "weights": "handing weights over", "waiting": "waiting for responses", "entropies": "on exact entropies", "grading": "on grading",
+    "weights": "handing weights over or starting the engine",
+    "waiting": "waiting for responses",
+    "entropies": "on exact entropies",
+    "grading": "on grading",
     "unknown": "on what was not logged apart",
-}  # fmt: skip
+}
 """What training stands still for (`Reading.waiting_by_part`), in words."""
 
 
