@@ -6,9 +6,9 @@
 Both sides greedily continue the same prompts by the same number of tokens, with the same weights, in one process group, in turns;
 each round starts with the other side, and medians are compared. The sync is measured in each round: the copy of the weights and
 the trainer's scores of the probes (training stands still for those), the engine's loading, its scores. Then a real run trains with
-asynchronous evaluation, and its log is printed as a timeline; `eval_share_of_training_time` is for how long its training stood
-still for evaluations (half as many problems as `--prompts`, before, half way and after), over its training time: it grows with the
-problems and shrinks with the steps between two evaluations. Without a device of its own, vLLM computes on the trainer's cores
+asynchronous evaluation, and its log is printed as a timeline; `eval_share_of_training_time` is the share of its time in which
+training stood still for evaluations (half as many problems as `--prompts`, before, half way and after): it grows with the problems
+and shrinks with the steps between two evaluations. Without a device of its own, vLLM computes on the trainer's cores
 meanwhile, which that share does not show; `steps_slowed_by` does: the median step with an evaluation in flight over the median
 step without.
 
