@@ -291,7 +291,7 @@ def test_ids_that_cannot_be_read_begin_new_runs(tmp_path, monkeypatch):
 
 
 def test_a_package_that_is_missing_is_said_before_anything_is_computed(make_config, monkeypatch):
-    from tutelage import train_one_size
+    from tutelage.training import fine_tune
 
     def not_reached(*arguments):
         raise AssertionError("something was read or computed")
@@ -301,7 +301,7 @@ def test_a_package_that_is_missing_is_said_before_anything_is_computed(make_conf
     monkeypatch.setattr("tutelage.training.loop.prepare", not_reached)
     config = make_config(run__tracking=["wandb", "mlflow"])
     with pytest.raises(InputError, match=r'run\.tracking.* wandb .* mlflow .*pip install "tutelage\[tracking\]"$'):
-        train_one_size(config)
+        fine_tune(config)
     assert not Path(config.run.dir).exists()
     tracking.require([])
 

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from tutelage.config.overrides import parse_overrides, split_overrides
     from tutelage.config.plug_in import is_plug_in, load_plug_in
     from tutelage.config.read import (
+        as_config,
         changeable,
         describe,
         differences,
