@@ -17,7 +17,8 @@ import tomli_w
 from pydantic import ValidationError
 
 from tutelage.config.overrides import parse_overrides
-from tutelage.config.settings import MAY_CHANGE, Config, Section
+from tutelage.config.section import MAY_CHANGE, Section
+from tutelage.config.settings import Config
 from tutelage.errors import InputError
 
 

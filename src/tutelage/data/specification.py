@@ -58,14 +58,14 @@ def load_data(
         subset, source = None, _named_first(subset, seed, source)
     if not isinstance(source, str | os.PathLike):
         raise InputError(f"source is of type {type(source).__name__}; it is the name of a file, of a directory, or of a hub data set")
-    name, seed = os.fspath(source), int(seed)
+    name, seed = os.fspath(source), _whole(seed, "seed is {}; it is a whole number")
     rows = read_rows(name, split, hub_config)
     for row in rows:
         if row.problem:
             raise InputError(f"{row.source}: {row.problem}")
     count = _checked_subset(subset, len(rows), name)
-    if test_size is not None and (isinstance(test_size, bool) or not 0 <= test_size < 1):
-        raise InputError(f"test_size is {test_size}; it is a share of the rows, at least 0 and below 1")
+    if test_size is not None and (isinstance(test_size, bool | str) or not 0 <= test_size < 1):
+        raise InputError(f"test_size is {test_size!r}; it is a share of the rows, at least 0 and below 1")
     if count is not None:
         rows = [rows[index] for index in seeded_order(len(rows), seed)[:count]]
     full = _dataset_of([row.value for row in rows], name)
@@ -99,15 +99,19 @@ def _named_first(name: Any, seed: int, source: Any) -> Any:
 def _checked_subset(subset: Any, rows: int, name: str) -> int | None:
     if subset is None:
         return None
-    try:
-        count = 0 if isinstance(subset, bool) else operator.index(subset)
-    except TypeError:
-        count = 0
+    count = _whole(subset, wrong := "subset is {}; it is a number of rows, at least 1 (None: all of them)")
     if count < 1:
-        raise InputError(f"subset is {subset!r}; it is a number of rows, at least 1 (None: all of them)")
+        raise InputError(wrong.format(subset))
     if count > rows:
         raise InputError(f"subset is {subset}, but {name} has {rows} rows")
     return count
+
+
+def _whole(value: Any, wrong: str) -> int:
+    """An integer, also NumPy's, as int; True and False are none. Raises InputError with `wrong`, which the value is written into."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise InputError(wrong.format(repr(value)))
+    return operator.index(value)
 
 
 def _dataset_of(rows: Sequence[Mapping[str, Any]], name: str) -> Any:
@@ -144,6 +148,7 @@ def filter_correct_dataset(
     *,
     seed: int = 42,
     on_bad_row: Literal["error", "skip"] = "error",
+    reward: Literal["r1_zero", "question_only"] = "r1_zero",
     log_filter_stats: bool = True,
     debug_samples: int = 3,
 ) -> Any:
@@ -156,6 +161,7 @@ def filter_correct_dataset(
             whatever gives one row after the other.
         seed: which rows `debug_samples` shows.
         on_bad_row: as `data.on_bad_row`. A malformed row is an error that names it ("error"), or is left out and counted ("skip").
+        reward: the grader, as `eval.reward`: think/answer tags, or the last \\boxed{}.
         log_filter_stats: print the counts before → after, by fate, and the samples.
         debug_samples: how many rows to print with rewards, prompt and response.
 
@@ -167,10 +173,12 @@ def filter_correct_dataset(
     """
     if on_bad_row not in ("error", "skip"):
         raise InputError(f'on_bad_row is {on_bad_row!r}; it is "error" or "skip"')
+    if reward not in ("r1_zero", "question_only"):
+        raise InputError(f'reward is {reward!r}; it is "r1_zero" or "question_only"')
     _refuse_what_is_no_dataset(ds)
 
     def filtered(part: Any, name: str) -> Any:
-        return _filtered(part, name, seed, on_bad_row, debug_samples if log_filter_stats else None)
+        return _filtered(part, name, seed, on_bad_row, reward, debug_samples if log_filter_stats else None)
 
     if isinstance(ds, Mapping):
         kept = {name: filtered(part, f" {name}") for name, part in ds.items()}
@@ -195,7 +203,7 @@ def _may_be_rows(value: Any) -> bool:
     return isinstance(value, Iterable) and not isinstance(value, str | Mapping) and not is_messages(value)
 
 
-def _filtered(ds: Any, name: str, seed: int, on_bad_row: str, samples: int | None) -> Any:
+def _filtered(ds: Any, name: str, seed: int, on_bad_row: str, reward: str, samples: int | None) -> Any:
     """The rows of one data set that are kept.
 
     Args:
@@ -208,11 +216,11 @@ def _filtered(ds: Any, name: str, seed: int, on_bad_row: str, samples: int | Non
     kept: list[int] = []
     tally, shown = Tally(), []
     if head:
-        reader = reader_of(Source(path="ds"), head)
+        reader = reader_of(Source(path="ds"), head, reward=reward)
         count_well_formed(rows(), reader, on_bad_row, 'on_bad_row="skip"')
         count_of_rows = len(ds) if isinstance(ds, Sized) else sum(1 for _ in rows())
         drawn = set(random.Random(seed).sample(range(count_of_rows), min(samples or 0, count_of_rows)))
-        for index, judged in enumerate(judge_rows(rows(), reader, "r1_zero", "local", lambda graded: None)):
+        for index, judged in enumerate(judge_rows(rows(), reader, reward, "local", lambda graded: None)):
             tally.add(judged)
             if judged.fate.fate == "kept":
                 kept.append(index)

@@ -80,10 +80,7 @@ def _refuse_the_old_order(subset: Any, filtered: Any, unknown: Mapping[str, Any]
 def _rows(subset: Any) -> int | None:
     if subset is None:
         return None
-    try:
-        rows = 0 if isinstance(subset, bool) else operator.index(subset)
-    except TypeError:
-        rows = 0
+    rows = operator.index(subset) if hasattr(subset, "__index__") and not isinstance(subset, bool) else 0
     if rows < 1:
         raise InputError(f"subset is {subset!r}; it is a number of training rows, at least 1 (None: all of them)")
     return rows
