@@ -13,13 +13,13 @@ import pytest
 from test_train import assert_same_run, interrupt_at_call, lines_of
 
 from tutelage import Config, InputError, train_one_size
-from tutelage.config import to_toml
+from tutelage.config import replaced, to_toml
 from tutelage.training.ending import Interrupted
 
 NO_EVALUATION = {"train__num_steps": 1, "eval__every": 0, "eval__before": False}
 
 BODY = '''
-    for size, filtered in [(8, False), (8, True), (16, True)]:
+    for size, filtered in SIZES:
         result = train_one_size(size, filtered=filtered, config=config)
         last = result.evaluations[-1]
         print(json.dumps([str(result.directory), result.steps, last["step"], last["accuracy"]]))
@@ -35,48 +35,60 @@ config = {
     "model": {"id": sys.argv[1], "device": "cpu", "precision": "fp32"},
     "data": {"train": "rows.jsonl", "prompt": "plain", "test_size": 0.2},
     "train": {"lr": 1e-3, "num_steps": 2},
-    "eval": {"examples": 4, "full": False, "max_new_tokens": 8, "backend": "BACKEND"},
+    "eval": {"before": False, "examples": 4, "full": False, "max_new_tokens": 8, "backend": "BACKEND"},
 }
 '''
 """Twenty lines, with what stands below them."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("guard", ['if __name__ == "__main__":', "if True:"], ids=["guarded", "unguarded"])
-@pytest.mark.parametrize("backend", ["native", "fake"])
-def test_a_script_trains_each_size_in_a_directory_of_its_own(tmp_path, tiny_model, data_file, guard, backend):
+@pytest.mark.parametrize(
+    ("guard", "backend", "sizes"),
+    [
+        ('if __name__ == "__main__":', "native", [(8, False), (16, True)]), ("if True:", "native", [(8, False)]),
+        ("if True:", "fake", [(16, True)]),
+    ],
+    ids=["guarded", "unguarded", "unguarded, with an engine in a process of its own"],
+)  # fmt: skip
+def test_a_script_trains_each_size_in_a_directory_of_its_own(tmp_path, tiny_model, data_file, guard, backend, sizes):
     (tmp_path / "rows.jsonl").write_text(data_file.read_text())
-    (tmp_path / "script.py").write_text(SCRIPT.replace("BACKEND", backend) + "\n" + guard + BODY)
-    environment = os.environ | {"TUTELAGE_CACHE": str(tmp_path / "cache"), "TUTELAGE_FAKE_ENGINE": "good", "OMP_NUM_THREADS": "1"}
+    (tmp_path / "script.py").write_text(SCRIPT.replace("BACKEND", backend) + "\n" + guard + BODY.replace("SIZES", str(sizes)))
+    environment = os.environ | {"TUTELAGE_CACHE": str(tmp_path / "cache"), "TUTELAGE_FAKE": "good", "OMP_NUM_THREADS": "1"}
     ran = subprocess.run(
         [sys.executable, "script.py", tiny_model], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert ran.returncode == 0, ran.stderr[-3000:]
     assert ran.stdout.count("the script is run") == 1  # no process that the run started has run it again
     said = [json.loads(line) for line in ran.stdout.splitlines() if line.startswith("[")]
-    assert [line[:3] for line in said] == [[f"runs/tutelage-{name}", 2, 2] for name in ("8-raw", "8-filtered", "16-filtered")]
-    fates = {name: [fate["fate"] for fate in lines_of(tmp_path / f"runs/tutelage-{name}/ledger.jsonl")] for name in ("8-raw", "16-filtered")}
-    assert fates["8-raw"].count("kept") == 8 and "wrong answer" not in fates["8-raw"]
-    assert fates["16-filtered"].count("kept") == 16 and "wrong answer" in fates["16-filtered"]
+    assert [line[:3] for line in said] == [[f"runs/tutelage-{size}-{'filtered' if right else 'raw'}", 2, 2] for size, right in sizes]
+    for (directory, *_), (size, right) in zip(said, sizes, strict=True):
+        fates = [fate["fate"] for fate in lines_of(tmp_path / directory / "ledger.jsonl")]
+        assert fates.count("kept") == size and ("wrong answer" in fates) == right
 
 
 def kept(result) -> list[str]:
     return [fate["source"] for fate in lines_of(result.directory / "ledger.jsonl") if fate["fate"] == "kept"]
 
 
-def test_a_configuration_is_a_config_a_file_or_a_dict(make_config, tmp_path):
-    config = make_config(**NO_EVALUATION)
+@pytest.fixture
+def asked(monkeypatch):
+    """The configurations that would be trained by, instead of training."""
+    seen: list[Config] = []
+    monkeypatch.setattr("tutelage.training.specification.fine_tune", lambda config, **more: seen.append(config))
+    return seen
+
+
+def test_a_configuration_is_a_config_a_file_or_a_dict(make_config, tmp_path, asked):
+    config = make_config()
     file = tmp_path / "config.toml"
     file.write_text(to_toml(config))
     nested = config.model_dump()
     dotted = {f"{section}.{key}": value for section, values in nested.items() for key, value in values.items()}
-    both = {**{name: nested[name] for name in ("model", "train", "parallel", "run")}, "eval": nested["eval"] | {"seed": 1}, "eval.seed": 42,
-            **{name: value for name, value in dotted.items() if name.startswith("data.")}}  # fmt: skip
-    given = [config, file, str(file), nested, dotted, both]
-    results = [train_one_size(8, config=each, run_dir=tmp_path / f"run-{index}") for index, each in enumerate(given)]
-    assert [result.directory for result in results] == [tmp_path / f"run-{index}" for index in range(len(given))]
-    for result in results[1:]:
-        assert_same_run(results[0].directory, result.directory)
+    both = {name: values for name, values in nested.items() if name not in ("data", "eval")}
+    both |= {"eval": nested["eval"] | {"seed": 1}, "eval.seed": 42} | {key: dotted[key] for key in dotted if key.startswith("data.")}
+    for given in (config, file, str(file), nested, dotted, both):
+        train_one_size(8, config=given)
+    assert asked == [replaced(config, {"data.size": 8})] * 6
     assert both["eval"]["seed"] == 1 and "data" not in both  # what was given is left as it was
 
 
@@ -103,7 +115,7 @@ def test_the_same_call_goes_on_with_a_run_that_was_stopped(make_config, tmp_path
     config, parts = make_config(), tmp_path / "parts"
     undisturbed = train_one_size(16, True, config, run_dir=tmp_path / "undisturbed").directory
     with monkeypatch.context() as patch:
-        interrupt_at_call(patch, 3)
+        interrupt_at_call(patch, "accumulate_gradients", 3)
         with pytest.raises(Interrupted):
             train_one_size(16, True, config, run_dir=parts)
     assert_same_run(undisturbed, train_one_size(16, True, config, run_dir=parts).directory)
@@ -142,19 +154,15 @@ def test_what_cannot_be_is_refused_before_anything_is_read(monkeypatch, tmp_path
     assert not any(tmp_path.iterdir())
 
 
-def test_a_call_without_a_configuration_trains_the_defaults(monkeypatch):
-    """The embedded model on the built-in task, of which 512 rows are right and overlap with no validation problem."""
-    seen = []
-    monkeypatch.setattr("tutelage.training.specification.fine_tune", lambda config, **more: seen.append(config))
-    calls = [(), (512,), (512, True), (None, False)]
-    for arguments in calls:
+def test_a_call_without_a_configuration_trains_the_defaults(asked):
+    for arguments in [(), (512,), (512, True), (None, False)]:
         train_one_size(*arguments)
-    assert [config.run.dir for config in seen] == [f"runs/tutelage{end}" for end in ("", "-512", "-512-filtered", "-raw")]
-    assert [(config.data.size, config.data.filter) for config in seen] == [(None, True), (512, True), (512, True), (None, False)]
-    assert seen[0] == Config()
+    assert [config.run.dir for config in asked] == [f"runs/tutelage{end}" for end in ("", "-512", "-512-filtered", "-raw")]
+    assert [(config.data.size, config.data.filter) for config in asked] == [(None, True), (512, True), (512, True), (None, False)]
+    assert asked[0] == Config()
 
 
-def test_512_right_rows_of_the_built_in_task_are_left(tokenizer):
+def test_512_rows_of_the_built_in_task_are_right_and_overlap_with_no_problem(tokenizer):
     from tutelage.data import prepare
 
     assert prepare(Config.model_validate({"data": {"size": 512, "prompt": "plain"}}), tokenizer).rows == 512
