@@ -92,6 +92,7 @@ def test_a_configuration_is_a_config_a_file_or_a_dict(make_config, tmp_path, ask
     assert both["eval"]["seed"] == 1 and "data" not in both  # what was given is left as it was
 
 
+@pytest.mark.slow
 def test_the_filter_and_the_size_are_the_configurations_unless_they_are_given(make_config, tmp_path):
     config = make_config(**NO_EVALUATION, data__size=12, data__filter=False)
     as_it_says, filtered, small = (
@@ -103,6 +104,7 @@ def test_the_filter_and_the_size_are_the_configurations_unless_they_are_given(ma
     assert "wrong answer" in fates
 
 
+@pytest.mark.slow
 def test_run_dir_of_the_configuration_is_obeyed_and_a_second_size_there_refused(make_config, tmp_path):
     config = make_config(**NO_EVALUATION)
     assert train_one_size(8, config=config).directory == Path(config.run.dir)
@@ -162,6 +164,7 @@ def test_a_call_without_a_configuration_trains_the_defaults(asked):
     assert asked[0] == Config()
 
 
+@pytest.mark.slow
 def test_512_rows_of_the_built_in_task_are_right_and_overlap_with_no_problem(tokenizer):
     from tutelage.data import prepare
 
