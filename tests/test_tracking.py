@@ -152,6 +152,14 @@ def in_mlflow(directory):
     }
 
 
+NAMES = {"project": "course", "name": "lr-2e-5", "group": "size curve", "entity": "a-team"}
+
+
+def config_with_names(directory, tracker):
+    settings = {f"tracking_{key}": value for key, value in NAMES.items()}
+    return parse_config({"run": {"dir": str(directory), "tracking": [tracker], **settings}})
+
+
 READERS = {"tensorboard": in_tensorboard, "wandb": in_wandb, "trackio": in_trackio, "mlflow": in_mlflow}
 
 
@@ -162,10 +170,11 @@ def goes_on_from(step, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", READERS)
 def test_numbers_stand_at_their_steps_in_one_tracker_run_that_goes_on(tmp_path, monkeypatch, name):
-    """The run stops after step 3, goes on from step 2, and is finished."""
+    """The run stops after step 3, goes on from step 2, and is finished; W&B and MLflow know it by the names of the settings."""
     installed(name)
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
-    run, config = tmp_path / "run", config_of(tmp_path / "run", name)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "theirs")
+    run = tmp_path / "run"
+    config = config_of(run, name) if name == "trackio" else config_with_names(run, name)
     with contextlib.ExitStack() as held:
         if name == "wandb":  # whoever calls us may have a run of their own
             import wandb
@@ -189,15 +198,20 @@ def test_numbers_stand_at_their_steps_in_one_tracker_run_that_goes_on(tmp_path, 
     if name == "wandb":
         assert {record.run.run_id for record in wandb_records(run) if record.run.run_id} == {json.loads(before)["wandb"]}
         assert [record.exit.exit_code for record in wandb_records(run) if record.WhichOneof("record_type") == "exit"] == [1, 0]
+        made = next(record.run for record in wandb_records(run) if record.run.run_id)
+        assert {"project": made.project, "name": made.display_name, "group": made.run_group, "entity": made.entity} == NAMES
+        metrics = [record.metric for record in wandb_records(run) if record.WhichOneof("record_type") == "metric"]
+        axes = {metric.glob_name or metric.name: metric.step_metric for metric in metrics}
+        assert axes == {"train_step": "", "eval_step": "", "train/*": "train_step", "eval/*": "eval_step"}
     if name == "trackio":
         import trackio
 
         assert [each.name for each in trackio.Api().runs("tutelage")].count(json.loads(before)["trackio"]) == 1
     if name == "mlflow":
         made = mlflow_run(run)
-        assert made.info.status == "FINISHED" and made.info.run_name == "run" and made.data.params["train.lr"] == "2e-05"
+        assert made.info.status == "FINISHED" and made.info.run_name == NAMES["name"] and made.data.tags["group"] == NAMES["group"] and made.data.params["train.lr"] == "2e-05"
         assert len(made.data.params) >= len(describe()) - 10  # settings that are tables count once
-        assert mlflow_client(run).get_experiment(made.info.experiment_id).name == "mine"
+        assert mlflow_client(run).get_experiment(made.info.experiment_id).name == NAMES["project"]
 
 
 @pytest.mark.slow
@@ -215,35 +229,6 @@ def test_a_run_that_begins_again_leaves_nothing_of_the_first_in_tensorboard(tmp_
     logged(config, [{"kind": "train", "step": 1, "loss": 9.0}], finished=False)  # no checkpoint
     logged(config)
     assert in_tensorboard(tmp_path / "run") == TRACKED
-
-
-NAMES = {"project": "course", "name": "lr-2e-5", "group": "size curve", "entity": "a-team"}
-
-
-def config_with_names(directory, tracker):
-    settings = {f"tracking_{key}": value for key, value in NAMES.items()}
-    return parse_config({"run": {"dir": str(directory), "tracking": [tracker], **settings}})
-
-
-@pytest.mark.slow
-def test_a_wandb_run_has_the_names_of_the_settings_and_the_axes_of_the_course(tmp_path):
-    installed("wandb")
-    logged(config_with_names(tmp_path / "run", "wandb"))
-    records = list(wandb_records(tmp_path / "run"))
-    run = next(record.run for record in records if record.run.run_id)
-    assert {"project": run.project, "name": run.display_name, "group": run.run_group, "entity": run.entity} == NAMES
-    axes = {record.metric.glob_name or record.metric.name: record.metric.step_metric for record in records if record.HasField("metric")}
-    assert axes == {"train_step": "", "eval_step": "", "train/*": "train_step", "eval/*": "eval_step"}
-    assert in_wandb(tmp_path / "run") == TRACKED
-
-
-@pytest.mark.slow
-def test_an_mlflow_run_has_the_names_of_the_settings(tmp_path):
-    installed("mlflow")
-    logged(config_with_names(tmp_path / "run", "mlflow"))
-    made = mlflow_run(tmp_path / "run")
-    assert made.info.run_name == NAMES["name"] and made.data.tags["group"] == NAMES["group"]
-    assert mlflow_client(tmp_path / "run").get_experiment(made.info.experiment_id).name == NAMES["project"]
 
 
 # ── with stand-ins ──
