@@ -35,9 +35,7 @@ def load_data(
     split: str = "train",
     hub_config: str | None = None,
 ) -> dict[str, Any]:
-    """The specification's loader: raw rows as Hugging Face datasets.
-
-    ``load_data(512, 42, 0.1, source="rows.jsonl")``; with a file alone, ``load_data("rows.jsonl")``, also with `test_size`.
+    """The specification's loader, raw rows as Hugging Face datasets: ``load_data(512, source="rows.jsonl")``, ``load_data("rows.jsonl")``.
 
     Args:
         subset: how many rows to sample (seeded; smaller subsets lie inside larger ones); None for all.
