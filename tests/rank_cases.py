@@ -122,7 +122,7 @@ def job_train(raw: dict, fake: str = "good", stop_at: int | None = None) -> str:
     oom.accumulate_gradients = stopping
     os.environ[VARIABLE] = fake
     try:
-        train.train_one_size(parse_config(raw))
+        train.fine_tune(parse_config(raw))
     except train.Preempted as stop:
         return str(stop)
     finally:

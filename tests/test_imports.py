@@ -157,10 +157,10 @@ def test_the_specifications_functions_have_its_arguments():
         ],
         "init_vllm": ["model_id", "device", "seed", "gpu_memory_utilization"],
         "load_policy_into_vllm_instance": ["policy", "llm"],
-        "load_data": ["subset", "seed", "test_size"],
+        "load_data": ["subset", "seed", "test_size", "source"],
         "build_text_pairs": ["example"],
         "filter_correct_dataset": ["ds", "seed"],
-        "train_one_size": ["config", "size"],
+        "train_one_size": ["subset", "filtered", "config"],
         "r1_zero_reward_fn": ["response", "ground_truth", "fast"],
         "reward_fn_response_vs_gt": ["response", "ground_truth"],
     }

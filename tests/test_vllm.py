@@ -216,8 +216,8 @@ def test_vllms_own_sampling_parameters_are_taken_too(engine):
 @needs_vllm
 def test_training_goes_on_through_a_crash_of_the_engine(tmp_path, monkeypatch):
     """A real run of SmolLM2 with asynchronous evaluation; its engine is killed while it generates, and started again."""
-    from tutelage import train_one_size
     from tutelage.evaluation.engine.handle import EngineHandle
+    from tutelage.training import fine_tune
 
     recipe = Path(__file__).parent.parent / "recipes" / "arithmetic.toml"
     settings = (
@@ -234,7 +234,7 @@ def test_training_goes_on_through_a_crash_of_the_engine(tmp_path, monkeypatch):
         return generate(self, *arguments, **options)
 
     monkeypatch.setattr(EngineHandle, "generate", doomed)
-    result = train_one_size(load_config(recipe, settings.split()))
+    result = fine_tune(load_config(recipe, settings.split()))
     assert [line["step"] for line in result.evaluations] == [0, 3]
     for line in result.evaluations:
         certificate = line["certificate"]
