@@ -251,11 +251,16 @@ class _Evaluator:
         return self.opaque("mod", [number, modulus])
 
     def bounded_operator(self, name: str, bound: Node | None, low: Node | None, high: Node | None, body: Node) -> Value:
-        """A sum, product, integral or limit; the name of the bound variable does not matter."""
+        """A sum, product, integral, limit or derivative; the name of the bound variable does not matter."""
+        global stand_ins
         bounds = self.values(tuple(part for part in (low, high) if part is not None))
         if bound is None:
-            return self.stand_in(name, [*bounds, self.value(body)])
+            return self.opaque(name, [*bounds, self.value(body)])
         variable = bound.value
+        if name == "derivative":
+            step, at = Fraction(1, 10**12), self.value(bound)
+            before, after = (self.mpf(self.with_variable(variable, at + side).value(body)) for side in (-step, step))
+            return (after - before) / self.mpf(2 * step)
         if name in ("sum", "prod") and len(bounds) == 2 and all(map(is_integer, bounds)):
             first, last = map(int, bounds)
             if last - first < MAX_TERMS:  # term by term
@@ -269,7 +274,9 @@ class _Evaluator:
         except (ArithmeticError, ValueError, TypeError, NoConvergence, TooLarge):
             pass
         inner = self.with_variable(variable, Fraction(hash_of("('bound',)") % 97, 89))
-        return self.stand_in(name, [*bounds, inner.value(body)])
+        if len(bounds) == (1 if name == "lim" else 2):  # it may have a value
+            stand_ins += 1
+        return self.opaque(name, [*bounds, inner.value(body)])
 
     def calculated(self, name: str, variable: str, bounds: list[Value], body: Node) -> Value:
         """The number that an infinite sum, an integral or a limit is. Raises ArithmeticError: none was found."""
@@ -289,12 +296,6 @@ class _Evaluator:
         if name == "lim" and len(bounds) == 1:
             return series.limit(self.mp, at, self.mpf(bounds[0]))
         raise series.Unknown(f"a {name} of another form")
-
-    def stand_in(self, name: str, values: list[Value]) -> Value:
-        """For a sum, integral or limit that is only compared by its parts."""
-        global stand_ins
-        stand_ins += 1
-        return self.opaque(name, values)
 
     def with_variable(self, name: str, value: Fraction) -> _Evaluator:
         inner = _Evaluator({**self.at, name: value}, self.digits, self.log_base)
