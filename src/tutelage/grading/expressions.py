@@ -46,8 +46,13 @@ def equal_expressions(gold: Node, answer: Node) -> bool:
         return False
     if any(_same_function(a, b, None) for a, b in _readings(gold, answer)):
         return True
-    bases = (None, 10) if (gold.names | answer.names) & {"log"} else (None,)
+    bases = (None, 10) if _names(gold, answer) & {"log"} else (None,)
     return any(_rounds_to(gold, answer, base) or (base is not None and _same_function(gold, answer, base)) for base in bases)
+
+
+def _names(*sides: Node) -> set[str]:
+    """The names of all functions and symbols."""
+    return {node.value for side in sides for node in nodes_of(side) if isinstance(node.value, str)}
 
 
 def _readings(gold: Node, answer: Node) -> list[tuple[Node, Node]]:
@@ -57,7 +62,7 @@ def _readings(gold: Node, answer: Node) -> list[tuple[Node, Node]]:
         if inner is not None and _without(Kind.PERCENT, b) is None and b.kind is not Kind.DEGREE:
             pairs.append((inner, b))
         inner = _without(Kind.DEGREE, a)
-        if inner is not None and b.kind is not Kind.DEGREE and b.names & {"pi", "arctan", "arcsin", "arccos"}:
+        if inner is not None and b.kind is not Kind.DEGREE and _names(b) & {"pi", "arctan", "arcsin", "arccos"}:
             radians = Node(Kind.DIVIDE, (product(inner, symbol("pi")), number(180)))
             pairs = [(radians, b)]
     return pairs
@@ -71,7 +76,7 @@ def _without(kind: Kind, node: Node) -> Node | None:
     return node.args[0] if node.kind is kind else None
 
 
-def points(names: frozenset[str], count: int, integers: bool = False, seed: object = 0) -> Iterator[dict[str, Fraction]]:
+def points(names: set[str], count: int, integers: bool = False, seed: object = 0) -> Iterator[dict[str, Fraction]]:
     """`count` assignments, of one order of size and sign after another.
 
     Args:
@@ -96,7 +101,7 @@ def _same_function(a: Node, b: Node, log_base: int | None) -> bool:
     names = symbols_of(a) | symbols_of(b)
     if not names:
         return _same_constant(a, b, log_base)
-    known, cancel = a.names | b.names, _cancels(a) or _cancels(b)
+    known, cancel = _names(a, b), _cancels(a) or _cancels(b)
     approximate = holds(a, Kind.OPAQUE) or holds(b, Kind.OPAQUE)
     of_integers = set(_OF_INTEGERS) - ({"sum", "prod"} if "infty" in known else set())
     integers = bool(known & of_integers) or holds(a, Kind.FACTORIAL) or holds(b, Kind.FACTORIAL)
@@ -119,7 +124,7 @@ def _same_function(a: Node, b: Node, log_base: int | None) -> bool:
     return False
 
 
-def _differ_far_out(a: Node, b: Node, names: frozenset[str], log_base: int | None) -> bool:
+def _differ_far_out(a: Node, b: Node, names: set[str], log_base: int | None) -> bool:
     """|x - 100| and 100 - x are alike near zero: points around the constants of both, multiples of these, and far ones tell."""
     numbers = (abs(part.value) for side in (a, b) for part in nodes_of(side) if part.kind is Kind.NUMBER)
     constants = sorted({number for number in numbers if 9 < number < 2000})

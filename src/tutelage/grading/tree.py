@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fractions import Fraction
-from functools import cached_property
 from typing import Any
 
 from tutelage.grading.work import spend
@@ -67,31 +66,6 @@ class Node:
         """It is a symbol, of one of these names if there are any."""
         return self.kind is Kind.SYMBOL and (not names or self.value in names)
 
-    @cached_property
-    def below(self) -> tuple[Node, ...]:
-        """The nodes right below it; those of a matrix lie in rows."""
-        if any(isinstance(part, tuple) for part in self.args):
-            return tuple(part for row in self.args for part in row)
-        return tuple(part for part in self.args if part is not None)
-
-    @cached_property
-    def kinds(self) -> frozenset[Kind]:
-        """The kinds of all nodes in it."""
-        return frozenset((self.kind,)).union(*(part.kinds for part in self.below))
-
-    @cached_property
-    def names(self) -> frozenset[str]:
-        """The names of all functions, operators and symbols in it."""
-        own = (self.value,) if isinstance(self.value, str) else ()
-        return frozenset(own).union(*(part.names for part in self.below))
-
-    @cached_property
-    def symbols(self) -> frozenset[str]:
-        """The names in it that need a value: not the f of f(x), nor a constant."""
-        if self.kind is Kind.SYMBOL:
-            return frozenset() if self.value in CONSTANTS or self.value.startswith(BOUND) else frozenset((self.value,))
-        return frozenset().union(*(part.symbols for part in (self.below[1:] if self.kind is Kind.APPLY else self.below)))
-
 
 CONSTANTS = ("pi", "e", "i", "infty")
 BOUND = "•"
@@ -145,24 +119,24 @@ def nodes_of(part: Any) -> Iterator[Node]:
 
 def holds(node: Node, *kinds: Kind) -> bool:
     """A node of one of these kinds is in it."""
-    return not node.kinds.isdisjoint(kinds)
+    return any(inner.kind in kinds for inner in nodes_of(node))
 
 
-def symbols_of(part: Any) -> frozenset[str]:
-    """The names that need a value; of a tuple, those of its elements."""
+def symbols_of(part: Any) -> set[str]:
+    """The names that need a value."""
     if isinstance(part, Node):
-        return part.symbols
-    return frozenset().union(*map(symbols_of, part)) if isinstance(part, tuple) else frozenset()
+        spend()
+        if part.kind is Kind.SYMBOL:
+            return set() if part.value in CONSTANTS or part.value.startswith(BOUND) else {part.value}
+        part = part.args[1:] if part.kind is Kind.APPLY else part.args  # the f of f(x) is no unknown
+    return set().union(*map(symbols_of, part)) if isinstance(part, tuple) else set()
 
 
 def rewritten(part: Any, change: Callable[[Node], Node]) -> Any:
     """The tree with each node changed, from the leaves up; tuples of nodes too."""
     if isinstance(part, tuple):
         return tuple(rewritten(inner, change) for inner in part)
-    if not isinstance(part, Node):
-        return part
-    spend()
-    return change(Node(part.kind, rewritten(part.args, change), part.value, part.places))
+    return change(Node(part.kind, rewritten(part.args, change), part.value, part.places)) if isinstance(part, Node) else part
 
 
 def plain_text(node: Node) -> str:
