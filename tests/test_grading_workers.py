@@ -17,7 +17,7 @@ from hostile_inputs import HOSTILE, PWN
 
 from tutelage.grading import grade, grade_all, pool
 
-HARD = (r"\frac{1}{7}", r"\int_0^1 \int_0^1 \int_0^1 \int_0^1 \sin(abxy) \, dx \, dy \, da \, db")
+HARD = (r"\frac{1}{7}", r"\int_0^1 \int_0^1 \int_0^1 \int_0^1 \sin(a b x y) \, dx \, dy \, da \, db")
 """A pair that costs more work than the limit."""
 pytestmark = pytest.mark.slow
 
