@@ -210,8 +210,8 @@ def test_auto_takes_an_engine_that_can_run_and_says_so(make_config, tmp_path, in
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_evaluation_by_an_engine_changes_no_bit_of_training(make_config, tmp_path, inside, gate_if_async, mode):
     """Asynchronous, the exact entropies are of weights that training has left behind: the policy holds those for a while."""
-    plain = train_one_size(make_config(**{**STEPS, "eval__every": 0, "eval__backend": "native"}, eval__before=False)).directory
-    result = train_one_size(make_config(**STEPS, eval__mode=mode, run__dir=str(tmp_path / "watched")))
+    plain = fine_tune(make_config(**{**STEPS, "eval__every": 0, "eval__backend": "native"}, eval__before=False)).directory
+    result = fine_tune(make_config(**STEPS, eval__mode=mode, run__dir=str(tmp_path / "watched")))
     assert all(line["entropy"] == "exact" and line["avg_token_entropy"] > 0 for line in result.evaluations)
     assert (result.evaluations[0]["logged_at_step"] > 0) == (mode == "async")
     ours, theirs = weights(plain), weights(result.directory)
@@ -224,7 +224,7 @@ def test_an_interrupted_entropy_pass_is_done_again_and_leaves_the_weights_as_tra
     """Ctrl-C while the policy holds the weights of an earlier step: the state that is saved is that of training."""
     from tutelage.evaluation import solve
 
-    unbroken = train_one_size(make_config(**{**STEPS, "eval__backend": "native"}, run__dir=str(tmp_path / "unbroken")))
+    unbroken = fine_tune(make_config(**{**STEPS, "eval__backend": "native"}, run__dir=str(tmp_path / "unbroken")))
     config, original, calls = make_config(**STEPS, eval__mode="async"), solve.add_entropies, []
 
     def interrupted(*arguments):
@@ -235,10 +235,10 @@ def test_an_interrupted_entropy_pass_is_done_again_and_leaves_the_weights_as_tra
 
     monkeypatch.setattr(solve, "add_entropies", interrupted)
     with pytest.raises(Interrupted):
-        train_one_size(config)
+        fine_tune(config)
     (first,) = lines(tmp_path / "run", "eval")
     assert (first["step"], first["logged_at_step"], first["entropy"]) == (0, 2, "exact")
-    result = train_one_size(config)
+    result = fine_tune(config)
     assert [line["avg_token_entropy"] for line in result.evaluations] == pytest.approx(
         [line["avg_token_entropy"] for line in unbroken.evaluations], abs=1e-4
     )
@@ -248,8 +248,8 @@ def test_an_interrupted_entropy_pass_is_done_again_and_leaves_the_weights_as_tra
 
 def test_each_evaluation_says_what_training_stood_still_for(make_config, tmp_path, inside):
     """Training that waits waits for all of it; after the last step it has nothing left to do."""
-    native = train_one_size(make_config(**{**STEPS, "eval__backend": "native"}, run__dir=str(tmp_path / "native")))
-    engine = train_one_size(make_config(**STEPS))
+    native = fine_tune(make_config(**{**STEPS, "eval__backend": "native"}, run__dir=str(tmp_path / "native")))
+    engine = fine_tune(make_config(**STEPS))
     for result, engaged in ((native, False), (engine, True)):
         for line in result.evaluations:
             parts = line["stood_still_seconds"]
