@@ -142,7 +142,7 @@ def test_both_doors_return_the_same(model, tokenizer):
     theirs = log_generations_vllm(engine, prompts, truths, r1_zero_reward_fn, Sampling(6, temperature=0), batch_size=2)
     assert engine.asked == [(2, [0, 1], 0), (1, [2], 0)]
     for a, b in zip(ours["records"], theirs["records"], strict=True):
-        assert {**a, "token_entropy": None} == {**b, "token_entropy": None}
+        assert {**a, "token_entropy": 0, "avg_token_entropy": 0} == {**b, "token_entropy": 0, "avg_token_entropy": 0}
         assert a["token_entropy"] == pytest.approx(b["token_entropy"], abs=1e-4)
     assert set(ours["summary"]) == set(theirs["summary"]) == SUMMARY_KEYS
     off = log_generations_vllm(engine, prompts, truths, r1_zero_reward_fn, Sampling(6, temperature=0), entropy="off")

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tutelage.model.specification import (
         compute_entropy,
         get_response_log_probs,
+        masked_mean,
         masked_normalize,
         sft_microbatch_train_step,
     )
