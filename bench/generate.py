@@ -44,7 +44,7 @@ def speed_and_sync(arguments: argparse.Namespace) -> dict[str, Any]:
     started = time.monotonic()
     llm = init_vllm(
         arguments.model, arguments.device, 0, gpu_memory_utilization=0.3, max_model_len=longest, sleeps=arguments.sleep
-    )
+    ).handle
     start_seconds = time.monotonic() - started
     policy = load_policy(ModelConfig(id=arguments.model, device=str(choose_device("auto"))), tokenizer, to_train=False)
 
@@ -96,7 +96,7 @@ def several_engines(arguments: argparse.Namespace) -> dict[str, Any]:
 
     sampling = Sampling(arguments.tokens, temperature=0, stop=(), min_new_tokens=arguments.tokens)
     share = 0.8 / arguments.engines
-    engines = [init_vllm(arguments.model, arguments.device, 0, share, max_model_len=512) for _ in range(arguments.engines)]
+    engines = [init_vllm(arguments.model, arguments.device, 0, share, max_model_len=512).handle for _ in range(arguments.engines)]
     prompts = [[5 + number % 97, 6, 7, 8] for number in range(arguments.prompts)]
     rates = {}
     for count in (1, arguments.engines, 1, arguments.engines):
