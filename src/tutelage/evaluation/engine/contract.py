@@ -20,8 +20,7 @@ class Sampling:
 
     Attributes:
         samples: responses per prompt; they follow each other in the result.
-        min_new_tokens: before so many tokens, no stop string ends a response, and no end token is chosen: neither the one that ends a
-            response of this run nor those that tokenizer and generation configuration name.
+        min_new_tokens: before so many tokens, no stop string ends a response, and no token that would end it is chosen.
         top_logprobs: over how many of the likeliest tokens an engine that does not see the whole distribution sums the entropy;
             0: not at all.
         end_token_id: the one token that ends a response; None: those that tokenizer and generation configuration name.
@@ -158,10 +157,5 @@ def end_token_ids(sampling: Sampling, tokenizer: Any, configured: int | list[int
     """
     if sampling.end_token_id is not None:
         return {sampling.end_token_id}
-    return named_ends(tokenizer, configured)
-
-
-def named_ends(tokenizer: Any, configured: int | list[int] | None) -> set[int]:
-    """The tokens that the tokenizer and the generation configuration call ends."""
     several = configured if isinstance(configured, list) else [configured]
     return {int(token) for token in [tokenizer.eos_token_id, *several] if token is not None}

@@ -23,7 +23,6 @@ from tutelage.evaluation.engine.contract import (
     complete_characters,
     cut_at_stop,
     end_token_ids,
-    named_ends,
     to_text,
 )
 from tutelage.evaluation.engine.decoding import Decoder, Growing, device_of
@@ -32,7 +31,7 @@ from tutelage.model import evaluating
 Request = tuple[int, int]
 """The index of a problem, and the index of the sample."""
 Way = Callable[[Any, Sampling, set[int]], Decoder]
-"""Makes the decoder of a model; it chooses none of the tokens of the set before `min_new_tokens`."""
+"""Makes the decoder of a model."""
 
 
 def generate(
@@ -73,9 +72,8 @@ def generating(
     Yields:
         `generate` without its arguments `model`, `tokenizer` and `sampling`.
     """
-    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    ends = end_token_ids(sampling, tokenizer, configured)
-    decoder = (way or way_for(model))(model, sampling, ends | named_ends(tokenizer, configured))
+    ends = end_token_ids(sampling, tokenizer, getattr(getattr(model, "generation_config", None), "eos_token_id", None))
+    decoder = (way or way_for(model))(model, sampling, ends)
     try:
         with evaluating(model):
             yield functools.partial(_generate, decoder, tokenizer, sampling, ends)

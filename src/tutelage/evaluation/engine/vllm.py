@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import importlib.util
 import os
@@ -119,11 +120,10 @@ class VllmEngine:
 
     def params(self, sampling: Sampling, index: int, sample: int) -> Any:
         """vLLM's SamplingParams of one response. vLLM adds the ends of its own model to `stop_token_ids` unless it ignores them."""
-        from vllm import SamplingParams
-
+        made = _params_class()
         # a watermark would change what is drawn; vLLM before 0.30 has none
-        plain = {"watermarking": False} if hasattr(SamplingParams, "watermarking") else {}
-        params = SamplingParams(
+        plain = {"watermarking": False} if hasattr(made, "watermarking") else {}
+        params = made(
             max_tokens=sampling.max_new_tokens, min_tokens=sampling.min_new_tokens, temperature=sampling.temperature,
             top_p=sampling.top_p, stop=list(sampling.stop), include_stop_str_in_output=True, ignore_eos=True,
             stop_token_ids=sorted(end_token_ids(sampling, self.tokenizer, self.configured_ends)),
@@ -170,6 +170,18 @@ class VllmEngine:
 
     def wake_up(self) -> None:
         self.llm.wake_up()
+
+
+@functools.cache
+def _params_class() -> Any:
+    """A class of vLLM's SamplingParams for which the ends of vLLM's own model are tokens like others, even before `min_tokens`."""
+    from vllm import SamplingParams
+
+    class Ours(SamplingParams):  # type: ignore[misc, unused-ignore]
+        def update_from_generation_config(self, *_: Any, **__: Any) -> None:
+            """vLLM would forbid these ends where it puts off those that were asked for."""
+
+    return Ours
 
 
 def _progress_bar(on_finished: Callable[[int], None]) -> Any:
