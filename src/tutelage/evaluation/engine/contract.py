@@ -90,7 +90,7 @@ class Engine(Protocol):
 
     Where training and the engine take turns on one GPU, the class also needs `sleep()`, which gives the GPU's memory back, and
     `wake_up()`. A static method `missing(device)` may say what keeps it from running on a kind of device ("cpu", "cuda"): a
-    reason and a remedy, or two empty strings.
+    reason and a remedy, or two empty strings. A method `answer` may take what vLLM's `LLM.generate` takes (`VllmEngine.answer`).
     """
 
     def load(self, weights: dict[str, torch.Tensor]) -> None:
