@@ -6,6 +6,7 @@ import torch
 from tutelage import log_generations, log_generations_vllm, r1_zero_reward_fn
 from tutelage.evaluation.engine import native
 from tutelage.evaluation.engine.contract import Completion, Sampling
+from tutelage.evaluation.engine.handle import EngineHandle
 from tutelage.evaluation.entropy import TOP_K, add_entropies
 from tutelage.evaluation.grade import grade_completions, summarize
 
@@ -112,7 +113,7 @@ def test_entropies_by_one_pass_are_those_that_generation_saw(tiny_model, tokeniz
         assert sum(tokens["characters"]) == len(completion.text) and len(tokens["characters"]) == len(completion.token_ids)
 
 
-class SameModel:
+class SameModel(EngineHandle):
     """What `log_generations_vllm` uses of an engine, by the model itself."""
 
     def __init__(self, policy):

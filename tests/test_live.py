@@ -477,14 +477,14 @@ def test_an_engine_leaves_the_trainer_alone_and_a_closed_one_stays_closed(tiny_m
     llm = init_vllm(tiny_model, "cpu", 7, backend="fake")
     try:
         llm.generate([[5, 6, 7]], Sampling(3, temperature=0))
-        pid = llm.remote.process.pid
+        pid = llm.handle.remote.process.pid
     finally:
         llm.close()
     after = random.getstate(), torch.get_rng_state(), torch.get_num_threads(), torch.distributed.is_initialized()
     assert before[0] == after[0] and torch.equal(before[1], after[1]) and before[2:] == after[2:]
     assert "vllm" not in sys.modules
     with pytest.raises(EngineError, match="was closed"):
-        llm.start()
+        llm.handle.start()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 

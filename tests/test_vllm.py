@@ -10,6 +10,7 @@ import importlib.util
 import os
 import random
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -17,6 +18,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from chain import SAYS, make_chain_model
+from tiny import make_tiny_model
 
 from tutelage import (
     InputError,
@@ -90,11 +93,12 @@ def train_a_little(policy):
 def test_a_sync_is_certified_and_a_missing_one_is_caught(engine, policy):
     from tutelage.evaluation.certificate import compare, cuts_of, trainer_scores
 
+    handle = engine.handle
     first = load_policy_into_vllm_instance(policy, engine)
     assert first.holds and first.max_gap < 1e-3 and first.cached_max_gap < 1e-3
     assert first.cached_tokens > 100, "the probes did not go through the prefix cache"
     train_a_little(policy)
-    unsynced = compare(trainer_scores(policy, engine.probes), engine.score(), cuts_of(engine.probes), "float32")
+    unsynced = compare(trainer_scores(policy, handle.probes), handle.score(), cuts_of(handle.probes), "float32")
     assert not unsynced.holds and unsynced.max_gap > 0.1
     second = load_policy_into_vllm_instance(policy, engine)
     assert second.holds and second.weights_sha256 != first.weights_sha256
@@ -105,12 +109,12 @@ def test_a_sync_is_certified_and_a_missing_one_is_caught(engine, policy):
 def test_planted_mistakes_are_caught(engine, policy, mistake):
     load_policy_into_vllm_instance(policy, engine)
     train_a_little(policy)
-    engine.remote.call("plant", mistake)
+    engine.handle.remote.call("plant", mistake)
     try:
         with pytest.raises(UncertifiedWeights, match="does not hold the trainer's weights") as caught:
             load_policy_into_vllm_instance(policy, engine)
     finally:
-        engine.remote.call("plant", "")
+        engine.handle.remote.call("plant", "")
     if mistake == "stale cache":  # what was scored without the cache is right
         assert caught.value.certificate.max_gap < 1e-3 < caught.value.certificate.cached_max_gap
     assert load_policy_into_vllm_instance(policy, engine).holds
@@ -137,8 +141,8 @@ def test_a_sampled_response_depends_on_its_problem_and_sample_alone(engine, poli
     load_policy_into_vllm_instance(policy, engine)
     ids = [policy.tokenizer.encode(prompt) for prompt in PROMPTS]
     sampling = Sampling(12, temperature=1.0, top_p=0.9, samples=3, seed=5)
-    together = engine.generate(ids, sampling)
-    alone = engine.generate(ids[1:2], sampling, indices=[1])
+    together = engine.handle.generate(ids, sampling)
+    alone = engine.handle.generate(ids[1:2], sampling, indices=[1])
     assert [c.token_ids for c in alone] == [c.token_ids for c in together[3:6]]
     assert len({c.token_ids for c in together}) == 9
 
@@ -148,7 +152,7 @@ def test_more_seeded_prompts_than_one_step_reads_are_answered(engine, policy):
     """vLLM reads 4,096 tokens in a step on a CPU; a seeded prompt that it read in two parts ended the engine."""
     words = policy.tokenizer.encode(" and then she sold some more" * 60)
     prompts = [[number + 100, *words[:150]] for number in range(60)]
-    said = engine.generate(prompts, Sampling(2, temperature=1.0, seed=3))
+    said = engine.handle.generate(prompts, Sampling(2, temperature=1.0, seed=3))
     assert len(said) == 60 and all(len(completion.token_ids) <= 2 for completion in said)
 
 
@@ -163,16 +167,16 @@ def test_stops_caps_and_minimum_lengths_are_those_of_the_native_generator(engine
         Sampling(60, temperature=0, min_new_tokens=45),
         Sampling(5, temperature=0),
     ):
-        theirs, ours = engine.generate(ids, sampling), native.generate(policy.model, policy.tokenizer, ids, sampling)
+        theirs, ours = engine.handle.generate(ids, sampling), native.generate(policy.model, policy.tokenizer, ids, sampling)
         assert [(c.text, c.token_ids, c.finish_reason) for c in theirs] == [(c.text, c.token_ids, c.finish_reason) for c in ours]
-    (stopped,) = engine.generate(ids[2:], Sampling(30, temperature=0, stop=("Paris",)))
+    (stopped,) = engine.handle.generate(ids[2:], Sampling(30, temperature=0, stop=("Paris",)))
     assert stopped.text.endswith("Paris") and stopped.finish_reason == "stop"
 
 
 @needs_vllm
 def test_a_response_goes_on_past_every_end_but_the_runs_own(tmp_path, make_config):
     """The model says its tokenizer's end token, and one of its generation configuration, before the end of turn."""
-    from chain import OWN, TURN, make_chain_model
+    from chain import OWN, TURN
 
     from tutelage.data import Stops
     from tutelage.evaluation.solve import sampling_of
@@ -184,7 +188,7 @@ def test_a_response_goes_on_past_every_end_but_the_runs_own(tmp_path, make_confi
     in_a_run, alone = sampling_of(config.eval, Stops.of(tokenizer)), Sampling(8, temperature=0)
     engine = init_vllm(model, "cpu", seed=1, dtype="float32", max_model_len=64)
     try:
-        (goes_on,), (ended,) = (engine.generate([tokenizer.encode("a")], sampling) for sampling in (in_a_run, alone))
+        (goes_on,), (ended,) = (engine.handle.generate([tokenizer.encode("a")], sampling) for sampling in (in_a_run, alone))
     finally:
         engine.close()
     assert tokenizer.convert_ids_to_tokens(goes_on.token_ids) == [OWN, "b", TURN]
@@ -206,11 +210,24 @@ def test_the_entropy_of_the_likeliest_tokens_is_a_lower_bound(engine, policy):
 
 
 @needs_vllm
-def test_vllms_own_sampling_parameters_are_taken_too(engine):
-    vllm_package = pytest.importorskip("vllm.sampling_params")
-    params = vllm_package.SamplingParams(max_tokens=6, temperature=0, stop=["</answer>"], n=1)
-    result = log_generations_vllm(engine, PROMPTS, TRUTHS, r1_zero_reward_fn, params, entropy="off")
-    assert "Paris" in result["records"][2]["response"]
+def test_an_engine_is_used_as_vllms_llm_is(tmp_path):
+    """Texts, ids and dicts, vLLM's own parameters: what the LLM itself answers, in a process that has not imported vLLM before."""
+    asked("as_llm", make_chain_model(tmp_path / "chain", words=SAYS))
+
+
+@needs_vllm
+@pytest.mark.parametrize("separate", ["0", "1"], ids=["in this process", "in a process of its own"])
+def test_an_llm_of_ones_own_is_synced_certified_and_logged(tmp_path, separate):
+    """Before and after a training step; what is stale is caught. Made in a subprocess: vLLM's side effects stay there."""
+    asked("own_llm", make_tiny_model(tmp_path / "tiny", hidden_size=128, num_attention_heads=2), separate)
+
+
+def asked(what, *arguments):
+    """Run a function of real_llm.py in a process of its own."""
+    settings = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_WAIT_POLICY": "passive", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, str(Path(__file__).parent / "real_llm.py"), what, *arguments]
+    done = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
 
 
 @needs_vllm

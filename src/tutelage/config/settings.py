@@ -146,6 +146,8 @@ class EvalConfig(Section):
     """Longest response in tokens; a response cut off there counts as a cap hit."""
     min_new_tokens: NonNegativeInt = 0
     """Before so many tokens nothing ends a response."""
+    stop: list[str] = []
+    """Further strings that end a response, beside "</answer>"; each stays in the text."""
     samples: PositiveInt = 1
     """Responses per problem, each with a seed of its own: accuracy is their mean, pass@k and maj@k come with it."""
     temperature: float = Field(default=0.0, ge=0)
@@ -188,6 +190,8 @@ class EvalConfig(Section):
             raise ValueError('eval.entropy = "top-k" is a lower bound for vLLM; the native backend knows the exact entropy')
         if self.min_new_tokens > self.max_new_tokens:
             raise ValueError("eval.min_new_tokens is larger than eval.max_new_tokens")
+        if "" in self.stop:
+            raise ValueError('eval.stop: "" would end every response at its start; leave it out')
         if self.samples > 1 and self.temperature == 0:
             raise ValueError("eval.samples > 1 at eval.temperature = 0 would be the same response again; set a temperature")
         return self

@@ -10,7 +10,7 @@ import torch
 
 from tutelage.data import encode_texts, plain
 from tutelage.errors import InputError, first_line
-from tutelage.evaluation.engine import Completion, EngineHandle, Sampling, native
+from tutelage.evaluation.engine import Completion, Sampling, instance_of, native
 from tutelage.evaluation.entropy import TOP_K, Entropy, add_entropies
 from tutelage.evaluation.grade import RewardFn, as_log, grade_completions, style_of
 from tutelage.grading import grade_responses
@@ -78,7 +78,7 @@ def log_generations(
 
 
 def log_generations_vllm(
-    vllm_model: EngineHandle,
+    vllm_model: Any,
     prompts: list[str],
     ground_truths: list[str],
     reward_fn: RewardFn,
@@ -91,26 +91,27 @@ def log_generations_vllm(
     """Generate with a vLLM engine, grade, and summarise: what `log_generations` returns, by the same code.
 
     Args:
-        vllm_model: what `init_vllm` returned.
-        sampling_params: a `Sampling`, or vLLM's SamplingParams.
+        vllm_model: what `init_vllm` returned, or a `vllm.LLM`.
+        prompts: they are tokenized as in training.
+        sampling_params: a `Sampling`, or vLLM's SamplingParams: responses are then the texts that vLLM makes.
         batch_size: prompts handed to the engine at a time; it batches by itself, so larger is faster.
         entropy: "exact" scores the responses once more, in packs, with the policy whose weights the engine has; "top-k" takes a
             lower bound from the likeliest tokens, which vLLM returns; "off" leaves it out.
     """
     _check(prompts, ground_truths, reward_fn)
+    engine = instance_of(vllm_model)
     if isinstance(sampling_params, Sampling):
         sampling_params = replace(sampling_params, top_logprobs=TOP_K if entropy == "top-k" else 0)
     elif entropy == "top-k" and not sampling_params.logprobs:
         raise ValueError('entropy = "top-k" needs sampling_params.logprobs: over how many of the likeliest tokens to sum')
-    tokenizer = vllm_model.get_tokenizer()
-    ids = encode_texts(tokenizer, prompts, begin=True)
+    ids = encode_texts(engine.get_tokenizer(), prompts, begin=True)
     completions: list[Completion] = []
     for start in range(0, len(ids), batch_size):
         part = range(start, min(start + batch_size, len(ids)))
-        completions += vllm_model.generate([ids[index] for index in part], sampling_params, part, on_finished)
+        completions += engine.complete([ids[index] for index in part], sampling_params, part, on_finished)
     records = grade_completions([plain(prompt) for prompt in prompts], ground_truths, completions, reward_fn)
     if entropy == "exact" and records:
-        with vllm_model.policy() as policy:
+        with engine.handle.policy() as policy:
             add_entropies(records, policy, ids, completions)
     return as_log(records, entropy)
 

@@ -27,7 +27,7 @@ def settled(config: EvalConfig) -> EvalConfig:
     Raises:
         InputError: an engine was asked for that is not there, or cannot run on this device.
     """
-    if config.backend == "native":
+    if registry.entry_of(config.backend).in_place:
         return config
     devices = engine_devices(config)
     registry.require(config.backend, devices[0].type)
@@ -57,7 +57,7 @@ def solve_here(
     with console.progress("loading the model"):
         policy = load_policy(saved, tokenizer_of(config), to_train=False)
     check_positions(policy, job.longest, "the longest prompt + eval.max_new_tokens")
-    if job.config.backend == "native":
+    if registry.entry_of(job.config.backend).in_place:
         return solve(job, policy, on_finished=on_finished)
     engines = [
         EngineHandle(

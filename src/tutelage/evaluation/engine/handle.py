@@ -33,7 +33,7 @@ class EngineSetting:
         device: where it runs; it sees no other GPU.
         seed: of the engine; responses have seeds of their own.
         dtype: of its weights, "bfloat16" or "float32".
-        backend: as `eval.backend`, but for "native".
+        backend: as `eval.backend`.
         gpu_memory_utilization: the share of the GPU's memory that it may take.
         max_model_len: longest prompt + response in tokens; None: what the model allows.
         sleeps: whether `sleep` will be called (CUDA only).
@@ -86,9 +86,12 @@ class EngineHandle:
     """An engine in a process of its own. Nothing that it does reaches this process's random state, threads, devices or groups.
 
     It is made without being started.
+
+    Args:
+        remote: an engine that is there already, with the face of `Remote`.
     """
 
-    def __init__(self, setting: EngineSetting) -> None:
+    def __init__(self, setting: EngineSetting, remote: Any = None) -> None:
         entry = registry.entry_of(setting.backend)
         self.setting, self.title = setting, entry.title
         self.holds: tuple[Policy, Snapshot] | None = None
@@ -105,7 +108,7 @@ class EngineHandle:
             "model": setting.model, "device": setting.device.type, "dtype": setting.dtype, "seed": setting.seed,
             "gpu_memory_utilization": setting.gpu_memory_utilization, "max_model_len": setting.max_model_len, "sleeps": setting.sleeps,
         }  # fmt: skip
-        self.remote = Remote(entry.factory, options, setting.log, setting.timeout)
+        self.remote = remote or Remote(entry.factory, options, setting.log, setting.timeout)
         self.probes = certificate.probes(self._tokenizer, setting.max_model_len and setting.max_model_len - 1)
 
     @property
@@ -167,18 +170,18 @@ class EngineHandle:
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
-        sampling: Sampling | Any,
+        sampling: Sampling,
         indices: Sequence[int] | None = None,
         on_finished: Callable[[int], None] = lambda count: None,
     ) -> list[Completion]:
-        """`Engine.generate`; `sampling` may be the engine's own kind, such as vLLM's SamplingParams.
+        """`Engine.generate`.
 
         Raises:
             EngineError: the engine died, hung or failed.
         """
         asked = [list(prompt) for prompt in prompts]
         completions: list[Completion] = self.remote.call("generate", asked, sampling, indices, on_progress=on_finished)
-        count = len(asked) * (sampling.samples if isinstance(sampling, Sampling) else getattr(sampling, "n", 1) or 1)
+        count = len(asked) * sampling.samples
         if not isinstance(completions, list) or len(completions) != count:
             found = len(completions) if isinstance(completions, list) else type(completions).__name__
             raise EngineError(f"{self.title} returned {found} completions where {count} were asked for (see `Engine.generate`)")
