@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from tutelage.grading.format import TEXT_COMMANDS, boxes
-from tutelage.grading.prose import changes
+from tutelage.grading.vocabulary import changed, words_of
 
 _MARKUP = re.compile(rf"\\(?:[()\[\],;: ]|q?quad(?![a-z])|displaystyle|(?:{TEXT_COMMANDS})(?![A-Za-z]))|[${{}}*]")
 _STYLES = re.compile(rf"\\(?:{TEXT_COMMANDS}|textcolor|color|displaystyle|ensuremath)\s*(?:\{{\w+\}})?\s*$")
@@ -38,11 +38,11 @@ def _leads(before: str) -> bool:
         return True
     if re.search(r"\d[.,]$", plain):
         return False
-    words = re.findall(r"[^\W\d_]+(?:['’-][^\W\d_]+)*", plain[-60:])
+    words = words_of(plain[-60:])
     if re.search(r"(?:^|[\s\"(])(?:[^\W\d_]{2,}|a|an)$", plain) is not None and before[-1:] in " $\n{[(*~":
-        return not changes(words[-3:])
+        return not changed(words[-3:])
     introduces = re.search(r"(?<![<>!])[=:,.;。：，]$|(?:^|\s)\($|[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7a3]$", plain)
-    return introduces is not None and not changes(words[-2:])
+    return introduces is not None and not changed(words[-2:])
 
 
 def _follows(behind: str) -> bool:
@@ -54,4 +54,4 @@ def _follows(behind: str) -> bool:
         return False
     if plain[0].isalnum() and plain[0].isascii():
         return False
-    return re.search(r"[\d=<>^_/+|\\~&%]|\s[-*]\s", rest) is None and not changes(re.findall(r"[^\W\d_]+(?:['’-][^\W\d_]+)*", rest))
+    return re.search(r"[\d=<>^_/+|\\~&%]|\s[-*]\s", rest) is None and not changed(words_of(rest))

@@ -18,19 +18,11 @@ from tutelage.grading.languages import translated
 from tutelage.grading.notations import groups, notations, parts
 from tutelage.grading.phrases import phrases
 from tutelage.grading.prose import is_subject, said
+from tutelage.grading.vocabulary import DOUBTS, replacements, words_of
 
 _SYMBOLS = {
-    "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\times ", "✕": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ",
-    "∙": r"\cdot ", "∗": "*", "÷": r"\div ", "⁄": "/", "∕": "/", "∞": r"\infty ", "≤": r"\le ", "≦": r"\le ", "⩽": r"\le ",
-    "≥": r"\ge ", "≧": r"\ge ", "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "≡": r"\equiv ", "∪": r"\cup ", "∩": r"\cap ",
-    "∖": r"\setminus ", "√": r"\sqrt ", "∛": r"\sqrt[3]", "∈": r"\in ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}",
-    "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}", "±": r"\pm ", "∓": r"\mp ",
-    "°": r"^\circ ", "º": r"^\circ ", "′": "'", "’": "'", "‘": "'", "″": "''", "“": '"', "”": '"', "…": r"\ldots ",
-    "⋯": r"\ldots ", "⟨": r"\langle ", "⟩": r"\rangle ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ",
-    "∠": r"\angle ", "→": r"\to ", "\u200b": "", "\u200c": "", "\u200d": "", "\ufeff": "", "\u2061": "", "\u2062": "",
-    "\u00ad": "", "％": r"\%", "，": ",", "；": ";", "：": ":",
-    "。": ". ", "、": ", ", "∘": r"^\circ ", "µ": r"\mu ", "⊤": r"\top ",
-}  # fmt: skip
+    character: f"{latex} " if latex[-1].isalpha() or latex in ".," else latex for character, latex in replacements("symbols").items()
+}
 _RAISED, _LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ", "₀₁₂₃₄₅₆₇₈₉₊₋₍₎"
 _PLAIN_DIGITS = str.maketrans(_RAISED + _LOWERED, "0123456789+-()ni" + "0123456789+-()")
 
@@ -46,8 +38,8 @@ def unicode_symbols(text: str) -> str:
 
 
 def _latex_of(character: str) -> str:
-    if character.isascii():
-        return character
+    if character.isascii() or unicodedata.category(character) == "Cf":  # invisible
+        return character if character.isascii() else ""
     if "①" <= character <= "⑳":
         return f"({ord(character) - ord('①') + 1})"
     if character in _SYMBOLS:
@@ -116,7 +108,6 @@ _LEADING_PROSE = re.compile(r"^\s*\\text\s*\{([^{}]*\b(?:is|are|equals)\s*:?\s*)
 _APPROXIMATELY = re.compile(
     r"(?:\\text\s*\{\s*)?\(\s*(?:or\s+)?(?:approximately|approx\.?|about|\\approx)(?![a-z])(?P<near>[^()]*\d[^()]*)\)\s*\}?\s*$"
 )
-_DENIAL = re.compile(r"\b(?:not?|wrong|incorrect|error|false|except|never)\b", re.IGNORECASE)
 
 
 HEDGE = "\\approx "
@@ -143,7 +134,7 @@ def wrappers(text: str) -> str:
             text = text[command.end() : -1]
         elif "\\boxed" in text and (boxed := _boxed_list(text)):
             text = boxed
-        if (prose := _PROSE.match(text)) is not None and not _DENIAL.search(prose[0]) and is_subject(prose["subject"] or ""):
+        if (prose := _PROSE.match(text)) is not None and DOUBTS.isdisjoint(words_of(prose[0])) and is_subject(prose["subject"] or ""):
             text = text[prose.end() :]
         if (hedge := _HEDGED.match(text)) is not None:
             text, hedged = text[hedge.end() :], True

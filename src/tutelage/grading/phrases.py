@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable
 
 from tutelage.grading.format import TEXT_COMMANDS
-from tutelage.grading.words import WORD, number_of
+from tutelage.grading.vocabulary import number_of
+from tutelage.grading.words import WORD
 
 _SETS = r"(?:real\s+numbers?|reals|numbers?|values)"
 _WORDED: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
