@@ -8,21 +8,20 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
-from collections.abc import Callable
 from functools import lru_cache
 from itertools import pairwise
 
 from tutelage.grading.around import stands_alone
 from tutelage.grading.format import TEXT_COMMANDS, boxes, closing_brace
 from tutelage.grading.languages import translated
-from tutelage.grading.notations import groups, notations, parts
+from tutelage.grading.notations import groups, latex_synonyms, notations, parts
 from tutelage.grading.phrases import phrases
 from tutelage.grading.prose import is_subject, said
 from tutelage.grading.vocabulary import DOUBTS, replacements, words_of
 
 _SYMBOLS = {
     character: f"{latex} " if latex[-1].isalpha() or latex in ".," else latex for character, latex in replacements("symbols").items()
-}
+} | dict.fromkeys("\u200b\u200c\u200d\ufeff\u2061\u2062\u00ad", "")  # fmt: skip
 _RAISED, _LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ", "₀₁₂₃₄₅₆₇₈₉₊₋₍₎"
 _PLAIN_DIGITS = str.maketrans(_RAISED + _LOWERED, "0123456789+-()ni" + "0123456789+-()")
 
@@ -38,8 +37,8 @@ def unicode_symbols(text: str) -> str:
 
 
 def _latex_of(character: str) -> str:
-    if character.isascii() or unicodedata.category(character) == "Cf":  # invisible
-        return character if character.isascii() else ""
+    if character.isascii():
+        return character
     if "①" <= character <= "⑳":
         return f"({ord(character) - ord('①') + 1})"
     if character in _SYMBOLS:
@@ -158,46 +157,6 @@ def _boxed_list(text: str) -> str | None:
     return ", ".join(dict.fromkeys(content for _, _, content in found)) if listed else None
 
 
-_SYNONYMS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
-    (
-        r"\\left\s*\\\{\s*\\begin\{(?:array|aligned)\}(?:\{[lcr|]*\})?(.*?)\\end\{(?:array|aligned)\}\s*\\right\s*\.",
-        r"\\begin{cases}\1\\end{cases}",
-    ),
-    (r"\^\s*\{?\s*((?:\\prime\s*)+)\}?", lambda match: "'" * match[1].count("prime")),
-    (r"\^\s*\{\s*([+*-])\s*\}", r"^\1"),
-    (r"\\(?:left|right|bigl|bigr|Bigl|Bigr|biggl|biggr|Biggl|Biggr|big|Big|bigg|Bigg|middle)(?![A-Za-z])\s*\.?(?=\s|\W|$)", ""),
-    (r"\\(?:!|negthinspace|negmedspace|negthickspace)\s*", ""),
-    (r"\\(?:(?:limits|nolimits|displaystyle|textstyle|thinspace|medspace|thickspace|enspace)(?![A-Za-z])|q?quad)", " "),
-    (r"(?<=\d)\\,(?=\d{3})", ","),
-    (r"(?<!\\)\\[;: ]|~|\\,", " "),
-    (r"\^\s*\{?\s*\\(?:text|mathrm|textrm)\s*\{\s*(th|st|nd|rd)\s*\}\s*\}?|(?<=\d)(?:\^\s*\{?)?(th|st|nd|rd)\b\}?", r"\\text{th}"),
-    (r"\\mathrm\s*\{\s*d\s*\}", "d"),
-    (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
-    (r"\\frac\s*(\d)(?=\s*[\d{\\])", r"\\frac{\1}"),
-    (r"(\\frac\s*\{[^{}]*\})\s*(\d)", r"\1{\2}"),
-    (r"\\(?:text)?color\s*\{\w+\}|\\(?:large|Large|LARGE|huge|Huge|normalsize|small|bold|checkmark)(?![A-Za-z])|[✓✔]", " "),
-    (r"(?<=[\d\w])\s+(?:in\s+)?base\s+(?=\w)", "_"),
-    (r"\\[dt]binom(?![A-Za-z])", r"\\binom"),
-    (r"(?<=\d)\{,\}(?=\d)", ","),
-    (r"\\([gl]e)q(?:slant)?(?![A-Za-z])", r"\\\1 "),
-    (r"\\neq(?![A-Za-z])|\\not\s*=", r"\\ne "),
-    (r"\\(?:lt|gt)(?![A-Za-z])", lambda match: "<" if "l" in match[0] else ">"),
-    (r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?![A-Za-z])", r"\\degree "),
-    (r"\\operatorname\s*\*?\s*\{\s*([A-Za-z]+)\s*\}", r"\\\1 "),
-    (r"\\(?:overline|bar|dot|overset\{\\cdot\})\s*(?=\d)", r"\\overline "),
-    (r"\\(?:l|c|)dots(?:c)?(?![A-Za-z])|\.\.\.", r"\\ldots "),
-]  # fmt: skip
-_COMPILED = [(re.compile(pattern), replacement) for pattern, replacement in _SYNONYMS]
-
-
-def latex_synonyms(text: str) -> str:
-    """\\dfrac → \\frac, \\geq → \\ge, \\left( → (, 11,\\! 111 → 11,111, spacing commands → a space."""
-    if not text.isalnum():
-        for pattern, replacement in _COMPILED:
-            text = pattern.sub(replacement, text)
-    return text
-
-
 def lines(text: str) -> str:
     """One answer a line → a list of them."""
     if "\n" not in text or "\\begin" in text or "\\\\" in text:
@@ -213,7 +172,7 @@ def spaces(text: str) -> str:
 
 
 RULES = (
-    unicode_symbols, escapes, html_markup, wrappers, parts, translated, phrases, said, lines, latex_synonyms, notations, wrappers, spaces,
+    unicode_symbols, escapes, html_markup, wrappers, parts, translated, said, lines, latex_synonyms, notations, wrappers, spaces,
     groups, phrases,
 )  # fmt: skip
 
