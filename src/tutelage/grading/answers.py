@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 
-from tutelage.grading.around import stands_alone
 from tutelage.grading.equality import plainly_equal
-from tutelage.grading.format import TEXT_COMMANDS, boxes
+from tutelage.grading.format import TEXT_COMMANDS, boxes, stands_alone
 
 MOST_BOXES = 50
 """Of a solution with more boxes, the last ones are looked at."""

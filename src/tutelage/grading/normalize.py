@@ -11,8 +11,7 @@ import unicodedata
 from functools import lru_cache
 from itertools import pairwise
 
-from tutelage.grading.around import stands_alone
-from tutelage.grading.format import TEXT_COMMANDS, boxes, closing_brace
+from tutelage.grading.format import TEXT_COMMANDS, boxes, closing_brace, stands_alone
 from tutelage.grading.languages import translated
 from tutelage.grading.notations import groups, latex_synonyms, notations, parts
 from tutelage.grading.phrases import phrases
@@ -95,7 +94,6 @@ _HENCE = r"(?:so|thus|hence|therefore)\b,?\s*"
 _PROSE = re.compile(
     rf"(?:{_HENCE})?(?:\*\*)?(?:the\s+)?(?:(?:final|correct)\s+)?(?:answer|ans|result|solution)\s*(?:\*\*)?\s*(?:is|:|=)(?:\*\*)?\s*:?\s+(?=\S)"
     r"|(?P<subject>(?:the|this|its|his|her|their)\s+(?:[a-z-]{2,}\s+){1,6})(?:is|are|equals|was)\s*:?\s+(?=\S)"
-    rf"|{_HENCE}(?=[\d\\$]|[A-Za-z]\s*=)|exactly\s+(?=[\d$\\.-])"
     r"|(?:\\(?:Rightarrow|therefore|implies)\b|⇒|∴|=(?=\s*[^=]))\s*|#+\s+(?=\S)", re.IGNORECASE,
 )  # fmt: skip
 _HEDGED = re.compile(
@@ -103,7 +101,6 @@ _HEDGED = re.compile(
     r"|approx)\b\.?(?:\s+equal\s+to\b)?|大约是?|大概是?|约(?:为|等于)?)\s*(?=\S)", re.IGNORECASE,
 )  # fmt: skip
 _HEDGED_BEHIND = re.compile(r"\s*(?:\bor so|\bor thereabouts|,?\s*\(?\bapprox(?:\.|imately)?\)?|左右)$", re.IGNORECASE)
-_LEADING_PROSE = re.compile(r"^\s*\\text\s*\{([^{}]*\b(?:is|are|equals)\s*:?\s*)\}")
 _APPROXIMATELY = re.compile(
     r"(?:\\text\s*\{\s*)?\(\s*(?:or\s+)?(?:approximately|approx\.?|about|\\approx)(?![a-z])(?P<near>[^()]*\d[^()]*)\)\s*\}?\s*$"
 )
@@ -121,7 +118,7 @@ def _as_chain(remark: re.Match[str]) -> str:
 
 def wrappers(text: str) -> str:
     """$7$, \\boxed{7}, **7**, `7`, \\text{7}, "The answer is 7.", 7. → 7; what stands in several boxes becomes a list."""
-    text = _APPROXIMATELY.sub(_as_chain, _LEADING_PROSE.sub(lambda match: match[1] + " ", text))
+    text = _APPROXIMATELY.sub(_as_chain, text)
     hedged = False
     for _ in range(8):
         before, text = text, text.strip()

@@ -17,12 +17,13 @@ _SHORT = {word for word in _GLUE | listed("verbs") | listed("behind") if len(wor
 _CONJUNCTIONS = frozenset("so thus hence therefore then finally and that now".split())
 _FIGURES = frozenset("triangle segment side angle point".split())
 _PREPOSITIONS = frozenset("to of in on for from at with that per altogether left".split())
+_LEADS_ON = _COPULAS | listed("between") | {""}
 _MUST = frozenset("must should has to".split())
 _RECKONING = frozenset("value if actually rounding".split())
 _FOREIGN_PLURALS = ("lösungen", "способов")
 LONGEST_SUBJECT = 12
 """Words of a subject, or of a phrase behind a value."""
-_BETWEEN, _BEHIND, _ADJECTIVES = listed("between"), listed("behind"), listed("adjectives")
+_BEHIND, _ADJECTIVES = listed("behind"), listed("adjectives")
 _VERBS, _QUANTITIES, _DETERMINERS = listed("verbs"), listed("quantities"), listed("determiners")
 _LEADING_CLAUSE = re.compile(r"^(?:\w+ing|after|by|in|from|so|thus|hence|therefore|finally|now|then|first)\b[^,]*,\s*", re.IGNORECASE)
 _CALLED = re.compile(
@@ -181,8 +182,6 @@ def _alone(lead: str, pieces: list[tuple[str, str]]) -> str | None:
     if not pieces or pieces[0][0] != "mathematics" or len(pieces) > 2 or not _is_lead(lead):
         return None
     value, behind = pieces[0][1], pieces[1][1] if len(pieces) > 1 else ""
-    if "=" in value and re.search(r"\b(?:for|at|when|as|with|like|in)$", lead):
-        return None
     first = re.match(r"[^\W\d_]+", behind)
     if first is not None and (is_known(first[0]) or first[0].casefold() in MULTIPLES) and not behind.startswith(("is ", "are ", "in ")):
         unit = _UNIT.match(behind)
@@ -203,13 +202,12 @@ def is_subject(spoken: str, labelled: bool = False) -> bool:
         del words[0]
     if labelled or not _ANSWERS.isdisjoint(words) or len(words) >= LONGEST_SUBJECT:
         return False
-    return words[0] in _DETERMINERS or len(words) < 4 or words[1] == "of"
+    return words[0] in _DETERMINERS or len(words) < 4
 
 
 def _leads_on(words: list[str]) -> bool:
     """Nothing but exactly, simply, equal to, a total of between a copula and a value."""
-    kept = {word.strip(",:") for word in words} - _COPULAS - {""}
-    return kept <= _BETWEEN and ("total" in kept or kept.isdisjoint(("of", "the")))
+    return _LEADS_ON.issuperset(word.strip(",:") for word in words)
 
 
 def _is_lead(lead: str) -> bool:
@@ -228,9 +226,9 @@ def _is_lead(lead: str) -> bool:
 def _harmless(behind: str) -> bool:
     """Words behind a value that only say what it counts: a plural noun, and a phrase behind that."""
     words = words_of(behind)
-    if not _ANSWERS.isdisjoint(words) or changed(word for word in words if word != "more"):
-        return False
-    if re.search(r"\bmore\s*(?:$|than|\.)", behind):
+    if words[:1] == ["more"] and len(words) > 1:
+        del words[0]
+    if not _ANSWERS.isdisjoint(words) or changed(words):
         return False
     while words and words[0] in _ADJECTIVES:
         del words[0]
