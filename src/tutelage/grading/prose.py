@@ -89,10 +89,10 @@ def said(text: str) -> str:
 
 def without_remark(text: str) -> str:
     """42 (since 6 · 7 = 42) → 42; 3/4 (or 0.75) → 3/4 = 0.75, so that both must be right."""
-    again = _AGAIN.match(text) or _DECIMAL_AGAIN.match(text)
+    again = (_AGAIN.match(text) or _DECIMAL_AGAIN.match(text)) if text.endswith(")") else None
     if again is not None and not re.search("[=<>]", text) and not words_of(again["second"]):
         return f"{again['first']} = {again['second']}"
-    remark = _REMARK.search(text)
+    remark = _REMARK.search(text) if WORD.search(text) else None
     if remark is None or not re.search(r"[\d\w)}$]$", text[: remark.start()].rstrip(" \\")):
         return text
     value, kind, tail = text[: remark.start()], remark["kind"].casefold(), remark["said"].strip(" .{}$:()")

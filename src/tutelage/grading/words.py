@@ -42,7 +42,7 @@ def same_words(gold: str, answer: str) -> bool | None:
         return None
     if (_canonical(gold) if of_words[0] else gold) == (_canonical(answer) if of_words[1] else answer):
         return True
-    return all(of_words) and "order" not in f"{gold} {answer}" and _enumerated(gold) == _enumerated(answer)
+    return all(of_words) and _enumerated(gold) == _enumerated(answer)
 
 
 # ── times, dates, choices ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -88,6 +88,7 @@ def _marked(text: str) -> set[str] | None:
     return set(found) if len(set(found)) == len(found) else None
 
 
+@lru_cache(4_096)
 def _choice(text: str) -> tuple[str, str] | None:
     """(letter, text behind it) of (C), C, C. 12 or (C) 12; None where another letter or a word of doubt follows."""
     match = _CHOICE.fullmatch(text)
@@ -120,6 +121,7 @@ _UNSURE = DOUBTS | frozenset("but or unless if yes true only some sometimes prov
 _SUBJECT = re.compile(
     r"^(?:the|this|it)(?: [a-z]+)? (?:is|are) |^the (?:series|integral|sequence|limit) (?=(?:con|di)verges$|does not exist$)"
 )
+_ONLY_WORDS = re.compile(r"[^\W\d_]+(?:(?:['’-]|[ ,]+)[^\W\d_]+)*")
 _ARTICLE = re.compile(r"^(?:(?:it's|on|in|at|all)\s+)?(?:(?:the|a|an|all)\s+)?(?=\w)")
 
 
@@ -151,7 +153,6 @@ def _enumerated(words: str) -> list[str]:
 
 def _is_words(text: str) -> bool:
     """Plain words, one of them of three letters or more and none of mathematics: "x" and "pi" stay mathematics."""
-    words = re.split(r"[ ,]+", text)
-    return all(re.fullmatch(r"[^\W\d_]+(?:['’-][^\W\d_]+)*", word) for word in words) and any(
-        (re.search(r"[^\W\d_]{3}", word) or word.casefold() == "no") and word.casefold() not in MATHEMATICAL | {"and"} for word in words
+    return _ONLY_WORDS.fullmatch(text) is not None and any(
+        (len(word) > 2 or word == "no") and word not in MATHEMATICAL and word != "and" for word in words_of(text)
     )
