@@ -66,7 +66,8 @@ _ENTITY = re.compile(r"&(?:[A-Za-z]+|#\d+|#x[0-9A-Fa-f]+);")
 _TAGS = [
     (re.compile(pattern, re.IGNORECASE), replacement)
     for pattern, replacement in (
-        (r"<\|[a-z_]+\|>|^\s*<s>(?!.*</s>)|(?<!<s>)</s>\s*$|<(?:eos|pad|end_of_turn|endoftext)>", " "),
+        (r"<\|[a-z_]+\|>|^\s*<s>(?!.*</s>)|<(?:eos|pad|end_of_turn|endoftext)>", " "),
+        (r"^((?:(?!<s>).)*)</s>\s*$", r"\1 "),
         (r"^\s*<([^<>]*,[^<>]*)>\s*$", r"\\langle \1\\rangle "),
         (r"<sup>([^<>]*)</sup>\s*/\s*<sub>([^<>]*)</sub>", r"\1/\2"),
         (r"<sup>([^<>]*)</sup>", r"^{\1}"),

@@ -7,6 +7,7 @@ denies a value, leave the text as it is: no reader reads it then, and it is wron
 from __future__ import annotations
 
 import re
+from itertools import dropwhile
 
 from tutelage.grading.units import MULTIPLES, is_known, is_unit
 from tutelage.grading.vocabulary import DOUBTS, changed, doubted, listed, words_of
@@ -18,7 +19,11 @@ _CONJUNCTIONS = frozenset("so thus hence therefore then finally and that now".sp
 _FIGURES = frozenset("triangle segment side angle point".split())
 _PREPOSITIONS = frozenset("to of in on for from at with that per altogether left".split())
 _LEADS_ON = _COPULAS | listed("between") | {""}
+_FORMULA = "#"
+"""What stands for mathematics in a subject."""
 _MUST = frozenset("must should has to".split())
+_CALLED = frozenset("is are was which as".split())
+_RELATION = re.compile(r"[=<>]|\\[lg]e|\\in")
 _RECKONING = frozenset("value if actually rounding".split())
 _FOREIGN_PLURALS = ("lösungen", "способов")
 LONGEST_SUBJECT = 12
@@ -26,10 +31,6 @@ LONGEST_SUBJECT = 12
 _BEHIND, _ADJECTIVES = listed("behind"), listed("adjectives")
 _VERBS, _QUANTITIES, _DETERMINERS = listed("verbs"), listed("quantities"), listed("determiners")
 _LEADING_CLAUSE = re.compile(r"^(?:\w+ing|after|by|in|from|so|thus|hence|therefore|finally|now|then|first)\b[^,]*,\s*", re.IGNORECASE)
-_CALLED = re.compile(
-    r"(?:,?\s*(?:which )?(?:is|are|was)|as) (?:the|our|my|its) (?:(?:only|final|correct|required|simplified|desired) )*"
-    r"(?:answer|solution|solutions|result|total|value|form)"
-)
 _REASONS = frozenset("since because as by using from due given note".split())
 _REMARK = re.compile(
     r"(?:[\s,;]|\\q?quad|\\text\s*\{)*(?:(?P<bracket>\()(?:\\text\s*\{\s*)?|[\s,](?=since|because)|,\s*(?=as (?:required|desired|expected)\b"
@@ -151,63 +152,52 @@ def _is_word(text: str, before: str, behind: str) -> bool:
 
 
 def _value(sentence: str, many: bool) -> str | None:
-    """The one value of a sentence."""
+    """The one value of a sentence: subject, copula, value and what it counts, or words that lead to a value."""
     pieces = _pieces(sentence)
-    if len(pieces) == 1 and pieces[0][0] == "mathematics":
-        return pieces[0][1] if many else None
-    spoken = [word for kind, text in pieces if kind == "words" for word in words_of(text)]
-    if not spoken or not DOUBTS.isdisjoint(spoken):
+    last = max((index for index, (kind, _) in enumerate(pieces) if kind == "mathematics"), default=None)
+    if last is None or len(pieces) == 1:
+        return pieces[0][1] if last is not None and many else None
+    value, behind = pieces[last][1], " ".join(text for _, text in pieces[last + 1 :])
+    lead = " ".join(text.casefold() if kind == "words" else _FORMULA for kind, text in pieces[:last]).split()
+    if not DOUBTS.isdisjoint(words_of(" ".join((*lead, behind)))):
         return None
-    for index, (kind, text) in enumerate(pieces[:-1]):
-        words = text.casefold().split()
-        copula = next((at for at, word in enumerate(words) if word.strip(",") in _COPULAS), None) if kind == "words" else None
-        if copula is not None and (index or copula) and not _PARTLY.search(text):
-            subject = " ".join(text for kind, text in pieces[:index] if kind == "words") + " " + " ".join(words[:copula])
-            if not (is_subject(subject, words[copula] == ":") and _leads_on(words[copula + 1 :])):
-                return None
-            value = _alone("", pieces[index + 1 :])
-            if value is not None and "there" in words and re.search("[<>]", value):
-                return None
-            name = pieces[index - 1][1] if index and _MUST.issuperset(words[:copula]) else ""
-            named = value is not None and re.fullmatch("[A-Za-z]", name) and not re.search(r"[=<>]|\\[lg]e|\\in", value)
-            return f"{name} = {value}" if named else value
-    lead = pieces[0][1] if pieces[0][0] == "words" else ""
-    if not lead and not re.match(r"(?:is|are|was)\b", pieces[-1][1]):
+    copula = next((at for at, word in enumerate(lead) if at and word.strip(",") in _COPULAS), None)
+    if copula is None:
+        leads = _is_lead(" ".join(lead)) if lead else re.match(r"(?:is|are|was)\b", behind) is not None
+        return _counted(value, behind) if leads and _FORMULA not in lead else None
+    subject, between = " ".join(lead[:copula]), {word.strip(",:") for word in lead[copula + 1 :]}
+    if not (is_subject(subject, lead[copula] == ":") and between <= _LEADS_ON) or ("there" in lead and re.search("[<>]", value)):
         return None
-    return _alone(lead, pieces[1:] if lead else pieces)
+    counted = _counted(value, behind)
+    named = next((word for word in reversed(lead[:copula]) if word not in _MUST), "") == _FORMULA
+    if counted is None or not named or not re.fullmatch("[A-Za-z]", pieces[last - 2][1]) or _RELATION.search(value):
+        return counted
+    return f"{pieces[last - 2][1]} = {counted}"  # x must be 5
 
 
-def _alone(lead: str, pieces: list[tuple[str, str]]) -> str | None:
-    """The first piece, if it is all the mathematics that is left and the words beside it leave it what it is."""
-    if not pieces or pieces[0][0] != "mathematics" or len(pieces) > 2 or not _is_lead(lead):
-        return None
-    value, behind = pieces[0][1], pieces[1][1] if len(pieces) > 1 else ""
-    first = re.match(r"[^\W\d_]+", behind)
-    if first is not None and (is_known(first[0]) or first[0].casefold() in MULTIPLES) and not behind.startswith(("is ", "are ", "in ")):
-        unit = _UNIT.match(behind)
-        spoken = unit[0] if unit is not None else ""
-        rest = behind[len(spoken) :].strip()
-        return f"{value} {spoken}" if _harmless(rest) or _harmless(f"units {rest}") else None
-    return value if _harmless(behind) or _CALLED.fullmatch(behind.strip(" .,").casefold()) else None
+def _counted(value: str, behind: str) -> str | None:
+    """The value with its unit, if the words behind it leave it what it is."""
+    words = words_of(behind)
+    if words and words[0] in _CALLED and _GLUE.issuperset(words):
+        return value
+    unit = _UNIT.match(behind)
+    if unit is None or not (is_known(words[0]) or words[0] in MULTIPLES) or behind.startswith("in "):
+        return value if _harmless(words) else None
+    rest = words_of(behind[unit.end() :])
+    return f"{value} {unit[0]}" if _harmless(rest) or _harmless(["units", *rest]) else None
 
 
 def is_subject(spoken: str, labelled: bool = False) -> bool:
     """Whether words before a copula name what the value is: the answer itself, or a noun phrase that says nothing of an answer."""
     words = words_of(_LEADING_CLAUSE.sub("", spoken.strip()))
-    if not DOUBTS.isdisjoint(words):
+    if not DOUBTS.isdisjoint(words) or _PARTLY.search(spoken):
         return False
     if _GLUE.issuperset(words) or (labelled and (_GLUE | _QUANTITIES).issuperset(words)):
         return True
-    while words and words[0] in _CONJUNCTIONS:
-        del words[0]
+    words = list(dropwhile(_CONJUNCTIONS.__contains__, words))
     if labelled or not _ANSWERS.isdisjoint(words) or len(words) >= LONGEST_SUBJECT:
         return False
     return words[0] in _DETERMINERS or len(words) < 4
-
-
-def _leads_on(words: list[str]) -> bool:
-    """Nothing but exactly, simply, equal to, a total of between a copula and a value."""
-    return _LEADS_ON.issuperset(word.strip(",:") for word in words)
 
 
 def _is_lead(lead: str) -> bool:
@@ -223,15 +213,12 @@ def _is_lead(lead: str) -> bool:
     return not changed(words[:verb]) and _ANSWERS.isdisjoint(words[:verb])
 
 
-def _harmless(behind: str) -> bool:
+def _harmless(words: list[str]) -> bool:
     """Words behind a value that only say what it counts: a plural noun, and a phrase behind that."""
-    words = words_of(behind)
-    if words[:1] == ["more"] and len(words) > 1:
-        del words[0]
+    words = words[1:] if words[:1] == ["more"] and len(words) > 1 else words
     if not _ANSWERS.isdisjoint(words) or changed(words):
         return False
-    while words and words[0] in _ADJECTIVES:
-        del words[0]
+    words = list(dropwhile(_ADJECTIVES.__contains__, words))
     if _BEHIND.issuperset(words):
         return True
     if not is_unit(words[:1], False) and words[0] not in _FOREIGN_PLURALS:
