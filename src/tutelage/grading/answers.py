@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from tutelage.grading.equality import plainly_equal
-from tutelage.grading.format import TEXT_COMMANDS, boxes, stands_alone
+from tutelage.grading.format import MARKUP, boxes, stands_alone
 from tutelage.grading.vocabulary import listed, words_of
 
 MOST_BOXES = 50
@@ -98,9 +98,6 @@ def answer_in(text: str, *, strict: bool = False) -> str:
     return "" if "box" in text and boxes(text) else text.strip()
 
 
-_MARKUP = re.compile(
-    rf"\\(?:[()\[\],;:!\\ ]|q?quad(?![a-z])|(?:{TEXT_COMMANDS})(?![A-Za-z])|(?:begin|end)\s*\{{[^{{}}]*\}})|[${{}}*&]"
-)
 _DENIED_BEFORE = re.compile(
     r"(?:\b(?:not|cannot|never|nor|instead\s+of|rather\s+than)|n't|n’t|\\neq?)(?:\s+(?:be|the|equal|to))*\s*"
     r"(?:[$\\(\[{\s]|[A-Za-z]\s*=)*$",
@@ -127,7 +124,7 @@ _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n\s*\n")
 
 def _said_together(between: str) -> bool:
     """Whether two boxes with this text between them are answers of one sentence (or of the parts (a), (b) of one)."""
-    text = _MARKUP.sub(" ", between)
+    text = MARKUP.sub(" ", between)
     words = words_of(text)
     if _FOLLOWS.search(text) or not _LEADS_ON.isdisjoint(words):
         return False

@@ -43,7 +43,10 @@ def closing_brace(text: str, start: int) -> int:
 
 # ── what stands around a box: words that leave its content what it is, or mathematics of which it is only a part ──────────
 
-_MARKUP = re.compile(rf"\\(?:[()\[\],;: ]|q?quad(?![a-z])|displaystyle|(?:{TEXT_COMMANDS})(?![A-Za-z]))|[${{}}*]")
+MARKUP = re.compile(
+    rf"\\(?:[()\[\],;:!\\ ]|q?quad(?![a-z])|displaystyle|(?:{TEXT_COMMANDS})(?![A-Za-z])|(?:begin|end)\s*\{{[^{{}}]*\}})|[${{}}*&]"
+)
+"""What only says how a text looks."""
 _STYLES = re.compile(rf"\\(?:{TEXT_COMMANDS}|textcolor|color|displaystyle|ensuremath)\s*(?:\{{\w+\}})?\s*$")
 _ARROWS = re.compile(r"\\(?:Rightarrow|Longrightarrow|implies|therefore|to|ldots)\s*$")
 
@@ -69,7 +72,7 @@ def _inside(before: str) -> bool:
 
 
 def _leads(before: str) -> bool:
-    plain = _MARKUP.sub(" ", before).rstrip()
+    plain = MARKUP.sub(" ", before).rstrip()
     if not plain or _ARROWS.search(plain):
         return True
     if re.search(r"\d[.,]$", plain):
@@ -82,7 +85,7 @@ def _leads(before: str) -> bool:
 
 
 def _follows(behind: str) -> bool:
-    plain = _MARKUP.sub(" ", behind)
+    plain = MARKUP.sub(" ", behind)
     rest = plain.strip()
     if not rest.strip(" .,;:)!"):
         return "!" not in rest[:1] and not rest.startswith(")!")

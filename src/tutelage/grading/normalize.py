@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from tutelage.grading.format import TEXT_COMMANDS, boxes, closing_brace, stands_alone
 from tutelage.grading.languages import translated
-from tutelage.grading.notations import groups, latex_synonyms, notations, parts
+from tutelage.grading.notations import groups, latex_synonyms, notations, parts, rewritten, table
 from tutelage.grading.phrases import phrases
 from tutelage.grading.prose import is_subject, said
 from tutelage.grading.vocabulary import DOUBTS, replacements, words_of
@@ -63,27 +63,22 @@ def escapes(text: str) -> str:
 
 
 _ENTITY = re.compile(r"&(?:[A-Za-z]+|#\d+|#x[0-9A-Fa-f]+);")
-_TAGS = [
-    (re.compile(pattern, re.IGNORECASE), replacement)
-    for pattern, replacement in (
-        (r"<\|[a-z_]+\|>|^\s*<s>(?!.*</s>)|<(?:eos|pad|end_of_turn|endoftext)>", " "),
-        (r"^((?:(?!<s>).)*)</s>\s*$", r"\1 "),
-        (r"^\s*<([^<>]*,[^<>]*)>\s*$", r"\\langle \1\\rangle "),
-        (r"<sup>([^<>]*)</sup>\s*/\s*<sub>([^<>]*)</sub>", r"\1/\2"),
-        (r"<sup>([^<>]*)</sup>", r"^{\1}"),
-        (r"<sub>([^<>]*)</sub>", r"_{\1}"),
-        (r"</?(?:b|i|u|p|em|strong|span|div|code|pre|center|font|mark|br)(?:\s+[a-z-]+\s*=[^<>]*|\s*/)?>", " "),
-    )
-]
+_TAGS = table(
+    ("<", r"<\|[A-Za-z_]+\|>|^\s*<s>(?!.*</s>)|<(?:eos|pad|end_of_turn|endoftext)>", " "),
+    ("</s>", r"^((?:(?!<s>).)*)</s>\s*$", r"\1 "),
+    (",", r"^\s*<([^<>]*,[^<>]*)>\s*$", r"\\langle \1\\rangle "),
+    ("<", r"(?i)<sup>([^<>]*)</sup>\s*/\s*<sub>([^<>]*)</sub>", r"\1/\2"),
+    ("<", r"(?i)<sup>([^<>]*)</sup>", r"^{\1}"),
+    ("<", r"(?i)<sub>([^<>]*)</sub>", r"_{\1}"),
+    ("<", r"(?i)</?(?:b|i|u|p|em|strong|span|div|code|pre|center|font|mark|br)(?:\s+[a-z-]+\s*=[^<>]*|\s*/)?>", " "),
+)
 
 
 def html_markup(text: str) -> str:
     """<b>7</b> → 7, x<sup>2</sup> → x^{2}, &times; → ×."""
     if "&" in text and ";" in text:
         text = unicode_symbols(_ENTITY.sub(lambda match: html.unescape(match[0]), text))
-    for pattern, replacement in _TAGS if "<" in text and ">" in text else ():
-        text = pattern.sub(replacement, text)
-    return text
+    return rewritten(text, _TAGS) if "<" in text and ">" in text else text
 
 
 HEDGE = "\\approx "

@@ -188,9 +188,9 @@ def _counted(value: str, behind: str) -> str | None:
 
 
 def is_subject(spoken: str, labelled: bool = False) -> bool:
-    """Whether words before a copula name what the value is: the answer itself, or a noun phrase that says nothing of an answer."""
+    """Whether words before a copula, none of them a doubt, name the answer itself, or are a noun phrase that says nothing of it."""
     words = words_of(_LEADING_CLAUSE.sub("", spoken.strip()))
-    if not DOUBTS.isdisjoint(words) or _PARTLY.search(spoken):
+    if _PARTLY.search(spoken):
         return False
     if _GLUE.issuperset(words) or (labelled and (_GLUE | _QUANTITIES).issuperset(words)):
         return True
