@@ -113,8 +113,7 @@ _DENIED_BEHIND = re.compile(
 )
 _TAKEN_BACK = re.compile(r"\bno(?=\s*[,:;.!—–-])|\bnot\s+(?:right|correct)|\b(?:I\s+mean|should\s+be)\b", re.IGNORECASE)
 _FOLLOWS = re.compile(r"\\(?:Rightarrow|implies|therefore|Longrightarrow)|[⇒∴]|^\s*(?:=|\\approx|≈)\s*$")
-_GOES_BACK, _LEADS_ON = listed("taken back"), listed("consequences")
-_HEDGES = frozenset("maybe perhaps possibly alternatively either could might may".split())
+_GOES_BACK, _LEADS_ON, _HEDGES = listed("taken back"), listed("consequences"), listed("alternatives")
 _GOES_ON = re.compile(
     r"\W*(?:(?:or|and|also)\b|(?:part\s+)?\(?[a-z0-9]{1,3}\)[\s:.])|[\s.,;]*\n\s*(?:\d{1,2}|[a-h])\.\s",  # "or", "(b)", a line "2. "
     re.IGNORECASE,

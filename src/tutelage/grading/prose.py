@@ -15,27 +15,25 @@ from tutelage.grading.words import MATHEMATICAL, MONTH, WORD
 
 _COPULAS, _ANSWERS, _GLUE = listed("copulas"), listed("answers"), listed("answers") | listed("copulas") | listed("glue")
 _SHORT = {word for word in _GLUE | listed("verbs") | listed("behind") if len(word) > 1}
-_CONJUNCTIONS = frozenset("so thus hence therefore then finally and that now".split())
-_FIGURES = frozenset("triangle segment side angle point".split())
-_PREPOSITIONS = frozenset("to of in on for from at with that per altogether left".split())
+_CONJUNCTIONS, _PREPOSITIONS, _REASONS = listed("conjunctions"), listed("prepositions"), listed("reasons")
+_FIGURES = frozenset({"triangle", "segment", "side", "angle", "point"})
 _LEADS_ON = _COPULAS | listed("between") | {""}
 _FORMULA = "#"
 """What stands for mathematics in a subject."""
-_MUST = frozenset("must should has to".split())
-_CALLED = frozenset("is are was which as".split())
+_MUST = frozenset({"must", "should", "has", "to"})
+_CALLED = frozenset({"is", "are", "was", "which", "as"})
 _RELATION = re.compile(r"[=<>]|\\[lg]e|\\in")
-_RECKONING = frozenset("value if actually rounding".split())
+_RECKONING = frozenset({"value", "if", "actually", "rounding"})
 _FOREIGN_PLURALS = ("lösungen", "способов")
 LONGEST_SUBJECT = 12
 """Words of a subject, or of a phrase behind a value."""
 _BEHIND, _ADJECTIVES = listed("behind"), listed("adjectives")
 _VERBS, _QUANTITIES, _DETERMINERS = listed("verbs"), listed("quantities"), listed("determiners")
 _LEADING_CLAUSE = re.compile(r"^(?:\w+ing|after|by|in|from|so|thus|hence|therefore|finally|now|then|first)\b[^,]*,\s*", re.IGNORECASE)
-_REASONS = frozenset("since because as by using from due given note".split())
 _REMARK = re.compile(
-    r"(?:[\s,;]|\\q?quad|\\text\s*\{)*(?:(?P<bracket>\()(?:\\text\s*\{\s*)?|[\s,](?=since|because)|,\s*(?=as (?:required|desired|expected)\b"
-    r"|which (?:is|are)\b|not\b))(?P<kind>as (?:required|desired|expected)|which (?:is|are)|since|because|as|by|using|from|due|given|note|check|verified|rounded|simplified|in simplest|in lowest|answer|final|not|exactly"
-    r"|in total|see)\b(?P<said>.*)$",
+    r"(?:[\s,;]|\\q?quad|\\text\s*\{)*(?:(?P<bracket>\()(?:\\text\s*\{\s*)?|[\s,](?=since|because)"
+    r"|,\s*(?=as (?:required|desired|expected)\b|which (?:is|are)\b|not\b))(?P<kind>as (?:required|desired|expected)|which (?:is|are)|since|because|as|by|using"
+    r"|from|due|given|note|check|verified|rounded|simplified|in simplest|in lowest|answer|final|not|exactly|in total|see)\b(?P<said>.*)$",
     re.IGNORECASE | re.DOTALL,
 )
 _TRUE_OF_ALL = re.compile(
@@ -62,8 +60,6 @@ _NO_PROSE = re.compile(
     r"|\b(?:mod|gcd|lcm|mid|floor|ceiling|sqrt|step|part|page|chapter|option|choice)\b", re.IGNORECASE,
 )  # fmt: skip
 """Choices and dates are read elsewhere; the other words make something of the number behind them."""
-
-
 LONGEST = 1_500
 """Characters of a text that is read as sentences."""
 

@@ -14,7 +14,7 @@ _SHORT = replacements("units")
 _EASTERN = replacements("eastern units")
 _KNOWN = listed("more units") | _SHORT.keys() | set(_SHORT.values())
 _SPOILS = (CHANGES | DOUBTS | listed("no units")) - _KNOWN
-_NO_UNITS = frozenset("unit of the a an th st nd rd exactly and ratio".split())
+_NO_UNITS = frozenset({"unit", "of", "the", "a", "an", "th", "st", "nd", "rd", "exactly", "and", "ratio"})
 """Words in a unit that say nothing of it."""
 
 

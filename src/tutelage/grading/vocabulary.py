@@ -36,9 +36,11 @@ DOUBTS, CHANGES = listed("doubts"), listed("changes")
 _WORDS = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
 LONGEST_NUMBER = 100
 """Characters of a number in words, at most."""
-_ONES = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen
-nineteen""".split()
-_TENS = {word: 10 * ten for ten, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), start=2)}
+_ONES = [
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen",
+    "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+]  # fmt: skip
+_TENS = {"twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90}
 _SMALL = {word: one for one, word in enumerate(_ONES)} | _TENS
 _SMALL |= {f"{word} {_ONES[one]}": ten + one for word, ten in _TENS.items() for one in range(1, 10)}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
 
 from tutelage.grading.format import TEXT_COMMANDS
@@ -30,13 +31,12 @@ def same_words(gold: str, answer: str) -> bool | None:
     gold, answer = plain(gold), plain(answer)
     if gold == answer or ((based := _BASED.fullmatch(gold)) is not None and answer.upper() == based[1]):
         return True
-    for reading in (_seconds, _date, _marked):
+    readings: tuple[Callable[[str], object], ...] = (_seconds, _date, _marked, _agreed)
+    for reading in readings:
         if (meant := reading(gold)) is not None and (said := reading(answer)) is not None:
-            return bool(meant == said)
-    if (meant := _choice(gold)) is not None and (said := _choice(answer)) is not None and not (meant[1] and said[1]):
-        return meant[0] == said[0]
-    if (meant := _agreed(gold)) is not None and (said := _agreed(answer)) is not None:
-        return meant == said
+            return meant == said
+    if (choice := _choice(gold)) is not None and (other := _choice(answer)) is not None and not (choice[1] and other[1]):
+        return choice[0] == other[0]
     of_words = _is_words(gold), _is_words(answer)
     if not any(of_words):
         return None
@@ -48,12 +48,16 @@ def same_words(gold: str, answer: str) -> bool | None:
 # ── times, dates, choices ─────────────────────────────────────────────────────────────────────────────────────────────
 
 _CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?\s*(?:([ap])\.?\s*m\.?)?", re.IGNORECASE)
-_MONTHS = "january february march april may june july august september october november december".split()
+_MONTHS = [
+    "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november", "december"
+]  # fmt: skip
 MONTH = rf"(?:sept|{'|'.join(f'{name[:3]}(?:{name[3:]})?' for name in _MONTHS)})\.?"
 _DAY = r"(\d{1,2})\s*(?:st|nd|rd|th)?"
 _DATE = re.compile(rf"(?:(?:the\s+)?{_DAY}\s+(?:of\s+)?({MONTH})|({MONTH})\s+{_DAY})(?:\s*,?\s+(\d{{4}}))?", re.IGNORECASE)
 _YEAR_FIRST = re.compile(r"(\d{4})-(\d{2})-(\d{2})")
-_MARKED = re.compile(r"(?:[A-J]{2,8}|(?:\(?[A-J]\)?[\s,;]*(?:and\s+|&\s*)?){2,8}|(?:\(\d{1,2}\)[\s,;]*(?:and\s+)?){2,9}|[A-J]|\([A-J]\)|\d+)")
+_MARKED = re.compile(
+    r"(?:[A-J]{2,8}|(?:\(?[A-J]\)?[\s,;]*(?:and\s+|&\s*)?){2,8}|(?:\(\d{1,2}\)[\s,;]*(?:and\s+)?){2,9}|[A-J]|\([A-J]\)|\d+)"
+)
 _CHOICE = re.compile(r"(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s*:?\s*)?(?:\(([A-Ja-j])\)|([A-J])(?:[.:)](?=\s|$)|$)|([a-j])$)\s*(.*)")
 _OTHER_CHOICE = re.compile(r"(?:ed|ful|ly)\b|[^\x00-\u024f]|(?:^|(?<=[\s(]))[a-j](?:\)|$)|(?<![A-Za-z\\])[A-J](?![A-Za-z])")
 _TAKES_BACK = listed("other choices")
@@ -112,12 +116,12 @@ def texts_of_choices(gold: str, answer: str) -> tuple[str, str] | None:
 
 _AGREED = re.compile(r"(yes|no|true|false)(?:[,;:!]\s*(?=\w)|\.\s+|\s+[—–-]+\s*|\s+(?=(?:it|they|this|that)\b)|[.!]?$)", re.IGNORECASE)
 _SAYS_SO = re.compile(
-    r"(?:(?:it|they|this|that|he|she|there|the (?P<subject>[a-z]+))\b )?(?:is|are|does|do|can|will|has|have|holds|converges|exists|diverges)?"
-    r"(?: not|n't|not)?"
+    r"(?:(?:it|they|this|that|he|she|there|the (?P<subject>[a-z]+))\b )?"
+    r"(?:is|are|does|do|can|will|has|have|holds|converges|exists|diverges)?(?: not|n't|not)?"
     r"(?: (?:possible|true|false|correct|converge|diverge|exist|hold|so|continuous|be|indeed|always|a|an|the|prime|even|odd))*"
     r"(?: ?(?:because|since|as) (?P<why>.+))?"
 )
-_UNSURE = DOUBTS | frozenset("but or unless if yes true only some sometimes provided rarely partly hardly when iff long".split())
+_UNSURE = DOUBTS | listed("conditions")
 _SUBJECT = re.compile(
     r"^(?:the|this|it)(?: [a-z]+)? (?:is|are) |^the (?:series|integral|sequence|limit) (?=(?:con|di)verges$|does not exist$)"
 )
