@@ -31,9 +31,10 @@ _BEHIND, _ADJECTIVES = listed("behind"), listed("adjectives")
 _VERBS, _QUANTITIES, _DETERMINERS = listed("verbs"), listed("quantities"), listed("determiners")
 _LEADING_CLAUSE = re.compile(r"^(?:\w+ing|after|by|in|from|so|thus|hence|therefore|finally|now|then|first)\b[^,]*,\s*", re.IGNORECASE)
 _REMARK = re.compile(
-    r"(?:[\s,;]|\\q?quad|\\text\s*\{)*(?:(?P<bracket>\()(?:\\text\s*\{\s*)?|[\s,](?=since|because)"
-    r"|,\s*(?=as (?:required|desired|expected)\b|which (?:is|are)\b|not\b))(?P<kind>as (?:required|desired|expected)|which (?:is|are)|since|because|as|by|using"
-    r"|from|due|given|note|check|verified|rounded|simplified|in simplest|in lowest|answer|final|not|exactly|in total|see)\b(?P<said>.*)$",
+    r"(?:[\s,;]|\\q?quad|\\text\s*\{)*"
+    r"(?:(?P<bracket>\()(?:\\text\s*\{\s*)?|[\s,](?=since|because)|,\s*(?=as (?:required|desired|expected)\b|which (?:is|are)\b|not\b))"
+    r"(?P<kind>as (?:required|desired|expected)|which (?:is|are)|since|because|as|by|using|from|due|given|note|check|verified|rounded"
+    r"|simplified|in simplest|in lowest|answer|final|not|exactly|in total|see)\b(?P<said>.*)$",
     re.IGNORECASE | re.DOTALL,
 )
 _TRUE_OF_ALL = re.compile(
