@@ -140,6 +140,19 @@ def test_notations_of_one_kind_become_one(text, normal):
     assert normalize(text) == normal
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("Hence the least value is 7.", "7"), ("Đáp án: 7", "7"), ("$x$ must be 7", "x = 7"),
+        ("7 is the only solution.", "7"), ("7 is the required sum", "7"), ("He needs 7 more apples.", "7"), ("He paid 7 dollars for the book.", "7 dollars"),
+        ("There are a total of 7 marbles.", "7"), ("The answer is $7$. I hope it is correct.", "7"), ("All positive real numbers", r"(0, \infty)"),
+        *((text, text) for text in ("One of the values is 7", "I guess it is 7", "It is at most 7", "7 (as half of it)", "positive numbers")),
+    ],
+)  # fmt: skip
+def test_a_sentence_says_its_one_value(text, value):
+    assert normalize(text) == value
+
+
 @pytest.mark.parametrize("pair", rules._PAIRS)
 def test_each_wrapper_is_taken_off(pair, monkeypatch):
     text = f"{pair[0]} 7 {pair[1]}"

@@ -48,7 +48,7 @@ _PHRASES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
         (rf"(?:all )?integers ([k-n] ?{_RELATION}.+)", r"\1"),
         (rf"(?:(?:all )?{_NUMBERS}(?: [a-z])?|(?P<name>[a-z])(?: is)?) (?P<word>(?:greater|more|larger|less|smaller) than|at least|at most)"
          r" (?P<equal>or equal to )?(?P<value>\S+)", _compared),
-        (rf"(?:all )?(?:real numbers? )?(non-?negative|positive|negative) (?:real )?{_NUMBERS}",
+        (r"(?:all )?(?:real numbers? )?(non-?negative|(?:positive|negative)(?= real)) (?:real numbers?|reals|numbers?)",
          lambda match: _SETS[match[1].casefold().replace("-", "")]),
         (rf"{_OF_ALL}(integers|rational numbers|real numbers|reals)|all (real) [a-z]|all real numbers [a-z]",
          lambda match: _SETS[(match[1] or "reals").casefold()]),

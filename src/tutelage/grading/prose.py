@@ -14,6 +14,7 @@ from tutelage.grading.vocabulary import DOUBTS, changed, doubted, listed, words_
 from tutelage.grading.words import MATHEMATICAL, MONTH, WORD
 
 _COPULAS, _ANSWERS, _GLUE = listed("copulas"), listed("answers"), listed("answers") | listed("copulas") | listed("glue")
+_CLOSING = _GLUE | listed("closings")
 _SHORT = {word for word in _GLUE | listed("verbs") | listed("behind") if len(word) > 1}
 _CONJUNCTIONS, _PREPOSITIONS, _REASONS = listed("conjunctions"), listed("prepositions"), listed("reasons")
 _FIGURES = frozenset({"triangle", "segment", "side", "angle", "point"})
@@ -78,7 +79,7 @@ def said(text: str) -> str:
     if not valued or any(doubted(words_of(sentences[index])) for index in range(len(sentences)) if index not in valued):
         return text
     last = sentences[valued[-1]]
-    if not all(_GLUE.issuperset(words_of(sentence)) for sentence in sentences[valued[-1] + 1 :]):
+    if not all(_CLOSING.issuperset(words_of(sentence)) for sentence in sentences[valued[-1] + 1 :]):
         return text
     if len(valued) > 1 and not (_CONCLUDES.match(last) or _DISPLAY.search(text)):
         return text
