@@ -173,12 +173,13 @@ def normalize(text: str) -> str:
     """The text after all rules."""
     if _PLAIN.fullmatch(text):  # no rule changes it
         return text
-    hedged = unwrapped = ""
+    hedged = bare = ""
     for rule in RULES:
-        if rule is wrappers and text == unwrapped:
+        if rule is wrappers and text == bare:
             continue
-        text = rule(text)
-        unwrapped = text if rule is wrappers else unwrapped
+        before, text = text, rule(text)
+        if rule is wrappers and text == before:
+            bare = text  # nothing to take off, unless another rule changes it
         if text.startswith(HEDGE):
             text, hedged = text.removeprefix(HEDGE), HEDGE
     return hedged + text
