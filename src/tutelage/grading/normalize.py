@@ -89,10 +89,12 @@ _PAIRS = (
 )  # fmt: skip
 _OPENERS = frozenset("$\\*_`\"'")
 _COMMAND = re.compile(rf"\\(?:boxed|fbox|ensuremath|{TEXT_COMMANDS})\s*\{{")
+_HENCE = r"(?:so|thus|hence|therefore)\b,?\s*"
 _PROSE = re.compile(
-    r"(?:(?:so|thus|hence|therefore)\b,?\s*)?(?:\*\*)?(?:the\s+)?(?:(?:final|correct)\s+)?(?:answer|ans|result|solution)"
+    rf"(?:{_HENCE})?(?:\*\*)?(?:the\s+)?(?:(?:final|correct)\s+)?(?:answer|ans|result|solution)"
     r"\s*(?:\*\*)?\s*(?:is|:|=)(?:\*\*)?\s*:?\s+(?=\S)"
     r"|(?P<subject>(?:the|this|its|his|her|their)\s+(?:[a-z-]{2,}\s+){1,6})(?:is|are|equals|was)\s*:?\s+(?=\S)"
+    rf"|{_HENCE}(?=[\d\\$]|[A-Za-z]\s*=)|exactly\s+(?=[\d$\\.-])"
     r"|(?:\\(?:Rightarrow|therefore|implies)\b|⇒|∴|=(?=\s*[^=]))\s*|#+\s+(?=\S)", re.IGNORECASE,
 )  # fmt: skip
 _HEDGED = re.compile(
@@ -103,11 +105,13 @@ LONGEST_HEDGE = 24
 """Characters of a hedge behind a value."""
 _HEDGED_BEHIND = re.compile(r"\s*(?:\bor so|\bor thereabouts|,?\s*\(?\bapprox(?:\.|imately)?\)?|左右)$", re.IGNORECASE)
 _NEARLY = re.compile(r"(?:\\text\s*\{\s*)?\(\s*(?:or\s+)?(?:approximately|approx\.?|about|\\approx)(?![a-z])([^()]*\d[^()]*)\)\s*\}?\s*$")
+_LEADING_TEXT = re.compile(r"^\s*\\text\s*\{([^{}]*\b(?:is|are|equals)\s*:?\s*)\}")
 _ENDING = re.compile(r"(?:\\[,;:!. ]|(?<!\.)(?<!\\right)\.|[,;\s])+$")
 
 
 def wrappers(text: str) -> str:
     """$7$, \\boxed{7}, **7**, `7`, \\text{7}, "The answer is 7.", 7. → 7; what stands in several boxes becomes a list."""
+    text = _LEADING_TEXT.sub(r"\1 ", text)
     if "(" in text and (nearly := _NEARLY.search(text)) is not None:  # 1/3 (about 0.33) is a chain, whose members must be close
         near = nearly[1].strip(" $}")
         text = text[: nearly.start()] + (f" \\approx {near}" if re.fullmatch(r"-?\d*\.?\d+", near) else "")
