@@ -10,7 +10,7 @@ from tutelage.grading.named import neutral
 from tutelage.grading.rules import only_element, ordered, rule, same
 from tutelage.grading.tree import ZERO, Kind, Node, difference, product, symbols_of, tuple_of
 from tutelage.grading.units import unit_of
-from tutelage.grading.words import number_of
+from tutelage.grading.vocabulary import number_of
 
 _SIGNS = (Kind.PERCENT, Kind.DEGREE)
 
