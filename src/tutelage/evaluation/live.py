@@ -52,6 +52,7 @@ class EngineEvaluator(Evaluator):
         self, course: Course, log: RunLog, placement: Placement, engine: EngineHandle, optimizer: torch.optim.Optimizer
     ) -> None:
         super().__init__(course, log)
+        self.course = course
         self.placement, self.engine, self.optimizer = placement, engine, optimizer
         self.worker = ThreadPoolExecutor(1, thread_name_prefix="evaluation")
         self.flights: deque[Flight] = deque()
@@ -126,7 +127,8 @@ class EngineEvaluator(Evaluator):
         """What the engine is to load. None if a rank has no memory for it: the evaluation has then failed, and is logged so."""
         handed, failure = None, EngineError("another rank could not take part")
         try:
-            handed = hand_over(self.policy, self.engine, keep=self.world.leads)
+            coming = self.course.examples(evaluation.step) if evaluation.step < self.total else ()
+            handed = hand_over(self.policy, self.engine, keep=self.world.leads, rows=coming)
         except EngineError as error:
             failure = error
         if not self.world.any(handed is None):
