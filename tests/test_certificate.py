@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 import pytest
+import rank_cases
 import torch
 
 from tutelage.data import arithmetic
@@ -25,6 +26,7 @@ from tutelage.evaluation.certificate import (
     trainer_scores,
 )
 from tutelage.evaluation.engine.instance import as_policy
+from tutelage.machines.world import ALONE
 from tutelage.model import in_float32, pad
 
 
@@ -303,3 +305,13 @@ def test_rows_that_are_trained_next_move_more_than_fixed_probes(trainer):
     assert now.sequences == before.sequences
     moved = [(a - b).abs().mean().item() for a, b in zip(now.scores, before.scores, strict=True)]
     assert moved[-1] > max(moved[:-1])
+
+
+@pytest.mark.slow
+def test_two_ranks_expect_what_one_does_but_for_rounding_between_layers(ranks, make_config):
+    raw = make_config(model__precision="bf16-mixed").model_dump(mode="json")
+    alone, rounding, _ = rank_cases.expected_of_shards(ALONE, raw)
+    first, second = ranks.run("expected_of_shards", raw=raw)
+    assert first == second and first[2] == ["DTensor torch.float32"]
+    gap = (torch.tensor(first[0]) - torch.tensor(alone)).abs().mean().item()
+    assert 0 < gap < rounding and first[1] == pytest.approx(rounding, rel=0.5)
