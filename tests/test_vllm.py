@@ -74,15 +74,15 @@ def policy(engine):
     return load_policy(ModelConfig(device="cpu", precision="fp32"), engine.get_tokenizer())
 
 
-def train_a_little(policy):
-    """Three small steps on one sentence: log-probabilities of other text change by tenths."""
+def train_a_little(policy, steps=3, lr=1e-4):
+    """Small steps on one sentence: log-probabilities of other text change by tenths."""
     from tutelage.model.specification import get_response_log_probs
 
     ids = policy.tokenizer.encode(
         "Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May."
     )
-    optimizer = torch.optim.AdamW(policy.model.parameters(), lr=1e-4)
-    for _ in range(3):
+    optimizer = torch.optim.AdamW(policy.model.parameters(), lr=lr)
+    for _ in range(steps):
         optimizer.zero_grad()
         log_probs = get_response_log_probs(policy, torch.tensor([ids[:-1]]), torch.tensor([ids[1:]]), with_grad=True)["log_probs"]
         (-log_probs.mean()).backward()
@@ -91,14 +91,14 @@ def train_a_little(policy):
 
 @needs_vllm
 def test_a_sync_is_certified_and_a_missing_one_is_caught(engine, policy):
-    from tutelage.evaluation.certificate import compare, cuts_of, trainer_scores
+    from tutelage.evaluation.certificate import compare, cuts_of, expected_of
 
     handle = engine.handle
     first = load_policy_into_vllm_instance(policy, engine)
     assert first.holds and first.max_gap < 1e-3 and first.cached_max_gap < 1e-3
     assert first.cached_tokens > 100, "the probes did not go through the prefix cache"
     train_a_little(policy)
-    unsynced = compare(trainer_scores(policy, handle.probes), handle.score(), cuts_of(handle.probes), "float32")
+    unsynced = compare(expected_of(policy, "float32", handle.probes), handle.score(), cuts_of(handle.probes), "float32")
     assert not unsynced.holds and unsynced.max_gap > 0.1
     second = load_policy_into_vllm_instance(policy, engine)
     assert second.holds and second.weights_sha256 != first.weights_sha256
@@ -118,6 +118,22 @@ def test_planted_mistakes_are_caught(engine, policy, mistake):
     if mistake == "stale cache":  # what was scored without the cache is right
         assert caught.value.certificate.max_gap < 1e-3 < caught.value.certificate.cached_max_gap
     assert load_policy_into_vllm_instance(policy, engine).holds
+
+
+@needs_vllm
+def test_weights_that_are_one_small_step_old_are_told(engine, policy):
+    """The step moves log-probabilities by less than the bound of the gaps."""
+    load_policy_into_vllm_instance(policy, engine)
+    train_a_little(policy, steps=1, lr=1e-7)
+    engine.remote.call("plant", "stale")
+    try:
+        with pytest.raises(UncertifiedWeights, match="it still has the weights of then") as caught:
+            load_policy_into_vllm_instance(policy, engine)
+    finally:
+        engine.remote.call("plant", "")
+    assert caught.value.certificate.step == "missed" and abs(caught.value.certificate.step_share) < 0.1
+    taken = load_policy_into_vllm_instance(policy, engine)
+    assert taken.step == "taken" and abs(taken.step_share - 1) < 0.1
 
 
 @needs_vllm

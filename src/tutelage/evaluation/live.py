@@ -52,6 +52,7 @@ class EngineEvaluator(Evaluator):
         self, course: Course, log: RunLog, placement: Placement, engine: EngineHandle, optimizer: torch.optim.Optimizer
     ) -> None:
         super().__init__(course, log)
+        self.course = course
         self.placement, self.engine, self.optimizer = placement, engine, optimizer
         self.worker = ThreadPoolExecutor(1, thread_name_prefix="evaluation")
         self.flights: deque[Flight] = deque()
@@ -128,7 +129,8 @@ class EngineEvaluator(Evaluator):
         """What the engine is to load; None, and why, if a rank has no memory for it."""
         handed, failure = None, EngineError("another rank could not take part")
         try:
-            handed = hand_over(self.policy, self.engine, keep=self.world.leads)
+            coming = self.course.examples(evaluation.step) if evaluation.step < self.total else ()
+            handed = hand_over(self.policy, self.engine, keep=self.world.leads, rows=coming)
         except EngineError as error:
             failure = error
         return (None if self.world.any(handed is None) else handed), failure

@@ -13,7 +13,7 @@ import torch
 
 from tutelage import console
 from tutelage.config import Config, EvalConfig
-from tutelage.evaluation.certificate import trainer_scores
+from tutelage.evaluation.certificate import expected_of
 from tutelage.evaluation.engine import EngineHandle, Handover, engine_setting, registry
 from tutelage.evaluation.solve import PORTION, Job, Solved, nothing, solve, solve_by_engine
 from tutelage.machines import fanout
@@ -65,7 +65,8 @@ def solve_here(
         )
         for index, device in enumerate(engine_devices(job.config)[: len(job.problems)])
     ]
-    handed = Handover(trainer_scores(policy, engines[0].probes))  # engines read the same weights themselves
+    # engines read the same weights themselves
+    handed = Handover(expected_of(policy, engines[0].setting.dtype, engines[0].probes))
     policy.model.to("cpu")  # the GPUs are theirs
     if policy.device.type == "cuda":
         torch.cuda.empty_cache()

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from tutelage.config import EvalConfig, ModelConfig
+from tutelage.data import TokenizedExample
 from tutelage.errors import InputError
 from tutelage.evaluation import certificate
-from tutelage.evaluation.certificate import Certificate
+from tutelage.evaluation.certificate import Certificate, Expected, Held
 from tutelage.evaluation.engine import registry
 from tutelage.evaluation.engine.contract import Completion, Sampling, Scores
 from tutelage.evaluation.engine.process import EngineError, Remote
@@ -71,13 +72,13 @@ def engine_setting(
 
 @dataclass(frozen=True)
 class Handover:
-    """What a sync needs of the trainer: its scores of the probes, and a copy of its weights (None: the engine has read them itself).
+    """What a sync needs of the trainer: what it says of its weights, and a copy of them (None: the engine has read them itself).
 
     Attributes:
         seconds: how long the trainer stood still for it.
     """
 
-    expected: list[torch.Tensor]
+    expected: Expected
     snapshot: Snapshot | None = None
     seconds: float = 0.0
 
@@ -95,6 +96,7 @@ class EngineHandle:
         entry = registry.entry_of(setting.backend)
         self.setting, self.title = setting, entry.title
         self.holds: tuple[Policy, Snapshot] | None = None
+        self.held: Held | None = None
         self._tokenizer = load_tokenizer(setting.model)
         rows = embedding_rows(setting.model)
         if len(self._tokenizer) > rows:
@@ -144,7 +146,7 @@ class EngineHandle:
         return self._tokenizer
 
     def load(self, handed: Handover) -> Certificate:
-        """Give the engine the weights, and compare its scores of the probes with the trainer's.
+        """Give the engine the weights, and compare its scores with the trainer's, now and since the last sync.
 
         Raises:
             EngineError: it died, hung or failed.
@@ -159,8 +161,14 @@ class EngineHandle:
                 "weights_sha256": handed.snapshot.sha256(), "sync_seconds": round(seconds, 3),
                 "training_seconds": round(handed.seconds, 3),
             }  # fmt: skip
-        cuts = certificate.cuts_of(self.probes)
-        return certificate.compare(handed.expected, self.score(), cuts, self.setting.dtype, **known)
+        scored = self.score()
+        rows = handed.expected.sequences[len(self.probes) :]
+        if rows:
+            scored["plain"] += self.remote.call("score", rows, ())["plain"]
+        cuts, expected = certificate.cuts_of(self.probes), handed.expected
+        proof = certificate.compare(expected, scored, cuts, self.setting.dtype, self.held, **known)
+        self.held = certificate.held_after(proof, expected, scored, self.held)
+        return proof
 
     def score(self) -> Scores:
         """The engine's scores of the probes."""
@@ -208,17 +216,18 @@ class EngineHandle:
         yield self._own_policy
 
 
-def hand_over(policy: Policy, engine: EngineHandle, keep: bool = True) -> Handover:
+def hand_over(policy: Policy, engine: EngineHandle, keep: bool = True, rows: Sequence[TokenizedExample] = ()) -> Handover:
     """What an engine needs of the policy, taken now: training may go on meanwhile.
 
     Args:
         keep: whether this rank holds the copy. Of a sharded policy, all ranks take part.
+        rows: that will be trained on next, from which the next sync sees what has changed.
 
     Raises:
         EngineError: there is no memory for the copy.
     """
     started = time.monotonic()
-    expected = certificate.trainer_scores(policy, engine.probes)
+    expected = certificate.expected_of(policy, engine.setting.dtype, engine.probes, rows, engine.held)
     reshard(policy.model)
     try:
         snapshot = take(lora.merged_weights(policy.model), getattr(torch, engine.setting.dtype), keep)

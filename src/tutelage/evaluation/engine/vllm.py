@@ -151,6 +151,8 @@ class VllmEngine:
             [entry[token].logprob for entry, token in zip(output.prompt_logprobs[1:], ids[1:], strict=True)]
             for output, ids in zip(outputs, sequences, strict=True)
         ]
+        if not cuts:
+            return {"plain": plain, "cached": [[], []], "cached_tokens": 0}
         prompts = [{"prompt_token_ids": list(ids[:cut])} for ids in sequences for cut in cuts]
         forced = [
             # logprobs are those of the model, before what is allowed is looked at
