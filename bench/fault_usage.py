@@ -27,7 +27,7 @@ def settings(lab: Lab) -> Iterator[Case]:
     choices = [(key, "no-such-thing") for key in CHOICES]
     for key, value in (*numbers, *counts, *choices, ("train.unknown", "1"), ("nothing.lr", "1"), ("train.betas", "[0.9]"), ("train.betas", "[2, 3]")):
         done = lab.run(*lab.train(lab.fresh("wrong"), f"--{key}={value}"))
-        yield Case(f"train --{key}={value}", "exit code 2, and the setting is named", judge(done, (2,), named=key.split(".")[1]))
+        yield Case(f"train --{key}={value}", "exit code 2, and the setting is named", judge(done, (2,), named="|".join(key.split("."))))
     for name, text in {
         "half a table": "[train", "another type": "train = 5", "an unknown section": "[nothing]\nx = 1", "a key twice": "[train]\nlr = 1\nlr = 2",
         "bytes": "\x00\x01", "deep": "x = " + "[" * 100_000, "a setting twice named": "train.lr = 1e-3\n[train]\nlr = 1",
@@ -58,8 +58,7 @@ def usage(lab: Lab) -> Iterator[Case]:
         (*lab.train(lab.fresh("w")), "--model.device=cuda:99"), (*lab.train(lab.fresh("w")), "--train.num_steps"), ("sweep", missing), ("sweep", lab.config, "--sizes", "0"),
         ("sweep", lab.config, "--sizes", "x"), ("sweep", lab.config, "--sizes", "4", "--seeds", "0"), ("sweep", lab.config, "--sizes", "4", "--lr", "-1", "--out", lab.fresh("s")),
         ("sweep", lab.config, "--vary", "train.nothing=1,2", "--out", lab.fresh("s")), ("sweep", lab.config, "--out", rows), ("plan", missing), ("plan", lab.config, "--gpus", "-1"),
-        ("plan", lab.config, "--length", "-5"), ("check", missing), ("init", "--model", missing, "--train", rows, "--dir", "x", "--out", lab.folder / "n.toml"),
-        ("init", "--model", lab.model, "--train", missing, "--dir", "x", "--out", lab.folder / "n.toml"), ("init", "--out", lab.config), ("completion", "tcsh"),
+        ("plan", lab.config, "--length", "-5"), ("check", missing), ("init", "--model", lab.model, "--train", rows, "--dir", "x", "--out", lab.config), ("completion", "tcsh"),
     ]  # fmt: skip
     for words in wrong:
         yield Case(said(words).replace(str(lab.folder), "…"), "exit code 2, one message", judge(lab.run(*words), (2,)))

@@ -109,3 +109,21 @@ def test_settings_run_and_what_fails_is_told_at_toy_size(tmp_path, tiny_model, m
     assert len(found["default"]["losses"]) == 2 and found["default"]["evaluations"] == 2
     assert found["small packs"]["losses"] == pytest.approx(found["default"]["losses"], abs=1e-3)
     assert "activations on a CPU are in the host's memory already" in found["offload"]["failed"]
+
+
+def test_faults_are_tried_and_judged_at_toy_size(tmp_path):
+    found = run(tmp_path, "faults.py", "--only", "usage", "bit_flips", "--most", "2")
+    assert (found["tried"], found["held"], found["did_not_hold"]) == (4, 4, [])
+    assert list(found["by_kind"]) == ["usage", "bit_flips"] and not found["left_out"]
+
+
+def test_the_judge_of_faults_sees_what_does_not_hold(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCH))
+    from fault_lab import Done, judge
+
+    assert judge(Done(2, "tutelage: train.lr: must be above 0"), (2,), named="lr") == ""
+    assert "traceback" in judge(Done(1, "Traceback (most recent call last):\nValueError: x"), (1,))
+    assert "did not end" in judge(Done(None, ""), (0,))
+    assert "exit code 0" in judge(Done(0, "wrote it"), (2,))
+    assert "without a message" in judge(Done(2, "something"), (2,))
+    assert "not named" in judge(Done(2, "tutelage: no"), (2,), named="lr")
