@@ -158,7 +158,7 @@ def templates(lab: Lab) -> Iterator[Case]:
     """Hostile chat templates: one message with exit code 2, within limits of time and memory; nothing is executed."""
     body = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
     hostile = {
-        "the class of a text": "{{ ''.__class__.__mro__ }}", "globals of a function": "{{ raise_exception.__globals__ }}",
+        "the class of a text": "{{ ''.__class__.__mro__ }}", "globals of a function, which are nothing,": "{{ raise_exception.__globals__ }}",
         "code by a cycler": "{{ cycler.__init__.__globals__.os.system('touch " + str(lab.folder / PWNED) + "') }}",
         "an open loop": "{% for m in messages %}", "an empty loop": "{% for %}", "an unknown filter": "{{ messages | nonsense }}",
         "an include": "{% include '/etc/passwd' %}", "an import": "{% import 'os' as os %}", "a refusal": "{{ raise_exception('no such role') }}",
@@ -171,7 +171,7 @@ def templates(lab: Lab) -> Iterator[Case]:
         model = lab.copied(lab.model, "hostile-template")
         (model / "chat_template.jinja").write_text(text + body if text else text)
         done = lab.run(*lab.train(lab.fresh("hostile"), f"--model.id={model}", "--data.prompt=chat", *SHORT), seconds=60)
-        yield Case(f"a chat template with {name}", "exit code 2, one message", judge(done, (2,), named="template", folder=lab.folder))
+        yield Case(f"a chat template with {name}", "exit code 2, one message", judge(done, (0, 2) if "globals" in name else (2,), named="" if done.code == 0 else "template", folder=lab.folder))
 
 
 KINDS: dict[str, Callable[[Lab], Iterator[Case]]] = {"rows": rows, "models": models, "templates": templates}
