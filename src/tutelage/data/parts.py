@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from tutelage.data.overlap import key_of
-from tutelage.data.recipe import MALFORMED, Made, Recipe, made_of
+from tutelage.data.recipe import MALFORMED, Made, Recipe, is_readable, made_of
 from tutelage.data.shapes import BadRow, Parsed
 from tutelage.data.sources import Row
 from tutelage.data.templates import MARK
@@ -88,7 +88,9 @@ def make_part(shared: tuple[Recipe, Sequence[Ready]], job: tuple[Path, list[Row]
         job: what the names of the files begin with, and the rows.
     """
     (recipe, columns), (stem, rows) = shared, job
-    made = [made_of(recipe, raw, item, parsed) for raw, row in enumerate(rows) for item, parsed in enumerate(recipe.reader.read(row))]
+    read = [(raw, item, parsed) for raw, row in enumerate(rows) for item, parsed in enumerate(recipe.reader.read(row))]
+    written = iter(recipe.write_all([parsed for _, _, parsed in read if is_readable(parsed)]))
+    made = [made_of(recipe, *each, next(written) if is_readable(each[2]) else None) for each in read]
     sequences = _encoded(recipe, made)
     tokens, hashes = _token_table(sequences)
     raws = {

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from tutelage.data.overlap import normalised, question_in
 from tutelage.data.shapes import BadRow, Parsed, Reader
 from tutelage.data.stops import Stops
-from tutelage.data.templates import Template, Turn, encode_texts, is_rendered, special_tokens, write_problem, write_turns
+from tutelage.data.templates import Template, Turn, encode_texts, guarded, is_rendered, special_tokens, write_problem, write_turns
 
 MALFORMED, LEFT_OUT = "malformed", "left out"
 
@@ -46,6 +46,26 @@ class Recipe:
             return [Turn(write_problem(parsed, self.template, self.specials), "")]
         return write_turns(parsed, self.template, self.turns, self.specials)
 
+    def write_all(self, rows: Sequence[Parsed]) -> list[list[Turn] | BadRow]:
+        """`write` of each row, or what it raised; rows that a chat template renders for the first time, under guard.
+
+        Raises:
+            InputError: the template exceeds its limits at a row, or the rows ask a question.
+        """
+        if not self.template.chat:
+            return [self._written(row) for row in rows]
+        found = guarded(self._in_json, rows, lambda row: row.source)
+        return [each if isinstance(each, BadRow) else [Turn(*turn) for turn in each] for each in found]
+
+    def _written(self, row: Parsed) -> list[Turn] | BadRow:
+        try:
+            return self.write(row)
+        except BadRow as bad:
+            return bad
+
+    def _in_json(self, row: Parsed) -> list[tuple[str, str, str]]:
+        return [(turn.prompt, turn.response, turn.end) for turn in self.write(row)]
+
     def encode(self, turns: Sequence[Turn]) -> list[tuple[list[int], list[int]]]:
         """(prompt ids, response ids with the end token) of each turn. Raises BadRow."""
         prompts = encode_texts(self.tokenizer, [turn.prompt for turn in turns], begin=True)
@@ -80,19 +100,31 @@ class Made:
     why: str = ""
 
 
-def made_of(recipe: Recipe, raw: int, item: int, parsed: Parsed) -> Made:
+def made_of(recipe: Recipe, raw: int, item: int, parsed: Parsed, written: list[Turn] | BadRow | None = None) -> Made:
+    """A row as it is made.
+
+    Args:
+        written: what `write_all` says of it; None: it was rendered before, and is again.
+    """
     made = Made(raw, item, parsed, [])
-    if parsed.fault or parsed.left_out:
+    if not is_readable(parsed):
         made.fate, made.why = (MALFORMED, parsed.fault) if parsed.fault else (LEFT_OUT, parsed.left_out)
         return made
     try:
-        made.turns = recipe.write(parsed)
+        if isinstance(written, BadRow):
+            raise written
+        made.turns = recipe.write(parsed) if written is None else written
     except BadRow as bad:
         made.fate, made.why = MALFORMED, str(bad)
     made.rendered = not parsed.messages and is_rendered(parsed.prompt, recipe.template, recipe.specials)
     made.asked = question_of(parsed, recipe.template.text)
     made.question = normalised(made.asked)
     return made
+
+
+def is_readable(parsed: Parsed) -> bool:
+    """Whether a row is neither malformed nor left out as it was read."""
+    return not parsed.fault and not parsed.left_out
 
 
 def question_of(parsed: Parsed, template: str) -> str:

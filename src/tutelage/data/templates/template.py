@@ -14,12 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from tutelage.data.shapes import BadRow
+from tutelage.data.templates.guard import ExceededError, guarded, line_of_error, no_memory
 from tutelage.data.templates.marks import pattern_of, special_tokens
 from tutelage.data.templates.thoughts import closes_thought, without_empty_thought, without_thought
-from tutelage.errors import InputError
+from tutelage.errors import InputError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,6 +36,11 @@ _HARD = "a \"b\" 'c' <d> & {e} \\f%\n\n{{ g }} \u00bd"
 
 _ASKED = {"role": "user", "content": QUESTION}
 _ANSWERED = {"role": "assistant", "content": ANSWER}
+
+MOST_CHARACTERS, TIMES_AS_LONG = 1_000_000, 10
+"""A template writes so many characters at most, and so many times those that it is given."""
+LONGEST_SOURCE = 1_000_000
+"""Characters of a template's source; those in use have some ten thousand, and a longer one is read for minutes."""
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -78,14 +84,23 @@ class Template:
 
         day = datetime.datetime.fromisoformat(self.now or "1970-01-01")
         given = {"strftime_now": day.strftime, **self.tokens, **self.arguments}
+        source = self.tool_chat if tools and self.tool_chat else self.chat
         try:
+            _without_chance(source)
             [text], _ = render_jinja_template(
                 conversations=[[dict(message) for message in messages]], tools=[dict(tool) for tool in tools] or None,
-                chat_template=self.tool_chat if tools and self.tool_chat else self.chat, add_generation_prompt=generation, **given,
+                chat_template=source, add_generation_prompt=generation, **given,
             )  # fmt: skip
+        except ExceededError:
+            raise
+        except MemoryError as error:
+            raise ExceededError(f"{no_memory()}{line_of_error(error)}") from None
         except Exception as error:  # a template is a program: whatever it raises is about these messages
-            words = str(error).strip() or type(error).__name__
-            raise BadRow(f"the chat template refuses the turns: {words.splitlines()[0]}") from None
+            raise BadRow(f"the chat template refuses the turns: {first_line(error)}{line_of_error(error)}") from None
+        if len(text) > MOST_CHARACTERS:
+            given_characters = len(repr((messages, tools)))
+            if len(text) > MOST_CHARACTERS + TIMES_AS_LONG * given_characters:
+                raise ExceededError(f"writes {len(text):,} characters of {given_characters:,} that it is given")
         return str(text)
 
     @functools.cached_property
@@ -207,21 +222,19 @@ def _kept(name: str, arguments: Mapping[str, Any]) -> Template:
         raise InputError(f"data.prompt: {name} cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise InputError(f"data.prompt: {name} is no template that a run has kept: {error}") from None
-    if not arguments or arguments == kept.arguments:
-        return kept
-    if not kept.chat:
+    if arguments and not kept.chat:
         raise InputError(f"data.template_arguments are for a chat template; {name} is a text alone")
-    changed = replace(kept, arguments=arguments)
-    return replace(changed, text=_single_question(changed))
+    if not kept.chat:
+        return kept
+    _check_source(name, kept.chat, kept.tool_chat)
+    template = replace(kept, arguments=arguments or kept.arguments)
+    [(text, _)] = guarded(_tried, [(template, ())], lambda _: f"data.prompt: {name}")
+    return kept if template.arguments == kept.arguments else replace(template, text=text)
 
 
 def _chat(tokenizer: PreTrainedTokenizerBase, arguments: Mapping[str, Any]) -> Template:
     """The tokenizer's own chat template. Its date is that of today, without an hour: runs of one day share their token ids."""
-    sources = tokenizer.chat_template
-    if isinstance(sources, dict):
-        chat, tool_chat = sources.get("default", ""), sources.get("tool_use", "")
-    else:
-        chat, tool_chat = sources or "", ""
+    chat, tool_chat = chat_sources(tokenizer)
     if not chat:
         raise InputError(f'data.prompt = "chat", but the tokenizer of {tokenizer.name_or_path} has no chat template')
     taken = {"messages", "tools", "documents", "add_generation_prompt", "chat_template", "conversations"} & set(arguments)
@@ -230,7 +243,55 @@ def _chat(tokenizer: PreTrainedTokenizerBase, arguments: Mapping[str, Any]) -> T
     tokens = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if not isinstance(token, list)}
     now = datetime.date.today().isoformat() if "strftime_now" in chat + tool_chat else ""
     template = Template(chat=chat, tool_chat=tool_chat, arguments=arguments, tokens=tokens, now=now)
-    return replace(template, text=_single_question(template), end=_end_of_turn(template, special_tokens(tokenizer)))
+    [(text, end)] = guarded(_tried, [(template, special_tokens(tokenizer))], lambda _: str(tokenizer.name_or_path))
+    return replace(template, text=text, end=end)
+
+
+def chat_sources(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
+    """The Jinja sources of a tokenizer's chat template, and of the one for tools; "" where there is none.
+
+    Raises:
+        InputError: they are no text, or longer than any that is meant.
+    """
+    sources: Any = tokenizer.chat_template
+    if isinstance(sources, dict):
+        chat, tool_chat = sources.get("default") or "", sources.get("tool_use") or ""
+    else:
+        chat, tool_chat = sources or "", ""
+    _check_source(str(tokenizer.name_or_path), chat, tool_chat)
+    return chat, tool_chat
+
+
+def _check_source(name: str, *sources: Any) -> None:
+    for source in sources:
+        if not isinstance(source, str):
+            raise InputError(f"{name}: the chat template is {type(source).__name__}, and no text")
+        if len(source) > LONGEST_SOURCE:
+            raise InputError(f"{name}: the chat template has {len(source):,} characters, more than the {LONGEST_SOURCE:,} that one may have")
+
+
+def _tried(job: tuple[Template, tuple[str, ...]]) -> list[str]:
+    """(the text around a single question, the end of turn), after all that this process will ask the template for was tried."""
+    template, specials = job
+    text = _single_question(template)
+    for asked in ("thought_key", "keeps_thoughts", "knows_developer", "knows_system", "call_form"):
+        getattr(template, asked)
+    assert replace(template, text=text).answers_directly in (True, False)
+    return [text, _end_of_turn(template, specials)]
+
+
+@functools.lru_cache
+def _without_chance(source: str) -> None:
+    """Take out of a compiled template what draws random numbers: what is learnt, and what was tried, is the same each time."""
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    environment = _compile_jinja_template(source).environment
+    environment.globals.pop("lipsum", None)
+    environment.filters["random"] = _refuse_chance
+
+
+def _refuse_chance(*_: Any) -> NoReturn:
+    raise ValueError("it draws random numbers, and what is learnt must not depend on them")
 
 
 def _single_question(template: Template) -> str:
