@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from tutelage.data.overlap import key_of
-from tutelage.data.recipe import MALFORMED, Made, Recipe, is_readable, made_of
+from tutelage.data.recipe import MALFORMED, Made, Recipe, made_of
 from tutelage.data.shapes import BadRow, Parsed
 from tutelage.data.sources import Row
 from tutelage.data.templates import MARK
@@ -89,8 +89,7 @@ def make_part(shared: tuple[Recipe, Sequence[Ready]], job: tuple[Path, list[Row]
     """
     (recipe, columns), (stem, rows) = shared, job
     read = [(raw, item, parsed) for raw, row in enumerate(rows) for item, parsed in enumerate(recipe.reader.read(row))]
-    written = iter(recipe.write_all([parsed for _, _, parsed in read if is_readable(parsed)]))
-    made = [made_of(recipe, *each, next(written) if is_readable(each[2]) else None) for each in read]
+    made = list(made_of(recipe, read))
     sequences = _encoded(recipe, made)
     tokens, hashes = _token_table(sequences)
     raws = {
@@ -291,8 +290,7 @@ class Part:
 
     def made(self, recipe: Recipe) -> Iterator[Made]:
         """The rows as they were made, again."""
-        items = ((raw, item, parsed) for raw in range(self.raw.num_rows) for item, parsed in enumerate(recipe.reader.read(self.row(raw))))
-        for index, (raw, item, parsed) in enumerate(items):
-            row = made_of(recipe, raw, item, parsed)
+        read = [(raw, item, parsed) for raw in range(self.raw.num_rows) for item, parsed in enumerate(recipe.reader.read(self.row(raw)))]
+        for index, row in enumerate(made_of(recipe, read)):
             row.fate, row.why = self.rows["fate"][index].as_py(), self.rows["why"][index].as_py()
             yield row
