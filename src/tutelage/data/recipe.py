@@ -63,7 +63,7 @@ class Recipe:
         return write_turns(parsed, self.template, self.turns, self.specials)
 
     def write_all(self, rows: Sequence[Parsed]) -> list[list[Turn] | BadRow]:
-        """The texts of what is learnt of each row, or of what is asked, or why there are none; what a chat template renders, it renders under guard.
+        """The texts of what is learnt of each row, or of what is asked, or why there are none; chat templates render under guard.
 
         Raises:
             InputError: the template exceeds its limits at a row, or the rows ask a question.

@@ -252,7 +252,7 @@ def _check_source(name: str, *sources: Any) -> None:
         if not isinstance(source, str):
             raise InputError(f"{name}: the chat template is {type(source).__name__}, and no text")
         if len(source) > LONGEST_SOURCE:
-            raise InputError(f"{name}: the chat template has {len(source):,} characters, more than the {LONGEST_SOURCE:,} that one may have")
+            raise InputError(f"{name}: the chat template has {len(source):,} characters, and may have {LONGEST_SOURCE:,}")
 
 
 def _tried(job: tuple[Template, tuple[str, ...]]) -> tuple[str, str, dict[str, Any]]:
