@@ -177,7 +177,7 @@ def _unfinished(folder: Path, shards: dict[str, str] | None, weights: bool) -> s
             tensors |= set(header)
     lost = sorted(set(shards or ()) - tensors) if not missing else []
     if lost:
-        return f"{INDEX}: weight_map[{_quoted(lost[0])}] is {_quoted((shards or {})[lost[0]])}, and that tensor is in none of its files; {AGAIN}"
+        return f"{INDEX}: weight_map names the tensor {_quoted(lost[0])}, which is in none of its files; {AGAIN}"
     return ""
 
 
