@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from tutelage.cli import main
 from tutelage.config import ModelConfig
 from tutelage.errors import InputError
-from tutelage.model import embedded, load_policy, resolve
+from tutelage.model import embedded, load_policy, load_tokenizer, resolve
 from tutelage.model.load import outline
 from tutelage.model.weights import INDEX, WEIGHTS, not_a_number
 
@@ -140,6 +140,8 @@ REFUSED |= {
         ("num_hidden_layers", "two", "not a count"),
         ("num_hidden_layers", 1e300, "not a count"),
         ("num_hidden_layers", 10**400, "more than 1,000"),
+        ("depth", 10**6, "layers are made"),
+        ("num_experts", 10**6, "experts are made"),
         ("vocab_size", 10**12, "no tokenizer"),
         ("vocab_size", True, "not a count"),
         ("hidden_size", 10**9, "matrices"),
@@ -213,6 +215,9 @@ def test_more_weights_beside_a_model_are_refused_to_an_engine_alone(folder, toke
         ({"vocab_size": 1 << 22}, "an embedding of .* they are of another model"),
         ({"rms_norm_eps": "x"}, "cannot"),
         ({"rms_norm_eps": float("nan")}, "cannot|logits are not numbers"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.3}}, "cannot"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 0}}, "cannot|logits are not numbers"),
+        ({"text_config": {"text_config": {"num_hidden_layers": 10**6}}}, r"text_config.text_config.num_hidden_layers is 1000000"),
         ({"hidden_act": "nothing"}, "cannot be loaded"),
         ({"num_key_value_heads": 3}, "cannot|another shape"),
     ],
@@ -295,3 +300,30 @@ def test_a_killed_conversion_is_removed_and_one_that_goes_on_is_not(tmp_path, mo
     held.close()
     embedded.embedded_model()
     assert not folders["running"].exists()
+
+
+@pytest.mark.parametrize("name", ["", "  ", "a\0b", "x" * 300, "/" + "y" * 5000, "./" + "z" * 300])
+def test_a_name_that_can_be_none_is_one_message(name):
+    for load in (resolve, load_tokenizer):
+        with pytest.raises(InputError) as caught:
+            load(name)
+        assert "\n" not in str(caught.value)
+
+
+def test_pipes_and_directories_in_the_place_of_files_are_not_waited_for(folder, tokenizer):
+    (folder / WEIGHTS).unlink()
+    os.mkfifo(folder / WEIGHTS)
+    with pytest.raises(InputError, match="holds no weights"):
+        resolve(str(folder))
+    (folder / WEIGHTS).unlink()
+    (folder / WEIGHTS).mkdir()
+    with pytest.raises(InputError, match="holds no weights"):
+        resolve(str(folder))
+    (folder / "tokenizer.json").unlink()
+    os.mkfifo(folder / "tokenizer.json")
+    with pytest.raises(InputError, match="the tokenizer cannot be loaded"):
+        load_tokenizer(str(folder))
+    (folder / "config.json").unlink()
+    os.mkfifo(folder / "config.json")
+    with pytest.raises(InputError, match="no model there"):
+        resolve(str(folder))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,12 @@ def resolve(model_id: str, weights: bool = True, by_engine: bool = False) -> str
     """
     if model_id == EMBEDDED:
         return str(embedded_model())
-    if model_id.startswith((".", "/", "~")) or Path(model_id).exists():
+    if not model_id.strip() or "\0" in model_id:
+        raise InputError(f"model.id is {model_id!r}: name a model directory, or a model on the Hugging Face hub")
+    if model_id.startswith((".", "/", "~")) or _exists(model_id):
         path = Path(model_id).expanduser()
-        if not path.is_dir():
-            raise InputError(f"{model_id}: no model there ({'a file' if path.exists() else 'nothing'}, not a directory)")
+        if not _is_directory(path):
+            raise InputError(f"{model_id}: no model there ({'a file' if _exists(str(path)) else 'nothing'}, not a directory)")
         require_loadable(path, model_id, weights)
         if by_engine and (reason := beside_the_model(path)):
             raise InputError(f"{model_id}: {reason}")
@@ -56,6 +59,14 @@ def resolve(model_id: str, weights: bool = True, by_engine: bool = False) -> str
     return fetched
 
 
+def _exists(name: str) -> bool:
+    return os.path.exists(name)  # noqa: PTH110  Path's raises for a name that is too long
+
+
+def _is_directory(path: Path) -> bool:
+    return os.path.isdir(path)  # noqa: PTH112
+
+
 def _fetch_small(name: str) -> None:
     """Have what says how a model of the hub is read in the cache, before its weights are fetched; offline, what is there stays."""
     from transformers.utils import cached_file
@@ -68,7 +79,7 @@ def _fetch_small(name: str) -> None:
 def at_hand(model_id: str) -> Path | None:
     """The directory of a model: the given one, or what the hub's cache holds of a name; None: nothing."""
     path = Path(model_id).expanduser()
-    if path.is_dir():
+    if _is_directory(path):
         return path
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
@@ -123,7 +134,7 @@ def require_tokenizer(folder: Path, model_id: str) -> None:
 def cannot_load(what: str, model_id: str, error: Exception) -> InputError:
     """What loading a directory, or a name that the hub may know, came to. Of a name, what is in the cache may say more."""
     folder = at_hand(model_id)
-    if folder is not None and not Path(model_id).expanduser().is_dir():
+    if folder is not None and not _is_directory(Path(model_id).expanduser()):
         try:
             require_loadable(folder, model_id, weights=what == "model")
         except InputError as reason:

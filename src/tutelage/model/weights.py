@@ -117,7 +117,7 @@ def _without_safetensors(folder: Path, shards: dict[str, str] | None, weights: b
     """Weights of another format, or under other names. A directory without any weights will do where none are wanted."""
     if shards is not None or (folder / WEIGHTS).is_file():
         return ""
-    named = sorted(file.name for file in folder.glob("*.safetensors"))
+    named = sorted(file.name for file in folder.glob("*.safetensors") if file.is_file())
     if len(named) > 1:
         return (
             f"its weights are in {len(named)} files of safetensors ({_some(named)}), and {INDEX}, which says which file holds which"
@@ -187,6 +187,8 @@ def _some(names: list[str]) -> str:
 
 def is_pointer(file: Path) -> bool:
     """Whether git left a pointer in the place of a large file."""
+    if not file.is_file():  # a pipe would be waited for
+        return False
     with file.open("rb") as opened:
         return opened.read(len(LFS)) == LFS
 

@@ -7,6 +7,7 @@ way here, for a template draws no random numbers (`template`).
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import mmap
 import os
@@ -20,6 +21,7 @@ from typing import Any, NoReturn, TypeVar
 
 from tutelage.data.shapes import BadRow
 from tutelage.errors import InputError, first_line
+from tutelage.machines import POLITE_SIGNALS
 
 Job = TypeVar("Job")
 SECONDS = 10.0
@@ -29,6 +31,7 @@ SECONDS_TO_SAY_SO = 5.0
 MEMORY = 2 << 30
 """Bytes that the copy may take beyond what this process has."""
 BUFFER = 1 << 16
+PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
 
 
 class ExceededError(InputError):
@@ -85,8 +88,10 @@ def _work(write: Callable[[Job], Any], jobs: Sequence[Job], name_of: Callable[[J
     """What the copy does: a line for each job, which begins with "?" if it is a BadRow; a last line with "!" says what went wrong."""
     code = 1
     try:
-        for each in (signal.SIGINT, signal.SIGTERM, signal.SIGPROF):
-            signal.signal(each, signal.SIG_DFL)
+        for each in (signal.SIGINT, *POLITE_SIGNALS):
+            signal.signal(each, signal.SIG_IGN)  # they are for this process's owner, who ends it
+        signal.signal(signal.SIGPROF, signal.SIG_DFL)
+        _end_with_owner()
         signal.signal(signal.SIGVTALRM, _too_long)
         _limit_memory()
         with os.fdopen(out, "wb", BUFFER) as lines:
@@ -113,6 +118,12 @@ def _work(write: Callable[[Job], Any], jobs: Sequence[Job], name_of: Callable[[J
         code = 0
     finally:
         os._exit(code)
+
+
+def _end_with_owner() -> None:
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)  # of Linux; elsewhere the limits end it
+    if prctl is not None:
+        prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
 
 
 def _limit_memory() -> None:
