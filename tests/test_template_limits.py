@@ -6,6 +6,9 @@ import dataclasses
 import json
 import os
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -185,3 +188,33 @@ def test_commands_end_with_two_and_one_message(command, tiny_model, data_file, t
     assert main([command, *given, *words]) == 2
     said = capsys.readouterr().err.strip().splitlines()
     assert "at its line 2" in " ".join(said) and "Traceback" not in " ".join(said)
+
+
+@pytest.mark.slow
+def test_a_copy_ends_with_its_owner_and_leaves_signals_to_it(tmp_path):
+    script = tmp_path / "owner.py"
+    script.write_text(
+        "import os, signal\n"
+        "from tutelage.data import guarded\n"
+        "def job(name):\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        f"    open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\n"
+        "    while True: pass\n"
+        "guarded(job, ['x'], str)\n"
+    )
+    owner = subprocess.Popen([sys.executable, script], stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 60
+    while not ((tmp_path / "pid").is_file() and (tmp_path / "pid").read_text()) and time.monotonic() < until:
+        time.sleep(0.05)
+    copy = int((tmp_path / "pid").read_text())
+    owner.kill()
+    owner.wait()
+
+    def lives() -> bool:
+        stat = Path(f"/proc/{copy}/stat")
+        return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+    while lives() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not lives()

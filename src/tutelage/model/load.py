@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -71,7 +72,7 @@ def load_tokenizer(model_id: str) -> Any:
 
     console.quiet_libraries()
     path = resolve(model_id, weights=False)
-    if Path(path).is_dir():
+    if os.path.isdir(path):  # noqa: PTH112  Path's raises for a name that is too long
         require_tokenizer(Path(path), model_id)
     try:
         return AutoTokenizer.from_pretrained(path, trust_remote_code=False, mistral_format=False)  # whatever else is installed
