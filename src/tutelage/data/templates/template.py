@@ -90,7 +90,8 @@ class Template:
         except MemoryError as error:
             raise ExceededError(f"{no_memory()}{line_of_error(error)}") from None
         except Exception as error:  # a template is a program: whatever it raises is about these messages
-            raise BadRow(f"the chat template refuses the turns: {first_line(error).rstrip(".")}{line_of_error(error)}") from None
+            words = first_line(error).rstrip(".")
+            raise BadRow(f"the chat template refuses the turns: {words}{line_of_error(error)}") from None
         if len(text) > MOST_CHARACTERS:
             given_characters = len(repr((messages, tools)))
             if len(text) > MOST_CHARACTERS + TIMES_AS_LONG * given_characters:
