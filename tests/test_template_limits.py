@@ -176,6 +176,7 @@ def test_an_error_of_ours_and_a_copy_that_dies_are_told():
     assert guarded(len, ["ab", "abc"], str) == [2, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["train", "eval", "ask", "check", "plan"])
 def test_commands_end_with_two_and_one_message(command, tiny_model, data_file, tmp_path, capsys):
     folder = tmp_path / "evil"
