@@ -163,7 +163,7 @@ def templates(lab: Lab) -> Iterator[Case]:
         "an open loop": "{% for m in messages %}", "an empty loop": "{% for %}", "an unknown filter": "{{ messages | nonsense }}",
         "an include": "{% include '/etc/passwd' %}", "an import": "{% import 'os' as os %}", "a refusal": "{{ raise_exception('no such role') }}",
         "loops without end": "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}{% endfor %}",
-        "an output of 3 GB": "{{ 'x' * 3000000000 }}", "a power": "{{ 9 ** 9 ** 9 }}", "a type error": "{{ 1 + 'a' }}", "a division by zero": "{{ 1 / 0 }}",
+        "an output of 3 GB": "{{ 'x' * 3000000000 }}", "a power": "{{ 9 ** (9 ** 9) }}", "a type error": "{{ 1 + 'a' }}", "a division by zero": "{{ 1 / 0 }}",
         "a recursion": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "a range beyond": "{{ range(10 ** 30) | list }}",
         "a format": "{{ '%0999999999d' | format(1) }}", "a width": "{{ 'x'.ljust(3000000000) }}", "no content at all": "",
     }  # fmt: skip
