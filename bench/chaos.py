@@ -125,10 +125,11 @@ def wait_for(condition: Any, process: subprocess.Popen[Any], seconds: float = WA
 
 
 def digest(run: Path, what: str) -> str:
-    """A hash of what a run left, times of day and speeds apart."""
+    """A hash of what a run left, times of day, speeds and notes of checkpoints that could not be written apart."""
     if what == "weights":
         return hashlib.sha256((run / "model" / "model.safetensors").read_bytes()).hexdigest()
     lines = [json.loads(line) for line in (run / f"{what}.jsonl").read_text().splitlines()]
+    lines = [line for line in lines if line.get("kind") != "save_failed"]
     for line in lines:
         for key in [key for key in line if key.endswith("seconds") or key in ("time", "tokens_per_second", "matrix_share", "memory_gb")]:
             del line[key]

@@ -18,11 +18,19 @@ def run_files(lab: Lab) -> Iterator[Case]:
     calm, unfinished = lab.calm(), lab.unfinished()
     usual = ("removed", "empty", "half", "garbage", "list", "null")
     files = {
-        "config.toml": usual[:4], "environment.json": usual, "plan.json": usual, "data.json": usual, "template.json": usual,
-        "prompt.txt": usual[:3], "ledger.jsonl": usual, "metrics.jsonl": (*usual, "object", "number", "brackets"),
-        "generations.jsonl": (*usual, "number"), "checkpoints/step-00000006/COMPLETE.json": (*usual, "object"),
-        "checkpoints/step-00000006/.metadata": usual[:4], "checkpoints/step-00000006/__0_0.distcp": (*usual[:4], "zeroed"),
-    }  # fmt: skip
+        "config.toml": usual[:4],
+        "environment.json": usual,
+        "plan.json": usual,
+        "data.json": usual,
+        "template.json": usual,
+        "prompt.txt": usual[:3],
+        "ledger.jsonl": usual,
+        "metrics.jsonl": (*usual, "object", "number", "brackets"),
+        "generations.jsonl": (*usual, "number"),
+        "checkpoints/step-00000006/COMPLETE.json": (*usual, "object"),
+        "checkpoints/step-00000006/.metadata": usual[:4],
+        "checkpoints/step-00000006/__0_0.distcp": (*usual[:4], "zeroed"),
+    }
     for name, damages in files.items():
         for damage in damages:
             run = lab.copied(unfinished, "damaged")
@@ -32,7 +40,7 @@ def run_files(lab: Lab) -> Iterator[Case]:
             stem = "step-00000006" if "checkpoints" in name else name.split(".")[0]
             page = judge(lab.run("report", run), (0, 1, 2)) if "checkpoints" not in name else ""
             problem = judge(lab.run(*lab.train(run)), (0, 1, 2), named=stem, run=run, calm=calm)
-            yield Case(f"{name} {damage}, then train and report", RULE, problem or page and f"report: {page}")
+            yield Case(f"{name} {damage}, then train and report", RULE, problem or (page and f"report: {page}"))
     for what in ("all seals removed", "a copy named step-zzz", "all checkpoints removed", "a directory as metrics.jsonl"):
         run = lab.copied(unfinished, "damaged")
         if what == "all seals removed":
@@ -59,7 +67,9 @@ def bit_flips(lab: Lab) -> Iterator[Case]:
         problem = judge(lab.run(*lab.train(run)), (0,), named="step-00000006|step 6", run=run, calm=calm)
         if not problem and "6" not in _said_of(lab):
             problem = "the damaged checkpoint is not named"
-        yield Case(f"bit {bit} of byte {index} of {path.name}", "the older checkpoint is used, in words; the result equals", problem)
+        yield Case(
+            f"bit {bit} of byte {index} of {path.name}", "the older checkpoint is used, in words; the result equals", problem
+        )
 
 
 def _said_of(lab: Lab) -> str:
@@ -82,7 +92,9 @@ def caches(lab: Lab) -> Iterator[Case]:
             run, out = lab.fresh("cached"), lab.fresh("cached.jsonl")
             out.unlink(missing_ok=True)
             lab.fresh("cached.ledger.jsonl").unlink(missing_ok=True)
-            problem = judge(lab.run(*lab.train(run)), (0,), run=run, calm=calm) or judge(lab.run("filter", lab.rows, "--out", out), (0,))
+            problem = judge(lab.run(*lab.train(run)), (0,), run=run, calm=calm) or judge(
+                lab.run("filter", lab.rows, "--out", out), (0,)
+            )
             same = problem or ("" if out.read_text() == wanted else "filter kept other rows")
             yield Case(f"{path.parts[0]}/…{path.suffix} of the cache: {damage}", "the same run and the same rows", same)
     lab.copied(kept, "cache")
@@ -148,12 +160,26 @@ def changed_identity(lab: Lab) -> Iterator[Case]:
         "the weights cut": (truncated_weights, "", "model"),
         "a row of the data": (lambda: lab.rows.write_text(rows.replace("+", "-", 1)), "", "data|rows"),
         "the data emptied": (lambda: lab.rows.write_text(""), "", "row|empty|data"),
-        **{f"--{setting}": (lambda: None, f"--{setting}", setting.split("=")[0].split(".")[1]) for setting in (
-            "train.lr=0.01", "train.seed=7", "train.num_steps=9", "train.optimizer=adamw-8bit", "data.seed=3", "data.test_size=0.3",
-            "data.prompt=r1_zero", "eval.max_new_tokens=5", "eval.examples=3", "model.precision=bf16-mixed", "model.lora=lora",
-            "train.loss_normalization=sequence", "data.max_length=64", "eval.temperature=0.5",
-        )},
-    }  # fmt: skip
+        **{
+            f"--{setting}": (lambda: None, f"--{setting}", setting.split("=")[0].split(".")[1])
+            for setting in (
+                "train.lr=0.01",
+                "train.seed=7",
+                "train.num_steps=9",
+                "train.optimizer=adamw-8bit",
+                "data.seed=3",
+                "data.test_size=0.3",
+                "data.prompt=r1_zero",
+                "eval.max_new_tokens=5",
+                "eval.examples=3",
+                "model.precision=bf16-mixed",
+                "model.lora=lora",
+                "train.loss_normalization=sequence",
+                "data.max_length=64",
+                "eval.temperature=0.5",
+            )
+        },
+    }
     for what, (change, setting, named) in changes.items():
         run = lab.copied(unfinished, "changed")
         try:
@@ -166,5 +192,9 @@ def changed_identity(lab: Lab) -> Iterator[Case]:
 
 
 KINDS: dict[str, Callable[[Lab], Iterator[Case]]] = {
-    "run_files": run_files, "bit_flips": bit_flips, "caches": caches, "finished_runs": finished_runs, "changed_identity": changed_identity,
-}  # fmt: skip
+    "run_files": run_files,
+    "bit_flips": bit_flips,
+    "caches": caches,
+    "finished_runs": finished_runs,
+    "changed_identity": changed_identity,
+}

@@ -96,9 +96,12 @@ class Lab:
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder, self.seed, self.jobs = folder, seed, 0
         os.environ.update(
-            TUTELAGE_CACHE=str(folder / "cache"), HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive",
+            TUTELAGE_CACHE=str(folder / "cache"),
+            HF_HUB_OFFLINE="1",
+            OMP_NUM_THREADS="1",
+            OMP_WAIT_POLICY="passive",
             TOKENIZERS_PARALLELISM="false",
-        )  # fmt: skip
+        )
         import_all()
         self.model = folder / "tiny"
         self.config = folder / "config.toml"
@@ -186,7 +189,14 @@ class Lab:
         return run
 
 
-def judge(done: Done, codes: Iterable[int], named: str = "", run: Path | None = None, calm: Path | None = None, folder: Path | None = None) -> str:
+def judge(
+    done: Done,
+    codes: Iterable[int],
+    named: str = "",
+    run: Path | None = None,
+    calm: Path | None = None,
+    folder: Path | None = None,
+) -> str:
     """Why the end of a command does not hold; nothing if it holds.
 
     It holds if it ends in time with a documented exit code, without a traceback and without what hostile inputs try to make.
@@ -216,7 +226,11 @@ def judge(done: Done, codes: Iterable[int], named: str = "", run: Path | None = 
         return "" if is_named else f"the cause ({named}) is not named: {last}"
     if done.code == 0 and run is not None and calm is not None:
         differing = unlike(run, calm)
-        return f"other {', '.join(differing)}, and the cause ({named}) is not named: {last}" if differing and not (named and is_named) else ""
+        return (
+            f"other {', '.join(differing)}, and the cause ({named}) is not named: {last}"
+            if differing and not (named and is_named)
+            else ""
+        )
     return "" if is_named else f"the cause ({named}) is not named: {last}"
 
 
@@ -243,7 +257,13 @@ def import_all() -> None:
         if not module.name.endswith("__main__"):
             with contextlib.suppress(ImportError):  # of a package that is not installed
                 importlib.import_module(module.name)
-    for name in ("torch._dynamo", "torch.distributed.checkpoint", "torch.distributed.fsdp", "transformers.models.llama.modeling_llama", "datasets"):
+    for name in (
+        "torch._dynamo",
+        "torch.distributed.checkpoint",
+        "torch.distributed.fsdp",
+        "transformers.models.llama.modeling_llama",
+        "datasets",
+    ):
         importlib.import_module(name)
 
 

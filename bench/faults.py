@@ -66,7 +66,9 @@ def measure(lab: Lab, kinds: list[str], minutes: float, most: int | None = None)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=list(KINDS), metavar="KIND", default=list(KINDS), help="kinds to try (--list)")
+    parser.add_argument(
+        "--only", nargs="+", choices=list(KINDS), metavar="KIND", default=list(KINDS), help="kinds to try (--list)"
+    )
     parser.add_argument("--list", action="store_true", help="print the kinds")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=10.0, help="no case is begun after so many")
