@@ -51,7 +51,8 @@ def interrupts(lab: Lab) -> Iterator[Case]:
 
 
 def _ended(lab: Lab, number: signal.Signals, chains: int, kills: int) -> Iterator[Case]:
-    drawn, calm = random.Random(f"{lab.seed}{number}"), lab.calm()
+    drawn = random.Random(f"{lab.seed}{number}")
+    lab.calm()
     codes = {signal.SIGKILL: (-signal.SIGKILL,), signal.SIGTERM: (0,), signal.SIGINT: (130,)}[number]
     for chain in range(chains):
         run, done, whats = lab.fresh("rough"), [], []
@@ -68,9 +69,11 @@ def _ended(lab: Lab, number: signal.Signals, chains: int, kills: int) -> Iterato
             ended = job.wait()
             done.append(judge(ended, codes if was_alive and number == signal.SIGKILL else (0, *codes)))
             whats.append(f"{number.name} {at} + {delay:.2f} s")
-        last = judge(lab.run(*lab.train(run)), (0,), run=run, calm=calm)
+            if (run / "result.json").exists():  # it was done
+                break
+        last = lab.goes_on(run)
         for index, what in enumerate(whats):
-            yield Case(f"chain {chain + 1}: {what}", EQUAL, done[index] or (last if index == kills - 1 else ""))
+            yield Case(f"chain {chain + 1}: {what}", EQUAL, done[index] or (last if index == len(whats) - 1 else ""))
 
 
 def terms_while_importing(lab: Lab) -> Iterator[Case]:
@@ -181,8 +184,7 @@ def _went_on(lab: Lab, done: Done, run: Path) -> str:
     """Why a run whose disk filled does not hold: it is told, and finishes then, or with the same command once there is room."""
     if (run / "result.json").exists():
         return judge(done, (0, 1), run=run, calm=lab.calm())
-    told = judge(done, (1, 2), named="disk|large|written|space|room")
-    return told or judge(lab.run(*lab.train(run, "--run.keep_last=1")), (0,), run=run, calm=lab.calm())
+    return judge(done, (1, 2), named="disk|large|written|space|room") or lab.goes_on(run, "--run.keep_last=1")
 
 
 def _limit(kilobytes: int) -> None:

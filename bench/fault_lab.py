@@ -178,6 +178,13 @@ class Lab:
             assert done.code == 0, f"the undisturbed run failed:\n{done.text[-2000:]}"
         return run
 
+    def goes_on(self, run: Path, *settings: str) -> str:
+        """Why a run does not end as the undisturbed one does, by the same command if it is not finished; nothing if it does."""
+        if (run / "result.json").exists():
+            differing = unlike(run, self.calm())
+            return f"finished with other {', '.join(differing)}" if differing else ""
+        return judge(self.run(*self.train(run, *settings)), (0,), run=run, calm=self.calm())
+
     def unfinished(self) -> Path:
         """A run that was killed after its sixth step, with two checkpoints."""
         run = self.folder / "unfinished"
