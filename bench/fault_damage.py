@@ -22,6 +22,7 @@ def run_files(lab: Lab) -> Iterator[Case]:
         "environment.json": usual,
         "plan.json": usual,
         "data.json": usual,
+        "identity.json": usual,
         "template.json": usual,
         "prompt.txt": usual[:3],
         "ledger.jsonl": usual,
@@ -149,6 +150,11 @@ def changed_identity(lab: Lab) -> Iterator[Case]:
         path = lab.model / "tokenizer.json"
         path.write_text(path.read_text().replace('"Ġ', '"Ħ', 1))
 
+    def other_weights() -> None:
+        path = lab.model / "model.safetensors"
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2] + bytes(byte ^ 1 for byte in content[len(content) // 2 :]))
+
     def truncated_weights() -> None:
         spoil(lab.model / "model.safetensors", "half")
 
@@ -157,6 +163,7 @@ def changed_identity(lab: Lab) -> Iterator[Case]:
         "rope_theta of the model": (lambda: config("rope_theta", 5.0), "", "model"),
         "the number of heads": (lambda: config("num_attention_heads", 2), "", "model"),
         "the tokenizer": (other_token, "", "tokenizer|model"),
+        "the weights": (other_weights, "", "model"),
         "the weights cut": (truncated_weights, "", "model"),
         "a row of the data": (lambda: lab.rows.write_text(rows.replace("+", "-", 1)), "", "data|rows"),
         "the data emptied": (lambda: lab.rows.write_text(""), "", "row|empty|data"),

@@ -237,7 +237,11 @@ def read_only(lab: Lab) -> Iterator[Case]:
         )
     run = lab.fresh("cacheless")
     env = {"TUTELAGE_CACHE": str(barrier / "cache")}
-    yield Case("train whose cache cannot be written", EQUAL, judge(lab.run(*lab.train(run), env=env), (0,), run=run, calm=calm))
+    yield Case(
+        "train whose cache cannot be written",
+        EQUAL,
+        judge(lab.run(*lab.train(run), env=env), (0, 1, 2), named="cache", run=run, calm=calm),
+    )
 
 
 def deleted_directories(lab: Lab) -> Iterator[Case]:
