@@ -22,3 +22,8 @@ class Planted(VllmEngine):
             self.llm.reset_prefix_cache = reset
         else:
             super().load(weights)
+
+    def answers_of(self, model, prompts, samplings):
+        """What an engine of another model, beside this one, answers to prompts with each sampling."""
+        other = VllmEngine(model, "cpu", "float32", 1, 0.85, max_model_len=64)
+        return [other.generate(prompts, sampling) for sampling in samplings]

@@ -8,6 +8,7 @@ import random
 import signal
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -450,6 +451,30 @@ def test_an_engine_that_reads_nothing_is_ended_even_while_it_is_written_to(echo)
     blocked = thread.is_alive()
     echo.end()
     assert not blocked and "took nothing for 2 s and was ended" in str(raised[0])
+
+
+@pytest.mark.slow
+def test_temporary_files_of_an_engine_go_with_it_but_a_log_that_an_error_names(tmp_path, monkeypatch):
+    from tutelage.evaluation.engine.process import EngineError, Remote
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    remote = Remote("echo:Echo", {}, timeout=60)
+    assert list(tmp_path.iterdir()) == []
+    remote.start()
+    left = Path(remote.call("leave_a_file"))
+    assert left.is_relative_to(tmp_path) and left.exists()
+    os.kill(remote.process.pid, signal.SIGKILL)
+    remote.start()  # what the killed one left is gone, and the log goes on
+    assert not left.exists() and Path(remote.call("leave_a_file")).exists()
+    remote.close()
+    assert list(tmp_path.iterdir()) == []
+
+    remote = Remote("echo:Echo", {}, timeout=60)
+    remote.start()
+    with pytest.raises(EngineError, match="unknown"):
+        remote.call("unknown")
+    remote.close()
+    assert list(tmp_path.iterdir()) == [remote.log] and "unknown" in remote.log.read_text()
 
 
 def test_the_engines_process_sees_its_gpu_alone(monkeypatch):

@@ -11,9 +11,6 @@ import os
 import random
 import signal
 import sys
-import threading
-import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -26,7 +23,7 @@ from tutelage import (
     log_generations_vllm,
     r1_zero_reward_fn,
 )
-from tutelage.config import ModelConfig, load_config
+from tutelage.config import ModelConfig
 from tutelage.evaluation.certificate import UncertifiedWeights
 from tutelage.evaluation.engine import native, registry, vllm
 from tutelage.evaluation.engine.contract import Sampling
@@ -64,11 +61,16 @@ def engine():
     llm.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def policy(engine):
+    """One policy for all, whose weights the engine has; a test that changes them hands them over again."""
     from tutelage.model.load import load_policy
 
-    return load_policy(ModelConfig(device="cpu", precision="fp32"), engine.get_tokenizer())
+    policy = load_policy(ModelConfig(device="cpu", precision="fp32"), engine.get_tokenizer())
+    first = load_policy_into_vllm_instance(policy, engine)
+    assert first.holds and first.max_gap < 1e-3 and first.cached_max_gap < 1e-3
+    assert first.cached_tokens > 100, "the probes did not go through the prefix cache"
+    return policy
 
 
 def train_a_little(policy):
@@ -87,39 +89,29 @@ def train_a_little(policy):
 
 
 @needs_vllm
-def test_a_sync_is_certified_and_a_missing_one_is_caught(engine, policy):
+def test_a_missing_sync_and_planted_mistakes_are_caught(engine, policy):
     from tutelage.evaluation.certificate import compare, cuts_of, trainer_scores
 
-    first = load_policy_into_vllm_instance(policy, engine)
-    assert first.holds and first.max_gap < 1e-3 and first.cached_max_gap < 1e-3
-    assert first.cached_tokens > 100, "the probes did not go through the prefix cache"
+    before = engine.holds[1].sha256()
     train_a_little(policy)
     unsynced = compare(trainer_scores(policy, engine.probes), engine.score(), cuts_of(engine.probes), "float32")
     assert not unsynced.holds and unsynced.max_gap > 0.1
+    for mistake in ("stale cache", "stale head"):
+        engine.remote.call("plant", mistake)
+        try:
+            with pytest.raises(UncertifiedWeights, match="does not hold the trainer's weights") as caught:
+                load_policy_into_vllm_instance(policy, engine)
+        finally:
+            engine.remote.call("plant", "")
+        if mistake == "stale cache":  # what was scored without the cache is right
+            assert caught.value.certificate.max_gap < 1e-3 < caught.value.certificate.cached_max_gap
+            train_a_little(policy)  # the head that the engine got is stale again
     second = load_policy_into_vllm_instance(policy, engine)
-    assert second.holds and second.weights_sha256 != first.weights_sha256
-
-
-@needs_vllm
-@pytest.mark.parametrize("mistake", ["stale head", "stale cache"])
-def test_planted_mistakes_are_caught(engine, policy, mistake):
-    load_policy_into_vllm_instance(policy, engine)
-    train_a_little(policy)
-    engine.remote.call("plant", mistake)
-    try:
-        with pytest.raises(UncertifiedWeights, match="does not hold the trainer's weights") as caught:
-            load_policy_into_vllm_instance(policy, engine)
-    finally:
-        engine.remote.call("plant", "")
-    if mistake == "stale cache":  # what was scored without the cache is right
-        assert caught.value.certificate.max_gap < 1e-3 < caught.value.certificate.cached_max_gap
-    assert load_policy_into_vllm_instance(policy, engine).holds
+    assert second.holds and second.weights_sha256 != before
 
 
 @needs_vllm
 def test_greedy_responses_and_summaries_are_those_of_the_model_itself(engine, policy):
-    train_a_little(policy)
-    load_policy_into_vllm_instance(policy, engine)
     told = []
     theirs = log_generations_vllm(
         engine, PROMPTS, TRUTHS, r1_zero_reward_fn, Sampling(40, temperature=0), on_finished=told.append
@@ -134,7 +126,6 @@ def test_greedy_responses_and_summaries_are_those_of_the_model_itself(engine, po
 
 @needs_vllm
 def test_a_sampled_response_depends_on_its_problem_and_sample_alone(engine, policy):
-    load_policy_into_vllm_instance(policy, engine)
     ids = [policy.tokenizer.encode(prompt) for prompt in PROMPTS]
     sampling = Sampling(12, temperature=1.0, top_p=0.9, samples=3, seed=5)
     together = engine.generate(ids, sampling)
@@ -144,9 +135,9 @@ def test_a_sampled_response_depends_on_its_problem_and_sample_alone(engine, poli
 
 
 @needs_vllm
-def test_more_seeded_prompts_than_one_step_reads_are_answered(engine, policy):
+def test_more_seeded_prompts_than_one_step_reads_are_answered(engine):
     """vLLM reads 4,096 tokens in a step on a CPU; a seeded prompt that it read in two parts ended the engine."""
-    words = policy.tokenizer.encode(" and then she sold some more" * 60)
+    words = engine.get_tokenizer().encode(" and then she sold some more" * 60)
     prompts = [[number + 100, *words[:150]] for number in range(60)]
     said = engine.generate(prompts, Sampling(2, temperature=1.0, seed=3))
     assert len(said) == 60 and all(len(completion.token_ids) <= 2 for completion in said)
@@ -155,7 +146,6 @@ def test_more_seeded_prompts_than_one_step_reads_are_answered(engine, policy):
 @needs_vllm
 def test_stops_caps_and_minimum_lengths_are_those_of_the_native_generator(engine, policy):
     """A stop string stays in the text and may be put off; the end token is not part of it."""
-    load_policy_into_vllm_instance(policy, engine)
     ids = [policy.tokenizer.encode(prompt) for prompt in PROMPTS]
     for sampling in (
         Sampling(30, temperature=0, stop=(".",)),
@@ -170,8 +160,11 @@ def test_stops_caps_and_minimum_lengths_are_those_of_the_native_generator(engine
 
 
 @needs_vllm
-def test_a_response_goes_on_past_every_end_but_the_runs_own(tmp_path, make_config):
-    """The model says its tokenizer's end token, and one of its generation configuration, before the end of turn."""
+def test_a_response_goes_on_past_every_end_but_the_runs_own(engine, tmp_path, make_config):
+    """The model says its tokenizer's end token, and one of its generation configuration, before the end of turn.
+
+    Its engine is made in the process of the others': importing vLLM takes most of a start.
+    """
     from chain import OWN, TURN, make_chain_model
 
     from tutelage.data import Stops
@@ -182,11 +175,7 @@ def test_a_response_goes_on_past_every_end_but_the_runs_own(tmp_path, make_confi
     config = make_config(model__id=model, data__prompt="chat", eval__temperature=0.0)
     tokenizer = tokenizer_of(config)
     in_a_run, alone = sampling_of(config.eval, Stops.of(tokenizer)), Sampling(8, temperature=0)
-    engine = init_vllm(model, "cpu", seed=1, dtype="float32", max_model_len=64)
-    try:
-        (goes_on,), (ended,) = (engine.generate([tokenizer.encode("a")], sampling) for sampling in (in_a_run, alone))
-    finally:
-        engine.close()
+    (goes_on,), (ended,) = engine.remote.call("answers_of", model, [tokenizer.encode("a")], [in_a_run, alone])
     assert tokenizer.convert_ids_to_tokens(goes_on.token_ids) == [OWN, "b", TURN]
     assert (goes_on.text, goes_on.finish_reason) == (f"{OWN}b", "stop")
     assert (ended.token_ids, ended.text, ended.finish_reason) == ((0,), "", "stop")
@@ -194,7 +183,6 @@ def test_a_response_goes_on_past_every_end_but_the_runs_own(tmp_path, make_confi
 
 @needs_vllm
 def test_the_entropy_of_the_likeliest_tokens_is_a_lower_bound(engine, policy):
-    load_policy_into_vllm_instance(policy, engine)
     results = {
         kind: log_generations_vllm(engine, PROMPTS, TRUTHS, r1_zero_reward_fn, Sampling(30, temperature=0), entropy=kind)
         for kind in ("exact", "top-k", "off")
@@ -214,32 +202,37 @@ def test_vllms_own_sampling_parameters_are_taken_too(engine):
 
 
 @needs_vllm
-def test_training_goes_on_through_a_crash_of_the_engine(tmp_path, monkeypatch):
-    """A real run of SmolLM2 with asynchronous evaluation; its engine is killed while it generates, and started again."""
+def test_training_goes_on_through_a_crash_of_the_engine(tmp_path, make_config, monkeypatch):
+    """A run in bfloat16 with asynchronous evaluation; its engine is killed when it has been asked, and started again."""
+    from tiny import make_tiny_model
+
     from tutelage import train_one_size
-    from tutelage.evaluation.engine.handle import EngineHandle
+    from tutelage.evaluation.engine.process import Remote
 
-    recipe = Path(__file__).parent.parent / "recipes" / "arithmetic.toml"
-    settings = (
-        "--train.num_steps 3 --train.batch_size 4 --train.lr 5e-5 --eval.backend vllm --eval.mode async --eval.every 0 "
-        f"--eval.examples 8 --eval.full false --eval.max_new_tokens 60 --run.save_every 0 --run.dir {tmp_path / 'run'}"
-    )
-    killed, generate = [], EngineHandle.generate
+    model = make_tiny_model(tmp_path / "model", hidden_size=128, num_attention_heads=4)  # vLLM on a CPU wants heads of 32 or more
+    config = make_config(
+        model__id=model, model__precision="bf16-mixed", train__num_steps=3, eval__every=0, eval__examples=8,
+        eval__max_new_tokens=60, eval__backend="vllm", eval__mode="async",
+    )  # fmt: skip
+    killed, call, receive = [], Remote.call, Remote._receive
 
-    def doomed(self, *arguments, **options):
-        if not killed:
-            killed.append(self.remote.process.pid)
-            threading.Timer(0.5, os.kill, (killed[0], signal.SIGKILL)).start()
-            time.sleep(0.6)
-        return generate(self, *arguments, **options)
+    def doomed(self, method, *arguments, **options):
+        def dies(connection, limit):
+            if not killed:
+                killed.append(self.process.pid)
+                os.kill(killed[0], signal.SIGKILL)
+            return receive(self, connection, limit)
 
-    monkeypatch.setattr(EngineHandle, "generate", doomed)
-    result = train_one_size(load_config(recipe, settings.split()))
-    assert [line["step"] for line in result.evaluations] == [0, 3]
+        monkeypatch.setattr(self, "_receive", dies if method == "generate" else receive.__get__(self))
+        return call(self, method, *arguments, **options)
+
+    monkeypatch.setattr(Remote, "call", doomed)
+    result = train_one_size(config)
+    assert [line["step"] for line in result.evaluations] == [0, 3] and len(killed) == 1
     for line in result.evaluations:
         certificate = line["certificate"]
-        assert certificate["holds"] and certificate["mean_gap"] < 0.1 and certificate["cached_tokens"] > 100
-        assert line["avg_token_entropy"] > 0
+        assert certificate["holds"] and certificate["dtype"] == "bfloat16" and certificate["mean_gap"] < 0.1
+        assert certificate["cached_tokens"] > 100 and line["avg_token_entropy"] > 0
     lines = read_lines(result.directory / "metrics.jsonl")
     (failure,) = [line for line in lines if line["kind"] == "engine_failed"]
     assert "SIGKILL" in failure["reason"]
