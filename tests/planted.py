@@ -25,5 +25,5 @@ class Planted(VllmEngine):
 
     def answers_of(self, model, prompts, samplings):
         """What an engine of another model, beside this one, answers to prompts with each sampling."""
-        other = VllmEngine(model, "cpu", "float32", 1, 0.85, max_model_len=64)
+        other = VllmEngine(model, "cpu", "float32", 1, 0.85, max_model_len=80)
         return [other.generate(prompts, sampling) for sampling in samplings]

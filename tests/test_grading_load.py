@@ -52,6 +52,7 @@ def slow_down():
 threading.Thread(target=slow_down, daemon=True).start()
 """
 
+
 def test_verdicts_do_not_depend_on_how_busy_the_machine_is():
     """Workers that are stopped half of the time decide every comparison as others do."""
     verdicts = graded(PAIRS)

@@ -47,7 +47,7 @@ def gate(monkeypatch):
     opened, generate, land = threading.Event(), FakeEngine.generate, live.EngineEvaluator._land
 
     def held(self, *arguments, **options):
-        assert opened.wait(60)
+        assert opened.wait(600)
         return generate(self, *arguments, **options)
 
     def landing(self, now):
@@ -400,7 +400,7 @@ def echo():
     """A process whose engine says what it is asked."""
     from tutelage.evaluation.engine.process import Remote
 
-    remote = Remote("echo:Echo", {}, timeout=2)
+    remote = Remote("echo:Echo", {}, timeout=600)
     yield remote
     remote.close()
 
@@ -423,18 +423,20 @@ def test_the_callers_own_mistakes_are_not_the_engines(echo):
 
 
 @pytest.mark.slow
-def test_an_engine_that_hangs_is_ended(echo):
+def test_an_engine_that_hangs_is_ended(echo, monkeypatch):
     from tutelage.evaluation.engine.process import EngineError
 
     echo.start()
+    monkeypatch.setattr(echo, "timeout", 2)
     with pytest.raises(EngineError, match="did not answer for 2 s and was ended"):
         echo.call("hang")
     assert not echo.running
 
 
 @pytest.mark.slow
-def test_an_engine_that_reads_nothing_is_ended_even_while_it_is_written_to(echo):
+def test_an_engine_that_reads_nothing_is_ended_even_while_it_is_written_to(echo, monkeypatch):
     """A message larger than the pipe, and a process that was stopped: the caller is not blocked for ever."""
+    monkeypatch.setattr(echo, "timeout", 2)
     echo.start()
     os.kill(echo.process.pid, signal.SIGSTOP)
     raised = []
@@ -447,7 +449,7 @@ def test_an_engine_that_reads_nothing_is_ended_even_while_it_is_written_to(echo)
 
     thread = threading.Thread(target=call, daemon=True)
     thread.start()
-    thread.join(20)
+    thread.join(120)
     blocked = thread.is_alive()
     echo.end()
     assert not blocked and "took nothing for 2 s and was ended" in str(raised[0])
@@ -458,23 +460,20 @@ def test_temporary_files_of_an_engine_go_with_it_but_a_log_that_an_error_names(t
     from tutelage.evaluation.engine.process import EngineError, Remote
 
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    remote = Remote("echo:Echo", {}, timeout=60)
+    killed, failing = (Remote("echo:Echo", {}) for _ in range(2))
     assert list(tmp_path.iterdir()) == []
-    remote.start()
-    left = Path(remote.call("leave_a_file"))
+    killed.start()
+    left = Path(killed.call("leave_a_file"))
     assert left.is_relative_to(tmp_path) and left.exists()
-    os.kill(remote.process.pid, signal.SIGKILL)
-    remote.start()  # what the killed one left is gone, and the log goes on
-    assert not left.exists() and Path(remote.call("leave_a_file")).exists()
-    remote.close()
+    os.kill(killed.process.pid, signal.SIGKILL)
+    killed.close()
     assert list(tmp_path.iterdir()) == []
 
-    remote = Remote("echo:Echo", {}, timeout=60)
-    remote.start()
+    failing.start()
     with pytest.raises(EngineError, match="unknown"):
-        remote.call("unknown")
-    remote.close()
-    assert list(tmp_path.iterdir()) == [remote.log] and "unknown" in remote.log.read_text()
+        failing.call("unknown")
+    failing.close()
+    assert list(tmp_path.iterdir()) == [failing.log] and "unknown" in failing.log.read_text()
 
 
 def test_the_engines_process_sees_its_gpu_alone(monkeypatch):

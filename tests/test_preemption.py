@@ -205,7 +205,7 @@ def test_a_job_that_hung_and_was_stopped_ends_as_if_undisturbed(job, ranks, make
     run, calm = Path(make_config().run.dir), tmp_path / "calm"
     assert ranks.run("job_train", raw=make_config(run__dir=str(calm), **changes).model_dump(mode="json")) == ["", ""]
 
-    hung = job(parallel__timeout=3, **changes)
+    hung = job(parallel__timeout=6, **changes)
     wait_for_new_checkpoint(run, hung)
     os.kill(ranks_of(hung)[1], signal.SIGSTOP)
     told = hung.communicate(timeout=300)[1]

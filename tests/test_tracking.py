@@ -165,6 +165,7 @@ def test_numbers_stand_at_their_steps_in_one_tracker_run_that_goes_on(tmp_path, 
     """The run stops after step 3, goes on from step 2, and is finished."""
     installed(name)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
+    monkeypatch.setenv("WANDB__SERVICE_WAIT", "600")  # seconds; on a busy machine its process may need more than its own 30
     run, config = tmp_path / "run", config_of(tmp_path / "run", name)
     with contextlib.ExitStack() as held:
         if name == "wandb":  # whoever calls us may have a run of their own

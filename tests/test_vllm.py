@@ -48,12 +48,20 @@ TRUTHS = ["7", "4", "Paris"]
 
 
 @pytest.fixture(scope="module")
-def engine():
+def small(tmp_path_factory):
+    """The tiny model with heads as large as vLLM wants them on a CPU."""
+    from tiny import make_tiny_model
+
+    return make_tiny_model(tmp_path_factory.mktemp("small"), hidden_size=128, num_attention_heads=4)
+
+
+@pytest.fixture(scope="module")
+def engine(small):
     """One engine for all: float32, so that it can be compared digit by digit; and what starting it has left as it was."""
     random.seed(1)
     torch.manual_seed(2)
     before = random.getstate(), torch.get_rng_state(), torch.get_num_threads()
-    llm = init_vllm("smollm2", "cpu", seed=1, backend="planted:Planted", dtype="float32", max_model_len=400)
+    llm = init_vllm(small, "cpu", seed=1, backend="planted:Planted", dtype="float32", max_model_len=400)
     after = random.getstate(), torch.get_rng_state(), torch.get_num_threads()
     assert before[0] == after[0] and torch.equal(before[1], after[1]) and before[2] == after[2]
     assert not torch.distributed.is_initialized() and "vllm" not in sys.modules
@@ -62,52 +70,34 @@ def engine():
 
 
 @pytest.fixture(scope="module")
-def policy(engine):
-    """One policy for all, whose weights the engine has; a test that changes them hands them over again."""
+def policy(engine, small):
+    """One policy for all, which knows the answers, and whose weights the engine has; a test that changes them hands them over again."""
     from tutelage.model.load import load_policy
 
-    policy = load_policy(ModelConfig(device="cpu", precision="fp32"), engine.get_tokenizer())
+    policy = load_policy(ModelConfig(id=small, device="cpu", precision="fp32"), engine.get_tokenizer())
+    teach(policy, [f"{prompt} {truth}." for prompt, truth in zip(PROMPTS, TRUTHS)], 60, 3e-3)
     first = load_policy_into_vllm_instance(policy, engine)
     assert first.holds and first.max_gap < 1e-3 and first.cached_max_gap < 1e-3
     assert first.cached_tokens > 100, "the probes did not go through the prefix cache"
     return policy
 
 
-def train_a_little(policy):
-    """Three small steps on one sentence: log-probabilities of other text change by tenths."""
+def teach(policy, texts, steps, lr):
+    """Train on texts and the end after them."""
     from tutelage.model.specification import get_response_log_probs
 
-    ids = policy.tokenizer.encode(
-        "Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May."
-    )
-    optimizer = torch.optim.AdamW(policy.model.parameters(), lr=1e-4)
-    for _ in range(3):
+    optimizer = torch.optim.AdamW(policy.model.parameters(), lr=lr)
+    for _ in range(steps):
         optimizer.zero_grad()
-        log_probs = get_response_log_probs(policy, torch.tensor([ids[:-1]]), torch.tensor([ids[1:]]), with_grad=True)["log_probs"]
-        (-log_probs.mean()).backward()
+        for text in texts:
+            ids = torch.tensor([[*policy.tokenizer.encode(text), policy.tokenizer.eos_token_id]])
+            log_probs = get_response_log_probs(policy, ids[:, :-1], ids[:, 1:], with_grad=True)["log_probs"]
+            (-log_probs.mean()).backward()
         optimizer.step()
 
 
-@needs_vllm
-def test_a_missing_sync_and_planted_mistakes_are_caught(engine, policy):
-    from tutelage.evaluation.certificate import compare, cuts_of, trainer_scores
-
-    before = engine.holds[1].sha256()
-    train_a_little(policy)
-    unsynced = compare(trainer_scores(policy, engine.probes), engine.score(), cuts_of(engine.probes), "float32")
-    assert not unsynced.holds and unsynced.max_gap > 0.1
-    for mistake in ("stale cache", "stale head"):
-        engine.remote.call("plant", mistake)
-        try:
-            with pytest.raises(UncertifiedWeights, match="does not hold the trainer's weights") as caught:
-                load_policy_into_vllm_instance(policy, engine)
-        finally:
-            engine.remote.call("plant", "")
-        if mistake == "stale cache":  # what was scored without the cache is right
-            assert caught.value.certificate.max_gap < 1e-3 < caught.value.certificate.cached_max_gap
-            train_a_little(policy)  # the head that the engine got is stale again
-    second = load_policy_into_vllm_instance(policy, engine)
-    assert second.holds and second.weights_sha256 != before
+def teach_something_else(policy):
+    teach(policy, ["Natalia sold clips to 48 of her friends in April."], 3, 1e-2)
 
 
 @needs_vllm
@@ -202,16 +192,48 @@ def test_vllms_own_sampling_parameters_are_taken_too(engine):
 
 
 @needs_vllm
-def test_training_goes_on_through_a_crash_of_the_engine(tmp_path, make_config, monkeypatch):
-    """A run in bfloat16 with asynchronous evaluation; its engine is killed when it has been asked, and started again."""
-    from tiny import make_tiny_model
+def test_the_embedded_model_says_what_it_says_natively(engine):
+    from tutelage.model import load_policy, load_tokenizer, resolve
 
+    tokenizer = load_tokenizer("smollm2")
+    policy = load_policy(ModelConfig(device="cpu", precision="fp32"), tokenizer, to_train=False)
+    ids, sampling = [tokenizer.encode(prompt) for prompt in PROMPTS], Sampling(16, temperature=0)
+    (theirs,) = engine.remote.call("answers_of", resolve("smollm2"), ids, [sampling])
+    assert [c.token_ids for c in theirs] == [c.token_ids for c in native.generate(policy.model, tokenizer, ids, sampling)]
+    assert "Paris" in theirs[2].text
+
+
+@needs_vllm
+def test_a_missing_sync_and_planted_mistakes_are_caught(engine, policy):
+    """Log-probabilities of other text change by tenths."""
+    from tutelage.evaluation.certificate import compare, cuts_of, trainer_scores
+
+    before = engine.holds[1].sha256()
+    teach_something_else(policy)
+    unsynced = compare(trainer_scores(policy, engine.probes), engine.score(), cuts_of(engine.probes), "float32")
+    assert not unsynced.holds and unsynced.max_gap > 0.1
+    for mistake in ("stale cache", "stale head"):
+        engine.remote.call("plant", mistake)
+        try:
+            with pytest.raises(UncertifiedWeights, match="does not hold the trainer's weights") as caught:
+                load_policy_into_vllm_instance(policy, engine)
+        finally:
+            engine.remote.call("plant", "")
+        if mistake == "stale cache":  # what was scored without the cache is right
+            assert caught.value.certificate.max_gap < 1e-3 < caught.value.certificate.cached_max_gap
+            teach_something_else(policy)  # the head that the engine got is stale again
+    second = load_policy_into_vllm_instance(policy, engine)
+    assert second.holds and second.weights_sha256 != before
+
+
+@needs_vllm
+def test_training_goes_on_through_a_crash_of_the_engine(small, make_config, monkeypatch):
+    """A run in bfloat16 with asynchronous evaluation; its engine is killed when it has been asked, and started again."""
     from tutelage import train_one_size
     from tutelage.evaluation.engine.process import Remote
 
-    model = make_tiny_model(tmp_path / "model", hidden_size=128, num_attention_heads=4)  # vLLM on a CPU wants heads of 32 or more
     config = make_config(
-        model__id=model, model__precision="bf16-mixed", train__num_steps=3, eval__every=0, eval__examples=8,
+        model__id=small, model__precision="bf16-mixed", train__num_steps=3, eval__every=0, eval__examples=8,
         eval__max_new_tokens=60, eval__backend="vllm", eval__mode="async",
     )  # fmt: skip
     killed, call, receive = [], Remote.call, Remote._receive
