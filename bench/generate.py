@@ -6,9 +6,9 @@
 Both sides greedily continue the same prompts by the same number of tokens, with the same weights, in one process group, in turns;
 each round starts with the other side, and medians are compared. The sync is measured in each round: the copy of the weights and
 the trainer's scores of the probes (training stands still for those), the engine's loading, its scores. Then a real run trains with
-asynchronous evaluation, and its log is printed as a timeline; `eval_share_of_training_time` is for how long its training stood
-still for evaluations (half as many problems as `--prompts`, before, half way and after), over its training time: it grows with the
-problems and shrinks with the steps between two evaluations. Without a device of its own, vLLM computes on the trainer's cores
+asynchronous evaluation, and its log is printed as a timeline; `eval_share_of_training_time` is the share of its time in which
+training stood still for evaluations (half as many problems as `--prompts`, before, half way and after): it grows with the problems
+and shrinks with the steps between two evaluations. Without a device of its own, vLLM computes on the trainer's cores
 meanwhile, which that share does not show; `steps_slowed_by` does: the median step with an evaluation in flight over the median
 step without.
 
@@ -21,16 +21,34 @@ import argparse
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness import tabulate, write
 
 
-def speed_and_sync(arguments: argparse.Namespace) -> dict[str, Any]:
+def started(arguments: argparse.Namespace, share: float, longest: int, sleeps: bool = False) -> Any:
+    """An engine with the weights of its model, which may take a share of the GPU's memory."""
+    from tutelage.evaluation.engine.handle import EngineHandle, EngineSetting
+    from tutelage.model.load import choose_device, resolve
+
+    device = choose_device(arguments.device)
+    engine = EngineHandle(
+        EngineSetting(
+            resolve(arguments.model), device, 0, backend=arguments.backend, gpu_memory_utilization=share, max_model_len=longest,
+            sleeps=sleeps,
+        )
+    )  # fmt: skip
+    engine.start()
+    return engine
+
+
+def rounds(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Of each round: seconds of both sides, the certificate of its sync, and with `sleep` the seconds of falling asleep and waking."""
     from tutelage.config import ModelConfig
     from tutelage.data import arithmetic
-    from tutelage.evaluation.engine import hand_over, init_vllm, native
+    from tutelage.evaluation.engine import hand_over, native
     from tutelage.evaluation.engine.contract import Sampling
     from tutelage.model.load import choose_device, load_policy, load_tokenizer
 
@@ -40,63 +58,72 @@ def speed_and_sync(arguments: argparse.Namespace) -> dict[str, Any]:
     prompts = [tokenizer.encode(f"{shots}\n\n{row['messages'][0]['content']}\n") for row in rows[: arguments.prompts]]
     # neither side may end early: both make the same number of tokens
     sampling = Sampling(arguments.tokens, temperature=0, stop=(), min_new_tokens=arguments.tokens)
-    longest = max(map(len, prompts)) + arguments.tokens + 1
-    started = time.monotonic()
-    llm = init_vllm(
-        arguments.model, arguments.device, 0, gpu_memory_utilization=0.3, max_model_len=longest, sleeps=arguments.sleep
-    )
-    start_seconds = time.monotonic() - started
-    policy = load_policy(ModelConfig(id=arguments.model, device=str(choose_device("auto"))), tokenizer, to_train=False)
 
     def timed(call: Any) -> float:
         begun = time.monotonic()
         call()
         return time.monotonic() - begun
 
+    begun = time.monotonic()
+    engine = started(arguments, 0.3, max(map(len, prompts)) + arguments.tokens + 1, arguments.sleep)
+    start_seconds = time.monotonic() - begun
+    policy = load_policy(ModelConfig(id=arguments.model, device=str(choose_device("auto"))), tokenizer, to_train=False)
+
     def by_native() -> None:
         with policy.computing(with_head=True):
             native.generate(policy.model, tokenizer, prompts, sampling)
 
-    def by_vllm() -> None:
-        llm.generate(prompts, sampling)
+    def by_engine() -> None:
+        engine.generate(prompts, sampling)
 
-    seconds: dict[str, list[float]] = {"native": [], "vllm": []}
-    syncs, certificates, naps = [], [], []
-    by_vllm()  # the first call compiles and warms up
-    for number in range(arguments.rounds):
-        handed = hand_over(policy, llm)
-        certificates.append(llm.load(handed))
-        syncs.append(certificates[-1].sync_seconds)
-        for side, call in (("native", by_native), ("vllm", by_vllm))[:: 1 if number % 2 else -1]:
-            seconds[side].append(timed(call))
-            print(f"round {number + 1}, {side}: {seconds[side][-1]:.2f} s", flush=True)
-        if arguments.sleep:
-            naps.append({"sleep": timed(llm.sleep), "wake_up": timed(llm.wake_up)})
-    llm.close()
-    made = arguments.prompts * arguments.tokens
+    try:
+        by_engine()  # the first call compiles and warms up
+        for number in range(arguments.rounds):
+            found: dict[str, Any] = {"certificate": engine.load(hand_over(policy, engine)).as_dict(), "start_seconds": start_seconds}
+            for side, call in (("native", by_native), ("vllm", by_engine))[:: 1 if number % 2 else -1]:
+                found[side] = timed(call)
+            if arguments.sleep:
+                found["nap"] = {"sleep": timed(engine.sleep), "wake_up": timed(engine.wake_up)}
+            yield found
+    finally:
+        engine.close()
+
+
+def summed_up(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The figures of all rounds."""
+    certificates = [each["certificate"] for each in found]
+    median = {side: statistics.median(each[side] for each in found) for side in ("native", "vllm")}
+    naps = [each["nap"] for each in found if "nap" in each]
     return {
-        "prompts": arguments.prompts, "tokens_each": arguments.tokens,
-        "tokens_per_second": {side: round(made / statistics.median(each), 1) for side, each in seconds.items()},
-        "vllm_over_native": round(statistics.median(seconds["native"]) / statistics.median(seconds["vllm"]), 2),
-        "start_seconds": round(start_seconds, 1),
-        "sync_seconds": round(statistics.median(syncs), 3),
-        "sync_training_seconds": round(statistics.median(proof.training_seconds for proof in certificates), 3),
-        "sync_max_gap": max(proof.max_gap for proof in certificates),
-        "certificate": certificates[-1].as_dict(),
+        "seconds": {side: round(seconds, 3) for side, seconds in median.items()},
+        "vllm_over_native": round(median["native"] / median["vllm"], 2),
+        "start_seconds": round(found[-1]["start_seconds"], 1),
+        "sync_seconds": round(statistics.median(proof["sync_seconds"] for proof in certificates), 3),
+        "sync_training_seconds": round(statistics.median(proof["training_seconds"] for proof in certificates), 3),
+        "sync_max_gap": max(proof["max_gap"] for proof in certificates),
+        "certificate": certificates[-1],
         **({"naps": naps} if naps else {}),
     }  # fmt: skip
+
+
+def speed_and_sync(arguments: argparse.Namespace) -> dict[str, Any]:
+    found = []
+    for number, each in enumerate(rounds(arguments), 1):
+        print(f"round {number}: native {each['native']:.2f} s, vllm {each['vllm']:.2f} s", flush=True)
+        found.append(each)
+    result, made = summed_up(found), arguments.prompts * arguments.tokens
+    rates = {side: round(made / seconds, 1) for side, seconds in result["seconds"].items()}
+    return {"prompts": arguments.prompts, "tokens_each": arguments.tokens, "tokens_per_second": rates, **result}
 
 
 def several_engines(arguments: argparse.Namespace) -> dict[str, Any]:
     """Tokens per second of engines that share a device, over those of one."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from tutelage.evaluation.engine import init_vllm
     from tutelage.evaluation.engine.contract import Sampling
 
     sampling = Sampling(arguments.tokens, temperature=0, stop=(), min_new_tokens=arguments.tokens)
-    share = 0.8 / arguments.engines
-    engines = [init_vllm(arguments.model, arguments.device, 0, share, max_model_len=512) for _ in range(arguments.engines)]
+    engines = [started(arguments, 0.8 / arguments.engines, 512) for _ in range(arguments.engines)]
     prompts = [[5 + number % 97, 6, 7, 8] for number in range(arguments.prompts)]
     rates = {}
     for count in (1, arguments.engines, 1, arguments.engines):
@@ -122,8 +149,8 @@ def live_run(arguments: argparse.Namespace) -> dict[str, Any]:
                 "data": {"prompt": "plain"},
                 "train": {"lr": 1.5e-4, "batch_size": 16, "grad_accum": 1, "num_steps": arguments.steps, "schedule": "linear"},
                 "eval": {
-                    "backend": "vllm", "mode": "async", "device": arguments.device, "every": max(1, arguments.steps // 2), "full": False,
-                    "examples": max(1, arguments.prompts // 2), "max_new_tokens": 80, "gpu_memory_utilization": 0.3,
+                    "backend": arguments.backend, "mode": "async", "device": arguments.device, "every": max(1, arguments.steps // 2),
+                    "full": False, "examples": max(1, arguments.prompts // 2), "max_new_tokens": 80, "gpu_memory_utilization": 0.3,
                 },
                 "run": {"dir": str(Path(folder) / "run"), "save_every": 0},
             }
@@ -164,6 +191,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     for name, default in (("prompts", 64), ("tokens", 64), ("rounds", 3), ("steps", 36), ("engines", 1)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--backend", default="vllm")
     parser.add_argument("--sleep", action="store_true")
     arguments = parser.parse_args()
     from tutelage.machines.process import prepare_process

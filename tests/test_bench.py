@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import runpy
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,9 +40,36 @@ def test_the_gain_of_shared_prefixes_is_measured(tmp_path, tiny_model, monkeypat
 
 
 def test_both_ways_to_generate_are_measured_and_say_the_same(tmp_path, tiny_model, monkeypatch):
-    result = run_here(tmp_path, monkeypatch, "generate_gpu.py", "--toy", "--model", tiny_model, "--device", "cpu")
+    result = run_here(tmp_path, monkeypatch, "captured.py", "--toy", "--model", tiny_model, "--device", "cpu")
     assert result["equal_texts_float32"] == {"fixed shapes": 1.0, "captured": None}
     assert result["captured_over_growing"] is None and result["fixed_shapes_over_growing"] > 0
+
+
+def test_an_engine_beside_training_is_measured_by_its_parts(tmp_path, tiny_model, monkeypatch):
+    """On a CPU nothing sleeps, and in turns is said to be left out."""
+    monkeypatch.setenv("TOY", "1")
+    result = run_here(tmp_path, monkeypatch, "generate_gpu.py", "--model", tiny_model, "--backend", "fake")
+    assert set(result["left_out"]) == {"engine in_turns", "train in_turns"}
+    for key in ("vllm_over_native", "sync_seconds", "sync_max_gap", "eval_share_of_training_time"):
+        assert list(result[key]) == ["beside", "in_turns"] and result[key]["beside"] >= 0 and result[key]["in_turns"] is None
+    trained, evaluated = result["parts"]["train beside"], result["parts"]["eval"]
+    assert trained["finished"] and trained["evaluated"] == [0, 2, 4] and len(trained["certificates"]) == 3 and not trained["failures"]
+    assert evaluated["examples"] == 4 and evaluated["certificates"][0]["dtype"] == "bfloat16"
+
+
+def test_a_part_that_takes_too_long_is_ended_with_what_it_started(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCH))
+    import generate_gpu
+
+    child = "import os, subprocess, sys; other = subprocess.Popen(['sleep', '600']); print(other.pid, flush=True); other.wait()"
+    lines = generate_gpu.lines_of([sys.executable, "-c", child], 10.0, tmp_path / "log")
+    pid = int(next(lines))
+    with pytest.raises(SystemExit, match="not done after 10 s"):
+        list(lines)
+    state = Path(f"/proc/{pid}/stat")
+    assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
+    with pytest.raises(SystemExit, match="exit code 1: .*no_such_thing"):
+        list(generate_gpu.lines_of([sys.executable, "-c", "no_such_thing"], 60.0, tmp_path / "log"))
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")

@@ -60,6 +60,12 @@ def gate(monkeypatch):
 
 
 @pytest.fixture
+def gate_if_async(request, mode):
+    if mode == "async":
+        request.getfixturevalue("gate")
+
+
+@pytest.fixture
 def in_turns(monkeypatch):
     """Training and the engine take turns, as on one GPU."""
     monkeypatch.setattr(loop, "place_engine", lambda *_: Placement(torch.device("cpu"), True, 0.5, False))
@@ -197,6 +203,95 @@ def test_auto_takes_an_engine_that_can_run_and_says_so(make_config, tmp_path, in
         train_one_size(
             make_config(**{**changes, "eval__backend": "fake"}, data__train="/nowhere.jsonl", run__dir=str(tmp_path / "c"))
         )
+
+
+# ── what it costs training ──
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_evaluation_by_an_engine_changes_no_bit_of_training(make_config, tmp_path, inside, gate_if_async, mode):
+    """Asynchronous, the exact entropies are of weights that training has left behind: the policy holds those for a while."""
+    plain = train_one_size(make_config(**{**STEPS, "eval__every": 0, "eval__backend": "native"}, eval__before=False)).directory
+    result = train_one_size(make_config(**STEPS, eval__mode=mode, run__dir=str(tmp_path / "watched")))
+    assert all(line["entropy"] == "exact" and line["avg_token_entropy"] > 0 for line in result.evaluations)
+    assert (result.evaluations[0]["logged_at_step"] > 0) == (mode == "async")
+    ours, theirs = weights(plain), weights(result.directory)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_an_interrupted_entropy_pass_is_done_again_and_leaves_the_weights_as_trained(
+    make_config, tmp_path, inside, gate, monkeypatch
+):
+    """Ctrl-C while the policy holds the weights of an earlier step: the state that is saved is that of training."""
+    from tutelage.evaluation import solve
+
+    unbroken = train_one_size(make_config(**{**STEPS, "eval__backend": "native"}, run__dir=str(tmp_path / "unbroken")))
+    config, original, calls = make_config(**STEPS, eval__mode="async"), solve.add_entropies, []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        original(*arguments)
+
+    monkeypatch.setattr(solve, "add_entropies", interrupted)
+    with pytest.raises(Interrupted):
+        train_one_size(config)
+    (first,) = lines(tmp_path / "run", "eval")
+    assert (first["step"], first["logged_at_step"], first["entropy"]) == (0, 2, "exact")
+    result = train_one_size(config)
+    assert [line["avg_token_entropy"] for line in result.evaluations] == pytest.approx(
+        [line["avg_token_entropy"] for line in unbroken.evaluations], abs=1e-4
+    )
+    ours, theirs = weights(unbroken.directory), weights(result.directory)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_each_evaluation_says_what_training_stood_still_for(make_config, tmp_path, inside):
+    """Training that waits waits for all of it; after the last step it has nothing left to do."""
+    native = train_one_size(make_config(**{**STEPS, "eval__backend": "native"}, run__dir=str(tmp_path / "native")))
+    engine = train_one_size(make_config(**STEPS))
+    for result, engaged in ((native, False), (engine, True)):
+        for line in result.evaluations:
+            parts = line["stood_still_seconds"]
+            assert list(parts) == ["weights", "waiting", "entropies", "grading"]
+            assert sum(parts.values()) == pytest.approx(line["training_seconds"], abs=0.003)
+            assert line["generation_seconds"] > 0 and line["grading_seconds"] >= 0
+            assert line["sync_seconds"] == (line["certificate"]["sync_seconds"] if engaged else None)
+            if line["step"] == 6:
+                assert line["training_seconds"] == 0
+            else:
+                assert parts["waiting"] == pytest.approx(line["generation_seconds"], abs=0.002)
+                assert parts["grading"] == pytest.approx(line["grading_seconds"], abs=0.002)
+                assert (parts["entropies"] > 0) == (parts["weights"] > 0.001) == engaged
+        cost = json.loads((result.directory / "result.json").read_text())["evaluation_cost"]
+        assert cost == result.evaluation_cost and 0 < cost["share"] < 1
+        assert sum(cost["stood_still_seconds"].values()) == pytest.approx(cost["evaluation_seconds"], abs=0.03)
+
+
+def test_a_wait_is_divided_from_its_end(monkeypatch):
+    """It ended with grading; before that the engine generated; what is left went to its start and its loading."""
+    from types import SimpleNamespace
+
+    from tutelage.evaluation.solve import Solved
+    from tutelage.evaluation.validation import Evaluation, Evaluator
+
+    clock = iter([0.0, 1.0, 11.0, 13.0, 20.0, 21.0])
+    monkeypatch.setattr("tutelage.evaluation.validation.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    evaluator, evaluation = SimpleNamespace(total=9), Evaluation(3, None, None, 0.0)
+    with Evaluator.standing_still(evaluator, evaluation, "weights", 3), Evaluator.standing_still(evaluator, evaluation, "waiting", 3):
+        pass  # 13 seconds, of which 10 are the inner part's
+    assert evaluation.stood_still == {"weights": 3.0, "waiting": 10.0, "entropies": 0.0, "grading": 0.0}
+    with Evaluator.standing_still(evaluator, evaluation, "entropies", 9):
+        pass  # after the last step
+    assert evaluation.cost == 13.0
+    for waited, generation, grading, parts in (
+        (10.0, 6.0, 3.0, (4.0, 6.0, 3.0)), (10.0, 60.0, 3.0, (3.0, 7.0, 3.0)), (10.0, 6.0, 30.0, (3.0, 0.0, 10.0)),
+    ):  # fmt: skip
+        evaluation.stood_still = {"weights": 3.0, "waiting": waited, "entropies": 0.0, "grading": 0.0}
+        evaluation.divide_waiting(Solved(generation_seconds=generation, grading_seconds=grading))
+        assert tuple(evaluation.stood_still[part] for part in ("weights", "waiting", "grading")) == parts
+        assert evaluation.cost == 13.0
 
 
 # ── engines that fail ──
@@ -496,16 +591,6 @@ def test_a_run_of_before_is_read_as_what_it_was():
     assert (old.backend, old.device, old.full, old.examples) == ("native", "auto", False, 64)
     used = parse_config({"eval": {"engine": "vllm", "device": "cuda:1"}}).eval
     assert (used.backend, used.device, used.full) == ("vllm", "cuda:1", False)
-
-
-def test_what_evaluations_cost_is_known_of_runs_begun_before_it_was_written(tmp_path):
-    from tutelage.runs import Reading, append_lines
-
-    old = [{"kind": "train", "step": 1, "seconds": 10.0}, {"kind": "eval", "step": 1, "seconds": 4.0}]
-    new = [{"kind": "eval", "step": 2, "seconds": 9.0, "training_seconds": 0.5}]
-    new += [{"kind": "eval_failed", "step": 3, "training_seconds": 0.5}, {"kind": "eval_skipped", "step": 4}]
-    append_lines(tmp_path / "metrics.jsonl", old + new)
-    assert Reading(tmp_path).evaluation_cost == {"training_seconds": 10.0, "evaluation_seconds": 5.0, "share": 0.5}
 
 
 def test_an_engine_that_returns_too_many_or_too_few_responses_fails_that_evaluation(make_config, inside, monkeypatch):

@@ -88,6 +88,35 @@ def test_the_page_shows_what_is_logged_and_nothing_of_it_as_markup(shared, tmp_p
     ]  # fmt: skip
 
 
+def test_the_share_of_time_that_evaluation_took_stands_in_the_page_by_part(run):
+    parts = {"weights": 0.5, "waiting": 0.02, "entropies": 1.25, "grading": 0.23}
+    more = {"stood_still_seconds": parts, "sync_seconds": 0.7, "generation_seconds": 31.0, "grading_seconds": None}
+    rewrite(run, "metrics.jsonl", lambda line: line | more if line["kind"] == "eval" else line)
+    said = (
+        "Evaluation took 37.5 % of the time: training stood still for 6.0 s of 16 s (1.5 s handing weights over or starting"
+        " the engine, 0.1 s waiting for responses, 3.8 s on exact entropies, 0.7 s on grading)."
+    )
+    page = report.write(run).read_text()
+    assert words.share_of_evaluations(Reading(run).evaluation_cost) == said and said in page
+    assert "<td>2.0</td><td>0.5</td><td>0.0</td><td>1.2</td><td>0.2</td><td>0.7</td><td>31.0</td><td>–</td>" in page
+    assert page.count("Time of each evaluation") == 2
+
+
+def test_a_run_of_before_says_what_evaluation_took_without_its_parts(shared):
+    said = words.share_of_evaluations(Reading(shared).evaluation_cost)
+    assert said == (
+        "Evaluation took 37.5 % of the time: training stood still for 6.0 s of 16 s (6.0 s on what was not logged apart)."
+    )
+    assert words.share_of_evaluations({"share": None}) == ""
+
+
+def test_an_evaluation_that_was_lost_and_made_up_for_is_no_warning(run):
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(to_lines([{"kind": "eval_lost", "step": 10}, {"kind": "eval_lost", "step": 15}]))
+    found = "\n".join(words.warnings(Reading(run)))
+    assert "Step 15 was not evaluated (lost)." in found and "Step 10" not in found
+
+
 def test_what_a_person_must_know_is_a_warning(run):
     events = (
         {"kind": "eval_failed", "step": 10, "reason": "vLLM hung {", "training_seconds": 1.0},

@@ -158,12 +158,36 @@ def test_the_environment_is_told_where_the_system_says_less(monkeypatch):
 
 
 def test_what_evaluations_cost_is_the_time_that_training_stood_still(tmp_path):
-    lines = [{"kind": "train", "step": 1, "seconds": 10.0}]
+    """The share is of steps and standing still together; of failed and lost evaluations, too, and of runs that stopped between."""
+
+    def parts(weights, waiting, entropies, grading):
+        return {"weights": weights, "waiting": waiting, "entropies": entropies, "grading": grading}
+
+    lines = [{"kind": "train", "step": 1, "seconds": 10.0}, {"kind": "train", "step": 2, "seconds": 5.0}]
+    lines += [{"kind": "eval", "step": 0, "seconds": 50.0, "training_seconds": 0.0, "stood_still_seconds": {}, "adopted_from": "b"}]
+    lines += [{"kind": "eval", "step": 1, "seconds": 9.0, "training_seconds": 2.0, "stood_still_seconds": parts(1.0, 0.0, 0.75, 0.25)}]
+    lines += [{"kind": "eval_failed", "step": 2, "training_seconds": 0.5, "stood_still_seconds": parts(0.5, 0.0, 0.0, 0.0)}]
+    lines += [{"kind": "eval_lost", "step": 2, "training_seconds": 1.5, "stood_still_seconds": parts(0.5, 1.0, 0.0, 0.0)}]
+    lines += [{"kind": "eval_skipped", "step": 2}]
+    lines += [{"kind": "eval", "step": 3, "seconds": 7.0, "training_seconds": 0.0, "stood_still_seconds": parts(0.0, 0.0, 0.0, 0.0)}]
+    append_lines(tmp_path / "metrics.jsonl", lines)
+    assert Reading(tmp_path).evaluation_cost == {
+        "training_seconds": 15.0, "evaluation_seconds": 4.0, "share": 0.2105, "stood_still_seconds": parts(2.0, 1.0, 0.75, 0.25),
+    }  # fmt: skip
+    assert Reading(tmp_path).wall_seconds == 15.0 + 4.0 + 7.0
+
+
+def test_what_evaluations_cost_is_known_of_runs_begun_before_it_was_logged(tmp_path):
+    lines = [{"kind": "train", "step": 1, "seconds": 15.0}]
     lines += [{"kind": "eval", "step": 1, "seconds": 4.0}]  # of a run begun before the time of training was logged
     lines += [{"kind": "eval", "step": 2, "seconds": 9.0, "training_seconds": 0.5}]
-    lines += [{"kind": "eval_failed", "step": 3, "training_seconds": 0.5}, {"kind": "eval_skipped", "step": 4}]
+    lines += [{"kind": "eval_failed", "step": 3, "training_seconds": 0.5}, {"kind": "eval_lost", "step": 4}]
     append_lines(tmp_path / "metrics.jsonl", lines)
-    assert Reading(tmp_path).evaluation_cost == {"training_seconds": 10.0, "evaluation_seconds": 5.0, "share": 0.5}
+    cost = Reading(tmp_path).evaluation_cost
+    assert (cost["training_seconds"], cost["evaluation_seconds"], cost["share"]) == (15.0, 5.0, 0.25)
+    assert cost["stood_still_seconds"] == {"weights": 0.0, "waiting": 0.0, "entropies": 0.0, "grading": 0.0, "unknown": 5.0}
+    (tmp_path / "empty").mkdir()
+    assert Reading(tmp_path / "empty").evaluation_cost["share"] is None
 
 
 def test_an_error_is_told_by_its_first_line():

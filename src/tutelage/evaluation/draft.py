@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -47,8 +48,18 @@ class Draft:
             lines = read_lines(file)
             write_text(file, to_lines(lines))  # without a last line that was torn
             for line in lines:
-                answers[line["problem"]] = [_completion(values) for values in line["completions"]]
+                if "problem" in line:
+                    answers[line["problem"]] = [_completion(values) for values in line["completions"]]
         return answers
+
+    def add_seconds(self, seconds: float) -> None:
+        """Keep for how long training stood still for the answers so far, where it is asked to stop before it has them all."""
+        with contextlib.suppress(RunError):
+            append_lines(self.file, [{"seconds": seconds}])
+
+    def seconds(self) -> float:
+        """For how long training stood still for the answers that are known, until it was stopped."""
+        return sum(line.get("seconds", 0.0) for file in self.run.glob(f"{self.name}.*.jsonl") for line in read_lines(file))
 
     def add(self, answers: Mapping[int, Sequence[Completion]]) -> None:
         """Keep more answers. If they cannot be written, that is said once, and the evaluation does without."""

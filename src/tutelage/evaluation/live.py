@@ -88,9 +88,9 @@ class EngineEvaluator(Evaluator):
 
     def _lose_flights(self) -> None:
         while self.flights:
-            step = self.flights.popleft().evaluation.step
-            console.say(f"the evaluation of step {step} was in flight and is lost", style="yellow")
-            self.log.metrics(kind="eval_lost", step=step)
+            lost = self.flights.popleft().evaluation
+            console.say(f"the evaluation of step {lost.step} was in flight and is lost", style="yellow")
+            self.log.metrics(kind="eval_lost", step=lost.step, **lost.cost_as_metrics())
 
     def _has_room(self, step: int) -> bool:
         """Make room for one more flight, or leave this evaluation out, as configured."""
@@ -105,35 +105,33 @@ class EngineEvaluator(Evaluator):
 
     def _launch(self, evaluation: Evaluation) -> None:
         """Hand the weights over, and let the engine begin; where training waits, until it is done."""
-        waits = not self.placement.asynchronous
-        if not waits:
-            self.world.first(self._start_undisturbed)
-        handed = self._hand_over(evaluation)
+        waits, step = not self.placement.asynchronous, evaluation.step
+        with self.standing_still(evaluation, "weights", step):
+            if not waits:
+                self.world.first(self._start_undisturbed)
+            handed, failure = self._hand_over()
         if handed is None:
+            self._fail(evaluation, failure)
             return
         bar = self.progress(evaluation) if waits else contextlib.nullcontext(nothing)
-        with bar as advance, self._engines_turn() if self.placement.in_turns else contextlib.nullcontext():
+        turn = self._engines_turn() if self.placement.in_turns else contextlib.nullcontext()
+        with self.standing_still(evaluation, "weights", step), bar as advance, turn:
             answers = self.worker.submit(self._solve, evaluation, handed, advance) if self.world.leads else Future()
             flight = Flight(evaluation, handed, answers)
             self.flights.append(flight)
             if waits:
-                self.world.first(lambda: self._wait(flight))
-        evaluation.cost = self.cost(evaluation.step, evaluation.started)
+                self._wait(flight, step)
         if waits:
-            self._land(evaluation.step)
+            self._land(step)
 
-    def _hand_over(self, evaluation: Evaluation) -> Handover | None:
-        """What the engine is to load. None if a rank has no memory for it: the evaluation has then failed, and is logged so."""
+    def _hand_over(self) -> tuple[Handover | None, EngineError]:
+        """What the engine is to load; None, and why, if a rank has no memory for it."""
         handed, failure = None, EngineError("another rank could not take part")
         try:
             handed = hand_over(self.policy, self.engine, keep=self.world.leads)
         except EngineError as error:
             failure = error
-        if not self.world.any(handed is None):
-            return handed
-        evaluation.cost = self.cost(evaluation.step, evaluation.started)
-        self._fail(evaluation, failure)
-        return None
+        return (None if self.world.any(handed is None) else handed), failure
 
     def _solve(self, evaluation: Evaluation, handed: Handover, on_finished: Callable[[int], None]) -> Solved:
         """In the worker's thread: sync, certify, generate, grade."""
@@ -151,10 +149,15 @@ class EngineEvaluator(Evaluator):
                 self.given_up.set()
             raise
 
-    def _wait(self, flight: Flight) -> None:
+    def _wait(self, flight: Flight, now: int) -> None:
         """Wait for a flight. Raises StopWanted if the job is asked to stop meanwhile."""
-        while not self._is_back(flight, time.monotonic() + POLL):
-            self.world.alive()
+
+        def until_it_is_back() -> None:
+            while not self._is_back(flight, time.monotonic() + POLL):
+                self.world.alive()
+
+        with self.standing_still(flight.evaluation, "waiting", now):
+            self.world.first(until_it_is_back)
 
     def _is_back(self, flight: Flight, until: float) -> bool:
         """Whether a flight comes back before a time of the monotonic clock."""
@@ -195,19 +198,18 @@ class EngineEvaluator(Evaluator):
 
     def _land(self, now: int) -> None:
         """Wait for the oldest flight; log what it brings."""
-        flight, arrived = self.flights[0], time.monotonic()
+        flight = self.flights[0]
         evaluation = flight.evaluation
         if not self.world.first(flight.answers.done):
             with console.progress(f"waiting for the evaluation of step {evaluation.step}"):
-                self.world.first(lambda: self._wait(flight))
+                self._wait(flight, now)
         failure = flight.answers.exception() if self.world.leads else None
         solved = flight.answers.result() if self.world.leads and failure is None else Solved()
         if self.config.eval.entropy == "exact" and self.world.first(lambda: failure is None):
             # the policy's own weights, if it has not been trained since, else the copy that the engine got
             snapshot = None if evaluation.step == now else flight.handed.snapshot
-            with gathered(self.policy.model):
+            with self.standing_still(evaluation, "entropies", now), gathered(self.policy.model):
                 self.world.first(lambda: solved.add_exact_entropies(evaluation.job, self.policy, snapshot))
-        evaluation.cost += self.cost(now, arrived)
         with uninterrupted():  # it is logged once
             self.flights.popleft()
             if failure is not None:
@@ -219,9 +221,7 @@ class EngineEvaluator(Evaluator):
         reason = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
         console.say(f"step {evaluation.step}: the evaluation failed: {reason}", style="bold red")
         more: dict[str, Any] = {"certificate": error.certificate.as_dict()} if isinstance(error, UncertifiedWeights) else {}
-        self.log.metrics(
-            kind="eval_failed", step=evaluation.step, reason=reason, training_seconds=round(evaluation.cost, 2), **more
-        )
+        self.log.metrics(kind="eval_failed", step=evaluation.step, reason=reason, **evaluation.cost_as_metrics(), **more)
         if isinstance(error, EngineError) and self.given_up.is_set():
             console.say(
                 f"{self.engine.title} has failed twice in one evaluation: there are no more of this run", style="bold red"

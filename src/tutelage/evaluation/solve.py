@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -87,6 +88,7 @@ class Solved:
         entropy: the kind of entropy that the records hold.
         entropy_failed: why exact entropies could not be computed; "" if they could, or were not wanted.
         certificates: of the engines.
+        generation_seconds, grading_seconds: of all parts together.
     """
 
     records: list[dict[str, Any]] = field(default_factory=list)
@@ -94,12 +96,23 @@ class Solved:
     entropy: Entropy = "off"
     entropy_failed: str = ""
     certificates: list[Certificate] = field(default_factory=list)
+    generation_seconds: float = 0.0
+    grading_seconds: float = 0.0
+
+    def seconds_as_metrics(self) -> dict[str, float | None]:
+        """For a line of the log: what the sync of the weights, generation and grading took, whether training waited for them or not."""
+        return {
+            "sync_seconds": next((proof.sync_seconds for proof in self.certificates), None),
+            "generation_seconds": round(self.generation_seconds, 3), "grading_seconds": round(self.grading_seconds, 3),
+        }  # fmt: skip
 
     def add(self, other: Solved) -> None:
         """Take in what follows in the order of the problems."""
         self.records += other.records
         self.completions += other.completions
         self.certificates += other.certificates
+        self.generation_seconds += other.generation_seconds
+        self.grading_seconds += other.grading_seconds
         failed = self.entropy_failed or other.entropy_failed
         if failed:  # one kind for all
             drop_entropies(self.records)
@@ -131,6 +144,7 @@ def solve(
     Raises:
         StopWanted: the job was asked to stop; the answers so far are in the draft.
     """
+    started = time.monotonic()
     if world.leads:
         start_workers(job.responses)
     known = world.first(draft.known) if draft is not None else {}
@@ -143,7 +157,7 @@ def solve(
     if not world.leads:
         return Solved()
     world.long_task("grading")
-    solved = _graded(job, known, "off" if job.config.entropy == "off" else "exact")
+    solved = _graded(job, known, "off" if job.config.entropy == "off" else "exact", time.monotonic() - started)
     if job.config.log_tokens:
         add_tokens(solved.records, solved.completions, policy.tokenizer)
     return solved
@@ -212,21 +226,28 @@ def solve_by_engine(
     on_finished(sum(map(len, answers.values())))
     prompts = dict(zip(job.indices, job.prompts, strict=True))
 
+    seconds = 0.0
+
     def ask() -> Certificate:
+        nonlocal seconds
         if not engine.running:
             engine.start()
         proof = engine.load(handed)
         proof.require()
-        unsolved = [index for index in prompts if index not in answers]
-        for start in range(0, len(unsolved), PORTION):
-            indices = unsolved[start : start + PORTION]
-            completions = engine.generate([prompts[index] for index in indices], job.sampling, indices, on_finished)
-            found = by_index(indices, completions)
-            answers.update(found)
-            if draft is not None:
-                draft.add(found)
-        # the probes shall be recent in the prefix cache: the next certificate must be able to catch a stale entry
-        engine.score()
+        started = time.monotonic()
+        try:
+            unsolved = [index for index in prompts if index not in answers]
+            for start in range(0, len(unsolved), PORTION):
+                indices = unsolved[start : start + PORTION]
+                completions = engine.generate([prompts[index] for index in indices], job.sampling, indices, on_finished)
+                found = by_index(indices, completions)
+                answers.update(found)
+                if draft is not None:
+                    draft.add(found)
+            # the probes shall be recent in the prefix cache: the next certificate must be able to catch a stale entry
+            engine.score()
+        finally:
+            seconds += time.monotonic() - started
         return proof
 
     for again in (True, False):
@@ -238,7 +259,7 @@ def solve_by_engine(
             if not again or engine.closed:
                 raise
             on_failure(error)
-    solved = _graded(job, answers, job.config.entropy)
+    solved = _graded(job, answers, job.config.entropy, seconds)
     solved.certificates.append(proof)
     return solved
 
@@ -249,10 +270,14 @@ def by_index(indices: Sequence[int], completions: Sequence[Completion]) -> dict[
     return {index: list(completions[row * samples : (row + 1) * samples]) for row, index in enumerate(indices)}
 
 
-def _graded(job: Job, answers: Mapping[int, Sequence[Completion]], entropy: Entropy) -> Solved:
+def _graded(job: Job, answers: Mapping[int, Sequence[Completion]], entropy: Entropy, generation_seconds: float) -> Solved:
     """All answers in the order of the job's problems, graded."""
+    started = time.monotonic()
     completions = [completion for index in job.indices for completion in answers[index]]
     if entropy == "off":
         completions = [replace(completion, entropies=None, log_probs=None) for completion in completions]
     prompts, references = [plain(problem.prompt) for problem in job.problems], [problem.reference for problem in job.problems]
-    return Solved(grade_completions(prompts, references, completions, REWARD_FUNCTIONS[job.config.reward]), completions, entropy)
+    records = grade_completions(prompts, references, completions, REWARD_FUNCTIONS[job.config.reward])
+    return Solved(
+        records, completions, entropy, generation_seconds=generation_seconds, grading_seconds=time.monotonic() - started
+    )

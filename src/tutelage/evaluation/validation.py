@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from tutelage import console
 from tutelage.evaluation.draft import Draft
 from tutelage.evaluation.grade import summarize
 from tutelage.evaluation.solve import Job, Solved, solve
+from tutelage.machines import StopWanted
 from tutelage.model import Course
 from tutelage.report import show
 from tutelage.runs import RunLog
+
+Part = Literal["weights", "waiting", "entropies", "grading"]
+"""What training stands still for: weights are handed over (an engine's start and its turn of the GPU included), responses are
+generated, their exact entropies are computed, they are graded."""
 
 
 @dataclass
@@ -22,14 +28,34 @@ class Evaluation:
 
     Attributes:
         started: by the monotonic clock.
-        cost: seconds that training has stood still for it.
+        stood_still: seconds that training has stood still for it, by part.
     """
 
     step: int
     job: Job
     draft: Draft
     started: float
-    cost: float = 0.0
+    stood_still: dict[Part, float] = field(default_factory=lambda: {"weights": 0.0, "waiting": 0.0, "entropies": 0.0, "grading": 0.0})
+
+    @property
+    def cost(self) -> float:
+        """Seconds that training has stood still for it."""
+        return sum(self.stood_still.values())
+
+    def cost_as_metrics(self) -> dict[str, Any]:
+        """For a line of the log."""
+        parts = {part: round(seconds, 3) for part, seconds in self.stood_still.items()}
+        return {"training_seconds": round(self.cost, 3), "stood_still_seconds": parts}
+
+    def divide_waiting(self, solved: Solved) -> None:
+        """Divide the seconds that training waited for the answers: the last of them went to grading, those before to generation,
+        and any others to the start of the engine and its loading."""
+        waiting = self.stood_still["waiting"]
+        grading = min(waiting, solved.grading_seconds)
+        generation = min(waiting - grading, solved.generation_seconds)
+        self.stood_still["waiting"] = generation
+        self.stood_still["grading"] += grading
+        self.stood_still["weights"] += waiting - grading - generation
 
 
 class Evaluator:
@@ -47,9 +73,13 @@ class Evaluator:
         if not self.is_due(step):
             return
         evaluation = self.begin(step, "native")
-        with self.progress(evaluation) as advance:
-            solved = solve(evaluation.job, self.policy, evaluation.draft, self.world, advance)
-        evaluation.cost = self.cost(step, evaluation.started)
+        try:
+            with self.standing_still(evaluation, "waiting", step), self.progress(evaluation) as advance:
+                solved = solve(evaluation.job, self.policy, evaluation.draft, self.world, advance)
+        except (StopWanted, KeyboardInterrupt):
+            if self.world.leads:
+                evaluation.draft.add_seconds(evaluation.cost)
+            raise
         self.record(evaluation, solved, step)
 
     def collect(self, step: int) -> None:
@@ -80,9 +110,19 @@ class Evaluator:
         key = Draft.key(step, job.prompts, job.sampling, solver, self.policy.precision, config.entropy)
         return Evaluation(step, job, Draft(self.log.directory, key, self.world.rank), time.monotonic())
 
-    def cost(self, step: int, since: float) -> float:
-        """Seconds that training has stood still at a step; none after the last step, when nothing is left to train."""
-        return round(time.monotonic() - since, 2) if step < self.total else 0.0
+    @contextlib.contextmanager
+    def standing_still(self, evaluation: Evaluation, part: Part, now: int) -> Iterator[None]:
+        """Within it training stands still for a part of an evaluation. The seconds of a part within a part count for the inner one.
+
+        Args:
+            now: the step that training has reached; after the last one nothing is left to train, and no second counts.
+        """
+        started, counted = time.monotonic(), evaluation.cost
+        try:
+            yield
+        finally:
+            if now < self.total:
+                evaluation.stood_still[part] += time.monotonic() - started - (evaluation.cost - counted)
 
     def progress(self, evaluation: Evaluation) -> contextlib.AbstractContextManager[Callable[..., None]]:
         """A bar of responses."""
@@ -96,6 +136,8 @@ class Evaluator:
         """
         if not self.world.leads:
             return
+        evaluation.divide_waiting(solved)
+        evaluation.stood_still["waiting"] += evaluation.draft.seconds()  # of a run that was stopped meanwhile
         if solved.entropy_failed:
             what = f"its entropies could not be computed ({solved.entropy_failed}); all else of it counts"
             console.say(f"step {evaluation.step}: {what}", style="yellow")
@@ -110,7 +152,7 @@ class Evaluator:
             summary["certificate"] = certificate.as_dict()
         self.log.metrics(
             kind="eval", step=evaluation.step, **summary, logged_at_step=now,
-            seconds=round(time.monotonic() - evaluation.started, 2), training_seconds=round(evaluation.cost, 2),
+            seconds=round(time.monotonic() - evaluation.started, 2), **evaluation.cost_as_metrics(), **solved.seconds_as_metrics(),
         )  # fmt: skip
         evaluation.draft.forget()
         show.evaluation(evaluation.step, summary, now)

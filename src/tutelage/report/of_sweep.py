@@ -83,11 +83,11 @@ def curve(point: Found) -> dict[str, str]:
 
 def _row(row: dict[str, Any], directory: Path, page: Path) -> dict[str, Any]:
     report = directory / "trials" / row["trial"] / "report.html"
-    seconds = (row["training_seconds"] or 0) + (row["evaluation_seconds"] or 0)
     return row | {
         "link": quote(os.path.relpath(report, page.parent)) if report.is_file() else None,
         "shown": "–" if row["accuracy"] is None else within(row["accuracy"], row["accuracy_low"], row["accuracy_high"]),
-        "took": duration(seconds) if seconds else "–",
+        "took": duration(row["wall_seconds"]) if row["wall_seconds"] else "–",
+        "evaluating": "–" if row["evaluation_share"] is None else percent(row["evaluation_share"]),
     }
 
 

@@ -15,7 +15,7 @@ from tutelage.config import Config
 from tutelage.console import percent, within
 from tutelage.data import histogram as histogram_of
 from tutelage.data import summary as counts_in_words
-from tutelage.report.words import evaluation_row, model_id, number
+from tutelage.report.words import evaluation_row, model_id, number, share_of_evaluations
 from tutelage.runs import shown_accuracy
 from tutelage.stats import binned, wilson_interval
 
@@ -170,18 +170,15 @@ def summary_table(title: str, summary: dict[str, Any]) -> None:
     console.table(title, ("", ""), rows)
 
 
-def finished(directory: Path, evaluations: Sequence[dict[str, Any]], cost: Mapping[str, float | None] | None = None) -> None:
+def finished(directory: Path, evaluations: Sequence[dict[str, Any]], cost: Mapping[str, Any] | None = None) -> None:
     """The end of a run: the curve, before and after, what the evaluations cost, and where everything lies."""
     shown = ("step", "accuracy", "well_formed", "cut_off", "length")
     rows = [[row[key] for key in shown] for row in map(evaluation_row, evaluations)]
     console.table("Accuracy while training", ("step", "accuracy [95 %]", "well-formed", "cut off", "mean tokens"), rows)
     if len(evaluations) > 1 and evaluations[0]["step"] == 0:
         before_after(evaluations[0], evaluations[-1])
-    if cost is not None and cost["share"] is not None:
-        console.say(
-            f"Training took {console.duration(cost['training_seconds'] or 0)}; evaluations held it up for"
-            f" {console.duration(cost['evaluation_seconds'] or 0)} ({percent(cost['share'])})."
-        )
+    if cost is not None and (said := share_of_evaluations(cost)):
+        console.say(said)
     console.say(
         f"The page to look at is {directory}/report.html; the model is in {directory}/model, every generation in"
         f" {directory}/generations.jsonl, the curve in {directory}/metrics.jsonl."

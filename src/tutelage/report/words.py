@@ -21,6 +21,14 @@ WARNINGS = {
     "engine_failed": "vLLM failed in the evaluation of step {step} and was started again: {reason}.",
 }
 """What the lines of a run say that a person should know, by their kind."""
+PARTS = {
+    "weights": "handing weights over or starting the engine",
+    "waiting": "waiting for responses",
+    "entropies": "on exact entropies",
+    "grading": "on grading",
+    "unknown": "on what was not logged apart",
+}
+"""What training stands still for (`Reading.waiting_by_part`), in words."""
 
 
 def model_id(config: Config) -> str:
@@ -105,19 +113,53 @@ def verdict(reading: Reading) -> str:
     return said[0].upper() + said[1:]
 
 
+def share_of_evaluations(cost: Mapping[str, Any]) -> str:
+    """One sentence: the share of training's time that evaluations took, and what for; "" before the first step.
+
+    Args:
+        cost: as `Reading.evaluation_cost`.
+    """
+    if cost["share"] is None:
+        return ""
+    seconds = cost["evaluation_seconds"]
+    parts = ", ".join(f"{_brief(spent)} {PARTS[part]}" for part, spent in cost["stood_still_seconds"].items() if spent >= 0.05)
+    return (
+        f"Evaluation took {percent(cost['share'])} of the time: training stood still for {_brief(seconds)} of"
+        f" {_brief(cost['training_seconds'] + seconds)}{f' ({parts})' if parts else ''}."
+    )
+
+
+def _brief(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 10 else duration(seconds)
+
+
+def time_row(line: Mapping[str, Any]) -> dict[str, str]:
+    """What an evaluation took, in seconds, in the cells of a table: training's by part, and its own. Those that nothing tells are "–"."""
+
+    def cell(value: float | None) -> str:
+        return "–" if value is None else f"{value:.1f}"
+
+    parts = line.get("stood_still_seconds", {})
+    own = {name: cell(line.get(f"{name}_seconds")) for name in ("sync", "generation", "grading")}
+    return {
+        "step": str(line["step"]), "stood_still": cell(line.get("training_seconds")),
+        **{part: cell(parts.get(part)) for part in PARTS if part != "unknown"},
+        **{f"own_{name}": value for name, value in own.items()},
+    }  # fmt: skip
+
+
 def cost(reading: Reading, price_per_hour: float | None) -> dict[str, Any]:
     """Time, tokens, and money where an hour has a price; without loading and saving, which no line tells of."""
-    evaluations = [line for line in reading.lines if line["kind"] == "eval" and "adopted_from" not in line]
-    # the last evaluation holds no training up, but the machine is taken
-    last = next((line["seconds"] for line in evaluations[-1:] if line.get("training_seconds") == 0), 0.0)
-    seconds = reading.training_seconds + reading.waiting_seconds + last
+    seconds = reading.wall_seconds
     price = price_per_hour if price_per_hour is not None else reading.config.run.price_per_hour if reading.config else None
     timed = [line for line in reading.steps if "tokens_per_second" in line]
     return {
         "seconds": seconds,
         "time": duration(seconds),
         "training": duration(reading.training_seconds),
-        "evaluating": duration(sum(line["seconds"] for line in evaluations)),
+        "evaluating": duration(seconds - reading.training_seconds),
+        "share": share_of_evaluations(reading.evaluation_cost),
+        "by_evaluation": [time_row(line) for line in reading.evaluations if "training_seconds" in line and "adopted_from" not in line],
         "tokens": sum(round(line["tokens_per_second"] * line["seconds"]) for line in timed),
         "response_tokens": sum(line["response_tokens"] for line in reading.steps),
         "price_per_hour": price,
@@ -129,6 +171,8 @@ def warnings(reading: Reading) -> list[str]:
     """What a person should know before they trust the run."""
     found = []
     for line in reading.lines:
+        if line["kind"] in ("eval_lost", "eval_skipped") and line["step"] in reading.evaluated:
+            continue  # the run went on from a step before it, and evaluated it
         if line["kind"] in WARNINGS:
             found.append(WARNINGS[line["kind"]].format_map(line))
         elif line["kind"] == "config_changed":

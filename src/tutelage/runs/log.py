@@ -118,7 +118,7 @@ class RunLog:
         self.generations(0, (line for line in iter_lines(other / GENERATIONS) if line["step"] == 0))
         for line in Reading(other).evaluations:
             if line["step"] == 0:
-                self.metrics(**{**line, "training_seconds": 0.0, "adopted_from": str(other)})
+                self.metrics(**{**line, "training_seconds": 0.0, "stood_still_seconds": {}, "adopted_from": str(other)})
 
     def forget_after(self, step: int) -> None:
         """Drop the lines beyond a step that the run goes back to, and the generations of an evaluation that was not finished.

@@ -17,6 +17,8 @@ from tutelage.runs.files import iter_lines, read_json, read_lines
 
 UNREAD = "unread"
 """The fate, in the ledger, of columns and files that nothing reads; they are no rows."""
+EVALUATIONS = ("eval", "eval_failed", "eval_lost")
+"""Kinds of lines of evaluations that training stood still for."""
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 LEVELS_PER_OCTAVE = 12
 
@@ -145,18 +147,45 @@ class Reading:
         return sum(line["seconds"] for line in self.steps)
 
     @property
-    def waiting_seconds(self) -> float:
-        """Seconds for which training stood still for evaluations."""
-        # runs of before `training_seconds` was logged: training waited for the evaluation from its start to its end
-        waited = sum(line.get("training_seconds", line["seconds"]) for line in self.lines if line["kind"] == "eval")
-        return waited + sum(line["training_seconds"] for line in self.lines if line["kind"] == "eval_failed")
+    def waiting_by_part(self) -> dict[str, float]:
+        """Seconds for which training stood still for evaluations, those that failed or were cut short included, by what for.
+
+        The parts are those of `evaluation.validation.Part`, and "unknown" in runs of before these were logged.
+        """
+        parts = dict.fromkeys(("weights", "waiting", "entropies", "grading", "unknown"), 0.0)
+        for line in self.lines:
+            if line["kind"] in EVALUATIONS and "stood_still_seconds" in line:
+                for part, seconds in line["stood_still_seconds"].items():
+                    parts[part] += seconds
+            elif line["kind"] in EVALUATIONS:
+                # before `training_seconds` was logged, training waited for the evaluation from its start to its end
+                parts["unknown"] += line.get("training_seconds", line.get("seconds", 0.0))
+        return parts
 
     @property
-    def evaluation_cost(self) -> dict[str, float | None]:
-        """Seconds of training, seconds that it stood still for evaluations, and their share of the former."""
-        training, waiting = self.training_seconds, self.waiting_seconds
-        share = round(waiting / training, 4) if training else None
-        return {"training_seconds": round(training, 2), "evaluation_seconds": round(waiting, 2), "share": share}
+    def waiting_seconds(self) -> float:
+        """Seconds for which training stood still for evaluations."""
+        return sum(self.waiting_by_part.values())
+
+    @property
+    def wall_seconds(self) -> float:
+        """Seconds of steps and evaluations, as the clock on the wall has them; loading and saving are not among them."""
+        evaluations = [line for line in self.lines if line["kind"] == "eval" and "adopted_from" not in line]
+        # the last evaluation holds no training up, but the machine is taken
+        last = next((line["seconds"] for line in evaluations[-1:] if line.get("training_seconds") == 0), 0.0)
+        return self.training_seconds + self.waiting_seconds + last
+
+    @property
+    def evaluation_cost(self) -> dict[str, Any]:
+        """What evaluations cost training: seconds of its steps, seconds that it stood still for evaluations, and by what for; `share`:
+        of both together, which is the time from the first step to the last; None before the first step."""
+        training, parts = self.training_seconds, self.waiting_by_part
+        waiting = sum(parts.values())
+        return {
+            "training_seconds": round(training, 2), "evaluation_seconds": round(waiting, 2),
+            "share": round(waiting / (training + waiting), 4) if training else None,
+            "stood_still_seconds": {part: round(seconds, 2) for part, seconds in parts.items() if part != "unknown" or seconds},
+        }  # fmt: skip
 
 
 def read_run(path: str | Path) -> Reading:

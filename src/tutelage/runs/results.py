@@ -118,6 +118,8 @@ def _result(reading: Reading, failure: str | None) -> dict[str, Any]:
         "nll": steps[-1].get("nll") if done and steps else None,
         "training_seconds": round(reading.training_seconds, 1) if steps else None,
         "evaluation_seconds": round(_own_seconds(reading), 1) if evaluations else None,
+        "evaluation_share": reading.evaluation_cost["share"] if evaluations else None,
+        "wall_seconds": round(reading.wall_seconds, 1) if reading.lines else None,
         "response_tokens": sum(line["response_tokens"] for line in steps) if steps else None,
         "memory_gb": max(memory) if memory else None,
         "failure": failure,
@@ -224,7 +226,7 @@ def in_a_line(directory: Path, name: str) -> str:
     reading = trial_of(directory, name)
     if (last := reading.last) is None:
         return "evaluated" if name.startswith("baseline") else "finished"
-    return f"accuracy {shown_accuracy(last)}, {console.duration(reading.training_seconds + _own_seconds(reading))}"
+    return f"accuracy {shown_accuracy(last)}, {console.duration(reading.wall_seconds)}"
 
 
 def show(directory: Path) -> None:

@@ -45,7 +45,7 @@ class Result:
     directory: Path
     evaluations: list[dict[str, Any]]
     steps: int
-    evaluation_cost: dict[str, float | None]
+    evaluation_cost: dict[str, Any]
 
 
 def train_one_size(
