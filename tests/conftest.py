@@ -81,8 +81,9 @@ def make_config(tiny_model: str, data_file: Path, tmp_path: Path):
     return make
 
 
-OF_LIBRARIES = ("pymp-",)
-"""Temporary files that may be there when the last test has ended: their processes remove them when they end."""
+OF_LIBRARIES = ("pymp-", "torchinductor_")
+"""Temporary files that may be there when the last test has ended: of processes that remove them when they end, and a cache of
+torch that is there whatever TORCHINDUCTOR_CACHE_DIR says."""
 
 
 @pytest.fixture(autouse=True, scope="session")

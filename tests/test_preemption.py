@@ -254,7 +254,7 @@ import sys
 from tutelage.machines import launcher
 launcher.PARTING_SECONDS = 0.3
 try:
-    sys.exit(launcher.launch(2, sys.argv[1:], "a_rank"))
+    sys.exit(launcher.launch(2, sys.argv[2:], sys.argv[1]))
 except KeyboardInterrupt:
     sys.exit(130)
 """
@@ -263,11 +263,11 @@ except KeyboardInterrupt:
 @pytest.fixture
 def launched(tmp_path):
     """Start two ranks of a module, and wait until both listen."""
-    (tmp_path / "a_rank.py").write_text(RANK)
     started = []
 
-    def start(mode: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", LAUNCH, mode]
+    def start(mode: str, module: str = "a_rank") -> subprocess.Popen[str]:
+        (tmp_path / f"{module}.py").write_text(RANK)
+        command = [sys.executable, "-P", "-c", LAUNCH, module, mode]
         started.append(subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
         assert [started[-1].stdout.readline() for _ in range(2)] == ["ready\n"] * 2
         return started[-1]
@@ -297,7 +297,7 @@ def test_the_launcher_passes_ctrl_c_on_and_kills_at_the_second(launched):
 
 @pytest.mark.parametrize(("mode", "code", "named"), [("fail", 3, ""), ("die", 1, "rank 1 was ended by SIGKILL; the job ends, and the same command goes on")])
 def test_a_rank_that_fails_ends_the_others(launched, mode, code, named):
-    process = launched(mode)
+    process = launched(mode, "tutelage")  # in its own directory, this is a rank that imports nothing
     _, told = process.communicate(timeout=300)
     assert process.returncode == code and named in told
 
