@@ -106,7 +106,7 @@ def test_the_formula_is_as_close_to_a_trace_that_gathers_keys(shapes, monkeypatc
 PROCESSES = [
     ((16000, 256, 768, 4), "fp32", "none", [1200, 600], 3),
     ((24000, 512, 1376, 8), "fp32", "selective", [500, 300], 2),
-    ((48000, 256, 512, 2), "bf16-mixed", "full", [150], 1),
+    ((48000, 256, 512, 2), "bf16-mixed", "full", [60], 1),
 ]
 """Sizes of a model, precision, kind of recomputation, lengths of rows in tokens, and rows of a step."""
 
