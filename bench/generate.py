@@ -138,9 +138,9 @@ def several_engines(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def live_run(arguments: argparse.Namespace) -> dict[str, Any]:
     """A run with asynchronous evaluation: its cost to training, and its timeline."""
-    from tutelage import train_one_size
     from tutelage.config import parse_config
     from tutelage.runs.files import read_lines
+    from tutelage.training import fine_tune
 
     with tempfile.TemporaryDirectory() as folder:
         config = parse_config(
@@ -155,7 +155,7 @@ def live_run(arguments: argparse.Namespace) -> dict[str, Any]:
                 "run": {"dir": str(Path(folder) / "run"), "save_every": 0},
             }
         )  # fmt: skip
-        result = train_one_size(config)
+        result = fine_tune(config)
         lines = read_lines(result.directory / "metrics.jsonl")
     lines = [line for line in lines if line["kind"] in ("train", "eval")]
     first = min(line["time"] - line["seconds"] for line in lines)

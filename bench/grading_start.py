@@ -1,4 +1,4 @@
-"""Seconds until the first verdicts of a fresh process: of a pair that our reader decides, and of one for Math-Verify.
+"""Seconds until the first verdicts of a fresh process: of two functions, and of a limit.
 
     python bench/grading_start.py [--before OTHER/src] [--neighbours 9] [--rounds 5]
 
@@ -32,8 +32,8 @@ if ahead:
     seconds["start_workers returns"] = time.monotonic() - begin
     time.sleep(ahead)
 for name, gold, answer in (
-    ("first pair of our reader", "x^2-1", "(x-1)(x+1)"), ("first pair of Math-Verify", "6", r"\lim_{x \to 3} 2x"),
-    ("second pair of Math-Verify", "8", r"\lim_{x \to 4} 2x"),
+    ("first pair", "x^2-1", "(x-1)(x+1)"), ("first limit", "6", r"\lim_{x \to 3} 2x"),
+    ("second limit", "8", r"\lim_{x \to 4} 2x"),
 ):
     begin = time.monotonic()
     assert grade(gold, answer).equal

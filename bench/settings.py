@@ -2,7 +2,7 @@
 
     python bench/settings.py [--only sr sr+8bit lora] [--model smollm2] [--out /tmp/settings]
 
-Each run trains a few steps of the built-in task by `train_one_size`, evaluates, and saves. A line says what came of it: losses, the
+Each run trains a few steps of the built-in task by `fine_tune`, evaluates, and saves. A line says what came of it: losses, the
 share of changed weights where it was looked at, seconds of each step, memory. With `--device cpu` settings that need a card are
 refused, and this is shown.
 """
@@ -41,7 +41,8 @@ CASES: dict[str, dict[str, str]] = {
 
 def run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """What came of a run."""
-    from tutelage import load_config, train_one_size
+    from tutelage import load_config
+    from tutelage.training import fine_tune
 
     directory = Path(arguments.out, name.replace(" ", "-"))
     shutil.rmtree(directory, ignore_errors=True)
@@ -51,7 +52,7 @@ def run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         "eval.every": "2", "eval.examples": "8", "eval.full": "false", "eval.max_new_tokens": "24", "eval.backend": "native",
         "run.save_every": "2", "run.dir": str(directory),
     } | CASES[name]  # fmt: skip
-    result = train_one_size(load_config(None, [word for key, value in settings.items() for word in (f"--{key}", value)]))
+    result = fine_tune(load_config(None, [word for key, value in settings.items() for word in (f"--{key}", value)]))
     lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if line["kind"] == "train"]
     return {

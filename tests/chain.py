@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,8 +15,17 @@ CHATML = (
 OWN, TURN = "<|end|>", "<|im_end|>"
 
 
-def make_chain_model(directory: Path, template: str = CHATML) -> str:
-    """Write the model to a directory; its name. As base models do, its tokenizer ends with `OWN`, its chat template's turns with `TURN`."""
+SAYS = ("a", "Ã", "©", "S", "T", "O", "P", "x", OWN)
+"""Words for `make_chain_model`: after "a" it says "éSTOPx", whose first letter is two tokens, and its end."""
+WORDS = ("a", OWN, "b", TURN, "c", "c")
+
+
+def make_chain_model(directory: Path, template: str = CHATML, words: Sequence[str] = WORDS) -> str:
+    """Write the model to a directory; its name. As base models do, its tokenizer ends with `OWN`, its chat template's turns with `TURN`.
+
+    Args:
+        words: tokens; after each the model says the next one.
+    """
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -28,13 +38,13 @@ def make_chain_model(directory: Path, template: str = CHATML) -> str:
         vocab_size=len(tokenizer), hidden_size=128, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
         max_position_embeddings=512, tie_word_embeddings=False, eos_token_id=0, pad_token_id=0, bos_token_id=None,
     ))  # fmt: skip
-    chain = tokenizer.convert_tokens_to_ids(["a", OWN, "b", TURN, "c", "c"])
+    chain = tokenizer.convert_tokens_to_ids(list(words))
     with torch.no_grad():
         for name, weight in model.named_parameters():
             weight.fill_(1.0 if "norm" in name else 0.0)  # layers add nothing: a word alone decides which is next
         for channel, (word, following) in enumerate(pairwise(chain)):
             model.model.embed_tokens.weight[word, channel] = 1.0
             model.lm_head.weight[following, channel] = 1.0
-    model.generation_config.eos_token_id = [0, chain[2]]  # as in models that name several
+    model.generation_config.eos_token_id = [0, tokenizer.convert_tokens_to_ids("b")]  # as in models that name several
     model.save_pretrained(directory)
     return str(directory)

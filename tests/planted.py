@@ -1,4 +1,4 @@
-"""A real vLLM engine that can be told to make the two mistakes that the certificate is there to catch."""
+"""A real vLLM engine that can be told to make the mistakes that the certificate is there to catch."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ class Planted(VllmEngine):
         if self.mistake == "stale head":  # as when a tied head is left out and its packed copy not renewed
             rest = {name: tensor for name, tensor in weights.items() if name != "lm_head.weight"}
             self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(rest.items())})
+            self.llm.reset_prefix_cache()
+        elif self.mistake == "stale":
             self.llm.reset_prefix_cache()
         elif self.mistake == "stale cache":
             self.llm.reset_prefix_cache, reset = lambda: True, self.llm.reset_prefix_cache

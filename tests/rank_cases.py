@@ -14,8 +14,9 @@ import torch
 from tutelage.config import parse_config
 from tutelage.data import prepare
 from tutelage.errors import InputError
+from tutelage.evaluation.certificate import expected_of, probes
 from tutelage.evaluation.engine.snapshot import take
-from tutelage.machines.sharding import full_tensor, local_part
+from tutelage.machines.sharding import full_tensor, local_part, reshard
 from tutelage.machines.world import ALONE, World
 from tutelage.model import lora, optim
 from tutelage.model.load import load_policy, tokenizer_of
@@ -122,7 +123,7 @@ def job_train(raw: dict, fake: str = "good", stop_at: int | None = None) -> str:
     oom.accumulate_gradients = stopping
     os.environ[VARIABLE] = fake
     try:
-        train.train_one_size(parse_config(raw))
+        train.fine_tune(parse_config(raw))
     except train.Preempted as stop:
         return str(stop)
     finally:
@@ -151,6 +152,15 @@ def snapshot_of_shards(world: World, raw: dict) -> dict:
     policy, _, _ = set_up_here(world, raw)
     taken = take(lora.merged_weights(policy.model), torch.float32, keep=world.leads)
     return {name: tensor.clone() for name, tensor in taken.tensors().items()}
+
+
+def expected_of_shards(world: World, raw: dict) -> tuple[list[list[float]], float, list[str]]:
+    """What the trainer expects of an engine in bfloat16, and the types of its weights afterwards."""
+    policy, course, _ = set_up_here(world, raw)
+    expected = expected_of(policy, "bfloat16", probes(policy.tokenizer), course.examples(0))
+    reshard(policy.model)
+    types = sorted({f"{type(weight).__name__} {weight.dtype}" for weight in policy.model.parameters()})
+    return [scores.tolist() for scores in expected.scores], expected.rounding, types
 
 
 def time_of_a_save(world: World, raw: dict, run: str) -> dict:

@@ -89,9 +89,9 @@ def test_several_samples_have_an_interval_without_a_test(tmp_path):
 @pytest.mark.slow
 def test_an_evaluation_of_a_file_is_compared_with_a_run(tmp_path, make_config, tiny_model, data_file, capsys):
     """Though it asks the same questions in prompts of its own."""
-    from tutelage.training.loop import train_one_size
+    from tutelage.training import fine_tune
 
-    run = train_one_size(make_config(data__validation=str(data_file), data__overlap="keep", eval__examples=6, eval__every=0)).directory
+    run = fine_tune(make_config(data__validation=str(data_file), data__overlap="keep", eval__examples=6, eval__every=0)).directory
     out = tmp_path / "evaluation"
     assert (
         main(

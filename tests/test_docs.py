@@ -22,7 +22,7 @@ from tutelage.cli.entry import build_parser
 from tutelage.config import load_config, split_overrides
 from tutelage.data import arithmetic
 from tutelage.runs import to_lines
-from tutelage.training import train_one_size
+from tutelage.training import fine_tune
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -70,7 +70,7 @@ def reader(tmp_path_factory, tiny_model) -> Path:
     small += ["--data.train", str(directory / "solutions.jsonl"), "--train.batch_size", "4", "--train.grad_accum", "2"]
     small += ["--eval.backend", "native", "--eval.max_new_tokens", "8", "--eval.examples", "4", "--train.num_steps", "3"]
     for name in ("first", "second"):
-        train_one_size(load_config(None, [*small, "--run.dir", str(directory / "runs" / name)]))
+        fine_tune(load_config(None, [*small, "--run.dir", str(directory / "runs" / name)]))
     return directory
 
 

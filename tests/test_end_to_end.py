@@ -33,7 +33,9 @@ def test_the_a10g_recipe_is_the_specifications_configuration():
     train, evaluation = config.train, config.eval
     assert (config.model.id, config.model.device, config.data.max_length) == ("Qwen/Qwen2.5-Math-1.5B", "cuda:0", 512)
     assert (train.lr, train.batch_size, train.grad_accum, train.num_epochs, train.clip_grad) == (2e-5, 1, 4, 2, 1.0)
-    assert (evaluation.every, evaluation.examples, evaluation.backend, evaluation.device) == (300, 16, "vllm", "cuda:1")
+    assert evaluation.every * train.grad_accum == 300  # eval_every counts micro-batches
+    assert (evaluation.examples, evaluation.backend, evaluation.device) == (16, "vllm", "cuda:1")
+    assert (config.data.truncate, config.data.prompt, config.data.seed) == ("tail", "none", 42)
     assert (evaluation.gpu_memory_utilization, train.loss_normalization) == (0.4, "sequence")
 
 

@@ -6,6 +6,7 @@ import torch
 from tutelage import log_generations, log_generations_vllm, r1_zero_reward_fn
 from tutelage.evaluation.engine import native
 from tutelage.evaluation.engine.contract import Completion, Sampling
+from tutelage.evaluation.engine.handle import EngineHandle
 from tutelage.evaluation.entropy import TOP_K, add_entropies
 from tutelage.evaluation.grade import grade_completions, summarize
 
@@ -112,7 +113,7 @@ def test_entropies_by_one_pass_are_those_that_generation_saw(tiny_model, tokeniz
         assert sum(tokens["characters"]) == len(completion.text) and len(tokens["characters"]) == len(completion.token_ids)
 
 
-class SameModel:
+class SameModel(EngineHandle):
     """What `log_generations_vllm` uses of an engine, by the model itself."""
 
     def __init__(self, policy):
@@ -142,7 +143,7 @@ def test_both_doors_return_the_same(model, tokenizer):
     theirs = log_generations_vllm(engine, prompts, truths, r1_zero_reward_fn, Sampling(6, temperature=0), batch_size=2)
     assert engine.asked == [(2, [0, 1], 0), (1, [2], 0)]
     for a, b in zip(ours["records"], theirs["records"], strict=True):
-        assert {**a, "token_entropy": None} == {**b, "token_entropy": None}
+        assert {**a, "token_entropy": 0, "avg_token_entropy": 0} == {**b, "token_entropy": 0, "avg_token_entropy": 0}
         assert a["token_entropy"] == pytest.approx(b["token_entropy"], abs=1e-4)
     assert set(ours["summary"]) == set(theirs["summary"]) == SUMMARY_KEYS
     off = log_generations_vllm(engine, prompts, truths, r1_zero_reward_fn, Sampling(6, temperature=0), entropy="off")

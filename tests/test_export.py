@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file
 from test_train import interrupt_at_call, weights_of
 
-from tutelage import train_one_size
 from tutelage.cli import main
 from tutelage.cli.export import export
 from tutelage.errors import InputError
+from tutelage.training import fine_tune
 from tutelage.training.ending import Interrupted
 from tutelage.training.loop import _best
 
@@ -25,7 +25,7 @@ def stopped_at(make_config, monkeypatch, step: int, **changes):
     with monkeypatch.context() as patch:
         interrupt_at_call(patch, "accumulate_gradients", step + 1, signal.SIGINT)
         with pytest.raises(Interrupted):
-            train_one_size(config)
+            fine_tune(config)
     return config
 
 
@@ -37,7 +37,7 @@ def test_an_exported_checkpoint_is_the_model_of_a_run_that_ended_there(make_conf
         pytest.importorskip("peft")
     same = {"train__schedule": "constant", "train__warmup_ratio": 0.0, **how}
     config = stopped_at(make_config, monkeypatch, 3, train__num_steps=4, run__dir=str(tmp_path / "long"), **same)
-    short = train_one_size(
+    short = fine_tune(
         make_config(train__num_steps=3, eval__every=0, eval__before=False, run__dir=str(tmp_path / "short"), **same)
     )
     target = export(Path(config.run.dir))
@@ -57,7 +57,7 @@ def test_an_exported_checkpoint_ends_as_its_run_did(make_config, monkeypatch, tm
     chain = make_chain_model(tmp_path / "chain")
     config = stopped_at(make_config, monkeypatch, 2, model__id=chain, data__prompt="chat")
     ends = saved_ends(export(Path(config.run.dir)))
-    finished = train_one_size(config)
+    finished = fine_tune(config)
     assert set(ends.values()) == {TURN, ends["config"]} and ends["config"] != 0
     assert saved_ends(finished.directory / "model") == saved_ends(export(finished.directory)) == ends
 
@@ -72,7 +72,7 @@ def test_a_resized_model_is_resumed_and_exported_at_its_new_size(make_config, mo
     config = stopped_at(make_config, monkeypatch, 2, model__id=str(tmp_path / "long"), model__resize=True)
     exported = load_file(export(Path(config.run.dir)) / "model.safetensors")
     assert exported["model.embed_tokens.weight"].shape[0] == 402
-    finished = train_one_size(config)
+    finished = fine_tune(config)
     assert AutoModelForCausalLM.from_pretrained(finished.directory / "model").config.vocab_size == 402
 
 
@@ -102,6 +102,6 @@ def test_the_best_step_is_the_earliest_of_the_most_accurate_ones():
 @pytest.mark.slow
 def test_a_finished_run_keeps_its_best_checkpoint_where_that_is_wished(make_config, monkeypatch):
     monkeypatch.setattr("tutelage.training.loop._best", lambda log: [2])
-    run = train_one_size(make_config(train__num_steps=6, run__keep_best=True, run__keep_last=1)).directory
+    run = fine_tune(make_config(train__num_steps=6, run__keep_best=True, run__keep_last=1)).directory
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-00000002"]
     assert (export(run, step=2) / "model.safetensors").is_file() and (export(run) / "model.safetensors").is_file()

@@ -18,6 +18,7 @@ CONTRACT = [
     "load_policy_into_vllm_instance",
     "log_generations",
     "log_generations_vllm",
+    "masked_mean",
     "masked_normalize",
     "question_only_reward_fn",
     "r1_zero_reward_fn",

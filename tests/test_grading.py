@@ -155,7 +155,7 @@ def test_the_conventions_are_what_the_documentation_says():
         (r"x^2-1", "(x-1)(x+1)", "algebra"),
         (r"(1,2)", r"\left( 1.0, 2 \right)", "structure"),
         (r"\frac{1}{2}", r"\int_0^1 x \, dx", "algebra"),
-        (r"\frac{d}{dx} x^2", r"\frac{d}{d x} (x^{2})", "math-verify"),
+        (r"\frac{d}{dx} x^2", r"\frac{d}{d x} (x^{2})", "algebra"),
         ("5", "five", "string"),
     ],
 )
@@ -175,7 +175,7 @@ def test_equal_answers_and_the_layer_that_decides(gold, answer, layer):
         ("a+5", "t+5", "algebra"),
         ("[1,2)", "[1,2]", "structure"),
         (r"\frac{1}{3}", r"\int_0^1 x \, dx", "algebra"),
-        (r"\frac{d}{dx} x^2", r"\frac{d}{dx} x^3", "math-verify"),
+        (r"\frac{d}{dx} x^2", r"\frac{d}{dx} x^3", "algebra"), ("2x", r"\frac{d}{dx} x^3", "algebra"),
         ("5", "about 5", "text"),
         ("4", "9^{9^{9^{9}}}", "limit"),
     ],

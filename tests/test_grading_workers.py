@@ -16,10 +16,9 @@ import pytest
 from hostile_inputs import HOSTILE, PWN
 
 from tutelage.grading import grade, grade_all, pool
-from tutelage.grading.work import Task
 
-HARD = (r"\frac{1}{7}", r"\sum_{n=1}^{9999} \frac{1}{n^{999}} + \int \frac{1}{x^{30}+x^{17}+3x+1} dx")
-"""A pair that costs Math-Verify more than any limit."""
+HARD = (r"\frac{1}{7}", r"\int_0^1 \int_0^1 \int_0^1 \int_0^1 \sin(a b x y) \, dx \, dy \, da \, db")
+"""A pair that costs more work than the limit."""
 pytestmark = pytest.mark.slow
 
 
@@ -68,13 +67,13 @@ EXECUTION = [
 
 
 def test_no_text_of_an_answer_or_a_reference_becomes_code(tmp_path):
-    """Every event of Python's own auditing is watched while all layers, Math-Verify's included, read the texts."""
+    """Every event of Python's own auditing is watched while all layers read the texts."""
     script = f"""
     import os, sys
-    from tutelage.grading import foreign, symbolic
+    from tutelage.grading import symbolic
     from tutelage.grading.equality import Verdict, _cheap
     from tutelage.grading.normalize import normalize
-    foreign.warm_up()
+    symbolic.decide(r"\\int_0^1 x dx", "1/2")
     os.chdir({str(tmp_path)!r})
     events = []
     def watch(event, arguments):
@@ -88,13 +87,10 @@ def test_no_text_of_an_answer_or_a_reference_becomes_code(tmp_path):
         for gold, answer in (("4.5", text), (text, "4.5"), (r"\\int_0^1 x dx", text)):
             verdict = _cheap(gold, answer)
             equal = verdict.equal if isinstance(verdict, Verdict) else symbolic.decide(*verdict)[0]
-            try:
-                foreign._verdict(normalize(gold), normalize(answer))
-            except Exception:
-                pass
+            symbolic.decide(normalize(gold), normalize(answer))
             if equal:
                 accepted.append((gold, answer))
-    assert symbolic.decide(r"\\frac{{d}}{{dx}} x^2", r"\\frac{{d}}{{d x}} (x^{{2}})") == (True, "math-verify", "")
+    assert symbolic.decide(r"\\frac{{d}}{{dx}} x^2", r"\\frac{{d}}{{d x}} (x^{{2}})") == (True, "algebra", "")
     print("EVENTS", events, "ACCEPTED", accepted)
     """
     done = run(script)
@@ -104,11 +100,10 @@ def test_no_text_of_an_answer_or_a_reference_becomes_code(tmp_path):
 
 def test_the_worker_refuses_code_made_from_text():
     script = """
-    import sys
+    import os, subprocess, sys
     from tutelage.grading.worker import refuse_code
     code = compile("1 + 1", "<string>", "eval")
     sys.addaudithook(refuse_code)
-    import os, subprocess, collections
     for attempt in (
         lambda: eval("1 + 1"), lambda: exec("x = 1"), lambda: compile("1", "<string>", "eval"), lambda: eval(code),
         lambda: os.system("true"), lambda: subprocess.run(["true"]), lambda: os.fork(), lambda: __import__("ast").literal_eval("1"),
@@ -170,7 +165,7 @@ def test_memory_is_limited():
     import resource
     child = os.fork()
     if child == 0:
-        worker._restrict(os.getppid())
+        worker.restrict()
         try:
             bytearray(2 << 30)
         except MemoryError:
@@ -183,10 +178,10 @@ def test_memory_is_limited():
 
 def test_a_worker_that_was_killed_is_replaced():
     assert grade("x^2-1", "(x-1)(x+1)").equal is True
-    worker = pool._idle[Task.READ].get_nowait()
+    worker = pool._idle.get_nowait()
     worker.process.kill()
     worker.process.wait()
-    pool._idle[Task.READ].put(worker)
+    pool._idle.put(worker)
     assert grade("x^2-1", "(x-1)(x+1)").equal is True
 
 
@@ -234,14 +229,17 @@ def test_a_file_in_the_current_directory_is_not_taken_for_a_library(tmp_path):
     assert done.stdout == "True\n" and not (tmp_path / "pwned").exists()
 
 
-def test_a_child_that_was_killed_costs_one_pair_at_most():
-    assert grade("x^2-1", "(x-1)(x+1)").equal is True
-    worker = pool._idle[Task.READ].get_nowait()
-    pool._idle[Task.READ].put(worker)
-    for child in workers_of(worker.process.pid):
-        os.kill(child, signal.SIGKILL)
-    verdicts = [grade("x^2-1", f"(x-1)(x+1)+{number}-{number}").equal for number in range(3)]
-    assert verdicts[1:] == [True, True] and verdicts[0] in (True, None)
+def test_a_pair_that_ends_its_worker_costs_no_other_pair(monkeypatch):
+    pool.close()
+    script = """import signal, os, tutelage.grading.symbolic as s
+compare = s.decide
+s.decide = lambda gold, answer: os.kill(os.getpid(), signal.SIGKILL) if answer == "1+z" else compare(gold, answer)
+from tutelage.grading.worker import main
+main()"""
+    monkeypatch.setattr(pool, "_command", lambda: [sys.executable, "-c", script])
+    verdicts = grade_all([("x+1", "1+x"), ("z+1", "1+z"), ("x", "y+1")], workers=1)
+    pool.close()
+    assert [verdict.equal for verdict in verdicts] == [True, None, False] and verdicts[1].by_the_clock
 
 
 # ── wherever it is called from ────────────────────────────────────────────────────────────────────────────────────────
@@ -339,7 +337,7 @@ def test_no_process_outlives_the_owner(end, busy):
     )  # fmt: skip
     assert owner.stdin is not None and owner.stdout is not None and owner.stdout.readline() == "READY\n"
     below = workers_of(owner.pid)
-    assert len(below) >= 2
+    assert below
     owner.stdin.write("now\n")
     owner.stdin.flush()
     if end.startswith("time.sleep"):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tutelage import train_one_size
 from tutelage.errors import InputError, RunError
+from tutelage.training import fine_tune
 from tutelage.training.replay import replay_step
 from tutelage.training.step import AT_LEAST, Guard
 
@@ -84,7 +84,7 @@ def steps_of(directory: Path) -> list[dict]:
 def test_a_spike_stops_the_run_before_any_weight_changes_and_says_how_to_look_into_it(poisoned, capsys):
     config = poisoned(300.0)
     with pytest.raises(RunError, match=r"the gradient norm is .*, more than .*train\.jsonl:8.*\n.*--replay \d+\n.*skip") as stopped:
-        train_one_size(config)
+        fine_tune(config)
     directory = Path(config.run.dir)
     record = json.loads(next((directory / "nonsense").iterdir()).read_text())
     assert any(row.endswith("train.jsonl:8") for row in record["rows"]) and f"step {record['step']}:" in str(stopped.value)
@@ -102,7 +102,7 @@ def test_a_spike_stops_the_run_before_any_weight_changes_and_says_how_to_look_in
     with pytest.raises(InputError, match="the run has steps 1 to 40"):
         replay_step(config, 41)
 
-    finished = train_one_size(config.model_copy(update={"train": config.train.model_copy(update={"on_nonsense": "skip"})}))
+    finished = fine_tune(config.model_copy(update={"train": config.train.model_copy(update={"on_nonsense": "skip"})}))
     skipped = [line["step"] for line in steps_of(finished.directory) if "skipped" in line]
     assert skipped[0] == record["step"] and len(steps_of(finished.directory)) == 40
 
@@ -111,7 +111,7 @@ def test_a_spike_stops_the_run_before_any_weight_changes_and_says_how_to_look_in
 def test_skipped_steps_leave_the_weights_alone_are_counted_and_end_the_run_when_they_are_many(poisoned):
     config = poisoned(math.nan, train__on_nonsense="skip", train__max_skips=1)
     with pytest.raises(RunError, match=r"2 steps were not applied, and train\.max_skips is 1"):
-        train_one_size(config)
+        fine_tune(config)
     steps = steps_of(Path(config.run.dir))
     assert [line["weights_changed"] for line in steps if "skipped" in line] == [0.0]
     assert all(math.isfinite(line["loss"]) for line in steps if "skipped" not in line)
@@ -126,7 +126,7 @@ def test_a_replayed_step_is_the_logged_step(make_config, monkeypatch):
     with monkeypatch.context() as patch:
         interrupt_at_call(patch, "accumulate_gradients", 6)
         with pytest.raises(Interrupted):
-            train_one_size(config)
+            fine_tune(config)
     logged = steps_of(Path(config.run.dir))[3]
     told = []
     with monkeypatch.context() as patch:

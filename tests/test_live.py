@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tutelage import InputError, train_one_size
+from tutelage.errors import InputError
 from tutelage.evaluation import live
 from tutelage.evaluation.engine.contract import Sampling
 from tutelage.evaluation.engine.fake import FakeEngine
@@ -21,7 +21,7 @@ from tutelage.evaluation.engine.handle import EngineHandle
 from tutelage.resources import visible_name
 from tutelage.resources.placement import Placement
 from tutelage.runs.files import read_lines
-from tutelage.training import loop
+from tutelage.training import fine_tune, loop
 from tutelage.training.ending import Interrupted
 
 STEPS = {"train__num_steps": 6, "eval__every": 2, "eval__backend": "fake"}
@@ -78,8 +78,8 @@ def in_turns(monkeypatch):
 def test_an_engine_in_its_process_answers_what_the_model_would(make_config, tmp_path, fake):
     """The panel each time and all problems at the ends; a certificate with each; and the same training, bit for bit."""
     changes = {**STEPS, "eval__full": True}
-    native = train_one_size(make_config(**{**changes, "eval__backend": "native"}, run__dir=str(tmp_path / "a"))).directory
-    result = train_one_size(make_config(**changes, run__dir=str(tmp_path / "b")))
+    native = fine_tune(make_config(**{**changes, "eval__backend": "native"}, run__dir=str(tmp_path / "a"))).directory
+    result = fine_tune(make_config(**changes, run__dir=str(tmp_path / "b")))
     assert steps(result.evaluations) == [0, 2, 4, 6]
     for ours, theirs in zip(lines(native, "eval"), result.evaluations, strict=True):
         assert theirs["avg_token_entropy"] == pytest.approx(ours["avg_token_entropy"], abs=1e-4)
@@ -102,8 +102,8 @@ def test_an_engine_in_its_process_answers_what_the_model_would(make_config, tmp_
 
 def test_training_goes_on_while_the_engine_generates(make_config, tmp_path, inside, gate):
     """Asynchronous results bear the step whose weights they used, and are those of the synchronous run."""
-    flying = train_one_size(make_config(**STEPS, eval__mode="async", eval__when_busy="queue", run__dir=str(tmp_path / "b")))
-    waiting = train_one_size(make_config(**{**STEPS, "eval__backend": "native"}, run__dir=str(tmp_path / "a")))
+    flying = fine_tune(make_config(**STEPS, eval__mode="async", eval__when_busy="queue", run__dir=str(tmp_path / "b")))
+    waiting = fine_tune(make_config(**{**STEPS, "eval__backend": "native"}, run__dir=str(tmp_path / "a")))
     assert [(line["step"], line["logged_at_step"]) for line in flying.evaluations] == [(0, 6), (2, 6), (4, 6), (6, 6)]
     for a, b in zip(waiting.evaluations, flying.evaluations, strict=True):
         assert b["certificate"]["holds"]
@@ -117,7 +117,7 @@ def test_training_goes_on_while_the_engine_generates(make_config, tmp_path, insi
     [("wait", [(0, 2), (2, 4), (4, 6), (6, 6)], []), ("skip", [(0, 6), (6, 6)], [2, 4])],  # the last is never left out
 )
 def test_one_evaluation_is_in_flight_at_most(make_config, inside, gate, when_busy, evaluated, skipped):
-    result = train_one_size(make_config(**STEPS, eval__mode="async", eval__when_busy=when_busy))
+    result = fine_tune(make_config(**STEPS, eval__mode="async", eval__when_busy=when_busy))
     assert [(line["step"], line["logged_at_step"]) for line in result.evaluations] == evaluated
     assert steps(lines(result.directory, "eval_skipped")) == skipped
 
@@ -125,7 +125,7 @@ def test_one_evaluation_is_in_flight_at_most(make_config, inside, gate, when_bus
 @pytest.mark.slow
 def test_low_rank_adapters_reach_the_engine_merged(make_config, inside):
     pytest.importorskip("peft")
-    result = train_one_size(make_config(**STEPS, model__lora="lora", model__lora_rank=2, train__lr=1e-2, eval__mode="async"))
+    result = fine_tune(make_config(**STEPS, model__lora="lora", model__lora_rank=2, train__lr=1e-2, eval__mode="async"))
     assert all(line["certificate"]["holds"] for line in result.evaluations) and len(result.evaluations) == 4
 
 
@@ -135,7 +135,7 @@ def test_two_engines_give_what_one_gives(make_config, tmp_path, inside, monkeypa
     from tutelage.cli.eval import evaluate_file
     from tutelage.evaluation import spread
 
-    run = train_one_size(make_config(train__num_steps=1, eval__before=False)).directory
+    run = fine_tune(make_config(train__num_steps=1, eval__before=False)).directory
     data = str(tmp_path / "train.jsonl")
     settings = ["--eval.examples=24", "--eval.backend=fake", "--eval.samples=2", "--eval.temperature=1"]
     one = evaluate_file(str(run), data, settings, tmp_path / "one")
@@ -191,16 +191,16 @@ def test_auto_takes_an_engine_that_can_run_and_says_so(make_config, tmp_path, in
     from tutelage.evaluation.engine import registry
 
     changes = {"train__num_steps": 1, "eval__before": False, "eval__backend": "auto"}
-    result = train_one_size(make_config(**changes))
+    result = fine_tune(make_config(**changes))
     assert result.evaluations[0]["certificate"]["holds"]
     assert "on cpu, while training waits" in capsys.readouterr().out
     absent = replace(registry.ENGINES["fake"], missing=lambda device: ("it is not installed", "install it"))
     monkeypatch.setitem(registry.ENGINES, "fake", absent)
-    result = train_one_size(make_config(**changes, run__dir=str(tmp_path / "without")))
+    result = fine_tune(make_config(**changes, run__dir=str(tmp_path / "without")))
     assert "certificate" not in result.evaluations[0]
     assert "evaluation: by the training model itself (it is not installed)" in capsys.readouterr().out
     with pytest.raises(InputError, match="it is not installed: install it; or .*native"):
-        train_one_size(
+        fine_tune(
             make_config(**{**changes, "eval__backend": "fake"}, data__train="/nowhere.jsonl", run__dir=str(tmp_path / "c"))
         )
 
@@ -211,8 +211,8 @@ def test_auto_takes_an_engine_that_can_run_and_says_so(make_config, tmp_path, in
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_evaluation_by_an_engine_changes_no_bit_of_training(make_config, tmp_path, inside, gate_if_async, mode):
     """Asynchronous, the exact entropies are of weights that training has left behind: the policy holds those for a while."""
-    plain = train_one_size(make_config(**{**STEPS, "eval__every": 0, "eval__backend": "native"}, eval__before=False)).directory
-    result = train_one_size(make_config(**STEPS, eval__mode=mode, run__dir=str(tmp_path / "watched")))
+    plain = fine_tune(make_config(**{**STEPS, "eval__every": 0, "eval__backend": "native"}, eval__before=False)).directory
+    result = fine_tune(make_config(**STEPS, eval__mode=mode, run__dir=str(tmp_path / "watched")))
     assert all(line["entropy"] == "exact" and line["avg_token_entropy"] > 0 for line in result.evaluations)
     assert (result.evaluations[0]["logged_at_step"] > 0) == (mode == "async")
     ours, theirs = weights(plain), weights(result.directory)
@@ -225,7 +225,7 @@ def test_an_interrupted_entropy_pass_is_done_again_and_leaves_the_weights_as_tra
     """Ctrl-C while the policy holds the weights of an earlier step: the state that is saved is that of training."""
     from tutelage.evaluation import solve
 
-    unbroken = train_one_size(make_config(**{**STEPS, "eval__backend": "native"}, run__dir=str(tmp_path / "unbroken")))
+    unbroken = fine_tune(make_config(**{**STEPS, "eval__backend": "native"}, run__dir=str(tmp_path / "unbroken")))
     config, original, calls = make_config(**STEPS, eval__mode="async"), solve.add_entropies, []
 
     def interrupted(*arguments):
@@ -236,10 +236,10 @@ def test_an_interrupted_entropy_pass_is_done_again_and_leaves_the_weights_as_tra
 
     monkeypatch.setattr(solve, "add_entropies", interrupted)
     with pytest.raises(Interrupted):
-        train_one_size(config)
+        fine_tune(config)
     (first,) = lines(tmp_path / "run", "eval")
     assert (first["step"], first["logged_at_step"], first["entropy"]) == (0, 2, "exact")
-    result = train_one_size(config)
+    result = fine_tune(config)
     assert [line["avg_token_entropy"] for line in result.evaluations] == pytest.approx(
         [line["avg_token_entropy"] for line in unbroken.evaluations], abs=1e-4
     )
@@ -249,8 +249,8 @@ def test_an_interrupted_entropy_pass_is_done_again_and_leaves_the_weights_as_tra
 
 def test_each_evaluation_says_what_training_stood_still_for(make_config, tmp_path, inside):
     """Training that waits waits for all of it; after the last step it has nothing left to do."""
-    native = train_one_size(make_config(**{**STEPS, "eval__backend": "native"}, run__dir=str(tmp_path / "native")))
-    engine = train_one_size(make_config(**STEPS))
+    native = fine_tune(make_config(**{**STEPS, "eval__backend": "native"}, run__dir=str(tmp_path / "native")))
+    engine = fine_tune(make_config(**STEPS))
     for result, engaged in ((native, False), (engine, True)):
         for line in result.evaluations:
             parts = line["stood_still_seconds"]
@@ -300,7 +300,7 @@ def test_a_wait_is_divided_from_its_end(monkeypatch):
 @pytest.mark.slow
 def test_an_engine_that_dies_is_started_again(make_config, tmp_path, fake, capsys):
     fake(f"die-once@{tmp_path / 'starts'}")
-    result = train_one_size(make_config(**STEPS, eval__mode="async"))
+    result = fine_tune(make_config(**STEPS, eval__mode="async"))
     assert steps(result.evaluations) == [0, 2, 4, 6]
     (failure,) = lines(result.directory, "engine_failed")
     assert failure["step"] == 0 and "exit code 3" in failure["reason"] and "had enough" in failure["reason"]
@@ -309,7 +309,7 @@ def test_an_engine_that_dies_is_started_again(make_config, tmp_path, fake, capsy
 
 def test_an_engine_that_keeps_failing_does_not_take_training_down(make_config, tmp_path, inside, capsys):
     inside(f"wrong@{tmp_path / 'starts'}")
-    result = train_one_size(make_config(**STEPS, eval__mode="async"))
+    result = fine_tune(make_config(**STEPS, eval__mode="async"))
     assert result.evaluations == [] and (result.directory / "model" / "model.safetensors").is_file()
     assert len(lines(result.directory, "train")) == 6
     (failure,) = lines(result.directory, "eval_failed")
@@ -320,7 +320,7 @@ def test_an_engine_that_keeps_failing_does_not_take_training_down(make_config, t
 
 def test_stale_weights_fail_the_evaluation_and_nothing_else(make_config, inside, capsys):
     inside("stale")
-    result = train_one_size(make_config(**STEPS, train__lr=1e-2))
+    result = fine_tune(make_config(**STEPS, train__lr=1e-2))
     assert steps(result.evaluations) == [0]
     failed = lines(result.directory, "eval_failed")
     assert steps(failed) == [2, 4, 6]
@@ -340,7 +340,7 @@ def test_entropies_that_fail_leave_the_accuracy_as_it_is(make_config, tmp_path, 
         raise torch.OutOfMemoryError("CUDA out of memory\nTried to allocate")
 
     monkeypatch.setattr(*((solve, "add_entropies", too_much) if mode == "sync" else (Policy, "holding", too_much)))
-    result = train_one_size(make_config(**STEPS, eval__mode=mode))
+    result = fine_tune(make_config(**STEPS, eval__mode=mode))
     assert steps(result.evaluations) == [0, 2, 4, 6] and lines(result.directory, "eval_failed") == []
     without = (
         result.evaluations if mode == "sync" else [line for line in result.evaluations if line["step"] < line["logged_at_step"]]
@@ -362,7 +362,7 @@ def test_entropies_that_fail_leave_the_accuracy_as_it_is(make_config, tmp_path, 
 def test_in_turns_the_engine_sleeps_while_training_computes(make_config, tmp_path, inside, in_turns):
     """It is started in its own turn, too."""
     inside(f"good@{tmp_path / 'turns'}")
-    assert steps(train_one_size(make_config(**STEPS)).evaluations) == [0, 2, 4, 6]
+    assert steps(fine_tune(make_config(**STEPS)).evaluations) == [0, 2, 4, 6]
     assert (tmp_path / "turns").read_text().splitlines() == ["start", "sleep", *["wake up", "sleep"] * 3]
 
 
@@ -378,7 +378,7 @@ def test_an_engine_that_does_not_wake_up_is_started_again(make_config, tmp_path,
         wake_up(self)
 
     monkeypatch.setattr(FakeEngine, "wake_up", once)
-    assert steps(train_one_size(make_config(**STEPS)).evaluations) == [0, 2, 4, 6]
+    assert steps(fine_tune(make_config(**STEPS)).evaluations) == [0, 2, 4, 6]
     assert (tmp_path / "turns").read_text().splitlines().count("start") == 2
 
 
@@ -389,7 +389,7 @@ def test_an_engine_without_sleep_is_refused_where_it_would_take_turns(make_confi
 
     monkeypatch.setitem(registry.ENGINES, "fake", replace(registry.ENGINES["fake"], sleeps=False))
     with pytest.raises(InputError, match="no sleep and wake_up"):
-        train_one_size(make_config(**STEPS))
+        fine_tune(make_config(**STEPS))
 
 
 # ── Ctrl-C ──
@@ -411,7 +411,7 @@ def test_ctrl_c_saves_first_and_then_waits_for_what_is_in_flight(make_config, tm
     """The interrupted run, continued, has the evaluations and the weights of one that was not."""
     from tutelage.training import fit
 
-    unbroken = train_one_size(make_config(**STEPS, run__dir=str(tmp_path / "unbroken")))
+    unbroken = fine_tune(make_config(**STEPS, run__dir=str(tmp_path / "unbroken")))
     inside("slow")
     config = make_config(**STEPS, eval__mode="async", run__dir=str(tmp_path / "parts"))
     accumulate = fit.accumulate_gradients
@@ -424,10 +424,10 @@ def test_ctrl_c_saves_first_and_then_waits_for_what_is_in_flight(make_config, tm
     with monkeypatch.context() as patch:
         patch.setattr(fit, "accumulate_gradients", interrupted)
         with pytest.raises(Interrupted):
-            train_one_size(config)
+            fine_tune(config)
     assert steps(lines(tmp_path / "parts", "eval")) == [0, 2]
     inside("good")
-    parts = train_one_size(config)
+    parts = fine_tune(config)
     assert [line["accuracy"] for line in parts.evaluations] == [line["accuracy"] for line in unbroken.evaluations]
     hashes = [[line["certificate"]["weights_sha256"] for line in run.evaluations] for run in (unbroken, parts)]
     assert hashes[0] == hashes[1]
@@ -445,12 +445,12 @@ def test_ctrl_c_twice_ends_the_engine_and_gives_up_what_was_in_flight(
 
     ctrl_c_while_it_generates.setattr(live.EngineEvaluator, "finish", impatient)
     with pytest.raises(Interrupted):
-        train_one_size(make_config(**STEPS))
+        fine_tune(make_config(**STEPS))
     assert (tmp_path / "starts").read_text().splitlines() == ["start"]
     assert steps(lines(tmp_path / "run", "eval_lost")) == [0] and "is lost" in capsys.readouterr().out
     ctrl_c_while_it_generates.undo()
     inside("good")
-    assert steps(train_one_size(make_config(**STEPS)).evaluations) == [0, 2, 4, 6]
+    assert steps(fine_tune(make_config(**STEPS)).evaluations) == [0, 2, 4, 6]
 
 
 @pytest.mark.slow
@@ -458,7 +458,7 @@ def test_in_turns_one_ctrl_c_ends_the_engine_first(make_config, tmp_path, inside
     """Its memory must be free before the optimizer's state comes back."""
     inside("slow")
     with pytest.raises(Interrupted):
-        train_one_size(make_config(**STEPS))
+        fine_tune(make_config(**STEPS))
     assert steps(lines(tmp_path / "run", "eval_lost")) == [0]
     assert not lines(tmp_path / "run", "eval_failed") and not lines(tmp_path / "run", "engine_failed")
 
@@ -478,14 +478,14 @@ def test_an_engine_leaves_the_trainer_alone_and_a_closed_one_stays_closed(tiny_m
     llm = init_vllm(tiny_model, "cpu", 7, backend="fake")
     try:
         llm.generate([[5, 6, 7]], Sampling(3, temperature=0))
-        pid = llm.remote.process.pid
+        pid = llm.handle.remote.process.pid
     finally:
         llm.close()
     after = random.getstate(), torch.get_rng_state(), torch.get_num_threads(), torch.distributed.is_initialized()
     assert before[0] == after[0] and torch.equal(before[1], after[1]) and before[2:] == after[2:]
     assert "vllm" not in sys.modules
     with pytest.raises(EngineError, match="was closed"):
-        llm.start()
+        llm.handle.start()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
@@ -600,5 +600,5 @@ def test_an_engine_that_returns_too_many_or_too_few_responses_fails_that_evaluat
         monkeypatch.setattr(FakeEngine, "generate", lambda *given, change=change, **more: change(right(*given, **more)))
         config = make_config(**STEPS, train__pack=True)
         config = config.model_copy(update={"run": config.run.model_copy(update={"dir": f"{config.run.dir}-{id(change)}"})})
-        result = train_one_size(config)
+        result = fine_tune(config)
         assert result.evaluations == [] and "where 4 were asked for" in lines(result.directory, "eval_failed")[0]["reason"]

@@ -10,7 +10,6 @@ import torch
 from rank_cases import saved
 from torch.distributed.checkpoint import FileSystemReader
 
-from tutelage import train_one_size
 from tutelage.data.tokens import TokenizedExample
 from tutelage.errors import InputError, RunError
 from tutelage.machines.world import ALONE
@@ -19,6 +18,7 @@ from tutelage.model.load import load_policy
 from tutelage.model.lora import merged_weights, require
 from tutelage.model.optim import make_optimizer
 from tutelage.runs import checkpoint
+from tutelage.training import fine_tune
 
 needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="PEFT is not installed")
 ROWS = [TokenizedExample("a", (5, 6, 7), (8, 9)), TokenizedExample("b", (5, 6), (10, 11, 12))]
@@ -31,7 +31,7 @@ def test_a_run_with_adapters_trains_them_alone_and_saves_a_plain_model(make_conf
     from transformers import AutoModelForCausalLM
 
     config = make_config(model__lora=kind, model__lora_rank=4, train__lr=1e-2)
-    result = train_one_size(config)
+    result = fine_tune(config)
     lines = [json.loads(line) for line in (result.directory / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if line["kind"] == "train"]
     assert losses[-1] < losses[0]

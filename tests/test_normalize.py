@@ -90,64 +90,67 @@ def test_every_rule_has_an_example():
     assert {rule for rule, _, _ in RULE_EXAMPLES} == set(rules.RULES)
 
 
-SYNONYM_EXAMPLES = [
-    (r"\left\{\begin{array}{l}x=3 \\ y=1\end{array}\right.", r"\begin{cases}x=3 \\ y=1\end{cases}"),
-    (r"f^{\prime\prime}(x)", "f''(x)"),
-    (r"0^{+}", "0^+"),
-    (r"\left(1, 2\right)", "(1, 2)"),
-    (r"11,\! 111", "11,111"),
-    (r"1\quad 2", "1 2"),
-    (r"1\,000", "1,000"),
-    (r"a\;b", "a b"),
-    (r"12^{\text{th}}", r"12\text{th}"),
-    (r"\frac{\mathrm{d}}{\mathrm{d}x}", r"\frac{d}{dx}"),
-    (r"\tfrac{a}{b}", r"\frac{a}{b}"),
-    (r"\frac1{72}", r"\frac{1}{72}"),
-    (r"\frac{a}2", r"\frac{a}{2}"),
-    (r"\color{red}5", "5"),
-    ("321 in base 5", "321_5"),
-    (r"\dbinom{4}{2}", r"\binom{4}{2}"),
-    ("1{,}000", "1,000"),
-    (r"x \geq 1", r"x \ge 1"),
-    (r"x \neq 1", r"x \ne 1"),
-    (r"x \lt 1", "x < 1"),
-    (r"90^{\circ}", r"90\degree"),
-    (r"\operatorname{lcm}(a)", r"\lcm (a)"),
-    (r"0.\bar 3", r"0.\overline 3"),
-    ("0.333...", r"0.333\ldots"),
-]
+TABLE_EXAMPLES = {
+    "SYNONYMS": [
+        (r"\left\{\begin{array}{l}x=3 \\ y=1\end{array}\right.", r"\begin{cases}x=3 \\ y=1\end{cases}"), (r"\tfrac{a}{b}", r"\frac{a}{b}"),
+        (r"f^{\prime\prime}(x)", "f''(x)"), (r"0^{+}", "0^+"), (r"\left(1, 2\right)", "(1, 2)"), (r"11,\! 111", "11,111"), (r"1\,000", "1,000"),
+        (r"1\quad 2", "1 2"), ("a~b", "a b"), (r"12^{\text{th}}", r"12\text{th}"), ("12^{th}", r"12\text{th}"),
+        (r"\frac{\mathrm{d}}{\mathrm{d}x}", r"\frac{d}{dx}"), (r"\frac1{72}", r"\frac{1}{72}"), (r"\frac{a}2", r"\frac{a}{2}"),
+        ("321 in base 5", "321_5"), ("1{,}000", "1,000"), (r"x \not= 1", r"x \ne 1"), (r"90^{\circ}", r"90\degree"),
+        (r"\operatorname{lcm}(a)", r"\lcm (a)"), (r"0.\bar 3", r"0.\overline 3"), ("0.333...", r"0.333\ldots"),
+    ],
+    "NOTATIONS": [
+        (r"20^\circ C", r"20\text{ degrees Celsius}"), (r"\mathbf{i}+\vec{j}", r"\hat{i}+\hat{j}"), (r"\boldsymbol{a}+2\mathbf{b}", r"\vec{a}+2\vec{b}"),
+        (r"[1 2]^T", "[1,2]^T"), (r"[1,2]^{\mathsf{T}}", "[1,2]^T"), ("C_{10}^3", r"\binom{10}{3}"), ("C^3_{10}", r"\binom{10}{3}"),
+        ("_{10}C_3", r"\binom{10}{3}"), ("10C3+1", r"\binom{10}{3}+1"), (r"10 \choose 3", r"\binom{10}{3}"), (r"2\mathrm{A}_{16}", "2A_{16}"),
+        ("1011 (base 2)", "1011_{2}"), ("0xFF", "FF_{16}"), ("0b1011", "1011_{2}"), ("7 per cent", "7 percent"), (r"\frac{dy}{dx}", "y'"),
+        (r"5\frac{\text{km}}{\text{h}}", r"5\text{ km/h}"), (r"n \text{ odd}", r"n \equiv 1 \pmod{2}"), ("n is divisible by 3", r"n \equiv 0 \pmod{3}"),
+        (r"3 \mid n", r"n \equiv 0 \pmod{3}"), (r"\underline{7}+1", "7+1"),
+        (r"\begin{cases} 1 & \text{if } x>0 \end{cases}", r"\begin{cases} 1 & x>0 \end{cases}"), (r"\text{7 cm}^2", r"7\text{ cm}^2"),
+        (r"1/4\%", r"\frac{1}{4}\%"), ("USD 7", "$7"), ("2 hours and 30 minutes", "2 hours 30 minutes"),
+    ],
+    "GROUPS": [
+        ("1.234.567", "1234567"), ("3,50 €", "3.50 €"), ("2{:}30", "2:30"), ("2 & 3", "2, 3"), (r"k\pi(k \in \mathbb{Z})", r"k\pi, k \in \mathbb{Z}"),
+        ("y=2x (x>0)", "y=2x, x>0"), (r"f(x)=2x \quad \forall x \in \mathbb{R}", "f(x)=2x"), ("5 PM", "5:00 Pm"), ("2 h 30 min", "2 hours 30 minutes"),
+    ],
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("index", range(len(rules._COMPILED)))
-def test_each_synonym_is_needed(index, monkeypatch):
-    text, normal = SYNONYM_EXAMPLES[index]
+@pytest.mark.parametrize(("table", "index"), [(table, index) for table in TABLE_EXAMPLES for index in range(len(getattr(notation_rules, table)))])
+def test_each_notation_is_needed(table, index, monkeypatch):
+    text, normal = TABLE_EXAMPLES[table][index]
     assert normalize(text) == normal
     normalize.cache_clear()
-    monkeypatch.setattr(rules, "_COMPILED", rules._COMPILED[:index] + rules._COMPILED[index + 1 :])
+    entries = getattr(notation_rules, table)
+    monkeypatch.setattr(notation_rules, table, entries[:index] + entries[index + 1 :])
     assert normalize(text) != normal
 
 
-NOTATION_EXAMPLES = [
-    (r"20^\circ C", r"20\text{ degrees Celsius}"), (r"20\degree F", r"20\text{ degrees Fahrenheit}"),
-    (r"\mathbf{i}+\vec{j}", r"\hat{i}+\hat{j}"), (r"\boldsymbol{a}+2", r"\vec{a}+2"), (r"2\mathbf{a}", r"2\vec{a}"), (r"[1 2]^T", "[1,2]^T"),
-    (r"[1,2]^{\mathsf{T}}", "[1,2]^T"), (r"[1,2]^\intercal", "[1,2]^T"), ("C_{10}^3", r"\binom{10}{3}"), ("C^3_{10}", r"\binom{10}{3}"),
-    ("A_{10}^3", r"\perm{10}{3}"), ("_{10}C_3", r"\binom{10}{3}"), ("{}_{10}P_3", r"\perm{10}{3}"), ("10C3+1", r"\binom{10}{3}+1"),
-    (r"10 \choose 3", r"\binom{10}{3}"), (r"2\mathrm{A}_{16}", "2A_{16}"), ("1011 (base 2)", "1011_{2}"), ("0xFF", "FF_{16}"),
-    ("0b1011", "1011_{2}"), ("7 per cent", "7 percent"), (r"\frac{dy}{dx}", "y'"), (r"5\frac{\text{km}}{\text{h}}", r"5\text{ km/h}"),
-    (r"n \text{ odd}", r"n \equiv 1 \pmod{2}"), ("n even", r"n \equiv 0 \pmod{2}"), ("n is divisible by 3", r"n \equiv 0 \pmod{3}"),
-    (r"3 \mid n", r"n \equiv 0 \pmod{3}"), (r"\underline{7}+1", "7+1"),
-    (r"\begin{cases} 1 & \text{if } x>0 \end{cases}", r"\begin{cases} 1 & x>0 \end{cases}"),
-    (r"\text{7 cm}^2", r"7\text{ cm}^2"), (r"1/4\%", r"\frac{1}{4}\%"), ("USD 7", "$7"), ("EUR 7", "€7"), ("Rs. 7", "₹7"), ("2 hours and 30 minutes", "2 hours 30 minutes"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("index", range(len(notation_rules._COMPILED)))
-def test_each_notation_is_needed(index, monkeypatch):
-    text, normal = NOTATION_EXAMPLES[index]
+@pytest.mark.parametrize(
+    ("text", "normal"),
+    [
+        ("C^3_{10}+A_{10}^3", r"\binom{10}{3}+\perm{10}{3}"), ("{}_{10}P_3", r"\perm{10}{3}"), ("C_3^{10}", "C_3^{10}"), ("P_n^k", "P_n^k"),
+        (r"20\degree F", r"20\text{ degrees Fahrenheit}"), ("n even", r"n \equiv 0 \pmod{2}"), ("EUR 7", "€7"), ("Rs. 7", "₹7"),
+        (r"[1,2]^\intercal", "[1,2]^T"), ("1.234,56", "1234.56"), ("1 234,56", "1234.56"), ("1'234.5", "1234.5"), ("1_234", "1234"),
+        ("1.234", "1.234"), ("1.234,567", "1.234,567"), (r"x \geq 1", r"x \ge 1"), (r"x \lt 1", "x < 1"), (r"\dbinom{4}{2}", r"\binom{4}{2}"),
+        (r"a\;b", "a b"), (r"\color{red}5", "5"), (r"\large 5", "5"), ("5 ✓", "5"), ("\u202e15", "\u202e15"),
+    ],
+)  # fmt: skip
+def test_notations_of_one_kind_become_one(text, normal):
     assert normalize(text) == normal
-    normalize.cache_clear()
-    monkeypatch.setattr(notation_rules, "_COMPILED", notation_rules._COMPILED[:index] + notation_rules._COMPILED[index + 1 :])
-    assert normalize(text) != normal
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("Hence the least value is 7.", "7"), ("Đáp án: 7", "7"), ("$x$ must be 7", "x = 7"),
+        ("7 is the only solution.", "7"), ("7 is the required sum", "7"), ("He needs 7 more apples.", "7"), ("He paid 7 dollars for the book.", "7 dollars"),
+        ("There are a total of 7 marbles.", "7"), ("The answer is $7$. I hope it is correct.", "7"), ("All positive real numbers", r"(0, \infty)"),
+        *((text, text) for text in ("One of the values is 7", "I guess it is 7", "It is at most 7", "7 (as half of it)", "positive numbers")),
+    ],
+)  # fmt: skip
+def test_a_sentence_says_its_one_value(text, value):
+    assert normalize(text) == value
 
 
 @pytest.mark.parametrize("pair", rules._PAIRS)

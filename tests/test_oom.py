@@ -10,9 +10,9 @@ import torch
 from tutelage.errors import InputError, RunError
 from tutelage.machines.world import World
 from tutelage.runs.files import read_lines
+from tutelage.training import fine_tune
 from tutelage.training import fit as oom
 from tutelage.training.ending import Interrupted
-from tutelage.training.loop import train_one_size
 from tutelage.training.start import require
 from tutelage.training.step import accumulate_gradients
 
@@ -49,9 +49,9 @@ def steps_of(result):
 @pytest.mark.slow
 def test_adapting_gives_the_same_losses_and_gradients_in_smaller_batches(make_config, tmp_path, room_for, capsys, error, packs):
     changes = {"train__pack": packs, "data__max_length": 300, "train__batch_size": 8, "train__grad_accum": 1}
-    whole = steps_of(train_one_size(make_config(**changes, run__dir=str(tmp_path / "whole"))))
+    whole = steps_of(fine_tune(make_config(**changes, run__dir=str(tmp_path / "whole"))))
     room_for(250 if packs else 350, error)
-    result = train_one_size(make_config(**changes, train__on_oom="adapt"))
+    result = fine_tune(make_config(**changes, train__on_oom="adapt"))
     adapted = steps_of(result)
     for a, b in zip(whole, adapted, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], abs=1e-5)
@@ -77,8 +77,8 @@ def test_a_run_that_goes_on_does_not_find_out_again(make_config, room_for, monke
 
     monkeypatch.setattr(train, "update_weights", interrupted)
     with pytest.raises(Interrupted):
-        train_one_size(config)
-    result = train_one_size(config)
+        fine_tune(config)
+    result = fine_tune(config)
     lines = read_lines(result.directory / "metrics.jsonl")
     assert [line["step"] for line in lines if line["kind"] == "memory_ran_out"][:1] == [1]
     assert {line["step"] for line in lines if line["kind"] == "memory_ran_out"} == {1}
@@ -88,7 +88,7 @@ def test_a_run_that_goes_on_does_not_find_out_again(make_config, room_for, monke
 def test_stopping_says_what_was_predicted_what_happened_and_the_next_setting_down(make_config, room_for):
     room_for(250)
     with pytest.raises(RunError) as stop:
-        train_one_size(make_config(data__max_length=300, train__batch_size=8, train__grad_accum=1))
+        fine_tune(make_config(data__max_length=300, train__batch_size=8, train__grad_accum=1))
     told = str(stop.value)
     assert "the memory of cpu is too small: CUDA out of memory. Tried to allocate 2.00 GiB.\n" in told
     assert "Predicted were 0.0" in told and "activations" in told
@@ -107,7 +107,7 @@ def test_stopping_says_what_was_predicted_what_happened_and_the_next_setting_dow
 def test_when_each_row_is_alone_the_next_setting_down_is_another(make_config, room_for, changes, next_down):
     room_for(10)
     with pytest.raises(RunError, match=next_down):
-        train_one_size(make_config(train__on_oom="adapt", **changes))
+        fine_tune(make_config(train__on_oom="adapt", **changes))
 
 
 def test_equal_rows_share_a_batch_and_there_is_an_end_to_halving(make_config, room_for, tmp_path):
@@ -118,7 +118,7 @@ def test_equal_rows_share_a_batch_and_there_is_an_end_to_halving(make_config, ro
     (tmp_path / "same.jsonl").write_text(to_lines([row] * 12))
     room_for(10)
     with pytest.raises(RunError, match="checkpointing selective"):
-        train_one_size(make_config(data__train=str(tmp_path / "same.jsonl"), data__validation="arithmetic", data__filter=False, train__on_oom="adapt"))
+        fine_tune(make_config(data__train=str(tmp_path / "same.jsonl"), data__validation="arithmetic", data__filter=False, train__on_oom="adapt"))
 
 
 def test_adapting_is_refused_with_several_ranks(make_config):
@@ -134,7 +134,7 @@ def test_memory_that_runs_out_in_an_evaluation_is_one_clear_error_too(make_confi
 
     monkeypatch.setattr(validation, "solve", too_much)
     with pytest.raises(RunError, match=r"(?s)memory of cpu is too small, though not for the batches.*moments.*after step 0 of 4"):
-        train_one_size(make_config())
+        fine_tune(make_config())
 
 
 @pytest.fixture
@@ -167,21 +167,21 @@ def test_no_room_for_the_moments_is_found_before_training(make_config, optimizer
     with monkeypatch.context() as patch:
         optimizer_that_fails(1)
         with pytest.raises(RunError, match=r"(?s)no room for the optimizer's state, so nothing was trained.*Predicted"):
-            train_one_size(make_config())
+            fine_tune(make_config())
         patch.undo()
     monkeypatch.undo()
-    assert len(steps_of(train_one_size(make_config()))) == 4
+    assert len(steps_of(fine_tune(make_config()))) == 4
 
 
 @pytest.mark.parametrize("update", [1, 3])
 def test_memory_that_runs_out_inside_an_update_leaves_a_run_that_goes_on(make_config, tmp_path, optimizer_that_fails, monkeypatch, update):
     from test_train import assert_same_run
 
-    undisturbed = train_one_size(make_config(run__dir=str(tmp_path / "undisturbed"))).directory
+    undisturbed = fine_tune(make_config(run__dir=str(tmp_path / "undisturbed"))).directory
     optimizer_that_fails(1 + update)  # the first call makes the moments
     with pytest.raises(RunError, match=rf"(?s)weights of step {update} are half updated.*To go on from the last checkpoint"):
-        train_one_size(make_config())
+        fine_tune(make_config())
     saved = tmp_path / "run" / "checkpoints"
     assert [path.name for path in saved.glob("step-*")] == ["step-00000002"] * (update > 2)
     monkeypatch.undo()
-    assert_same_run(undisturbed, train_one_size(make_config()).directory)
+    assert_same_run(undisturbed, fine_tune(make_config()).directory)

@@ -11,11 +11,11 @@ import rank_cases
 import torch
 from test_train import assert_same_run, lines_of, weights_of, without_times
 
-from tutelage import train_one_size
 from tutelage.config import parse_config
 from tutelage.data import arithmetic
 from tutelage.machines.world import ALONE
 from tutelage.runs.files import to_lines
+from tutelage.training import fine_tune
 
 pytestmark = pytest.mark.slow
 
@@ -138,7 +138,7 @@ def raw_of(tiny_model, tmp_path_factory):
             "run": {"dir": str(directory / name)},
         }
 
-    train_one_size(parse_config(make("one")))
+    fine_tune(parse_config(make("one")))
     return make
 
 
@@ -177,7 +177,7 @@ def test_a_run_of_two_ranks_is_the_run_of_one_and_goes_on_as_either(ranks, raw_o
     shutil.copytree(directory_of(parts), directory_of(mixed))
     assert ranks.run("job_train", raw=parts) == ["", ""]
     assert_same_run(directory_of(two), directory_of(parts))
-    train_one_size(parse_config(mixed))
+    fine_tune(parse_config(mixed))
     assert_close_runs(directory_of(one), directory_of(mixed))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -141,3 +142,68 @@ def test_settings_say_which_seats_there_are():
     assert found("cpu") == found("cpu", in_turns="on") == {Seat.BESIDE: 4.0}
     assert found(own=8.0) == {Seat.OWN_DEVICE: 8.0}
     assert [seat_of(need, found()) for need in (4.0, 5.0, 10.0)] == [Seat.BESIDE, Seat.IN_TURNS, Seat.NATIVE]
+
+
+# ── by hand: Qwen2.5-Math-1.5B, 1,543,714,304 weights; keys and values of a token: 2 · 28 layers · 2 heads · 128 · 2 bytes = 28,672 ──
+
+QWEN = {
+    "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28,
+    "num_attention_heads": 12, "num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True, "max_position_embeddings": 4096,
+}  # fmt: skip
+WEIGHTS = 1_543_714_304
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("qwen")
+    (directory / "config.json").write_text(json.dumps(QWEN))
+    return str(directory)
+
+
+@pytest.fixture(scope="module")
+def shapes(qwen):
+    """The model without its weights."""
+    config = parse_config({"model": {"id": qwen, "precision": "bf16-mixed"}})
+    return estimate.outlined(config, None, Device("a GPU", "cuda", 24e9).torch_device)
+
+
+def test_an_engine_of_the_missions_model_on_24_gb_fits_only_in_turns(shapes):
+    """bf16-sr and AdamW: 2 bytes of weights and of gradients, 4 of moments, and 4 GB of activations: 16.35 of 21.6 GB."""
+    training = {"weights": 2.0 * WEIGHTS, "gradients": 2.0 * WEIGHTS, "moments": 4.0 * WEIGHTS, "activations": 4e9}
+    found = placement.sharings(shapes, config_of().eval, 24e9, 1, 2048, training)
+    needs = {"weights": 3_087_428_608.0, "cache": 469_762_048.0, "overhead": 2e9}
+    beside, in_turns = found[Seat.BESIDE], found[Seat.IN_TURNS]
+    assert beside.needs == in_turns.needs == needs
+    assert (beside.room, beside.takes, beside.cached_tokens) == (5_250_285_568.0, 0.0, 0)
+    assert in_turns.room == in_turns.takes == 18_512_571_392.0  # 21.6 GB without the weights; 0.85 of the card would be 20.4
+    assert in_turns.cached_tokens == 468_231 and in_turns.while_training == 1e9
+    assert in_turns.host == 8.0 * WEIGHTS  # the copy, what sleeps, and the moments
+    kept = placement.sharings(shapes, config_of(offload_optimizer=False).eval, 24e9, 1, 2048, training)[Seat.IN_TURNS]
+    assert (kept.room, kept.host) == (12_337_714_176.0, 4.0 * WEIGHTS)
+
+
+def test_an_engine_of_the_missions_model_on_80_gb_fits_beside_training(shapes):
+    """bf16-mixed and AdamW: 4 bytes of weights, 2 of copies, 4 of gradients, 8 of moments, and 20 GB of activations."""
+    training = {name: size * WEIGHTS for name, size in {"weights": 4.0, "copies": 2.0, "gradients": 4.0, "moments": 8.0}.items()}
+    training["activations"] = 20e9
+    found = placement.sharings(shapes, config_of().eval, 80e9, 1, 2048, training)
+    beside, in_turns = found[Seat.BESIDE], found[Seat.IN_TURNS]
+    assert beside.room == beside.takes == beside.while_training == 24_213_142_528.0
+    assert beside.cached_tokens == 667_051 and beside.host == 2.0 * WEIGHTS
+    assert in_turns.takes == 65_825_142_784.0
+    asked = placement.sharings(shapes, config_of(gpu_memory_utilization=0.25).eval, 80e9, 1, 2048, training)
+    assert asked[Seat.BESIDE].takes == asked[Seat.IN_TURNS].takes == 20e9
+    assert asked[Seat.BESIDE].cached_tokens == (20_000_000_000 - 5_087_428_608) // 28_672
+    assert list(placement.sharings(shapes, config_of().eval, 80e9, 2, 2048, training)) == [Seat.BESIDE]
+
+
+@pytest.mark.slow
+def test_the_plan_says_both_in_its_table_and_as_json(qwen, capsys):
+    from tutelage.advice import as_json, plan_run
+
+    config = parse_config({"model": {"id": qwen, "precision": "bf16-sr", "activation_checkpointing": "full"}})
+    given = as_json(plan_run(config, "24", 1, 512, False))["given"]
+    assert set(given["engine"]) == {"beside", "in_turns"} and given["engine"]["in_turns"]["needs"]["weights"] == 2.0 * WEIGHTS
+    assert given["backend"] != "in turns" or given["training_bytes"]["engine asleep"] == 1e9
+    printed = capsys.readouterr().out
+    assert "an engine beside training" in printed and "an engine in turns with it" in printed

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from test_train import assert_same_run, interrupt_at_call, lines_of
 
-from tutelage import train_one_size
 from tutelage.cli.entry import main
 from tutelage.config import to_toml
 from tutelage.errors import InputError, RunError
 from tutelage.evaluation.draft import PREFIX
 from tutelage.evaluation.engine import native
+from tutelage.training import fine_tune
 from tutelage.training.ending import Preempted
 
 pytestmark = pytest.mark.slow
@@ -48,14 +48,14 @@ def test_a_run_asked_to_stop_saves_and_goes_on_or_says_what_changed(make_config,
         assert main(["train", str(path)]) == 0
     assert "SIGUSR1: stopped after step 4 of 5" in capsys.readouterr().err
     assert main(["train", str(path)]) == 0
-    undisturbed = train_one_size(make_config(run__dir=str(tmp_path / "undisturbed"), **changes)).directory
+    undisturbed = fine_tune(make_config(run__dir=str(tmp_path / "undisturbed"), **changes)).directory
     assert_same_run(undisturbed, Path(config.run.dir))
 
 
 def test_an_evaluation_goes_on_where_it_was_stopped(make_config, tmp_path, monkeypatch):
     """Of the panel's four problems two batches are asked; what the first one answered is not asked again."""
     changes = {"train__num_steps": 4, "eval__batch_size": 2, "run__save_every": 0}
-    undisturbed = train_one_size(make_config(run__dir=str(tmp_path / "undisturbed"), **changes)).directory
+    undisturbed = fine_tune(make_config(run__dir=str(tmp_path / "undisturbed"), **changes)).directory
     config = make_config(run__dir=str(tmp_path / "parts"), **changes)
     original, asked = native._generate, []
 
@@ -74,9 +74,9 @@ def test_an_evaluation_goes_on_where_it_was_stopped(make_config, tmp_path, monke
 
     monkeypatch.setattr(native, "_generate", watched)
     with pytest.raises(Preempted, match="after step 2 of 4"):
-        train_one_size(config)
+        fine_tune(config)
     assert len(list(Path(config.run.dir).glob(f"{PREFIX}2-*"))) == 1
-    train_one_size(config)
+    fine_tune(config)
     assert asked[4] == asked[3] and len(asked) == 7  # the batch that was stopped, then the last evaluation's two
     assert_same_run(undisturbed, Path(config.run.dir))
     assert not list(Path(config.run.dir).glob(f"{PREFIX}*"))
@@ -111,7 +111,7 @@ def test_a_full_disk_does_not_end_training_and_spoils_no_checkpoint(make_config,
         return original(self, *arguments)
 
     monkeypatch.setattr(FileSystemWriter, "write_data", full)
-    run = train_one_size(make_config(train__num_steps=3, eval__every=0, run__save_every=1)).directory
+    run = fine_tune(make_config(train__num_steps=3, eval__every=0, run__save_every=1)).directory
     failed = [line for line in lines_of(run / "metrics.jsonl") if line["kind"] == "save_failed"]
     assert len(failed) == 1 and "step-00000002: the checkpoint could not be written: No space left on device" in failed[0]["reason"]
     assert "training goes on" in capsys.readouterr().out
@@ -122,7 +122,7 @@ def test_what_cannot_be_kept_of_an_evaluation_does_not_end_it(make_config, monke
         raise RunError("No space left on device")
 
     monkeypatch.setattr("tutelage.evaluation.draft.append_lines", full)
-    result = train_one_size(make_config(eval__batch_size=2, train__num_steps=2))
+    result = fine_tune(make_config(eval__batch_size=2, train__num_steps=2))
     assert [line["step"] for line in result.evaluations] == [0, 2]
     assert capsys.readouterr().out.count("answers are not kept before the evaluation is finished: No space") == 2
 
@@ -143,8 +143,8 @@ def test_a_log_that_meets_a_full_disk_is_written_before_the_state_is_saved(make_
     monkeypatch.setattr(log, "append_lines", full_once)
     config = make_config(train__num_steps=5, eval__every=0)
     with pytest.raises(RunError, match=r"No space left(.|\n)*stopped after step 3 of 5"):
-        train_one_size(config)
-    run = train_one_size(config).directory
+        fine_tune(config)
+    run = fine_tune(config).directory
     assert [line["step"] for line in lines_of(run / "metrics.jsonl") if line["kind"] == "train"] == [1, 2, 3, 4, 5]
 
 

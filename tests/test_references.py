@@ -183,7 +183,7 @@ def test_a_style_that_does_not_exist_is_an_error():
 
 
 def test_fast_asks_no_worker(monkeypatch):
-    monkeypatch.setattr(pool, "ask", lambda *_: pytest.fail("asked"))
+    monkeypatch.setattr(pool, "ask_many", lambda *_: pytest.fail("asked"))
     assert r1_zero_reward_fn(says("0.50"), "1/2", fast=True)["reward"] == 1.0
     assert r1_zero_reward_fn(says("2√2"), r"\sqrt{8}", fast=True) == {"reward": 0.0, "format_reward": 1.0, "answer_reward": 0.0}
     assert question_only_reward_fn(r"so \boxed{1,234}", ["x^2-1", 1234], fast=True)["reward"] == 1.0

@@ -208,9 +208,9 @@ def test_an_evaluation_has_a_page_too(tmp_path, tiny_model, data_file):
 
 
 def test_a_finished_run_has_its_page(make_config):
-    from tutelage.training.loop import train_one_size
+    from tutelage.training import fine_tune
 
-    result = train_one_size(make_config(run__price_per_hour=1.5))
+    result = fine_tune(make_config(run__price_per_hour=1.5))
     page = (result.directory / "report.html").read_text()
     assert "at 1.5 per hour" in page and "One training row, in tokens" in page
     tokens = json.loads((result.directory / "generations.jsonl").read_text().splitlines()[0])["tokens"]
@@ -218,10 +218,10 @@ def test_a_finished_run_has_its_page(make_config):
 
 
 def test_a_page_that_cannot_be_written_leaves_the_run_finished(make_config, monkeypatch, capsys):
-    from tutelage.training.loop import train_one_size
+    from tutelage.training import fine_tune
 
     monkeypatch.setattr(report, "write", lambda directory: {}["nothing"])
-    result = train_one_size(make_config())
+    result = fine_tune(make_config())
     assert (result.directory / "result.json").is_file() and not (result.directory / "checkpoints").exists()
     assert "the report was not written: KeyError" in capsys.readouterr().out
 

@@ -110,8 +110,8 @@ def test_any_batch_is_continued_as_by_a_growing_cache(
 @pytest.mark.slow
 def test_a_run_is_evaluated_with_one_decoder_for_all_batches(make_config, tmp_path, monkeypatch):
     """And its evaluations are those of a growing cache."""
-    from tutelage import train_one_size
     from tutelage.runs.files import read_lines
+    from tutelage.training import fine_tune
 
     made = []
 
@@ -120,7 +120,7 @@ def test_a_run_is_evaluated_with_one_decoder_for_all_batches(make_config, tmp_pa
         return made[-1]
 
     def evaluations(name):
-        run = train_one_size(make_config(run__dir=str(tmp_path / name), train__num_steps=2, eval__batch_size=2))
+        run = fine_tune(make_config(run__dir=str(tmp_path / name), train__num_steps=2, eval__batch_size=2))
         lines = [line for line in read_lines(run.directory / "metrics.jsonl") if line["kind"] == "eval"]
         return [{name: line[name] for name in ("step", "accuracy", "cap_hit_rate")} for line in lines]
 

@@ -106,9 +106,9 @@ def test_a_log_without_changes_of_weights_is_read(make_config):
     """Lines of steps that did not count are no reason to say that weights stand still."""
     import json
 
-    from tutelage import train_one_size
+    from tutelage.training import fine_tune
 
-    directory = train_one_size(make_config(train__num_steps=4, eval__before=False, eval__every=0, run__save_every=0)).directory
+    directory = fine_tune(make_config(train__num_steps=4, eval__before=False, eval__every=0, run__save_every=0)).directory
     lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if line["kind"] == "train"]
     assert ["weights_changed" in line for line in steps] == [True, False, False, True]

@@ -141,10 +141,10 @@ def test_rows_and_the_untouched_model_are_looked_at_once_for_all_trials(swept):
 
 @pytest.mark.slow
 def test_a_trial_is_the_run_that_its_configuration_gives_by_itself(swept, tmp_path):
-    from tutelage.training.loop import train_one_size
+    from tutelage.training import fine_tune
 
     trial = swept.directory / "trials" / "filtered-8-seed42"
-    train_one_size(load_config(trial / "config.toml", [f"--run.dir={tmp_path / 'alone'}"]))
+    fine_tune(load_config(trial / "config.toml", [f"--run.dir={tmp_path / 'alone'}"]))
     a, b = Reading(trial), Reading(tmp_path / "alone")
     assert [line["loss"] for line in a.steps] == [line["loss"] for line in b.steps]
     assert [line["accuracy"] for line in a.evaluations] == [line["accuracy"] for line in b.evaluations]
@@ -154,7 +154,7 @@ def test_a_trial_is_the_run_that_its_configuration_gives_by_itself(swept, tmp_pa
 @pytest.mark.slow
 def test_a_sweep_on_something_else_in_the_same_directory_is_refused(swept, tmp_path):
     """Another configuration, other rows, a run where a sweep should be, and a sweep where a run should be."""
-    from tutelage.training.loop import train_one_size
+    from tutelage.training import fine_tune
 
     other = replaced(swept.config, {"train.lr": 5e-4})
     with pytest.raises(InputError, match=r"seed42 holds a trial of another configuration \(train.lr: 0.001 → 0.0005\)"):
@@ -168,7 +168,7 @@ def test_a_sweep_on_something_else_in_the_same_directory_is_refused(swept, tmp_p
     finally:
         rows.write_text(before, encoding="utf-8")
     with pytest.raises(InputError, match="holds a sweep; give this run another"):
-        train_one_size(load_config(swept.directory / "config.toml"))
+        fine_tune(load_config(swept.directory / "config.toml"))
     (tmp_path / "config.toml").write_text(to_toml(swept.config))
     with pytest.raises(InputError, match=r"not empty and not a sweep \(config.toml\)"):
         sweep.run_sweep(swept.config, ONE, tmp_path)
@@ -254,21 +254,21 @@ def test_a_baseline_that_fails_leaves_out_the_trials_that_need_it_alone(config, 
 
 @pytest.mark.slow
 def test_a_trial_that_fails_is_listed_and_the_others_go_on(config, ran, tmp_path, monkeypatch):
-    original, out, design = sweep.train_one_size, tmp_path / "out", Design((8, None), ("raw",), 1)
+    original, out, design = sweep.fine_tune, tmp_path / "out", Design((8, None), ("raw",), 1)
 
     def sometimes(config, **options):
         if config.data.size == 8:
             raise RunError("the disk is full")
         return original(config, **options)
 
-    monkeypatch.setattr(sweep, "train_one_size", sometimes)
+    monkeypatch.setattr(sweep, "fine_tune", sometimes)
     with pytest.raises(RunError, match=r"1 of 2 trials failed.*again:\n  raw-8-seed42: the disk is full"):
         sweep.run_sweep(config, design, out)
     rows = {row["trial"]: row for row in results.table(out)}
     assert rows["raw-8-seed42"]["status"] == "failed" and rows["raw-8-seed42"]["failure"] == "the disk is full"
     assert rows["raw-full-seed42"]["status"] == "finished"
     assert "the disk is full" in (out / "report.html").read_text()
-    monkeypatch.setattr(sweep, "train_one_size", original)
+    monkeypatch.setattr(sweep, "fine_tune", original)
     ran.clear()
     sweep.run_sweep(config, design, out)
     assert ran == ["raw-8-seed42"] and not results.failures(results.read_state(out), out)

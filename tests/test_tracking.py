@@ -48,7 +48,7 @@ def trackio_directory(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(autouse=True)
 def nobody_calls_home(monkeypatch, trackio_directory):
-    for name in ("WANDB_PROJECT", "WANDB_DIR", "WANDB_RUN_ID", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
+    for name in ("WANDB_PROJECT", "WANDB_DIR", "WANDB_RUN_ID", "WANDB_NAME", "WANDB_ENTITY", "WANDB_RUN_GROUP", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(name, raising=False)
     for name, value in {
         "WANDB_MODE": "offline",
@@ -152,6 +152,14 @@ def in_mlflow(directory):
     }
 
 
+NAMES = {"project": "course", "name": "lr-2e-5", "group": "size curve", "entity": "a-team"}
+
+
+def config_with_names(directory, tracker):
+    settings = {f"tracking_{key}": value for key, value in NAMES.items()}
+    return parse_config({"run": {"dir": str(directory), "tracking": [tracker], **settings}})
+
+
 READERS = {"tensorboard": in_tensorboard, "wandb": in_wandb, "trackio": in_trackio, "mlflow": in_mlflow}
 
 
@@ -162,11 +170,12 @@ def goes_on_from(step, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", READERS)
 def test_numbers_stand_at_their_steps_in_one_tracker_run_that_goes_on(tmp_path, monkeypatch, name):
-    """The run stops after step 3, goes on from step 2, and is finished."""
+    """The run stops after step 3, goes on from step 2, and is finished; W&B and MLflow know it by the names of the settings."""
     installed(name)
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "theirs")
+    run = tmp_path / "run"
+    config = config_of(run, name) if name == "trackio" else config_with_names(run, name)
     monkeypatch.setenv("WANDB__SERVICE_WAIT", "600")  # seconds; on a busy machine its process may need more than its own 30
-    run, config = tmp_path / "run", config_of(tmp_path / "run", name)
     with contextlib.ExitStack() as held:
         if name == "wandb":  # whoever calls us may have a run of their own
             import wandb
@@ -190,15 +199,20 @@ def test_numbers_stand_at_their_steps_in_one_tracker_run_that_goes_on(tmp_path, 
     if name == "wandb":
         assert {record.run.run_id for record in wandb_records(run) if record.run.run_id} == {json.loads(before)["wandb"]}
         assert [record.exit.exit_code for record in wandb_records(run) if record.WhichOneof("record_type") == "exit"] == [1, 0]
+        made = next(record.run for record in wandb_records(run) if record.run.run_id)
+        assert {"project": made.project, "name": made.display_name, "group": made.run_group, "entity": made.entity} == NAMES
+        metrics = [record.metric for record in wandb_records(run) if record.WhichOneof("record_type") == "metric"]
+        axes = {metric.glob_name or metric.name: metric.step_metric for metric in metrics}
+        assert axes == {"train_step": "", "eval_step": "", "train/*": "train_step", "eval/*": "eval_step"}
     if name == "trackio":
         import trackio
 
         assert [each.name for each in trackio.Api().runs("tutelage")].count(json.loads(before)["trackio"]) == 1
     if name == "mlflow":
         made = mlflow_run(run)
-        assert made.info.status == "FINISHED" and made.info.run_name == "run" and made.data.params["train.lr"] == "2e-05"
+        assert made.info.status == "FINISHED" and made.info.run_name == NAMES["name"] and made.data.tags["group"] == NAMES["group"] and made.data.params["train.lr"] == "2e-05"
         assert len(made.data.params) >= len(describe()) - 10  # settings that are tables count once
-        assert mlflow_client(run).get_experiment(made.info.experiment_id).name == "mine"
+        assert mlflow_client(run).get_experiment(made.info.experiment_id).name == NAMES["project"]
 
 
 @pytest.mark.slow
@@ -219,6 +233,74 @@ def test_a_run_that_begins_again_leaves_nothing_of_the_first_in_tensorboard(tmp_
 
 
 # ── with stand-ins ──
+
+
+class Recorder:
+    """Stands in for the packages of W&B and Trackio: it keeps what it was called with."""
+
+    def __init__(self):
+        self.began, self.axes, self.lines, self.ended = {}, {}, [], []
+
+    def init(self, **arguments):
+        self.began = arguments
+        return self
+
+    def Settings(self, **settings):
+        return settings
+
+    def define_metric(self, name, step_metric=None):
+        self.axes[name] = step_metric
+
+    def log(self, numbers, **more):
+        self.lines.append(numbers)
+
+    def finish(self, **more):
+        self.ended.append(more)
+
+
+@pytest.mark.parametrize("tracker", ["wandb", "trackio"])
+def test_names_are_those_of_the_settings_then_of_the_environment_then_of_the_run(tmp_path, monkeypatch, tracker):
+    def began(config):
+        monkeypatch.setitem(sys.modules, tracker, recorder := Recorder())
+        tracking.start(config, Path(config.run.dir), None)
+        return {key: recorder.began.get(key) for key in NAMES}
+
+    for directory in ("first", "second"):
+        (tmp_path / directory).mkdir()
+    given, unnamed = began(config_with_names(tmp_path / "first", tracker)), began(config_of(tmp_path / "second", tracker))
+    if tracker == "trackio":  # its names are made unique, and it has no entities
+        assert given.pop("name").startswith("lr-2e-5-") and unnamed.pop("name").startswith("second-")
+        assert given == {"project": "course", "group": "size curve", "entity": None}
+        assert unnamed == {"project": "tutelage", "group": None, "entity": None}
+        return
+    assert given == NAMES and unnamed == {"project": "tutelage", "name": "second", "group": None, "entity": None}
+    for name, value in {"WANDB_PROJECT": "theirs", "WANDB_NAME": "their-run"}.items():
+        monkeypatch.setenv(name, value)
+    assert began(config_of(tmp_path / "second", tracker)) == {**unnamed, "project": "theirs", "name": "their-run"}
+    assert began(config_with_names(tmp_path / "first", tracker)) == NAMES
+
+
+def test_wandb_gets_the_keys_and_axes_of_the_course(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", recorder := Recorder())
+    tracker = tracking.start(config_of(tmp_path, "wandb"), tmp_path, None)
+    tracker.send("train", 3, {"loss": 2.0, "step": 3})
+    tracker.send("eval", 2, {"accuracy": 0.5, "length": {"mean": 7.0}})
+    tracker.end(True)
+    assert recorder.axes == {"train_step": None, "train/*": "train_step", "eval_step": None, "eval/*": "eval_step"}
+    assert recorder.lines == [{"train/loss": 2.0, "train_step": 3}, {"eval/accuracy": 0.5, "eval/length/mean": 7.0, "eval_step": 2}]
+    assert recorder.ended == [{"exit_code": 0}]
+
+
+def test_trials_of_a_sweep_have_their_own_names_behind_the_given_one(tmp_path):
+    from tutelage.experiments.design import Point, trial_config
+
+    point = Point("raw-128-seed42", "raw", 128, 128, 42, 8, 1000, {})
+    named, plain = (
+        trial_config(config, point, 64, str(tmp_path / point.trial), lr=None, num_steps=None)
+        for config in (config_with_names(tmp_path, "wandb"), config_of(tmp_path, "wandb"))
+    )
+    assert (named.run.tracking_name, named.run.tracking_group) == ("lr-2e-5-raw-128-seed42", "size curve")
+    assert plain.run.tracking_name is None
 
 
 def stand_in(monkeypatch, name, send=lambda *numbers: None, end=lambda finished: None):
@@ -292,7 +374,7 @@ def test_ids_that_cannot_be_read_begin_new_runs(tmp_path, monkeypatch):
 
 
 def test_a_package_that_is_missing_is_said_before_anything_is_computed(make_config, monkeypatch):
-    from tutelage import train_one_size
+    from tutelage.training import fine_tune
 
     def not_reached(*arguments):
         raise AssertionError("something was read or computed")
@@ -302,7 +384,7 @@ def test_a_package_that_is_missing_is_said_before_anything_is_computed(make_conf
     monkeypatch.setattr("tutelage.training.loop.prepare", not_reached)
     config = make_config(run__tracking=["wandb", "mlflow"])
     with pytest.raises(InputError, match=r'run\.tracking.* wandb .* mlflow .*pip install "tutelage\[tracking\]"$'):
-        train_one_size(config)
+        fine_tune(config)
     assert not Path(config.run.dir).exists()
     tracking.require([])
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from tutelage import train_one_size
 from tutelage.data import prepare
 from tutelage.data.tokens import pad_and_shift
 from tutelage.errors import InputError, RunError
@@ -20,6 +19,7 @@ from tutelage.model.order import step_batches
 from tutelage.model.specification import get_response_log_probs, sft_microbatch_train_step
 from tutelage.report import facts
 from tutelage.runs import Reading
+from tutelage.training import fine_tune, train_one_size
 from tutelage.training.ending import Interrupted
 from tutelage.training.loop import prefetched
 from tutelage.training.step import accumulate_gradients
@@ -122,7 +122,7 @@ def weights_of(run: Path) -> dict[str, torch.Tensor]:
 def test_a_run_directory_explains_itself_and_its_model_loads_anywhere(make_config, tokenizer):
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-    result = train_one_size(make_config())
+    result = fine_tune(make_config())
     run = result.directory
     assert {path.name for path in run.iterdir() if not path.name.startswith(".")} == {
         "config.toml", "environment.json", "plan.json", "prompt.txt", "template.json", "data.json", "ledger.jsonl", "metrics.jsonl", "generations.jsonl", "model", "result.json",
@@ -148,7 +148,7 @@ def test_a_run_directory_explains_itself_and_its_model_loads_anywhere(make_confi
 
 
 def test_training_lowers_the_loss_of_what_it_trains_on(make_config):
-    result = train_one_size(
+    result = fine_tune(
         make_config(train__num_steps=30, train__lr=1e-2, eval__every=0, eval__before=False, model__precision="bf16-mixed")
     )
     losses = [line["loss"] for line in lines_of(result.directory / "metrics.jsonl") if line["kind"] == "train"]
@@ -156,8 +156,8 @@ def test_training_lowers_the_loss_of_what_it_trains_on(make_config):
 
 
 def test_evaluating_does_not_change_training(make_config, tmp_path):
-    plain = train_one_size(make_config(eval__every=0, eval__before=False, run__dir=str(tmp_path / "a")))
-    watched = train_one_size(make_config(eval__every=1, eval__temperature=1.0, run__dir=str(tmp_path / "b")))
+    plain = fine_tune(make_config(eval__every=0, eval__before=False, run__dir=str(tmp_path / "a")))
+    watched = fine_tune(make_config(eval__every=1, eval__temperature=1.0, run__dir=str(tmp_path / "b")))
     ours, theirs = weights_of(plain.directory), weights_of(watched.directory)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
@@ -201,14 +201,14 @@ def interrupt_at_call(monkeypatch, name: str, call: int, signal_number: int = si
 )
 def test_an_interrupted_run_continues_to_the_same_end_bit_for_bit(make_config, tmp_path, monkeypatch, name, call, step):
     changes = {"train__num_steps": 6, "eval__every": 4, "run__save_every": 0}
-    whole = train_one_size(make_config(run__dir=str(tmp_path / "whole"), **changes)).directory
+    whole = fine_tune(make_config(run__dir=str(tmp_path / "whole"), **changes)).directory
     config = make_config(run__dir=str(tmp_path / "parts"), **changes)
     with monkeypatch.context() as patch:
         interrupt_at_call(patch, name, call)
         with pytest.raises(Interrupted, match=rf"after step {step} of 6.*\n.*tutelage train .*config\.toml"):
-            train_one_size(config)
+            fine_tune(config)
     assert not (tmp_path / "parts" / "result.json").exists()
-    assert_same_run(whole, train_one_size(config).directory)
+    assert_same_run(whole, fine_tune(config).directory)
     assert not (tmp_path / "parts" / "checkpoints").exists()
 
 
@@ -225,17 +225,17 @@ def test_an_interrupted_run_continues_to_the_same_end_bit_for_bit(make_config, t
 def test_whatever_the_precision_an_interrupted_run_is_the_same_run(make_config, tmp_path, monkeypatch, needs, how):
     pytest.importorskip(needs)
     changes = {"train__num_steps": 4, "eval__every": 0, "run__save_every": 0, **how}
-    whole = train_one_size(make_config(run__dir=str(tmp_path / "whole"), **changes)).directory
+    whole = fine_tune(make_config(run__dir=str(tmp_path / "whole"), **changes)).directory
     config = make_config(run__dir=str(tmp_path / "parts"), **changes)
     with monkeypatch.context() as patch:
         interrupt_at_call(patch, "accumulate_gradients", 3)
         with pytest.raises(Interrupted):
-            train_one_size(config)
-    assert_same_run(whole, train_one_size(config).directory)
+            fine_tune(config)
+    assert_same_run(whole, fine_tune(config).directory)
 
 
 def test_each_step_tells_where_its_time_went(make_config):
-    lines = lines_of(train_one_size(make_config()).directory / "metrics.jsonl")
+    lines = lines_of(fine_tune(make_config()).directory / "metrics.jsonl")
     steps = [line for line in lines if line["kind"] == "train"]
     for line in steps:
         parts = [line[f"{part}_seconds"] for part in ("data", "forward_backward", "optimizer")]
@@ -253,7 +253,7 @@ def test_the_rate_of_the_device_is_measured_before_training_and_kept(make_config
     rate, update = start.matrix_rate, loop.update_weights
     monkeypatch.setattr(start, "matrix_rate", lambda *given: order.append("rate") or rate(*given))
     monkeypatch.setattr(loop, "update_weights", lambda *given: order.append("update") or update(*given))
-    directory = train_one_size(make_config(train__num_steps=2, eval__before=False, model__compile="off")).directory
+    directory = fine_tune(make_config(train__num_steps=2, eval__before=False, model__compile="off")).directory
     assert order == ["rate", "update", "update"]
     environment = json.loads((directory / "environment.json").read_text())
     assert environment["matrix_flops_per_second"] > 1e8 and environment["command"]
@@ -261,14 +261,14 @@ def test_the_rate_of_the_device_is_measured_before_training_and_kept(make_config
 
 @pytest.mark.parametrize(("pack", "kernel"), [(True, "blocks of queries on the CPU"), (False, None)])
 def test_a_run_writes_down_which_kernel_computes_its_packs(make_config, pack, kernel):
-    directory = train_one_size(make_config(train__num_steps=1, train__pack=pack, eval__before=False)).directory
+    directory = fine_tune(make_config(train__num_steps=1, train__pack=pack, eval__before=False)).directory
     assert json.loads((directory / "environment.json").read_text())["kernel"] == kernel
     assert ("attention within packs" in dict(facts.environment(Reading(directory)))) == pack
 
 
 def test_a_rate_that_could_not_be_measured_costs_the_share_alone(make_config, monkeypatch):
     monkeypatch.setattr("tutelage.training.start.matrix_rate", lambda *_: None)
-    directory = train_one_size(make_config(train__num_steps=1, eval__before=False)).directory
+    directory = fine_tune(make_config(train__num_steps=1, eval__before=False)).directory
     (step,) = (line for line in lines_of(directory / "metrics.jsonl") if line["kind"] == "train")
     assert step["matrix_share"] is None and step["loss"] > 0
 
@@ -296,7 +296,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize(("name", "call"), [("update_weights", 4), ("solve", 2)])
 def test_a_killed_run_continues_from_its_last_checkpoint(make_config, tmp_path, monkeypatch, name, call):
-    whole = train_one_size(make_config(run__dir=str(tmp_path / "whole"))).directory
+    whole = fine_tune(make_config(run__dir=str(tmp_path / "whole"))).directory
     config = make_config(run__dir=str(tmp_path / "parts"))  # a checkpoint at step 2
 
     from tutelage.evaluation import validation
@@ -314,27 +314,27 @@ def test_a_killed_run_continues_from_its_last_checkpoint(make_config, tmp_path, 
     with monkeypatch.context() as patch:
         patch.setattr(room, name, dying)
         with pytest.raises(Killed):
-            train_one_size(config)
+            fine_tune(config)
     assert [path.name for path in (tmp_path / "parts" / "checkpoints").iterdir()] == ["step-00000002"]
-    assert_same_run(whole, train_one_size(config).directory)
+    assert_same_run(whole, fine_tune(config).directory)
 
 
 def test_an_unfinished_run_refuses_another_configuration(make_config, monkeypatch):
     with monkeypatch.context() as patch:
         interrupt_at_call(patch, "accumulate_gradients", 2)
         with pytest.raises(Interrupted):
-            train_one_size(make_config())
+            fine_tune(make_config())
     with pytest.raises(InputError, match=r"unfinished run of another configuration.*train\.lr: 0\.001 → 0\.1"):
-        train_one_size(make_config(train__lr=0.1))
+        fine_tune(make_config(train__lr=0.1))
 
 
 def test_an_unfinished_run_may_go_on_with_another_split_or_place(make_config, tmp_path, monkeypatch):
-    whole = train_one_size(make_config(run__dir=str(tmp_path / "whole"))).directory
+    whole = fine_tune(make_config(run__dir=str(tmp_path / "whole"))).directory
     with monkeypatch.context() as patch:
         interrupt_at_call(patch, "accumulate_gradients", 2)
         with pytest.raises(Interrupted):
-            train_one_size(make_config(run__save_every=0))
-    resumed = train_one_size(make_config(train__batch_size=2, train__grad_accum=4, eval__batch_size=1, run__save_every=0))
+            fine_tune(make_config(run__save_every=0))
+    resumed = fine_tune(make_config(train__batch_size=2, train__grad_accum=4, eval__batch_size=1, run__save_every=0))
     ours, theirs = weights_of(whole), weights_of(resumed.directory)
     for name in ours:
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-5)
@@ -344,10 +344,10 @@ def test_an_unfinished_run_refuses_other_rows(make_config, data_file, monkeypatc
     with monkeypatch.context() as patch:
         interrupt_at_call(patch, "accumulate_gradients", 2)
         with pytest.raises(Interrupted):
-            train_one_size(make_config())
+            fine_tune(make_config())
     data_file.write_text("".join(reversed(data_file.read_text().splitlines(keepends=True))))
     with pytest.raises(InputError, match="unfinished run on other rows"):
-        train_one_size(make_config())
+        fine_tune(make_config())
 
 
 def test_a_run_that_left_no_checkpoint_starts_again_and_keeps_what_it_measured(make_config, monkeypatch):
@@ -361,33 +361,33 @@ def test_a_run_that_left_no_checkpoint_starts_again_and_keeps_what_it_measured(m
     with monkeypatch.context() as patch:
         patch.setattr(train, "update_weights", dying)
         with pytest.raises(Killed):
-            train_one_size(config)
-    result = train_one_size(make_config(run__save_every=0, train__lr=1e-4))  # nothing to continue: another configuration is fine
+            fine_tune(config)
+    result = fine_tune(make_config(run__save_every=0, train__lr=1e-4))  # nothing to continue: another configuration is fine
     assert [line["step"] for line in lines_of(result.directory / "metrics.before-restart-1.jsonl")] == [0]
     assert [line["step"] for line in result.evaluations] == [0, 2, 4]
 
 
 @pytest.mark.slow
 def test_a_polite_kill_in_the_middle_of_an_update_finishes_it_first(make_config, tmp_path, monkeypatch):
-    whole = train_one_size(make_config(run__dir=str(tmp_path / "whole"))).directory
+    whole = fine_tune(make_config(run__dir=str(tmp_path / "whole"))).directory
     config = make_config(run__dir=str(tmp_path / "parts"))
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as the command line does
     try:
         with monkeypatch.context() as patch:
             interrupt_at_call(patch, "update_weights", 3, signal.SIGTERM)
             with pytest.raises(Interrupted, match="after step 3"):
-                train_one_size(config)
+                fine_tune(config)
     finally:
         signal.signal(signal.SIGTERM, previous)
-    assert_same_run(whole, train_one_size(config).directory)
+    assert_same_run(whole, fine_tune(config).directory)
 
 
 @pytest.mark.slow
 def test_a_run_killed_between_its_model_and_its_result_finishes(make_config, monkeypatch):
     config = make_config()
-    result = train_one_size(config)
+    result = fine_tune(config)
     (result.directory / "result.json").unlink()
-    assert (train_one_size(config).directory / "result.json").is_file()
+    assert (fine_tune(config).directory / "result.json").is_file()
 
 
 def test_a_correctable_mistake_does_not_spoil_the_run_directory(make_config, tmp_path):
@@ -401,16 +401,16 @@ def test_a_correctable_mistake_does_not_spoil_the_run_directory(make_config, tmp
 
     AutoTokenizer.from_pretrained(config.model.id).save_pretrained(tmp_path / "small")
     with pytest.raises(InputError, match="embedding only 50"):
-        train_one_size(make_config(model__id=str(tmp_path / "small")))
+        fine_tune(make_config(model__id=str(tmp_path / "small")))
     assert not Path(config.run.dir).exists()
-    train_one_size(config)
+    fine_tune(config)
 
 
 def test_sequences_longer_than_the_model_are_refused(make_config):
     with pytest.raises(
         InputError, match=r"longest prompt \+ eval.max_new_tokens is \d+ tokens, but the model has positions for 512"
     ):
-        train_one_size(make_config(eval__max_new_tokens=500))
+        fine_tune(make_config(eval__max_new_tokens=500))
 
 
 def test_malformed_validation_rows_are_counted(make_config, data_file, tmp_path, tokenizer):
@@ -422,8 +422,8 @@ def test_malformed_validation_rows_are_counted(make_config, data_file, tmp_path,
 
 @pytest.mark.parametrize("size", [0, -1])
 def test_a_size_that_is_none_is_refused(make_config, size):
-    with pytest.raises(InputError, match=r"data\.size"):
-        train_one_size(make_config(), size)
+    with pytest.raises(InputError, match=r"subset is .*at least 1"):
+        train_one_size(size, config=make_config())
 
 
 @pytest.mark.slow
@@ -439,9 +439,9 @@ def test_a_model_that_cannot_be_saved_is_one_clear_error_and_can_be_saved_later(
         with pytest.raises(
             RunError, match="the model could not be written: .*No space left on device.*\n.*\n.*To go on from there"
         ):
-            train_one_size(config)
+            fine_tune(config)
     assert not list(Path(config.run.dir).glob(".model.tmp*"))
-    assert (train_one_size(config).directory / "model" / "model.safetensors").is_file()
+    assert (fine_tune(config).directory / "model" / "model.safetensors").is_file()
 
 
 @pytest.mark.slow
@@ -449,9 +449,9 @@ def test_a_run_directory_that_was_moved_goes_on(make_config, tmp_path, monkeypat
     with monkeypatch.context() as patch:
         interrupt_at_call(patch, "accumulate_gradients", 2)
         with pytest.raises(Interrupted):
-            train_one_size(make_config(run__dir=str(tmp_path / "a")))
+            fine_tune(make_config(run__dir=str(tmp_path / "a")))
     (tmp_path / "a").rename(tmp_path / "b")
-    assert train_one_size(make_config(run__dir=str(tmp_path / "b"))).steps == 4
+    assert fine_tune(make_config(run__dir=str(tmp_path / "b"))).steps == 4
 
 
 def test_sampling_defaults_of_the_base_model_do_not_keep_a_model_from_being_saved(make_config, tiny_model, tmp_path):
@@ -461,7 +461,7 @@ def test_sampling_defaults_of_the_base_model_do_not_keep_a_model_from_being_save
     (tmp_path / "base" / "generation_config.json").write_text(
         '{"do_sample": true, "temperature": 0.3, "min_p": 0.15, "eos_token_id": 0}'
     )
-    run = train_one_size(make_config(model__id=str(tmp_path / "base"), eval__every=0)).directory
+    run = fine_tune(make_config(model__id=str(tmp_path / "base"), eval__every=0)).directory
     saved = json.loads((run / "model" / "generation_config.json").read_text())
     assert saved["eos_token_id"] == 0 and "min_p" not in saved
 
@@ -487,7 +487,7 @@ def test_sizes_are_nested_subsets_with_their_fates_in_the_ledger(make_config, to
 
 
 def test_train_one_size_takes_the_size(make_config):
-    result = train_one_size(make_config(train__num_steps=1, eval__every=0, eval__before=False), 8)
+    result = train_one_size(8, config=make_config(train__num_steps=1, eval__every=0, eval__before=False))
     fates = [fate["fate"] for fate in lines_of(result.directory / "ledger.jsonl")]
     assert fates.count("kept") == 8
 
@@ -509,15 +509,15 @@ def test_train_one_size_takes_the_size(make_config):
 def test_bad_input_is_found_before_the_run_directory_is_made(make_config, changes, what):
     config = make_config(**changes)
     with pytest.raises(InputError, match=what):
-        train_one_size(config)
+        fine_tune(config)
     assert not Path(config.run.dir).exists()
 
 
 def test_a_finished_run_is_never_overwritten(make_config):
     config = make_config(train__num_steps=1, eval__every=0)
-    before = (train_one_size(config).directory / "metrics.jsonl").read_text()
+    before = (fine_tune(config).directory / "metrics.jsonl").read_text()
     with pytest.raises(InputError, match="holds a finished run"):
-        train_one_size(config)
+        fine_tune(config)
     assert (Path(config.run.dir) / "metrics.jsonl").read_text() == before
 
 
@@ -527,7 +527,7 @@ def test_too_small_a_disk_is_found_before_training(make_config, monkeypatch):
 
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(InputError, match="GB free, and the run needs"):
-        train_one_size(make_config())
+        fine_tune(make_config())
 
 
 def test_vllm_is_asked_for_before_anything_is_read(make_config, monkeypatch):
@@ -535,7 +535,7 @@ def test_vllm_is_asked_for_before_anything_is_read(make_config, monkeypatch):
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install"):
-        train_one_size(make_config(eval__backend="vllm", data__train="/nowhere.jsonl"))
+        fine_tune(make_config(eval__backend="vllm", data__train="/nowhere.jsonl"))
 
 
 def test_the_subset_can_have_a_seed_of_its_own_and_leave_the_held_out_problems_as_they_are(make_config):
@@ -552,7 +552,7 @@ def test_the_subset_can_have_a_seed_of_its_own_and_leave_the_held_out_problems_a
 
 
 def test_what_is_known_of_the_data_is_written_down(make_config):
-    result = train_one_size(make_config(data__filter=True))
+    result = fine_tune(make_config(data__filter=True))
     data = json.loads((result.directory / "data.json").read_text())
     assert sum(count for _, count in data["lengths"]) >= data["rows"] and data["response_tokens"] < data["tokens"]
     shown = {row["fate"]: row for row in data["shown"]}
@@ -565,7 +565,7 @@ def test_what_is_known_of_the_data_is_written_down(make_config):
 
 @pytest.mark.parametrize("normalization", ["token", "sequence"])
 def test_the_nll_of_a_token_is_logged_whatever_the_loss_is_divided_by(make_config, normalization):
-    run = train_one_size(make_config(train__loss_normalization=normalization)).directory
+    run = fine_tune(make_config(train__loss_normalization=normalization)).directory
     steps = [line for line in lines_of(run / "metrics.jsonl") if line["kind"] == "train"]
     rows = 8
     for line in steps[:1]:

@@ -11,12 +11,12 @@ from chat_templates import tokenizer_of
 from test_sweep import in_this_process
 from test_train import assert_same_run, interrupt_at_call
 
-from tutelage import train_one_size
 from tutelage.cli import main
 from tutelage.config import replaced, to_toml
 from tutelage.data import prepare
 from tutelage.model import Course
 from tutelage.model.load import load_policy, load_tokenizer
+from tutelage.training import fine_tune
 from tutelage.training.ending import Interrupted
 from tutelage.training.step import accumulate_gradients
 
@@ -173,13 +173,13 @@ def test_the_last_turn_alone(config):
 @pytest.mark.parametrize("kind", ["qwen3", "gpt-oss"], indirect=True)
 def test_an_interrupted_run_on_conversations_is_the_same_run(config, tmp_path, monkeypatch):
     changes = {"train.num_steps": 4, "eval.every": 2, "train.clip_grad": 1.0}
-    whole = train_one_size(replaced(config, {**changes, "run.dir": str(tmp_path / "whole")})).directory
+    whole = fine_tune(replaced(config, {**changes, "run.dir": str(tmp_path / "whole")})).directory
     parts = replaced(config, {**changes, "run.dir": str(tmp_path / "parts")})
     with monkeypatch.context() as patch:
         interrupt_at_call(patch, "accumulate_gradients", 3)
         with pytest.raises(Interrupted):
-            train_one_size(parts)
-    assert_same_run(whole, train_one_size(parts).directory)
+            fine_tune(parts)
+    assert_same_run(whole, fine_tune(parts).directory)
     described = json.loads((whole / "data.json").read_text())
     assert (described["rows"], described["sequences"]) == (TALKS, TALKS * TURNS)
 

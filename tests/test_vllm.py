@@ -10,10 +10,14 @@ import importlib.util
 import os
 import random
 import signal
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+from chain import SAYS, make_chain_model
+from tiny import make_tiny_model
 
 from tutelage import (
     InputError,
@@ -50,8 +54,6 @@ TRUTHS = ["7", "4", "Paris"]
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     """The tiny model with heads as large as vLLM wants them on a CPU."""
-    from tiny import make_tiny_model
-
     return make_tiny_model(tmp_path_factory.mktemp("small"), hidden_size=128, num_attention_heads=4)
 
 
@@ -108,8 +110,9 @@ def test_greedy_responses_and_summaries_are_those_of_the_model_itself(engine, po
     )
     ours = log_generations(policy.model, policy.tokenizer, PROMPTS, TRUTHS, r1_zero_reward_fn, max_new_tokens=40, temperature=0)
     assert sum(told) == 3
+    entropies = dict.fromkeys(("token_entropy", "avg_token_entropy"))
     for a, b in zip(ours["records"], theirs["records"], strict=True):
-        assert {**a, "token_entropy": None} == {**b, "token_entropy": None}
+        assert {**a, **entropies} == {**b, **entropies}
         assert a["token_entropy"] == pytest.approx(b["token_entropy"], abs=1e-3)
     assert list(ours["summary"]) == list(theirs["summary"])
 
@@ -118,8 +121,8 @@ def test_greedy_responses_and_summaries_are_those_of_the_model_itself(engine, po
 def test_a_sampled_response_depends_on_its_problem_and_sample_alone(engine, policy):
     ids = [policy.tokenizer.encode(prompt) for prompt in PROMPTS]
     sampling = Sampling(12, temperature=2.0, top_p=0.9, samples=3, seed=5, min_new_tokens=12)  # the policy is sure of its answers
-    together = engine.generate(ids, sampling)
-    alone = engine.generate(ids[1:2], sampling, indices=[1])
+    together = engine.handle.generate(ids, sampling)
+    alone = engine.handle.generate(ids[1:2], sampling, indices=[1])
     assert [c.token_ids for c in alone] == [c.token_ids for c in together[3:6]]
     assert len({c.token_ids for c in together}) == 9
 
@@ -129,7 +132,7 @@ def test_more_seeded_prompts_than_one_step_reads_are_answered(engine):
     """vLLM reads 4,096 tokens in a step on a CPU; a seeded prompt that it read in two parts ended the engine."""
     words = engine.get_tokenizer().encode(" and then she sold some more" * 60)
     prompts = [[number + 100, *words[:150]] for number in range(60)]
-    said = engine.generate(prompts, Sampling(2, temperature=1.0, seed=3))
+    said = engine.handle.generate(prompts, Sampling(2, temperature=1.0, seed=3))
     assert len(said) == 60 and all(len(completion.token_ids) <= 2 for completion in said)
 
 
@@ -143,9 +146,9 @@ def test_stops_caps_and_minimum_lengths_are_those_of_the_native_generator(engine
         Sampling(60, temperature=0, min_new_tokens=45),
         Sampling(5, temperature=0),
     ):
-        theirs, ours = engine.generate(ids, sampling), native.generate(policy.model, policy.tokenizer, ids, sampling)
+        theirs, ours = engine.handle.generate(ids, sampling), native.generate(policy.model, policy.tokenizer, ids, sampling)
         assert [(c.text, c.token_ids, c.finish_reason) for c in theirs] == [(c.text, c.token_ids, c.finish_reason) for c in ours]
-    (stopped,) = engine.generate(ids[2:], Sampling(30, temperature=0, stop=("Paris",)))
+    (stopped,) = engine.handle.generate(ids[2:], Sampling(30, temperature=0, stop=("Paris",)))
     assert stopped.text.endswith("Paris") and stopped.finish_reason == "stop"
 
 
@@ -155,7 +158,7 @@ def test_a_response_goes_on_past_every_end_but_the_runs_own(engine, tmp_path, ma
 
     Its engine is made in the process of the others': importing vLLM takes most of a start.
     """
-    from chain import OWN, TURN, make_chain_model
+    from chain import OWN, TURN
 
     from tutelage.data import Stops
     from tutelage.evaluation.solve import sampling_of
@@ -165,7 +168,7 @@ def test_a_response_goes_on_past_every_end_but_the_runs_own(engine, tmp_path, ma
     config = make_config(model__id=model, data__prompt="chat", eval__temperature=0.0)
     tokenizer = tokenizer_of(config)
     in_a_run, alone = sampling_of(config.eval, Stops.of(tokenizer)), Sampling(8, temperature=0)
-    (goes_on,), (ended,) = engine.remote.call("answers_of", model, [tokenizer.encode("a")], [in_a_run, alone])
+    (goes_on,), (ended,) = engine.handle.remote.call("answers_of", model, [tokenizer.encode("a")], [in_a_run, alone])
     assert tokenizer.convert_ids_to_tokens(goes_on.token_ids) == [OWN, "b", TURN]
     assert (goes_on.text, goes_on.finish_reason) == (f"{OWN}b", "stop")
     assert (ended.token_ids, ended.text, ended.finish_reason) == ((0,), "", "stop")
@@ -184,11 +187,24 @@ def test_the_entropy_of_the_likeliest_tokens_is_a_lower_bound(engine, policy):
 
 
 @needs_vllm
-def test_vllms_own_sampling_parameters_are_taken_too(engine):
-    vllm_package = pytest.importorskip("vllm.sampling_params")
-    params = vllm_package.SamplingParams(max_tokens=6, temperature=0, stop=["</answer>"], n=1)
-    result = log_generations_vllm(engine, PROMPTS, TRUTHS, r1_zero_reward_fn, params, entropy="off")
-    assert "Paris" in result["records"][2]["response"]
+def test_an_engine_is_used_as_vllms_llm_is(tmp_path):
+    """Texts, ids and dicts, vLLM's own parameters: what the LLM itself answers, in a process that has not imported vLLM before."""
+    asked("as_llm", make_chain_model(tmp_path / "chain", words=SAYS))
+
+
+@needs_vllm
+@pytest.mark.parametrize("separate", ["0", "1"], ids=["in this process", "in a process of its own"])
+def test_an_llm_of_ones_own_is_synced_certified_and_logged(tmp_path, separate):
+    """Before and after a training step; what is stale is caught. Made in a subprocess: vLLM's side effects stay there."""
+    asked("own_llm", make_tiny_model(tmp_path / "tiny", hidden_size=128, num_attention_heads=2), separate)
+
+
+def asked(what, *arguments):
+    """Run a function of real_llm.py in a process of its own."""
+    settings = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_WAIT_POLICY": "passive", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, str(Path(__file__).parent / "real_llm.py"), what, *arguments]
+    done = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
 
 
 @needs_vllm
@@ -198,39 +214,55 @@ def test_the_embedded_model_says_what_it_says_natively(engine):
     tokenizer = load_tokenizer("smollm2")
     policy = load_policy(ModelConfig(device="cpu", precision="fp32"), tokenizer, to_train=False)
     ids, sampling = [tokenizer.encode(prompt) for prompt in PROMPTS], Sampling(16, temperature=0)
-    (theirs,) = engine.remote.call("answers_of", resolve("smollm2"), ids, [sampling])
+    (theirs,) = engine.handle.remote.call("answers_of", resolve("smollm2"), ids, [sampling])
     assert [c.token_ids for c in theirs] == [c.token_ids for c in native.generate(policy.model, tokenizer, ids, sampling)]
     assert "Paris" in theirs[2].text
 
 
 @needs_vllm
+def test_weights_that_are_one_small_step_old_are_told(engine, policy):
+    """The step moves log-probabilities by less than the bound of the gaps."""
+    teach(policy, PROMPTS[:1], 1, 1e-6)
+    engine.handle.remote.call("plant", "stale")
+    try:
+        with pytest.raises(UncertifiedWeights, match="it still has the weights of then") as caught:
+            load_policy_into_vllm_instance(policy, engine)
+    finally:
+        engine.handle.remote.call("plant", "")
+    assert caught.value.certificate.step == "missed" and abs(caught.value.certificate.step_share) < 0.1
+    taken = load_policy_into_vllm_instance(policy, engine)
+    assert taken.step == "taken" and abs(taken.step_share - 1) < 0.1
+
+
+@needs_vllm
 def test_a_missing_sync_and_planted_mistakes_are_caught(engine, policy):
     """Log-probabilities of other text change by tenths."""
-    from tutelage.evaluation.certificate import compare, cuts_of, trainer_scores
+    from tutelage.evaluation.certificate import compare, cuts_of, expected_of
 
-    before = engine.holds[1].sha256()
+    handle = engine.handle
+    first = load_policy_into_vllm_instance(policy, engine)
     teach_something_else(policy)
-    unsynced = compare(trainer_scores(policy, engine.probes), engine.score(), cuts_of(engine.probes), "float32")
+    unsynced = compare(expected_of(policy, "float32", handle.probes), handle.score(), cuts_of(handle.probes), "float32")
     assert not unsynced.holds and unsynced.max_gap > 0.1
     for mistake in ("stale cache", "stale head"):
-        engine.remote.call("plant", mistake)
+        engine.handle.remote.call("plant", mistake)
         try:
             with pytest.raises(UncertifiedWeights, match="does not hold the trainer's weights") as caught:
                 load_policy_into_vllm_instance(policy, engine)
         finally:
-            engine.remote.call("plant", "")
+            engine.handle.remote.call("plant", "")
         if mistake == "stale cache":  # what was scored without the cache is right
             assert caught.value.certificate.max_gap < 1e-3 < caught.value.certificate.cached_max_gap
             teach_something_else(policy)  # the head that the engine got is stale again
     second = load_policy_into_vllm_instance(policy, engine)
-    assert second.holds and second.weights_sha256 != before
+    assert second.holds and second.weights_sha256 != first.weights_sha256
 
 
 @needs_vllm
 def test_training_goes_on_through_a_crash_of_the_engine(small, make_config, monkeypatch):
     """A run in bfloat16 with asynchronous evaluation; its engine is killed when it has been asked, and started again."""
-    from tutelage import train_one_size
     from tutelage.evaluation.engine.process import Remote
+    from tutelage.training import fine_tune
 
     config = make_config(
         model__id=small, model__precision="bf16-mixed", train__num_steps=3, eval__every=0, eval__examples=8,
@@ -249,7 +281,7 @@ def test_training_goes_on_through_a_crash_of_the_engine(small, make_config, monk
         return call(self, method, *arguments, **options)
 
     monkeypatch.setattr(Remote, "call", doomed)
-    result = train_one_size(config)
+    result = fine_tune(config)
     assert [line["step"] for line in result.evaluations] == [0, 3] and len(killed) == 1
     for line in result.evaluations:
         certificate = line["certificate"]

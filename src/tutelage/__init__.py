@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tutelage.errors import InputError, RunError
     from tutelage.evaluation import init_vllm, load_policy_into_vllm_instance, log_generations, log_generations_vllm
     from tutelage.grading import question_only_reward_fn, r1_zero_reward_fn, reward_fn_response_vs_gt
-    from tutelage.model import compute_entropy, get_response_log_probs, masked_normalize, sft_microbatch_train_step
+    from tutelage.model import compute_entropy, get_response_log_probs, masked_mean, masked_normalize, sft_microbatch_train_step
     from tutelage.training import train_one_size
 
 __getattr__, __dir__, __all__ = lazily(__name__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tutelage.errors import InputError
 from tutelage.resources import GIB, MEANINGS, Estimate, Seat, engine_name, in_gb, is_asked_for, way_of
 from tutelage.runs import write_text
 
-PARTS = ("weights", "copies", "gradients", "moments", "activations", "gathered")
+PARTS = ("weights", "copies", "gradients", "moments", "activations", "gathered", "engine asleep")
 GIVEN_UP = {"bf16-sr", "adamw-8bit", "lora", "dora"}
 """Values that a way to train has for the sake of memory."""
 SEATS: dict[Seat, dict[str, tuple[str, str]]] = {
@@ -31,6 +32,9 @@ SEATS: dict[Seat, dict[str, tuple[str, str]]] = {
     Seat.NATIVE: {"eval.backend": ("native", "{why_native}; {needs}")},
 }
 """What is proposed for each seat of an engine: the value of each setting, and why."""
+
+SHARED = {Seat.BESIDE: "beside", Seat.IN_TURNS: "in_turns"}
+"""The names of the seats on the card that is trained on, in what `--json` prints."""
 
 
 def reasons(advice: Advice) -> dict[str, tuple[Any, str]]:
@@ -150,6 +154,21 @@ def _seat(advice: Advice, needs: Estimate) -> str:
     return needs.seat.value.format(engine=engine_name(advice.config.eval))
 
 
+def _sharing(seat: Seat) -> Callable[[Advice, Estimate], str]:
+    """Says what an engine would have on the card that is trained on."""
+
+    def line(_: Advice, needs: Estimate) -> str:
+        shared = needs.sharings.get(seat)
+        if shared is None:
+            return "–"
+        least, room = sum(shared.needs.values()), in_gb(shared.room)
+        if not shared.takes:
+            return f"needs {in_gb(least)}, {room} are left"
+        return f"takes {in_gb(shared.takes)} of {room}, for {shared.cached_tokens:,} tokens"
+
+    return line
+
+
 def _time(needs: Estimate, index: int) -> str:
     return "–" if needs.seconds is None else console.duration(needs.seconds[index])
 
@@ -157,6 +176,8 @@ def _time(needs: Estimate, index: int) -> str:
 LINES: dict[str, Callable[[Advice, Estimate], str]] = {
     "training, at its peak": lambda _, needs: in_gb(sum(needs.training.values())),
     "evaluation, at its peak": lambda advice, needs: f"{in_gb(sum(needs.evaluation.values()))} ({_seat(advice, needs)})",
+    "an engine beside training": _sharing(Seat.BESIDE),
+    "an engine in turns with it": _sharing(Seat.IN_TURNS),
     "fits": lambda _, needs: "yes" if needs.fits else "no",
     "activation checkpointing": lambda _, needs: needs.kind,
     "largest batch": lambda _, needs: f"{needs.load.tokens:,} tokens",
@@ -178,6 +199,7 @@ def as_json(advice: Advice) -> dict[str, Any]:
             "largest_batch_tokens": needs.load.tokens, "training_bytes": needs.training, "evaluation_bytes": needs.evaluation,
             "backend": _seat(advice, needs), "peak_bytes": needs.peak, "tokens_per_second": needs.tokens_per_second,
             "training_seconds": seconds[0], "evaluation_seconds": seconds[1],
+            "engine": {SHARED[seat]: asdict(shared) for seat, shared in needs.sharings.items()},
         }  # fmt: skip
 
     return {

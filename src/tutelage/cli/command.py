@@ -66,7 +66,7 @@ def start() -> None:
     from tutelage import console
 
     with console.progress("starting"):
-        from tutelage.training import train_one_size  # noqa: F401
+        from tutelage.training import fine_tune  # noqa: F401
 
 
 def config_of(model: str, overrides: list[str]) -> Config:

@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     from tutelage.data import arithmetic
     from tutelage.report import show
     from tutelage.runs import to_lines, write_text
-    from tutelage.training import train_one_size
+    from tutelage.training import fine_tune
 
     started = time.monotonic()
     directory = _free_directory()
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     console.say(f"{kept} of {TRAINING_ROWS} rows are kept.\n")
 
     console.say("2. Train, solving the validation problems before, during and after", style="bold")
-    result = train_one_size(demo_config(directory))
+    result = fine_tune(demo_config(directory))
 
     console.say("\n3. What changed", style="bold")
     show.before_after(result.evaluations[0], result.evaluations[-1])

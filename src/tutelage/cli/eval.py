@@ -26,8 +26,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--out", type=Path, help="a new directory for the generations (default: evaluations/…)")
     parser.add_argument(
         "--backend",
-        choices=["auto", "vllm", "native"],
-        help="what generates; vllm: one engine on each GPU in sight (eval.backend)",
+        help="what generates: auto, vllm (one engine on each GPU in sight), native, or module:Class (eval.backend)",
     )
     parser.add_argument("--split", help="the split of the data (default: data.validation_split)")
     parser.add_argument("--hub-config", help="the configuration of a hub data set")

@@ -67,9 +67,9 @@ def run(arguments: argparse.Namespace) -> Outcome:
 
         return Outcome(replay_step(config, arguments.replay))
     from tutelage.report import show
-    from tutelage.training import train_one_size
+    from tutelage.training import fine_tune
 
-    result = train_one_size(config, allow_changes=arguments.allow)
+    result = fine_tune(config, allow_changes=arguments.allow)
     show.finished(result.directory, result.evaluations, result.evaluation_cost)
     return Outcome({**vars(result), "directory": str(result.directory)})
 

@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING
 from tutelage._lazy import lazily
 
 if TYPE_CHECKING:
+    from tutelage.config.data_settings import DataConfig, Source
     from tutelage.config.overrides import parse_overrides, split_overrides
     from tutelage.config.plug_in import is_plug_in, load_plug_in
     from tutelage.config.read import (
+        as_config,
         changeable,
         describe,
         differences,
@@ -19,6 +21,6 @@ if TYPE_CHECKING:
         to_toml,
         with_settings,
     )
-    from tutelage.config.settings import Config, DataConfig, EvalConfig, ModelConfig, Source, TrainConfig
+    from tutelage.config.settings import Config, EvalConfig, ModelConfig, TrainConfig
 
 __getattr__, __dir__, __all__ = lazily(__name__)

@@ -17,7 +17,8 @@ import tomli_w
 from pydantic import ValidationError
 
 from tutelage.config.overrides import parse_overrides
-from tutelage.config.settings import MAY_CHANGE, Config, Section
+from tutelage.config.section import MAY_CHANGE, Section
+from tutelage.config.settings import Config
 from tutelage.errors import InputError
 
 
@@ -36,6 +37,27 @@ def load_config(path: str | Path | None = None, overrides: list[str] | None = No
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
             raise InputError(f"{path}: cannot be read as TOML: {error}") from None
     return with_settings(raw, parse_overrides(overrides or []), where=str(path) if path else "config")
+
+
+def as_config(given: Config | Mapping[str, Any] | str | Path | None) -> Config:
+    """A configuration from what a script has: one, the path of a TOML file, or a dict of settings; None: the defaults.
+
+    A dict is nested, ``{"train": {"lr": 1e-4}}``, or has dotted names, ``{"train.lr": 1e-4}``, or both.
+
+    Raises:
+        InputError: as `load_config`, or it is something else.
+    """
+    if isinstance(given, Config):
+        return given
+    if given is None or isinstance(given, str | Path):
+        return load_config(given)
+    if not isinstance(given, Mapping):
+        raise InputError(f"config is of type {type(given).__name__}; it is a Config, the path of a TOML file, a dict, or None")
+    raw = {str(key): dict(value) if isinstance(value, Mapping) else value for key, value in given.items() if "." not in str(key)}
+    for key, value in given.items():
+        if "." in str(key):
+            _assign(raw, str(key), value)
+    return parse_config(raw)
 
 
 def with_settings(raw: dict[str, Any], settings: Iterable[tuple[str, str]], where: str = "config") -> Config:
@@ -90,7 +112,7 @@ def _assign(raw: dict[str, Any], dotted: str, value: Any) -> None:
     for part in parents:
         raw = raw.setdefault(part, {})
         if not isinstance(raw, dict):
-            raise InputError(f"--{dotted}: {part} is not a section")
+            raise InputError(f"{dotted}: {part} is not a section")
     raw[last] = value
 
 

@@ -4,21 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from tutelage.config.plug_in import is_plug_in
-
-PositiveInt = Annotated[int, Field(ge=1)]
-DecayRate = Annotated[float, Field(ge=0, lt=1)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-
-
-MAY_CHANGE = "an unfinished run may go on with another value"
-"""Marks settings that change where and how fast a run computes, but not what."""
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+from tutelage.config.data_settings import DataConfig
+from tutelage.config.section import MAY_CHANGE, DecayRate, NonNegativeInt, PositiveInt, Section
 
 
 class ModelConfig(Section):
@@ -68,116 +57,6 @@ class ModelConfig(Section):
                 " which holds the frozen weights in bfloat16"
             )
         return raw
-
-
-class Source(Section):
-    """Where rows come from, and how they are read."""
-
-    path: str
-    """As `data.train`."""
-    split: str = "test"
-    """As `data.train_split`."""
-    hub_config: str | None = None
-    """As `data.hub_config`."""
-    shape: str = "auto"
-    """As `data.shape`."""
-    columns: dict[Literal["prompt", "response", "reference"], str] = {}
-    """As `data.columns`."""
-    where: str | None = None
-    """As `data.where`."""
-    prompt: str | None = None
-    """As `data.prompt`. None: what training uses."""
-
-    @model_validator(mode="after")
-    def _refuse_two_ways_to_read(self) -> Source:
-        _one_way_to_read("data.validation.", self.shape, self.columns)
-        return self
-
-
-def _one_way_to_read(section: str, shape: str, columns: dict[Any, str]) -> None:
-    if shape != "auto" and not is_plug_in(shape):
-        raise ValueError(f'{section}shape = "{shape}": write "auto", or a function of yours as "module:function"')
-    if shape != "auto" and columns:
-        raise ValueError(f'{section}shape = "{shape}" and {section}columns both say how rows are read; leave one of them out')
-
-
-class DataConfig(Section):
-    train: str = "arithmetic"
-    """Training rows: a file (JSONL, JSON, CSV, TSV, Parquet or Arrow, also with .gz or .zst), a directory of such files, a directory of
-    `datasets.save_to_disk`, a hub name ("openai/gsm8k", or pinned: "openai/gsm8k@REVISION"), or "arithmetic" (built in)."""
-    train_split: str = "train"
-    """The split to take when `train` is a hub name, or a directory whose names say splits; there "all" takes all files."""
-    validation: str | Source | None = None
-    """Validation problems, named as `train` is, or a table of path, split, hub_config, shape, columns, where and prompt. None:
-    `test_size` of the training problems are held out."""
-    validation_split: str = "test"
-    """As `train_split`, when `validation` is a name; a table has its own `split`."""
-    hub_config: str | None = None
-    """The configuration of a hub data set ("main" for openai/gsm8k)."""
-    test_size: float = Field(default=0.1, ge=0, lt=1)
-    """Share of the training problems held out for validation when `validation` is None, each with all of its rows; 0 validates on
-    training rows and says so."""
-    shape: str = "auto"
-    """How rows are read. auto: by the names of their columns, or by `columns`; or a function of yours, "module:function", from a row
-    to a dict of prompt, response and reference, in a file of the current directory. It raises ValueError for a malformed row."""
-    columns: dict[Literal["prompt", "response", "reference"], str] = {}
-    """Which column holds the prompt, the response, the reference; what is left out is recognised by name. Paths reach into a row
-    ("info.answer", "messages[-1].content"), "generations[*]" makes a row of each item, and a text with columns in braces joins them
-    ("<think>\\n{thinking}\\n</think>\\n{attempt}")."""
-    where: str | None = None
-    """Keep only rows where this column or path is true; with "[*]", as in "correct[*]", the items of `columns` at those indices."""
-    turns: Literal["last", "all"] = "all"
-    """Of a conversation with several assistant turns: learn all of them, each after the history as the chat template shows it then,
-    or the last one alone."""
-    prompt: str = "r1_zero"
-    """Prompt template: "r1_zero", "question_only", "plain", "none" (bare), "chat" (the tokenizer's), or a file with {question}. A
-    prompt that holds a template already is not wrapped again."""
-    template_arguments: dict[str, Any] = {}
-    """Arguments of the tokenizer's chat template, such as { enable_thinking = true }; for `prompt` "chat" alone."""
-    overlap: Literal["drop", "keep"] = "drop"
-    """Training rows whose problem is a validation problem too, word for word or nearly: left out, or kept and counted."""
-    duplicates: Literal["keep", "drop"] = "keep"
-    """Training rows that are equal to an earlier one: kept, or left out; they are counted either way."""
-    filter: bool = True
-    """Keep only training rows whose response earns answer_reward 1.0 against its reference."""
-    size: PositiveInt | None = None
-    """How many training rows to use: the first `size` of a seeded order, so that smaller sets lie inside larger ones. None: all."""
-    max_length: PositiveInt | None = None
-    """Longest prompt + response in tokens. None: the 99.5th percentile of the data, printed."""
-    truncate: Literal["drop", "tail"] = "drop"
-    """Longer rows are dropped and counted, or lose the tail of their response (and then teach no end token)."""
-    on_bad_row: Literal["error", "skip"] = "error"
-    """A malformed row stops the run with its file, line and key, or is skipped and counted in the ledger."""
-    seed: int = 42
-    """Seed of the held-out split, and of the subset where that has none of its own."""
-    subset_seed: int | None = None
-    """Seed of the subset (`size`) alone; sweeps change it and keep the held-out problems. None: `seed`."""
-
-    def of_training(self) -> Source:
-        """Where training rows come from."""
-        return Source(
-            path=self.train, split=self.train_split, hub_config=self.hub_config, shape=self.shape, columns=self.columns,
-            where=self.where, prompt=self.prompt,
-        )  # fmt: skip
-
-    def of_validation(self) -> Source | None:
-        """Where validation rows come from; None: they are held out of the training rows.
-
-        A validation that is named alone is read as the training rows are, where its rows have those columns.
-        """
-        if self.validation is None:
-            return Source(path="arithmetic", split="validation", prompt=self.prompt) if self.train == "arithmetic" else None
-        if isinstance(self.validation, Source):
-            return self.validation.model_copy(update={"prompt": self.validation.prompt or self.prompt})
-        return Source(
-            path=self.validation, split=self.validation_split, hub_config=self.hub_config, shape=self.shape,
-            columns=self.columns, prompt=self.prompt,
-        )  # fmt: skip
-
-    @model_validator(mode="after")
-    def _refuse_two_ways_to_read(self) -> DataConfig:
-        _one_way_to_read("data.", self.shape, self.columns)
-        return self
 
 
 class TrainConfig(Section):
@@ -267,6 +146,8 @@ class EvalConfig(Section):
     """Longest response in tokens; a response cut off there counts as a cap hit."""
     min_new_tokens: NonNegativeInt = 0
     """Before so many tokens nothing ends a response."""
+    stop: list[str] = []
+    """Further strings that end a response, beside "</answer>"; each stays in the text."""
     samples: PositiveInt = 1
     """Responses per problem, each with a seed of its own: accuracy is their mean, pass@k and maj@k come with it."""
     temperature: float = Field(default=0.0, ge=0)
@@ -309,6 +190,8 @@ class EvalConfig(Section):
             raise ValueError('eval.entropy = "top-k" is a lower bound for vLLM; the native backend knows the exact entropy')
         if self.min_new_tokens > self.max_new_tokens:
             raise ValueError("eval.min_new_tokens is larger than eval.max_new_tokens")
+        if "" in self.stop:
+            raise ValueError('eval.stop: "" would end every response at its start; leave it out')
         if self.samples > 1 and self.temperature == 0:
             raise ValueError("eval.samples > 1 at eval.temperature = 0 would be the same response again; set a temperature")
         return self
@@ -341,6 +224,16 @@ class RunConfig(Section):
     """What an hour on this machine costs, in the currency of your choice; the report then says what the run cost."""
     tracking: Annotated[list[Literal["tensorboard", "wandb", "trackio", "mlflow"]], MAY_CHANGE] = []
     """Where the numbers go besides `metrics.jsonl`: any of these, as in --run.tracking '["tensorboard", "wandb"]'."""
+    tracking_project: Annotated[str | None, MAY_CHANGE] = None
+    """W&B's and Trackio's project, MLflow's experiment. None: what WANDB_PROJECT or MLFLOW_EXPERIMENT_NAME says, else "tutelage"."""
+    tracking_name: Annotated[str | None, MAY_CHANGE] = None
+    """The run's name at the trackers; a sweep's trials have their own behind it. None: what WANDB_NAME says (at W&B), else the name of
+    the run directory."""
+    tracking_group: Annotated[str | None, MAY_CHANGE] = None
+    """The group of runs that this one belongs to at W&B and Trackio; at MLflow its tag "group". None: what WANDB_RUN_GROUP says (at
+    W&B), else none."""
+    tracking_entity: Annotated[str | None, MAY_CHANGE] = None
+    """W&B's entity: a user or a team. None: what WANDB_ENTITY says, else your own."""
 
     @model_validator(mode="before")
     @classmethod

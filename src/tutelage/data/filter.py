@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from tutelage import console
-from tutelage.data.ledger import Example, Fate, check_malformed, summary
+from tutelage.data.ledger import SKIP, Example, Fate, check_malformed, summary
 from tutelage.data.parts import Added
 from tutelage.data.recipe import LEFT_OUT, MALFORMED, Made
 from tutelage.data.shapes import Parsed, Reader
@@ -183,7 +183,7 @@ def response_text(parsed: Parsed, style: str) -> str:
     return in_the_form_of("<answer>" if style == "r1_zero" else "", answers[-1]) if answers else ""
 
 
-def count_well_formed(rows: Iterable[Row], reader: Reader, on_bad_row: str) -> int:
+def count_well_formed(rows: Iterable[Row], reader: Reader, on_bad_row: str, skip: str = SKIP) -> int:
     """How many rows are well-formed. Raises InputError for malformed ones as `prepare` does, before anything is graded."""
     well_formed, malformed, first = 0, 0, ""
     for _, parsed in parsed_rows(rows, reader):
@@ -191,7 +191,7 @@ def count_well_formed(rows: Iterable[Row], reader: Reader, on_bad_row: str) -> i
             malformed, first = malformed + 1, first or f"{parsed.source}: {parsed.fault}"
         else:
             well_formed += not parsed.left_out
-    check_malformed(malformed, first, well_formed + malformed, on_bad_row)
+    check_malformed(malformed, first, well_formed + malformed, on_bad_row, skip)
     return well_formed
 
 

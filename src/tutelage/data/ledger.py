@@ -102,16 +102,20 @@ def summary(counts: Counter[str]) -> str:
     return ", ".join(f"{count} {fate}" for fate, count in counts.most_common())
 
 
-def check_malformed(count: int, first: str, rows: int, on_bad_row: str) -> None:
+SKIP = 'data.on_bad_row = "skip"'
+
+
+def check_malformed(count: int, first: str, rows: int, on_bad_row: str, skip: str = SKIP) -> None:
     """Raises InputError if rows are malformed and that is not allowed, or if no other rows are left.
 
     Args:
         count: malformed rows; `first` names the first of them.
         rows: all rows.
+        skip: the setting that leaves malformed rows out, as it is written.
     """
     if count and on_bad_row == "error":
         more = f" (and {count - 1} more malformed rows)" if count > 1 else ""
-        raise InputError(f'{first}{more}; mend the row, or set data.on_bad_row = "skip" to leave such rows out and count them')
+        raise InputError(f"{first}{more}; mend the row, or set {skip} to leave such rows out and count them")
     if count == rows:
         raise InputError(f"all {rows} rows are malformed; the first: {first}")
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from tutelage._lazy import lazily
 
 if TYPE_CHECKING:
-    from tutelage.evaluation.certificate import MAX_GAP_FLOAT32, MEAN_GAP_BFLOAT16
+    from tutelage.evaluation.certificate import MAX_GAP_FLOAT32
     from tutelage.evaluation.draft import forget_drafts
     from tutelage.evaluation.engine import (
         Completion,

@@ -52,6 +52,7 @@ class EngineEvaluator(Evaluator):
         self, course: Course, log: RunLog, placement: Placement, engine: EngineHandle, optimizer: torch.optim.Optimizer
     ) -> None:
         super().__init__(course, log)
+        self.course = course
         self.placement, self.engine, self.optimizer = placement, engine, optimizer
         self.worker = ThreadPoolExecutor(1, thread_name_prefix="evaluation")
         self.flights: deque[Flight] = deque()
@@ -109,7 +110,7 @@ class EngineEvaluator(Evaluator):
         with self.standing_still(evaluation, "weights", step):
             if not waits:
                 self.world.first(self._start_undisturbed)
-            handed, failure = self._hand_over()
+            handed, failure = self._hand_over(step)
         if handed is None:
             self._fail(evaluation, failure)
             return
@@ -124,11 +125,12 @@ class EngineEvaluator(Evaluator):
         if waits:
             self._land(step)
 
-    def _hand_over(self) -> tuple[Handover | None, EngineError]:
+    def _hand_over(self, step: int) -> tuple[Handover | None, EngineError]:
         """What the engine is to load; None, and why, if a rank has no memory for it."""
         handed, failure = None, EngineError("another rank could not take part")
         try:
-            handed = hand_over(self.policy, self.engine, keep=self.world.leads)
+            coming = self.course.examples(step) if step < self.total else ()
+            handed = hand_over(self.policy, self.engine, keep=self.world.leads, rows=coming)
         except EngineError as error:
             failure = error
         return (None if self.world.any(handed is None) else handed), failure

@@ -30,8 +30,9 @@ def nothing(*_: Any) -> None:
 
 def sampling_of(config: EvalConfig, stops: Stops) -> Sampling:
     """How to generate, as an evaluation is configured."""
+    strings = tuple(dict.fromkeys([*stops.strings, *config.stop]))
     return Sampling(
-        config.max_new_tokens, config.temperature, config.top_p, stops.strings, config.seed, config.samples,
+        config.max_new_tokens, config.temperature, config.top_p, strings, config.seed, config.samples,
         config.min_new_tokens, TOP_K if config.entropy == "top-k" else 0, stops.end_token_id,
     )  # fmt: skip
 

@@ -13,7 +13,7 @@ import torch
 
 from tutelage import console
 from tutelage.config import Config, EvalConfig
-from tutelage.evaluation.certificate import trainer_scores
+from tutelage.evaluation.certificate import expected_of
 from tutelage.evaluation.engine import EngineHandle, Handover, engine_setting, registry
 from tutelage.evaluation.solve import PORTION, Job, Solved, nothing, solve, solve_by_engine
 from tutelage.machines import fanout
@@ -27,7 +27,7 @@ def settled(config: EvalConfig) -> EvalConfig:
     Raises:
         InputError: an engine was asked for that is not there, or cannot run on this device.
     """
-    if config.backend == "native":
+    if registry.entry_of(config.backend).in_place:
         return config
     devices = engine_devices(config)
     registry.require(config.backend, devices[0].type)
@@ -57,7 +57,7 @@ def solve_here(
     with console.progress("loading the model"):
         policy = load_policy(saved, tokenizer_of(config), to_train=False)
     check_positions(policy, job.longest, "the longest prompt + eval.max_new_tokens")
-    if job.config.backend == "native":
+    if registry.entry_of(job.config.backend).in_place:
         return solve(job, policy, on_finished=on_finished)
     engines = [
         EngineHandle(
@@ -65,7 +65,8 @@ def solve_here(
         )
         for index, device in enumerate(engine_devices(job.config)[: len(job.problems)])
     ]
-    handed = Handover(trainer_scores(policy, engines[0].probes))  # engines read the same weights themselves
+    # engines read the same weights themselves
+    handed = Handover(expected_of(policy, engines[0].setting.dtype, engines[0].probes))
     policy.model.to("cpu")  # the GPUs are theirs
     if policy.device.type == "cuda":
         torch.cuda.empty_cache()

@@ -195,6 +195,8 @@ def trial_config(
         "train.num_steps": num_steps,
         "run.dir": directory,
     }
+    if config.run.tracking_name is not None:
+        values["run.tracking_name"] = f"{config.run.tracking_name}-{point.trial}"
     return replaced(config, values if lr is None else values | {"train.lr": lr})
 
 

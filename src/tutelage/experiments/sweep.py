@@ -28,7 +28,7 @@ from tutelage.machines import fanout
 from tutelage.report import page as report
 from tutelage.resources import visible_name
 from tutelage.runs import Reading, changes, locked, results, write_text
-from tutelage.training import evaluate_untrained, train_one_size
+from tutelage.training import evaluate_untrained, fine_tune
 
 Models = Literal["all", "best", "none"]
 Ended = Generator[tuple[int, BaseException | None], None, None]
@@ -157,7 +157,7 @@ def work(job: Job) -> None:
         contextlib.redirect_stderr(log),
     ):
         if job.trains:
-            train_one_size(job.config, prepared=job.prepared, baseline=job.baseline)
+            fine_tune(job.config, prepared=job.prepared, baseline=job.baseline)
         else:
             evaluate_untrained(job.config, job.prepared)
 

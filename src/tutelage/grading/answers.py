@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 
-from tutelage.grading.around import stands_alone
 from tutelage.grading.equality import plainly_equal
-from tutelage.grading.format import TEXT_COMMANDS, boxes
+from tutelage.grading.format import MARKUP, boxes, stands_alone
+from tutelage.grading.vocabulary import listed, words_of
 
 MOST_BOXES = 50
 """Of a solution with more boxes, the last ones are looked at."""
 ONE_SENTENCE = 200
 """Characters between two boxes of one sentence, at most."""
+
+
+_TAGGED = re.compile(r".*</think>\s*<answer>(.*)</answer>", re.DOTALL)
 
 
 def tagged_answer(response: str) -> str | None:
@@ -21,17 +24,11 @@ def tagged_answer(response: str) -> str | None:
     block, between the blocks and after the answer block there is white space or nothing. The answer is the text of the block; of
     a block with boxes it is what `answer_in` reads in it.
     """
-    text = response.strip()
-    if text.startswith("<think>"):
-        text = text[len("<think>") :]
-    if "<think>" in text or any(text.count(tag) != 1 for tag in ("</think>", "<answer>", "</answer>")):
+    text = response.strip().removeprefix("<think>")
+    tagged = _TAGGED.fullmatch(text)
+    if tagged is None or "<think>" in text or any(text.count(tag) != 1 for tag in ("</think>", "<answer>", "</answer>")):
         return None
-    _thought, _, rest = text.partition("</think>")
-    before, _, rest = rest.partition("<answer>")
-    block, closed, after = rest.partition("</answer>")
-    if not closed or before.strip() or after.strip():
-        return None
-    return answer_in(block, strict=True)
+    return answer_in(tagged[1], strict=True)
 
 
 def boxed_answer(response: str) -> str | None:
@@ -101,9 +98,6 @@ def answer_in(text: str, *, strict: bool = False) -> str:
     return "" if "box" in text and boxes(text) else text.strip()
 
 
-_MARKUP = re.compile(
-    rf"\\(?:[()\[\],;:!\\ ]|q?quad(?![a-z])|(?:{TEXT_COMMANDS})(?![A-Za-z])|(?:begin|end)\s*\{{[^{{}}]*\}})|[${{}}*&]"
-)
 _DENIED_BEFORE = re.compile(
     r"(?:\b(?:not|cannot|never|nor|instead\s+of|rather\s+than)|n't|n’t|\\neq?)(?:\s+(?:be|the|equal|to))*\s*"
     r"(?:[$\\(\[{\s]|[A-Za-z]\s*=)*$",
@@ -117,17 +111,9 @@ _DENIED_BEHIND = re.compile(
     rf"|that['’]s\s+(?:not\s+{_RIGHT}|{_WRONG}))",
     re.IGNORECASE,
 )
-_TAKEN_BACK = re.compile(
-    r"\b(?:wait|oops|sorry|hmm+|actually|instead|rather|no(?=\s*[,:;.!—–-])|not\s+(?:right|correct)|wrong|incorrect|mistaken?|mistakes"
-    r"|error|redo|recompute|recalculate|recheck|scratch|second\s+thoughts?|I\s+mean|should\s+be|correction)\b",
-    re.IGNORECASE,
-)
-_FOLLOWS = re.compile(
-    r"\b(?:so|thus|hence|therefore|thereby|whence|consequently|because|since|giv(?:es?|ing)|yield(?:s|ing)?|impl(?:y|ies|ying)|means"
-    r"|making|makes)\b|\\(?:Rightarrow|implies|therefore|Longrightarrow)|[⇒∴]|^\s*(?:=|\\approx|≈)\s*$",
-    re.IGNORECASE,
-)
-_HEDGE = re.compile(r"\b(?:maybe|perhaps|possibly|alternatively|either|could|might|may)\b", re.IGNORECASE)
+_TAKEN_BACK = re.compile(r"\bno(?=\s*[,:;.!—–-])|\bnot\s+(?:right|correct)|\b(?:I\s+mean|should\s+be)\b", re.IGNORECASE)
+_FOLLOWS = re.compile(r"\\(?:Rightarrow|implies|therefore|Longrightarrow)|[⇒∴]|^\s*(?:=|\\approx|≈)\s*$")
+_GOES_BACK, _LEADS_ON, _HEDGES = listed("taken back"), listed("consequences"), listed("alternatives")
 _GOES_ON = re.compile(
     r"\W*(?:(?:or|and|also)\b|(?:part\s+)?\(?[a-z0-9]{1,3}\)[\s:.])|[\s.,;]*\n\s*(?:\d{1,2}|[a-h])\.\s",  # "or", "(b)", a line "2. "
     re.IGNORECASE,
@@ -137,13 +123,16 @@ _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n\s*\n")
 
 def _said_together(between: str) -> bool:
     """Whether two boxes with this text between them are answers of one sentence (or of the parts (a), (b) of one)."""
-    text = _MARKUP.sub(" ", between)
+    text = MARKUP.sub(" ", between)
+    words = words_of(text)
+    if _FOLLOWS.search(text) or not _LEADS_ON.isdisjoint(words):
+        return False
     if not re.search(r"\w", text):
-        return not _FOLLOWS.search(text)
-    if len(text) > ONE_SENTENCE or _TAKEN_BACK.search(text) or _FOLLOWS.search(text):
+        return True
+    if len(text) > ONE_SENTENCE or _TAKEN_BACK.search(text) or not _GOES_BACK.isdisjoint(words):
         return False
     goes_on = _GOES_ON.match(text)
-    return bool(_HEDGE.search(text)) or not _SENTENCE_END.search(text, goes_on.end() if goes_on else 0)
+    return not _HEDGES.isdisjoint(words) or not _SENTENCE_END.search(text, goes_on.end() if goes_on else 0)
 
 
 # ── a final behind marks ──────────────────────────────────────────────────────────────────────────────────────────────

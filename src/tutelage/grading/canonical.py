@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from fractions import Fraction
 
-from tutelage.grading.expressions import decimal_of, equal_expressions, is_scalar
+from tutelage.grading.expressions import decimal_of, equal_expressions, is_scalar, rounded_or_cut
 from tutelage.grading.named import name_of
 from tutelage.grading.numbers import Undefined, as_mpf, is_real
 from tutelage.grading.tree import ZERO, Kind, Node, holds, negated, number, product, rewritten, symbols_of, tuple_of
@@ -121,8 +121,7 @@ def _about(a: Node, b: Node) -> bool:
     unit = Fraction(1, 10 ** (literal.places or 0)) if (literal := decimal_of(b)) is not None else Fraction(1)
     if not is_real(x) or not is_real(y):
         return bool(abs(x - y) <= abs(x) / 100)
-    cut = x * y > 0 and 0 <= abs(x) - abs(y) < as_mpf(unit)
-    return bool(cut or abs(x - y) <= as_mpf(unit) * (1 + as_mpf(Fraction(1, 10**9))) / 2 or abs(x - y) <= abs(x) / 500)
+    return rounded_or_cut(y, x, unit) or bool(abs(x - y) <= abs(x) / 500)
 
 
 # --- matrices

@@ -38,7 +38,9 @@ class Commands(Atoms):
     def fraction(self, name: str) -> Node:
         top, bottom = self.argument(), self.argument()
         if _is_differential(top) and _is_differential(bottom):
-            raise Unreadable("a derivative")
+            if not top.is_symbol() or bottom.kind is not Kind.MULTIPLY or not bottom.args[1].is_symbol():
+                raise Unreadable("a derivative in another form than d/dx")
+            return Node(Kind.OPAQUE, (bottom.args[1], None, None, self.term()), "derivative")
         return Node(Kind.DIVIDE, (top, bottom))
 
     def root(self, name: str) -> Node:

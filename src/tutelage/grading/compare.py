@@ -8,9 +8,9 @@ from tutelage.grading.canonical import expand, shape, simplify
 from tutelage.grading.expressions import equal_expressions, is_scalar
 from tutelage.grading.named import neutral
 from tutelage.grading.rules import only_element, ordered, rule, same
-from tutelage.grading.tree import ZERO, Kind, Node, difference, nodes_of, product, symbols_of, tuple_of
+from tutelage.grading.tree import ZERO, Kind, Node, difference, product, symbols_of, tuple_of
 from tutelage.grading.units import unit_of
-from tutelage.grading.words import number_of
+from tutelage.grading.vocabulary import number_of
 
 _SIGNS = (Kind.PERCENT, Kind.DEGREE)
 
@@ -28,11 +28,6 @@ def equal(gold: Node, answer: Node) -> bool:
     if same(only_element(gold, answer), only_element(answer, gold)):
         return True
     return any(same(*reading) for reading in families.readings(gold, answer))
-
-
-def has_opaque(node: Node) -> bool:
-    """Something in it is compared by its parts and not evaluated."""
-    return any(inner.kind is Kind.OPAQUE and inner.value != "mod" for inner in nodes_of(node))
 
 
 def _as_mixed(node: Node, other: Node) -> Node:

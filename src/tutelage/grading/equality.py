@@ -1,12 +1,12 @@
 """Are two answers equal? Cheap and exact layers decide what they can; the rest goes to workers that can be stopped.
 
-Layers, in this order: limit, string, exact, text (here), then structure, algebra, math-verify and unreadable (`symbolic`, in a worker).
+Layers, in this order: limit, string, exact, text (here), then structure, algebra and unreadable (`symbolic`, in a worker).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -14,14 +14,13 @@ from tutelage.grading import pool
 from tutelage.grading.lexer import MAX_DIGITS
 from tutelage.grading.normalize import HEDGE, normalize
 from tutelage.grading.words import same_words, texts_of_choices
+from tutelage.grading.work import OUT_OF_TIME
 
 MAX_CHARACTERS = 2_000
 """Longer answers, and references, are only compared as they stand."""
 MAX_DEPTH = 50
 MAX_TOLERANCE = Fraction(1, 10)
 """A unit of the first decimal: no decimal is met by what differs so much (see `expressions`)."""
-CHUNK = 16
-"""Pairs a worker is given at a time."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Verdict:
     @property
     def by_the_clock(self) -> bool:
         """Undecided because a clock ran out: another run may decide it."""
-        return self.equal is None and self.why.startswith(pool.OUT_OF_TIME)
+        return self.equal is None and self.why.startswith(OUT_OF_TIME)
 
 
 def grade(gold: str, answer: str) -> Verdict:
@@ -64,20 +63,27 @@ def grade_all(
         ValueError: a reference is empty.
     """
     verdicts = dict(known or {})
-    left: dict[tuple[str, str], list[str]] = {}  # with their normal forms
-    for pair in dict.fromkeys(pairs):
-        verdict = verdicts.get(pair) or _cheap(*pair)
-        if isinstance(verdict, Verdict):
-            verdicts[pair] = verdict
-        else:
-            left[pair] = verdict
-    chunks = [list(left)[start : start + CHUNK] for start in range(0, len(left), CHUNK)]
-    questions = [[left[pair] for pair in chunk] for chunk in chunks]
-    on_graded(len(pairs) - len(left))
-    for index, replies in pool.ask_many(questions, workers):
-        verdicts.update((pair, Verdict(*reply)) for pair, reply in zip(chunks[index], replies, strict=True))
+    normal: dict[tuple[str, str], tuple[str, str]] = {}
+    found: dict[tuple[str, str], Verdict] = {}
+
+    def undecided() -> Iterator[tuple[str, str]]:
+        """The normal forms, each once, of what the cheap layers do not decide; it is called while workers compare those before."""
+        asked = set()
+        for pair in dict.fromkeys(pairs):
+            verdict = verdicts.get(pair) or _cheap(*pair)
+            if isinstance(verdict, Verdict):
+                verdicts[pair] = verdict
+                continue
+            normal[pair] = verdict
+            if verdict not in asked:
+                asked.add(verdict)
+                yield verdict
+
+    for request, replies in pool.ask_many(undecided(), workers):
+        found.update((forms, Verdict(*reply)) for forms, reply in zip(request, replies, strict=True))
         on_graded(len(replies))
-    return [verdicts[pair] for pair in pairs]
+    on_graded(len(pairs) - len(found))
+    return [verdicts[pair] if pair in verdicts else found[normal[pair]] for pair in pairs]
 
 
 def plainly_equal(gold: str, answer: str) -> bool:
@@ -88,7 +94,7 @@ def plainly_equal(gold: str, answer: str) -> bool:
     return isinstance(verdict, Verdict) and verdict.equal is True
 
 
-def _cheap(gold: str, answer: str) -> Verdict | list[str]:
+def _cheap(gold: str, answer: str) -> Verdict | tuple[str, str]:
     """The layers that cost microseconds and are bounded by the length; the two normal forms when they cannot decide."""
     if not gold.strip():
         raise ValueError("the reference answer is empty")
@@ -120,7 +126,7 @@ def _cheap(gold: str, answer: str) -> Verdict | list[str]:
         return Verdict(same, "text", "" if same else "the words differ")
     if (texts := texts_of_choices(plain_gold, plain_answer)) is not None:
         return _cheap(*texts)
-    return [plain_gold, plain_answer]
+    return plain_gold, plain_answer
 
 
 def _refusal(text: str) -> str | None:

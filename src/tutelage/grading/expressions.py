@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 
 from tutelage.grading.numbers import (
@@ -93,8 +94,15 @@ def points(names: set[str], count: int, integers: bool = False, seed: object = 0
             if integers and (name[0] in INTEGER_LETTERS or index % 2):
                 at[name] = Fraction(1 + drawn % (8 + 2 * index))
             else:
-                at[name] = low + (high - low) * Fraction(drawn % 99_991, 99_991)
+                at[name] = Fraction(low * 99_991 + (high - low) * (drawn % 99_991), 99_991)
         yield at
+
+
+def _values(a: Node, b: Node, at: Iterable[dict[str, Fraction]], log_base: int | None = None) -> Iterator[tuple[Value, Value]]:
+    """The values of two expressions at the points where both have one."""
+    for point in at:
+        with contextlib.suppress(Undefined):
+            yield evaluate(a, point, log_base=log_base), evaluate(b, point, log_base=log_base)
 
 
 def _same_function(a: Node, b: Node, log_base: int | None) -> bool:
@@ -107,11 +115,7 @@ def _same_function(a: Node, b: Node, log_base: int | None) -> bool:
     integers = bool(known & of_integers) or holds(a, Kind.FACTORIAL) or holds(b, Kind.FACTORIAL)
     for real_only in (False,) if "i" in known else (True, False):
         used = 0
-        for at in points(names, 30, integers, (a, b)):
-            try:
-                x, y = evaluate(a, at, log_base=log_base), evaluate(b, at, log_base=log_base)
-            except Undefined:
-                continue
+        for x, y in _values(a, b, points(names, 30, integers, (a, b)), log_base):
             if real_only and not (is_real(x) and is_real(y)):
                 continue
             if not ((nearly if cancel else close)(x, y) or (approximate and _agree(x, y))):
@@ -120,11 +124,12 @@ def _same_function(a: Node, b: Node, log_base: int | None) -> bool:
             if used == (3 if approximate else 8):
                 break
         if used >= 3:
-            return not known & _WITH_KINKS or not _differ_far_out(a, b, names, log_base)
+            far_out = _values(a, b, _far_points(a, b) if known & _WITH_KINKS else (), log_base)
+            return all(nearly(x, y) for x, y in far_out if is_real(x) and is_real(y))
     return False
 
 
-def _differ_far_out(a: Node, b: Node, names: set[str], log_base: int | None) -> bool:
+def _far_points(a: Node, b: Node) -> Iterator[dict[str, Fraction]]:
     """|x - 100| and 100 - x are alike near zero: points around the constants of both, multiples of these, and far ones tell."""
     numbers = (abs(part.value) for side in (a, b) for part in nodes_of(side) if part.kind is Kind.NUMBER)
     constants = sorted({number for number in numbers if 9 < number < 2000})
@@ -132,17 +137,11 @@ def _differ_far_out(a: Node, b: Node, names: set[str], log_base: int | None) -> 
     for index in range(6 * len(reach)):
         base, sign = reach[index % len(reach)], -1 if index // len(reach) % 2 else 1
         at = {}
-        for name in names:
+        for name in symbols_of(a) | symbols_of(b):
             drawn = hash_of(f"({index}, {name!r}, 'far')")
             value = base * (1 + drawn % 2) + (drawn // 8 % 3 - 1 if index >= 2 * len(reach) else 0)
             at[name] = abs(value) if name[0] in INTEGER_LETTERS else sign * value
-        try:
-            x, y = evaluate(a, at, log_base=log_base), evaluate(b, at, log_base=log_base)
-        except Undefined:
-            continue
-        if is_real(x) and is_real(y) and not nearly(x, y):
-            return True
-    return False
+        yield at
 
 
 def _same_constant(a: Node, b: Node, log_base: int | None) -> bool:
@@ -181,11 +180,7 @@ def constant_factor(a: Node, b: Node) -> Value | None:
     if not is_scalar(a) or not is_scalar(b) or symbols_of(a) != symbols_of(b) or not symbols_of(a):
         return None
     factor, used = None, 0
-    for at in points(symbols_of(a), 24, seed=(a, b)):
-        try:
-            x, y = evaluate(a, at), evaluate(b, at)
-        except Undefined:
-            continue
+    for x, y in _values(a, b, points(symbols_of(a), 24, seed=(a, b))):
         if (x == 0) != (y == 0):
             return None
         if x == 0 or not is_real(x) or not is_real(y):
@@ -224,9 +219,13 @@ def _rounds_to(gold: Node, answer: Node, log_base: int | None) -> bool:
     if not (is_real(y) and is_finite(y)) or (isinstance(y, Fraction) and _terminates(y)):
         return False
     scale = abs(x / literal.value) if literal.value and isinstance(x, Fraction) else 1  # the power of ten behind the literal
-    unit, x, y = as_mpf(Fraction(1, 10 ** (literal.places or 0)) * scale), as_mpf(x), as_mpf(y)
-    cut = x * y > 0 and 0 <= abs(y) - abs(x) < unit
-    return bool(cut or abs(x - y) <= unit / 2 * (1 + 10**-9))
+    return rounded_or_cut(as_mpf(x), as_mpf(y), Fraction(1, 10 ** (literal.places or 0)) * scale)
+
+
+def rounded_or_cut(decimal: Value, exact: Value, unit: Fraction) -> bool:
+    """A decimal whose last digit counts `unit` is the exact number, correctly rounded or cut."""
+    cut = decimal * exact > 0 and 0 <= abs(exact) - abs(decimal) < as_mpf(unit)
+    return bool(cut or abs(decimal - exact) <= as_mpf(unit * (1 + Fraction(1, 10**9)) / 2))
 
 
 def _significant(literal: Node) -> int:

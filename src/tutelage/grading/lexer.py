@@ -34,7 +34,7 @@ _SAME_FUNCTION = {
 }  # fmt: skip
 _SAME_SYMBOL = {
     "inf": "infty", "infinity": "infty", "oo": "infty", "varnothing": "emptyset", "varphi": "phi", "varepsilon": "epsilon",
-    "vartheta": "theta", "union": "cup", "bigcup": "cup", "backslash": "setminus", "ast": "cdot",
+    "vartheta": "theta", "rightarrow": "to", "union": "cup", "bigcup": "cup", "backslash": "setminus", "ast": "cdot",
     "star": "cdot", "lbrace": "{", "rbrace": "}", "lvert": "|", "rvert": "|", "vert": "|",
     "iff": "equiv", "simeq": "approx", "thickapprox": "approx", "lbrack": "[", "rbrack": "]",
 }  # fmt: skip

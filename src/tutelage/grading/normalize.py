@@ -8,29 +8,19 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
-from collections.abc import Callable
 from functools import lru_cache
 from itertools import pairwise
 
-from tutelage.grading.around import stands_alone
-from tutelage.grading.format import TEXT_COMMANDS, boxes, closing_brace
+from tutelage.grading.format import TEXT_COMMANDS, boxes, closing_brace, stands_alone
 from tutelage.grading.languages import translated
-from tutelage.grading.notations import groups, notations, parts
+from tutelage.grading.notations import groups, latex_synonyms, notations, parts, rewritten, table
 from tutelage.grading.phrases import phrases
 from tutelage.grading.prose import is_subject, said
+from tutelage.grading.vocabulary import DOUBTS, replacements, words_of
 
 _SYMBOLS = {
-    "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\times ", "✕": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ",
-    "∙": r"\cdot ", "∗": "*", "÷": r"\div ", "⁄": "/", "∕": "/", "∞": r"\infty ", "≤": r"\le ", "≦": r"\le ", "⩽": r"\le ",
-    "≥": r"\ge ", "≧": r"\ge ", "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "≡": r"\equiv ", "∪": r"\cup ", "∩": r"\cap ",
-    "∖": r"\setminus ", "√": r"\sqrt ", "∛": r"\sqrt[3]", "∈": r"\in ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}",
-    "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}", "±": r"\pm ", "∓": r"\mp ",
-    "°": r"^\circ ", "º": r"^\circ ", "′": "'", "’": "'", "‘": "'", "″": "''", "“": '"', "”": '"', "…": r"\ldots ",
-    "⋯": r"\ldots ", "⟨": r"\langle ", "⟩": r"\rangle ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ",
-    "∠": r"\angle ", "→": r"\to ", "\u200b": "", "\u200c": "", "\u200d": "", "\ufeff": "", "\u2061": "", "\u2062": "",
-    "\u00ad": "", "％": r"\%", "，": ",", "；": ";", "：": ":",
-    "。": ". ", "、": ", ", "∘": r"^\circ ", "µ": r"\mu ", "⊤": r"\top ",
-}  # fmt: skip
+    character: f"{latex} " if latex[-1].isalpha() or latex in ".," else latex for character, latex in replacements("symbols").items()
+} | dict.fromkeys("\u200b\u200c\u200d\ufeff\u2061\u2062\u00ad", "")  # fmt: skip
 _RAISED, _LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ", "₀₁₂₃₄₅₆₇₈₉₊₋₍₎"
 _PLAIN_DIGITS = str.maketrans(_RAISED + _LOWERED, "0123456789+-()ni" + "0123456789+-()")
 
@@ -46,15 +36,12 @@ def unicode_symbols(text: str) -> str:
 
 
 def _latex_of(character: str) -> str:
-    if character.isascii():
-        return character
+    if character.isascii() or character in _SYMBOLS:
+        return _SYMBOLS.get(character, character)
     if "①" <= character <= "⑳":
         return f"({ord(character) - ord('①') + 1})"
-    if character in _SYMBOLS:
-        return _SYMBOLS[character]
-    if (slash := unicodedata.decomposition(character).removeprefix("<fraction> ").split()) and "2044" in slash:
-        over = slash.index("2044")
-        top, bottom = ("".join(chr(int(code, 16)) for code in part) for part in (slash[:over], slash[over + 1 :]))
+    if unicodedata.decomposition(character).startswith("<fraction>"):
+        top, _, bottom = unicodedata.normalize("NFKC", character).partition("⁄")
         return f"\\frac{{{top}}}{{{bottom}}}"
     if match := re.fullmatch(r"GREEK (SMALL|CAPITAL) LETTER (\w+)", unicodedata.name(character, "")):
         name = match[2].lower().replace("lamda", "lambda")
@@ -62,38 +49,40 @@ def _latex_of(character: str) -> str:
     return character
 
 
-_JSON_DAMAGE = {"\f": "\\f", "\b": "\\b", "\a": "\\a", "\v": "\\v"}
+def _eaten(match: re.Match[str]) -> str:
+    return "\\" + "fbavt"["\f\b\a\v\t".index(match[0])]
 
 
 def escapes(text: str) -> str:
     """Backslashes that were doubled (\\\\frac), or eaten with the letter behind them, by a JSON or Python string; a trailing one."""
-    text = re.sub("[\f\b\a\v](?=[a-z])", lambda match: _JSON_DAMAGE[match[0]], text)
-    text = re.sub("\t(?=imes|ext|heta|frac|an\\b|binom|o\\b)", r"\\t", text)
+    if not text.isprintable():
+        text = re.sub("[\f\b\a\v](?=[a-z])|\t(?=imes|ext|heta|frac|an\\b|binom|o\\b)", _eaten, text)
     if "\\\\" in text and not re.search(r"(?<!\\)\\(?!\\)", text):  # every one is doubled: no matrix is like that
         text = text.replace("\\\\", "\\")
-    return re.sub(r"\\+\s*$", "", text)
+    return re.sub(r"\\+\s*$", "", text) if text.rstrip().endswith("\\") else text
 
 
-_HTML_TAG = re.compile(
-    r"</?(?:b|i|u|p|em|strong|span|div|code|pre|center|font|mark|br)(?:\s+[a-z-]+\s*=[^<>]*|\s*/)?>", re.IGNORECASE
+_ENTITY = re.compile(r"&(?:[A-Za-z]+|#\d+|#x[0-9A-Fa-f]+);")
+_TAGS = table(
+    ("<", r"<\|[A-Za-z_]+\|>|^\s*<s>(?!.*</s>)|<(?:eos|pad|end_of_turn|endoftext)>", " "),
+    ("</s>", r"^((?:(?!<s>).)*)</s>\s*$", r"\1 "),
+    (",", r"^\s*<([^<>]*,[^<>]*)>\s*$", r"\\langle \1\\rangle "),
+    ("<", r"(?i)<sup>([^<>]*)</sup>\s*/\s*<sub>([^<>]*)</sub>", r"\1/\2"),
+    ("<", r"(?i)<sup>([^<>]*)</sup>", r"^{\1}"),
+    ("<", r"(?i)<sub>([^<>]*)</sub>", r"_{\1}"),
+    ("<", r"(?i)</?(?:b|i|u|p|em|strong|span|div|code|pre|center|font|mark|br)(?:\s+[a-z-]+\s*=[^<>]*|\s*/)?>", " "),
 )
 
 
 def html_markup(text: str) -> str:
     """<b>7</b> → 7, x<sup>2</sup> → x^{2}, &times; → ×."""
     if "&" in text and ";" in text:
-        text = unicode_symbols(re.sub(r"&(?:[A-Za-z]+|#\d+|#x[0-9A-Fa-f]+);", lambda match: html.unescape(match[0]), text))
-    if "<" in text and ">" in text:
-        text = re.sub(r"<\|[A-Za-z_]+\|>|^\s*<s>(?!.*</s>)|<(?:eos|pad|end_of_turn|endoftext)>", " ", text)
-        text = text if "<s>" in text else re.sub(r"</s>\s*$", " ", text)
-        text = re.sub(r"^\s*<([^<>]*,[^<>]*)>\s*$", r"\\langle \1\\rangle ", text)
-        text = re.sub(r"<sup>([^<>]*)</sup>\s*/\s*<sub>([^<>]*)</sub>", r"\1/\2", text, flags=re.IGNORECASE)
-        text = re.sub(r"<sup>([^<>]*)</sup>", r"^{\1}", text, flags=re.IGNORECASE)
-        text = re.sub(r"<sub>([^<>]*)</sub>", r"_{\1}", text, flags=re.IGNORECASE)
-        text = _HTML_TAG.sub(" ", text)
-    return text
+        text = unicode_symbols(_ENTITY.sub(lambda match: html.unescape(match[0]), text))
+    return rewritten(text, _TAGS) if "<" in text and ">" in text else text
 
 
+HEDGE = "\\approx "
+"""What stands before a value that the answer only calls about right."""
 _PAIRS = (
     ("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("__", "__"), ("```", "```"), ("`", "`"),
     ("*", "*"), ('"', '"'), ("'", "'"),
@@ -102,7 +91,8 @@ _OPENERS = frozenset("$\\*_`\"'")
 _COMMAND = re.compile(rf"\\(?:boxed|fbox|ensuremath|{TEXT_COMMANDS})\s*\{{")
 _HENCE = r"(?:so|thus|hence|therefore)\b,?\s*"
 _PROSE = re.compile(
-    rf"(?:{_HENCE})?(?:\*\*)?(?:the\s+)?(?:(?:final|correct)\s+)?(?:answer|ans|result|solution)\s*(?:\*\*)?\s*(?:is|:|=)(?:\*\*)?\s*:?\s+(?=\S)"
+    rf"(?:{_HENCE})?(?:\*\*)?(?:the\s+)?(?:(?:final|correct)\s+)?(?:answer|ans|result|solution)"
+    r"\s*(?:\*\*)?\s*(?:is|:|=)(?:\*\*)?\s*:?\s+(?=\S)"
     r"|(?P<subject>(?:the|this|its|his|her|their)\s+(?:[a-z-]{2,}\s+){1,6})(?:is|are|equals|was)\s*:?\s+(?=\S)"
     rf"|{_HENCE}(?=[\d\\$]|[A-Za-z]\s*=)|exactly\s+(?=[\d$\\.-])"
     r"|(?:\\(?:Rightarrow|therefore|implies)\b|⇒|∴|=(?=\s*[^=]))\s*|#+\s+(?=\S)", re.IGNORECASE,
@@ -111,52 +101,46 @@ _HEDGED = re.compile(
     r"(?:\\approx(?![A-Za-z])|\\sim(?:eq)?(?![A-Za-z])|~|≈|(?:approximately|about|roughly|around|nearly|almost|maybe|probably|perhaps|circa"
     r"|approx)\b\.?(?:\s+equal\s+to\b)?|大约是?|大概是?|约(?:为|等于)?)\s*(?=\S)", re.IGNORECASE,
 )  # fmt: skip
+LONGEST_HEDGE = 24
+"""Characters of a hedge behind a value."""
 _HEDGED_BEHIND = re.compile(r"\s*(?:\bor so|\bor thereabouts|,?\s*\(?\bapprox(?:\.|imately)?\)?|左右)$", re.IGNORECASE)
-_LEADING_PROSE = re.compile(r"^\s*\\text\s*\{([^{}]*\b(?:is|are|equals)\s*:?\s*)\}")
-_APPROXIMATELY = re.compile(
-    r"(?:\\text\s*\{\s*)?\(\s*(?:or\s+)?(?:approximately|approx\.?|about|\\approx)(?![a-z])(?P<near>[^()]*\d[^()]*)\)\s*\}?\s*$"
-)
-_DENIAL = re.compile(r"\b(?:not?|wrong|incorrect|error|false|except|never)\b", re.IGNORECASE)
-
-
-HEDGE = "\\approx "
-"""What stands before a value that the answer only calls about right."""
-
-
-def _as_chain(remark: re.Match[str]) -> str:
-    """1/3 (about 0.33) as a chain, whose members must be close."""
-    near = remark["near"].strip(" $}")
-    return f" \\approx {near}" if re.fullmatch(r"-?\d*\.?\d+", near) else ""
+_NEARLY = re.compile(r"(?:\\text\s*\{\s*)?\(\s*(?:or\s+)?(?:approximately|approx\.?|about|\\approx)(?![a-z])([^()]*\d[^()]*)\)\s*\}?\s*$")
+_LEADING_TEXT = re.compile(r"^\s*\\text\s*\{([^{}]*\b(?:is|are|equals)\s*:?\s*)\}")
+_ENDING = re.compile(r"(?:\\[,;:!. ]|(?<!\.)(?<!\\right)\.|[,;\s])+$")
 
 
 def wrappers(text: str) -> str:
     """$7$, \\boxed{7}, **7**, `7`, \\text{7}, "The answer is 7.", 7. → 7; what stands in several boxes becomes a list."""
-    text = _APPROXIMATELY.sub(_as_chain, _LEADING_PROSE.sub(lambda match: match[1] + " ", text))
-    hedged = False
-    for _ in range(8):
-        before, text = text, text.strip()
-        for opening, closing in _PAIRS if text[:1] in _OPENERS else ():
-            inner = text[len(opening) : -len(closing)].strip()
-            if text.startswith(opening) and text.endswith(closing) and inner and opening not in inner and closing not in inner:
-                text = inner
-        if (command := _COMMAND.match(text)) is not None and closing_brace(text, command.end() - 1) == len(text) - 1:
-            text = text[command.end() : -1]
-        elif "\\boxed" in text and (boxed := _boxed_list(text)):
-            text = boxed
-        if (prose := _PROSE.match(text)) is not None and not _DENIAL.search(prose[0]) and is_subject(prose["subject"] or ""):
-            text = text[prose.end() :]
-        if (hedge := _HEDGED.match(text)) is not None:
-            text, hedged = text[hedge.end() :], True
-        if _HEDGED_BEHIND.search(text, 1):
-            text, hedged = _HEDGED_BEHIND.sub("", text), True
-        text = re.sub(r"(?:\\[,;:!. ]|(?<!\.)(?<!\\right)\.|[,;\s])+$", "", text.replace("\\displaystyle", " ")).strip()
-        if text == before:
-            break
-    text = f"{HEDGE}{text}" if hedged else text
-    if text.count("$") < 2:
-        return text
-    text = re.sub(r"(?<!\\)\$(?=\S)([^$]*[^\s$\\])\$(?!\d)", r" \1 ", text)  # $5$ km, $x$ and $y$
-    return re.sub(r"(?<!\\)\$(?!\s*\d)", " ", text)
+    text = _LEADING_TEXT.sub(r"\1 ", text)
+    if "(" in text and (nearly := _NEARLY.search(text)) is not None:  # 1/3 (about 0.33) is a chain, whose members must be close
+        near = nearly[1].strip(" $}")
+        text = text[: nearly.start()] + (f" \\approx {near}" if re.fullmatch(r"-?\d*\.?\d+", near) else "")
+    hedged, before = "", ""
+    while text != before:
+        before, text = text, _unwrapped(text.strip())
+        if (hedge := _HEDGED.match(text) or _HEDGED_BEHIND.search(text, max(1, len(text) - LONGEST_HEDGE))) is not None:
+            text, hedged = text[: hedge.start()] + text[hedge.end() :], HEDGE
+        if text and not text[-1].isalnum() and text[-1] not in ")}":
+            text = _ENDING.sub("", text).strip()
+    if text.count("$") > 1:
+        text = re.sub(r"(?<!\\)\$(?=\S)([^$]*[^\s$\\])\$(?!\d)", r" \1 ", text)  # $5$ km, $x$ and $y$
+        text = re.sub(r"(?<!\\)\$(?!\s*\d)", " ", text)
+    return hedged + text
+
+
+def _unwrapped(text: str) -> str:
+    """Without one layer of delimiters, a box or style, and the words before a value."""
+    for opening, closing in _PAIRS if text[:1] in _OPENERS else ():
+        inner = text[len(opening) : -len(closing)].strip()
+        if text.startswith(opening) and text.endswith(closing) and inner and opening not in inner and closing not in inner:
+            text = inner
+    if (command := _COMMAND.match(text)) is not None and closing_brace(text, command.end() - 1) == len(text) - 1:
+        text = text[command.end() : -1]
+    elif "\\boxed" in text:
+        text = _boxed_list(text) or text
+    prose = _PROSE.match(text)
+    spoken = prose is not None and DOUBTS.isdisjoint(words_of(prose[0])) and is_subject(prose["subject"] or "")
+    return text[prose.end() :] if prose is not None and spoken else text
 
 
 def _boxed_list(text: str) -> str | None:
@@ -167,74 +151,39 @@ def _boxed_list(text: str) -> str | None:
     return ", ".join(dict.fromkeys(content for _, _, content in found)) if listed else None
 
 
-_SYNONYMS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
-    (
-        r"\\left\s*\\\{\s*\\begin\{(?:array|aligned)\}(?:\{[lcr|]*\})?(.*?)\\end\{(?:array|aligned)\}\s*\\right\s*\.",
-        r"\\begin{cases}\1\\end{cases}",
-    ),
-    (r"\^\s*\{?\s*((?:\\prime\s*)+)\}?", lambda match: "'" * match[1].count("prime")),
-    (r"\^\s*\{\s*([+*-])\s*\}", r"^\1"),
-    (r"\\(?:left|right|bigl|bigr|Bigl|Bigr|biggl|biggr|Biggl|Biggr|big|Big|bigg|Bigg|middle)(?![A-Za-z])\s*\.?(?=\s|\W|$)", ""),
-    (r"\\(?:!|negthinspace|negmedspace|negthickspace)\s*", ""),
-    (r"\\(?:(?:limits|nolimits|displaystyle|textstyle|thinspace|medspace|thickspace|enspace)(?![A-Za-z])|q?quad)", " "),
-    (r"(?<=\d)\\,(?=\d{3})", ","),
-    (r"(?<!\\)\\[;: ]|~|\\,", " "),
-    (r"\^\s*\{?\s*\\(?:text|mathrm|textrm)\s*\{\s*(th|st|nd|rd)\s*\}\s*\}?|(?<=\d)(?:\^\s*\{?)?(th|st|nd|rd)\b\}?", r"\\text{th}"),
-    (r"\\mathrm\s*\{\s*d\s*\}", "d"),
-    (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
-    (r"\\frac\s*(\d)(?=\s*[\d{\\])", r"\\frac{\1}"),
-    (r"(\\frac\s*\{[^{}]*\})\s*(\d)", r"\1{\2}"),
-    (r"\\(?:text)?color\s*\{\w+\}|\\(?:large|Large|LARGE|huge|Huge|normalsize|small|bold|checkmark)(?![A-Za-z])|[✓✔]", " "),
-    (r"(?<=[\d\w])\s+(?:in\s+)?base\s+(?=\w)", "_"),
-    (r"\\[dt]binom(?![A-Za-z])", r"\\binom"),
-    (r"(?<=\d)\{,\}(?=\d)", ","),
-    (r"\\([gl]e)q(?:slant)?(?![A-Za-z])", r"\\\1 "),
-    (r"\\neq(?![A-Za-z])|\\not\s*=", r"\\ne "),
-    (r"\\(?:lt|gt)(?![A-Za-z])", lambda match: "<" if "l" in match[0] else ">"),
-    (r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?![A-Za-z])", r"\\degree "),
-    (r"\\operatorname\s*\*?\s*\{\s*([A-Za-z]+)\s*\}", r"\\\1 "),
-    (r"\\(?:overline|bar|dot|overset\{\\cdot\})\s*(?=\d)", r"\\overline "),
-    (r"\\(?:l|c|)dots(?:c)?(?![A-Za-z])|\.\.\.", r"\\ldots "),
-]  # fmt: skip
-_COMPILED = [(re.compile(pattern), replacement) for pattern, replacement in _SYNONYMS]
-
-
-def latex_synonyms(text: str) -> str:
-    """\\dfrac → \\frac, \\geq → \\ge, \\left( → (, 11,\\! 111 → 11,111, spacing commands → a space."""
-    if not text.isalnum():
-        for pattern, replacement in _COMPILED:
-            text = pattern.sub(replacement, text)
-    return text
-
-
 def lines(text: str) -> str:
     """One answer a line → a list of them."""
     if "\n" not in text or "\\begin" in text or "\\\\" in text:
         return text
-    parts = [re.sub(r"^(?:[-*•]|\d+[.)])\s+", "", part.strip()).rstrip(",;.") for part in text.split("\n") if part.strip()]
-    return ", ".join(parts) if all(re.search(r"[\w)}\]]$", part) and re.match(r"[\w(\[\\$-]", part) for part in parts) else text
+    items = [re.sub(r"^(?:[-*•]|\d+[.)])\s+", "", line.strip()).rstrip(",;.") for line in text.split("\n") if line.strip()]
+    return ", ".join(items) if all(re.fullmatch(r"[\w(\[\\$-](?:.*[\w)}\]])?", item) for item in items) else text
 
 
 def spaces(text: str) -> str:
     """One space where there were many; 1 000 000 → 1000000."""
-    text = re.sub(r"\s+", " ", text).strip()
+    text = " ".join(text.split())
     return text.replace(" ", "") if re.fullmatch(r"-?\d{1,3}(?: \d{3})+(?:\.\d+)?", text) else text
 
 
 RULES = (
-    unicode_symbols, escapes, html_markup, wrappers, parts, translated, phrases, said, lines, latex_synonyms, notations, wrappers, spaces,
+    unicode_symbols, escapes, html_markup, wrappers, parts, translated, said, lines, latex_synonyms, notations, wrappers, spaces,
     groups, phrases,
 )  # fmt: skip
+_PLAIN = re.compile(r"-?\d+(?:[./]\d+)?|[A-Za-z]", re.ASCII)
 
 
 @lru_cache(4_096)
 def normalize(text: str) -> str:
     """The text after all rules."""
-    if text.isascii() and text.isdigit():  # no rule changes it
+    if _PLAIN.fullmatch(text):  # no rule changes it
         return text
-    hedged = ""
+    hedged = bare = ""
     for rule in RULES:
-        text = rule(text)
+        if rule is wrappers and text == bare:
+            continue
+        before, text = text, rule(text)
+        if rule is wrappers and text == before:
+            bare = text  # nothing to take off, unless another rule changes it
         if text.startswith(HEDGE):
             text, hedged = text.removeprefix(HEDGE), HEDGE
     return hedged + text

@@ -6,81 +6,82 @@ import re
 from collections.abc import Callable
 
 from tutelage.grading.format import TEXT_COMMANDS
-from tutelage.grading.words import WORD, number_of
+from tutelage.grading.vocabulary import number_of
+from tutelage.grading.words import WORD
 
-_SETS = r"(?:real\s+numbers?|reals|numbers?|values)"
-_WORDED: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
-    (r"(?:there (?:is|are|exists?) )?no (?:(?:real|integer|such|positive|valid|possible) )*(?:solutions?|roots?|values?)(?: exists?)?",
-     r"\\emptyset"),
-    (r"(?:the set of )?(?:all )?(?:real numbers|reals)(?: [a-z])?"
-     r"(?: except(?: for)?| other than| excluding| but| not equal to)(?: [a-z] =)? (.+)",
-     lambda match: rf"\mathbb{{R}} \setminus \{{{re.sub(' and | or ', ', ', match[1])}\}}"),
-    (rf"(?:all )?(?:{_SETS} )?(?:[a-z] )?(?:(?:such that|with|where|satisfying|for which) )?([a-z] ?(?:[<>]|\\[lg]e |\\ne ).+)", r"\1"),
-    (r"(?:all )?integers ([k-n] ?(?:[<>]|\\[lg]e |\\ne ).+)", r"\1"),
-    (rf"(?:all )?{_SETS}(?: [a-z])? (greater|more|larger|less|smaller) than (or equal to )?(\S+)", lambda match: _compared("x", match)),
-    (r"([a-z]) (?:is )?(greater|more|larger|less|smaller) than (or equal to )?(\S+)", lambda match: _compared(match[1], match)),
-    (r"(?:all )?(?:real numbers? )?(?:non-?negative)(?: (?:real )?numbers?| reals)", r"[0, \\infty)"),
-    (r"(?:all )?positive (?:real numbers?|reals)", r"(0, \\infty)"),
-    (r"(?:all )?negative (?:real numbers?|reals)", r"(-\\infty, 0)"),
-    (r"(?:all )?(?:the )?real numbers [a-z]|all real [a-z]", r"\\mathbb{R}"),
-    (r"(\d+) out of (\d+)", r"\1/\2"),
-    (r"([a-z]) is at least (\S+)", r"\1 \\ge \2"),
-    (r"([a-z]) is at most (\S+)", r"\1 \\le \2"),
-    (r"(?:from|between) (\S+) (?:to|and) (\S+?),? inclusive", r"[\1, \2]"),
-    (r"(?:the )?(?:set of )?(?:all )?(?:the )?integers", r"\\mathbb{Z}"),
-    (r"(?:the set of )?(?:all )?(?:the )?rational numbers", r"\\mathbb{Q}"),
-    (r"(?:the )?(?:set of )(?:all )?(?:real numbers|reals)", r"\\mathbb{R}"),
-    (r"(?:at )?(?:the )?(?:points? |origin )?(\(.+\))", r"\1"),
-    (r"(?:the )?(?:ratio )?(\d+(?:\.\d+)?(?: to \d+(?:\.\d+)?)+)", lambda match: match[1].replace(" to ", ":")),
-    (r"(\d+(?::\d+)+) ratio", r"\1"),
-    (r"min(?:imum)?(?: value)? ?[:=] ?(\S+)|max(?:imum)?(?: value)? ?[:=] ?(\S+)", lambda match: match[1] or match[2]),
-    (r"(?P<value>.*[\w})])[ ,]* \(?where (?P<name>[a-z]) is an? "
-     r"(?P<kind>(?:real |arbitrary )?constant|(?:positive |nonnegative )?integer|real number|real)\)?",
-     lambda match: _with_parameter(match)),
-    (r"(?P<value>.*[\w})])[ ,]+for (?:any |every |all |each |some |an )?"
-     r"(?P<kind>integers?|constants?|real numbers?|real|reals)(?: constants?)? (?P<name>[a-z])",
-     lambda match: _with_parameter(match)),
-    (r"(.*=.*[\w})])[ ,]+(?:for (?:all|any|every|each)|\\forall) "
-     r"(?:real |positive |natural |integers? |numbers? )*[a-z](?: ?\\in ?\\mathbb ?\{?[A-Z]\}?)?", r"\1"),
-]  # fmt: skip
-_WORDED_COMPILED = [(re.compile(pattern, re.IGNORECASE), replacement) for pattern, replacement in _WORDED]
+LONGEST = 200
+"""Characters of a phrase, at most."""
+_PLAIN = {
+    "empty set": r"\emptyset", "none": r"\emptyset", r"\{\}": r"\emptyset", "infinity": r"\infty", "negative infinity": r"-\infty",
+    "dne": "does not exist", "undefined": "does not exist",
+}  # fmt: skip
+_SETS = {
+    "integers": r"\mathbb{Z}", "rational numbers": r"\mathbb{Q}", "real numbers": r"\mathbb{R}", "reals": r"\mathbb{R}",
+    "nonnegative": r"[0, \infty)", "positive": r"(0, \infty)", "negative": r"(-\infty, 0)",
+}  # fmt: skip
+_NUMBERS = r"(?:real\s+numbers?|reals?|numbers?|values)"
+_OF_ALL = r"(?:the )?(?:set of )?(?:all )?(?:the )?"
+_RELATION = r"(?:[<>]|\\[lg]e |\\ne )"
 
 
-def _compared(name: str, match: re.Match[str]) -> str:
-    *_, word, equal, value = match.groups()
-    operator = ">" if word.casefold() in ("greater", "more", "larger") else "<"
-    return f"{name} {({'>': chr(92) + 'ge', '<': chr(92) + 'le'}[operator]) if equal else operator} {value}"
+def _compared(match: re.Match[str]) -> str:
+    word = match["word"].casefold()
+    sign = ">" if word[0] in "gm" or word == "at least" else "<"
+    sign = {">": r"\ge", "<": r"\le"}[sign] if match["equal"] or not word.endswith("than") else sign
+    return f"{match['name'] or 'x'} {sign} {match['value']}"
 
 
 def _with_parameter(match: re.Match[str]) -> str:
     """kπ, where k is an integer → kπ, k ∈ ℤ; that c is a constant says nothing more."""
-    value = match["value"].rstrip(" ,")
-    return value + (rf", {match['name']} \in \mathbb{{Z}}" if "integer" in match["kind"] else "")
+    name, kind = sorted(match.groups()[1:], key=len)
+    return match[1].rstrip(" ,") + (rf", {name} \in \mathbb{{Z}}" if "integer" in kind.casefold() else "")
 
 
-_PHRASES = {
-    "no solution": r"\emptyset", "no solutions": r"\emptyset", "there is no solution": r"\emptyset",
-    "empty set": r"\emptyset",
-    "the empty set": r"\emptyset", r"\{\}": r"\emptyset", r"\varnothing": r"\emptyset", "infinity": r"\infty",
-    "negative infinity": r"-\infty",
-    "minus infinity": r"-\infty",
-    "all real numbers": r"\mathbb{R}", "all reals": r"\mathbb{R}", "the real numbers": r"\mathbb{R}",
-    "none": r"\emptyset", "dne": "does not exist", "undefined": "does not exist",
-}  # fmt: skip
+_PHRASES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
+    (re.compile(pattern, re.IGNORECASE), replacement)
+    for pattern, replacement in (
+        (r"(?:there (?:is|are|exists?) )?no (?:(?:real|integer|such|positive|valid|possible) )*(?:solutions?|roots?|values?)(?: exists?)?",
+         r"\\emptyset"),
+        (rf"{_OF_ALL}(?:real numbers|reals)(?: [a-z])?(?: except(?: for)?| other than| excluding| but| not equal to)(?: [a-z] =)? (.+)",
+         lambda match: rf"\mathbb{{R}} \setminus \{{{re.sub(' and | or ', ', ', match[1])}\}}"),
+        (rf"(?:all )?(?:{_NUMBERS} )?(?:[a-z] )?(?:(?:such that|with|where|satisfying|for which) )?([a-z] ?{_RELATION}.+)", r"\1"),
+        (rf"(?:all )?integers ([k-n] ?{_RELATION}.+)", r"\1"),
+        (rf"(?:(?:all )?{_NUMBERS}(?: [a-z])?|(?P<name>[a-z])(?: is)?) (?P<word>(?:greater|more|larger|less|smaller) than|at least|at most)"
+         r" (?P<equal>or equal to )?(?P<value>\S+)", _compared),
+        (r"(?:all )?(?:real numbers? )?(non-?negative|(?:positive|negative)(?= real)) (?:real numbers?|reals|numbers?)",
+         lambda match: _SETS[match[1].casefold().replace("-", "")]),
+        (rf"{_OF_ALL}(integers|rational numbers|real numbers|reals)|all (real) [a-z]|all real numbers [a-z]",
+         lambda match: _SETS[(match[1] or "reals").casefold()]),
+        (r"(\d+) out of (\d+)", r"\1/\2"),
+        (r"(?:from|between) (\S+) (?:to|and) (\S+?),? inclusive", r"[\1, \2]"),
+        (r"(?:at )?(?:the )?(?:points? |origin )?(\(.+\))", r"\1"),
+        (r"(?:the )?(?:ratio )?(\d+(?:\.\d+)?(?: to \d+(?:\.\d+)?)+)", lambda match: match[1].replace(" to ", ":")),
+        (r"(\d+(?::\d+)+) ratio", r"\1"),
+        (r"(?:min|max)(?:imum)?(?: value)? ?[:=] ?(\S+)", r"\1"),
+        (r"(.*[\w})])[ ,]* \(?where ([a-z]) is an? ((?:real |arbitrary )?constant|(?:positive |nonnegative )?integer|real number|real)\)?",
+         _with_parameter),
+        (r"(.*[\w})])[ ,]+for (?:any |every |all |each |some |an )?(integers?|constants?|real numbers?|real|reals)(?: constants?)? ([a-z])",
+         _with_parameter),
+        (r"(.*=.*[\w})])[ ,]+(?:for (?:all|any|every|each)|\\forall) "
+         r"(?:real |positive |natural |integers? |numbers? )*[a-z](?: ?\\in ?\\mathbb ?\{?[A-Z]\}?)?", r"\1"),
+    )
+]  # fmt: skip
 
 
 def phrases(text: str) -> str:
     """What has a symbol, said in words: no solution → \\emptyset, two thirds → 2/3, all reals except 1 → \\mathbb{R} \\setminus \\{1\\}."""
-    if len(text) > 200 or not WORD.search(text) or "\\begin" in text:
+    if len(text) > LONGEST or not WORD.search(text) or "\\begin" in text:
         return text
     plain = re.sub(r"\s+", " ", re.sub(rf"\\(?:{TEXT_COMMANDS})\s*\{{([^{{}}\\]*)\}}", r" \1 ", text)).strip()
-    if (known := _PHRASES.get(plain.casefold())) is not None:
+    if (known := _PLAIN.get(plain.casefold().removeprefix("the "))) is not None:
         return known
-    for pattern, replacement in _WORDED_COMPILED:
+    for pattern, replacement in _PHRASES:
         if (match := pattern.fullmatch(plain)) is not None:
             return replacement(match) if callable(replacement) else match.expand(replacement)
     return _spoken_number(text) if len(text) < 80 and re.match(r"[A-Za-z]|\d+ and an? ", text) else text
 
+
+# ── numbers in words ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 _PARTS = ["half", "third", "quarter", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh", "twelfth"]
 _PART = re.compile(

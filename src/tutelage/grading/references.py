@@ -81,20 +81,21 @@ def _items(value: Any) -> list[Any] | None:
 def _of_one(value: Any) -> str:
     if hasattr(value, "tolist") and not isinstance(value, str):  # a scalar of NumPy or PyTorch
         value = _plain(value)
-    if isinstance(value, bool):
-        raise ValueError(f"the reference is {value}, a truth value: write the answer as text")
+    match value:
+        case bool():
+            raise ValueError(f"the reference is {value}, a truth value: write the answer as text")
+        case str():
+            return _of_text(value)
+        case int():
+            return str(int(value))
+        case float():
+            return _digits(Decimal(float.__repr__(value))).removesuffix(".0")
+        case Decimal():
+            return _digits(value)
+        case Fraction():
+            return str(value)
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return ""
-    if isinstance(value, str):
-        return _of_text(value)
-    if isinstance(value, int):
-        return str(int(value))
-    if isinstance(value, float):
-        return _digits(Decimal(float.__repr__(value))).removesuffix(".0")
-    if isinstance(value, Decimal):
-        return _digits(value)
-    if isinstance(value, Fraction):
-        return str(value)
     raise ValueError(f"the reference is of type {type(value).__name__}: an answer is text, a number or a list of them")
 
 

@@ -19,6 +19,10 @@ _STYLES: dict[str, tuple[Callable[[str], str | None], str]] = {
 _NO_REFERENCE = Verdict(None, "reference", "there is no reference answer to compare with")
 
 
+def _uncounted(count: int) -> None:
+    """Count nothing."""
+
+
 def r1_zero_reward_fn(response: str, ground_truth: GroundTruth, fast: bool = False) -> dict[str, float]:
     """Grade a think/answer response.
 
@@ -74,7 +78,7 @@ def grade_responses(
     pairs: Sequence[tuple[str, GroundTruth]],
     style: str = "r1_zero",
     cache: VerdictCache | None = None,
-    on_graded: Callable[[int], None] = lambda count: None,
+    on_graded: Callable[[int], None] = _uncounted,
     grade_pairs: Callable[..., list[Verdict]] = grade_all,
 ) -> list[Verdict]:
     """The verdicts on many (response, reference) pairs, on all cores.
@@ -101,9 +105,14 @@ def grade_responses(
     verdicts = [malformed if answer is None else _NO_REFERENCE for answer in answers]
     left = [index for index, answer in enumerate(answers) if answer is not None and references[index]]
     on_graded(len(answers) - len(left))
+    count = on_graded
     for turn in range(max(map(len, references), default=0)):  # the first answer of each reference, then the second where that is not met
         questions = [(references[index][turn], answers[index] or "") for index in left]
-        found = _graded(questions, cache, on_graded if turn == 0 else lambda count: None, grade_pairs)
+        known: Mapping[tuple[str, str], Verdict] = cache.find(questions) if cache is not None else {}
+        found = grade_pairs(questions, known=known, on_graded=count)
+        count = _uncounted
+        if cache is not None:
+            cache.keep({pair: verdict for pair, verdict in zip(questions, found, strict=True) if pair not in known})
         for index, verdict in zip(left, found, strict=True):
             if turn == 0 or verdict.equal or (verdict.equal is None and verdicts[index].equal is False):
                 verdicts[index] = verdict
@@ -123,20 +132,6 @@ def _text(response: str) -> str:
     if not isinstance(response, str):
         raise ValueError(f"the response is of type {type(response).__name__}: a response is text")
     return response
-
-
-def _graded(
-    questions: Sequence[tuple[str, str]],
-    cache: VerdictCache | None,
-    on_graded: Callable[[int], None],
-    grade_pairs: Callable[..., list[Verdict]],
-) -> list[Verdict]:
-    """`grade_pairs`, with what the cache knows."""
-    known: Mapping[tuple[str, str], Verdict] = cache.find(questions) if cache is not None else {}
-    found = grade_pairs(questions, known=known, on_graded=on_graded)
-    if cache is not None:
-        cache.keep({pair: verdict for pair, verdict in zip(questions, found, strict=True) if pair not in known})
-    return found
 
 
 def rewards_of(verdict: Verdict) -> dict[str, float]:

@@ -62,14 +62,14 @@ def limit(mp: MPContext, body: Function, at: Value) -> Value:
             near = [body(at + mp.mpf(10) ** -8 * side) for side in (1, -1)]
         if max(map(abs, near)) > 10**6:
             raise Divergent("it grows without a bound")
+        if abs(near[0] - near[1]) > 0.01 * max(1, abs(near[0])):
+            raise Divergent("it comes close to two values")
         if mp.isinf(at):
             found = [mp.limit(lambda x, factor=factor: body(sign * factor * x), mp.inf) for factor in (1, 3)]
         else:
             found = [mp.limit(body, at, direction=direction) for direction in (1, -1)]
     if any(abs(close - value) > 0.001 * max(1, abs(value)) for close, value in zip(near, found, strict=True)):
         raise Unknown("it is not close to what was extrapolated")
-    if abs(found[0] - found[1]) > 0.01 * max(1, abs(found[0])):
-        raise Divergent("the two sides differ")
     return _agreed(mp, found[0], found[1], FEW_DIGITS - 6)
 
 

@@ -12,6 +12,7 @@ import operator
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from functools import reduce
+from typing import Any
 
 from mpmath.ctx_mp import MPContext
 from mpmath.libmp import NoConvergence
@@ -58,8 +59,8 @@ def evaluate(node: Node, at: Mapping[str, Value] | None = None, digits: int = DI
         raise Undefined(str(error)) from None
 
 
-stand_ins = 0
-"""How many sums, integrals and limits had no value and were compared by their parts."""
+calculated: dict[tuple[Any, ...], Value | None] = {}
+"""The value of each sum, integral and limit of the present comparison; None if none was found: it is compared by its parts."""
 
 
 class _Evaluator:
@@ -251,28 +252,32 @@ class _Evaluator:
         return self.opaque("mod", [number, modulus])
 
     def bounded_operator(self, name: str, bound: Node | None, low: Node | None, high: Node | None, body: Node) -> Value:
-        """A sum, product, integral or limit; the name of the bound variable does not matter."""
+        """A sum, product, integral, limit or derivative; the name of the bound variable does not matter."""
         bounds = self.values(tuple(part for part in (low, high) if part is not None))
         if bound is None:
-            return self.stand_in(name, [*bounds, self.value(body)])
+            return self.opaque(name, [*bounds, self.value(body)])
         variable = bound.value
+        if name == "derivative":
+            step, at = Fraction(1, 10**12), self.value(bound)
+            before, after = (self.mpf(self.with_variable(variable, at + side).value(body)) for side in (-step, step))
+            return (after - before) / self.mpf(2 * step)
         if name in ("sum", "prod") and len(bounds) == 2 and all(map(is_integer, bounds)):
             first, last = map(int, bounds)
             if last - first < MAX_TERMS:  # term by term
                 terms = [self.with_variable(variable, Fraction(index)).value(body) for index in range(first, last + 1)]
                 operation, start = (operator.add, Fraction(0)) if name == "sum" else (operator.mul, Fraction(1))
                 return reduce(lambda a, b: self.both(operation, a, b), terms, start)
-        try:
-            return self.calculated(name, variable, bounds, body)
-        except series.Divergent as error:
-            raise Undefined(str(error)) from None
-        except (ArithmeticError, ValueError, TypeError, NoConvergence, TooLarge):
-            pass
+        if len(bounds) == (1 if name == "lim" else 2):
+            key = (name, variable, *bounds, body, *sorted(self.at.items()), self.digits, self.log_base, self.far_out)
+            if key not in calculated:
+                calculated[key] = self.calculated(name, variable, bounds, body)
+            if calculated[key] is not None:
+                return calculated[key]
         inner = self.with_variable(variable, Fraction(hash_of("('bound',)") % 97, 89))
-        return self.stand_in(name, [*bounds, inner.value(body)])
+        return self.opaque(name, [*bounds, inner.value(body)])
 
-    def calculated(self, name: str, variable: str, bounds: list[Value], body: Node) -> Value:
-        """The number that an infinite sum, an integral or a limit is. Raises ArithmeticError: none was found."""
+    def calculated(self, name: str, variable: str, bounds: list[Value], body: Node) -> Value | None:
+        """The number that an infinite sum, an integral or a limit is; None if none was found. Raises Undefined: it has none."""
 
         def at(point: Value) -> Value:
             exact = Fraction(int(point)) if name in ("sum", "prod") else point
@@ -281,20 +286,19 @@ class _Evaluator:
             return self.mpf(inner.value(body))
 
         if self.digits != DIGITS or any(part.kind is Kind.APPLY and part.args[0].value not in _KNOWN_NAMES for part in nodes_of(body)):
-            raise series.Unknown("f(x) has no value, and nothing is calculated at many digits")
-        if name in ("sum", "prod") and len(bounds) == 2 and is_integer(bounds[0]) and bounds[1] == self.mp.inf:
-            return series.infinite(self.mp, name, at, int(bounds[0]))
-        if name == "int" and len(bounds) == 2:
-            return series.integral(self.mp, at, *map(self.mpf, bounds))
-        if name == "lim" and len(bounds) == 1:
-            return series.limit(self.mp, at, self.mpf(bounds[0]))
-        raise series.Unknown(f"a {name} of another form")
-
-    def stand_in(self, name: str, values: list[Value]) -> Value:
-        """For a sum, integral or limit that is only compared by its parts."""
-        global stand_ins
-        stand_ins += 1
-        return self.opaque(name, values)
+            return None  # f(x) has no value, and nothing is calculated at many digits
+        try:
+            if name == "int":
+                return series.integral(self.mp, at, *map(self.mpf, bounds))
+            if name == "lim":
+                return series.limit(self.mp, at, self.mpf(bounds[0]))
+            if is_integer(bounds[0]) and bounds[1] == self.mp.inf:
+                return series.infinite(self.mp, name, at, int(bounds[0]))
+        except series.Divergent as error:
+            raise Undefined(str(error)) from None
+        except (ArithmeticError, ValueError, TypeError, NoConvergence, TooLarge):
+            pass
+        return None
 
     def with_variable(self, name: str, value: Fraction) -> _Evaluator:
         inner = _Evaluator({**self.at, name: value}, self.digits, self.log_base)

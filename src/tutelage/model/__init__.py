@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from tutelage.model.batch import Batch, pack, pad
     from tutelage.model.change import ChangeMeter
     from tutelage.model.directory import resolve
+    from tutelage.model.exact import in_float32
     from tutelage.model.load import (
         check_positions,
         choose_device,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from tutelage.model.specification import (
         compute_entropy,
         get_response_log_probs,
+        masked_mean,
         masked_normalize,
         sft_microbatch_train_step,
     )

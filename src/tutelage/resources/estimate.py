@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from tutelage.resources import memory
 from tutelage.resources.device import Device, this_machine
 from tutelage.resources.ladder import way_of
 from tutelage.resources.memory import HEADROOM, Load
-from tutelage.resources.placement import Seat, engine_name, is_asked_for, rooms, seat_of
+from tutelage.resources.placement import Seat, Sharing, engine_name, is_asked_for, rooms, seat_of, sharings
 from tutelage.resources.seconds import (
     TOGETHER_IN_AN_ENGINE,
     Operations,
@@ -41,6 +41,7 @@ class Estimate:
         fits: whether both are within what may be used.
         tokens_per_second: of the rows' own tokens.
         seconds: of training, and of what evaluations hold it up for. None: the device's speed is not known.
+        sharings: what an engine would have on the GPU that is trained on, beside training and in turns; nothing on a CPU.
     """
 
     kind: Recomputation
@@ -51,6 +52,7 @@ class Estimate:
     fits: bool
     tokens_per_second: float | None = None
     seconds: tuple[float, float] | None = None
+    sharings: dict[Seat, Sharing] = field(default_factory=dict)
 
     @property
     def peak(self) -> float:
@@ -144,6 +146,9 @@ class Estimator:
         if ranks > 1:
             training = memory.sharded_bytes(training, way.policy, ranks)
         seat, evaluation = self._seated(way.policy, config, prepared, training)
+        shared = self._shared(way.policy, config, prepared, training)
+        if seat is Seat.IN_TURNS:
+            training = training | {"engine asleep": shared[seat].while_training}
         fits = max(sum(training.values()), sum(evaluation.values())) <= self.allowed
         fits = fits and not (seat is Seat.NATIVE and is_asked_for(config.eval))
         held = training["weights"] + training["gradients"] + training["moments"]
@@ -151,10 +156,18 @@ class Estimator:
         together = config.eval.batch_size if seat is Seat.NATIVE else TOGETHER_IN_AN_ENGINE
         waiting = evaluation_seconds(way.policy, config.eval, prepared, work.steps, self.device, together)
         if seconds is None or waiting is None:
-            return Estimate(kind, work.load, seat, training, evaluation, fits)
+            return Estimate(kind, work.load, seat, training, evaluation, fits, sharings=shared)
         if seat is Seat.OWN_DEVICE and config.eval.mode != "sync":
             waiting = 0.0
-        return Estimate(kind, work.load, seat, training, evaluation, fits, work.tokens / seconds, (seconds, waiting))
+        return Estimate(kind, work.load, seat, training, evaluation, fits, work.tokens / seconds, (seconds, waiting), shared)
+
+    def _shared(
+        self, policy: Policy, config: Config, prepared: Prepared, training: dict[str, float]
+    ) -> dict[Seat, Sharing]:
+        if self.device.kind != "cuda":
+            return {}
+        longest = prepared.longest_prompt + config.eval.max_new_tokens
+        return sharings(policy, config.eval, self.device.memory, self.ranks(config), longest, training)
 
     def _seated(
         self, policy: Policy, config: Config, prepared: Prepared, training: dict[str, float]

@@ -20,6 +20,9 @@ HEADROOM = 0.9
 """The share of free memory that a plan may use: a GPU's context and fragments of its allocator take the rest."""
 ENGINE_OVERHEAD = 2e9
 """Bytes that vLLM takes beyond weights and cache: its libraries, its buffers, on a GPU its context and graphs."""
+ENGINE_ASLEEP = 1e9
+"""Bytes of a GPU that vLLM keeps while it sleeps (level 1): its context and graphs; weights wait in the host's memory, the cache is
+gone. Reckoned, not measured."""
 
 
 def in_gb(size: float) -> str:
@@ -260,11 +263,20 @@ def native_bytes(policy: Policy, rows: int, prompt: int, longest: int) -> float:
 
 
 def engine_bytes(policy: Policy, longest: int) -> float:
-    """Bytes that a vLLM engine needs at least: its weights, the keys and values of eight longest sequences, and what it computes in."""
-    config: Any = policy.model.config.get_text_config()
+    """Bytes that a vLLM engine needs at least."""
+    return sum(engine_parts(policy, longest).values())
+
+
+def engine_parts(policy: Policy, longest: int) -> dict[str, float]:
+    """`engine_bytes` by name: its weights, the keys and values of eight longest sequences, and what it computes in."""
     width = 4 if policy.precision == "fp32" else 2
-    weights = width * sum(weight.numel() for name, weight in policy.model.named_parameters() if "lora_" not in name)
-    return weights + 8 * longest * _of_a_key(config) * width + ENGINE_OVERHEAD
+    weights = float(width * sum(weight.numel() for name, weight in policy.model.named_parameters() if "lora_" not in name))
+    return {"weights": weights, "cache": 8.0 * longest * engine_key_bytes(policy), "overhead": ENGINE_OVERHEAD}
+
+
+def engine_key_bytes(policy: Policy) -> float:
+    """Bytes that a vLLM engine's cache of keys and values holds of a token."""
+    return (4.0 if policy.precision == "fp32" else 2.0) * _of_a_key(policy.model.config.get_text_config())
 
 
 def _of_a_key(config: Any) -> int:

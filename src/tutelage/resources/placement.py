@@ -13,7 +13,17 @@ from tutelage.config import Config, EvalConfig
 from tutelage.errors import InputError
 from tutelage.model import Policy, Recomputation, choose_device, optim
 from tutelage.resources.device import free_memory
-from tutelage.resources.memory import HEADROOM, Load, activation_bytes, engine_bytes, in_gb, state_bytes
+from tutelage.resources.memory import (
+    ENGINE_ASLEEP,
+    HEADROOM,
+    Load,
+    activation_bytes,
+    engine_bytes,
+    engine_key_bytes,
+    engine_parts,
+    in_gb,
+    state_bytes,
+)
 
 
 class Seat(enum.Enum):
@@ -62,6 +72,50 @@ def rooms(
         moments = 0.0 if config.offload_optimizer else training["moments"]
         found[Seat.IN_TURNS] = free - training.get("weights", 0.0) - moments
     return found
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """An engine on the device that is trained on, in one seat.
+
+    Attributes:
+        needs: bytes at least, by name as `memory.engine_parts`.
+        room: bytes that it may take.
+        takes: bytes that it takes while it generates: the share that `eval.gpu_memory_utilization` asks for, if there is room for
+            it, else the room. 0: it does not fit.
+        cached_tokens: of which its cache holds keys and values then.
+        while_training: bytes that it holds while training computes.
+        host: bytes of the host's memory: the copy of the weights, and in turns the engine's own and the optimizer's state.
+    """
+
+    needs: dict[str, float]
+    room: float
+    takes: float
+    cached_tokens: int
+    while_training: float
+    host: float
+
+
+def sharings(
+    policy: Policy, config: EvalConfig, device_bytes: float, ranks: int, longest: int, training: Mapping[str, float]
+) -> dict[Seat, Sharing]:
+    """What an engine would have beside training and in turns with it, whichever of the two `eval.in_turns` asks for.
+
+    Args:
+        device_bytes: the memory of the device, a GPU.
+        training: bytes of training at its peak, by name as `memory.training_bytes`.
+    """
+    needs, of_a_token = engine_parts(policy, longest), engine_key_bytes(policy)
+    found = rooms(config.model_copy(update={"in_turns": "auto"}), "cuda", ranks, HEADROOM * device_bytes, training)
+    shared = {}
+    for seat, room in found.items():
+        fits = sum(needs.values()) <= room
+        takes = min(room, config.gpu_memory_utilization * device_bytes) if fits else 0.0
+        cached = int((takes - needs["weights"] - needs["overhead"]) / of_a_token) if fits and of_a_token else 0
+        moments = training["moments"] if config.offload_optimizer else 0.0
+        asleep = (ENGINE_ASLEEP, 2 * needs["weights"] + moments) if seat is Seat.IN_TURNS else (takes, needs["weights"])
+        shared[seat] = Sharing(needs, room, takes, cached, *asleep)
+    return shared
 
 
 def seat_of(need: float, rooms: Mapping[Seat, float]) -> Seat:

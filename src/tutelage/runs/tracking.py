@@ -103,8 +103,10 @@ def _wandb(config: Config, directory: Path, ids: dict[str, str], after: int | No
     import wandb
 
     run: Any = wandb.init(
-        project=os.environ.get("WANDB_PROJECT", PROJECT),
-        name=_name(directory),
+        project=_project(config, "WANDB_PROJECT"),
+        entity=config.run.tracking_entity,
+        group=config.run.tracking_group,
+        name=_name(config, directory, "WANDB_NAME"),
         id=ids.setdefault("wandb", uuid.uuid4().hex[:8]),
         resume="allow",
         reinit="create_new",  # whoever calls us may have a run of their own, which is not ours to use or to end
@@ -113,12 +115,12 @@ def _wandb(config: Config, directory: Path, ids: dict[str, str], after: int | No
         allow_val_change=True,
         settings=wandb.Settings(finish_timeout=60),  # then the rest is on the disk for `wandb sync`, and the process may end
     )
-    for kind in ("train", "eval"):  # W&B's own step only ever grows, and an evaluation may come in later than its step
-        run.define_metric(f"{kind}/step", hidden=True)
-        run.define_metric(f"{kind}/*", step_metric=f"{kind}/step")
+    for kind in ("train", "eval"):  # as CS336 has it; W&B's own step only ever grows, and an evaluation may come in later than its step
+        run.define_metric(f"{kind}_step")
+        run.define_metric(f"{kind}/*", step_metric=f"{kind}_step")
 
     def send(kind: str, step: int, numbers: Mapping[str, float]) -> None:
-        run.log({**numbers, f"{kind}/step": step})
+        run.log({**numbers, f"{kind}_step": step})
 
     return Tracker(send, lambda finished: run.finish(exit_code=0 if finished else 1))
 
@@ -127,8 +129,10 @@ def _trackio(config: Config, directory: Path, ids: dict[str, str], after: int | 
     """A run in Trackio's own place, TRACKIO_DIR; its name is made unique, for it is all that Trackio finds a run again by."""
     import trackio
 
-    name = ids.setdefault("trackio", f"{_name(directory)}-{uuid.uuid4().hex[:8]}")
-    trackio.init(project=PROJECT, name=name, resume="allow", config=config.model_dump(mode="json"))
+    name = ids.setdefault("trackio", f"{_name(config, directory)}-{uuid.uuid4().hex[:8]}")
+    trackio.init(
+        project=_project(config), name=name, group=config.run.tracking_group, resume="allow", config=config.model_dump(mode="json")
+    )
     return Tracker(lambda kind, step, numbers: trackio.log(dict(numbers), step=step), lambda finished: trackio.finish())
 
 
@@ -142,10 +146,12 @@ def _mlflow(config: Config, directory: Path, ids: dict[str, str], after: int | N
     if "mlflow" in ids:
         client.update_run(ids["mlflow"], status="RUNNING")
     else:
-        experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
+        experiment = _project(config, "MLFLOW_EXPERIMENT_NAME")
         with contextlib.suppress(mlflow.MlflowException):  # it is there
             client.create_experiment(experiment)
-        run = client.create_run(client.get_experiment_by_name(experiment).experiment_id, run_name=_name(directory))
+        tags = {"group": config.run.tracking_group} if config.run.tracking_group else {}
+        found = client.get_experiment_by_name(experiment).experiment_id
+        run = client.create_run(found, run_name=_name(config, directory), tags=tags)
         ids["mlflow"] = run.info.run_id
         settings = [Param(key, str(value)) for key, value in flattened(config.model_dump(mode="json"), ".").items()]
         for first in range(0, len(settings), 100):  # as many as MLflow takes at once
@@ -161,5 +167,9 @@ def _mlflow(config: Config, directory: Path, ids: dict[str, str], after: int | N
 STARTS = {"tensorboard": _tensorboard, "wandb": _wandb, "trackio": _trackio, "mlflow": _mlflow}
 
 
-def _name(directory: Path) -> str:
-    return directory.resolve().name
+def _project(config: Config, variable: str = "") -> str:
+    return config.run.tracking_project or os.environ.get(variable) or PROJECT
+
+
+def _name(config: Config, directory: Path, variable: str = "") -> str:
+    return config.run.tracking_name or os.environ.get(variable) or directory.resolve().name

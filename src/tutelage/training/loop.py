@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 
 from tutelage import console
-from tutelage.config import Config, parse_config
+from tutelage.config import Config
 from tutelage.data import Prepared, TokenizedExample, prepare
 from tutelage.errors import InputError, RunError
 from tutelage.evaluation import Evaluator, evaluator_for, forget_drafts, registry
@@ -48,15 +48,14 @@ class Result:
     evaluation_cost: dict[str, Any]
 
 
-def train_one_size(
+def fine_tune(
     config: Config,
-    size: int | None = None,
     *,
     allow_changes: Collection[str] = (),
     prepared: Prepared | None = None,
     baseline: Path | None = None,
 ) -> Result:
-    """Fine-tune on `size` training rows (None: what `config.data.size` says) and evaluate while training.
+    """Fine-tune by a configuration, and evaluate while training.
 
     A run directory with an unfinished run of the same configuration is continued. Under torchrun, this is one rank of the run.
 
@@ -70,9 +69,6 @@ def train_one_size(
         RunError: the run could not go on.
         Interrupted: Ctrl-C, or, as Preempted, SIGTERM or SIGUSR1; the state was saved.
     """
-    if size is not None:
-        raw = config.model_dump()
-        config = parse_config({**raw, "data": {**raw["data"], "size": size}})
     console.quiet_libraries()
     with join(config.model.device, config.parallel.timeout) as world, contextlib.ExitStack() as held:
         world.first(lambda: require(config, world, allow_changes))

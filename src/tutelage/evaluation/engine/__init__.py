@@ -13,7 +13,7 @@ if TYPE_CHECKING:
         engine_setting,
         hand_over,
     )
-    from tutelage.evaluation.engine.instance import init_vllm, load_policy_into_vllm_instance
+    from tutelage.evaluation.engine.instance import init_vllm, instance_of, load_policy_into_vllm_instance
     from tutelage.evaluation.engine.process import EngineError
     from tutelage.evaluation.engine.snapshot import Snapshot
 

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 if TYPE_CHECKING:
     import torch
 
+UNFINISHED = "\ufffd"
+"""What a character is decoded as while some of its bytes are missing."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -17,7 +20,7 @@ class Sampling:
 
     Attributes:
         samples: responses per prompt; they follow each other in the result.
-        min_new_tokens: before so many tokens, neither an end token nor a stop string ends a response.
+        min_new_tokens: before so many tokens, no stop string ends a response, and no token that would end it is chosen.
         top_logprobs: over how many of the likeliest tokens an engine that does not see the whole distribution sums the entropy;
             0: not at all.
         end_token_id: the one token that ends a response; None: those that tokenizer and generation configuration name.
@@ -38,6 +41,8 @@ class Sampling:
             raise ValueError(f"{self}: max_new_tokens must be at least 1, temperature at least 0, top_p in (0, 1]")
         if self.samples < 1 or not 0 <= self.min_new_tokens <= self.max_new_tokens or self.top_logprobs < 0:
             raise ValueError(f"{self}: samples must be at least 1, min_new_tokens at most max_new_tokens")
+        if isinstance(self.stop, str) or "" in self.stop:
+            raise ValueError(f"{self}: stop must be several strings, none of them empty")
 
     def seed_of(self, problem: int, sample: int) -> int:
         """A seed for each response: it depends neither on the batch nor on the engine that it was generated in."""
@@ -85,7 +90,7 @@ class Engine(Protocol):
 
     Where training and the engine take turns on one GPU, the class also needs `sleep()`, which gives the GPU's memory back, and
     `wake_up()`. A static method `missing(device)` may say what keeps it from running on a kind of device ("cpu", "cuda"): a
-    reason and a remedy, or two empty strings.
+    reason and a remedy, or two empty strings. A method `answer` may take what vLLM's `LLM.generate` takes (`VllmEngine.answer`).
     """
 
     def load(self, weights: dict[str, torch.Tensor]) -> None:
@@ -114,7 +119,7 @@ class Engine(Protocol):
     def score(self, sequences: Sequence[Sequence[int]], cuts: Sequence[int]) -> Scores:
         """Log-probabilities of sequences (n, T), and of their tokens at the indices `cuts` once more, through the prefix cache.
 
-        They are those of the model: before temperature and top-p.
+        They are those of the model: before temperature and top-p. There may be no cuts.
         """
 
 
@@ -124,8 +129,12 @@ def to_text(tokenizer: Any, tokens: Sequence[int], ends: set[int], sampling: Sam
     Special tokens are kept, for in some tokenizers <think> is one; only the end token is not part of the response.
     """
     text: str = tokenizer.decode(list(tokens[:-1] if tokens and tokens[-1] in ends else tokens))
-    early = len(tokenizer.decode(list(tokens[: sampling.min_new_tokens]))) if sampling.min_new_tokens else 0
-    return cut_at_stop(text, sampling.stop, early)[0]
+    return cut_at_stop(text, sampling.stop, complete_characters(tokenizer, tokens[: sampling.min_new_tokens]))[0]
+
+
+def complete_characters(tokenizer: Any, tokens: Sequence[int]) -> int:
+    """How many characters tokens spell to the end. A character of several bytes may still lack some: it belongs to the next token."""
+    return len(tokenizer.decode(list(tokens)).rstrip(UNFINISHED)) if tokens else 0
 
 
 def cut_at_stop(text: str, stop: tuple[str, ...], early: int = 0) -> tuple[str, bool]:

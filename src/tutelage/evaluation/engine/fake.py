@@ -1,6 +1,6 @@
-"""The fake engine: the same model by the native generator, in seconds, on a CPU, and with faults on demand.
+"""The fake engine: the native one, on a CPU, and with faults on demand.
 
-`eval.backend = "fake"` takes it. It shows how small an engine can be, and lets tests see what training does when an engine dies.
+`eval.backend = "fake"` takes it. It lets tests see what training does when an engine dies.
 The environment variable TUTELAGE_FAKE says how it behaves:
 
     good    it does what it should (default)
@@ -24,8 +24,8 @@ from typing import Any
 
 import torch
 
-from tutelage.evaluation.engine import native
-from tutelage.evaluation.engine.contract import Completion, Sampling, Scores
+from tutelage.evaluation.engine.contract import Completion, Sampling
+from tutelage.evaluation.engine.native import NativeEngine
 
 VARIABLE = "TUTELAGE_FAKE"
 
@@ -35,26 +35,23 @@ def missing(device: str) -> tuple[str, str]:
     return ("", "") if device == "cpu" else ("the fake engine runs on a CPU alone", 'eval.device = "cpu"')
 
 
-class FakeEngine:
+class FakeEngine(NativeEngine):
     """An `Engine`; see `contract.Engine` for its arguments."""
 
-    def __init__(self, model: str, dtype: str, seed: int, **others: Any) -> None:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
+    def __init__(self, model: str, device: str, dtype: str, seed: int, **others: Any) -> None:
         self.behaviour, _, self.record = os.environ.get(VARIABLE, "good").partition("@")
         self._note("start")
         if self.behaviour.endswith("-once") and len(Path(self.record).read_text(encoding="utf-8").splitlines()) > 1:
             self.behaviour = "good"
         torch.manual_seed(seed)  # an engine changes the random state and the threads of its process, as vLLM does
         torch.set_num_threads(1)
-        self.model: Any = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype)).eval()
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(model, mistral_format=False)
+        super().__init__(model, device, dtype, seed)
         self.syncs = 0
 
     def load(self, weights: dict[str, torch.Tensor]) -> None:
         self.syncs += 1
         if self.behaviour != "stale" or self.syncs == 1:
-            self.model.load_state_dict(weights)
+            super().load(weights)
 
     def generate(
         self,
@@ -73,13 +70,7 @@ class FakeEngine:
                 time.sleep(1.0)
             case "wrong":
                 raise ValueError("the fake engine does not like this")
-        return native.generate(self.model, self.tokenizer, prompts, sampling, indices=indices, on_finished=on_finished)
-
-    def score(self, sequences: Sequence[Sequence[int]], cuts: Sequence[int]) -> Scores:
-        with torch.no_grad():
-            log_probs = self.model(torch.tensor([list(ids) for ids in sequences])).logits.float().log_softmax(-1)
-        plain = [log_probs[row, range(len(ids) - 1), ids[1:]].tolist() for row, ids in enumerate(sequences)]
-        return {"plain": plain, "cached": [[values[cut - 1] for values in plain for cut in cuts]] * 2, "cached_tokens": 0}
+        return super().generate(prompts, sampling, indices, on_finished)
 
     def sleep(self) -> None:
         self._note("sleep")

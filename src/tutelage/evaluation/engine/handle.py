@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from tutelage.config import EvalConfig, ModelConfig
+from tutelage.data import TokenizedExample
 from tutelage.errors import InputError
 from tutelage.evaluation import certificate
-from tutelage.evaluation.certificate import Certificate
+from tutelage.evaluation.certificate import Certificate, Expected, Held
 from tutelage.evaluation.engine import registry
 from tutelage.evaluation.engine.contract import Completion, Sampling, Scores
 from tutelage.evaluation.engine.process import EngineError, Remote
@@ -33,7 +34,7 @@ class EngineSetting:
         device: where it runs; it sees no other GPU.
         seed: of the engine; responses have seeds of their own.
         dtype: of its weights, "bfloat16" or "float32".
-        backend: as `eval.backend`, but for "native".
+        backend: as `eval.backend`.
         gpu_memory_utilization: the share of the GPU's memory that it may take.
         max_model_len: longest prompt + response in tokens; None: what the model allows.
         sleeps: whether `sleep` will be called (CUDA only).
@@ -71,13 +72,13 @@ def engine_setting(
 
 @dataclass(frozen=True)
 class Handover:
-    """What a sync needs of the trainer: its scores of the probes, and a copy of its weights (None: the engine has read them itself).
+    """What a sync needs of the trainer: what it says of its weights, and a copy of them (None: the engine has read them itself).
 
     Attributes:
         seconds: how long the trainer stood still for it.
     """
 
-    expected: list[torch.Tensor]
+    expected: Expected
     snapshot: Snapshot | None = None
     seconds: float = 0.0
 
@@ -86,12 +87,16 @@ class EngineHandle:
     """An engine in a process of its own. Nothing that it does reaches this process's random state, threads, devices or groups.
 
     It is made without being started.
+
+    Args:
+        remote: an engine that is there already, with the face of `Remote`.
     """
 
-    def __init__(self, setting: EngineSetting) -> None:
+    def __init__(self, setting: EngineSetting, remote: Any = None) -> None:
         entry = registry.entry_of(setting.backend)
         self.setting, self.title = setting, entry.title
         self.holds: tuple[Policy, Snapshot] | None = None
+        self.held: Held | None = None
         self._tokenizer = load_tokenizer(setting.model)
         rows = embedding_rows(setting.model)
         if len(self._tokenizer) > rows:
@@ -105,7 +110,7 @@ class EngineHandle:
             "model": setting.model, "device": setting.device.type, "dtype": setting.dtype, "seed": setting.seed,
             "gpu_memory_utilization": setting.gpu_memory_utilization, "max_model_len": setting.max_model_len, "sleeps": setting.sleeps,
         }  # fmt: skip
-        self.remote = Remote(entry.factory, options, setting.log, setting.timeout)
+        self.remote = remote or Remote(entry.factory, options, setting.log, setting.timeout)
         self.probes = certificate.probes(self._tokenizer, setting.max_model_len and setting.max_model_len - 1)
 
     @property
@@ -141,7 +146,7 @@ class EngineHandle:
         return self._tokenizer
 
     def load(self, handed: Handover) -> Certificate:
-        """Give the engine the weights, and compare its scores of the probes with the trainer's.
+        """Give the engine the weights, and compare its scores with the trainer's, now and since the last sync.
 
         Raises:
             EngineError: it died, hung or failed.
@@ -156,8 +161,14 @@ class EngineHandle:
                 "weights_sha256": handed.snapshot.sha256(), "sync_seconds": round(seconds, 3),
                 "training_seconds": round(handed.seconds, 3),
             }  # fmt: skip
-        cuts = certificate.cuts_of(self.probes)
-        return certificate.compare(handed.expected, self.score(), cuts, self.setting.dtype, **known)
+        scored = self.score()
+        rows = handed.expected.sequences[len(self.probes) :]
+        if rows:
+            scored["plain"] += self.remote.call("score", rows, ())["plain"]
+        cuts, expected = certificate.cuts_of(self.probes), handed.expected
+        proof = certificate.compare(expected, scored, cuts, self.setting.dtype, self.held, **known)
+        self.held = certificate.held_after(proof, expected, scored, self.held)
+        return proof
 
     def score(self) -> Scores:
         """The engine's scores of the probes."""
@@ -167,18 +178,18 @@ class EngineHandle:
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
-        sampling: Sampling | Any,
+        sampling: Sampling,
         indices: Sequence[int] | None = None,
         on_finished: Callable[[int], None] = lambda count: None,
     ) -> list[Completion]:
-        """`Engine.generate`; `sampling` may be the engine's own kind, such as vLLM's SamplingParams.
+        """`Engine.generate`.
 
         Raises:
             EngineError: the engine died, hung or failed.
         """
         asked = [list(prompt) for prompt in prompts]
         completions: list[Completion] = self.remote.call("generate", asked, sampling, indices, on_progress=on_finished)
-        count = len(asked) * (sampling.samples if isinstance(sampling, Sampling) else getattr(sampling, "n", 1) or 1)
+        count = len(asked) * sampling.samples
         if not isinstance(completions, list) or len(completions) != count:
             found = len(completions) if isinstance(completions, list) else type(completions).__name__
             raise EngineError(f"{self.title} returned {found} completions where {count} were asked for (see `Engine.generate`)")
@@ -205,17 +216,18 @@ class EngineHandle:
         yield self._own_policy
 
 
-def hand_over(policy: Policy, engine: EngineHandle, keep: bool = True) -> Handover:
+def hand_over(policy: Policy, engine: EngineHandle, keep: bool = True, rows: Sequence[TokenizedExample] = ()) -> Handover:
     """What an engine needs of the policy, taken now: training may go on meanwhile.
 
     Args:
         keep: whether this rank holds the copy. Of a sharded policy, all ranks take part.
+        rows: that will be trained on next, from which the next sync sees what has changed.
 
     Raises:
         EngineError: there is no memory for the copy.
     """
     started = time.monotonic()
-    expected = certificate.trainer_scores(policy, engine.probes)
+    expected = certificate.expected_of(policy, engine.setting.dtype, engine.probes, rows, engine.held)
     reshard(policy.model)
     try:
         snapshot = take(lora.merged_weights(policy.model), getattr(torch, engine.setting.dtype), keep)

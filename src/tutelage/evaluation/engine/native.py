@@ -1,5 +1,6 @@
-"""The training model itself generates: batches with a cache of keys and values, prompts sorted by length.
+"""A model generates by itself: batches with a cache of keys and values, prompts sorted by length.
 
+The training model does so in its own process (`generating`); `NativeEngine` is an engine like others, with a model of its own.
 One loop, and two ways to get the next tokens of a batch: `decoding.Growing`, and on CUDA `static.Static`, whose step is captured.
 """
 
@@ -15,7 +16,15 @@ from typing import Any
 import torch
 
 from tutelage import console
-from tutelage.evaluation.engine.contract import Completion, Sampling, cut_at_stop, end_token_ids, to_text
+from tutelage.evaluation.engine.contract import (
+    Completion,
+    Sampling,
+    Scores,
+    complete_characters,
+    cut_at_stop,
+    end_token_ids,
+    to_text,
+)
 from tutelage.evaluation.engine.decoding import Decoder, Growing, device_of
 from tutelage.model import evaluating
 
@@ -167,5 +176,47 @@ class _Response:
 
     def _says_stop(self, tail: list[int]) -> bool:
         """Whether the last token completes a stop string."""
-        early = len(self.tokenizer.decode(tail[:-1])) if self.sampling.min_new_tokens else 0
+        early = complete_characters(self.tokenizer, tail[:-1]) if self.sampling.min_new_tokens else 0
         return cut_at_stop(self.tokenizer.decode(tail), self.sampling.stop, early)[1]
+
+
+class NativeEngine:
+    """An `Engine` that is the model itself, read a second time; see `contract.Engine` for its arguments.
+
+    An evaluation with `eval.backend = "native"` needs none: the training model has the weights already, and answers in its own process.
+    """
+
+    def __init__(self, model: str, device: str, dtype: str, seed: int, **others: Any) -> None:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        self.device = torch.device(device)
+        made = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
+        self.model: Any = made.to(self.device).eval()
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(model, mistral_format=False)
+
+    def load(self, weights: dict[str, torch.Tensor]) -> None:
+        self.model.load_state_dict(weights)
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        indices: Sequence[int] | None = None,
+        on_finished: Callable[[int], None] = lambda count: None,
+    ) -> list[Completion]:
+        return generate(self.model, self.tokenizer, prompts, sampling, indices=indices, on_finished=on_finished)
+
+    def score(self, sequences: Sequence[Sequence[int]], cuts: Sequence[int]) -> Scores:
+        with torch.no_grad():
+            ids = torch.tensor([list(ids) for ids in sequences], device=self.device)
+            log_probs = self.model(ids).logits.float().log_softmax(-1)
+        plain = [log_probs[row, range(len(ids) - 1), ids[1:]].tolist() for row, ids in enumerate(sequences)]
+        return {"plain": plain, "cached": [[values[cut - 1] for values in plain for cut in cuts]] * 2, "cached_tokens": 0}
+
+    def sleep(self) -> None:
+        self.model.to("cpu")
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def wake_up(self) -> None:
+        self.model.to(self.device)

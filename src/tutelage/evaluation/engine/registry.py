@@ -27,16 +27,21 @@ class Entry:
         factory: ``module:Class``, made in the engine's process.
         missing: what keeps it from running on a kind of device ("cpu", "cuda"), and the remedy; two empty strings if nothing does.
         sleeps: whether it has `sleep` and `wake_up`.
+        takes_params: whether it has `answer`, which takes vLLM's own SamplingParams.
+        in_place: whether the model that has the weights answers by itself, in its own process: an evaluation then starts no engine.
     """
 
     title: str
     factory: str
     missing: Callable[[str], tuple[str, str]] = nothing
     sleeps: bool = True
+    takes_params: bool = False
+    in_place: bool = False
 
 
 ENGINES = {
-    "vllm": Entry("vLLM", "tutelage.evaluation.engine.vllm:VllmEngine", vllm.missing),
+    "vllm": Entry("vLLM", "tutelage.evaluation.engine.vllm:VllmEngine", vllm.missing, takes_params=True),
+    "native": Entry("the model itself", "tutelage.evaluation.engine.native:NativeEngine", in_place=True),
     "fake": Entry("the fake engine", "tutelage.evaluation.engine.fake:FakeEngine", fake.missing),
 }
 
@@ -51,14 +56,15 @@ def entry_of(backend: str) -> Entry:
     if name in ENGINES:
         return ENGINES[name]
     if not is_plug_in(name):
-        known = ", ".join(f'"{each}"' for each in ("auto", "native", *ENGINES))
+        known = ", ".join(f'"{each}"' for each in ("auto", *ENGINES))
         raise InputError(f'eval.backend = "{name}": there is no such engine; choose {known}, or "module:Class" of your own')
     made = load_plug_in("eval.backend", name)
     lacks = [method for method in ("load", "generate", "score") if not callable(getattr(made, method, None))]
     if lacks:
         raise InputError(f'eval.backend = "{name}": it has no {", ".join(lacks)} (docs/evaluation.md, "An engine of your own")')
     sleeps = all(callable(getattr(made, method, None)) for method in ("sleep", "wake_up"))
-    return Entry(name.partition(":")[2], name, getattr(made, "missing", nothing), sleeps)
+    takes_params = callable(getattr(made, "answer", None))
+    return Entry(name.partition(":")[2], name, getattr(made, "missing", nothing), sleeps, takes_params)
 
 
 def reason(backend: str, device: str) -> str:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import importlib.util
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from tutelage.evaluation.engine.contract import Completion, Sampling, Scores, end_token_ids, to_text
+from tutelage.evaluation.engine.output import RequestOutput, to_completion, without_vllm
 
-FULL_VOCABULARY = 1 << 30
 CPU_CACHE_BYTES = 1 << 30
 """The KV cache of an engine on a CPU: vLLM's default share of the machine's memory is refused on many machines."""
 UNLOADABLE = ("torchvision", "torchaudio", "torchcodec")
@@ -66,12 +68,17 @@ class VllmEngine:
             options["enable_chunked_prefill"] = False
         from vllm import LLM
 
-        self.llm: Any = LLM(
+        llm = LLM(
             model=model, seed=seed, dtype=dtype, max_model_len=max_model_len, enable_prefix_caching=True,
             load_format="safetensors", trust_remote_code=False, **options,
         )  # fmt: skip
-        self.tokenizer: Any = self.llm.get_tokenizer()
-        self.configured_ends = self.llm.llm_engine.model_config.try_get_generation_config().get("eos_token_id")
+        self.take(llm)
+
+    def take(self, llm: Any) -> None:
+        """From now on, this `vllm.LLM` does what is asked."""
+        self.llm: Any = llm
+        self.tokenizer: Any = llm.get_tokenizer()
+        self.configured_ends = llm.llm_engine.model_config.try_get_generation_config().get("eos_token_id")
 
     def load(self, weights: dict[str, torch.Tensor]) -> None:
         """Take over other weights, and forget what was cached under the old ones.
@@ -80,58 +87,55 @@ class VllmEngine:
         """
         self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights.items())})
         self.llm.collective_rpc(_repack_head)
+        self.forget()
+
+    def forget(self) -> None:
+        """Reset the prefix cache."""
         if not self.llm.reset_prefix_cache():
             raise RuntimeError("requests are still running, so the prefix cache could not be reset after the weight sync")
 
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
-        sampling: Any,
+        sampling: Sampling,
         indices: Sequence[int] | None = None,
         on_finished: Callable[[int], None] = lambda count: None,
     ) -> list[Completion]:
-        """Completions of tokenized prompts, all samples of one after the other.
-
-        Args:
-            sampling: a `Sampling`, or vLLM's own SamplingParams.
-            indices: the index of each prompt's problem, from which its seeds are made; default: 0, 1, 2, …
-        """
-        settings = sampling if isinstance(sampling, Sampling) else _as_sampling(sampling)
+        """`Engine.generate`. A response's text is made of its tokens as by all engines, not taken from vLLM."""
         requests = [
             (prompt, self.params(sampling, index, sample))
             for index, prompt in zip(indices if indices is not None else range(len(prompts)), prompts, strict=True)
-            for sample in range(settings.samples)
+            for sample in range(sampling.samples)
         ]
         outputs = self.llm.generate(
             [{"prompt_token_ids": list(prompt)} for prompt, _ in requests],
             [params for _, params in requests],
             use_tqdm=_progress_bar(on_finished),
         )
-        return [self._completion(each, settings) for output in outputs for each in output.outputs]
+        return [self._completion(each, sampling) for output in outputs for each in output.outputs]
 
-    def params(self, sampling: Any, index: int, sample: int) -> Any:
+    def answer(self, prompts: Any, params: Any, on_finished: Callable[[int], None] = lambda count: None) -> list[RequestOutput]:
+        """`LLM.generate` itself: prompts of any kind that it takes, and vLLM's own SamplingParams, a list of them, or None."""
+        return [without_vllm(request) for request in self.llm.generate(prompts, params, use_tqdm=_progress_bar(on_finished))]
+
+    def params(self, sampling: Sampling, index: int, sample: int) -> Any:
         """vLLM's SamplingParams of one response. vLLM adds the ends of its own model to `stop_token_ids` unless it ignores them."""
-        if not isinstance(sampling, Sampling):
-            return sampling
-        from vllm import SamplingParams
-
-        return SamplingParams(
+        made = _params_class()
+        # a watermark would change what is drawn; vLLM before 0.30 has none
+        plain = {"watermarking": False} if hasattr(made, "watermarking") else {}
+        params = made(
             max_tokens=sampling.max_new_tokens, min_tokens=sampling.min_new_tokens, temperature=sampling.temperature,
             top_p=sampling.top_p, stop=list(sampling.stop), include_stop_str_in_output=True, ignore_eos=True,
             stop_token_ids=sorted(end_token_ids(sampling, self.tokenizer, self.configured_ends)),
-            seed=sampling.seed_of(index, sample), skip_special_tokens=False, logprobs=sampling.top_logprobs or None,
+            seed=sampling.seed_of(index, sample), skip_special_tokens=False, logprobs=sampling.top_logprobs or None, **plain,
         )  # fmt: skip
+        params.temperature = sampling.temperature  # vLLM raises one below 0.01 to it
+        return params
 
     def _completion(self, output: Any, sampling: Sampling) -> Completion:
-        if output.finish_reason in ("abort", "error"):
-            raise RuntimeError(f"vLLM ended a response by itself: {output.finish_reason}")
-        tokens = tuple(output.token_ids)
-        reason = "length" if output.finish_reason == "length" else "stop"
-        entropies = None
-        if output.logprobs is not None and sampling.top_logprobs:
-            entropies = tuple(_entropy_of(position, sampling.top_logprobs) for position in output.logprobs)
+        made = to_completion(output, sampling.top_logprobs)
         ends = end_token_ids(sampling, self.tokenizer, self.configured_ends)
-        return Completion(to_text(self.tokenizer, tokens, ends, sampling), tokens, reason, entropies)
+        return replace(made, text=to_text(self.tokenizer, made.token_ids, ends, sampling))
 
     def score(self, sequences: Sequence[Sequence[int]], cuts: Sequence[int]) -> Scores:
         """`Engine.score`. vLLM reads the prefix cache for requests that generate, not for scores of prompts.
@@ -147,6 +151,8 @@ class VllmEngine:
             [entry[token].logprob for entry, token in zip(output.prompt_logprobs[1:], ids[1:], strict=True)]
             for output, ids in zip(outputs, sequences, strict=True)
         ]
+        if not cuts:
+            return {"plain": plain, "cached": [[], []], "cached_tokens": 0}
         prompts = [{"prompt_token_ids": list(ids[:cut])} for ids in sequences for cut in cuts]
         forced = [
             # logprobs are those of the model, before what is allowed is looked at
@@ -168,21 +174,16 @@ class VllmEngine:
         self.llm.wake_up()
 
 
-def _as_sampling(params: Any) -> Sampling:
-    """What of vLLM's SamplingParams matters once the tokens are there."""
-    logprobs = params.logprobs or 0
-    return Sampling(
-        params.max_tokens or 1,
-        stop=tuple(params.stop or ()),
-        min_new_tokens=params.min_tokens,
-        top_logprobs=logprobs if logprobs >= 0 else FULL_VOCABULARY,
-    )
+@functools.cache
+def _params_class() -> Any:
+    """A class of vLLM's SamplingParams for which the ends of vLLM's own model are tokens like others, even before `min_tokens`."""
+    from vllm import SamplingParams
 
+    class Ours(SamplingParams):  # type: ignore[misc, unused-ignore]
+        def update_from_generation_config(self, *_: Any, **__: Any) -> None:
+            """vLLM would forbid these ends where it puts off those that were asked for."""
 
-def _entropy_of(position: dict[int, Any], k: int) -> float:
-    """−Σ p log p over the k likeliest tokens, in nats: a lower bound of the distribution's entropy."""
-    logs = torch.tensor([entry.logprob for entry in position.values() if entry.rank <= k], dtype=torch.float64)
-    return float(-(logs.exp() * logs).sum())
+    return Ours
 
 
 def _progress_bar(on_finished: Callable[[int], None]) -> Any:
