@@ -22,7 +22,10 @@ from tutelage.runs.files import to_lines
 # and the processes that they start, need the usual handler.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-LONGEST_FIRST = ("test_vllm", "test_preemption", "test_bench", "test_memory", "test_grading_load", "test_live", "test_grading_workers")
+LONGEST_FIRST = (
+    "test_vllm", "test_preemption", "test_live", "test_grading_workers", "test_memory", "test_policy", "test_bench", "test_parallel",
+    "test_end_to_end",
+)  # fmt: skip
 """Files are handed to the workers in this order, then by name: a long one that came last would leave one worker idle."""
 
 
