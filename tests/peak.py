@@ -9,6 +9,10 @@ import os
 import sys
 from pathlib import Path
 
+IMPORTED = (
+    "numpy", "transformers.models.llama.modeling_llama", "tutelage.data", "tutelage.training.step", "tutelage.resources.memory",
+)  # fmt: skip
+
 
 def resident(what: str) -> int:
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
@@ -21,7 +25,7 @@ def main(warm: str, cases: list[list]) -> None:
 
     import tutelage.model.load
 
-    for module in ("numpy", "transformers.models.llama.modeling_llama", "tutelage.data", "tutelage.training.step", "tutelage.resources.memory"):
+    for module in IMPORTED:
         importlib.import_module(module)
     tutelage.model.load.has_bfloat16 = lambda device: True
     for case in cases:
