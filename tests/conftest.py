@@ -12,6 +12,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 from tiny import make_tiny_model
 
@@ -21,6 +22,10 @@ from tutelage.runs.files import to_lines
 # A shell ignores SIGINT for what it starts in the background, and a process hands that on to its children: tests of Ctrl-C,
 # and the processes that they start, need the usual handler.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# a busy machine may take seconds for any example
+hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("tests")
 
 LONGEST_FIRST = (
     "test_vllm", "test_preemption", "test_live", "test_grading_workers", "test_memory", "test_policy", "test_bench", "test_parallel",
