@@ -136,7 +136,14 @@ class Commands(Atoms):
             return Node(Kind.OPAQUE, (None, below, above, body), name)
         bound = symbol(BOUND + variable.value)
         low = below.args[1] if below is not None and below.kind is Kind.RELATION else below
-        return Node(Kind.OPAQUE, (bound, low, above, rewritten(body, lambda part: bound if part == variable else part)), name)
+
+        def renamed(part: Node) -> Node:
+            """The variable by its neutral name; a_k is a function of k."""
+            if part.is_symbol() and part.value.endswith(f"_{variable.value}"):
+                return Node(Kind.APPLY, (symbol(part.value.removesuffix(variable.value)), bound))
+            return bound if part == variable else part
+
+        return Node(Kind.OPAQUE, (bound, low, above, rewritten(body, renamed)), name)
 
     def environment(self, name: str) -> Node:
         self.expect("{")
