@@ -119,6 +119,7 @@ def _about(a: Node, b: Node) -> bool:
     except Undefined:
         return True
     unit = Fraction(1, 10 ** (literal.places or 0)) if (literal := decimal_of(b)) is not None else Fraction(1)
+    unit /= 100 if b.kind is Kind.PERCENT else 1
     if not is_real(x) or not is_real(y):
         return bool(abs(x - y) <= abs(x) / 100)
     return rounded_or_cut(y, x, unit) or bool(abs(x - y) <= abs(x) / 500)

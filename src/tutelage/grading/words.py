@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from tutelage.grading.format import TEXT_COMMANDS
 from tutelage.grading.lexer import FUNCTIONS, GREEK
+from tutelage.grading.units import is_unit
 from tutelage.grading.vocabulary import DOUBTS, listed, number_of, words_of
 
 WORD = re.compile(r"(?<![\\A-Za-z])[^\W\d_]{2}")
@@ -30,6 +31,10 @@ def same_words(gold: str, answer: str) -> bool | None:
     """Whether two normalised answers are the same words; None when that is not for words to decide."""
     gold, answer = plain(gold), plain(answer)
     if gold == answer or ((based := _BASED.fullmatch(gold)) is not None and answer.upper() == based[1]):
+        return True
+    if (sizes := _same_size(gold, answer)) is not None:
+        return sizes
+    if (labels := _labelled(gold)) is not None and labels == _labelled(answer):
         return True
     readings: tuple[Callable[[str], object], ...] = (_seconds, _date, _marked, _agreed)
     for reading in readings:
@@ -61,6 +66,7 @@ _MARKED = re.compile(
 _CHOICE = re.compile(r"(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s*:?\s*)?(?:\(([A-Ja-j])\)|([A-J])(?:[.:)](?=\s|$)|$)|([a-j])$)\s*(.*)")
 _OTHER_CHOICE = re.compile(r"(?:ed|ful|ly)\b|[^\x00-\u024f]|(?:^|(?<=[\s(]))[a-j](?:\)|$)|(?<![A-Za-z\\])[A-J](?![A-Za-z])")
 _TAKES_BACK = listed("other choices")
+_LINKS = listed("copulas") | {"the", "a", "an"}
 
 
 def _seconds(text: str) -> int | None:
@@ -90,6 +96,36 @@ def _marked(text: str) -> set[str] | None:
         return None
     found = re.findall(r"[A-J]|\d+", text.replace("and", ""))
     return set(found) if len(set(found)) == len(found) else None
+
+
+_SIZE = re.compile(r"(\d+)\s*(by|x|\\times)\s*(\d+)(?:\s+([a-z]+))?")
+
+
+def _same_size(gold: str, answer: str) -> bool | None:
+    """Whether two sizes (3 by 2, a 4 × 4 grid) are the same; None where no side says that it is a size."""
+    sizes = [_SIZE.fullmatch(_ARTICLE.sub("", side)) for side in (gold, answer)]
+    nouns = [size[4] for size in sizes if size is not None and size[4] and not is_unit([size[4]], False)]
+    if None in sizes or not (nouns or any(size is not None and size[2] == "by" for size in sizes)):
+        return False if nouns else None
+    first, second = (size.groups() if size is not None else () for size in sizes)
+    return (first[0], first[2]) == (second[0], second[2]) and len(set(nouns)) < 2
+
+
+_VALUE = re.compile(r"[-+]?\s*[$€£]?\s*\d[\d.,/]*\s*%?")
+
+
+def _labelled(text: str) -> dict[str, str] | None:
+    """The value of each label in Tom: 12, Ann: 8 or 3 red, 4 blue, of two labels at least."""
+    found: dict[str, str] = {}
+    parts = re.split(r"[,;]\s+(?:and\s+)?|\s+and\s+", text)
+    for part in parts if len(parts) > 1 else ():
+        value = _VALUE.search(part)
+        label = " ".join(word for word in words_of(part) if word not in _LINKS)
+        plain_label = re.fullmatch(r"[^\W\d_][^\d=<>\\^_()]*|", part.replace(value[0], "", 1).replace("=", "").strip(" :")) if value else None
+        if value is None or not plain_label or len(label) < 3 or label in found:
+            return None
+        found[label] = value[0].strip().rstrip(",.")
+    return found or None
 
 
 @lru_cache(4_096)
