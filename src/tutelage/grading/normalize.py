@@ -109,6 +109,8 @@ _HEDGED_BEHIND = re.compile(r"\s*(?:\bor so|\bor thereabouts|,?\s*\(?\bapprox(?:
 _NEARLY = re.compile(
     r"(?:(?:\\text\s*\{\s*)?\(\s*(?:or\s+)?|,?\s+or\s+)(?:approximately|approx\.?|about|roughly|\\approx)(?![a-z])([^()]*\d[^()]*?)\)?\s*\}?[\s.]*$"
 )
+_STRONG = re.compile(r"(?<![\w)}\]*])\*\*(?=[^\s*])([^*]*[^\s*])\*\*(?![\w({*])")
+"""**72** eggs, and no power."""
 _LEADING_TEXT = re.compile(r"^\s*\\text\s*\{([^{}]*\b(?:is|are|equals)\s*:?\s*)\}")
 _ENDING = re.compile(r"(?:\\[,;:!. ]|(?<!\.)(?<!\\right)\.|[,;\s])+$")
 
@@ -116,6 +118,8 @@ _ENDING = re.compile(r"(?:\\[,;:!. ]|(?<!\.)(?<!\\right)\.|[,;\s])+$")
 def wrappers(text: str) -> str:
     """$7$, \\boxed{7}, **7**, `7`, \\text{7}, "The answer is 7.", 7. → 7; what stands in several boxes becomes a list."""
     text = _LEADING_TEXT.sub(r"\1 ", text)
+    if "**" in text:
+        text = _STRONG.sub(r"\1", text)
     if (nearly := _NEARLY.search(text)) is not None:  # 1/3 (about 0.33) is a chain, whose members must be close
         near = nearly[1].strip(" $}")
         text = text[: nearly.start()] + (f" \\approx {near}" if re.fullmatch(r"-?\d*\.?\d+(?:\s*\\?%)?", near) else "")
@@ -144,7 +148,7 @@ def _unwrapped(text: str) -> str:
         text = _boxed_list(text) or text
     prose = _PROSE.match(text)
     spoken = prose is not None and DOUBTS.isdisjoint(words_of(prose[0])) and is_subject(prose["subject"] or "")
-    spoken = spoken and not (prose["subject"] and _ANOTHER.search(text, prose.end()))
+    spoken = spoken and not (prose["subject"] and (_ANOTHER.search(text, prose.end()) or " and " in prose["subject"]))
     return text[prose.end() :] if prose is not None and spoken else text
 
 

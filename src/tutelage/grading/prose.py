@@ -17,7 +17,7 @@ _COPULAS, _ANSWERS, _GLUE = listed("copulas"), listed("answers"), listed("answer
 _CLOSING = _GLUE | listed("closings")
 _SHORT = {word for word in _GLUE | listed("verbs") | listed("behind") if len(word) > 1}
 _CONJUNCTIONS, _PREPOSITIONS, _REASONS = listed("conjunctions"), listed("prepositions"), listed("reasons")
-_FIGURES = frozenset({"triangle", "segment", "side", "angle", "point"})
+_FIGURES = frozenset({"triangle", "segment", "side", "angle", "point", "year", "rank", "dimension"})
 _LEADS_ON = _COPULAS | listed("between") | {""}
 _FORMULA = "#"
 """What stands for mathematics in a subject."""
@@ -25,6 +25,8 @@ _MUST = frozenset({"must", "should", "has", "to"})
 _CALLED = frozenset({"is", "are", "was", "which", "as"})
 _RELATION = re.compile(r"[=<>]|\\[lg]e|\\in")
 _RECKONING = frozenset({"value", "if", "actually", "rounding"})
+_ONLY = (["works"], ["works", "out"], ["suffices"])
+_PAST = re.compile("[a-z]{3,}ed")
 _FOREIGN_PLURALS = ("lösungen", "способов")
 LONGEST_SUBJECT = 12
 """Words of a subject, or of a phrase behind a value."""
@@ -49,6 +51,7 @@ _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|textnormal|mbox|hbox|emph)\s
 _DISPLAY = re.compile(r"\\\[(.+?)\\\]|\$\$(.+?)\$\$", re.DOTALL)
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\\$])|\n+")
 _CONCLUDES = re.compile(r"(?:so|thus|hence|therefore|finally|in total|altogether|then)\b|.*\b(?:answer|total)\b", re.IGNORECASE)
+_HENCE = re.compile(r"[,;]\s+(?:and\s+)?(?:hence|so|thus|therefore|giving|which\s+gives|we\s+get)\b,?\s+(?:that\s+)?", re.IGNORECASE)
 _COMMAND = re.compile(r"\\(?!text)[A-Za-z]+")
 _UNIT = re.compile(r"[^\W\d_]+(?:[ /-](?:per|square|cubic|and)\s[^\W\d_]+|/[^\W\d_]+|\^\d)*")
 _PARTLY = re.compile(r"\b(?:one|some|any|each|part) of\b", re.IGNORECASE)
@@ -83,7 +86,10 @@ def said(text: str) -> str:
         return text
     if len(valued) > 1 and not (_CONCLUDES.match(last) or _DISPLAY.search(text)):
         return text
-    return _value(last, len(sentences) > 1) or text
+    *reasons, conclusion = _HENCE.split(last)
+    if not DOUBTS.isdisjoint(words_of(" ".join(reasons))):
+        return text
+    return _value(conclusion, len(sentences) > 1 or bool(reasons)) or text
 
 
 def without_remark(text: str) -> str:
@@ -160,11 +166,15 @@ def _value(sentence: str, many: bool) -> str | None:
     if not DOUBTS.isdisjoint(words_of(" ".join((*lead, behind)))):
         return None
     copula = next((at for at, word in enumerate(lead) if at and word.strip(",") in _COPULAS), None)
+    if copula is not None and _FORMULA not in lead and _GLUE.issuperset(words_of(" ".join(lead))):  # final answer: the answer is 5
+        copula = max(at for at, word in enumerate(lead) if word.strip(",") in _COPULAS)
     if copula is None:
         leads = _is_lead(" ".join(lead)) if lead else re.match(r"(?:is|are|was)\b", behind) is not None
         return _counted(value, behind) if leads and _FORMULA not in lead else None
     subject, between = " ".join(lead[:copula]), {word.strip(",:") for word in lead[copula + 1 :]}
     if not (is_subject(subject, lead[copula] == ":") and between <= _LEADS_ON) or ("there" in lead and re.search("[<>]", value)):
+        return None
+    if "and" in subject.split()[1:] and re.search(r"\band\b|,", value):  # the mean and the variance are 6 and 4
         return None
     counted = _counted(value, behind)
     named = next((word for word in reversed(lead[:copula]) if word not in _MUST), "") == _FORMULA
@@ -193,6 +203,8 @@ def is_subject(spoken: str, labelled: bool = False) -> bool:
     if _GLUE.issuperset(words) or (labelled and (_GLUE | _QUANTITIES).issuperset(words)):
         return True
     words = list(dropwhile(_CONJUNCTIONS.__contains__, words))
+    if labelled and len(words) == 1 and len(words[0]) > 3:  # Period: 2\\pi
+        return not changed(words)
     if labelled or not _ANSWERS.isdisjoint(words) or len(words) >= LONGEST_SUBJECT:
         return False
     return words[0] in _DETERMINERS or len(words) < 4
@@ -201,7 +213,7 @@ def is_subject(spoken: str, labelled: bool = False) -> bool:
 def _is_lead(lead: str) -> bool:
     """The words before a value without a copula: of the closed vocabulary, or a subject with a verb of having."""
     words = words_of(_LEADING_CLAUSE.sub("", lead))
-    verb = next((at for at, word in enumerate(words) if word in _VERBS), None)
+    verb = next((at for at, word in enumerate(words) if word in _VERBS or _PAST.fullmatch(word)), None)
     if words and words[-1] in _FIGURES and (_GLUE | _QUANTITIES).issuperset(words[:-1]):
         return True
     if _GLUE.issuperset(words):
@@ -217,7 +229,9 @@ def _harmless(words: list[str]) -> bool:
     if not _ANSWERS.isdisjoint(words) or changed(words):
         return False
     words = list(dropwhile(_ADJECTIVES.__contains__, words))
-    if _BEHIND.issuperset(words):
+    if words in _ONLY or not (words := list(dropwhile(_BEHIND.__contains__, words))):
+        return True
+    if words[0] in _PREPOSITIONS and len(words) < LONGEST_SUBJECT:
         return True
     if not is_unit(words[:1], False) and words[0] not in _FOREIGN_PLURALS:
         return False

@@ -159,8 +159,11 @@ _SAYS_SO = re.compile(
 )
 _UNSURE = DOUBTS | listed("conditions")
 _SUBJECT = re.compile(
-    r"^(?:the|this|it)(?: [a-z]+)? (?:is|are) |^the (?:series|integral|sequence|limit) (?=(?:con|di)verges$|does not exist$)"
+    r"^(?:(?:the|this|that|it|they|these|those)(?: [a-z]+)?|[a-z]\([a-z]\)) (?:is|are|was|were) (?!not$)"
+    r"|^(?:it|(?:the|this) (?:series|integral|sequence|limit|function)) (?=(?:con|di)verges\b|does not exist$)"
 )
+_FILLERS = listed("fillers")
+_VERGES = re.compile(r"(?:(\w+ly) )?(con|di)verg(?:es|ent|ing)(?: (\w+ly))?")
 _ONLY_WORDS = re.compile(r"[^\W\d_]+(?:(?:['’-]|[ ,]+)[^\W\d_]+)*")
 _ARTICLE = re.compile(r"^(?:(?:it's|on|in|at|all)\s+)?(?:(?:the|a|an|all)\s+)?(?=\w)")
 
@@ -181,14 +184,19 @@ def _agreed(text: str) -> str | None:
 
 
 def _canonical(words: str) -> str:
-    """Without regard to case, articles and "it is"; number words as numbers."""
+    """Without regard to case, articles, "it is" and fillers (due east, skew lines); number words as numbers."""
     words = _ARTICLE.sub("", _SUBJECT.sub("", words.casefold()))
-    number = number_of(words)
-    return words if number is None else str(number)
+    if (number := number_of(words)) is not None:
+        return str(number)
+    words = _VERGES.sub(lambda found: f"{found[1] or found[3] or ''} {found[2]}vergent".strip(), words)
+    kept = words.split()
+    kept = [word for index, word in enumerate(kept) if word not in _FILLERS or len(kept) < 2] or kept
+    return " ".join(kept)
 
 
 def _enumerated(words: str) -> list[str]:
-    return sorted(_canonical(part.strip()) for part in re.split(r",\s*(?:and\s+)?|\s+and\s+", words) if part)
+    parts = [_canonical(part.strip()) for part in re.split(r",\s*(?:and\s+)?|\s+and\s+", words) if part]
+    return sorted(part.removesuffix("s") for part in parts) if len(parts) > 1 else parts
 
 
 def _is_words(text: str) -> bool:
