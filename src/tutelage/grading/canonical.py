@@ -39,6 +39,8 @@ def simplify(node: Node) -> Node:
             return Node(Kind.LIST, tuple(Node(Kind.RELATION, (name, value), ("!=",)) for value in (first, *node.args[1:])), node.value)
         case kind if kind in _COLLECTIONS:
             parts = tuple(map(simplify, node.args))
+            if kind is Kind.LIST:  # x = y = 2, z = -1
+                parts = tuple(one for part in parts for one in (part.args if part.kind is kind and part.value == "chain" else (part,)))
             if kind is Kind.QUANTITY and parts[0].kind is Kind.QUANTITY:  # \$5 million: the inner unit stays
                 return Node(kind, parts[0].args, f"{parts[0].value} {node.value}")
             return Node(kind, parts, node.value)
@@ -173,6 +175,8 @@ def expand(node: Node) -> Node:
     """± written out: 1 ± √2 is a list of two; x = ±3 is x = 3, x = -3; {1 ± √5, 2} is a set of three."""
     if node.kind in (Kind.LIST, Kind.SET):
         return Node(node.kind, tuple(expanded for part in node.args for expanded in _signs(part)), node.value)
+    if node.kind is Kind.RELATION and node.value == ("in",) and node.args[1].kind is Kind.SET:
+        return Node(node.kind, (node.args[0], expand(node.args[1])), node.value)
     signs = _signs(node)
     return node if len(signs) == 1 else Node(Kind.LIST, tuple(signs))
 

@@ -11,6 +11,11 @@ _EAST = "\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7a3"
 _RUN = re.compile(f"[{_EAST}]+")
 _SAYS = re.compile(f"(?:{'|'.join(sorted(listed('eastern words'), key=len, reverse=True))})+")
 """Words that may stand around a value; any other run of characters leaves a text unread."""
+_SUBJECT = re.compile(
+    f"\\s*(?:[$]?[A-Za-z]\\([A-Za-z]\\)[$]?\\s*|[{_EAST}]{{1,12}}?)(?:是|为|等于)\\s*:?\\s*|[该此这](?:个)?[{_EAST}]{{2}}(?=[{_EAST}]{{2}})"
+)
+"""A noun phrase before a copula, or "this statement" before what is said of it."""
+_UNSURE = re.compile("[不非没没无未否或若约多少大小近倍除可能错误假且和与]|如果|左右|以")
 _NOTHING = re.compile("(?:方程)?(?:无解|無解|无实数解|无实根|해가 ?없다|解なし)")
 
 
@@ -20,6 +25,11 @@ def translated(text: str) -> str:
         return text
     if _NOTHING.fullmatch(text.strip(" .")):
         return "\\emptyset"
+    subject = _SUBJECT.match(text)
+    if subject is not None and not _UNSURE.search(subject[0]) and text[subject.end() :].strip(" $"):
+        text = text[subject.end() :]
+        if not _RUN.search(text) or _RUN.fullmatch(text.strip(" .")):
+            return text.strip(" .")
     text = re.sub(f"(?<=[^{_EAST}])\\s*(?:或者|或|または|또는)\\s*(?=[^{_EAST}])", " or ", text)
     text = re.sub(f"(?<=[^{_EAST}])\\s*(?:以及|和|与|及|と|와)\\s*(?=[^{_EAST}])", ", ", text)
     parts = [part.strip(" ,.:;$") for part in _RUN.split(text.replace("\\text{", " ").replace("\\text {", " ")) if part.strip(" ,.:;${}")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tutelage.grading.tree import CONSTANTS, Kind, Node, rewritten, symbol, tuple_of
+from tutelage.grading.tree import CONSTANTS, Kind, Node, plain_text, rewritten, symbol, tuple_of
 
 Named = list[tuple[str, Node]]
 """(name, value) of each element of an answer."""
@@ -49,9 +49,12 @@ def _joined(kind: Kind, names: list[str]) -> str | None:
 
 def assignment(node: Node) -> tuple[str, Node] | None:
     """(name, value) of "name = value"."""
-    if node.kind is Kind.RELATION and node.value == ("=",) and (name := name_of(node.args[0])) is not None:
-        return name, node.args[1]
-    return None
+    if node.kind is not Kind.RELATION or node.value != ("=",):
+        return None
+    name, value = node.args
+    if name.kind is Kind.POWER and name.args[0].is_symbol() and value.kind is Kind.MATRIX:
+        return f"{name.args[0].value}^{plain_text(name.args[1])}", value
+    return (found, value) if (found := name_of(name)) is not None else None
 
 
 def membership(node: Node) -> Node | None:
