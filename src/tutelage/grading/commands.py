@@ -14,6 +14,7 @@ from tutelage.grading.tree import (
     Unreadable,
     call,
     negated,
+    nodes_of,
     number,
     plain_text,
     product,
@@ -134,7 +135,8 @@ class Commands(Atoms):
             variable = below.args[0]
         if variable is None or not variable.is_symbol():
             return Node(Kind.OPAQUE, (None, below, above, body), name)
-        bound = symbol(BOUND + variable.value)
+        inner = [part.args[0].value for part in nodes_of(body) if part.kind is Kind.OPAQUE and part.args[0] is not None]
+        bound = symbol(f"{BOUND}{sum(name.startswith(BOUND) for name in inner if isinstance(name, str))}")  # not by its letter
         low = below.args[1] if below is not None and below.kind is Kind.RELATION else below
 
         def renamed(part: Node) -> Node:

@@ -80,6 +80,8 @@ def _value_and_letters(node: Node) -> tuple[Node, str]:
         return node, "" if symbols_of(node) else " "
     value, letters = _value_and_letters(node.args[0])
     factor, sign = node.args[1], " / " if node.kind is Kind.DIVIDE else " "
+    if factor.kind is Kind.DIVIDE and node.kind is Kind.MULTIPLY:  # 3 \\frac{m}{s}
+        return _value_and_letters(Node(Kind.DIVIDE, (product(node.args[0], factor.args[0]), factor.args[1])))
     base, power = factor.args if factor.kind is Kind.POWER else (factor, None)
     exponent = plain_text(power) if power is not None else ""
     if not letters or not base.is_symbol() or not re.fullmatch(r"(?:-?\d+)?", exponent):

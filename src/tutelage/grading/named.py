@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tutelage.grading.tree import CONSTANTS, Kind, Node, plain_text, rewritten, symbol, tuple_of
+from tutelage.grading.tree import CONSTANTS, Kind, Node, rewritten, symbol, symbols_of, tuple_of
 
 Named = list[tuple[str, Node]]
 """(name, value) of each element of an answer."""
@@ -52,8 +52,8 @@ def assignment(node: Node) -> tuple[str, Node] | None:
     if node.kind is not Kind.RELATION or node.value != ("=",):
         return None
     name, value = node.args
-    if name.kind is Kind.POWER and name.args[0].is_symbol() and value.kind is Kind.MATRIX:
-        return f"{name.args[0].value}^{plain_text(name.args[1])}", value
+    if value.kind is Kind.MATRIX and not name.is_symbol() and "".join(symbols_of(name)).isupper():  # A^{-1}, A + B
+        return repr(name), value
     return (found, value) if (found := name_of(name)) is not None else None
 
 

@@ -47,6 +47,7 @@ _AGAIN = re.compile(
     r"^(?P<first>.*[^\s(,])\s*\((?:\\text\{)?\s*(?:or|i\.?e\.?,?|that is,?|=|equivalently,?)\s*\}?(?P<second>.*[^\s])\)$"
 )
 _DECIMAL_AGAIN = re.compile(r"^(?P<first>.*[^\s(,*])\s+\((?P<second>-?\d*\.\d+)\)$")
+_THAT_IS = re.compile(r"^(?P<first>[^,]*[^\s,]),?\s+(?:i\.\s?e\.,?|that is,?|or equivalently,?)\s+(?P<second>[^,]+)$")
 _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|textnormal|mbox|hbox|emph)\s*\{([^{}$\\]*)\}")
 _DISPLAY = re.compile(r"\\\[(.+?)\\\]|\$\$(.+?)\$\$", re.DOTALL)
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\\$])|\n+")
@@ -71,7 +72,7 @@ LONGEST = 1_500
 
 def said(text: str) -> str:
     """The value that a text of sentences says; the text itself where it has no words, or says none or several."""
-    if "\\begin" in text or len(text) > LONGEST or text.rstrip().endswith("?") or not ("(" in text or WORD.search(text)):
+    if "\\begin" in text or len(text) > LONGEST or re.search("[\u4e00-\u9fff]", text) or text.rstrip().endswith("?") or not ("(" in text or WORD.search(text)):
         return text
     text = re.sub(r"^Il y a\b", "There are", without_remark(text))
     if _NO_PROSE.search(text) or not any(len(word) > 3 or word in _SHORT for word in words_of(_COMMAND.sub(" ", text))):
@@ -79,7 +80,8 @@ def said(text: str) -> str:
     plain = _DISPLAY.sub(lambda shown: f"\n$ {(shown[1] or shown[2]).strip(' .,')} $\n", _TEXT.sub(r" \1 ", text)).replace("**", " ")
     sentences = [part.strip() for part in _SENTENCE_END.split(plain) if part.strip(" .")]
     valued = [index for index, sentence in enumerate(sentences) if re.search(r"\d|\$|\\", sentence)]
-    if not valued or any(doubted(words_of(sentences[index])) for index in range(len(sentences)) if index not in valued):
+    others = (sentence for index, sentence in enumerate(sentences) if index not in valued)
+    if not valued or any(doubted(words_of(sentence.removeprefix("Let "))) for sentence in others):
         return text
     last = sentences[valued[-1]]
     if not all(_CLOSING.issuperset(words_of(sentence)) for sentence in sentences[valued[-1] + 1 :]):
@@ -94,8 +96,8 @@ def said(text: str) -> str:
 
 def without_remark(text: str) -> str:
     """42 (since 6 · 7 = 42) → 42; 3/4 (or 0.75) → 3/4 = 0.75, so that both must be right."""
-    again = (_AGAIN.match(text) or _DECIMAL_AGAIN.match(text)) if text.endswith(")") else None
-    if again is not None and not re.search("[=<>]", text) and not words_of(again["second"]):
+    again = (_AGAIN.match(text) or _DECIMAL_AGAIN.match(text)) if text.endswith(")") else _THAT_IS.match(text)
+    if again is not None and not re.search("[=<>]", again["first"] + again["second"]) and not words_of(again["second"]):
         return f"{again['first']} = {again['second']}"
     remark = _REMARK.search(text) if WORD.search(text) else None
     if remark is None or not re.search(r"[\d\w)}$]$", text[: remark.start()].rstrip(" \\")):
@@ -213,7 +215,7 @@ def is_subject(spoken: str, labelled: bool = False) -> bool:
 def _is_lead(lead: str) -> bool:
     """The words before a value without a copula: of the closed vocabulary, or a subject with a verb of having."""
     words = words_of(_LEADING_CLAUSE.sub("", lead))
-    verb = next((at for at, word in enumerate(words) if word in _VERBS or _PAST.fullmatch(word)), None)
+    verb = next((at for at, word in enumerate(words) if word in _VERBS or (_PAST.fullmatch(word) and not changed([word]))), None)
     if words and words[-1] in _FIGURES and (_GLUE | _QUANTITIES).issuperset(words[:-1]):
         return True
     if _GLUE.issuperset(words):

@@ -129,7 +129,9 @@ def _argument_dropped(gold: Node, answer: Node) -> bool:
     """V(r) on one side and V on the other, where the value speaks of r."""
     for side, other in ((gold, answer), (answer, gold)):
         call, value = side.args
-        if call.kind is Kind.APPLY and call.args[0] == other.args[0] and symbols_of(call.args[1:]) <= symbols_of(value) | VARIABLES:
+        if call.kind is Kind.APPLY and call.args[0] == other.args[0] and (
+            call.args[0].is_symbol("P") or symbols_of(call.args[1:]) <= symbols_of(value) | VARIABLES
+        ):
             return all(part.is_symbol() for part in call.args[1:])
     return False
 

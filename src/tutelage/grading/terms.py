@@ -189,6 +189,9 @@ class Terms(Commands):
         letter = self.ahead().kind == "symbol" and self.ahead().text in "hsmglL" and self.sees("/")
         if self.next.kind == "symbol" and self.next.text in "hsmgl" and self.ahead().text in ("^", ""):  # km h^{-1}, sq m
             return True
+        rest = "".join(token.text for token in self.tokens[self.at :])
+        if self.next.kind == "symbol" and re.fullmatch(r"(?:[hsmglJKNVWACT](?:\^\{?-?\d\}?)?)+", rest):  # kg m s^{-1}
+            return True
         return self.sees("^") or (self.sees("/", "cdot", ".", "-") and (self.is_word(1) or letter))
 
 

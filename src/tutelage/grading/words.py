@@ -32,6 +32,8 @@ def same_words(gold: str, answer: str) -> bool | None:
     gold, answer = plain(gold), plain(answer)
     if gold == answer or ((based := _BASED.fullmatch(gold)) is not None and answer.upper() == based[1]):
         return True
+    if _tight(gold) == _tight(answer):
+        return True
     if (sizes := _same_size(gold, answer)) is not None:
         return sizes
     if (labels := _labelled(gold)) is not None and labels == _labelled(answer):
@@ -45,7 +47,7 @@ def same_words(gold: str, answer: str) -> bool | None:
     of_words = _is_words(gold), _is_words(answer)
     if not any(of_words):
         return None
-    if (_canonical(gold) if of_words[0] else gold) == (_canonical(answer) if of_words[1] else answer):
+    if (_canonical(gold) if of_words[0] else gold.casefold()) == (_canonical(answer) if of_words[1] else answer.casefold()):
         return True
     return all(of_words) and _enumerated(gold) == _enumerated(answer)
 
@@ -65,6 +67,7 @@ _MARKED = re.compile(
 )
 _CHOICE = re.compile(r"(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s*:?\s*)?(?:\(([A-Ja-j])\)|([A-J])(?:[.:)](?=\s|$)|$)|([a-j])$)\s*(.*)")
 _OTHER_CHOICE = re.compile(r"(?:ed|ful|ly)\b|[^\x00-\u024f]|(?:^|(?<=[\s(]))[a-j](?:\)|$)|(?<![A-Za-z\\])[A-J](?![A-Za-z])")
+_LAST_OF_LIST = re.compile(r"(?<=\d),?\s+and(?=\s+-?\d)")
 _TAKES_BACK = listed("other choices")
 _LINKS = listed("copulas") | {"the", "a", "an"}
 
@@ -96,6 +99,12 @@ def _marked(text: str) -> set[str] | None:
         return None
     found = re.findall(r"[A-J]|\d+", text.replace("and", ""))
     return set(found) if len(set(found)) == len(found) else None
+
+
+def _tight(text: str) -> str:
+    """Without the spaces beside brackets and marks; a word begins small."""
+    text = re.sub(r"\s*([(),;:=<>\[\]])\s*", r"\1", text)
+    return text[0].lower() + text[1:] if re.match("[A-Z][a-z]{2}", text) else text
 
 
 _SIZE = re.compile(r"(\d+)\s*(by|x|\\times)\s*(\d+)(?:\s+([a-z]+))?")
@@ -134,7 +143,7 @@ def _choice(text: str) -> tuple[str, str] | None:
     match = _CHOICE.fullmatch(text)
     if match is None or (match[4].startswith("(") and text[match.start(4) - 1] != " "):
         return None
-    if match[4] and (_OTHER_CHOICE.search(match[4]) or not _TAKES_BACK.isdisjoint(words_of(match[4]))):
+    if match[4] and (_OTHER_CHOICE.search(match[4]) or not _TAKES_BACK.isdisjoint(words_of(_LAST_OF_LIST.sub(",", match[4])))):
         return None
     return (match[1] or match[2] or match[3]).upper(), match[4]
 
