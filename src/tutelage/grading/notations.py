@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from tutelage.grading.lexer import FUNCTIONS
 from tutelage.grading.vocabulary import listed, replacements
 
 Match = re.Match[str]
@@ -51,7 +52,8 @@ SYNONYMS = table(
     ("{,}", r"(?<=\d)\{,\}(?=\d)", ","),
     ("\\not", r"\\not\s*=", r"\\ne "),
     ("\\circ", r"\^\s*\{?\s*\\circ\s*\}?", r"\\degree "),
-    ("\\operatorname", r"\\operatorname\s*\*?\s*\{\s*([A-Za-z]+)\s*\}", r"\\\1 "),
+    ("\\operatorname", r"\\operatorname\s*\*?\s*\{\s*([A-Za-z]+)\s*\}",
+     lambda match: f"\\{match[1]} " if match[1] in FUNCTIONS else f"\\text{{{match[1]}}}"),
     ("\\", r"\\(?:bar|dot|overset\{\\cdot\})\s*(?=\d)", r"\\overline "),
     ("...", r"\.\.\.", r"\\ldots "),
 )  # fmt: skip
@@ -110,7 +112,7 @@ NOTATIONS = table(
     ("{d", r"\\frac\s*\{\s*d\s*([a-z])\s*\}\s*\{\s*d\s*[a-z]\s*\}", r"\1'"),
     ("\\frac", rf"\\frac\s*\{{\s*{_TEXT}([A-Za-z]+)\s*\}}\s*\}}\s*\{{\s*{_TEXT}([A-Za-z]+)\s*\}}\s*(\^\{{?\d\}}?)?\s*\}}",
      r"\\text{ \1/\2}\3"),
-    ("", r"(?<![A-Za-z\\])([a-z])(?:\s+|\s*\\text\s*\{\s*)(?:is\s+)?(odd|even)\b\s*\}?",
+    ("", r"(?<![A-Za-z\\'])(?![fgh])([a-z])(?:\s+|\s*\\text\s*\{\s*)(?:is\s+)?(odd|even)\b\s*\}?",
      lambda match: rf"{match[1]} \equiv {'1' if match[2] == 'odd' else '0'} \pmod{{2}}"),
     ("divisible", r"(?<![A-Za-z\\])([a-z])\s*(?:\\text\s*\{\s*)?is divisible by\s*\}?\s*(\d+)", r"\1 \\equiv 0 \\pmod{\2}"),
     ("\\mid", r"(?<![\w.|])(\d+)\s*\\mid\s*([a-z])(?![\w}])", r"\2 \\equiv 0 \\pmod{\1}"),

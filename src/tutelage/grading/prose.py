@@ -17,7 +17,7 @@ _COPULAS, _ANSWERS, _GLUE = listed("copulas"), listed("answers"), listed("answer
 _CLOSING = _GLUE | listed("closings")
 _SHORT = {word for word in _GLUE | listed("verbs") | listed("behind") if len(word) > 1}
 _CONJUNCTIONS, _PREPOSITIONS, _REASONS = listed("conjunctions"), listed("prepositions"), listed("reasons")
-_FIGURES = frozenset({"triangle", "segment", "side", "angle", "point", "year", "rank", "dimension"})
+_FIGURES = frozenset({"triangle", "segment", "side", "angle", "point", "year", "rank", "dimension", "degree", "order"})
 _LEADS_ON = _COPULAS | listed("between") | {""}
 _FORMULA = "#"
 """What stands for mathematics in a subject."""
@@ -25,8 +25,10 @@ _MUST = frozenset({"must", "should", "has", "to"})
 _CALLED = frozenset({"is", "are", "was", "which", "as"})
 _RELATION = re.compile(r"[=<>]|\\[lg]e|\\in")
 _RECKONING = frozenset({"value", "if", "actually", "rounding"})
-_ONLY = (["works"], ["works", "out"], ["suffices"])
-_PAST = re.compile("[a-z]{3,}ed")
+_ONLY = (["works"], ["only"], ["suffices"])
+_VERB = re.compile("[a-z]{3,}(?:ed|[^s]s)|(?:will|should|must) ?")
+_LEAVES_OPEN = (listed("prepositions") | {"besides", "near", "but", "by", "than", "across", "towards", "de", "von", "di"}) - {"at"}
+_OF_ALL = (["total", "of"], ["profit", "of"], ["average", "of"])
 _FOREIGN_PLURALS = ("lösungen", "способов")
 LONGEST_SUBJECT = 12
 """Words of a subject, or of a phrase behind a value."""
@@ -46,7 +48,7 @@ _TRUE_OF_ALL = re.compile(
 _AGAIN = re.compile(
     r"^(?P<first>.*[^\s(,])\s*\((?:\\text\{)?\s*(?:or|i\.?e\.?,?|that is,?|=|equivalently,?)\s*\}?(?P<second>.*[^\s])\)$"
 )
-_DECIMAL_AGAIN = re.compile(r"^(?P<first>.*[^\s(,*])\s+\((?P<second>-?\d*\.\d+)\)$")
+_DECIMAL_AGAIN = re.compile(r"^(?P<first>.*[^\s(,*])\s+\((?P<second>-?\d*\.\d+|-?\d+(?:\.\d+)?\s*\\?%)\)$")
 _THAT_IS = re.compile(r"^(?P<first>[^,]*[^\s,]),?\s+(?:i\.\s?e\.,?|that is,?|or equivalently,?)\s+(?P<second>[^,]+)$")
 _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|textnormal|mbox|hbox|emph)\s*\{([^{}$\\]*)\}")
 _DISPLAY = re.compile(r"\\\[(.+?)\\\]|\$\$(.+?)\$\$", re.DOTALL)
@@ -171,7 +173,8 @@ def _value(sentence: str, many: bool) -> str | None:
     if copula is not None and _FORMULA not in lead and _GLUE.issuperset(words_of(" ".join(lead))):  # final answer: the answer is 5
         copula = max(at for at, word in enumerate(lead) if word.strip(",") in _COPULAS)
     if copula is None:
-        leads = _is_lead(" ".join(lead)) if lead else re.match(r"(?:is|are|was)\b", behind) is not None
+        glue = _GLUE.issuperset(words_of(" ".join(lead)))
+        leads = (glue or not re.search("[<>]", value)) and _is_lead(" ".join(lead)) if lead else re.match(r"(?:is|are|was|works|only)\b", behind) is not None
         return _counted(value, behind) if leads and _FORMULA not in lead else None
     subject, between = " ".join(lead[:copula]), {word.strip(",:") for word in lead[copula + 1 :]}
     if not (is_subject(subject, lead[copula] == ":") and between <= _LEADS_ON) or ("there" in lead and re.search("[<>]", value)):
@@ -188,7 +191,7 @@ def _value(sentence: str, many: bool) -> str | None:
 def _counted(value: str, behind: str) -> str | None:
     """The value with its unit, if the words behind it leave it what it is."""
     words = words_of(behind)
-    if words and words[0] in _CALLED and _GLUE.issuperset(words):
+    if words and words[0] in _CALLED and (_GLUE | {"valid", "possible", "unique"}).issuperset(words[1:]):
         return value
     unit = _UNIT.match(behind)
     if unit is None or not (is_known(words[0]) or words[0] in MULTIPLES) or behind.startswith("in "):
@@ -205,24 +208,25 @@ def is_subject(spoken: str, labelled: bool = False) -> bool:
     if _GLUE.issuperset(words) or (labelled and (_GLUE | _QUANTITIES).issuperset(words)):
         return True
     words = list(dropwhile(_CONJUNCTIONS.__contains__, words))
-    if labelled and len(words) == 1 and len(words[0]) > 3:  # Period: 2\\pi
+    if labelled and len(words) < 4 and len(words[0]) > 3:  # Period: 2\\pi
         return not changed(words)
     if labelled or not _ANSWERS.isdisjoint(words) or len(words) >= LONGEST_SUBJECT:
         return False
-    return words[0] in _DETERMINERS or len(words) < 4
+    return words[0] in _DETERMINERS or words[0].endswith("'s") or len(words) < 4
 
 
 def _is_lead(lead: str) -> bool:
     """The words before a value without a copula: of the closed vocabulary, or a subject with a verb of having."""
     words = words_of(_LEADING_CLAUSE.sub("", lead))
-    verb = next((at for at, word in enumerate(words) if word in _VERBS or (_PAST.fullmatch(word) and not changed([word]))), None)
+    verb = next((at for at, word in enumerate(words) if word in _VERBS or (at and _VERB.fullmatch(word) and word not in _LEAVES_OPEN)), None)
     if words and words[-1] in _FIGURES and (_GLUE | _QUANTITIES).issuperset(words[:-1]):
         return True
     if _GLUE.issuperset(words):
         return verb is None or _ANSWERS.isdisjoint(words)
-    if verb is None or verb > 4 or not (_GLUE | _VERBS | {"at"}).issuperset(words[verb + 1 :]):
+    if verb is None or verb > 4 or changed(words) or not _ANSWERS.isdisjoint(words):
         return False
-    return not changed(words[:verb]) and _ANSWERS.isdisjoint(words[:verb])
+    objects = [word for word in words[verb + 1 :] if word not in _GLUE | _VERBS | {"at"}]
+    return len(objects) < 2 and (words[-1] not in _LEAVES_OPEN or words[-2:] in _OF_ALL)  # it takes Carla 60 minutes
 
 
 def _harmless(words: list[str]) -> bool:
@@ -234,6 +238,8 @@ def _harmless(words: list[str]) -> bool:
     if words in _ONLY or not (words := list(dropwhile(_BEHIND.__contains__, words))):
         return True
     if words[0] in _PREPOSITIONS and len(words) < LONGEST_SUBJECT:
+        return True
+    if len(words) == 2 and is_unit(words[1:], False) and len(words[0]) > 2 and not words[0].endswith("s"):  # purple flowers
         return True
     if not is_unit(words[:1], False) and words[0] not in _FOREIGN_PLURALS:
         return False

@@ -126,6 +126,8 @@ class _Parser(Terms):
         steps = 0
         while self.is_word(steps):
             steps += 1
+        if steps and self.ahead(steps).text == "(" and self.ahead(steps + 2).text == ")":  # rank(A)
+            steps += 3
         if steps and self.ahead(steps).text in ("=", "approx", "~"):
             return symbol(" ".join(self.take().text.lower() for _ in range(steps)))
         return None

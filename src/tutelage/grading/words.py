@@ -29,7 +29,7 @@ def plain(text: str) -> str:
 
 def same_words(gold: str, answer: str) -> bool | None:
     """Whether two normalised answers are the same words; None when that is not for words to decide."""
-    gold, answer = plain(gold), plain(answer)
+    gold, answer = (_OF_FUNCTION.sub("", plain(side)) for side in (gold, answer))
     if gold == answer or ((based := _BASED.fullmatch(gold)) is not None and answer.upper() == based[1]):
         return True
     if _tight(gold) == _tight(answer):
@@ -168,9 +168,12 @@ _SAYS_SO = re.compile(
 )
 _UNSURE = DOUBTS | listed("conditions")
 _SUBJECT = re.compile(
-    r"^(?:(?:the|this|that|it|they|these|those)(?: [a-z]+)?|[a-z]\([a-z]\)) (?:is|are|was|were) (?!not$)"
+    r"^(?:(?:the|this|that|it|they|these|those)(?: (?!not )[a-z]+){0,2}|there|[a-z]|[a-z]{4})"
+    r" (?:is|are|was|were|will be|represents|falls on|describes) (?!not$)"
     r"|^(?:it|(?:the|this) (?:series|integral|sequence|limit|function)) (?=(?:con|di)verges\b|does not exist$)"
 )
+_OF_FUNCTION = re.compile(r"^[a-z]\([a-z]\) is (?=[a-z]{2})")
+_WINS = re.compile(r"(?<=[a-z]) (?:wins|won|is the winner)$")
 _FILLERS = listed("fillers")
 _VERGES = re.compile(r"(?:(\w+ly) )?(con|di)verg(?:es|ent|ing)(?: (\w+ly))?")
 _ONLY_WORDS = re.compile(r"[^\W\d_]+(?:(?:['’-]|[ ,]+)[^\W\d_]+)*")
@@ -194,7 +197,7 @@ def _agreed(text: str) -> str | None:
 
 def _canonical(words: str) -> str:
     """Without regard to case, articles, "it is" and fillers (due east, skew lines); number words as numbers."""
-    words = _ARTICLE.sub("", _SUBJECT.sub("", words.casefold()))
+    words = _ARTICLE.sub("", _SUBJECT.sub("", _WINS.sub("", words.casefold())))
     if (number := number_of(words)) is not None:
         return str(number)
     words = _VERGES.sub(lambda found: f"{found[1] or found[3] or ''} {found[2]}vergent".strip(), words)
