@@ -32,6 +32,8 @@ def simplify(node: Node) -> Node:
             and node.args[1].kind is Kind.NEGATE and node.args[1].args[0].kind is Kind.SET
         ):  # fmt: skip
             return Node(Kind.SETMINUS, (node.args[0], node.args[1].args[0]))
+        case Kind.ADD if len(node.args) == 2 and (line := _line(*node.args)) is not None:
+            return line
         case Kind.LIST if node.value == "or" and all(map(is_scalar, node.args)):
             return _without_repetitions(node)
         case Kind.LIST if node.args[0].kind is Kind.RELATION and node.args[0].value == ("!=",) and all(map(is_scalar, node.args[1:])):
@@ -51,6 +53,19 @@ def simplify(node: Node) -> Node:
         case Kind.ADD | Kind.MULTIPLY | Kind.NEGATE if symbols_of(node) & set(_UNIT_VECTORS):
             return _vector(node)
     return node
+
+
+def _line(point: Node, step: Node) -> Node | None:
+    """(1, 2) + t(3, 4) as (1 + 3t, 2 + 4t)."""
+    if step.kind is Kind.MULTIPLY and step.args[1].kind is Kind.SEQUENCE:
+        letter, direction = step.args[0], step.args[1].args
+    elif step.kind is Kind.APPLY:
+        letter, *direction = step.args
+    else:
+        return None
+    if point.kind is not Kind.SEQUENCE or len(point.args) != len(direction) or len(direction) < 2 or not is_scalar(letter):
+        return None
+    return tuple_of(tuple(Node(Kind.ADD, (start, product(letter, along))) for start, along in zip(point.args, direction, strict=True)))
 
 
 _UNIT_VECTORS = ("hat i", "hat j", "hat k")

@@ -12,10 +12,10 @@ _RUN = re.compile(f"[{_EAST}]+")
 _SAYS = re.compile(f"(?:{'|'.join(sorted(listed('eastern words'), key=len, reverse=True))})+")
 """Words that may stand around a value; any other run of characters leaves a text unread."""
 _SUBJECT = re.compile(
-    f"\\s*(?:[$]?[A-Za-z]\\([A-Za-z]\\)[$]?\\s*|[{_EAST}]{{1,12}}?)(?:是|为|等于)\\s*:?\\s*|[该此这](?:个)?[{_EAST}]{{2}}(?=[{_EAST}]{{2}})"
+    f"\\s*(?:[$]?[A-Za-z]\\([A-Za-z]\\)[$]?\\s*|[{_EAST}][{_EAST}A-Z]{{0,11}}?)(?:是|为|等于)\\s*:?\\s*|[该此这](?:个)?[{_EAST}]{{2}}(?=[{_EAST}]{{2}})"
 )
 """A noun phrase before a copula, or "this statement" before what is said of it."""
-_UNSURE = re.compile("[不非没没无未否或若约多少大小近倍除可能错误假且和与]|如果|左右|以")
+_UNSURE = re.compile("不(?!等式)|[非没无未否或若约近倍除能假且]|至[多少]|[大小多少]于|错误|如果|左右|以|超过")
 _NOTHING = re.compile("(?:方程)?(?:无解|無解|无实数解|无实根|해가 ?없다|解なし)")
 
 

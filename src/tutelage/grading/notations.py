@@ -88,6 +88,9 @@ NOTATIONS = table(
     ("{", r"\\(?:mathrm|text|rm)\s*\{((?:[A-Za-z\s.]|\\cdot|\\[,;: ])*[A-Za-z]\s*\^\s*\{?\s*-?\d\s*\}?(?:[A-Za-z\s.]|\\cdot|\\[,;: ]|\^\s*\{?\s*-?\d\s*\}?)*)\}",
      lambda match: "\\text{ " + re.sub("[{}.]", "", re.sub(r"\\cdot|\\.", " ", match[1])) + "}"),
     ("\\partial", r"\\frac\s*\{\s*\\partial\s*([A-Za-z])\s*\}\s*\{\s*\\partial\s*([a-z])\s*\}", r"\1_{\2}"),
+    ("\\partial", r"\\frac\s*\{\s*\\partial\s*\^\s*\{?2\}?\s*([A-Za-z])\s*\}\s*\{\s*\\partial\s*([a-z])\s*(?:\^\s*\{?2\}?|\\partial\s*([a-z]))\s*\}",
+     lambda match: f"{match[1]}_{{{''.join(sorted(match[2] + (match[3] or match[2])))}}}"),
+    ("{d", r"\\frac\s*\{\s*d\s*\^\s*\{?2\}?\s*([a-z])\s*\}\s*\{\s*d\s*[a-z]\s*\^\s*\{?2\}?\s*\}", r"\1''"),
     ("\\circ", r"\(\s*([a-zA-Z])\s*\\circ\s*([a-zA-Z])\s*\)\s*\(\s*([a-z\d]+)\s*\)", r"\1(\2(\3))"),
     ("R", r"\\mathbb\s*\{?\s*R\s*\}?\s*[\^_]\s*\{?\s*([+-]|[<>]\s*0)\s*\}?(?![\w^])",
      lambda match: r"(0, \infty)" if match[1][0] in "+>" else r"(-\infty, 0)"),
@@ -102,7 +105,7 @@ NOTATIONS = table(
     ("_", rf"\b([CAP])\s*_\s*{_VALUE}\s*\^\s*{_VALUE}(?![A-Za-z\d])", lambda match: _chosen(match[1], match[2], match[3], match[0])),
     ("_", rf"\b(C)\s*\^\s*{_VALUE}\s*_\s*{_VALUE}(?![A-Za-z\d])", lambda match: _chosen(match[1], match[3], match[2], match[0])),
     ("_", rf"(?:\{{\}}\s*)?[_^]\s*{_VALUE}\s*([CP])\s*_\s*{_VALUE}", lambda match: _chosen(match[2], match[1], match[3], match[0])),
-    ("C", r"(?<![\w.\\])(\d+|n)(C)(\d+|[rk])(?!\w)", lambda match: _chosen(match[2], match[1], match[3], match[0])),
+    ("", r"(?<![\w.\\])(\d+|n)([CP])(\d+|[rk])(?!\w)", lambda match: _chosen(match[2], match[1], match[3], match[0])),
     ("choose", rf"\{{?\s*{_VALUE}\s*\\choose\s*{_VALUE}\s*\}}?", r"\\binom{\1}{\2}"),
     ("_", rf"{_TEXT}([0-9A-F]+)\}}(?=[0-9A-F]*\s*_)", r"\1"),
     ("(base", r"\s*\(base\s+(\w+)\s*\)", r"_{\1}"),
@@ -121,7 +124,7 @@ NOTATIONS = table(
     ("\\text", r"\\text\s*\{\s*(\d[\d.,]*)\s*([A-Za-z][^{}]*)\}", r"\1\\text{ \2}"),
     ("%", r"(?<![\w./])(\d+)/(\d+)\s*\\?%", r"\\frac{\1}{\2}\\%"),
     ("", r"\b(?:USD|US\s*\\?\$|EUR|Rs\.?|INR)\s*(?=\d)", lambda match: _MONEY[match[0][0]]),
-    ("and", rf"({_LARGER})\s*\}}?,?\s*(?:\\text\s*\{{\s*)?and\b\s*\}}?(?=\s*\d+\s*(?:\\text\s*\{{)?\s*{_SMALLER})",
+    ("", rf"({_LARGER})\s*\}}?(?:\s*,|,?\s*(?:\\text\s*\{{\s*)?and\b\s*\}}?)(?=\s*\d+\s*(?:\\text\s*\{{)?\s*{_SMALLER})",
      lambda match: f"{match[1]}{'}' if '}' in match[0] else ''} "),
 )  # fmt: skip
 

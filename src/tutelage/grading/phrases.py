@@ -52,6 +52,7 @@ _PHRASES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
          lambda match: _SETS[match[1].casefold().replace("-", "")]),
         (rf"{_OF_ALL}(integers|rational numbers|real numbers|reals)|all (real) [a-z]|all real numbers [a-z]",
          lambda match: _SETS[(match[1] or "reals").casefold()]),
+        (r"at ([a-z] ?= ?.+)", r"\1"),
         (r"(\d+) (?:out of|in) (\d+)", r"\1/\2"),
         (r"(?:from|between) (\S+) (?:to|and) (\S+?),? inclusive", r"[\1, \2]"),
         (r"(?:at )?(?:the )?(?:points? |origin )?(\(.+\))", r"\1"),

@@ -38,9 +38,10 @@ def same_words(gold: str, answer: str) -> bool | None:
         return sizes
     if (labels := _labelled(gold)) is not None and labels == _labelled(answer):
         return True
+    when = _WHEN.sub("", gold), _WHEN.sub("", answer)
     readings: tuple[Callable[[str], object], ...] = (_seconds, _date, _marked, _agreed)
     for reading in readings:
-        if (meant := reading(gold)) is not None and (said := reading(answer)) is not None:
+        if (meant := reading(when[0])) is not None and (said := reading(when[1])) is not None:
             return meant == said
     if (choice := _choice(gold)) is not None and (other := _choice(answer)) is not None and not (choice[1] and other[1]):
         return choice[0] == other[0]
@@ -54,6 +55,7 @@ def same_words(gold: str, answer: str) -> bool | None:
 
 # ── times, dates, choices ─────────────────────────────────────────────────────────────────────────────────────────────
 
+_WHEN = re.compile(r"^(?:it(?:'s| is| was) )?(?:(?:on|at) )?(?=\d|[A-Z])", re.IGNORECASE)
 _CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?\s*(?:([ap])\.?\s*m\.?)?", re.IGNORECASE)
 _MONTHS = [
     "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november", "december"
@@ -170,7 +172,7 @@ _UNSURE = DOUBTS | listed("conditions")
 _SUBJECT = re.compile(
     r"^(?:(?:the|this|that|it|they|these|those)(?: (?!not )[a-z]+){0,2}|there|[a-z]|[a-z]{4})"
     r" (?:is|are|was|were|will be|represents|falls on|describes) (?!not$)"
-    r"|^(?:it|(?:the|this) (?:series|integral|sequence|limit|function)) (?=(?:con|di)verges\b|does not exist$)"
+    r"|^(?:it|(?:the|this) (?:[a-z]+ )?(?:series|integral|sequence|limit|function)) (?=(?:con|di)verges\b|does not exist$)"
 )
 _OF_FUNCTION = re.compile(r"^[a-z]\([a-z]\) is (?=[a-z]{2})")
 _WINS = re.compile(r"(?<=[a-z]) (?:wins|won|is the winner)$")
