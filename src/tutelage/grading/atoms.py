@@ -49,8 +49,9 @@ class Atoms(Cursor):
             case "number":
                 return self.number(token)
             case "symbol":
-                segment = len(token.text) == 2 and token.text.isupper() and not any(other.text == "begin" for other in self.tokens)
-                return self.symbol("".join(sorted(token.text)) if segment else token.text)  # the segment AB is BA, a product of matrices is not
+                segment = len(token.text) == 2 and token.text.isupper()  # AB is BA, and a product of matrices is not
+                of_matrices = segment and any(other.text == "begin" for other in self.tokens)
+                return self.symbol("".join(sorted(token.text)) if segment and not of_matrices else token.text)
             case "mark":
                 return self.bracket(token.text)
             case "command":

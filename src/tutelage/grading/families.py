@@ -58,7 +58,8 @@ def _progression(node: Node) -> Node | None:
     """n = 6k + 5 as n ≡ 5 (mod 6), 6k + 5 as 5 (mod 6)."""
     pair = assignment(node) or ("", node)
     letters = symbols_of(pair[1])
-    if len(pair[0]) > 1 or pair[0] == "y" or not is_scalar(pair[1]) or len(letters) != 1 or not letters <= _COUNTERS | {"t", "j", "q"} - {pair[0]}:
+    counts = len(letters) == 1 and letters <= _COUNTERS | {"t", "j", "q"} - {pair[0]}
+    if len(pair[0]) > 1 or pair[0] == "y" or not is_scalar(pair[1]) or not counts:
         return None
     try:
         start, *rest = (evaluate(pair[1], {name: Fraction(at) for name in letters}) for at in (0, 1, 2, 5))

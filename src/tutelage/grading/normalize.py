@@ -147,9 +147,11 @@ def _unwrapped(text: str) -> str:
     elif "\\boxed" in text:
         text = _boxed_list(text) or text
     prose = _PROSE.match(text)
-    spoken = prose is not None and DOUBTS.isdisjoint(words_of(prose[0])) and is_subject(prose["subject"] or "")
-    spoken = spoken and not (prose["subject"] and (_ANOTHER.search(text, prose.end()) or " and " in prose["subject"]))
-    return text[prose.end() :] if prose is not None and spoken else text
+    if prose is None or not DOUBTS.isdisjoint(words_of(prose[0])):
+        return text
+    subject = prose["subject"] or ""
+    spoken = is_subject(subject) and not (subject and (_ANOTHER.search(text, prose.end()) or " and " in subject))
+    return text[prose.end() :] if spoken else text
 
 
 def _boxed_list(text: str) -> str | None:

@@ -82,13 +82,15 @@ def _chosen(kind: str, n: str, k: str, text: str) -> str:
     return f"\\{'binom' if kind == 'C' else 'perm'}{{{n}}}{{{k}}}"
 
 
+_LETTERS, _POWER, _SQUARE = r"[A-Za-z\s.]|\\cdot|\\[,;: ]", r"\^\s*\{?\s*-?\d\s*\}?", r"\^\s*\{?2\}?"
 NOTATIONS = table(
     ("egree", rf"(?<!\{{)(?<!\{{ )\\?degrees?(?![a-z])\s*{_WORD}(C(?:elsius)?|F(?:ahrenheit)?)(?![A-Za-z])\s*\}}?",
      lambda match: rf"\text{{ degrees {'Celsius' if match[1][0] == 'C' else 'Fahrenheit'}}}"),
-    ("{", r"\\(?:mathrm|text|rm)\s*\{((?:[A-Za-z\s.]|\\cdot|\\[,;: ])*[A-Za-z]\s*\^\s*\{?\s*-?\d\s*\}?(?:[A-Za-z\s.]|\\cdot|\\[,;: ]|\^\s*\{?\s*-?\d\s*\}?)*)\}",
+    ("{", rf"\\(?:mathrm|text|rm)\s*\{{((?:{_LETTERS})*[A-Za-z]\s*{_POWER}(?:{_LETTERS}|{_POWER})*)\}}",
      lambda match: "\\text{ " + re.sub("[{}.]", "", re.sub(r"\\cdot|\\.", " ", match[1])) + "}"),
     ("\\partial", r"\\frac\s*\{\s*\\partial\s*([A-Za-z])\s*\}\s*\{\s*\\partial\s*([a-z])\s*\}", r"\1_{\2}"),
-    ("\\partial", r"\\frac\s*\{\s*\\partial\s*\^\s*\{?2\}?\s*([A-Za-z])\s*\}\s*\{\s*\\partial\s*([a-z])\s*(?:\^\s*\{?2\}?|\\partial\s*([a-z]))\s*\}",
+    ("\\partial", rf"\\frac\s*\{{\s*\\partial\s*{_SQUARE}\s*([A-Za-z])\s*\}}\s*\{{\s*\\partial\s*([a-z])"
+     rf"\s*(?:{_SQUARE}|\\partial\s*([a-z]))\s*\}}",
      lambda match: f"{match[1]}_{{{''.join(sorted(match[2] + (match[3] or match[2])))}}}"),
     ("{d", r"\\frac\s*\{\s*d\s*\^\s*\{?2\}?\s*([a-z])\s*\}\s*\{\s*d\s*[a-z]\s*\^\s*\{?2\}?\s*\}", r"\1''"),
     ("\\circ", r"\(\s*([a-zA-Z])\s*\\circ\s*([a-zA-Z])\s*\)\s*\(\s*([a-z\d]+)\s*\)", r"\1(\2(\3))"),
@@ -102,6 +104,7 @@ NOTATIONS = table(
     ("\\", r"\\(?:mathbf|boldsymbol|bm)\s*\{?\s*([a-z])\s*\}?(?![A-Za-z])", r"\\vec{\1}"),
     ("]", r"\[([^\[\],]+)\](?=\s*\^\s*\{?\s*(?:\\(?:text|mathsf|mathrm|top|intercal)|T))", lambda match: f"[{','.join(match[1].split())}]"),
     ("^", r"\^\s*\{?\s*\\(?:intercal|(?:mathsf|text|mathrm)\s*\{?\s*T\s*\}?)\s*\}?", "^T"),
+    ("\\", r"\\(?:mathrm|text)\s*\{\s*([CAP])\s*\}(?=\s*_\s*\{?\w+\}?\s*\^)", r"\1"),
     ("_", rf"\b([CAP])\s*_\s*{_VALUE}\s*\^\s*{_VALUE}(?![A-Za-z\d])", lambda match: _chosen(match[1], match[2], match[3], match[0])),
     ("_", rf"\b(C)\s*\^\s*{_VALUE}\s*_\s*{_VALUE}(?![A-Za-z\d])", lambda match: _chosen(match[1], match[3], match[2], match[0])),
     ("_", rf"(?:\{{\}}\s*)?[_^]\s*{_VALUE}\s*([CP])\s*_\s*{_VALUE}", lambda match: _chosen(match[2], match[1], match[3], match[0])),

@@ -40,7 +40,8 @@ def _with_parameter(match: re.Match[str]) -> str:
 _PHRASES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     (re.compile(pattern, re.IGNORECASE), replacement)
     for pattern, replacement in (
-        (r"(?:there (?:is|are|exists?) |the (?:system|equation) has )?no (?:(?:real|integer|such|positive|valid|possible) )*(?:solutions?|roots?|values?)(?: exists?)?",
+        (r"(?:there (?:is|are|exists?) |the (?:system|equation) has )?no "
+         r"(?:(?:real|integer|such|positive|valid|possible) )*(?:solutions?|roots?|values?)(?: exists?)?",
          r"\\emptyset"),
         (rf"{_OF_ALL}(?:real numbers|reals)(?: [a-z])?(?: except(?: for)?| other than| excluding| but| not equal to)(?: [a-z] =)? (.+)",
          lambda match: rf"\mathbb{{R}} \setminus \{{{re.sub(' and | or ', ', ', match[1])}\}}"),

@@ -74,7 +74,9 @@ LONGEST = 1_500
 
 def said(text: str) -> str:
     """The value that a text of sentences says; the text itself where it has no words, or says none or several."""
-    if "\\begin" in text or len(text) > LONGEST or re.search("[\u4e00-\u9fff]", text) or text.rstrip().endswith("?") or not ("(" in text or WORD.search(text)):
+    if "\\begin" in text or len(text) > LONGEST or re.search("[\u4e00-\u9fff]", text):
+        return text
+    if text.rstrip().endswith("?") or not ("(" in text or WORD.search(text)):
         return text
     text = re.sub(r"^Il y a\b", "There are", without_remark(text))
     if _NO_PROSE.search(text) or not any(len(word) > 3 or word in _SHORT for word in words_of(_COMMAND.sub(" ", text))):
@@ -173,8 +175,9 @@ def _value(sentence: str, many: bool) -> str | None:
     if copula is not None and _FORMULA not in lead and _GLUE.issuperset(words_of(" ".join(lead))):  # final answer: the answer is 5
         copula = max(at for at, word in enumerate(lead) if word.strip(",") in _COPULAS)
     if copula is None:
-        glue = _GLUE.issuperset(words_of(" ".join(lead)))
-        leads = (glue or not re.search("[<>]", value)) and _is_lead(" ".join(lead)) if lead else re.match(r"(?:is|are|was|works|only)\b", behind) is not None
+        spoken = " ".join(lead)
+        leads = _is_lead(spoken) and (_GLUE.issuperset(words_of(spoken)) or not re.search("[<>]", value))
+        leads = leads if lead else re.match(r"(?:is|are|was|works|only)\b", behind) is not None
         return _counted(value, behind) if leads and _FORMULA not in lead else None
     subject, between = " ".join(lead[:copula]), {word.strip(",:") for word in lead[copula + 1 :]}
     if not (is_subject(subject, lead[copula] == ":") and between <= _LEADS_ON) or ("there" in lead and re.search("[<>]", value)):
@@ -218,7 +221,8 @@ def is_subject(spoken: str, labelled: bool = False) -> bool:
 def _is_lead(lead: str) -> bool:
     """The words before a value without a copula: of the closed vocabulary, or a subject with a verb of having."""
     words = words_of(_LEADING_CLAUSE.sub("", lead))
-    verb = next((at for at, word in enumerate(words) if word in _VERBS or (at and _VERB.fullmatch(word) and word not in _LEAVES_OPEN)), None)
+    verbs = (at for at, word in enumerate(words) if word in _VERBS or (at and _VERB.fullmatch(word) and word not in _LEAVES_OPEN))
+    verb = next(verbs, None)
     if words and words[-1] in _FIGURES and (_GLUE | _QUANTITIES).issuperset(words[:-1]):
         return True
     if _GLUE.issuperset(words):

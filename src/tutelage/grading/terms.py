@@ -77,7 +77,8 @@ class Terms(Commands):
     def term(self) -> Node:
         node = last = self.factor()
         while True:
-            if self.sees("times", "cdot") and last.is_symbol() and last.value.startswith("nabla" if self.sees("cdot") else ("nabla", "vec ")):
+            vectors = last.is_symbol() and last.value.startswith("nabla" if self.sees("cdot") else ("nabla", "vec "))
+            if vectors and self.sees("times", "cdot"):
                 node = last = call(f"{self.take().text} product", node, self.factor())
             elif self.takes("*", "cdot", "times") or (self.sees_letter_times() and self.take()):
                 last = self.signed(self.factor)

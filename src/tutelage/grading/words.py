@@ -132,8 +132,8 @@ def _labelled(text: str) -> dict[str, str] | None:
     for part in parts if len(parts) > 1 else ():
         value = _VALUE.search(part)
         label = " ".join(word for word in words_of(part) if word not in _LINKS)
-        plain_label = re.fullmatch(r"[^\W\d_][^\d=<>\\^_()]*|", part.replace(value[0], "", 1).replace("=", "").strip(" :")) if value else None
-        if value is None or not plain_label or len(label) < 3 or label in found:
+        rest = part.replace(value[0], "", 1).replace("=", "").strip(" :") if value is not None else ""
+        if value is None or not re.fullmatch(r"[^\W\d_][^\d=<>\\^_()]*", rest) or len(label) < 3 or label in found:
             return None
         found[label] = value[0].strip().rstrip(",.")
     return found or None
