@@ -25,8 +25,10 @@ _MUST = frozenset({"must", "should", "has", "to"})
 _CALLED = frozenset({"is", "are", "was", "which", "as"})
 _RELATION = re.compile(r"[=<>]|\\[lg]e|\\in")
 _RECKONING = frozenset({"value", "if", "actually", "rounding"})
+_SUPPOSES = frozenset({"suppose", "supposing", "assume", "assuming"})
+_CLAIMED = _GLUE | {"valid", "possible", "unique", "smallest", "largest", "integer", "root", "works", "value"}
 _ONLY = (["works"], ["only"], ["suffices"])
-_VERB = re.compile("[a-z]{3,}(?:ed|[^s]s)|(?:will|should|must) ?")
+_VERB = re.compile("[a-z]{3,}(?:ed|[^s]s)|can|will|must")
 _LEAVES_OPEN = (listed("prepositions") | {"besides", "near", "but", "by", "than", "across", "towards", "de", "von", "di"}) - {"at"}
 _OF_ALL = (["total", "of"], ["profit", "of"], ["average", "of"])
 _FOREIGN_PLURALS = ("lösungen", "способов")
@@ -54,7 +56,10 @@ _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|textnormal|mbox|hbox|emph)\s
 _DISPLAY = re.compile(r"\\\[(.+?)\\\]|\$\$(.+?)\$\$", re.DOTALL)
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\\$])|\n+")
 _CONCLUDES = re.compile(r"(?:so|thus|hence|therefore|finally|in total|altogether|then)\b|.*\b(?:answer|total)\b", re.IGNORECASE)
-_HENCE = re.compile(r"[,;]\s+(?:and\s+)?(?:hence|so|thus|therefore|giving|which\s+gives|we\s+get)\b,?\s+(?:that\s+)?", re.IGNORECASE)
+_HENCE = re.compile(
+    r"[,;]\s+(?:and\s+)?(?:hence|so|thus|therefore|giving|which\s+gives|we\s+get)\b,?\s+(?:that\s+)?"
+    r"|,\s+(?=the\s+(?:final\s+)?answer\s+is\b)", re.IGNORECASE,
+)  # fmt: skip
 _COMMAND = re.compile(r"\\(?!text)[A-Za-z]+")
 _UNIT = re.compile(r"[^\W\d_]+(?:[ /-](?:per|square|cubic|and)\s[^\W\d_]+|/[^\W\d_]+|\^\d)*")
 _PARTLY = re.compile(r"\b(?:one|some|any|each|part) of\b", re.IGNORECASE)
@@ -93,7 +98,8 @@ def said(text: str) -> str:
     if len(valued) > 1 and not (_CONCLUDES.match(last) or _DISPLAY.search(text)):
         return text
     *reasons, conclusion = _HENCE.split(last)
-    if not DOUBTS.isdisjoint(words_of(" ".join(reasons))):
+    supposed = not _SUPPOSES.isdisjoint(words_of(" ".join(sentences[: valued[-1]])))
+    if supposed or not DOUBTS.isdisjoint(words_of(" ".join(reasons))):
         return text
     return _value(conclusion, len(sentences) > 1 or bool(reasons)) or text
 
@@ -194,7 +200,7 @@ def _value(sentence: str, many: bool) -> str | None:
 def _counted(value: str, behind: str) -> str | None:
     """The value with its unit, if the words behind it leave it what it is."""
     words = words_of(behind)
-    if words and words[0] in _CALLED and (_GLUE | {"valid", "possible", "unique"}).issuperset(words[1:]):
+    if words and words[0] in _CALLED and _CLAIMED.issuperset(words[1:]):
         return value
     unit = _UNIT.match(behind)
     if unit is None or not (is_known(words[0]) or words[0] in MULTIPLES) or behind.startswith("in "):
@@ -247,4 +253,4 @@ def _harmless(words: list[str]) -> bool:
         return True
     if not is_unit(words[:1], False) and words[0] not in _FOREIGN_PLURALS:
         return False
-    return _BEHIND.issuperset(words[1:]) or (words[1] in _PREPOSITIONS and len(words) < LONGEST_SUBJECT)
+    return _BEHIND.issuperset(words[1:]) or (words[1] in _PREPOSITIONS | {"were", "are", "and"} and len(words) < LONGEST_SUBJECT)
