@@ -82,12 +82,12 @@ def _chosen(kind: str, n: str, k: str, text: str) -> str:
     return f"\\{'binom' if kind == 'C' else 'perm'}{{{n}}}{{{k}}}"
 
 
-_LETTERS, _POWER, _SQUARE = r"[A-Za-z\s.]|\\cdot|\\[,;: ]", r"\^\s*\{?\s*-?\d\s*\}?", r"\^\s*\{?2\}?"
+_LETTERS, _POWER, _SQUARE = r"[A-Za-z\s.]|\\cdot|\\times|\\[,;: ]", r"\^\s*\{?\s*-?\d\s*\}?", r"\^\s*\{?2\}?"
 NOTATIONS = table(
     ("egree", rf"(?<!\{{)(?<!\{{ )\\?degrees?(?![a-z])\s*{_WORD}(C(?:elsius)?|F(?:ahrenheit)?)(?![A-Za-z])\s*\}}?",
      lambda match: rf"\text{{ degrees {'Celsius' if match[1][0] == 'C' else 'Fahrenheit'}}}"),
     ("{", rf"\\(?:mathrm|text|rm)\s*\{{((?:{_LETTERS})*[A-Za-z]\s*{_POWER}(?:{_LETTERS}|{_POWER})*)\}}",
-     lambda match: "\\text{ " + re.sub("[{}.]", "", re.sub(r"\\cdot|\\.", " ", match[1])) + "}"),
+     lambda match: "\\text{ " + re.sub("[{}.]", "", re.sub(r"\\cdot|\\times|\\.", " ", match[1])) + "}"),
     ("\\partial", r"\\frac\s*\{\s*\\partial\s*([A-Za-z])\s*\}\s*\{\s*\\partial\s*([a-z])\s*\}", r"\1_{\2}"),
     ("\\partial", rf"\\frac\s*\{{\s*\\partial\s*{_SQUARE}\s*([A-Za-z])\s*\}}\s*\{{\s*\\partial\s*([a-z])"
      rf"\s*(?:{_SQUARE}|\\partial\s*([a-z]))\s*\}}",

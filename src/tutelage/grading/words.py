@@ -109,7 +109,7 @@ def _tight(text: str) -> str:
     return text[0].lower() + text[1:] if re.match("[A-Z][a-z]{2}", text) else text
 
 
-_SIZE = re.compile(r"(\d+)\s*(by|x|\\times)\s*(\d+)(?:\s+([a-z]+))?")
+_SIZE = re.compile(r"(\d+)\s*(by|x|\*|·|\\times|\\cdot)\s*(\d+)(?:\s+([a-z]+))?")
 
 
 def _same_size(gold: str, answer: str) -> bool | None:
