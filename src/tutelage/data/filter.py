@@ -114,6 +114,8 @@ def verdict_cache() -> Iterator[VerdictCache | None]:
     try:
         yield cache
     finally:
+        if cache.damaged:
+            console.say(f"{cache.path}: {cache.damaged} kept verdicts were damaged, and were graded again", style="yellow")
         cache.close()
 
 

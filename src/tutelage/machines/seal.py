@@ -52,7 +52,7 @@ class SummedFile(io.FileIO):
 
 
 @contextlib.contextmanager
-def summed(path: Path) -> Iterator[tuple[io.BufferedWriter, SummedFile]]:
+def summed(path: Path) -> Iterator[tuple[Any, SummedFile]]:
     """A new file to write to, and the same file to ask for its checksum once it is written.
 
     Raises:

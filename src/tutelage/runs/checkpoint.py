@@ -158,7 +158,7 @@ def sound(run: Path, before: int | None = None, then: str = "going on after step
     Raises:
         InputError: there are checkpoints, and each is damaged.
     """
-    faults = []
+    faults: list[str] = []
     for path in reversed(_named(run / "checkpoints")):
         if before is not None and step_of(path) > before:
             continue
