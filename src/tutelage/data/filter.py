@@ -115,7 +115,8 @@ def verdict_cache() -> Iterator[VerdictCache | None]:
         yield cache
     finally:
         if cache.damaged:
-            console.say(f"{cache.path}: {cache.damaged} kept verdicts were damaged, and were graded again", style="yellow")
+            many = "kept verdict was damaged, and was" if cache.damaged == 1 else "kept verdicts were damaged, and were"
+            console.say(f"{cache.path}: {cache.damaged} {many} graded again", style="yellow")
         cache.close()
 
 

@@ -178,6 +178,7 @@ class Store:
         found = {part.stem: table for part in self.parts if (table := part.known(added.name)) is not None}
         missing = [part for part in self.parts if part.stem not in found]
         if missing:
+            _say_damaged(self.folder, [file.name for part in missing if (file := file_of(part.stem, added.name)).exists()])
             with console.progress(title, sum(part.rows.num_rows for part in missing)) as advance:
                 jobs = [(part.stem, self.recipe) for part in missing]
                 for part, (table, keep) in zip(missing, over_cores(column_of_part, jobs, added.ready()), strict=True):
@@ -244,12 +245,17 @@ def _is_ready(folder: Path) -> bool:
             complete = readers.map(Part.is_complete, parts)
         damaged = [part.stem.name for part, there in zip(parts, complete, strict=True) if not there]
     except ValueError:
-        parts, damaged = [], [done.name]
+        damaged = [done.name]
+    _say_damaged(folder, damaged)
     if damaged:
-        console.say(f"{folder}: damaged or missing, and made again: {', '.join(damaged[:3])} ({len(damaged)} in all)", style="yellow")
         with _writing(folder):
             done.unlink(missing_ok=True)
     return not damaged
+
+
+def _say_damaged(folder: Path, names: Sequence[str]) -> None:
+    if names:
+        console.say(f"{folder}: damaged or missing, and made again: {', '.join(names[:3])} ({len(names)} in all)", style="yellow")
 
 
 def _folder_for_once() -> Path:

@@ -36,8 +36,8 @@ def resolve(model_id: str, weights: bool = True) -> str:
         path = Path(model_id).expanduser()
         if not path.is_dir():
             raise InputError(f"{model_id}: no model there ({'a file' if path.exists() else 'nothing'}, not a directory)")
-        require_loadable(path, model_id, weights)
         require_undamaged(path)
+        require_loadable(path, model_id, weights)
         return str(path)
     name, at, revision = model_id.partition("@")
     if not at:

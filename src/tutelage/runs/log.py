@@ -51,9 +51,13 @@ class RunLog:
         """What the directory holds now."""
         return Reading(self.directory)
 
+    def is_there(self) -> bool:
+        """Whether the run directory still is the one that was opened."""
+        return self.directory.is_dir() and _lock_of(self.directory) == self._opened
+
     def require_there(self) -> None:
         """Raises RunGone: the run directory is no longer the one that was opened."""
-        if _lock_of(self.directory) != self._opened or not self.directory.is_dir():
+        if not self.is_there():
             raise RunGone(
                 f"run.dir: {self.directory.absolute()} is gone: it was removed or renamed, or its disk taken away, while the run wrote"
                 " to it. Nothing more was written. A directory that was renamed goes on under its new name: tutelage train"
@@ -214,8 +218,7 @@ def open_run(config: Config, allowed: Collection[str] = ()) -> Iterator[RunLog]:
             yield log
         finally:
             log.close()
-            # nothing was begun: leave nothing behind
-            if directory.is_dir() and [path.name for path in directory.iterdir()] == [".lock"]:
+            if log.is_there() and [path.name for path in directory.iterdir()] == [".lock"]:  # nothing was begun: leave nothing behind
                 shutil.rmtree(directory)
 
 
