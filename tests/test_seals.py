@@ -106,6 +106,7 @@ DAMAGES = {
     "cut off": ("__0_0.distcp", lambda path: os.truncate(path, 100), "has 100 bytes instead of"),
     "grown": ("__0_0.distcp", lambda path: path.write_bytes(path.read_bytes() + b"x"), "has"),
     "gone": ("__0_0.distcp", Path.unlink, "is missing"),
+    "a pipe": ("__0_0.distcp", lambda path: (path.unlink(), os.mkfifo(path)), "is no file"),
     "metadata flipped": (".metadata", flipped_in_the_middle, "differs from its checksum"),
     "metadata garbage": (".metadata", lambda path: path.write_bytes(b"x" * path.stat().st_size), "differs from its checksum"),
     "metadata gone": (".metadata", Path.unlink, "is missing"),
@@ -117,6 +118,7 @@ DAMAGES = {
     "seal empty": (SEAL, lambda path: path.write_bytes(b""), "is damaged"),
     "seal deep": (SEAL, lambda path: path.write_text("[" * 200_000), "is damaged"),
     "seal no text": (SEAL, lambda path: path.write_bytes(b"\xff\xfe\0"), "is damaged"),
+    "seal of no name": (SEAL, lambda path: path.write_text('{"files": {"a\\u0000": 0}}'), "is damaged"),
     "seal of elsewhere": (SEAL, lambda path: path.write_text(sealed({"files": {"../x": [0, ""]}})), "is damaged"),
 }
 

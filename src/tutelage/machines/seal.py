@@ -9,6 +9,7 @@ import io
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -117,7 +118,7 @@ def files_of(folder: Path) -> dict[str, Sealed]:
     text = (folder / SEAL).read_text(encoding="utf-8")
     known = json.loads(text)
     files = known.get("files") if isinstance(known, dict) else None
-    if not isinstance(files, dict) or any(Path(name).name != name for name in files):
+    if not isinstance(files, dict) or any(Path(name).name != name or "\0" in name for name in files):
         raise ValueError("no seal")
     if files and "seal" not in known and all(isinstance(size, int) for size in files.values()):  # of an earlier version
         return {name: Sealed(size, "") for name, size in files.items()}
@@ -149,12 +150,14 @@ def fault_of(folder: Path, in_full: bool = True) -> str:
 
 def _size_fault(path: Path, size: int) -> str:
     try:
-        found = path.stat().st_size
+        found = path.stat()
     except FileNotFoundError:
         return f"{path.name} is missing"
     except OSError as error:
         return f"{path.name} cannot be read: {error.strerror}"
-    return "" if found == size else f"{path.name} has {found:,} bytes instead of {size:,}"
+    if not stat.S_ISREG(found.st_mode):  # a pipe would be read for ever
+        return f"{path.name} is no file"
+    return "" if found.st_size == size else f"{path.name} has {found.st_size:,} bytes instead of {size:,}"
 
 
 def _content_fault(path: Path, checksum: str) -> str:
