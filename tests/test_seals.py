@@ -219,6 +219,7 @@ def killed_in_step(monkeypatch, config, step: int, before=lambda: None):
 SHORT = {"run__save_every": 1, "train__num_steps": 5, "eval__every": 0, "eval__before": False}
 
 
+@pytest.mark.slow
 def test_a_run_with_a_damaged_checkpoint_ends_as_if_undisturbed(make_config, tmp_path, monkeypatch, capsys):
     from test_train import assert_same_run
 
@@ -235,6 +236,7 @@ def test_a_run_with_a_damaged_checkpoint_ends_as_if_undisturbed(make_config, tmp
     assert not (run / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_a_run_whose_checkpoints_are_all_damaged_is_refused_and_left_alone(make_config, monkeypatch):
     config = make_config(**SHORT)
     run = killed_in_step(monkeypatch, config, 4)
@@ -258,6 +260,7 @@ def test_what_is_begun_again_is_said(make_config, monkeypatch, capsys):
     assert (run / "metrics.before-restart-1.jsonl").is_file() and not (run / "generations.before-restart-1.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_fitted_goes_on(make_config, monkeypatch):
     """With room for what it needs and nothing more, its own checkpoints being part of that."""
     from tutelage.training import start
