@@ -113,7 +113,7 @@ def test_a_full_disk_does_not_end_training_and_spoils_no_checkpoint(make_config,
     monkeypatch.setattr(FileSystemWriter, "write_data", full)
     run = fine_tune(make_config(train__num_steps=3, eval__every=0, run__save_every=1)).directory
     failed = [line for line in lines_of(run / "metrics.jsonl") if line["kind"] == "save_failed"]
-    assert len(failed) == 1 and "step-00000002: the checkpoint could not be written: No space left on device" in failed[0]["reason"]
+    assert len(failed) == 1 and "step-00000002: the checkpoint could not be written: the disk is full" in failed[0]["reason"]
     assert "training goes on" in capsys.readouterr().out
 
 
