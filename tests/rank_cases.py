@@ -75,6 +75,7 @@ def fingerprint(state: dict) -> str:
 
 def saved(run: Path, step: int, model, optimizer, world: World = ALONE, keep: int = 2) -> Path:
     """A checkpoint, once it is there."""
+    run.mkdir(exist_ok=True)
     saves = checkpoint.Checkpoints(run, world, keep)
     assert not saves.save(step, model, optimizer) and not saves.wait()
     world.any(False)  # the first rank seals when all have written: a rank may be here before

@@ -13,7 +13,7 @@ from test_train import assert_same_run, lines_of, weights_of, without_times
 
 from tutelage.config import parse_config
 from tutelage.data import arithmetic
-from tutelage.machines.world import ALONE
+from tutelage.machines import ALONE, fault_of, files_of
 from tutelage.runs.files import to_lines
 from tutelage.training import fine_tune
 
@@ -115,6 +115,8 @@ def test_checkpoints_are_read_by_any_number_of_ranks_bit_for_bit(ranks, make_con
     assert rank_cases.load_and_hash(ALONE, configuration, alone) == one
     assert ranks.run("load_and_hash", raw=configuration, run=alone) == [one, one]
     many = ranks.run("save_after_steps", raw=configuration, run=together)
+    [both] = (tmp_path / "together" / "checkpoints").iterdir()
+    assert {"__0_0.distcp", "__1_0.distcp", ".metadata"} == set(files_of(both)) and fault_of(both) == ""
     assert ranks.run("load_and_hash", raw=configuration, run=together) == many
     shutil.rmtree(tmp_path / "alone")
     assert rank_cases.load_and_hash(ALONE, configuration, together) == many[0]

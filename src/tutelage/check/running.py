@@ -23,7 +23,7 @@ from tutelage.evaluation import (
     prompt_ids,
     registry,
 )
-from tutelage.machines import ALONE
+from tutelage.machines import ALONE, bytes_in_words
 from tutelage.model import for_device, load_policy, size_in_bytes
 from tutelage.resources import engine_device
 from tutelage.runs import Checkpoints, RunLog
@@ -38,7 +38,8 @@ def resumed(subject: Subject) -> Finding:
     """Four steps, and two steps, a checkpoint, a fresh start and two more, end in the same weights."""
     needed, free = 4 * size_in_bytes(subject.policy.model), shutil.disk_usage(subject.scratch).free
     if needed > free:
-        return Finding(None, f"{subject.scratch.parent} has {free / 1e9:.1f} GB free, and a checkpoint needs {needed / 1e9:.1f}")
+        wants, has = bytes_in_words(needed, free)
+        return Finding(None, f"{subject.scratch.parent} has {has} free, and a checkpoint needs {wants}")
     given = subject.pool.config
     model = for_device(given.model, subject.policy.device).model_copy(update={"compile": "off"})
     settings = {

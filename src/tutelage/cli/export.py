@@ -35,6 +35,7 @@ def export(run: Path, step: int | None = None, out: Path | None = None) -> Path:
     Raises:
         InputError: no such run or checkpoint; or `out` exists.
     """
+    from tutelage.model import require_undamaged
     from tutelage.runs import checkpoint
 
     if not (run / "config.toml").is_file():
@@ -43,16 +44,20 @@ def export(run: Path, step: int | None = None, out: Path | None = None) -> Path:
         target = new_path(out or run / "export")
         beside = target.with_name(f".{target.name}.tmp")
         shutil.rmtree(beside, ignore_errors=True)
+        require_undamaged(run / "model")
         shutil.copytree(run / "model", beside)
         beside.rename(target)
         return target
-    found = checkpoint.latest(run, before=step)
+    found = checkpoint.sound(run, then="exporting step {step}") if step is None else checkpoint.latest(run, before=step)
     if found is None or (step is not None and checkpoint.step_of(found) != step):
         there = [str(checkpoint.step_of(path)) for path in checkpoint.complete(run / "checkpoints")]
         raise InputError(
             f"{run}: no complete checkpoint{'' if step is None else f' of step {step}'}; there are: {', '.join(there) or 'none'}"
             " (a finished run keeps its model only, and with run.keep_best the best checkpoint)"
         )
+    damage = "" if step is None else checkpoint.damage_of(found)
+    if damage:
+        raise InputError(f"{found} is damaged: {damage}; without --step, the newest one that is sound is exported")
     target = new_path(out or run / f"export-step-{checkpoint.step_of(found)}")
     _write(run, found, target)
     return target

@@ -114,6 +114,9 @@ def verdict_cache() -> Iterator[VerdictCache | None]:
     try:
         yield cache
     finally:
+        if cache.damaged:
+            many = "kept verdict was damaged, and was" if cache.damaged == 1 else "kept verdicts were damaged, and were"
+            console.say(f"{cache.path}: {cache.damaged} {many} graded again", style="yellow")
         cache.close()
 
 

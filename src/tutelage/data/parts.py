@@ -1,6 +1,7 @@
 """A part of a data set on the disk: some rows as they were, what each says, and the ids of its sequences.
 
-A part is three Arrow files, which are mapped into memory and never read in full. Any process makes it from the rows alone.
+A part is three Arrow files, each with its checksum behind it. They are mapped into memory; a start compares the checksums, and
+nothing else reads them in full. Any process makes a part from the rows alone.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ from tutelage.data.recipe import MALFORMED, Made, Recipe, made_of
 from tutelage.data.shapes import BadRow, Parsed
 from tutelage.data.sources import Row
 from tutelage.data.templates import MARK
+from tutelage.machines import checksum_of, summed
 
+CHECKSUM = 8
+"""Bytes of the checksum at the end of each file."""
 ROWS, BYTES = 4096, 16 << 20
 """A part is complete when it has so many rows, or so many bytes of them."""
 
@@ -210,11 +214,14 @@ def _lists(rows: Sequence[list[int]]) -> tuple[pa.ListArray, Iterator[memoryview
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    """Write an Arrow file: in full, or not at all."""
+    """Write an Arrow file, and its checksum behind it: in full, or not at all."""
     making = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with pa.OSFile(str(making), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
-            writer.write_table(table)
+        with summed(making) as (stream, file):
+            with pa.ipc.new_file(stream, table.schema) as writer:
+                writer.write_table(table)
+            stream.flush()
+            stream.write(bytes.fromhex(file.checksum()))
         making.replace(path)
     finally:
         making.unlink(missing_ok=True)
@@ -238,17 +245,19 @@ class Part:
     def table(self, kind: str) -> pa.Table:
         """One of its tables: raw, rows, tokens, or a column that was added."""
         with pa.memory_map(str(file_of(self.stem, kind))) as file:
-            return pa.ipc.open_file(file).read_all()
+            return pa.ipc.open_file(file.read_buffer(file.size() - CHECKSUM)).read_all()
 
     def known(self, kind: str) -> pa.Table | None:
-        """One of its tables; None where it is missing or damaged."""
+        """One of its tables; None where it is missing, or differs from its checksum."""
         try:
-            return self.table(kind)
+            with pa.memory_map(str(file_of(self.stem, kind))) as file:
+                content, checksum = file.read_buffer(max(file.size() - CHECKSUM, 0)), file.read_buffer()
+            return self.table(kind) if checksum_of(content) == checksum.to_pybytes().hex() else None
         except (OSError, pa.ArrowInvalid):
             return None
 
     def is_complete(self) -> bool:
-        """Whether it was made, and each of its files has its end still."""
+        """Whether it was made, and its files are as they were written."""
         return all(self.known(kind) is not None for kind in ("rows", "raw", "tokens"))
 
     @functools.cached_property
@@ -267,7 +276,7 @@ class Part:
     @functools.cached_property
     def tokens(self) -> tuple[np.ndarray, ...]:
         """(shared, prompt offsets, prompt ids, response offsets, response ids), mapped."""
-        table = pa.ipc.open_file(pa.py_buffer(self._mapping)).read_all()
+        table = pa.ipc.open_file(pa.py_buffer(self._mapping).slice(0, len(self._mapping) - CHECKSUM)).read_all()
         views = [_mapped(table["shared"]).to_numpy()]
         for name in ("prompt", "response"):
             lists = _mapped(table[name])

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -35,7 +36,7 @@ from tutelage.data.sources import Row, iter_rows, unread_files
 from tutelage.data.templates import Template
 from tutelage.data.texts import Texts, is_text
 from tutelage.errors import InputError, RunError
-from tutelage.machines import cache_directory, over_cores
+from tutelage.machines import available_cores, cache_directory, over_cores, sealed, unsealed
 
 LOOKED_AT = 200
 """Rows from which it is decided how all are read."""
@@ -177,6 +178,7 @@ class Store:
         found = {part.stem: table for part in self.parts if (table := part.known(added.name)) is not None}
         missing = [part for part in self.parts if part.stem not in found]
         if missing:
+            _say_damaged(self.folder, [file.name for part in missing if (file := file_of(part.stem, added.name)).exists()])
             with console.progress(title, sum(part.rows.num_rows for part in missing)) as advance:
                 jobs = [(part.stem, self.recipe) for part in missing]
                 for part, (table, keep) in zip(missing, over_cores(column_of_part, jobs, added.ready()), strict=True):
@@ -237,13 +239,23 @@ def _is_ready(folder: Path) -> bool:
     done = folder / "done.json"
     if not done.is_file():
         return False
-    parts = [Part(_stem(folder, index)) for index in range(json.loads(done.read_text(encoding="utf-8"))["parts"])]
-    damaged = [part.stem.name for part in parts if not part.is_complete()]
+    try:
+        parts = [Part(_stem(folder, index)) for index in range(unsealed(done.read_text(encoding="utf-8"))["parts"])]
+        with ThreadPoolExecutor(available_cores()) as readers:
+            complete = readers.map(Part.is_complete, parts)
+        damaged = [part.stem.name for part, there in zip(parts, complete, strict=True) if not there]
+    except ValueError:
+        damaged = [done.name]
+    _say_damaged(folder, damaged)
     if damaged:
-        console.say(f"{folder}: damaged or missing, and made again: {', '.join(damaged[:3])} ({len(damaged)} parts in all)", style="yellow")
         with _writing(folder):
             done.unlink(missing_ok=True)
     return not damaged
+
+
+def _say_damaged(folder: Path, names: Sequence[str]) -> None:
+    if names:
+        console.say(f"{folder}: damaged or missing, and made again: {', '.join(names[:3])} ({len(names)} in all)", style="yellow")
 
 
 def _folder_for_once() -> Path:
@@ -262,8 +274,8 @@ def _remove_own(folder: Path, owner: int) -> None:
 
 def _opened(folder: Path, recipe: Recipe) -> Store:
     try:
-        done = json.loads((folder / "done.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        done = unsealed((folder / "done.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
         raise RunError(
             f"{folder}: the rows are not there on this machine; let TUTELAGE_CACHE name a directory that all machines share"
         ) from None
@@ -299,7 +311,7 @@ def _make(folder: Path, recipe: Recipe, rows: Iterator[Row], source: Source, col
         files = unread_files(source.path, source.split)
         done = {"parts": parts, "rows": raw_rows, "unread": dict(unread.most_common()), "files": files}
         making = folder / f".done.json.{os.getpid()}"
-        making.write_text(json.dumps(done), encoding="utf-8")
+        making.write_text(sealed(done), encoding="utf-8")
         making.replace(folder / "done.json")  # in full, or not at all
     _tidy(folder)
 

@@ -16,6 +16,20 @@ if TYPE_CHECKING:
         prepare_process,
         uninterrupted,
     )
+    from tutelage.machines.seal import (
+        SEAL,
+        Sealed,
+        bytes_in_words,
+        checksum_of,
+        checksum_of_file,
+        fault_of,
+        files_of,
+        sealed,
+        summed,
+        unsealed,
+        why_not_written,
+        write_seal,
+    )
     from tutelage.machines.sharding import (
         full_parameters,
         full_tensor,

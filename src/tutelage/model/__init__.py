@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from tutelage.model import attention, liger, lora, optim
     from tutelage.model.batch import Batch, pack, pad
     from tutelage.model.change import ChangeMeter
-    from tutelage.model.directory import resolve
+    from tutelage.model.directory import require_undamaged, resolve
     from tutelage.model.exact import in_float32
     from tutelage.model.load import (
         check_positions,

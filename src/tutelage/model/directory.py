@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from pathlib import Path
 from typing import Any
 
 from tutelage.errors import InputError, first_line
+from tutelage.machines import SEAL, fault_of
 from tutelage.model import sizes
 from tutelage.model.embedded import EMBEDDED, embedded_model
 from tutelage.model.weights import INDEX, WEIGHTS, UnreadableError, beside_the_model, is_pointer, read_object, why_not
@@ -36,6 +38,7 @@ def resolve(model_id: str, weights: bool = True, by_engine: bool = False) -> str
         path = Path(model_id).expanduser()
         if not _is_directory(path):
             raise InputError(f"{model_id}: no model there ({'a file' if _exists(str(path)) else 'nothing'}, not a directory)")
+        require_undamaged(path)
         require_loadable(path, model_id, weights)
         if by_engine and (reason := beside_the_model(path)):
             raise InputError(f"{model_id}: {reason}")
@@ -116,6 +119,29 @@ def require_loadable(folder: Path, model_id: str, weights: bool, complete: bool 
         reason = str(error)
     if reason:
         raise InputError(f"{model_id}: the model cannot be loaded: {reason}")
+
+
+def require_undamaged(folder: Path) -> None:
+    """Refuse a model that a run saved and whose files are no longer as they were saved; they are read once in a process.
+
+    A directory without checksums, such as a model from elsewhere, is not looked at.
+
+    Raises:
+        InputError: a file is damaged; the message names it.
+    """
+    seal = folder / SEAL
+    fault = _fault_since(folder, seal.stat().st_mtime_ns) if seal.is_file() else ""
+    if fault:
+        raise InputError(
+            f"{folder}: the model is damaged: {fault}. If you changed it on purpose, remove {seal}; else take it from a copy, or"
+            " export it again"
+        )
+
+
+@functools.cache
+def _fault_since(folder: Path, written: int) -> str:
+    """`fault_of` a folder that was sealed at a time."""
+    return fault_of(folder)
 
 
 def require_tokenizer(folder: Path, model_id: str) -> None:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from tutelage.runs.compare import as_json, compare_runs, difference_of
     from tutelage.runs.environment import describe_environment
     from tutelage.runs.files import append_lines, finite, flattened, locked, read_lines, to_lines, write_text, writing
-    from tutelage.runs.log import RunLog, SilentRunLog, changes, kept_template, open_run, refuse_to_overwrite
+    from tutelage.runs.log import RunGone, RunLog, SilentRunLog, changes, kept_template, open_run, refuse_to_overwrite
     from tutelage.runs.reading import (
         DIGITS,
         LEVELS_PER_OCTAVE,

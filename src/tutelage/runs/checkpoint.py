@@ -2,14 +2,16 @@
 
 A checkpoint is a directory ``step-00000300`` by torch.distributed.checkpoint: each rank writes what it holds, and any number of
 ranks reads it. It is made under another name, and gets its own when everything is on the disk: files, then ``COMPLETE.json``
-with the size of each, then the name. Nothing complete is ever written over, and what is removed is renamed first.
+with size and checksum of each, then the name. Nothing complete is ever written over, and what is removed is renamed first.
+Before a run goes on, the files of its newest checkpoint are compared with their checksums; a damaged one is named and passed over.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import itertools
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterable
@@ -17,15 +19,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tutelage.errors import RunError, first_line
-from tutelage.runs.files import read_json
+from tutelage import console
+from tutelage.errors import InputError, RunError
+from tutelage.machines import Sealed, fault_of, files_of, why_not_written, write_seal
 
 if TYPE_CHECKING:  # who only asks for the latest checkpoint needs no torch
     import torch
 
     from tutelage.machines import World
 
-SEAL = "COMPLETE.json"
+NAME = re.compile(r"step-(\d{8,})")
+OLDER = "; to go on from the checkpoint before, remove this one"
 
 
 class Checkpoints:
@@ -53,7 +57,9 @@ class Checkpoints:
         Returns:
             What could not be written since it was asked last, in words.
         """
-        from torch.distributed.checkpoint import FileSystemWriter, async_save
+        from torch.distributed.checkpoint import async_save
+
+        from tutelage.runs.summing import writer_to
 
         failures = self.wait()
         if self.world.first(lambda: is_complete(self.directory / _name(step))):
@@ -63,10 +69,11 @@ class Checkpoints:
         failure = self.world.first(lambda: _make_room(beside))
         if failure:
             return [*failures, failure]
+        state = state_of(model, optimizer)
         try:
             pending: Any = async_save(
-                state_of(model, optimizer),
-                storage_writer=FileSystemWriter(beside, sync_files=True),
+                state,
+                storage_writer=writer_to(beside),
                 process_group=self.world.saving,
                 no_dist=self.world.size == 1,
             )
@@ -75,10 +82,11 @@ class Checkpoints:
                 raise
             return [*failures, f"{self.directory / _name(step)}: the checkpoint could not be copied: {_reason(error)}"]
         self.last = {"step": step, "call_seconds": round(time.monotonic() - started, 3)}
-        self._writing = self._writer.submit(self._finish, step, beside, pending, started)
+        size = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+        self._writing = self._writer.submit(self._finish, step, beside, pending, size, started)
         return failures
 
-    def _finish(self, step: int, beside: Path, pending: Any, started: float) -> None:
+    def _finish(self, step: int, beside: Path, pending: Any, size: int, started: float) -> None:
         """In a thread of its own: when every rank has written, seal the checkpoint, and remove those that are no longer wanted."""
         from torch.distributed.checkpoint.api import CheckpointException
 
@@ -94,9 +102,9 @@ class Checkpoints:
                 newest = map(step_of, complete(self.directory)[-self.keep :])
                 _remove_all_but(self.directory, [*newest, *self.to_keep()])
         except (Exception, CheckpointException) as error:  # torch's own is no Exception
-            self._failures.append(f"{target}: the checkpoint could not be written: {_reason(error)}")
             if self.world.leads:
                 shutil.rmtree(beside, ignore_errors=True)
+            self._failures.append(f"{target}: the checkpoint could not be written: {_reason(error, self.directory, size)}")
             return
         self.last = {**self.last, "seconds": round(time.monotonic() - started, 3)}
 
@@ -134,12 +142,69 @@ def latest(run: Path, before: int | None = None) -> Path | None:
 
 def complete(directory: Path) -> list[Path]:
     """The complete checkpoints in a directory, oldest first."""
-    return [path for path in sorted(directory.glob("step-*")) if is_complete(path)]
+    return [path for path in _named(directory) if is_complete(path)]
 
 
 def step_of(path: Path) -> int:
     """After how many optimizer steps a checkpoint was taken."""
     return int(path.name.removeprefix("step-"))
+
+
+def sound(run: Path, before: int | None = None, then: str = "going on after step {step}") -> Path | None:
+    """The newest checkpoint (of at most `before` steps) whose files are as they were written; None where a run has none at all.
+
+    A newer one that is damaged is said, with what is done `then`.
+
+    Raises:
+        InputError: there are checkpoints, and each is damaged.
+    """
+    faults: list[str] = []
+    for path in reversed(_named(run / "checkpoints")):
+        if before is not None and step_of(path) > before:
+            continue
+        fault = damage_of(path)
+        if not fault:
+            for each in faults:
+                console.say(f"{each}; {then.format(step=step_of(path))}", style="bold red")
+            return path
+        faults.append(f"{path} is damaged: {fault}")
+    if faults:
+        raise InputError(
+            f"run.dir: no checkpoint of {run} can be used. {'; '.join(faults)}. To begin again from step 0, remove"
+            f" {run / 'checkpoints'}, or give the run another --run.dir"
+        )
+    return None
+
+
+def set_damaged_aside(run: Path) -> None:
+    """Rename checkpoints that are newer than the newest sound one, so that none is taken for it; what `sound` says is said.
+
+    They are removed when the next checkpoint is complete. Raises InputError as `sound`.
+    """
+    found = sound(run)
+    for path in _named(run / "checkpoints"):
+        if found is not None and step_of(path) > step_of(found):
+            aside = path.with_name(f".damaged-{path.name}")
+            remove(aside)
+            path.rename(aside)
+
+
+def damage_of(path: Path) -> str:
+    """What is wrong with a checkpoint, in words; "" where all its files are as they were written.
+
+    One of an earlier version has no checksums; that is said.
+    """
+    fault = fault_of(path)
+    if fault or all(entry.checksum for entry in files_of(path).values()):
+        return fault
+    from torch.distributed.checkpoint import FileSystemReader
+
+    try:
+        FileSystemReader(path).read_metadata()
+    except Exception as error:  # whatever a damaged pickle raises
+        return f".metadata cannot be read: {_reason(error)}"
+    console.say(f"{path} is of an earlier version and has no checksums: the sizes of its files alone were compared", style="yellow")
+    return ""
 
 
 def load(path: Path, model: Any, optimizer: torch.optim.Optimizer | None, world: World) -> int:
@@ -160,7 +225,7 @@ def load(path: Path, model: Any, optimizer: torch.optim.Optimizer | None, world:
     try:
         there = set(reader.read_metadata().state_dict_metadata)
     except Exception as error:
-        raise RunError(f"{path}: not a checkpoint of this version of Tutelage, or damaged: {_reason(error)}") from None
+        raise RunError(f"{path}: not a checkpoint of this version of Tutelage, or damaged: {_reason(error)}{OLDER}") from None
     wanted = state_of(model, optimizer or torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))]))
     if not any(name.startswith("optimizer.") for name in there):  # taken before the first step
         wanted = {name: value for name, value in wanted.items() if name.startswith("model.")}
@@ -171,7 +236,7 @@ def load(path: Path, model: Any, optimizer: torch.optim.Optimizer | None, world:
         with torch.no_grad():
             read(wanted, storage_reader=reader, process_group=world.saving, no_dist=world.size == 1)
     except (Exception, CheckpointException) as error:
-        raise RunError(f"{path}: the checkpoint cannot be read: {_reason(error)}") from None
+        raise RunError(f"{path}: the checkpoint cannot be read: {_reason(error)}{OLDER}") from None
     return step_of(path)
 
 
@@ -192,6 +257,16 @@ def remove_all(run: Path, to_keep: Iterable[int] = ()) -> None:
             directory.rmdir()
 
 
+def size_on_disk(run: Path) -> int:
+    """Bytes of a run's checkpoints and model, or of what is left of them."""
+    folders = [run / name for name in ("checkpoints", "model", ".model.tmp")]
+    total = 0
+    for path in itertools.chain.from_iterable(folder.rglob("*") for folder in folders):
+        with contextlib.suppress(OSError):  # removed meanwhile
+            total += path.lstat().st_blocks * 512 if path.is_file() else 0
+    return total
+
+
 def _remove_all_but(directory: Path, steps: Iterable[int]) -> None:
     kept = {_name(step) for step in steps}
     for path in directory.iterdir():
@@ -201,11 +276,12 @@ def _remove_all_but(directory: Path, steps: Iterable[int]) -> None:
 
 def is_complete(path: Path) -> bool:
     """Whether every file of a checkpoint is there, as long as it was."""
-    try:
-        files = read_json(path / SEAL)["files"]
-        return all((path / name).stat().st_size == size for name, size in files.items())
-    except (OSError, ValueError, KeyError):
-        return False
+    return not fault_of(path, in_full=False)
+
+
+def _named(directory: Path) -> list[Path]:
+    """What has the name of a checkpoint in a directory, complete or not, oldest first."""
+    return sorted((path for path in directory.glob("step-*") if NAME.fullmatch(path.name)), key=step_of)
 
 
 def _name(step: int) -> str:
@@ -216,7 +292,8 @@ def _make_room(beside: Path) -> str:
     """An empty directory; or why there is none."""
     try:
         shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
+        beside.parent.mkdir(exist_ok=True)  # without its parents: a run directory that is gone does not come back
+        beside.mkdir()
     except OSError as error:
         return f"{beside.parent}: no checkpoint can be written: {error.strerror}"
     return ""
@@ -230,16 +307,17 @@ def _seal(folder: Path, step: int, ranks: int) -> None:
     """
     from torch.distributed.checkpoint import FileSystemReader
 
+    from tutelage.runs.summing import take_checksums
+
+    checksums = take_checksums(folder)
     files = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
     written: Any = FileSystemReader(folder).read_metadata()  # what saving returns lacks the files under torch 2.11
     for entry in written.storage_data.values():
         if files.get(entry.relative_path, -1) < entry.offset + entry.length:
             raise OSError(f"{entry.relative_path} is missing or too short on the disk of the first rank")
-    with (folder / SEAL).open("w") as file:
-        json.dump({"step": step, "ranks": ranks, "files": files}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    _sync(folder)
+    if set(files) != set(checksums):
+        raise OSError(f"{min(set(files) ^ set(checksums))} is missing, or has no checksum, on the disk of the first rank")
+    write_seal(folder, {name: Sealed(size, checksums[name]) for name, size in files.items()}, step=step, ranks=ranks)
 
 
 def _sync(folder: Path) -> None:
@@ -251,11 +329,9 @@ def _sync(folder: Path) -> None:
         os.close(handle)
 
 
-def _reason(error: BaseException) -> str:
-    """The first cause of an error that torch has wrapped, in a line."""
+def _reason(error: BaseException, folder: Path = Path(), needed: int = 0) -> str:
+    """The first cause of an error that torch has wrapped, in a line; of a full disk, with what is needed and free in a folder."""
     failures = getattr(error, "failures", None)
     if failures:  # torch's CheckpointException: rank → (error, traceback)
         error = next(iter(failures.values()))[0]
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return first_line(error)
+    return why_not_written(error, folder, needed)

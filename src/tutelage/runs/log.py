@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tutelage import console
 from tutelage.config import Config, changeable, differences, load_config, to_toml
 from tutelage.data import Fate, Template
 from tutelage.errors import InputError, RunError
@@ -27,6 +28,10 @@ KEPT_TEMPLATE = "template.json"
 METRICS, GENERATIONS = "metrics.jsonl", "generations.jsonl"
 
 
+class RunGone(RunError):
+    """The run directory was removed, renamed or taken away while the run wrote to it."""
+
+
 class RunLog:
     """What the first rank writes of a run. A line is written in full and flushed, so a killed run keeps what it had measured.
 
@@ -37,6 +42,7 @@ class RunLog:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self._opened = _lock_of(directory)
         self._lock = threading.Lock()
         self._unwritten: list[dict[str, Any]] = []
         self._tracker: tracking.Tracker | None = None
@@ -44,6 +50,19 @@ class RunLog:
     def reading(self) -> Reading:
         """What the directory holds now."""
         return Reading(self.directory)
+
+    def is_there(self) -> bool:
+        """Whether the run directory still is the one that was opened."""
+        return self.directory.is_dir() and _lock_of(self.directory) == self._opened
+
+    def require_there(self) -> None:
+        """Raises RunGone: the run directory is no longer the one that was opened."""
+        if not self.is_there():
+            raise RunGone(
+                f"run.dir: {self.directory.absolute()} is gone: it was removed or renamed, or its disk taken away, while the run wrote"
+                " to it. Nothing more was written. A directory that was renamed goes on under its new name: tutelage train"
+                " NEW/config.toml --run.dir NEW"
+            )
 
     def metrics(self, **values: Any) -> None:
         """Append to ``metrics.jsonl``, and send the numbers to the trackers."""
@@ -58,11 +77,19 @@ class RunLog:
         """Write the lines that could not be written before. Raises RunError if that fails again; no line is lost then."""
         with self._lock:
             if self._unwritten:
-                append_lines(self.directory / METRICS, self._unwritten)
+                self._append(METRICS, self._unwritten)
                 self._unwritten = []
 
     def generations(self, step: int, records: Iterable[dict[str, Any]]) -> None:
-        append_lines(self.directory / GENERATIONS, [{"step": step, **record} for record in records])
+        self._append(GENERATIONS, [{"step": step, **record} for record in records])
+
+    def _append(self, name: str, lines: list[dict[str, Any]]) -> None:
+        self.require_there()
+        try:
+            append_lines(self.directory / name, lines)
+        except RunError:
+            self.require_there()  # it may have gone meanwhile
+            raise
 
     def begin(self, config: Config, template: Template, data: Mapping[str, Any], ledger: Iterable[Fate]) -> None:
         """Write what explains the run: its configuration, environment, prompt template, and the fate of every row.
@@ -104,6 +131,7 @@ class RunLog:
 
     def to_disk(self) -> None:
         """Make what was logged outlast a crash of the machine, as the checkpoint does that is taken now."""
+        self.require_there()
         for name in (METRICS, GENERATIONS):
             with contextlib.suppress(FileNotFoundError), (self.directory / name).open("rb") as file:
                 os.fsync(file.fileno())
@@ -132,15 +160,25 @@ class RunLog:
             write_text(self.directory / name, to_lines(lines))
 
     def set_aside(self) -> None:
-        """Keep what a run without a checkpoint had measured, under another name: the run starts from the beginning."""
+        """Keep what a run without a checkpoint had measured, under another name, and say so: the run starts from the beginning."""
+        steps = len(self.reading().steps)
+        kept = []
         for name in (METRICS, GENERATIONS):
             path = self.directory / name
-            if path.exists():
+            if path.exists() and path.stat().st_size:
                 earlier = len(list(self.directory.glob(f"{path.stem}.before-restart-*")))
-                path.rename(path.with_name(f"{path.stem}.before-restart-{earlier + 1}.jsonl"))
+                kept.append(f"{path.stem}.before-restart-{earlier + 1}.jsonl")
+                path.rename(path.with_name(kept[-1]))
+        if kept:
+            console.say(
+                f"{self.directory} holds no checkpoint, so the run begins again at step 0; what was measured before ({steps} steps)"
+                f" is kept in {' and '.join(kept)}",
+                style="yellow",
+            )
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write ``result.json``: its presence says that the run is finished."""
+        self.require_there()
         write_text(self.directory / "result.json", json.dumps(result, indent=2) + "\n")
 
     def close(self) -> None:
@@ -157,7 +195,7 @@ class SilentRunLog(RunLog):
     def _nothing(self, *arguments: Any, **options: Any) -> None:
         """In place of each method that writes."""
 
-    metrics = write_metrics = generations = begin = add_to_environment = to_disk = _nothing
+    require_there = metrics = write_metrics = generations = begin = add_to_environment = to_disk = _nothing
     adopt = forget_after = set_aside = finish = close = _nothing
 
 
@@ -169,18 +207,28 @@ def open_run(config: Config, allowed: Collection[str] = ()) -> Iterator[RunLog]:
         allowed: settings whose change does not keep an unfinished run from being continued, besides `config.changeable`.
 
     Raises:
-        InputError: the directory is in use, or as `refuse_to_overwrite`.
+        InputError: the directory is in use, or each of its checkpoints is damaged, or as `refuse_to_overwrite`.
     """
     directory = Path(config.run.dir)
     with locked(directory, "run.dir"):
         refuse_to_overwrite(config, allowed)
+        checkpoint.set_damaged_aside(directory)
         log = RunLog(directory)
         try:
             yield log
         finally:
             log.close()
-            if [path.name for path in directory.iterdir()] == [".lock"]:  # nothing was begun: leave nothing behind
+            if log.is_there() and [path.name for path in directory.iterdir()] == [".lock"]:  # nothing was begun: leave nothing behind
                 shutil.rmtree(directory)
+
+
+def _lock_of(directory: Path) -> tuple[int, int] | None:
+    """Which file is the lock of a directory, as the system counts files; None where there is none."""
+    try:
+        found = (directory / ".lock").stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def refuse_to_overwrite(config: Config, allowed: Collection[str] = ()) -> None:

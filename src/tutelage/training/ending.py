@@ -10,6 +10,7 @@ from pathlib import Path
 from tutelage.errors import RunError, first_line
 from tutelage.machines import StopWanted, World, of_a_collective
 from tutelage.model import is_out_of_memory
+from tutelage.runs import RunGone
 from tutelage.training.step import HalfUpdated
 
 
@@ -73,6 +74,7 @@ def ending_of(stop: BaseException, stand: Stand, world: World, on_memory: Callab
     |---|---|---|---|
     | one of several ranks failed, the others wait for it | RunError | no | lost |
     | an update failed in the middle | RunError | no | lost |
+    | the run directory is gone | RunError | no | lost |
     | SIGTERM or SIGUSR1 (StopWanted) | Preempted | yes | waited for shortly |
     | Ctrl-C | Interrupted | yes | waited for |
     | nonsense, a full disk (RunError), memory | RunError | yes | lost |
@@ -94,6 +96,8 @@ def ending_of(stop: BaseException, stand: Stand, world: World, on_memory: Callab
             ),
             saves=False,
         )
+    if isinstance(stop, RunGone):
+        return Ending(RunError(f"stopped after step {stand.step} of {stand.total}: {stop}"), saves=False)
     if isinstance(stop, StopWanted):
         ranks = f" --launch {world.size} (or any other number of ranks)" if world.size > 1 else ""
         return Ending(Preempted(f"{world.stop.by or 'another rank was asked'}: {how}{ranks}"), True, Wait.SHORTLY)

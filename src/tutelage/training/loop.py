@@ -215,6 +215,7 @@ def prefetched(make: Callable[[int], T], steps: Iterable[int]) -> Iterator[Itera
 
 def _finished(policy: Policy, prepared: Prepared, config: Config, log: RunLog, total: int, world: World) -> Result:
     """Save the model, and say in the log that the run is finished."""
+    world.first(log.require_there)
     evaluations, cost = world.first(lambda: (log.reading().evaluations, log.reading().evaluation_cost))
     with console.progress("saving the model"):
         card = show.model_card(config, prepared.ledger.counts(), evaluations, total)

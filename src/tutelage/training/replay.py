@@ -12,7 +12,7 @@ from tutelage.data import TokenizedExample, prepare
 from tutelage.errors import InputError
 from tutelage.machines import World, agreed, join
 from tutelage.model import Course, load_policy, optim, tokenizer_of
-from tutelage.runs import SilentRunLog, kept_template
+from tutelage.runs import SilentRunLog, checkpoint, kept_template
 from tutelage.training.start import set_up
 from tutelage.training.step import Guard, accumulate_gradients, update_weights
 
@@ -38,7 +38,9 @@ def replay_step(config: Config, step: int) -> list[dict[str, Any]]:
         tokenizer = world.first(lambda: tokenizer_of(config))
         prepared = world.first(lambda: prepare(config, tokenizer, kept_template(config)))
         policy = load_policy(config.model, tokenizer, to_train=config.train.pack, world=world, shard_ranks=config.parallel.shard)
-        start = set_up(policy, prepared, config, log, world, until=step - 1)
+        nearest = world.first(lambda: checkpoint.sound(directory, step - 1, "training again from step {step}"))
+        until = -1 if nearest is None else checkpoint.step_of(nearest)
+        start = set_up(policy, prepared, config, log, world, until)
         course, done = start.course, start.step
         if not 1 <= step <= course.total:
             raise agreed(InputError(f"--replay {step}: the run has steps 1 to {course.total}"), world)

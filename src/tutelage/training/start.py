@@ -14,7 +14,7 @@ from tutelage.config import Config, changeable, known_keys
 from tutelage.data import Prepared
 from tutelage.errors import InputError, first_line
 from tutelage.evaluation import forget_drafts, registry
-from tutelage.machines import ALONE, World, agreed
+from tutelage.machines import ALONE, World, agreed, bytes_in_words
 from tutelage.model import (
     Course,
     Policy,
@@ -78,11 +78,13 @@ def check_size(policy: Policy, prepared: Prepared, config: Config, directory: Pa
     # those that are kept, beside the one that is being written
     kept = 1 + config.run.keep_last + config.run.keep_best
     needed = size_in_bytes(policy.model) + (0 if config.run.save_every == 0 else kept * checkpoint_size)
+    own = checkpoint.size_on_disk(directory)  # of a run that goes on; new ones take their room
     free = shutil.disk_usage(directory).free
-    if free < needed:
+    if free + own < needed:
+        wants, has = bytes_in_words(needed - own, free)
         raise InputError(
-            f"run.dir: {directory.absolute()} has {free / 1e9:.1f} GB free, and the run needs {needed / 1e9:.1f} GB"
-            " for its model and checkpoints (run.save_every = 0 keeps none; run.keep_last fewer); make room, or choose another"
+            f"run.dir: the run needs {wants}{' more' if own else ''}, {has} are free in {directory.absolute()}:"
+            " room for its model and checkpoints (run.save_every = 0 keeps none; run.keep_last fewer); make room, or choose another"
             " --run.dir"
         )
 
