@@ -138,7 +138,11 @@ def outcome_of(record: dict[str, Any]) -> int:
         return 0
     if record["finish_reason"] == "length":
         return 2
-    return 1 if record["format_reward"] > 0 else 3
+    return 1 if _is_well_formed(record) else 3
+
+
+def _is_well_formed(record: dict[str, Any]) -> bool:
+    return record["format_reward"] is not None and record["format_reward"] > 0
 
 
 def generations(reading: Reading) -> dict[str, Any]:
@@ -164,7 +168,7 @@ def generations(reading: Reading) -> dict[str, Any]:
 
 
 def _response(record: dict[str, Any], style: str | None) -> list[Any]:
-    answer = answer_of(record["response"], style) if record["format_reward"] > 0 else ""
+    answer = answer_of(record["response"], style) if _is_well_formed(record) else ""
     entropy = record["token_entropy"]
     mean = None if entropy is None else round(entropy, 3)
     return [record["response"], outcome_of(record), answer, record["length"], mean, record["tokens"]]

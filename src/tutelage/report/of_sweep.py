@@ -44,6 +44,7 @@ def content(directory: Path, page: Path, price_per_hour: float | None) -> dict[s
         "trials": [_row(row, directory, page) for row in trials.values()],
         "points": len(table),
         "failures": results.failures(state, directory),
+        "faults": results.faults(directory),
         "curves": [curve(point) for point in found],
         "varied": sorted({key for row in state["points"] for key in row["varied"]}),
         "toml": (directory / "config.toml").read_text(encoding="utf-8"),

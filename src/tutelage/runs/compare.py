@@ -11,6 +11,7 @@ from tutelage import console
 from tutelage.config import differences
 from tutelage.errors import InputError
 from tutelage.grading import reference_text
+from tutelage.runs import damage
 from tutelage.runs.reading import Question, Reading, aligned, read_run
 from tutelage.stats import Difference, compare, in_words, wilson_interval
 
@@ -121,6 +122,8 @@ def show(found: Comparison, examples: int) -> None:
         accuracy = console.within(sum(scores) / count, *wilson_interval(sum(scores), count))
         console.say(f"{name}: accuracy {accuracy} on them")
     console.say(found.verdict, style="bold")
+    for each in (found.first, found.second):
+        damage.say(each.reading.faults, each.reading.directory)
     if found.left_out:
         console.say(f"{found.left_out} questions were asked of one of the two only, and are left out", style="yellow")
     a, b = found.first.reading.config, found.second.reading.config

@@ -1,0 +1,116 @@
+"""What is damaged or missing in a run directory, and what follows from it; what can be rebuilt is."""
+
+from __future__ import annotations
+
+import contextlib
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tutelage import console
+from tutelage.config import Config, load_config
+from tutelage.data import Template
+from tutelage.errors import InputError
+from tutelage.runs.records import gaps, in_words
+
+if TYPE_CHECKING:
+    from tutelage.runs.reading import Reading
+
+SECTIONS = ("model", "data", "train", "eval", "run")
+"""The sections of every run's config.toml, in the order of the file."""
+FOLLOWS = {
+    "environment.json": "machine, versions and commands are not known",
+    "data.json": "sizes and fates of the data are not known",
+    "plan.json": "what the settings \"auto\" decided is not known",
+    "result.json": "the last step that is logged counts as the last one",
+    "identity.json": "nothing says whether the model is still the same",
+}
+"""What follows from a damaged table, by its file."""
+KEPT_TEMPLATE = "template.json"
+"""The prompt template as it was rendered when the run began, with the chat template and its date."""
+
+
+def configuration(path: Path) -> Config:
+    """The configuration that a run has written. Raises InputError where it is damaged."""
+    config = load_config(path)
+    lacking = [section for section in SECTIONS if section not in tomllib.loads(path.read_text(encoding="utf-8"))]
+    if lacking:
+        raise InputError(
+            f"{path} is damaged: the section [{lacking[0]}] is missing, so the settings of this run are not known; put the file back"
+        )
+    return config
+
+
+def template(directory: Path) -> tuple[str, str]:
+    """(the prompt template of a run, with ``{question}``, what is wrong with its file)."""
+    path = directory / "prompt.txt"
+    fault = "is not there"
+    try:
+        text = path.read_text(encoding="utf-8")
+        if text.count("{question}") == 1:
+            return text, ""
+        fault = "is damaged: it holds {question} not exactly once"
+    except UnicodeDecodeError:
+        fault = "is damaged: not UTF-8"
+    except OSError as error:
+        fault = "is not there" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        return Template.from_json((directory / KEPT_TEMPLATE).read_text(encoding="utf-8")).text, f"{fault}; {KEPT_TEMPLATE} has it too"
+    return "{question}", f"{fault}; questions are compared with their prompts around them"
+
+
+def faults(reading: Reading, until: int | None = None) -> list[str]:
+    """A sentence on each thing that is damaged or missing in a run's directory.
+
+    Args:
+        until: the step that the run goes on from; lines of later ones do not count. None: what there is.
+    """
+    is_run = reading.config is not None
+    found = [
+        f"{name} is damaged: {fault}; {follows}." for name, follows in FOLLOWS.items() if (fault := reading.fault_of(name))
+    ]
+    for name in ("environment.json", *(["data.json"] if is_run else []), *(["plan.json"] if until else [])):
+        if not (reading.directory / name).is_file():
+            found.append(f"{name} is not there; {FOLLOWS[name]}.")
+    if wrong := template(reading.directory)[1]:
+        found.append(f"prompt.txt {wrong}.")
+    found += in_words("metrics.jsonl", reading.metrics.faults, "the line is left out")
+    found += in_words("generations.jsonl", reading.responses.faults, "the response is left out")
+    found += in_words("ledger.jsonl", reading.ledger.faults, "the row is left out")
+    if is_run:
+        found += _holes(reading, until)
+    return [*found, *_lost_responses(reading, until), *_told_before(reading, found)]
+
+
+def say(sentences: Sequence[str], name: str | Path = "") -> None:
+    """Print what is damaged."""
+    for sentence in sentences:
+        console.say(f"{name}: {sentence}" if name else sentence, style="yellow")
+
+
+def _holes(reading: Reading, until: int | None) -> list[str]:
+    last = reading.last_step if until is None else until
+    lost = gaps((line["step"] for line in reading.steps), last)
+    if not lost:
+        return []
+    several = "–" in lost or "," in lost
+    what = "is empty or not there" if not reading.lines else f"lacks step{'s' if several else ''} {lost} of {last:,}"
+    return [f"metrics.jsonl {what}: the curves have a hole, and times and tokens are those of the other steps."]
+
+
+def _lost_responses(reading: Reading, until: int | None) -> list[str]:
+    found = []
+    for line in reading.evaluations:
+        asked: dict[str, Any] = line.get("full", line)
+        wanted, there = asked["examples"] * asked.get("samples", 1), len(reading.generations[line["step"]])
+        if there < wanted and (until is None or line["step"] <= until):
+            at = f" of step {line['step']}" if reading.config is not None else ""
+            found.append(f"generations.jsonl holds {there} of the {wanted} responses{at}: comparisons go without the others.")
+    return found
+
+
+def _told_before(reading: Reading, found: Sequence[str]) -> list[str]:
+    """What was found when the run went on, and cannot be seen any more."""
+    told = [fault for line in reading.lines if line["kind"] == "damaged" for fault in line["faults"]]
+    return [fault for fault in dict.fromkeys(told) if fault not in found]
