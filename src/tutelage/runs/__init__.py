@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from tutelage.runs.files import append_lines, finite, flattened, locked, read_lines, to_lines, write_text, writing
     from tutelage.runs.identity import changes_of_model, refuse_another_model
     from tutelage.runs.log import RunLog, SilentRunLog, changes, kept_template, open_run, refuse_to_overwrite
-    from tutelage.runs.records import read_records
     from tutelage.runs.reading import (
         DIGITS,
         LEVELS_PER_OCTAVE,
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
         read_run,
         shown_accuracy,
     )
+    from tutelage.runs.records import read_records
     from tutelage.runs.results import Found, is_sweep
 
 __getattr__, __dir__, __all__ = lazily(__name__)

@@ -9,8 +9,8 @@ from typing import Any
 
 from tutelage import console
 from tutelage.errors import InputError
-from tutelage.runs.records import SHOWN
 from tutelage.runs.reading import Reading
+from tutelage.runs.records import SHOWN
 
 IDENTITY = "identity.json"
 UNIMPORTANT = ("transformers_version", "_name_or_path", "_commit_hash", "tokenizer_file", "name_or_path")

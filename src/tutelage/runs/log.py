@@ -165,7 +165,7 @@ class RunLog:
         generations = [line for line in reading.responses.lines if line.get("step") in evaluated]
         for name, lines, records in ((METRICS, metrics, reading.metrics), (GENERATIONS, generations, reading.responses)):
             if records.faults:
-                kept = shutil.copy(self.directory / name, self._unused(name, "damaged"))
+                kept = Path(shutil.copy(self.directory / name, self._unused(name, "damaged")))
                 console.say(f"{self.directory / name}: as it was, with its damaged lines, it is kept as {kept.name}", style="yellow")
             write_text(self.directory / name, to_lines(lines))
         if new := [fault for fault in self._damage if fault not in known]:
