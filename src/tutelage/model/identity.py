@@ -13,7 +13,8 @@ from tutelage.model.directory import at_hand, resolve
 
 KINDS = (
     "config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt",
-    "tekken.json", "*.model", "*.spm", "*.tiktoken", "*.bpe", "*.codes", "*.jinja", "chat_template.json", "*.safetensors", "*.safetensors.index.json",
+    "tekken.json", "*.model", "*.spm", "*.tiktoken", "*.bpe", "*.codes", "*.jinja", "chat_template.json",
+    "*.safetensors", "*.safetensors.index.json",
 )  # fmt: skip
 """The files of a model directory that loading reads, by their names."""
 LARGEST = 65_536

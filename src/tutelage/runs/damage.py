@@ -24,9 +24,12 @@ FOLLOWS = {
     "data.json": "sizes and fates of the data are not known",
     "plan.json": "what the settings \"auto\" decided is not known",
     "result.json": "the last step that is logged counts as the last one",
+    "settings.toml": "the settings of the evaluation are not known",
     "identity.json": "nothing says whether the model is still the same",
 }
-"""What follows from a damaged table, by its file."""
+"""What follows where a file is damaged or missing."""
+UNREAD = "unread"
+"""The fate, in the ledger, of columns and files that nothing reads; they are no rows."""
 KEPT_TEMPLATE = "template.json"
 """The prompt template as it was rendered when the run began, with the chat template and its date."""
 
@@ -70,16 +73,14 @@ def faults(reading: Reading, until: int | None = None) -> list[str]:
     found = [
         f"{name} is damaged: {fault}; {follows}." for name, follows in FOLLOWS.items() if (fault := reading.fault_of(name))
     ]
-    for name in ("environment.json", *(["data.json"] if is_run else []), *(["plan.json"] if until else [])):
-        if not (reading.directory / name).is_file():
-            found.append(f"{name} is not there; {FOLLOWS[name]}.")
+    found += [f"{name} is not there; {FOLLOWS[name]}." for name in _expected(reading, until) if not (reading.directory / name).is_file()]
     if wrong := template(reading.directory)[1]:
         found.append(f"prompt.txt {wrong}.")
     found += in_words("metrics.jsonl", reading.metrics.faults, "the line is left out")
     found += in_words("generations.jsonl", reading.responses.faults, "the response is left out")
     found += in_words("ledger.jsonl", reading.ledger.faults, "the row is left out")
     if is_run:
-        found += _holes(reading, until)
+        found += [*_lost_fates(reading), *_holes(reading, until)]
     return [*found, *_lost_responses(reading, until), *_told_before(reading, found)]
 
 
@@ -87,6 +88,19 @@ def say(sentences: Sequence[str], name: str | Path = "") -> None:
     """Print what is damaged."""
     for sentence in sentences:
         console.say(f"{name}: {sentence}" if name else sentence, style="yellow")
+
+
+def _expected(reading: Reading, until: int | None) -> list[str]:
+    """The files that the directory must hold by now; runs of before have no plan and no record of their model."""
+    if reading.config is None:
+        return ["environment.json", "settings.toml"]
+    planned = until or (reading.steps and reading.table("identity.json"))
+    return ["environment.json", "data.json", *(["plan.json"] if planned else [])]
+
+
+def _lost_fates(reading: Reading) -> list[str]:
+    rows, there = reading.fates.total(), sum(line["fate"] != UNREAD for line in reading.ledger.lines)
+    return [f"ledger.jsonl holds {there} of the {rows} rows: nothing says what became of each of the others."] if there < rows else []
 
 
 def _holes(reading: Reading, until: int | None) -> list[str]:

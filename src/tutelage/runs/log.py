@@ -18,11 +18,11 @@ from tutelage.config import Config, changeable, differences, to_toml
 from tutelage.data import Fate, Template
 from tutelage.errors import InputError, RunError, first_line
 from tutelage.runs import checkpoint, damage, tracking
-from tutelage.runs.damage import KEPT_TEMPLATE
+from tutelage.runs.damage import KEPT_TEMPLATE, UNREAD
 from tutelage.runs.environment import describe_environment
 from tutelage.runs.files import append_lines, locked, to_lines, write_text
 from tutelage.runs.identity import IDENTITY
-from tutelage.runs.reading import UNREAD, Reading
+from tutelage.runs.reading import Reading
 
 METRICS, GENERATIONS = "metrics.jsonl", "generations.jsonl"
 

@@ -14,11 +14,10 @@ from tutelage.config import Config
 from tutelage.console import within
 from tutelage.errors import InputError
 from tutelage.runs import damage
+from tutelage.runs.damage import UNREAD
 from tutelage.runs.records import Records, read_records, read_table
 from tutelage.runs.schemas import Fate, Generation, fault_of, fault_of_line
 
-UNREAD = "unread"
-"""The fate, in the ledger, of columns and files that nothing reads; they are no rows."""
 EVALUATIONS = ("eval", "eval_failed", "eval_lost")
 """Kinds of lines of evaluations that training stood still for."""
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
