@@ -5,11 +5,11 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from tutelage.config import Config, describe, differences, known_keys, load_config, parse_overrides, shown, split_overrides
+from tutelage.config import Config, describe, differences, known_keys, parse_overrides, shown, split_overrides
 from tutelage.console import percent
 from tutelage.grading import answer_of, reference_text
 from tutelage.report import words
-from tutelage.runs import DIGITS, LEVELS_PER_OCTAVE, Reading, shown_accuracy
+from tutelage.runs import DIGITS, LEVELS_PER_OCTAVE, Reading, damage, shown_accuracy
 
 OUTCOMES = ("right", "wrong", "cut off", "malformed")
 
@@ -81,7 +81,7 @@ def _settings(config: Config) -> list[dict[str, str]]:
 def _changed_from_the_recipe(reading: Reading) -> list[tuple[str, str]]:
     """What the first command changed of its recipe; of a sweep's trial, what the sweep changed."""
     if reading.config is not None and (recipe := reading.directory.parent.parent / "sweep.json").is_file():
-        lines = differences(load_config(recipe.parent / "config.toml"), reading.config, {"run.dir"})
+        lines = differences(damage.configuration(recipe.parent / "config.toml"), reading.config, {"run.dir"})
         return [(key, value.strip()) for key, _, value in (line.partition(":") for line in lines)]
     command = next(iter(_commands(reading)), [])
     if command[1:2] != ["train"]:  # from Python, say

@@ -106,7 +106,10 @@ def compare_runs(first: str, second: str, examples: int = 3) -> Comparison:
         first, second: run directories, or directories of `tutelage eval`; ``RUN@STEP`` for another evaluation than the last.
         examples: problems shown of each kind of change.
     """
-    found = pair(side(first), side(second))
+    sides = side(first), side(second)
+    for each in sides:
+        damage.say(each.reading.faults, each.reading.directory)
+    found = pair(*sides)
     show(found, examples)
     return found
 
@@ -122,8 +125,6 @@ def show(found: Comparison, examples: int) -> None:
         accuracy = console.within(sum(scores) / count, *wilson_interval(sum(scores), count))
         console.say(f"{name}: accuracy {accuracy} on them")
     console.say(found.verdict, style="bold")
-    for each in (found.first, found.second):
-        damage.say(each.reading.faults, each.reading.directory)
     if found.left_out:
         console.say(f"{found.left_out} questions were asked of one of the two only, and are left out", style="yellow")
     a, b = found.first.reading.config, found.second.reading.config

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tutelage import console
 from tutelage.config import Config, load_config
 from tutelage.data import Template
-from tutelage.errors import InputError
+from tutelage.errors import InputError, first_line
 from tutelage.runs.records import gaps, in_words
 
 if TYPE_CHECKING:
@@ -71,7 +71,9 @@ def faults(reading: Reading, until: int | None = None) -> list[str]:
     """
     is_run = reading.config is not None
     found = [
-        f"{name} is damaged: {fault}; {follows}." for name, follows in FOLLOWS.items() if (fault := reading.fault_of(name))
+        f"{name} is damaged: {fault}; {follows}."
+        for name, follows in FOLLOWS.items()
+        if (fault := _settings_fault(reading.directory / name) if name == "settings.toml" else reading.fault_of(name))
     ]
     found += [f"{name} is not there; {FOLLOWS[name]}." for name in _expected(reading, until) if not (reading.directory / name).is_file()]
     if wrong := template(reading.directory)[1]:
@@ -90,6 +92,15 @@ def say(sentences: Sequence[str], name: str | Path = "") -> None:
         console.say(f"{name}: {sentence}" if name else sentence, style="yellow")
 
 
+def _settings_fault(path: Path) -> str:
+    try:
+        if path.exists():
+            configuration(path)
+    except InputError as error:
+        return first_line(error)
+    return ""
+
+
 def _expected(reading: Reading, until: int | None) -> list[str]:
     """The files that the directory must hold by now; runs of before have no plan and no record of their model."""
     if reading.config is None:
@@ -100,6 +111,8 @@ def _expected(reading: Reading, until: int | None) -> list[str]:
 
 def _lost_fates(reading: Reading) -> list[str]:
     rows, there = reading.fates.total(), sum(line["fate"] != UNREAD for line in reading.ledger.lines)
+    if not reading.ledger.lines and not rows:
+        return ["ledger.jsonl is empty or not there: nothing says what became of each row."]
     return [f"ledger.jsonl holds {there} of the {rows} rows: nothing says what became of each of the others."] if there < rows else []
 
 
@@ -108,9 +121,8 @@ def _holes(reading: Reading, until: int | None) -> list[str]:
     lost = gaps((line["step"] for line in reading.steps), last)
     if not lost:
         return []
-    several = "–" in lost or "," in lost
-    what = "is empty or not there" if not reading.lines else f"lacks step{'s' if several else ''} {lost} of {last:,}"
-    return [f"metrics.jsonl {what}: the curves have a hole, and times and tokens are those of the other steps."]
+    several = "s" if "–" in lost or "," in lost else ""
+    return [f"metrics.jsonl lacks step{several} {lost}: the curves have a hole, and times and tokens are those of the other steps."]
 
 
 def _lost_responses(reading: Reading, until: int | None) -> list[str]:

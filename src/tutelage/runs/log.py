@@ -239,6 +239,11 @@ def refuse_to_overwrite(config: Config, allowed: Collection[str] = ()) -> None:
             f"run.dir: {directory} holds a finished run, which is never overwritten; give this run another --run.dir, or remove it"
         )
     others = sorted(path.name for path in directory.iterdir() if not path.name.startswith("."))
+    if checkpoint.latest(directory) is not None and not (directory / "config.toml").exists():
+        raise InputError(
+            f"run.dir: {directory} holds an unfinished run, but its config.toml is not there any more; put the file back, or give this run"
+            " another --run.dir"
+        )
     if others and not (directory / "config.toml").exists():
         raise InputError(
             f"run.dir: {directory} is not empty and not a run ({', '.join(others[:3])}); give this run another --run.dir"

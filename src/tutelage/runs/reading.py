@@ -55,7 +55,7 @@ class Reading:
     @cached_property
     def ledger(self) -> Records:
         """The lines of ledger.jsonl, and those that are damaged."""
-        return read_records(self.directory / "ledger.jsonl", lambda value: fault_of(Fate, value))
+        return read_records(self.directory / "ledger.jsonl", lambda value: fault_of(Fate, value), appended=False)
 
     @cached_property
     def faults(self) -> list[str]:
@@ -236,6 +236,8 @@ def read_run(path: str | Path) -> Reading:
     directory = Path(path)
     if not directory.is_dir():
         raise InputError(f"{directory}: no such directory")
+    if (directory / "trials").is_dir():
+        raise InputError(f"{directory}: a sweep whose sweep.json is not there any more; put it back, or look at the runs in {directory}/trials")
     if not (directory / "config.toml").is_file() and not (directory / "summary.json").is_file():
         raise InputError(f"{directory}: neither a run nor an evaluation (no config.toml, no summary.json)")
     reading = Reading(directory)

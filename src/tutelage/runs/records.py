@@ -21,17 +21,20 @@ class Records(NamedTuple):
     faults: dict[int, str]
 
 
-def read_records(path: Path, check: Callable[[Any], str]) -> Records:
-    """The JSON lines of a file, none if there is no file. A torn last line (the process was killed) is no fault.
+def read_records(path: Path, check: Callable[[Any], str], appended: bool = True) -> Records:
+    """The JSON lines of a file, none if there is no file.
 
     Args:
         check: what is wrong with a line's value; "" if nothing is.
+        appended: whether lines were appended, so that a torn last one is no fault: the process was killed.
 
     Raises:
         RunError: the file is there and cannot be read at all.
     """
     found = Records([], {})
-    for index, line in enumerate(_full_lines(path), 1):
+    for index, line in enumerate(_lines(path), 1):
+        if appended and not line.endswith(b"\n"):
+            break
         value, fault = _parsed(line)
         fault = fault or check(value)
         if fault:
@@ -78,12 +81,10 @@ def gaps(there: Iterable[int], last: int) -> str:
     return ", ".join(spans[:SHOWN]) + (f" and {len(spans) - SHOWN} more stretches" if len(spans) > SHOWN else "")
 
 
-def _full_lines(path: Path) -> Iterator[bytes]:
+def _lines(path: Path) -> Iterator[bytes]:
     try:
         with path.open("rb") as file:  # bytes: the torn end may lie inside a character
-            for line in file:
-                if line.endswith(b"\n"):
-                    yield line
+            yield from file
     except FileNotFoundError:
         return
     except OSError as error:
