@@ -17,8 +17,8 @@ KINDS = (
     "*.safetensors", "*.safetensors.index.json",
 )  # fmt: skip
 """The files of a model directory that loading reads, by their names."""
-LARGEST = 65_536
-"""Bytes of a JSON file whose values are kept at most; of a larger one, the hash alone."""
+TABLES, LARGEST = ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json"), 65_536
+"""Files whose values are kept, where they have so many bytes at most, so that a change is told by its key; of others, the hash."""
 BLOCK, BLOCKS = 65_536, 16
 """Of a file of weights, so many blocks of so many bytes are hashed, the first with its header and the last among them. Training
 changes nearly every weight, so another training's weights do not pass."""
@@ -55,7 +55,7 @@ def _described(file: Path) -> dict[str, Any]:
     text = file.read_bytes()
     digest.update(text)
     described: dict[str, Any] = {"sha256": digest.hexdigest(), "size": size}
-    if size <= LARGEST and file.suffix == ".json":
+    if size <= LARGEST and file.name in TABLES:
         with contextlib.suppress(ValueError, RecursionError):
             values = json.loads(text)
             described |= {"values": _flat(values)} if isinstance(values, dict) else {}

@@ -237,7 +237,9 @@ def read_run(path: str | Path) -> Reading:
     if not directory.is_dir():
         raise InputError(f"{directory}: no such directory")
     if (directory / "trials").is_dir():
-        raise InputError(f"{directory}: a sweep whose sweep.json is not there any more; put it back, or look at the runs in {directory}/trials")
+        raise InputError(
+            f"{directory}: a sweep whose sweep.json is not there any more; put it back, or look at the runs in {directory}/trials"
+        )
     if not (directory / "config.toml").is_file() and not (directory / "summary.json").is_file():
         raise InputError(f"{directory}: neither a run nor an evaluation (no config.toml, no summary.json)")
     reading = Reading(directory)
