@@ -355,8 +355,33 @@ def test_a_torn_last_line_is_no_fault_and_another_one_is(tmp_path):
     found = read_records(tmp_path / "a.jsonl", lambda value: "")
     assert found.lines == [{"a": 1}, {"a": 3}] and list(found.faults) == [2]
     (tmp_path / "b.jsonl").mkdir()
-    with pytest.raises(RunError, match=r"b\.jsonl: cannot be read: Is a directory"):
-        read_records(tmp_path / "b.jsonl", lambda value: "")
+    os.mkfifo(tmp_path / "c.jsonl")  # who opens it waits for a writer
+    for name in ("b.jsonl", "c.jsonl"):
+        with pytest.raises(RunError, match="cannot be read: it is a directory, a pipe or a device, not a file"):
+            read_records(tmp_path / name, lambda value: "")
+
+
+def test_a_line_that_is_there_twice_counts_once_and_the_order_of_lines_does_not_matter(finished):
+    path, reading = finished / "metrics.jsonl", Reading(finished)
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*reversed(lines), lines[3]]))
+    again = Reading(finished)
+    assert again.steps == reading.steps and again.evaluations == reading.evaluations and again.last_step == reading.last_step
+    assert again.faults == [f"metrics.jsonl, line {len(lines) + 1}: step 3 is logged a second time; the line is left out."]
+    path.write_text("".join(lines))
+    records = (finished / "generations.jsonl").read_text().splitlines(keepends=True)
+    (finished / "generations.jsonl").write_text("".join([*records, records[-1]]))
+    assert Reading(finished).faults == [
+        "generations.jsonl holds 9 responses of step 20, where 8 were logged: comparisons count some twice."
+    ]
+
+
+def test_a_prompt_with_one_other_character_is_that_of_the_kept_template(run):
+    path = run.directory / "prompt.txt"
+    template = path.read_text()
+    path.write_text(template.replace("Question", "question"))
+    assert Reading(run.directory).template == template
+    assert any("prompt.txt is not the text of template.json" in fault for fault in Reading(run.directory).faults)
 
 
 def test_a_log_without_a_run_reads_as_nothing(tmp_path):

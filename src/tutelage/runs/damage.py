@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from tutelage import console
 from tutelage.config import Config, load_config
 from tutelage.data import Template
-from tutelage.errors import InputError, first_line
-from tutelage.runs.records import gaps, in_words
+from tutelage.errors import InputError, RunError, first_line
+from tutelage.runs.records import gaps, in_words, read_bytes
 
 if TYPE_CHECKING:
     from tutelage.runs.reading import Reading
@@ -47,20 +47,16 @@ def configuration(path: Path) -> Config:
 
 def template(directory: Path) -> tuple[str, str]:
     """(the prompt template of a run, with ``{question}``, what is wrong with its file)."""
-    path = directory / "prompt.txt"
-    fault = "is not there"
-    try:
-        text = path.read_text(encoding="utf-8")
-        if text.count("{question}") == 1:
-            return text, ""
-        fault = "is damaged: it holds {question} not exactly once"
-    except UnicodeDecodeError:
-        fault = "is damaged: not UTF-8"
-    except OSError as error:
-        fault = "is not there" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
-    with contextlib.suppress(OSError, ValueError, RecursionError):
-        return Template.from_json((directory / KEPT_TEMPLATE).read_text(encoding="utf-8")).text, f"{fault}; {KEPT_TEMPLATE} has it too"
-    return "{question}", f"{fault}; questions are compared with their prompts around them"
+    found, kept = read_bytes(directory / "prompt.txt"), None
+    text = "" if found is None else found.decode("utf-8", "replace").replace("\r\n", "\n")
+    with contextlib.suppress(RunError, ValueError, RecursionError):
+        kept = Template.from_json((read_bytes(directory / KEPT_TEMPLATE) or b"").decode("utf-8")).text
+    if text == kept or (kept is None and text.count("{question}") == 1):
+        return text, ""
+    fault = "is not there" if found is None else "is damaged" if kept is None else f"is not the text of {KEPT_TEMPLATE}"
+    if kept is None:
+        return "{question}", f"{fault}; questions are compared with their prompts around them"
+    return kept, f"{fault}; that of {KEPT_TEMPLATE} counts"
 
 
 def faults(reading: Reading, until: int | None = None) -> list[str]:
@@ -130,9 +126,10 @@ def _lost_responses(reading: Reading, until: int | None) -> list[str]:
     for line in reading.evaluations:
         asked: dict[str, Any] = line.get("full", line)
         wanted, there = asked["examples"] * asked.get("samples", 1), len(reading.generations[line["step"]])
-        if there < wanted and (until is None or line["step"] <= until):
+        if there != wanted and (until is None or line["step"] <= until):
             at = f" of step {line['step']}" if reading.config is not None else ""
-            found.append(f"generations.jsonl holds {there} of the {wanted} responses{at}: comparisons go without the others.")
+            follows = "comparisons go without the others" if there < wanted else "comparisons count some twice"
+            found.append(f"generations.jsonl holds {there} responses{at}, where {wanted} were logged: {follows}.")
     return found
 
 

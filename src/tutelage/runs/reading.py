@@ -45,7 +45,18 @@ class Reading:
     @cached_property
     def metrics(self) -> Records:
         """The lines of metrics.jsonl, and those that are damaged."""
-        return read_records(self.directory / "metrics.jsonl", fault_of_line)
+        seen: set[tuple[str, int]] = set()
+
+        def check(value: Any) -> str:
+            if fault := fault_of_line(value):
+                return fault
+            key = value["kind"], value["step"]
+            if key in seen and value["kind"] in ("train", "eval"):
+                return f"step {value['step']} is logged a second time"
+            seen.add(key)
+            return ""
+
+        return read_records(self.directory / "metrics.jsonl", check)
 
     @cached_property
     def responses(self) -> Records:
@@ -69,7 +80,7 @@ class Reading:
     @cached_property
     def steps(self) -> list[dict[str, Any]]:
         """The lines of the optimizer steps, oldest first."""
-        return [line for line in self.lines if line["kind"] == "train"]
+        return sorted((line for line in self.lines if line["kind"] == "train"), key=lambda line: line["step"])
 
     @cached_property
     def evaluations(self) -> list[dict[str, Any]]:

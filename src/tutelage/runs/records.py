@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,15 +50,22 @@ def read_table(path: Path) -> tuple[dict[str, Any], str]:
 
     The file's name says what it must hold (`TABLES`). Raises RunError as `read_records`.
     """
-    try:
-        text = path.read_bytes()
-    except FileNotFoundError:
+    if (text := read_bytes(path)) is None:
         return {}, ""
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read: {error.strerror}") from None
     value, fault = _parsed(text)
     fault = fault or fault_of(TABLES[path.name], value)
     return ({}, fault) if fault else (value, "")
+
+
+def read_bytes(path: Path) -> bytes | None:
+    """The bytes of a file; None if there is none. Raises RunError: what is there is no file, or cannot be read."""
+    try:
+        _require_file(path)
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def in_words(name: str, faults: dict[int, str], follows: str) -> list[str]:
@@ -83,12 +91,19 @@ def gaps(there: Iterable[int], last: int) -> str:
 
 def _lines(path: Path) -> Iterator[bytes]:
     try:
+        _require_file(path)
         with path.open("rb") as file:  # bytes: the torn end may lie inside a character
             yield from file
     except FileNotFoundError:
         return
     except OSError as error:
         raise RunError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _require_file(path: Path) -> None:
+    """Raises OSError. A pipe would be waited for without end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(0, "it is a directory, a pipe or a device, not a file")
 
 
 def _parsed(text: bytes) -> tuple[Any, str]:

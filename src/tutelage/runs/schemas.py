@@ -273,7 +273,7 @@ class Varied(Table):
     seeds: AtLeastOne
     equal: Literal["epochs", "steps", "tokens"]
     lrs: list[Finite]
-    vary: list[Any]
+    vary: list[Annotated[list[str | list[str]], Field(min_length=2, max_length=2)]]
 
 
 class Sweep(Table):
