@@ -160,6 +160,13 @@ def test_a_run_that_goes_on_names_each_damaged_file(run, capsys, name, damage):
         assert name in ("data.json", "identity.json", "config.toml")
 
 
+@pytest.mark.parametrize("value", ["1" * 5000, "[" * 100_000, "{a=" * 2000])
+def test_a_configuration_of_numbers_and_brackets_without_end_is_one_message(run, capsys, value):
+    (run.directory / "config.toml").write_text(f"[train]\nlr = {value}\n")
+    told, ended = what_it_says(run.go_on, capsys)
+    assert not ended and "config.toml:cannotbereadasTOML" in told
+
+
 @pytest.mark.parametrize(("name", "damage"), cases(("data.json",), ()))
 def test_rows_that_nothing_can_compare_are_allowed_by_name(run, capsys, name, damage):
     damaged(run.directory, name, damage)
