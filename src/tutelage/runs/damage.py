@@ -24,6 +24,7 @@ FOLLOWS = {
     "data.json": "sizes and fates of the data are not known",
     "plan.json": "what the settings \"auto\" decided is not known",
     "result.json": "the last step that is logged counts as the last one",
+    "template.json": "the prompts of a run that goes on are made again",
     "settings.toml": "the settings of the evaluation are not known",
     "identity.json": "nothing says whether the model is still the same",
 }
@@ -69,7 +70,8 @@ def faults(reading: Reading, until: int | None = None) -> list[str]:
     found = [
         f"{name} is damaged: {fault}; {follows}."
         for name, follows in FOLLOWS.items()
-        if (fault := _settings_fault(reading.directory / name) if name == "settings.toml" else reading.fault_of(name))
+        if name != KEPT_TEMPLATE
+        and (fault := _settings_fault(reading.directory / name) if name == "settings.toml" else reading.fault_of(name))
     ]
     found += [f"{name} is not there; {FOLLOWS[name]}." for name in _expected(reading, until) if not (reading.directory / name).is_file()]
     if wrong := template(reading.directory)[1]:
@@ -102,7 +104,8 @@ def _expected(reading: Reading, until: int | None) -> list[str]:
     if reading.config is None:
         return ["environment.json", "settings.toml"]
     planned = until or (reading.steps and reading.table("identity.json"))
-    return ["environment.json", "data.json", *(["plan.json"] if planned else [])]
+    template_is_kept = [KEPT_TEMPLATE] if reading.table("identity.json") else []
+    return ["environment.json", "data.json", *(["plan.json"] if planned else []), *template_is_kept]
 
 
 def _lost_fates(reading: Reading) -> list[str]:
