@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import tempfile
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 from tiny import make_tiny_model
 
@@ -20,7 +23,14 @@ from tutelage.runs.files import to_lines
 # and the processes that they start, need the usual handler.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-LONGEST_FIRST = ("test_vllm", "test_preemption", "test_bench", "test_memory", "test_grading_load", "test_live", "test_grading_workers")
+# a busy machine may take seconds for any example
+hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("tests")
+
+LONGEST_FIRST = (
+    "test_vllm", "test_preemption", "test_live", "test_grading_workers", "test_memory", "test_policy", "test_bench", "test_parallel",
+    "test_end_to_end",
+)  # fmt: skip
 """Files are handed to the workers in this order, then by name: a long one that came last would leave one worker idle."""
 
 
@@ -77,6 +87,29 @@ def make_config(tiny_model: str, data_file: Path, tmp_path: Path):
         return parse_config(raw)
 
     return make
+
+
+OF_LIBRARIES = ("pymp-", "torchinductor_")
+"""Temporary files that may be there when the last test has ended: of processes that remove them when they end, and a cache of
+torch that is there whatever TORCHINDUCTOR_CACHE_DIR says."""
+
+
+@pytest.fixture(autouse=True, scope="session")
+def temporary_files_of_these_tests(tmp_path_factory: pytest.TempPathFactory):
+    """The tests and their processes have a folder of their own for temporary files. It is removed, and nothing may be left in it."""
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    tmp_path_factory.getbasetemp()  # stays in the usual folder, for who looks into a failure
+    folder = Path(tempfile.mkdtemp(prefix="tests-"))  # a short name: sockets in it have paths of 100 characters at most
+    with pytest.MonkeyPatch.context() as patch:
+        if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+            patch.setenv("TORCHINDUCTOR_CACHE_DIR", default_cache_dir())  # the next session need not compile again
+        patch.setenv("TMPDIR", str(folder))
+        patch.setattr(tempfile, "tempdir", str(folder))
+        yield
+    left = [path.name for path in folder.iterdir() if not path.name.startswith(OF_LIBRARIES)]
+    shutil.rmtree(folder, ignore_errors=True)
+    assert not left, f"tests, or what they tested, left temporary files behind: {sorted(left)}"
 
 
 @pytest.fixture(autouse=True, scope="session")

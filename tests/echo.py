@@ -1,5 +1,6 @@
 """The smallest thing that can be called in an engine's process."""
 
+import tempfile
 import time
 
 
@@ -13,3 +14,6 @@ class Echo:
 
     def hang(self):
         time.sleep(600)
+
+    def leave_a_file(self):
+        return tempfile.mkstemp()[1]

@@ -1,12 +1,17 @@
-"""What a training step really takes: run as a process of its own, which prints the bytes it grew by, and what was reckoned."""
+"""What training steps really take: run as a process of its own, which prints for each case the bytes it grew by, and what was reckoned."""
 
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
 import sys
 from pathlib import Path
+
+IMPORTED = (
+    "numpy", "transformers.models.llama.modeling_llama", "tutelage.data", "tutelage.training.step", "tutelage.resources.memory",
+)  # fmt: skip
 
 
 def resident(what: str) -> int:
@@ -14,19 +19,32 @@ def resident(what: str) -> int:
     return 1024 * int(status[what].split()[0])
 
 
-def main(warm: str, directory: str, precision: str, kind: str, optimizer: str, lengths: list[int], rows: int) -> None:
+def main(warm: str, cases: list[list]) -> None:
+    """Each case in a process that is forked when everything is imported and nothing has been computed."""
     import torch
 
     import tutelage.model.load
 
+    for module in IMPORTED:
+        importlib.import_module(module)
     tutelage.model.load.has_bfloat16 = lambda device: True
-    torch.set_num_threads(2)
-    _step(warm, precision, kind, optimizer, [40, 30], rows)  # libraries, threads and compiled code are there then
+    for case in cases:
+        child = os.fork()
+        if child == 0:
+            torch.set_num_threads(2)
+            print(json.dumps(_measured(warm, *case)), flush=True)
+            os._exit(0)
+        if os.waitpid(child, 0)[1]:
+            sys.exit(f"failed: {case}")
+
+
+def _measured(warm: str, directory: str, precision: str, kind: str, lengths: list[int], rows: int) -> dict[str, object]:
+    _step(warm, precision, kind, [40, 30], rows)  # libraries, threads and compiled code are there then
     _products_of(directory, max(lengths))
     gc.collect()
     before = resident("VmRSS")
-    reckoned = _step(directory, precision, kind, optimizer, lengths, rows)
-    print(json.dumps({"grown": resident("VmHWM") - before, "reckoned": reckoned}))
+    reckoned = _step(directory, precision, kind, lengths, rows)
+    return {"grown": resident("VmHWM") - before, "reckoned": reckoned}
 
 
 def _products_of(directory: str, tokens: int) -> None:
@@ -40,7 +58,7 @@ def _products_of(directory: str, tokens: int) -> None:
             (hidden @ weight) @ weight.T
 
 
-def _step(directory: str, precision: str, kind: str, optimizer: str, lengths: list[int], rows: int) -> dict[str, float]:
+def _step(directory: str, precision: str, kind: str, lengths: list[int], rows: int) -> dict[str, float]:
     """Two steps on a model, the second of which the high-water mark is of; what was reckoned for it."""
     import numpy as np
     import torch
@@ -54,7 +72,7 @@ def _step(directory: str, precision: str, kind: str, optimizer: str, lengths: li
     from tutelage.training.step import accumulate_gradients, update_weights
 
     settings = {"id": directory, "device": "cpu", "precision": precision}
-    config = parse_config({"model": settings, "train": {"optimizer": optimizer, "grad_accum": rows, "pack_tokens": max(lengths)}})
+    config = parse_config({"model": settings, "train": {"optimizer": "adamw", "grad_accum": rows, "pack_tokens": max(lengths)}})
     generator = torch.Generator().manual_seed(0)
     examples = []
     for number in range(2 * rows):
@@ -78,5 +96,4 @@ def _step(directory: str, precision: str, kind: str, optimizer: str, lengths: li
 
 if __name__ == "__main__":
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    warm, directory, precision, kind, optimizer, lengths, rows = sys.argv[1:]
-    main(warm, directory, precision, kind, optimizer, [int(length) for length in lengths.split(",")], int(rows))
+    main(*json.loads(sys.argv[1]))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from tutelage.evaluation.engine.vllm import VllmEngine
 
 
 class Planted(VllmEngine):
     mistake = ""
+    others: ClassVar = []
 
     def plant(self, mistake):
         self.mistake = mistake
@@ -24,3 +27,11 @@ class Planted(VllmEngine):
             self.llm.reset_prefix_cache = reset
         else:
             super().load(weights)
+
+    def answers_of(self, model, prompts, samplings):
+        """What an engine of another model, beside this one, answers to prompts with each sampling.
+
+        It stays: when vLLM ends an engine, it ends the groups of its process, which this one has, too.
+        """
+        self.others.append(VllmEngine(model, "cpu", "float32", 1, 0.85, max_model_len=80))
+        return [self.others[-1].generate(prompts, sampling) for sampling in samplings]

@@ -36,7 +36,7 @@ def test_what_is_written_is_the_state_of_its_moment(tmp_path, model, optimizer, 
     original, changed = FileSystemWriter.write_data, threading.Event()
 
     def late(self, *arguments):
-        assert changed.wait(30)
+        assert changed.wait(600)
         return original(self, *arguments)
 
     monkeypatch.setattr(FileSystemWriter, "write_data", late)

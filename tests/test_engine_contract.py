@@ -96,7 +96,7 @@ class Mine:
 
     def score(self, sequences, cuts):
         with self.torch.no_grad():
-            found = [self.model(self.torch.tensor([list(ids)])).logits[0].log_softmax(-1) for ids in sequences]
+            found = [self.model(self.torch.tensor([list(ids)])).logits[0].float().log_softmax(-1) for ids in sequences]
         plain = [each[range(len(ids) - 1), list(ids[1:])].tolist() for each, ids in zip(found, sequences)]
         return {"plain": plain, "cached": [[row[cut - 1] for row in plain for cut in cuts]] * 2, "cached_tokens": 0}
 

@@ -45,7 +45,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def wait_until(condition, seconds: float = 20.0) -> bool:
+def wait_until(condition, seconds: float = 120.0) -> bool:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if condition():
@@ -202,9 +202,9 @@ def test_ctrl_c_in_a_batch_ends_soon_and_the_next_grade_works():
     started = time.monotonic()
     hard = {HARD!r}
     try:
-        grade_all([(hard[0], hard[1] + f"+{{number}}") for number in range(60)], workers=2)
+        grade_all([(hard[0], hard[1] + f"+{{number}}") for number in range(600)], workers=2)
     except KeyboardInterrupt:
-        print("INTERRUPTED", time.monotonic() - started < 30, grade("x+1", "1+x").equal)
+        print("INTERRUPTED", time.monotonic() - started < 300, grade("x+1", "1+x").equal)
     """
     done = run(script)
     assert done.stdout == "INTERRUPTED True True\n", done.stdout + done.stderr
@@ -225,7 +225,7 @@ def test_a_file_in_the_current_directory_is_not_taken_for_a_library(tmp_path):
     (tmp_path / "mpmath.py").write_text("open('pwned', 'w')")
     (tmp_path / "sympy.py").write_text("open('pwned', 'w')")
     script = "from tutelage.grading import grade; print(grade(r'\\sqrt{8}', '2√2').equal)"
-    done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, timeout=300, cwd=tmp_path)
     assert done.stdout == "True\n" and not (tmp_path / "pwned").exists()
 
 
@@ -329,18 +329,20 @@ print("READY", flush=True)
 """
 
 
-@pytest.mark.parametrize(("end", "busy"), [("sys.exit(0)", False), ("sys.exit(0)", True), ("os._exit(3)", False), ("time.sleep(60)", True)])
+@pytest.mark.parametrize(("end", "busy"), [("sys.exit(0)", False), ("sys.exit(0)", True), ("os._exit(3)", False), ("time.sleep(600)", True)])
 def test_no_process_outlives_the_owner(end, busy):
     owner = subprocess.Popen(
-        [sys.executable, "-c", OWNER.format(end="time.sleep(1)\n" + end, busy=busy, hard=HARD)],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        [sys.executable, "-c", OWNER.format(end="sys.stdin.readline()\n" + end, busy=busy, hard=HARD)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
-    assert owner.stdout is not None and owner.stdout.readline() == "READY\n"
+    assert owner.stdin is not None and owner.stdout is not None and owner.stdout.readline() == "READY\n"
     below = workers_of(owner.pid)
     assert below
+    owner.stdin.write("now\n")
+    owner.stdin.flush()
     if end.startswith("time.sleep"):
         owner.kill()
-    owner.wait(30)
+    owner.wait(300)
     assert wait_until(lambda: not any(map(alive, below))), [pid for pid in below if alive(pid)]
 
 

@@ -100,8 +100,11 @@ TABLE_EXAMPLES = {
         (r"\operatorname{lcm}(a)", r"\lcm (a)"), (r"0.\bar 3", r"0.\overline 3"), ("0.333...", r"0.333\ldots"),
     ],
     "NOTATIONS": [
-        (r"20^\circ C", r"20\text{ degrees Celsius}"), (r"\mathbf{i}+\vec{j}", r"\hat{i}+\hat{j}"), (r"\boldsymbol{a}+2\mathbf{b}", r"\vec{a}+2\vec{b}"),
-        (r"[1 2]^T", "[1,2]^T"), (r"[1,2]^{\mathsf{T}}", "[1,2]^T"), ("C_{10}^3", r"\binom{10}{3}"), ("C^3_{10}", r"\binom{10}{3}"),
+        (r"20^\circ C", r"20\text{ degrees Celsius}"), (r"5\,\mathrm{m\cdot s^{-1}}", r"5 \text{ m s^-1}"),
+        (r"\frac{\partial f}{\partial x}", "f_{x}"), (r"\frac{\partial^2 f}{\partial x \partial y}", "f_{xy}"), (r"\frac{d^2y}{dx^2}", "y''"),
+        (r"(f \circ g)(x)", "f(g(x))"), (r"\mathbb{R}^+", r"(0, \infty)"), (r"n \in \mathbb{N}^*", r"n \in \mathbb{N}"),
+        ("101 in binary", "101_2"), (r"\overline{2012}_3", "2012_3"), ("4 R 1", "4 remainder 1"), (r"\mathbf{i}+\vec{j}", r"\hat{i}+\hat{j}"), (r"\boldsymbol{a}+2\mathbf{b}", r"\vec{a}+2\vec{b}"),
+        (r"[1 2]^T", "[1,2]^T"), (r"[1,2]^{\mathsf{T}}", "[1,2]^T"), (r"\mathrm{C}_7^3", r"\binom{7}{3}"), ("C_{10}^3", r"\binom{10}{3}"), ("C^3_{10}", r"\binom{10}{3}"),
         ("_{10}C_3", r"\binom{10}{3}"), ("10C3+1", r"\binom{10}{3}+1"), (r"10 \choose 3", r"\binom{10}{3}"), (r"2\mathrm{A}_{16}", "2A_{16}"),
         ("1011 (base 2)", "1011_{2}"), ("0xFF", "FF_{16}"), ("0b1011", "1011_{2}"), ("7 per cent", "7 percent"), (r"\frac{dy}{dx}", "y'"),
         (r"5\frac{\text{km}}{\text{h}}", r"5\text{ km/h}"), (r"n \text{ odd}", r"n \equiv 1 \pmod{2}"), ("n is divisible by 3", r"n \equiv 0 \pmod{3}"),

@@ -189,15 +189,15 @@ def wait_for_new_checkpoint(run: Path, process: subprocess.Popen) -> None:
     def sealed() -> set[str]:
         return {file.parent.name for file in (run / "checkpoints").glob("step-*/COMPLETE.json")}
 
-    before, deadline = sealed(), time.monotonic() + 180
+    before, deadline = sealed(), time.monotonic() + 600
     while not sealed() - before:
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline, "no checkpoint in time"
         time.sleep(0.02)
 
 
-def test_a_job_that_hung_was_killed_and_stopped_ends_as_if_undisturbed(job, ranks, make_config, tmp_path):
-    """A hung rank and a killed one are named, SIGTERM to the launcher asks all; the same command goes on, to the same bits.
+def test_a_job_that_hung_and_was_stopped_ends_as_if_undisturbed(job, ranks, make_config, tmp_path):
+    """A hung rank is named and killed, SIGTERM to the launcher asks all; the same command goes on, to the same bits.
 
     bench/chaos.py does this with thirty random kills.
     """
@@ -205,24 +205,17 @@ def test_a_job_that_hung_was_killed_and_stopped_ends_as_if_undisturbed(job, rank
     run, calm = Path(make_config().run.dir), tmp_path / "calm"
     assert ranks.run("job_train", raw=make_config(run__dir=str(calm), **changes).model_dump(mode="json")) == ["", ""]
 
-    hung = job(parallel__timeout=3, **changes)
+    hung = job(parallel__timeout=6, **changes)
     wait_for_new_checkpoint(run, hung)
     os.kill(ranks_of(hung)[1], signal.SIGSTOP)
-    told = hung.communicate(timeout=90)[1]
-    assert hung.returncode == 1
+    told = hung.communicate(timeout=300)[1]
+    assert hung.returncode == 1 and "Traceback" not in told
     assert "rank 1 (does not respond" in told and "parallel.timeout" in told and "the same command goes on" in told
-
-    killed = job(**changes)
-    wait_for_new_checkpoint(run, killed)
-    os.kill(ranks_of(killed)[1], signal.SIGKILL)
-    told = killed.communicate(timeout=90)[1]
-    assert killed.returncode == 1 and "rank 1 was ended by SIGKILL; the job ends, and the same command goes on" in told
-    assert "Traceback" not in told
 
     stopped = job(**changes)
     wait_for_new_checkpoint(run, stopped)
     stopped.send_signal(signal.SIGTERM)
-    out, told = stopped.communicate(timeout=90)
+    out, told = stopped.communicate(timeout=300)
     assert stopped.returncode == 0 and "continuing after step" in out and "SIGTERM: stopped after step" in told
 
     assert ranks.run("job_train", raw=make_config(**changes).model_dump(mode="json")) == ["", ""]
@@ -231,7 +224,7 @@ def test_a_job_that_hung_was_killed_and_stopped_ends_as_if_undisturbed(job, rank
 
 def test_bad_input_to_a_job_is_told_once(job):
     process = job(model__id="./no-such-model")
-    told = process.communicate(timeout=90)[1]
+    told = process.communicate(timeout=300)[1]
     assert process.returncode == 2 and told.count("no model there") == 1 and "Traceback" not in told
 
 
@@ -254,14 +247,14 @@ if sys.argv[1] == "fail" and rank == 1:
     sys.exit(3)
 if sys.argv[1] == "die" and rank == 1:
     os.kill(os.getpid(), signal.SIGKILL)
-time.sleep(60)
+time.sleep(600)
 """
 LAUNCH = """
 import sys
 from tutelage.machines import launcher
 launcher.PARTING_SECONDS = 0.3
 try:
-    sys.exit(launcher.launch(2, sys.argv[1:], "a_rank"))
+    sys.exit(launcher.launch(2, sys.argv[2:], sys.argv[1]))
 except KeyboardInterrupt:
     sys.exit(130)
 """
@@ -270,11 +263,11 @@ except KeyboardInterrupt:
 @pytest.fixture
 def launched(tmp_path):
     """Start two ranks of a module, and wait until both listen."""
-    (tmp_path / "a_rank.py").write_text(RANK)
     started = []
 
-    def start(mode: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", LAUNCH, mode]
+    def start(mode: str, module: str = "a_rank") -> subprocess.Popen[str]:
+        (tmp_path / f"{module}.py").write_text(RANK)
+        command = [sys.executable, "-P", "-c", LAUNCH, module, mode]
         started.append(subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
         assert [started[-1].stdout.readline() for _ in range(2)] == ["ready\n"] * 2
         return started[-1]
@@ -288,7 +281,7 @@ def launched(tmp_path):
 def test_the_launcher_passes_a_polite_signal_on(launched, asked):
     process = launched("wait")
     process.send_signal(asked)
-    out, _ = process.communicate(timeout=30)
+    out, _ = process.communicate(timeout=300)
     assert sorted(out.splitlines()) == [f"0 {asked.name}", f"1 {asked.name}"] and process.returncode == 130  # not of `tutelage`
 
 
@@ -298,14 +291,14 @@ def test_the_launcher_passes_ctrl_c_on_and_kills_at_the_second(launched):
     assert sorted(process.stdout.readline() for _ in range(2)) == ["0 SIGINT\n", "1 SIGINT\n"]
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=30)
+    _, told = process.communicate(timeout=300)
     assert "rank 0 was ended by SIGKILL" in told and "rank 1 was ended by SIGKILL" in told
 
 
-@pytest.mark.parametrize(("mode", "code", "named"), [("fail", 3, ""), ("die", 1, "rank 1 was ended by SIGKILL")])
+@pytest.mark.parametrize(("mode", "code", "named"), [("fail", 3, ""), ("die", 1, "rank 1 was ended by SIGKILL; the job ends, and the same command goes on")])
 def test_a_rank_that_fails_ends_the_others(launched, mode, code, named):
-    process = launched(mode)
-    _, told = process.communicate(timeout=30)
+    process = launched(mode, "tutelage")  # in its own directory, this is a rank that imports nothing
+    _, told = process.communicate(timeout=300)
     assert process.returncode == code and named in told
 
 

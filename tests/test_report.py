@@ -289,7 +289,7 @@ def test_watching_writes_the_page_again_until_the_run_is_finished(run, monkeypat
     watcher.start()
 
     def wait_for(part):
-        until = time.monotonic() + 30
+        until = time.monotonic() + 300
         while not (page.is_file() and part in page.read_text()):
             assert time.monotonic() < until
             time.sleep(0.05)
@@ -300,7 +300,7 @@ def test_watching_writes_the_page_again_until_the_run_is_finished(run, monkeypat
         file.write(to_lines([{"kind": "save_failed", "step": 20, "reason": "no room"}]))
     wait_for("could not be written: no room")
     (run / "result.json").write_text("{}")
-    watcher.join(30)
+    watcher.join(300)
     assert not watcher.is_alive() and " data-live" not in page.read_text() and "not finished" not in page.read_text()
 
 

@@ -8,10 +8,8 @@ import datetime
 import io
 import json
 import os
-import signal
-import subprocess
+import runpy
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -355,33 +353,25 @@ def test_a_dry_run_says_what_finished_trials_took(config, ran, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_sweep_that_is_killed_goes_on_where_it_was(config, tmp_path):
-    """With processes of their own: the whole job is killed in the middle, and started again."""
+def test_a_sweep_that_is_killed_goes_on_where_it_was(config, tmp_path, monkeypatch, capfd):
+    """With processes of their own: the bench kills the whole job in the middle, starts it again, and sums it up."""
     recipe, out = tmp_path / "recipe.toml", tmp_path / "out"
     recipe.write_text(to_toml(config))
-    command = [
-        sys.executable, "-m", "tutelage", "sweep", str(recipe), "--sizes", "8,full", "--data", "raw", "--out", str(out),
+    bench = Path(__file__).parent.parent / "bench"
+    monkeypatch.syspath_prepend(str(bench))
+    monkeypatch.setenv("BENCH_RESULTS", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", [
+        "sweep.py", "--config", str(recipe), "--out", str(out), "--sizes", "8,full", "--data", "raw", "--seeds", "1", "--kill-after", "1",
         "--train.num_epochs=4", "--run.save_every=1", "--eval.before=false",
-    ]  # fmt: skip
-    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    started = time.monotonic()
-    in_the_middle = out / "trials" / "raw-full-seed42" / "checkpoints"
-    while not (in_the_middle.is_dir() and any(in_the_middle.iterdir())):
-        assert first.poll() is None and time.monotonic() - started < 240
-        time.sleep(0.02)
-    first.send_signal(signal.SIGKILL)
-    first.wait()
-    time.sleep(1.5)  # trials end with the sweep that started them
-    begun = len(Reading(out / "trials" / "raw-full-seed42").steps)
-    done = (out / "trials" / "raw-8-seed42" / "result.json").stat().st_mtime_ns
-    again = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert again.returncode == 0, again.stderr
-    assert "going on: 1 of 2 trials are finished" in again.stdout or begun == 24
-    assert (out / "trials" / "raw-8-seed42" / "result.json").stat().st_mtime_ns == done
-    state = json.loads((out / "sweep.json").read_text())
+    ])  # fmt: skip
+    runpy.run_path(str(bench / "sweep.py"), run_name="__main__")
+    assert "going on: 1 of 2 trials are finished" in capfd.readouterr().out
+    found, state = json.loads((tmp_path / "sweep.json").read_text()), json.loads((out / "sweep.json").read_text())
+    assert (found["trials"], found["finished"], found["resumed"], found["failures"]) == (2, 2, 1, {})
+    assert [(point["data"], point["size"]) for point in found["curves"]] == [("raw", "8"), ("raw", "full")]
     assert len(state["sessions"]) == 2 and all(row["status"] == "finished" for row in results.table(out))
-    steps = [line["step"] for line in Reading(out / "trials" / "raw-full-seed42").steps]
-    assert steps == list(range(1, 25))
+    assert state["sessions"][1]["finished"] == ["raw-full-seed42"]
+    assert [line["step"] for line in Reading(out / "trials" / "raw-full-seed42").steps] == list(range(1, 25))
 
 
 @pytest.mark.slow

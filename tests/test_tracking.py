@@ -175,6 +175,7 @@ def test_numbers_stand_at_their_steps_in_one_tracker_run_that_goes_on(tmp_path, 
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "theirs")
     run = tmp_path / "run"
     config = config_of(run, name) if name == "trackio" else config_with_names(run, name)
+    monkeypatch.setenv("WANDB__SERVICE_WAIT", "600")  # seconds; on a busy machine its process may need more than its own 30
     with contextlib.ExitStack() as held:
         if name == "wandb":  # whoever calls us may have a run of their own
             import wandb

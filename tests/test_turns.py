@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from chat_templates import tokenizer_of
+from test_sweep import in_this_process
 from test_train import assert_same_run, interrupt_at_call
 
 from tutelage.cli import main
@@ -185,7 +186,8 @@ def test_an_interrupted_run_on_conversations_is_the_same_run(config, tmp_path, m
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["qwen3"], indirect=True)
-def test_a_sweep_and_a_plan_take_conversations(config, tmp_path):
+def test_a_sweep_and_a_plan_take_conversations(config, tmp_path, monkeypatch):
+    in_this_process(monkeypatch)
     path = tmp_path / "config.toml"
     path.write_text(to_toml(replaced(config, {"run.dir": str(tmp_path / "sweep"), "train.num_steps": 2, "eval.every": 0})))
     assert main(["plan", str(path), "--json"]) == 0

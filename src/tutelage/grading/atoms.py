@@ -40,6 +40,7 @@ class Atoms(Cursor):
     factor: Callable[[], Node]
     exponent: Callable[[], Node]
     starts_factor: Callable[[], bool]
+    closes: Callable[[tuple[str, ...]], bool]
     command: Callable[[str], Node]
 
     def atom(self) -> Node:
@@ -48,8 +49,9 @@ class Atoms(Cursor):
             case "number":
                 return self.number(token)
             case "symbol":
-                segment = len(token.text) == 2 and token.text.isupper()
-                return self.symbol("".join(sorted(token.text)) if segment else token.text)  # the segment AB is BA
+                segment = len(token.text) == 2 and token.text.isupper()  # AB is BA, and a product of matrices is not
+                of_matrices = segment and any(other.text == "begin" for other in self.tokens)
+                return self.symbol("".join(sorted(token.text)) if segment and not of_matrices else token.text)
             case "mark":
                 return self.bracket(token.text)
             case "command":
@@ -110,7 +112,10 @@ class Atoms(Cursor):
                 return call("binom", *chosen)
             self.at = start
         points = len(name) > 1 and name.isalpha() and name.isupper()
-        if not self.sees("(") or self.follows("mod") or name in NO_FUNCTIONS or " " in name or points:
+        if self.sees("[") and len(name) == 1 and name.isupper() and not self.next.spaced and not self.closes(("[",)):  # E[X]
+            self.take()
+            return Node(Kind.APPLY, (symbol(name), *self.inside("]")))
+        if not self.sees("(") or self.follows("mod") or name in NO_FUNCTIONS or points or (" " in name and not self.follows("t", ")")):
             return symbol(name)
         self.take()
         return Node(Kind.APPLY, (symbol(name), *self.inside(")")), None if is_function else mark)

@@ -32,6 +32,8 @@ def simplify(node: Node) -> Node:
             and node.args[1].kind is Kind.NEGATE and node.args[1].args[0].kind is Kind.SET
         ):  # fmt: skip
             return Node(Kind.SETMINUS, (node.args[0], node.args[1].args[0]))
+        case Kind.ADD if len(node.args) == 2 and (line := _line(*node.args)) is not None:
+            return line
         case Kind.LIST if node.value == "or" and all(map(is_scalar, node.args)):
             return _without_repetitions(node)
         case Kind.LIST if node.args[0].kind is Kind.RELATION and node.args[0].value == ("!=",) and all(map(is_scalar, node.args[1:])):
@@ -39,6 +41,8 @@ def simplify(node: Node) -> Node:
             return Node(Kind.LIST, tuple(Node(Kind.RELATION, (name, value), ("!=",)) for value in (first, *node.args[1:])), node.value)
         case kind if kind in _COLLECTIONS:
             parts = tuple(map(simplify, node.args))
+            if kind is Kind.LIST:  # x = y = 2, z = -1
+                parts = tuple(one for part in parts for one in (part.args if part.kind is kind and part.value == "chain" else (part,)))
             if kind is Kind.QUANTITY and parts[0].kind is Kind.QUANTITY:  # \$5 million: the inner unit stays
                 return Node(kind, parts[0].args, f"{parts[0].value} {node.value}")
             return Node(kind, parts, node.value)
@@ -49,6 +53,19 @@ def simplify(node: Node) -> Node:
         case Kind.ADD | Kind.MULTIPLY | Kind.NEGATE if symbols_of(node) & set(_UNIT_VECTORS):
             return _vector(node)
     return node
+
+
+def _line(point: Node, step: Node) -> Node | None:
+    """(1, 2) + t(3, 4) as (1 + 3t, 2 + 4t)."""
+    if step.kind is Kind.MULTIPLY and step.args[1].kind is Kind.SEQUENCE:
+        letter, direction = step.args[0], step.args[1].args
+    elif step.kind is Kind.APPLY:
+        letter, *direction = step.args
+    else:
+        return None
+    if point.kind is not Kind.SEQUENCE or len(point.args) != len(direction) or len(direction) < 2 or not is_scalar(letter):
+        return None
+    return tuple_of(tuple(Node(Kind.ADD, (start, product(letter, along))) for start, along in zip(point.args, direction, strict=True)))
 
 
 _UNIT_VECTORS = ("hat i", "hat j", "hat k")
@@ -119,6 +136,7 @@ def _about(a: Node, b: Node) -> bool:
     except Undefined:
         return True
     unit = Fraction(1, 10 ** (literal.places or 0)) if (literal := decimal_of(b)) is not None else Fraction(1)
+    unit /= 100 if b.kind is Kind.PERCENT else 1
     if not is_real(x) or not is_real(y):
         return bool(abs(x - y) <= abs(x) / 100)
     return rounded_or_cut(y, x, unit) or bool(abs(x - y) <= abs(x) / 500)
@@ -172,6 +190,8 @@ def expand(node: Node) -> Node:
     """± written out: 1 ± √2 is a list of two; x = ±3 is x = 3, x = -3; {1 ± √5, 2} is a set of three."""
     if node.kind in (Kind.LIST, Kind.SET):
         return Node(node.kind, tuple(expanded for part in node.args for expanded in _signs(part)), node.value)
+    if node.kind is Kind.RELATION and node.value == ("in",) and node.args[1].kind is Kind.SET:
+        return Node(node.kind, (node.args[0], expand(node.args[1])), node.value)
     signs = _signs(node)
     return node if len(signs) == 1 else Node(Kind.LIST, tuple(signs))
 

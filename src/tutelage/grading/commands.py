@@ -14,6 +14,7 @@ from tutelage.grading.tree import (
     Unreadable,
     call,
     negated,
+    nodes_of,
     number,
     plain_text,
     product,
@@ -134,9 +135,17 @@ class Commands(Atoms):
             variable = below.args[0]
         if variable is None or not variable.is_symbol():
             return Node(Kind.OPAQUE, (None, below, above, body), name)
-        bound = symbol(BOUND + variable.value)
+        inner = [part.args[0].value for part in nodes_of(body) if part.kind is Kind.OPAQUE and part.args[0] is not None]
+        bound = symbol(f"{BOUND}{sum(name.startswith(BOUND) for name in inner if isinstance(name, str))}")  # not by its letter
         low = below.args[1] if below is not None and below.kind is Kind.RELATION else below
-        return Node(Kind.OPAQUE, (bound, low, above, rewritten(body, lambda part: bound if part == variable else part)), name)
+
+        def renamed(part: Node) -> Node:
+            """The variable by its neutral name; a_k is a function of k."""
+            if part.is_symbol() and part.value.endswith(f"_{variable.value}"):
+                return Node(Kind.APPLY, (symbol(part.value.removesuffix(variable.value)), bound))
+            return bound if part == variable else part
+
+        return Node(Kind.OPAQUE, (bound, low, above, rewritten(body, renamed)), name)
 
     def environment(self, name: str) -> Node:
         self.expect("{")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 from tutelage.grading import families, relations  # noqa: F401 (its rules)
 from tutelage.grading.applied import resolved
 from tutelage.grading.canonical import expand, shape, simplify
 from tutelage.grading.expressions import equal_expressions, is_scalar
 from tutelage.grading.named import neutral
 from tutelage.grading.rules import only_element, ordered, rule, same
-from tutelage.grading.tree import ZERO, Kind, Node, difference, product, symbols_of, tuple_of
+from tutelage.grading.tree import ZERO, Kind, Node, difference, plain_text, product, symbols_of, tuple_of
 from tutelage.grading.units import unit_of
 from tutelage.grading.vocabulary import number_of
 
@@ -74,14 +76,17 @@ def _with_letter_unit(node: Node, other: Node) -> Node:
 
 def _value_and_letters(node: Node) -> tuple[Node, str]:
     """(5, "m^2") of 5m^2; no letters where they are no factors."""
-    if node.kind not in (Kind.MULTIPLY, Kind.DIVIDE):
+    if node.kind not in (Kind.MULTIPLY, Kind.DIVIDE) or not symbols_of(node):
         return node, "" if symbols_of(node) else " "
     value, letters = _value_and_letters(node.args[0])
     factor, sign = node.args[1], " / " if node.kind is Kind.DIVIDE else " "
+    if factor.kind is Kind.DIVIDE and node.kind is Kind.MULTIPLY:  # 3 \\frac{m}{s}
+        return _value_and_letters(Node(Kind.DIVIDE, (product(node.args[0], factor.args[0]), factor.args[1])))
     base, power = factor.args if factor.kind is Kind.POWER else (factor, None)
-    if not letters or not base.is_symbol() or (power is not None and power.kind is not Kind.NUMBER):
+    exponent = plain_text(power) if power is not None else ""
+    if not letters or not base.is_symbol() or not re.fullmatch(r"(?:-?\d+)?", exponent):
         return node, ""
-    return value, f"{letters}{sign}{_SYMBOLS_OF_UNITS.get(base.value, base.value)}{f'^{power.value}' if power is not None else ''}"
+    return value, f"{letters}{sign}{_SYMBOLS_OF_UNITS.get(base.value, base.value)}{exponent and '^' + exponent}"
 
 
 _SYMBOLS_OF_UNITS = {"Omega": "ohm"}

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from fractions import Fraction
 from itertools import permutations
 
-from tutelage.grading.named import membership
+from tutelage.grading.expressions import is_scalar
+from tutelage.grading.named import assignment, membership
 from tutelage.grading.numbers import CONTEXTS, DIGITS, Undefined, as_mpf, close, is_real
 from tutelage.grading.tree import Kind, Node, negated, nodes_of, number, rewritten, symbol, symbols_of
 from tutelage.grading.values import evaluate
@@ -34,6 +35,12 @@ def readings(gold: Node, answer: Node) -> Iterator[tuple[Node, Node]]:
     real = {"mathbb R"} >= {*domains.values(), *others.values()}
     if (domains or others) and (real or not bounded) and symbols_of(first) == symbols_of(second):
         yield first, second
+    progressions = [_progression(body) for body in (first, second)]
+    named = any(part is not None and part.kind is Kind.RELATION for part in (*progressions, first, second))
+    bare = any(part is not None and part.kind is Kind.RESIDUE for part in progressions)
+    of_integers = {*domains.values(), *others.values()} <= {"mathbb Z"}
+    if named and of_integers and any(progressions) and not (bare and symbols_of(first) & symbols_of(second)):
+        yield progressions[0] or first, progressions[1] or second
     names = [set(declared) & symbols_of(body) or _implied(body) for body, declared in sides]
     if len(names[0]) == len(names[1]) == 1:
         counter = symbol("n•")
@@ -45,6 +52,25 @@ def readings(gold: Node, answer: Node) -> Iterator[tuple[Node, Node]]:
     if len(domains) == len(others) > 1:
         yield first, _replaced(second, dict(zip(others, map(symbol, domains), strict=True)))
     yield from _renamed_constants(gold, answer)
+
+
+def _progression(node: Node) -> Node | None:
+    """n = 6k + 5 as n ≡ 5 (mod 6), 6k + 5 as 5 (mod 6)."""
+    pair = assignment(node) or ("", node)
+    letters = symbols_of(pair[1])
+    counts = len(letters) == 1 and letters <= _COUNTERS | {"t", "j", "q"} - {pair[0]}
+    if len(pair[0]) > 1 or pair[0] == "y" or not is_scalar(pair[1]) or not counts:
+        return None
+    try:
+        start, *rest = (evaluate(pair[1], {name: Fraction(at) for name in letters}) for at in (0, 1, 2, 5))
+    except Undefined:
+        return None
+    step = rest[0] - start
+    whole = all(isinstance(value, Fraction) and value.denominator == 1 for value in (start, step))
+    if not whole or abs(step) < 2 or rest[1] != start + 2 * step or rest[2] != start + 5 * step:
+        return None
+    residue = Node(Kind.RESIDUE, (number(start % abs(step)), number(abs(step))))
+    return Node(Kind.RELATION, (symbol(pair[0]), residue), ("=",)) if pair[0] else residue
 
 
 def _without_declarations(node: Node) -> tuple[Node, dict[str, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tutelage.grading.tree import CONSTANTS, Kind, Node, rewritten, symbol, tuple_of
+from tutelage.grading.tree import CONSTANTS, Kind, Node, rewritten, symbol, symbols_of, tuple_of
 
 Named = list[tuple[str, Node]]
 """(name, value) of each element of an answer."""
@@ -49,9 +49,12 @@ def _joined(kind: Kind, names: list[str]) -> str | None:
 
 def assignment(node: Node) -> tuple[str, Node] | None:
     """(name, value) of "name = value"."""
-    if node.kind is Kind.RELATION and node.value == ("=",) and (name := name_of(node.args[0])) is not None:
-        return name, node.args[1]
-    return None
+    if node.kind is not Kind.RELATION or node.value != ("=",):
+        return None
+    name, value = node.args
+    if value.kind is Kind.MATRIX and not name.is_symbol() and "".join(symbols_of(name)).isupper():  # A^{-1}, A + B
+        return repr(name), value
+    return (found, value) if (found := name_of(name)) is not None else None
 
 
 def membership(node: Node) -> Node | None:

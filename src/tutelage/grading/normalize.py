@@ -95,8 +95,10 @@ _PROSE = re.compile(
     r"\s*(?:\*\*)?\s*(?:is|:|=)(?:\*\*)?\s*:?\s+(?=\S)"
     r"|(?P<subject>(?:the|this|its|his|her|their)\s+(?:[a-z-]{2,}\s+){1,6})(?:is|are|equals|was)\s*:?\s+(?=\S)"
     rf"|{_HENCE}(?=[\d\\$]|[A-Za-z]\s*=)|exactly\s+(?=[\d$\\.-])"
-    r"|(?:\\(?:Rightarrow|therefore|implies)\b|⇒|∴|=(?=\s*[^=]))\s*|#+\s+(?=\S)", re.IGNORECASE,
+    r"|(?:\\(?:Rightarrow|therefore|implies)\b|⇒|∴|=(?=\s*[^=])|\\equiv(?![a-z])(?=.*mod))\s*|#+\s+(?=\S)", re.IGNORECASE,
 )  # fmt: skip
+_ANOTHER = re.compile(r"(?:[,;]\s*(?:and\s+)?|\band\s+)(?:the\s+)?[a-z]{3,}[a-z ]*\s(?:is|are)\b", re.IGNORECASE)
+"""A second subject: the mean is 6 and the variance is 4."""
 _HEDGED = re.compile(
     r"(?:\\approx(?![A-Za-z])|\\sim(?:eq)?(?![A-Za-z])|~|≈|(?:approximately|about|roughly|around|nearly|almost|maybe|probably|perhaps|circa"
     r"|approx)\b\.?(?:\s+equal\s+to\b)?|大约是?|大概是?|约(?:为|等于)?)\s*(?=\S)", re.IGNORECASE,
@@ -104,7 +106,11 @@ _HEDGED = re.compile(
 LONGEST_HEDGE = 24
 """Characters of a hedge behind a value."""
 _HEDGED_BEHIND = re.compile(r"\s*(?:\bor so|\bor thereabouts|,?\s*\(?\bapprox(?:\.|imately)?\)?|左右)$", re.IGNORECASE)
-_NEARLY = re.compile(r"(?:\\text\s*\{\s*)?\(\s*(?:or\s+)?(?:approximately|approx\.?|about|\\approx)(?![a-z])([^()]*\d[^()]*)\)\s*\}?\s*$")
+_NEARLY = re.compile(
+    r"(?:(?:\\text\s*\{\s*)?\(\s*(?:or\s+)?|,?\s+or\s+)(?:approximately|approx\.?|about|roughly|\\approx)(?![a-z])([^()]*\d[^()]*?)\)?\s*\}?[\s.]*$"
+)
+_STRONG = re.compile(r"(?<![\w)}\]*])\*\*(?=[^\s*])([^*]*[^\s*])\*\*(?![\w({*])")
+"""**72** eggs, and no power."""
 _LEADING_TEXT = re.compile(r"^\s*\\text\s*\{([^{}]*\b(?:is|are|equals)\s*:?\s*)\}")
 _ENDING = re.compile(r"(?:\\[,;:!. ]|(?<!\.)(?<!\\right)\.|[,;\s])+$")
 
@@ -112,9 +118,11 @@ _ENDING = re.compile(r"(?:\\[,;:!. ]|(?<!\.)(?<!\\right)\.|[,;\s])+$")
 def wrappers(text: str) -> str:
     """$7$, \\boxed{7}, **7**, `7`, \\text{7}, "The answer is 7.", 7. → 7; what stands in several boxes becomes a list."""
     text = _LEADING_TEXT.sub(r"\1 ", text)
-    if "(" in text and (nearly := _NEARLY.search(text)) is not None:  # 1/3 (about 0.33) is a chain, whose members must be close
+    if "**" in text:
+        text = _STRONG.sub(r"\1", text)
+    if (nearly := _NEARLY.search(text)) is not None:  # 1/3 (about 0.33) is a chain, whose members must be close
         near = nearly[1].strip(" $}")
-        text = text[: nearly.start()] + (f" \\approx {near}" if re.fullmatch(r"-?\d*\.?\d+", near) else "")
+        text = text[: nearly.start()] + (f" \\approx {near}" if re.fullmatch(r"-?\d*\.?\d+(?:\s*\\?%)?", near) else "")
     hedged, before = "", ""
     while text != before:
         before, text = text, _unwrapped(text.strip())
@@ -139,8 +147,11 @@ def _unwrapped(text: str) -> str:
     elif "\\boxed" in text:
         text = _boxed_list(text) or text
     prose = _PROSE.match(text)
-    spoken = prose is not None and DOUBTS.isdisjoint(words_of(prose[0])) and is_subject(prose["subject"] or "")
-    return text[prose.end() :] if prose is not None and spoken else text
+    if prose is None or not DOUBTS.isdisjoint(words_of(prose[0])):
+        return text
+    subject = prose["subject"] or ""
+    spoken = is_subject(subject) and not (subject and (_ANOTHER.search(text, prose.end()) or " and " in subject))
+    return text[prose.end() :] if spoken else text
 
 
 def _boxed_list(text: str) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from tutelage.grading.lexer import FUNCTIONS
 from tutelage.grading.vocabulary import listed, replacements
 
 Match = re.Match[str]
@@ -51,7 +52,8 @@ SYNONYMS = table(
     ("{,}", r"(?<=\d)\{,\}(?=\d)", ","),
     ("\\not", r"\\not\s*=", r"\\ne "),
     ("\\circ", r"\^\s*\{?\s*\\circ\s*\}?", r"\\degree "),
-    ("\\operatorname", r"\\operatorname\s*\*?\s*\{\s*([A-Za-z]+)\s*\}", r"\\\1 "),
+    ("\\operatorname", r"\\operatorname\s*\*?\s*\{\s*([A-Za-z]+)\s*\}",
+     lambda match: f"\\{match[1]} " if match[1] in FUNCTIONS else f"\\text{{{match[1]}}}"),
     ("\\", r"\\(?:bar|dot|overset\{\\cdot\})\s*(?=\d)", r"\\overline "),
     ("...", r"\.\.\.", r"\\ldots "),
 )  # fmt: skip
@@ -80,17 +82,33 @@ def _chosen(kind: str, n: str, k: str, text: str) -> str:
     return f"\\{'binom' if kind == 'C' else 'perm'}{{{n}}}{{{k}}}"
 
 
+_LETTERS, _POWER, _SQUARE = r"[A-Za-z\s.]|\\cdot|\\times|\\[,;: ]", r"\^\s*\{?\s*-?\d\s*\}?", r"\^\s*\{?2\}?"
 NOTATIONS = table(
     ("egree", rf"(?<!\{{)(?<!\{{ )\\?degrees?(?![a-z])\s*{_WORD}(C(?:elsius)?|F(?:ahrenheit)?)(?![A-Za-z])\s*\}}?",
      lambda match: rf"\text{{ degrees {'Celsius' if match[1][0] == 'C' else 'Fahrenheit'}}}"),
+    ("{", rf"\\(?:mathrm|text|rm)\s*\{{((?:{_LETTERS})*[A-Za-z]\s*{_POWER}(?:{_LETTERS}|{_POWER})*)\}}",
+     lambda match: "\\text{ " + re.sub("[{}.]", "", re.sub(r"\\cdot|\\times|\\.", " ", match[1])) + "}"),
+    ("\\partial", r"\\frac\s*\{\s*\\partial\s*([A-Za-z])\s*\}\s*\{\s*\\partial\s*([a-z])\s*\}", r"\1_{\2}"),
+    ("\\partial", rf"\\frac\s*\{{\s*\\partial\s*{_SQUARE}\s*([A-Za-z])\s*\}}\s*\{{\s*\\partial\s*([a-z])"
+     rf"\s*(?:{_SQUARE}|\\partial\s*([a-z]))\s*\}}",
+     lambda match: f"{match[1]}_{{{''.join(sorted(match[2] + (match[3] or match[2])))}}}"),
+    ("{d", r"\\frac\s*\{\s*d\s*\^\s*\{?2\}?\s*([a-z])\s*\}\s*\{\s*d\s*[a-z]\s*\^\s*\{?2\}?\s*\}", r"\1''"),
+    ("\\circ", r"\(\s*([a-zA-Z])\s*\\circ\s*([a-zA-Z])\s*\)\s*\(\s*([a-z\d]+)\s*\)", r"\1(\2(\3))"),
+    ("R", r"\\mathbb\s*\{?\s*R\s*\}?\s*[\^_]\s*\{?\s*([+-]|[<>]\s*0)\s*\}?(?![\w^])",
+     lambda match: r"(0, \infty)" if match[1][0] in "+>" else r"(-\infty, 0)"),
+    ("N", r"(\\mathbb\s*\{?\s*N\s*\}?)\s*[\^_]\s*\{?\s*[*+]\s*\}?", r"\1"),
+    ("in ", r"(?<=\d) in (binary|octal|hexadecimal)$", lambda match: {"b": "_2", "o": "_8", "h": "_16"}[match[1][0]]),
+    ("\\overline", r"\\overline\s*\{\s*([\dA-F]+)\s*\}(?=\s*_)", r"\1"),
+    ("", r"^(\d+) (?:R|\\text\s*\{\s*remainder\s*\}) ?(\d+)$", r"\1 remainder \2"),
     ("\\", r"\\(?:hat|vec|mathbf|boldsymbol|bm)\s*\{?\s*\\?([ijk])(?:math)?\s*\}?(?![A-Za-z])", r"\\hat{\1}"),
     ("\\", r"\\(?:mathbf|boldsymbol|bm)\s*\{?\s*([a-z])\s*\}?(?![A-Za-z])", r"\\vec{\1}"),
     ("]", r"\[([^\[\],]+)\](?=\s*\^\s*\{?\s*(?:\\(?:text|mathsf|mathrm|top|intercal)|T))", lambda match: f"[{','.join(match[1].split())}]"),
     ("^", r"\^\s*\{?\s*\\(?:intercal|(?:mathsf|text|mathrm)\s*\{?\s*T\s*\}?)\s*\}?", "^T"),
+    ("\\", r"\\(?:mathrm|text)\s*\{\s*([CAP])\s*\}(?=\s*_\s*\{?\w+\}?\s*\^)", r"\1"),
     ("_", rf"\b([CAP])\s*_\s*{_VALUE}\s*\^\s*{_VALUE}(?![A-Za-z\d])", lambda match: _chosen(match[1], match[2], match[3], match[0])),
     ("_", rf"\b(C)\s*\^\s*{_VALUE}\s*_\s*{_VALUE}(?![A-Za-z\d])", lambda match: _chosen(match[1], match[3], match[2], match[0])),
     ("_", rf"(?:\{{\}}\s*)?[_^]\s*{_VALUE}\s*([CP])\s*_\s*{_VALUE}", lambda match: _chosen(match[2], match[1], match[3], match[0])),
-    ("C", r"(?<![\w.\\])(\d+|n)(C)(\d+|[rk])(?!\w)", lambda match: _chosen(match[2], match[1], match[3], match[0])),
+    ("", r"(?<![\w.\\])(\d+|n)([CP])(\d+|[rk])(?!\w)", lambda match: _chosen(match[2], match[1], match[3], match[0])),
     ("choose", rf"\{{?\s*{_VALUE}\s*\\choose\s*{_VALUE}\s*\}}?", r"\\binom{\1}{\2}"),
     ("_", rf"{_TEXT}([0-9A-F]+)\}}(?=[0-9A-F]*\s*_)", r"\1"),
     ("(base", r"\s*\(base\s+(\w+)\s*\)", r"_{\1}"),
@@ -100,7 +118,7 @@ NOTATIONS = table(
     ("{d", r"\\frac\s*\{\s*d\s*([a-z])\s*\}\s*\{\s*d\s*[a-z]\s*\}", r"\1'"),
     ("\\frac", rf"\\frac\s*\{{\s*{_TEXT}([A-Za-z]+)\s*\}}\s*\}}\s*\{{\s*{_TEXT}([A-Za-z]+)\s*\}}\s*(\^\{{?\d\}}?)?\s*\}}",
      r"\\text{ \1/\2}\3"),
-    ("", r"(?<![A-Za-z\\])([a-z])(?:\s+|\s*\\text\s*\{\s*)(?:is\s+)?(odd|even)\b\s*\}?",
+    ("", r"(?<![A-Za-z\\'])(?![fgh])([a-z])(?:\s+|\s*\\text\s*\{\s*)(?:is\s+)?(odd|even)\b\s*\}?",
      lambda match: rf"{match[1]} \equiv {'1' if match[2] == 'odd' else '0'} \pmod{{2}}"),
     ("divisible", r"(?<![A-Za-z\\])([a-z])\s*(?:\\text\s*\{\s*)?is divisible by\s*\}?\s*(\d+)", r"\1 \\equiv 0 \\pmod{\2}"),
     ("\\mid", r"(?<![\w.|])(\d+)\s*\\mid\s*([a-z])(?![\w}])", r"\2 \\equiv 0 \\pmod{\1}"),
@@ -109,7 +127,7 @@ NOTATIONS = table(
     ("\\text", r"\\text\s*\{\s*(\d[\d.,]*)\s*([A-Za-z][^{}]*)\}", r"\1\\text{ \2}"),
     ("%", r"(?<![\w./])(\d+)/(\d+)\s*\\?%", r"\\frac{\1}{\2}\\%"),
     ("", r"\b(?:USD|US\s*\\?\$|EUR|Rs\.?|INR)\s*(?=\d)", lambda match: _MONEY[match[0][0]]),
-    ("and", rf"({_LARGER})\s*\}}?,?\s*(?:\\text\s*\{{\s*)?and\b\s*\}}?(?=\s*\d+\s*(?:\\text\s*\{{)?\s*{_SMALLER})",
+    ("", rf"({_LARGER})\s*\}}?(?:\s*,|,?\s*(?:\\text\s*\{{\s*)?and\b\s*\}}?)(?=\s*\d+\s*(?:\\text\s*\{{)?\s*{_SMALLER})",
      lambda match: f"{match[1]}{'}' if '}' in match[0] else ''} "),
 )  # fmt: skip
 

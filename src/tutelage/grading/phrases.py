@@ -40,7 +40,8 @@ def _with_parameter(match: re.Match[str]) -> str:
 _PHRASES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     (re.compile(pattern, re.IGNORECASE), replacement)
     for pattern, replacement in (
-        (r"(?:there (?:is|are|exists?) )?no (?:(?:real|integer|such|positive|valid|possible) )*(?:solutions?|roots?|values?)(?: exists?)?",
+        (r"(?:there (?:is|are|exists?) |the (?:system|equation) has )?no "
+         r"(?:(?:real|integer|such|positive|valid|possible) )*(?:solutions?|roots?|values?)(?: exists?)?",
          r"\\emptyset"),
         (rf"{_OF_ALL}(?:real numbers|reals)(?: [a-z])?(?: except(?: for)?| other than| excluding| but| not equal to)(?: [a-z] =)? (.+)",
          lambda match: rf"\mathbb{{R}} \setminus \{{{re.sub(' and | or ', ', ', match[1])}\}}"),
@@ -52,7 +53,8 @@ _PHRASES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
          lambda match: _SETS[match[1].casefold().replace("-", "")]),
         (rf"{_OF_ALL}(integers|rational numbers|real numbers|reals)|all (real) [a-z]|all real numbers [a-z]",
          lambda match: _SETS[(match[1] or "reals").casefold()]),
-        (r"(\d+) out of (\d+)", r"\1/\2"),
+        (r"at ([a-z] ?= ?.+)", r"\1"),
+        (r"(\d+) (?:out of|in) (\d+)", r"\1/\2"),
         (r"(?:from|between) (\S+) (?:to|and) (\S+?),? inclusive", r"[\1, \2]"),
         (r"(?:at )?(?:the )?(?:points? |origin )?(\(.+\))", r"\1"),
         (r"(?:the )?(?:ratio )?(\d+(?:\.\d+)?(?: to \d+(?:\.\d+)?)+)", lambda match: match[1].replace(" to ", ":")),

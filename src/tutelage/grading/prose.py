@@ -17,7 +17,7 @@ _COPULAS, _ANSWERS, _GLUE = listed("copulas"), listed("answers"), listed("answer
 _CLOSING = _GLUE | listed("closings")
 _SHORT = {word for word in _GLUE | listed("verbs") | listed("behind") if len(word) > 1}
 _CONJUNCTIONS, _PREPOSITIONS, _REASONS = listed("conjunctions"), listed("prepositions"), listed("reasons")
-_FIGURES = frozenset({"triangle", "segment", "side", "angle", "point"})
+_FIGURES = frozenset({"triangle", "segment", "side", "angle", "point", "year", "rank", "dimension", "degree", "order"})
 _LEADS_ON = _COPULAS | listed("between") | {""}
 _FORMULA = "#"
 """What stands for mathematics in a subject."""
@@ -25,6 +25,12 @@ _MUST = frozenset({"must", "should", "has", "to"})
 _CALLED = frozenset({"is", "are", "was", "which", "as"})
 _RELATION = re.compile(r"[=<>]|\\[lg]e|\\in")
 _RECKONING = frozenset({"value", "if", "actually", "rounding"})
+_SUPPOSES = frozenset({"suppose", "supposing", "assume", "assuming"})
+_CLAIMED = _GLUE | {"valid", "possible", "unique", "smallest", "largest", "integer", "root", "works", "value"}
+_ONLY = (["works"], ["only"], ["suffices"])
+_VERB = re.compile("[a-z]{3,}(?:ed|[^s]s)|can|will|must")
+_LEAVES_OPEN = (listed("prepositions") | {"besides", "near", "but", "by", "than", "across", "towards", "de", "von", "di"}) - {"at"}
+_OF_ALL = (["total", "of"], ["profit", "of"], ["average", "of"])
 _FOREIGN_PLURALS = ("lösungen", "способов")
 LONGEST_SUBJECT = 12
 """Words of a subject, or of a phrase behind a value."""
@@ -44,11 +50,16 @@ _TRUE_OF_ALL = re.compile(
 _AGAIN = re.compile(
     r"^(?P<first>.*[^\s(,])\s*\((?:\\text\{)?\s*(?:or|i\.?e\.?,?|that is,?|=|equivalently,?)\s*\}?(?P<second>.*[^\s])\)$"
 )
-_DECIMAL_AGAIN = re.compile(r"^(?P<first>.*[^\s(,*])\s+\((?P<second>-?\d*\.\d+)\)$")
+_DECIMAL_AGAIN = re.compile(r"^(?P<first>.*[^\s(,*])\s+\((?P<second>-?\d*\.\d+|-?\d+(?:\.\d+)?\s*\\?%)\)$")
+_THAT_IS = re.compile(r"^(?P<first>[^,]*[^\s,]),?\s+(?:i\.\s?e\.,?|that is,?|or equivalently,?)\s+(?P<second>[^,]+)$")
 _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|textnormal|mbox|hbox|emph)\s*\{([^{}$\\]*)\}")
 _DISPLAY = re.compile(r"\\\[(.+?)\\\]|\$\$(.+?)\$\$", re.DOTALL)
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\\$])|\n+")
 _CONCLUDES = re.compile(r"(?:so|thus|hence|therefore|finally|in total|altogether|then)\b|.*\b(?:answer|total)\b", re.IGNORECASE)
+_HENCE = re.compile(
+    r"[,;]\s+(?:and\s+)?(?:hence|so|thus|therefore|giving|which\s+gives|we\s+get)\b,?\s+(?:that\s+)?"
+    r"|,\s+(?=the\s+(?:final\s+)?answer\s+is\b)", re.IGNORECASE,
+)  # fmt: skip
 _COMMAND = re.compile(r"\\(?!text)[A-Za-z]+")
 _UNIT = re.compile(r"[^\W\d_]+(?:[ /-](?:per|square|cubic|and)\s[^\W\d_]+|/[^\W\d_]+|\^\d)*")
 _PARTLY = re.compile(r"\b(?:one|some|any|each|part) of\b", re.IGNORECASE)
@@ -68,7 +79,9 @@ LONGEST = 1_500
 
 def said(text: str) -> str:
     """The value that a text of sentences says; the text itself where it has no words, or says none or several."""
-    if "\\begin" in text or len(text) > LONGEST or text.rstrip().endswith("?") or not ("(" in text or WORD.search(text)):
+    if "\\begin" in text or len(text) > LONGEST or re.search("[\u4e00-\u9fff]", text):
+        return text
+    if text.rstrip().endswith("?") or not ("(" in text or WORD.search(text)):
         return text
     text = re.sub(r"^Il y a\b", "There are", without_remark(text))
     if _NO_PROSE.search(text) or not any(len(word) > 3 or word in _SHORT for word in words_of(_COMMAND.sub(" ", text))):
@@ -76,20 +89,25 @@ def said(text: str) -> str:
     plain = _DISPLAY.sub(lambda shown: f"\n$ {(shown[1] or shown[2]).strip(' .,')} $\n", _TEXT.sub(r" \1 ", text)).replace("**", " ")
     sentences = [part.strip() for part in _SENTENCE_END.split(plain) if part.strip(" .")]
     valued = [index for index, sentence in enumerate(sentences) if re.search(r"\d|\$|\\", sentence)]
-    if not valued or any(doubted(words_of(sentences[index])) for index in range(len(sentences)) if index not in valued):
+    others = (sentence for index, sentence in enumerate(sentences) if index not in valued)
+    if not valued or any(doubted(words_of(sentence.removeprefix("Let "))) for sentence in others):
         return text
     last = sentences[valued[-1]]
     if not all(_CLOSING.issuperset(words_of(sentence)) for sentence in sentences[valued[-1] + 1 :]):
         return text
     if len(valued) > 1 and not (_CONCLUDES.match(last) or _DISPLAY.search(text)):
         return text
-    return _value(last, len(sentences) > 1) or text
+    *reasons, conclusion = _HENCE.split(last)
+    supposed = not _SUPPOSES.isdisjoint(words_of(" ".join(sentences[: valued[-1]])))
+    if supposed or not DOUBTS.isdisjoint(words_of(" ".join(reasons))):
+        return text
+    return _value(conclusion, len(sentences) > 1 or bool(reasons)) or text
 
 
 def without_remark(text: str) -> str:
     """42 (since 6 · 7 = 42) → 42; 3/4 (or 0.75) → 3/4 = 0.75, so that both must be right."""
-    again = (_AGAIN.match(text) or _DECIMAL_AGAIN.match(text)) if text.endswith(")") else None
-    if again is not None and not re.search("[=<>]", text) and not words_of(again["second"]):
+    again = (_AGAIN.match(text) or _DECIMAL_AGAIN.match(text)) if text.endswith(")") else _THAT_IS.match(text)
+    if again is not None and not re.search("[=<>]", again["first"] + again["second"]) and not words_of(again["second"]):
         return f"{again['first']} = {again['second']}"
     remark = _REMARK.search(text) if WORD.search(text) else None
     if remark is None or not re.search(r"[\d\w)}$]$", text[: remark.start()].rstrip(" \\")):
@@ -160,11 +178,17 @@ def _value(sentence: str, many: bool) -> str | None:
     if not DOUBTS.isdisjoint(words_of(" ".join((*lead, behind)))):
         return None
     copula = next((at for at, word in enumerate(lead) if at and word.strip(",") in _COPULAS), None)
+    if copula is not None and _FORMULA not in lead and _GLUE.issuperset(words_of(" ".join(lead))):  # final answer: the answer is 5
+        copula = max(at for at, word in enumerate(lead) if word.strip(",") in _COPULAS)
     if copula is None:
-        leads = _is_lead(" ".join(lead)) if lead else re.match(r"(?:is|are|was)\b", behind) is not None
+        spoken = " ".join(lead)
+        leads = _is_lead(spoken) and (_GLUE.issuperset(words_of(spoken)) or not re.search("[<>]", value))
+        leads = leads if lead else re.match(r"(?:is|are|was|works|only)\b", behind) is not None
         return _counted(value, behind) if leads and _FORMULA not in lead else None
     subject, between = " ".join(lead[:copula]), {word.strip(",:") for word in lead[copula + 1 :]}
     if not (is_subject(subject, lead[copula] == ":") and between <= _LEADS_ON) or ("there" in lead and re.search("[<>]", value)):
+        return None
+    if "and" in subject.split()[1:] and re.search(r"\band\b|,", value):  # the mean and the variance are 6 and 4
         return None
     counted = _counted(value, behind)
     named = next((word for word in reversed(lead[:copula]) if word not in _MUST), "") == _FORMULA
@@ -176,7 +200,7 @@ def _value(sentence: str, many: bool) -> str | None:
 def _counted(value: str, behind: str) -> str | None:
     """The value with its unit, if the words behind it leave it what it is."""
     words = words_of(behind)
-    if words and words[0] in _CALLED and _GLUE.issuperset(words):
+    if words and words[0] in _CALLED and _CLAIMED.issuperset(words[1:]):
         return value
     unit = _UNIT.match(behind)
     if unit is None or not (is_known(words[0]) or words[0] in MULTIPLES) or behind.startswith("in "):
@@ -193,22 +217,26 @@ def is_subject(spoken: str, labelled: bool = False) -> bool:
     if _GLUE.issuperset(words) or (labelled and (_GLUE | _QUANTITIES).issuperset(words)):
         return True
     words = list(dropwhile(_CONJUNCTIONS.__contains__, words))
+    if labelled and len(words) < 4 and len(words[0]) > 3:  # Period: 2\\pi
+        return not changed(words)
     if labelled or not _ANSWERS.isdisjoint(words) or len(words) >= LONGEST_SUBJECT:
         return False
-    return words[0] in _DETERMINERS or len(words) < 4
+    return words[0] in _DETERMINERS or words[0].endswith("'s") or len(words) < 4
 
 
 def _is_lead(lead: str) -> bool:
     """The words before a value without a copula: of the closed vocabulary, or a subject with a verb of having."""
     words = words_of(_LEADING_CLAUSE.sub("", lead))
-    verb = next((at for at, word in enumerate(words) if word in _VERBS), None)
+    verbs = (at for at, word in enumerate(words) if word in _VERBS or (at and _VERB.fullmatch(word) and word not in _LEAVES_OPEN))
+    verb = next(verbs, None)
     if words and words[-1] in _FIGURES and (_GLUE | _QUANTITIES).issuperset(words[:-1]):
         return True
     if _GLUE.issuperset(words):
         return verb is None or _ANSWERS.isdisjoint(words)
-    if verb is None or verb > 4 or not (_GLUE | _VERBS | {"at"}).issuperset(words[verb + 1 :]):
+    if verb is None or verb > 4 or changed(words) or not _ANSWERS.isdisjoint(words):
         return False
-    return not changed(words[:verb]) and _ANSWERS.isdisjoint(words[:verb])
+    objects = [word for word in words[verb + 1 :] if word not in _GLUE | _VERBS | {"at"}]
+    return len(objects) < 2 and (words[-1] not in _LEAVES_OPEN or words[-2:] in _OF_ALL)  # it takes Carla 60 minutes
 
 
 def _harmless(words: list[str]) -> bool:
@@ -217,8 +245,12 @@ def _harmless(words: list[str]) -> bool:
     if not _ANSWERS.isdisjoint(words) or changed(words):
         return False
     words = list(dropwhile(_ADJECTIVES.__contains__, words))
-    if _BEHIND.issuperset(words):
+    if words in _ONLY or not (words := list(dropwhile(_BEHIND.__contains__, words))):
+        return True
+    if words[0] in _PREPOSITIONS and len(words) < LONGEST_SUBJECT:
+        return True
+    if len(words) == 2 and is_unit(words[1:], False) and len(words[0]) > 2 and not words[0].endswith("s"):  # purple flowers
         return True
     if not is_unit(words[:1], False) and words[0] not in _FOREIGN_PLURALS:
         return False
-    return _BEHIND.issuperset(words[1:]) or (words[1] in _PREPOSITIONS and len(words) < LONGEST_SUBJECT)
+    return _BEHIND.issuperset(words[1:]) or (words[1] in _PREPOSITIONS | {"were", "are", "and"} and len(words) < LONGEST_SUBJECT)

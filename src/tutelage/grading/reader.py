@@ -9,7 +9,7 @@ import re
 
 from tutelage.grading.lexer import tokenize
 from tutelage.grading.terms import Terms
-from tutelage.grading.tree import Kind, Node, Unreadable, symbol
+from tutelage.grading.tree import Kind, Node, Unreadable, plain_text, symbol
 from tutelage.grading.work import TooLarge
 
 MAX_TOKENS = 3_000
@@ -116,7 +116,9 @@ class _Parser(Terms):
             return name
         node = self.ratio()
         while self.sees("cup", "cap", "setminus") or self.sees_letter_union():
-            node = Node(_SET_OPERATIONS[self.take().text], (node, self.ratio()))
+            kind, parts = _SET_OPERATIONS[self.take().text], (node, self.ratio())
+            named = kind is not Kind.SETMINUS and all(part.is_symbol() for part in parts)  # A ∪ B is B ∪ A
+            node = Node(kind, tuple(sorted(parts, key=plain_text)) if named else parts)
         return node
 
     def worded_name(self) -> Node | None:
@@ -124,6 +126,8 @@ class _Parser(Terms):
         steps = 0
         while self.is_word(steps):
             steps += 1
+        if steps and self.ahead(steps).text == "(" and self.ahead(steps + 2).text == ")":  # rank(A)
+            steps += 3
         if steps and self.ahead(steps).text in ("=", "approx", "~"):
             return symbol(" ".join(self.take().text.lower() for _ in range(steps)))
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tutelage.grading.expressions import constant_factor, equal_expressions, is_scalar
 from tutelage.grading.named import (
+    VARIABLES,
     Named,
     all_names,
     assignment,
@@ -72,8 +73,9 @@ def _equal_by_name(gold: Node, answer: Node) -> bool | None:
 
 
 def _equal_named(gold: Named, answer: Named) -> bool:
-    others = dict(answer)
-    return {name for name, _ in gold} == set(others) and all(same(value, others[name]) for name, value in gold)
+    """By their names; x(t) may be called x."""
+    first, second = ({name.removesuffix("()"): value for name, value in side} for side in (gold, answer))
+    return len(first) == len(gold) and first.keys() == second.keys() and all(same(value, second[name]) for name, value in first.items())
 
 
 # --- relations
@@ -112,7 +114,9 @@ def _equal_relations(gold: Node, answer: Node) -> bool:
 def _equal_assignments(gold: Node, answer: Node, first: tuple[str, Node], second: tuple[str, Node]) -> bool:
     """x = 5 and x = 5.0, f(x) = 2x and f(t) = 2t; under two names only as one equation (x = 2y and y = x/2)."""
     names = sorted((first[0], second[0]))
-    if names[0] == names[1] or (names[1] == "y" and names[0][0] in "fgh" and names[0].endswith("()")):  # a function may be called y
+    if names[0] == names[1] or _argument_dropped(gold, answer) or (
+        names[1].rstrip("'") == "y" and names[0][0] in "fgh" and names[0].endswith("()") and names[0].count("'") == names[1].count("'")
+    ):  # a function may be called y
         variables = _argument_of(gold.args[0]), _argument_of(answer.args[0])
         if all(variables) and variables[0] != variables[1]:
             return same(renamed(first[1], {variables[0]: "x•"}), renamed(second[1], {variables[1]: "x•"}))
@@ -121,6 +125,17 @@ def _equal_assignments(gold: Node, answer: Node, first: tuple[str, Node], second
         pairs = named_values(gold), named_values(answer)
         return pairs[0] is not None and pairs[1] is not None and _equal_named(pairs[0], pairs[1])
     return bool(symbols_of(first[1]) or symbols_of(second[1])) and _equal_equations(gold, answer)
+
+
+def _argument_dropped(gold: Node, answer: Node) -> bool:
+    """V(r) on one side and V on the other, where the value speaks of r."""
+    for side, other in ((gold, answer), (answer, gold)):
+        call, value = side.args
+        if call.kind is Kind.APPLY and call.args[0] == other.args[0] and (
+            call.args[0].is_symbol("P") or symbols_of(call.args[1:]) <= symbols_of(value) | VARIABLES
+        ):
+            return all(part.is_symbol() for part in call.args[1:])
+    return False
 
 
 def _argument_of(name: Node) -> str:

@@ -77,9 +77,9 @@ class Terms(Commands):
     def term(self) -> Node:
         node = last = self.factor()
         while True:
-            if self.sees("times") and last.is_symbol() and last.value.startswith("vec "):
-                self.take()
-                node = last = call("cross product", node, self.factor())
+            vectors = last.is_symbol() and last.value.startswith("nabla" if self.sees("cdot") else ("nabla", "vec "))
+            if vectors and self.sees("times", "cdot"):
+                node = last = call(f"{self.take().text} product", node, self.factor())
             elif self.takes("*", "cdot", "times") or (self.sees_letter_times() and self.take()):
                 last = self.signed(self.factor)
                 node = product(node, last)
@@ -89,6 +89,7 @@ class Terms(Commands):
                 node = Node(Kind.DIVIDE, (node, last))
             elif self.starts_factor():
                 numeric = last.kind is Kind.FACTORIAL or (last.kind is Kind.POWER and last.args[0].kind is Kind.NUMBER)
+                numeric = numeric or (last.kind is Kind.CALL and last.value == "binom")
                 if self.is_number() and not numeric and last.kind is not Kind.APPLY and not (last.is_symbol() and self.follows("^")):
                     raise Unreadable("a number stands behind another factor without a sign")
                 last = self.factor()
@@ -189,6 +190,9 @@ class Terms(Commands):
         """The power of cm^2, the second part of km/h, a.m or foot-pounds; never a sign before something else (5 cm - x)."""
         letter = self.ahead().kind == "symbol" and self.ahead().text in "hsmglL" and self.sees("/")
         if self.next.kind == "symbol" and self.next.text in "hsmgl" and self.ahead().text in ("^", ""):  # km h^{-1}, sq m
+            return True
+        rest = "".join(token.text for token in self.tokens[self.at :])
+        if self.next.kind == "symbol" and re.fullmatch(r"(?:[hsmglJKNVWACT](?:\^\{?-?\d\}?)?)+", rest):  # kg m s^{-1}
             return True
         return self.sees("^") or (self.sees("/", "cdot", ".", "-") and (self.is_word(1) or letter))
 

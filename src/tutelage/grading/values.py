@@ -225,7 +225,7 @@ class _Evaluator:
         return self.finite(top if base is None else top / self.mp.log(base))
 
     def of_several(self, name: str, arguments: list[Value]) -> Value:
-        if name in ("max", "min") and not any(isinstance(argument, self.mp.mpc) for argument in arguments):
+        if name in ("max", "min") and len(arguments) > 1 and not any(isinstance(argument, self.mp.mpc) for argument in arguments):
             return (max if name == "max" else min)(arguments, key=self.mpf)
         if all(map(is_integer, arguments)):
             integers = [int(argument) for argument in arguments]

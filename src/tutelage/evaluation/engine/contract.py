@@ -119,7 +119,8 @@ class Engine(Protocol):
     def score(self, sequences: Sequence[Sequence[int]], cuts: Sequence[int]) -> Scores:
         """Log-probabilities of sequences (n, T), and of their tokens at the indices `cuts` once more, through the prefix cache.
 
-        They are those of the model: before temperature and top-p. There may be no cuts.
+        They are those of the model, before temperature and top-p, in float32: one that is rounded to bfloat16 is as far off as
+        other weights. There may be no cuts.
         """
 
 

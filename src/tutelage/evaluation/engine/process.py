@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import struct
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import threading
 import traceback
+import weakref
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -48,7 +50,7 @@ class Remote:
     Args:
         factory: ``module:name`` of what makes the engine there.
         options: its keyword arguments.
-        log: the file that gets what it prints; None: a temporary one.
+        log: the file that gets what it prints; None: a temporary one, which stays where an error names it.
         timeout: seconds after which it counts as hung and is killed, if it takes no message, or neither answers nor makes progress.
     """
 
@@ -60,16 +62,14 @@ class Remote:
         timeout: float = 600.0,
     ) -> None:
         self.factory, self.options, self.timeout = factory, options, timeout
-        if log is None:
-            handle, name = tempfile.mkstemp(prefix="tutelage-engine-", suffix=".log")
-            os.close(handle)
-            log = Path(name)
         self.log = log
         self.process: subprocess.Popen[bytes] | None = None
         self.closed = False
         self._socket: socket.socket | None = None
         self._connection: Connection | None = None
         self._changing = threading.Lock()
+        self._remove_folder: weakref.finalize[..., Remote] | None = None
+        self._remove_log: weakref.finalize[..., Remote] | None = None
 
     @property
     def running(self) -> bool:
@@ -84,6 +84,8 @@ class Remote:
         paths = [str(Path(entry or ".").absolute()) for entry in sys.path]
         inherited = {name: value for name, value in os.environ.items() if name not in OF_THE_TRAINERS_GROUP}
         environment = {"OMP_WAIT_POLICY": "passive", **inherited, "PYTHONPATH": os.pathsep.join(paths), **(variables or {})}
+        from torch._inductor.runtime.cache_dir_utils import default_cache_dir  # what is compiled outlives the process
+
         self.end()
         with self._changing:  # whoever closes meanwhile finds the process, or keeps it from being started
             if self.closed:
@@ -94,15 +96,17 @@ class Remote:
                 socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(self.timeout), int(self.timeout % 1 * 1e6))
             )
             try:
-                with self.log.open("ab") as log, theirs:
+                folder = self._make_folder()
+                with self._writable_log().open("ab") as log, theirs:
                     # a session of its own: Ctrl-C is for the trainer, which ends the engine when it is time to
                     self.process = subprocess.Popen(
                         [sys.executable, "-P", "-m", "tutelage.evaluation.engine.process", str(theirs.fileno()), str(os.getpid())],
                         stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-                        env=environment, pass_fds=[theirs.fileno()],
+                        env={"TORCHINDUCTOR_CACHE_DIR": default_cache_dir(), **environment, "TMPDIR": folder}, pass_fds=[theirs.fileno()],
                     )  # fmt: skip
             except OSError as error:
                 ours.close()
+                theirs.close()
                 raise EngineError(f"the engine cannot be started: {error}") from None
             self._socket, self._connection = ours, Connection(os.dup(ours.fileno()))
         try:
@@ -110,6 +114,20 @@ class Remote:
         except EngineError:
             self.end()
             raise
+
+    def _make_folder(self) -> str:
+        """The folder for temporary files of the process: removed when it has ended, in whatever way."""
+        folder = tempfile.mkdtemp(prefix="tutelage-engine-")
+        self._remove_folder = weakref.finalize(self, _remove, Path(folder), os.getpid())
+        return folder
+
+    def _writable_log(self) -> Path:
+        if self.log is None:
+            handle, name = tempfile.mkstemp(prefix="tutelage-engine-", suffix=".log")
+            os.close(handle)
+            self.log = Path(name)
+            self._remove_log = weakref.finalize(self, _remove, self.log, os.getpid())
+        return self.log
 
     def call(
         self,
@@ -146,6 +164,7 @@ class Remote:
                 if kind == "done":
                     return value
                 if kind == "failed":
+                    self._keep_log()
                     raise EngineFailed(f"the engine failed: {value} (more in {self.log})")
                 if on_progress is not None:
                     on_progress(value)
@@ -193,12 +212,16 @@ class Remote:
             connection.close()
         if ours is not None:
             ours.close()
+        if self._remove_folder is not None:
+            self._remove_folder()
 
     def close(self) -> None:
         """End the process for good, whatever another thread is about to do with it."""
         with self._changing:
             self.closed = True
         self.end()
+        if self._remove_log is not None:
+            self._remove_log()
 
     def _ending(self) -> str:
         """How the process ended, in words."""
@@ -215,12 +238,29 @@ class Remote:
 
     def _last_lines(self) -> str:
         with contextlib.suppress(OSError):
-            lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+            text = "" if self.log is None else self.log.read_text(errors="replace")
+            lines = [line for line in text.splitlines() if line.strip()]
             if lines:
+                self._keep_log()
                 return (
                     "; the last it said: " + " | ".join(line.strip()[:200] for line in lines[-LINES_QUOTED:]) + f" ({self.log})"
                 )
         return ""
+
+    def _keep_log(self) -> None:
+        """A temporary log that an error names stays, for who reads the error."""
+        if self._remove_log is not None:
+            self._remove_log.detach()
+
+
+def _remove(path: Path, owner: int) -> None:
+    """Remove a temporary file or folder; a forked child of its owner leaves it alone."""
+    if os.getpid() != owner:
+        return
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def serve(fd: int, parent: int) -> None:
