@@ -76,11 +76,13 @@ def config_of(model: str, overrides: list[str]) -> Config:
         model: a run directory, the ``model/`` in one, another model directory, a hub name, or "smollm2".
     """
     from tutelage.config import load_config
+    from tutelage.runs import damage
 
     path = Path(model)
     run = path.parent if path.name == "model" and path.is_dir() else path
     if (run / "config.toml").is_file() and (run / "model").is_dir():
         # the prompt template as it was then, whatever has become of its file or of the day
+        damage.configuration(run / "config.toml")
         kept = next(file for name in ("template.json", "prompt.txt") if (file := run / name).is_file() or name == "prompt.txt")
         return load_config(
             run / "config.toml",

@@ -44,6 +44,8 @@ def export(run: Path, step: int | None = None, out: Path | None = None) -> Path:
         target = new_path(out or run / "export")
         beside = target.with_name(f".{target.name}.tmp")
         shutil.rmtree(beside, ignore_errors=True)
+        if not (run / "model").is_dir():
+            raise InputError(f"{run}: the run is finished, but its model is not there any more ({run}/model)")
         require_undamaged(run / "model")
         shutil.copytree(run / "model", beside)
         beside.rename(target)
@@ -66,15 +68,16 @@ def export(run: Path, step: int | None = None, out: Path | None = None) -> Path:
 def _write(run: Path, found: Path, target: Path) -> None:
     """Write the model of a run's checkpoint."""
     from tutelage import console
-    from tutelage.config import load_config
     from tutelage.machines import ALONE
-    from tutelage.model import load_policy, save_model, tokenizer_of
+    from tutelage.model import identity_of, load_policy, save_model, tokenizer_of
     from tutelage.report import show
-    from tutelage.runs import Reading, checkpoint
+    from tutelage.runs import Reading, checkpoint, damage, refuse_another_model
 
-    config = load_config(run / "config.toml")
+    config = damage.configuration(run / "config.toml")
     tokenizer = tokenizer_of(config)
     reading = Reading(run)
+    refuse_another_model(run, identity_of(config.model.id))
+    damage.say(reading.faults, run)
     precision = reading.table("plan.json").get("precision", config.model.precision)
     as_trained = config.model.model_copy(update={"device": "cpu", "precision": precision})
     with console.progress("loading the checkpoint"):

@@ -34,7 +34,7 @@ def load_config(path: str | Path | None = None, overrides: list[str] | None = No
             raw = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise InputError(f"config file not found: {path}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        except (ValueError, RecursionError, OSError) as error:  # also numbers of thousands of digits, brackets within brackets
             raise InputError(f"{path}: cannot be read as TOML: {error}") from None
     return with_settings(raw, parse_overrides(overrides or []), where=str(path) if path else "config")
 

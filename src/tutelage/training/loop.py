@@ -26,7 +26,7 @@ from tutelage.resources import place_engine
 from tutelage.runs import Checkpoints, RunLog, SilentRunLog, checkpoint, kept_template, open_run, write_text
 from tutelage.training.ending import Nonsense, Preempted, Stand, Wait, ending_of
 from tutelage.training.fit import Fitting
-from tutelage.training.start import Start, check_size, explain, require, save_every, set_up
+from tutelage.training.start import Start, check_size, explain, require, same_model, save_every, set_up
 from tutelage.training.step import Clock, Guard, measures_change, share_changed, speed_of, update_weights
 
 T = TypeVar("T")
@@ -77,12 +77,13 @@ def fine_tune(
         log = _open(config, allow_changes, world, held)
         if world.leads:
             show.preview(ready, tokenizer)
+        changed = world.first(lambda: same_model(config, log.directory, allow_changes))
         with console.progress("loading the model"):
             policy = load_policy(
                 config.model, tokenizer, to_train=config.train.pack, world=world, shard_ranks=config.parallel.shard
             )
         world.first(lambda: check_size(policy, ready, config, log.directory))
-        world.first(lambda: explain(policy, config, ready, log, allow_changes))
+        world.first(lambda: explain(policy, config, ready, log, allow_changes, changed))
         if world.any(world.stop.wanted):
             raise agreed(Preempted(f"stopped before training; to begin: tutelage train {log.directory / 'config.toml'}"), world)
         return run(policy, ready, config, log, world, baseline)
@@ -108,7 +109,7 @@ def evaluate_untrained(config: Config, prepared: Prepared) -> Path:
         with console.progress("loading the model"):
             policy = load_policy(config.model, tokenizer_of(config), to_train=config.train.pack)
         check_size(policy, prepared, config, log.directory)
-        explain(policy, config, prepared, log, ())
+        explain(policy, config, prepared, log)
         start = set_up(policy, prepared, config, log, trains=False)
         with contextlib.closing(_evaluator(start, log)) as evaluate:
             evaluate(0)
