@@ -64,8 +64,9 @@ def new_path(path: Path) -> Path:
 def start() -> None:
     """Import torch and transformers, which takes seconds, behind a sign of life."""
     from tutelage import console
+    from tutelage.machines import importing
 
-    with console.progress("starting"):
+    with console.progress("starting"), importing():
         from tutelage.training import fine_tune  # noqa: F401
 
 

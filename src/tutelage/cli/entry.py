@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import json
 import os
-import signal
 import sys
 from collections.abc import Sequence
 
@@ -14,7 +13,7 @@ from tutelage.cli import ask, check, compare, completion, demo, eval, export, fi
 from tutelage.cli.command import Outcome
 from tutelage.config import split_overrides
 from tutelage.errors import InputError, RunError, first_line
-from tutelage.machines import POLITE_SIGNALS, prepare_process
+from tutelage.machines import asked_in_vain, importing, listening, prepare_process
 from tutelage.runs import finite
 
 COMMANDS = (demo, init, plan, check, train, sweep, eval, filter, ask, report, compare, export, grade, completion)
@@ -62,6 +61,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code, as `EXIT_CODES` says."""
     prepare_process()
     words, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
+    with listening(words), importing(now=False):
+        return _answered(words, overrides)
+
+
+def _answered(words: list[str], overrides: list[str]) -> int:
     try:
         parser = build_parser()
         arguments = parser.parse_args(words, argparse.Namespace(words=words, overrides=overrides))
@@ -73,8 +77,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.command is None:
             parser.print_help()
             return 2
-        for polite in POLITE_SIGNALS:
-            signal.signal(polite, signal.default_int_handler)  # ends as Ctrl-C does; training remembers them instead
         if overrides and not arguments.takes_settings:
             raise InputError(f"tutelage {arguments.command} takes no settings; got {' '.join(overrides)}")
         return _run(arguments).exit_code
@@ -87,6 +89,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (RunError, OSError, MemoryError) as error:
         _show(error)
         return 1
+    except (ImportError, SystemError) as error:  # what becomes of a signal while a package is imported
+        asked = asked_in_vain()
+        if asked is None:
+            raise
+        _show(asked)
+        return asked.exit_code
     except RuntimeError as error:  # torch's, for memory that ran out while a model loads or answers
         from tutelage.model import is_out_of_memory
 
@@ -116,7 +124,3 @@ def _show(error: BaseException) -> None:
         otherwise = "interrupted" if isinstance(error, KeyboardInterrupt) else "out of memory"
         start = "\n" if isinstance(error, KeyboardInterrupt) else ""
         print(f"{start}tutelage: {str(error) or otherwise}", file=sys.stderr)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

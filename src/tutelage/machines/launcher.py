@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import signal
@@ -9,11 +10,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tutelage.errors import InputError
-from tutelage.machines.process import POLITE_SIGNALS
+from tutelage.machines.request import CTRL_C, POLITE_SIGNALS
 
 PARTING_SECONDS = 10.0
 """What ranks get to notice that one of them is gone, and to say so, before they are killed."""
@@ -48,8 +49,11 @@ def launch(ranks: int, arguments: Sequence[str], module: str = "tutelage") -> in
         for rank in range(ranks):
             ids = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             command = [sys.executable, "-m", module, *arguments]
-            # in a session of its own: a Ctrl-C in the terminal comes to this process alone, which passes it on
-            processes.append(subprocess.Popen(command, env=job | ids, start_new_session=True))
+            with _held_back(module == "tutelage"):
+                if received:  # nothing was begun: ranks that wait for one another may be killed
+                    return 0 if signal.SIGINT not in received else CTRL_C
+                # in a session of its own: a Ctrl-C in the terminal comes to this process alone, which passes it on
+                processes.append(subprocess.Popen(command, env=job | ids, start_new_session=True))
         code = _wait(
             processes, "; the job ends, and the same command goes on from the last checkpoint" if module == "tutelage" else ""
         )
@@ -62,6 +66,16 @@ def launch(ranks: int, arguments: Sequence[str], module: str = "tutelage") -> in
     if received and module != "tutelage":
         raise KeyboardInterrupt
     return code
+
+
+@contextlib.contextmanager
+def _held_back(wanted: bool) -> Iterator[None]:
+    """A process that is started within it gets polite signals when it listens, and not while its interpreter starts."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, POLITE_SIGNALS if wanted else ())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _wait(processes: Sequence[subprocess.Popen[Any]], how_it_goes_on: str) -> int:
