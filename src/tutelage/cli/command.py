@@ -54,13 +54,6 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", nargs="?", help="a TOML file; without one, the defaults")
 
 
-def new_path(path: Path) -> Path:
-    """The path that a command writes to. Raises InputError if something is there."""
-    if path.exists():
-        raise InputError(f"{path} exists and is not overwritten; choose another --out")
-    return path
-
-
 def start() -> None:
     """Import torch and transformers, which takes seconds, behind a sign of life."""
     from tutelage import console

@@ -89,7 +89,7 @@ def _answered(words: list[str], overrides: list[str]) -> int:
     except (RunError, OSError, MemoryError) as error:
         _show(error)
         return 1
-    except (ImportError, SystemError) as error:  # what becomes of a signal while a package is imported
+    except (ImportError, SystemError):  # what becomes of a signal while a package is imported
         asked = asked_in_vain()
         if asked is None:
             raise

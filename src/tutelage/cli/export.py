@@ -6,8 +6,8 @@ import argparse
 import shutil
 from pathlib import Path
 
-from tutelage.cli.command import Commands, Outcome, add_command, new_path, start
-from tutelage.errors import InputError
+from tutelage.cli.command import Commands, Outcome, add_command, start
+from tutelage.errors import InputError, RunError, first_line
 
 
 def add(commands: Commands) -> None:
@@ -35,17 +35,12 @@ def export(run: Path, step: int | None = None, out: Path | None = None) -> Path:
     Raises:
         InputError: no such run or checkpoint; or `out` exists.
     """
-    from tutelage.runs import checkpoint
+    from tutelage.runs import checkpoint, owned
 
     if not (run / "config.toml").is_file():
         raise InputError(f"{run}: not a run directory (it holds no config.toml)")
     if step is None and (run / "result.json").is_file():
-        target = new_path(out or run / "export")
-        beside = target.with_name(f".{target.name}.tmp")
-        shutil.rmtree(beside, ignore_errors=True)
-        shutil.copytree(run / "model", beside)
-        beside.rename(target)
-        return target
+        return _copy(run / "model", out or run / "export")
     found = checkpoint.latest(run, before=step)
     if found is None or (step is not None and checkpoint.step_of(found) != step):
         there = [str(checkpoint.step_of(path)) for path in checkpoint.complete(run / "checkpoints")]
@@ -53,8 +48,26 @@ def export(run: Path, step: int | None = None, out: Path | None = None) -> Path:
             f"{run}: no complete checkpoint{'' if step is None else f' of step {step}'}; there are: {', '.join(there) or 'none'}"
             " (a finished run keeps its model only, and with run.keep_best the best checkpoint)"
         )
-    target = new_path(out or run / f"export-step-{checkpoint.step_of(found)}")
-    _write(run, found, target)
+    target = out or run / f"export-step-{checkpoint.step_of(found)}"
+    with owned(target):
+        _write(run, found, target)
+    return target
+
+
+def _copy(model: Path, target: Path) -> Path:
+    """Copy a saved model. Raises RunError: it cannot be read or written; nothing half-written is left."""
+    from tutelage.runs import owned
+
+    with owned(target):
+        beside = target.with_name(f".{target.name}.tmp")
+        shutil.rmtree(beside, ignore_errors=True)
+        try:
+            shutil.copytree(model, beside)
+            beside.rename(target)
+        except OSError as error:  # shutil's own has a list of errors in place of a message
+            raise RunError(f"{target}: the model could not be copied there: {error.strerror or first_line(error)}") from None
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
     return target
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
 
 from tutelage.cli.command import OVERRIDES, Commands, Outcome, add_command, add_config, start
@@ -33,6 +34,9 @@ def run(arguments: argparse.Namespace) -> Outcome:
     config = load_config(arguments.config, arguments.overrides)
     start()
     from tutelage.advice import as_json, plan_run
+    from tutelage.runs import owned
 
-    advice = as_json(plan_run(config, arguments.device, arguments.gpus, arguments.length, arguments.trace, arguments.out))
+    with contextlib.nullcontext() if arguments.out is None else owned(arguments.out):
+        found = plan_run(config, arguments.device, arguments.gpus, arguments.length, arguments.trace, arguments.out)
+    advice = as_json(found)
     return Outcome(advice, exit_code=int(advice["proposal"] is None))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
 
 from tutelage.cli.command import Commands, Outcome, add_command
@@ -22,10 +23,15 @@ def add(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> Outcome:
     from tutelage import console
     from tutelage.report import page as report
+    from tutelage.runs import owned
 
     if arguments.price is not None and not arguments.price >= 0:
         raise InputError(f"--price {arguments.price}: a price is not negative")
     write = report.watch if arguments.watch else report.write
-    page = write(arguments.directory, arguments.out, price_per_hour=arguments.price)
+    page = arguments.out or arguments.directory / "report.html"
+    # of a directory that is not there, the report says more than that nothing can be written to it
+    ours = owned(page, new=False) if arguments.out is not None or arguments.directory.is_dir() else contextlib.nullcontext()
+    with ours:
+        page = write(arguments.directory, arguments.out, price_per_hour=arguments.price)
     console.say(f"wrote {page}")
     return Outcome({"page": str(page)})

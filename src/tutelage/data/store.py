@@ -39,6 +39,8 @@ from tutelage.machines import cache_directory, over_cores
 
 LOOKED_AT = 200
 """Rows from which it is decided how all are read."""
+LEFTOVER_SECONDS = 3600
+"""A temporary file that was not written to for so long has no writer: a part is written in seconds."""
 KEPT, KEPT_SECONDS = 12, 86_400
 """Stores that are kept: those used last, and any that was used within a day."""
 
@@ -288,6 +290,7 @@ def _make(folder: Path, recipe: Recipe, rows: Iterator[Row], source: Source, col
 
     with console.progress(f"reading {source.path}") as advance, _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(folder)
         for _ in over_cores(make_part, jobs(advance), (recipe, [column.ready() for column in columns])):
             pass
         unread: Counter[str] = Counter()
@@ -302,6 +305,14 @@ def _make(folder: Path, recipe: Recipe, rows: Iterator[Row], source: Source, col
         making.write_text(json.dumps(done), encoding="utf-8")
         making.replace(folder / "done.json")  # in full, or not at all
     _tidy(folder)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what processes that were killed were writing. Another machine may be writing too, so what is new stays."""
+    for path in folder.glob(".*"):
+        with contextlib.suppress(OSError):  # another process has removed it, or renamed it
+            if time.time() - path.stat().st_mtime > LEFTOVER_SECONDS:
+                path.unlink()
 
 
 @contextlib.contextmanager

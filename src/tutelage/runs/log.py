@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import json
 import os
-import shutil
 import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -179,8 +178,6 @@ def open_run(config: Config, allowed: Collection[str] = ()) -> Iterator[RunLog]:
             yield log
         finally:
             log.close()
-            if [path.name for path in directory.iterdir()] == [".lock"]:  # nothing was begun: leave nothing behind
-                shutil.rmtree(directory)
 
 
 def refuse_to_overwrite(config: Config, allowed: Collection[str] = ()) -> None:
