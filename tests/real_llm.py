@@ -61,7 +61,7 @@ def own_llm(directory: str, separate: str) -> None:
     """A real LLM of the user's own gets a plain model's weights, before and after a training step."""
     from transformers import AutoModelForCausalLM
 
-    from tutelage.evaluation.certificate import compare, cuts_of, trainer_scores
+    from tutelage.evaluation.certificate import compare, cuts_of, expected_of
     from tutelage.evaluation.engine import instance_of
     from tutelage.evaluation.engine.instance import as_policy
 
@@ -78,7 +78,9 @@ def own_llm(directory: str, separate: str) -> None:
     model(input_ids=ids, labels=ids).loss.backward()
     optimizer.step()
     handle = instance_of(llm).handle
-    stale = compare(trainer_scores(as_policy(model, tokenizer), handle.probes), handle.score(), cuts_of(handle.probes), "float32")
+    stale = compare(
+        expected_of(as_policy(model, tokenizer), "float32", handle.probes), handle.score(), cuts_of(handle.probes), "float32"
+    )
     assert not stale.holds and stale.max_gap > 0.1, stale
     second = load_policy_into_vllm_instance(model, llm)
     assert second.holds and second.cached_max_gap < 1e-3 and second.weights_sha256 != first.weights_sha256, second

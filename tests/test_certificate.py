@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 
 import pytest
 import rank_cases
@@ -150,6 +151,28 @@ def test_in_float32_a_policy_scores_the_weights_that_are_sent(model, tokenizer, 
     assert all(torch.equal(a, b) for a, b in zip(found, trainer_scores(as_policy(sent, tokenizer), sequences), strict=True))
     assert all(torch.equal(before[name], weight) and weight.dtype == own for name, weight in model.state_dict().items())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="PEFT is not installed")
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_in_float32_an_adapter_is_merged_and_rounded_as_it_is_sent(make_config, tokenizer, kind):
+    """An adapter that is smaller than the rounding of the weights under it moves nothing, in the engine as here."""
+    from tutelage.model import load_policy
+    from tutelage.model.lora import merged_weights
+
+    policy = load_policy(make_config(model__lora=kind, model__lora_rank=4).model, tokenizer)
+    for name, parameter in policy.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    before = {name: weight.clone() for name, weight in policy.model.state_dict().items()}
+    sent = load_policy(make_config().model, tokenizer)
+    sent.model.load_state_dict({name: weight.to(torch.bfloat16).float() for name, weight in merged_weights(policy.model)})
+    sequences = probes(tokenizer)
+    with in_float32(policy, torch.bfloat16) as exact:
+        found = trainer_scores(exact, sequences)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found, trainer_scores(sent, sequences), strict=True))
+    assert all(torch.equal(before[name], weight) for name, weight in policy.model.state_dict().items())
+    assert not torch.allclose(found[0], trainer_scores(policy, sequences)[0], atol=1e-4)  # adapters serve again, unrounded
 
 
 def test_a_failure_in_float32_leaves_the_model_as_it_was(model, tokenizer):

@@ -110,7 +110,7 @@ class EngineEvaluator(Evaluator):
         with self.standing_still(evaluation, "weights", step):
             if not waits:
                 self.world.first(self._start_undisturbed)
-            handed, failure = self._hand_over()
+            handed, failure = self._hand_over(step)
         if handed is None:
             self._fail(evaluation, failure)
             return
@@ -125,11 +125,11 @@ class EngineEvaluator(Evaluator):
         if waits:
             self._land(step)
 
-    def _hand_over(self) -> tuple[Handover | None, EngineError]:
+    def _hand_over(self, step: int) -> tuple[Handover | None, EngineError]:
         """What the engine is to load; None, and why, if a rank has no memory for it."""
         handed, failure = None, EngineError("another rank could not take part")
         try:
-            coming = self.course.examples(evaluation.step) if evaluation.step < self.total else ()
+            coming = self.course.examples(step) if step < self.total else ()
             handed = hand_over(self.policy, self.engine, keep=self.world.leads, rows=coming)
         except EngineError as error:
             failure = error

@@ -10,7 +10,11 @@ from typing import Any
 import torch
 
 from tutelage.machines import is_sharded
+from tutelage.model import lora
 from tutelage.model.policy import Policy, layers_of
+
+MERGED = "in float32"
+"""A layer of PEFT that has a merged adapter, of whatever name, computes with the weight under it alone."""
 
 
 @contextlib.contextmanager
@@ -21,7 +25,7 @@ def in_float32(policy: Policy, sent: torch.dtype) -> Iterator[Policy]:
     rounded between layers.
 
     Args:
-        sent: the precision in which weights are sent. A weight under an adapter is rounded before the adapter is added, not after.
+        sent: the precision in which weights are sent. An adapter is merged into the weight under it, which is then rounded.
     """
     model, exact = policy.model, copy.copy(policy)
     exact.precision, exact.packs, exact.compiled = "fp32", False, False
@@ -29,8 +33,7 @@ def in_float32(policy: Policy, sent: torch.dtype) -> Iterator[Policy]:
     within = {id(module) for layer in layers for module in layer.modules()}
     parts = [(layer, list(layer.modules())) for layer in layers]
     parts += [(module, [module]) for module in model.modules() if id(module) not in within]
-    adapters = {id(module) for name, module in model.named_modules() if "lora_" in name}
-    copies = [_Copies([(each, torch.float32 if id(each) in adapters else sent) for each in modules]) for _, modules in parts]
+    copies = [_Copies(modules, sent) for _, modules in parts]
     hooks = []
     try:
         for (unit, _), each in zip(parts, copies, strict=True):
@@ -50,18 +53,25 @@ def in_float32(policy: Policy, sent: torch.dtype) -> Iterator[Policy]:
 class _Copies:
     """The weights of modules that compute now, while float32 copies of what is sent of them stand in."""
 
-    def __init__(self, modules: list[tuple[Any, torch.dtype]]) -> None:
-        self.modules = modules
+    def __init__(self, modules: list[Any], sent: torch.dtype) -> None:
+        self.adapted = [module for module in modules if hasattr(module, "base_layer")]
+        self.modules, self.sent = modules, sent
         self.kept: list[tuple[Any, str, torch.Tensor]] = []
 
     def take(self, *_: Any) -> None:
-        for module, sent in self.modules:
+        merged = {id(module.base_layer): lora.merged_weight(module) for module in self.adapted}
+        for module in self.adapted:
+            module.merged_adapters.append(MERGED)
+        for module in self.modules:
             for name, weight in module._parameters.items():
                 if weight is not None and weight.is_floating_point():
                     self.kept.append((module, name, weight))
-                    module._parameters[name] = weight.detach().to(sent).float()
+                    value = merged.get(id(module), weight) if name == "weight" else weight
+                    module._parameters[name] = value.detach().to(self.sent).float()
 
     def give_back(self, *_: Any) -> None:
+        for module in self.adapted:
+            module.merged_adapters.clear()
         for module, name, weight in self.kept:
             module._parameters[name] = weight
         self.kept.clear()

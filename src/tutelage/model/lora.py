@@ -65,10 +65,10 @@ def merged_weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     adapted = {f"{name}.base_layer.weight": module for name, module in model.named_modules() if hasattr(module, "base_layer")}
     for name, tensor in model.state_dict().items():
         if "lora_" not in name:
-            yield name.replace(".base_layer.", "."), _merged(adapted[name]) if name in adapted else tensor
+            yield name.replace(".base_layer.", "."), merged_weight(adapted[name]) if name in adapted else tensor
 
 
-def _merged(module: Any) -> torch.Tensor:
+def merged_weight(module: Any) -> torch.Tensor:
     """The weight of one adapted layer. PEFT merges into a copy that stands in for the weight meanwhile, whatever interrupts it."""
     with full_parameters(module):
         weight, before = module.base_layer.weight, module.base_layer.weight.data
