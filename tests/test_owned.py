@@ -166,7 +166,7 @@ def test_a_lock_that_its_owner_removes_meanwhile_is_not_shared(tmp_path, monkeyp
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
 def test_a_file_system_without_locks_is_told_once_and_files_are_still_full(tmp_path, monkeypatch, capsys, number):
-    import tutelage.runs.owned as file
+    import tutelage.runs.owner as file
 
     def without(*_):
         raise OSError(number, os.strerror(number))

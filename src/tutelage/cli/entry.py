@@ -8,7 +8,9 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
+from tutelage import console
 from tutelage.cli import ask, check, compare, completion, demo, eval, export, filter, grade, init, plan, report, sweep, train
 from tutelage.cli.command import Outcome
 from tutelage.config import split_overrides
@@ -25,13 +27,20 @@ EXIT_CODES = """exit codes:
   130  Ctrl-C"""
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose messages, which repeat what was given, are printable."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        super()._print_message(console.printable(message), file)
+
+
 def build_parser(with_settings: bool = False) -> argparse.ArgumentParser:
     """The parser of all commands.
 
     Args:
         with_settings: with every setting as an option of the commands that take some, for completion.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="tutelage",
         description="Fine-tune reasoning models on worked solutions, and see while it trains whether they learn to solve problems.",
         epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -100,7 +109,7 @@ def _answered(words: list[str], overrides: list[str]) -> int:
 
         if not is_out_of_memory(error):
             raise
-        print(f"tutelage: {first_line(error)}", file=sys.stderr)
+        console.complain(f"tutelage: {first_line(error)}")
         return 1
     except KeyboardInterrupt as interruption:
         _show(interruption)
@@ -114,7 +123,7 @@ def _run(arguments: argparse.Namespace) -> Outcome:
     with contextlib.redirect_stdout(sys.stderr):
         outcome: Outcome = arguments.run(arguments)
     if outcome.value is not None and os.environ.get("RANK", "0") == "0":  # of several ranks, the first one speaks
-        print(json.dumps(finite(outcome.value), ensure_ascii=False, default=str))
+        console.out(json.dumps(finite(outcome.value), ensure_ascii=False, default=str))
     return outcome
 
 
@@ -123,4 +132,4 @@ def _show(error: BaseException) -> None:
     if not getattr(error, "printed", False):
         otherwise = "interrupted" if isinstance(error, KeyboardInterrupt) else "out of memory"
         start = "\n" if isinstance(error, KeyboardInterrupt) else ""
-        print(f"{start}tutelage: {str(error) or otherwise}", file=sys.stderr)
+        console.complain(f"{start}tutelage: {str(error) or otherwise}")

@@ -10,8 +10,8 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tutelage.cli.command import DATA, MODEL, OVERRIDES, WHERE, Commands, Outcome, add_command, config_of, start
-from tutelage.errors import InputError, first_line
+from tutelage.cli.command import DATA, MODEL, OVERRIDES, WHERE, Commands, Outcome, add_command, config_of, integer, start
+from tutelage.errors import InputError
 
 if TYPE_CHECKING:
     from tutelage.config import Config, DataConfig, Source
@@ -33,7 +33,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--columns", metavar="TABLE", help='as data.columns: { prompt = "problem", reference = "answer" }')
     parser.add_argument("--prompt", help="the prompt template (default: what the model was trained with)")
     parser.add_argument("--where", default="local", help=WHERE)
-    parser.add_argument("--workers", type=int, default=2, help="with Ray: how many jobs share the problems (default 2)")
+    parser.add_argument("--workers", type=integer(1, 10_000), default=2, help="with Ray: how many jobs share the problems (default 2)")
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
@@ -53,7 +53,7 @@ def _table(text: str) -> dict[str, str]:
     from tutelage.config import Source
 
     try:
-        return Source(path="", columns=tomllib.loads(f"columns = {text}")["columns"]).columns  # type: ignore[return-value]
+        return Source(path="rows", columns=tomllib.loads(f"columns = {text}")["columns"]).columns  # type: ignore[return-value]
     except (tomllib.TOMLDecodeError, ValueError) as error:
         raise InputError(f"--columns {text}: write a table, such as {{ prompt = \"problem\", reference = \"answer\" }}: {error}") from None
 
@@ -74,20 +74,21 @@ def evaluate_file(
         reading: how the rows are read: `split`, `hub_config`, `columns`, `shape`, `prompt`, as in `data.validation`.
 
     Raises:
-        InputError: `out` exists, or another process writes it; a row has no prompt or reference; an engine, or Ray, was asked for and is not installed.
+        InputError: `out` exists, or another process writes it; a row has no prompt or reference; an engine, or Ray, was asked for
+            and is not installed.
         RunError: an engine failed twice at the same problems, or does not have the model's weights; finished parts are on the disk.
     """
     from tutelage.machines import fanout
-    from tutelage.runs import owned
+    from tutelage.runs import checked_name, owned
 
     fanout.require(where)
     config = config_of(model, overrides)
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    directory = out or Path("evaluations") / f"{Path(model).name}-{Path(data).stem}-{stamp}"
+    directory = checked_name(out or Path("evaluations") / f"{Path(model).name}-{Path(data).stem}-{stamp}", "--out")
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
-        raise InputError(f"--out: {str(directory)!r:.200} cannot be written: {first_line(error)}") from None
+    except OSError as error:
+        raise InputError(f"--out: {directory} cannot be written: {error.strerror}") from None
     with owned(directory, new=not _is_unfinished(directory)):
         return _evaluate(config, directory, {"model": model, "data": data}, reading or {}, where, workers)
 

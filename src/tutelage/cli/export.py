@@ -6,21 +6,23 @@ import argparse
 import shutil
 from pathlib import Path
 
-from tutelage.cli.command import Commands, Outcome, add_command, start
+from tutelage.cli.command import Commands, Outcome, add_command, integer, start
 from tutelage.errors import InputError, RunError, first_line
 
 
 def add(commands: Commands) -> None:
     parser = add_command(commands, "export", run, "a Hugging Face directory from a run's checkpoint")
     parser.add_argument("directory", type=Path, metavar="RUN", help="a run directory")
-    parser.add_argument("--step", type=int, help="which checkpoint (default: the run's end, else its newest one)")
+    parser.add_argument("--step", type=integer(0, 10**9), help="which checkpoint (default: the run's end, else its newest one)")
     parser.add_argument("--out", type=Path, help="a new directory (default: export-step-N in the run directory)")
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
+    from tutelage import console
+
     start()
     directory = export(arguments.directory, arguments.step, arguments.out)
-    print(directory)
+    console.out(str(directory))
     return Outcome({"directory": str(directory)})
 
 

@@ -40,6 +40,7 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
+    from tutelage import console
     from tutelage.grading import grade, grade_response
 
     gold, answer = arguments.gold, arguments.answer
@@ -53,7 +54,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         raise InputError("the reference answer is empty")
     verdict = grade(gold, answer) if arguments.style == "answer" else grade_response(answer, [gold], arguments.style)
     word = {True: "equal", False: "not equal", None: "undecided"}[verdict.equal]
-    print(f"{word}  (layer: {verdict.layer}{'; ' + verdict.why if verdict.why and not verdict.equal else ''})")
+    console.out(f"{word}  (layer: {verdict.layer}{'; ' + verdict.why if verdict.why and not verdict.equal else ''})")
     return Outcome({"equal": verdict.equal, "layer": verdict.layer, "why": verdict.why})
 
 

@@ -6,7 +6,7 @@ import argparse
 import contextlib
 from pathlib import Path
 
-from tutelage.cli.command import OVERRIDES, Commands, Outcome, add_command, add_config, start
+from tutelage.cli.command import OVERRIDES, Commands, Outcome, add_command, add_config, integer, start
 
 
 def add(commands: Commands) -> None:
@@ -20,8 +20,12 @@ def add(commands: Commands) -> None:
         "--device",
         help="a10g, l4, a100-40, h100, rtx4090, cpu, or the GiB of a GPU (default: where it would run on this machine)",
     )
-    parser.add_argument("--gpus", type=int, default=1, help="how many of them; with several, the last one is vLLM's (default 1)")
-    parser.add_argument("--length", type=int, metavar="TOKENS", help="plan for rows of so many tokens, without data or tokenizer")
+    parser.add_argument(
+        "--gpus", type=integer(1, 10_000), default=1, help="how many of them; with several, the last one is vLLM's (default 1)"
+    )
+    parser.add_argument(
+        "--length", type=integer(1, 10**8), metavar="TOKENS", help="plan for rows of so many tokens, without data or tokenizer"
+    )
     parser.add_argument(
         "--trace", action="store_true", help="run the step's code on tensors without memory, rather than the formula"
     )

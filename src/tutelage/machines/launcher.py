@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from tutelage import console
 from tutelage.errors import InputError
 from tutelage.machines.request import CTRL_C, POLITE_SIGNALS
 
@@ -90,7 +91,7 @@ def _wait(processes: Sequence[subprocess.Popen[Any]], how_it_goes_on: str) -> in
                 parting = min(parting, time.monotonic() + PARTING_SECONDS)
                 if code < 0:
                     name = signal.Signals(-code).name
-                    print(f"tutelage: rank {rank} was ended by {name}{how_it_goes_on}", file=sys.stderr, flush=True)
+                    console.complain(f"tutelage: rank {rank} was ended by {name}{how_it_goes_on}")
         if None not in codes:
             break
         time.sleep(0.05)

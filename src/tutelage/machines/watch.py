@@ -7,11 +7,11 @@ import contextlib
 import json
 import os
 import signal
-import sys
 import threading
 import time
 from typing import Any, NamedTuple
 
+from tutelage import console
 from tutelage.machines.request import StopRequest
 
 STARTING_SECONDS = 1800.0
@@ -127,9 +127,8 @@ class Watchdog:
                     for rank in behind
                 )
                 who = f"{names} hangs; the others wait at {signs[self.rank].doing!r}"
-            print(
+            console.complain(
                 f"tutelage: {who}. Nothing moved for parallel.timeout = {self.timeout:g} s, so the job ends;"
-                " the same command goes on from the last checkpoint",
-                file=sys.stderr, flush=True,
-            )  # fmt: skip
+                " the same command goes on from the last checkpoint"
+            )
         os._exit(1)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from tutelage.runs.environment import describe_environment
     from tutelage.runs.files import append_lines, finite, flattened, locked, read_lines, to_lines, write_text, writing
     from tutelage.runs.log import RunLog, SilentRunLog, changes, kept_template, open_run, refuse_to_overwrite
-    from tutelage.runs.owned import checked_name, owned
+    from tutelage.runs.owner import checked_name, owned
     from tutelage.runs.reading import (
         DIGITS,
         LEVELS_PER_OCTAVE,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from tutelage.errors import InputError, RunError
-from tutelage.runs.owned import checked_name, open_temporary, remove_leftovers, take
+from tutelage.runs.owner import checked_name, open_temporary, remove_leftovers, take
 
 LOCK = ".lock"
 """The lock of a directory, in it."""
