@@ -89,7 +89,8 @@ def _fitting(store: Store, rows: np.ndarray, max_length: int, cut: bool, ledger:
     longest = np.maximum.reduceat(lengths, np.searchsorted(of_row, np.arange(len(rows)))) if len(rows) else lengths
     for index in np.flatnonzero(longest > max_length).tolist():
         if not fitting[index]:
-            ledger.mark(int(rows[index]), "too long", f"{longest[index]} tokens, max_length is {max_length}")
+            least = "at least " if any(map(store.recipe.is_cut, store.recipe.write(store.parsed(int(rows[index]))))) else ""
+            ledger.mark(int(rows[index]), "too long", f"{least}{longest[index]} tokens, max_length is {max_length}")
         elif fitting[index] < count[index]:
             lost = int(count[index] - fitting[index])
             ledger.mark(int(rows[index]), "truncated", f"{lost} of {int(count[index])} turns are longer than max_length, {max_length}")

@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -202,6 +202,7 @@ def open_store(
     turns: Literal["last", "all"] = "all",
     setting: str = "data",
     columns: Callable[[Recipe], Sequence[Added]] = lambda recipe: (),
+    limit: int | None = None,
 ) -> Store:
     """The store of a source; what is not there yet is made.
 
@@ -209,6 +210,7 @@ def open_store(
         reward: as `reader_of` takes it.
         setting: the section of the configuration that names the source: "data", or "data.validation", whose rows are problems.
         columns: those that will be asked for, which are best found while the rows are at hand.
+        limit: as `Recipe.limit`; a store without one that is there already serves as well.
 
     Raises:
         InputError: the source cannot be read, or its rows ask a question.
@@ -224,6 +226,9 @@ def open_store(
     common = common_sentences(question_of(parsed, template.text) for parsed in said)
     recipe = Recipe(reader, template, tokenizer, turns, problems, common)
     folder = _folder_for_once() if made_anew else _directory() / store_key(content, source, recipe, reward)
+    if limit is not None and not _is_ready(folder):
+        recipe = replace(recipe, limit=limit)
+        folder = folder if made_anew else _directory() / store_key(content, source, recipe, reward)
     if not _is_ready(folder):
         _make(folder, recipe, itertools.chain(head, rows), source, columns(recipe))
         if content and content_of(source) != content:
