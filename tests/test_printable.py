@@ -43,7 +43,7 @@ def test_lines_tables_and_bars_are_printable(capsys, monkeypatch):
 def test_a_styled_text_keeps_its_styles_where_characters_are_written_out():
     made = console._printable(Text("a\x1bb", style="dim") + Text("c", style="bold"))
     assert made.plain == "a\\u001bbc"
-    assert [(span.start, span.end, str(span.style)) for span in made.spans] == [(0, 8, "dim"), (8, 9, "bold")]
+    assert [(span.start, span.end, str(span.style)) for span in made.spans] == [(0, 8, "dim"), (8, 9, "bold dim")]
 
 
 def test_what_is_written_out_is_still_json(capsys):

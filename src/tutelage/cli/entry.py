@@ -21,10 +21,10 @@ from tutelage.runs import finite
 COMMANDS = (demo, init, plan, check, train, sweep, eval, filter, ask, report, compare, export, grade, completion)
 """The commands' files, in the order in which ``--help`` lists them. Each has `add`, its arguments, and `run`, its work."""
 EXIT_CODES = """exit codes:
-  0    done; also a training run that SIGTERM or SIGUSR1 stopped, its state saved
+  0    done; also a training run that SIGTERM or SIGUSR1 stopped: before training, or with its state saved
   1    it failed after it had begun, `check` found a failure, or nothing that `plan` knows fits
   2    bad input, found before compute was spent
-  130  Ctrl-C"""
+  130  Ctrl-C; SIGTERM and SIGUSR1 too where nothing trains"""
 
 
 class Parser(argparse.ArgumentParser):

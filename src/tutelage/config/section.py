@@ -25,9 +25,9 @@ def _within(low: float, high: float, why: str, *, above: bool = False) -> AfterV
 
     def check(value: Any) -> Any:
         if value < low or (above and value == low):
-            raise PydanticCustomError("bound", f"must be {'above' if above else 'at least'} {low:,.12g}")  # type: ignore[arg-type]
+            raise PydanticCustomError("bound", f"must be {'above' if above else 'at least'} {low:,.12g}")
         if value > high:
-            raise PydanticCustomError("bound", f"must be at most {high:,.12g} ({why})")  # type: ignore[arg-type]
+            raise PydanticCustomError("bound", f"must be at most {high:,.12g} ({why})")
         return value
 
     return AfterValidator(check)
@@ -48,7 +48,7 @@ def below(low: float, high: float) -> AfterValidator:
 
     def check(value: float) -> float:
         if not low <= value < high:
-            raise PydanticCustomError("bound", f"must be at least {low:g} and less than {high:g}")  # type: ignore[arg-type]
+            raise PydanticCustomError("bound", f"must be at least {low:g} and less than {high:g}")
         return value
 
     return AfterValidator(check)
@@ -75,7 +75,7 @@ def _is_a_name(value: str) -> str:
     if "\0" in value:
         raise PydanticCustomError("name", "holds a NUL character, which no file name can")
     if any(len(part.encode("utf-8", "surrogateescape")) > LONGEST_NAME for part in PurePath(value).parts) or len(value) > 4095:
-        raise PydanticCustomError("name", f"is longer than a file's name can be ({LONGEST_NAME} bytes)")  # type: ignore[arg-type]
+        raise PydanticCustomError("name", f"is longer than a file's name can be ({LONGEST_NAME} bytes)")
     return value
 
 
