@@ -52,9 +52,11 @@ def launch(ranks: int, arguments: Sequence[str], module: str = "tutelage") -> in
             command = [sys.executable, "-m", module, *arguments]
             with _held_back(module == "tutelage"):
                 if received:  # nothing was begun: ranks that wait for one another may be killed
-                    return 0 if signal.SIGINT not in received else CTRL_C
+                    break
                 # in a session of its own: a Ctrl-C in the terminal comes to this process alone, which passes it on
                 processes.append(subprocess.Popen(command, env=job | ids, start_new_session=True))
+        if len(processes) < ranks:
+            return _stopped_early(received, module)
         code = _wait(
             processes, "; the job ends, and the same command goes on from the last checkpoint" if module == "tutelage" else ""
         )
@@ -67,6 +69,14 @@ def launch(ranks: int, arguments: Sequence[str], module: str = "tutelage") -> in
     if received and module != "tutelage":
         raise KeyboardInterrupt
     return code
+
+
+def _stopped_early(received: Sequence[int], module: str) -> int:
+    """The exit code of a job that was asked to stop before all its ranks were started."""
+    if module != "tutelage":
+        raise KeyboardInterrupt
+    console.complain(f"tutelage: {signal.Signals(received[0]).name}: stopped before training; the same command begins it, or goes on")
+    return CTRL_C if signal.SIGINT in received else 0
 
 
 @contextlib.contextmanager

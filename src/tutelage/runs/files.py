@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from tutelage.errors import InputError, RunError
-from tutelage.runs.owner import checked_name, open_temporary, remove_leftovers, take
+from tutelage.runs.owner import checked_name, is_at, open_temporary, remove_leftovers, take
 
 LOCK = ".lock"
 """The lock of a directory, in it."""
@@ -119,6 +119,23 @@ def iter_lines(path: Path) -> Iterator[dict[str, Any]]:
                     yield json.loads(line)
 
 
+def _lock_of(directory: Path, setting: str) -> TextIO:
+    """The lock of a directory, open and taken."""
+    while True:
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            lock = (directory / LOCK).open("a")
+        except OSError as error:
+            raise InputError(f"{setting}: {directory} cannot be written: {error.strerror}") from None
+        if not take(lock, directory):
+            lock.close()
+            name = f"--{setting.removeprefix('--')}"
+            raise InputError(f"{setting}: {directory} is in use by another process; wait for it, or choose another {name}")
+        if is_at(lock.fileno(), directory / LOCK):  # else a process that began nothing has removed it since it was opened
+            return lock
+        lock.close()
+
+
 @contextlib.contextmanager
 def locked(directory: Path, setting: str) -> Iterator[None]:
     """Make a directory, which a setting names, and hold its lock. One in which nothing was begun is not left behind.
@@ -127,15 +144,7 @@ def locked(directory: Path, setting: str) -> Iterator[None]:
         InputError: another process holds the lock, or the directory cannot be made.
     """
     checked_name(directory, setting)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        lock = (directory / LOCK).open("a")
-    except OSError as error:
-        raise InputError(f"{setting}: {directory} cannot be written: {error.strerror}") from None
-    with lock:
-        if not take(lock, directory):
-            name = f"--{setting.removeprefix('--')}"
-            raise InputError(f"{setting}: {directory} is in use by another process; wait for it, or choose another {name}")
+    with _lock_of(directory, setting):
         try:
             yield
         finally:

@@ -68,7 +68,7 @@ def _lock_beside(path: Path, setting: str) -> Iterator[None]:
     lock = path.with_name(f".{_stem(path)}.lock")
     while True:
         try:
-            file = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            file = _open_lock(lock)
         except FileNotFoundError:
             raise InputError(f"{setting}: {path.parent}: no such directory to write {path.name} to") from None
         except OSError as error:
@@ -76,7 +76,7 @@ def _lock_beside(path: Path, setting: str) -> Iterator[None]:
         if not take(file, path):
             os.close(file)
             raise InputError(f"{setting}: {path} is being written by another process; wait for it, or choose another {setting}")
-        if _is_at(file, lock):  # else its owner has removed it since it was opened
+        if is_at(file, lock):  # else its owner has removed it since it was opened
             break
         os.close(file)
     try:
@@ -85,6 +85,15 @@ def _lock_beside(path: Path, setting: str) -> Iterator[None]:
         with contextlib.suppress(OSError):
             lock.unlink()
         os.close(file)
+
+
+def _open_lock(lock: Path) -> int:
+    """Open a lock, or make one; what a name leads to elsewhere is not touched. Raises OSError."""
+    flags = os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        return os.open(lock, os.O_RDWR | flags, 0o666)
+    except PermissionError:  # one that another person's process has left: locking it needs no more than reading
+        return os.open(lock, os.O_RDONLY | flags)
 
 
 def take(file: Any, path: Path, *, wait: bool = False) -> bool:
@@ -115,7 +124,7 @@ def open_temporary(path: Path) -> tuple[int, Path]:
         beside = path.with_name(f".{_stem(path)}.{secrets.token_hex(4)}.tmp")
         file = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         take(file, path, wait=True)  # says that its writer lives
-        if _is_at(file, beside):  # else another one has taken it for a leftover before it was locked
+        if is_at(file, beside):  # else another one has taken it for a leftover before it was locked
             return file, beside
         os.close(file)
 
@@ -140,7 +149,7 @@ def _remove_dead(beside: Path) -> None:
             os.close(file)
 
 
-def _is_at(file: int, path: Path) -> bool:
+def is_at(file: int, path: Path) -> bool:
     """Whether an open file is the one that a path names."""
     try:
         return os.path.samestat(os.fstat(file), path.stat())
