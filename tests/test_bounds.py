@@ -65,6 +65,25 @@ def test_a_name_that_no_file_can_have_is_refused_by_its_setting(name, capsys):
         assert f"{section}.{key}" in said and len(said) < 600, said
 
 
+NAMED = [
+    ["train"], ["plan"], ["sweep"], ["eval", "smollm2"], ["eval"], ["filter"], ["ask"], ["report"], ["compare", "."],
+    ["export"], ["grade", "--file"], ["init", "--model", "smollm2", "--dir", "x", "--train"],
+]  # fmt: skip
+NAMES_GIVEN = {"long": "x" * 300, "nul": "a\0b", "empty": "", "path": "/".join(["x" * 200] * 30), "missing": "./missing"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", NAMED, ids=" ".join)
+@pytest.mark.parametrize("name", NAMES_GIVEN)
+def test_a_name_given_to_a_command_that_cannot_be_is_one_message(command, name, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    more = {"filter": ["--out", "o.jsonl"], "ask": ["hi"]}.get(command[0], ["arithmetic"] if command == ["eval"] else [])
+    assert main([*command, NAMES_GIVEN[name], *more]) == 2
+    said = capsys.readouterr().err
+    assert said.count("tutelage: ") == 1 and len(said) < 800 and "Errno" not in said, said
+    assert not list(tmp_path.iterdir())
+
+
 NUMBERS_OF_COMMANDS = [
     ["train", "--launch"], ["train", "--replay"], ["eval", "m", "d", "--workers"], ["sweep", "--seeds"], ["sweep", "--workers"],
     ["sweep", "--gpus-per-trial"], ["plan", "--gpus"], ["plan", "--length"], ["export", "r", "--step"], ["report", "r", "--price"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import json
 import os
 import sys
@@ -76,6 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _answered(words: list[str], overrides: list[str]) -> int:
     try:
+        for word in (*words, *overrides):
+            if "\0" in word:
+                raise InputError(f"{word[:60]!r} holds a NUL character, which no argument can")
         parser = build_parser()
         arguments = parser.parse_args(words, argparse.Namespace(words=words, overrides=overrides))
         if arguments.version:
@@ -95,7 +99,13 @@ def _answered(words: list[str], overrides: list[str]) -> int:
     except BrokenPipeError:  # `tutelage … | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
-    except (RunError, OSError, MemoryError) as error:
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            _show(error)
+            return 1
+        _show(InputError(f"{str(error.filename)[:60]!r}…: {error.strerror}"))
+        return 2
+    except (RunError, MemoryError) as error:
         _show(error)
         return 1
     except (ImportError, SystemError):  # what becomes of a signal while a package is imported

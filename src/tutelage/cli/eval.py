@@ -85,11 +85,7 @@ def evaluate_file(
     config = config_of(model, overrides)
     stamp = time.strftime("%Y%m%d-%H%M%S")
     directory = checked_name(out or Path("evaluations") / f"{Path(model).name}-{Path(data).stem}-{stamp}", "--out")
-    try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out: {directory} cannot be written: {error.strerror}") from None
-    with owned(directory, new=not _is_unfinished(directory)):
+    with owned(directory, new=not _is_unfinished(directory), parents=True):
         return _evaluate(config, directory, {"model": model, "data": data}, reading or {}, where, workers)
 
 

@@ -47,14 +47,9 @@ def init(out: Path, answers: dict[str, str | None], validation: str | None = Non
     Raises:
         InputError: `out` exists; an answer is missing and there is nobody to ask; the data cannot be read or understood.
     """
-    from tutelage.runs import checked_name, owned
+    from tutelage.runs import owned
 
-    checked_name(out, "--out")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out: {out} cannot be written: {error.strerror}") from None
-    with owned(out):
+    with owned(out, parents=True):
         return _init(out, answers, validation)
 
 

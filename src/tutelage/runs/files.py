@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from tutelage.errors import InputError, RunError
-from tutelage.runs.owner import checked_name, is_at, open_temporary, remove_leftovers, take
+from tutelage.runs.owner import checked_name, is_at, open_temporary, parents_of, remove_leftovers, take
 
 LOCK = ".lock"
 """The lock of a directory, in it."""
@@ -123,7 +123,7 @@ def _lock_of(directory: Path, setting: str) -> TextIO:
     """The lock of a directory, open and taken."""
     while True:
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            directory.mkdir(exist_ok=True)
             lock = (directory / LOCK).open("a")
         except OSError as error:
             raise InputError(f"{setting}: {directory} cannot be written: {error.strerror}") from None
@@ -144,7 +144,7 @@ def locked(directory: Path, setting: str) -> Iterator[None]:
         InputError: another process holds the lock, or the directory cannot be made.
     """
     checked_name(directory, setting)
-    with _lock_of(directory, setting):
+    with parents_of(directory, setting), _lock_of(directory, setting):
         try:
             yield
         finally:

@@ -45,22 +45,39 @@ def _short(text: str) -> str:
 
 
 @contextlib.contextmanager
-def owned(path: Path, setting: str = "--out", *, new: bool = True) -> Iterator[None]:
+def owned(path: Path, setting: str = "--out", *, new: bool = True, parents: bool = False) -> Iterator[None]:
     """Own a file or directory that is to be written: nobody else writes it meanwhile.
 
     Args:
         setting: what names the path.
         new: it must not be there yet.
+        parents: directories above it are made; those in which nothing is written are removed at the end.
 
     Raises:
         InputError: another process owns it, it is there, or it cannot be written.
     """
     checked_name(path, setting)
-    with _lock_beside(path, setting):
+    with parents_of(path, setting) if parents else contextlib.nullcontext(), _lock_beside(path, setting):
         if new and os.path.lexists(path):
             raise InputError(f"{path} exists and is not overwritten; remove it, or choose another {setting}")
         remove_leftovers(path)
         yield
+
+
+@contextlib.contextmanager
+def parents_of(path: Path, setting: str) -> Iterator[None]:
+    """Make the directories above a path; of those that were made, the empty ones are removed at the end. Raises InputError."""
+    missing = [parent for parent in path.parents if not parent.exists()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{setting}: {path} cannot be written: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        for parent in missing:  # the innermost first
+            with contextlib.suppress(OSError):
+                parent.rmdir()
 
 
 @contextlib.contextmanager
