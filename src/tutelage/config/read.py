@@ -37,7 +37,9 @@ def load_config(path: str | Path | None = None, overrides: list[str] | None = No
             raw = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise InputError(f"config file not found: {path}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        except OSError as error:
+            raise InputError(f"config file {str(path)!r:.{SHOWN}}: cannot be read: {error.strerror}") from None
+        except ValueError as error:  # no TOML, no UTF-8 text, or no name of a file
             raise InputError(f"{path}: cannot be read as TOML: {error}") from None
     return with_settings(raw, parse_overrides(overrides or []), where=str(path) if path else "config")
 
