@@ -31,22 +31,26 @@ def run(arguments: argparse.Namespace) -> Outcome:
 def ask(model: str, question: str, overrides: list[str]) -> str:
     """The model's response to one question, in the prompt it was trained with."""
     from tutelage import console
-    from tutelage.data import BadRow, Parsed, encode_prompt, special_tokens, template_of, write_problem
+    from tutelage.data import BadRow, Parsed, encode_prompt, guarded, special_tokens, template_of, write_problem
     from tutelage.evaluation import native, sampling_of
     from tutelage.model import load_policy, tokenizer_of
 
     config = config_of(model, overrides)
     if not question.strip():
         raise InputError("the question is empty")
-    saved = config.model.model_copy(update={"lora": "none"})  # a run's adapters are merged into the model that it saved
-    with console.progress("loading the model"):
-        policy = load_policy(saved, tokenizer_of(config), to_train=False)
-    template = template_of(config.data.prompt, policy.tokenizer, config.data.template_arguments)
+    tokenizer = tokenizer_of(config)
+    template, specials = template_of(config.data.prompt, tokenizer, config.data.template_arguments), special_tokens(tokenizer)
+    parsed = Parsed(source="the question", prompt=question)
     try:
-        prompt = write_problem(Parsed(source="the question", prompt=question), template, special_tokens(policy.tokenizer))
-        ids = encode_prompt(policy.tokenizer, prompt)
+        [prompt] = guarded(lambda row: write_problem(row, template, specials), [parsed], lambda row: row.source)
+        if isinstance(prompt, BadRow):
+            raise prompt
+        ids = encode_prompt(tokenizer, prompt)
     except BadRow as error:
         raise InputError(f"the question cannot be asked: {error}") from None
+    saved = config.model.model_copy(update={"lora": "none"})  # a run's adapters are merged into the model that it saved
+    with console.progress("loading the model"):
+        policy = load_policy(saved, tokenizer, to_train=False)
     sampling = sampling_of(config.eval, policy.stops)
     with console.progress("answering"), policy.computing(with_head=True):
         completion = native.generate(policy.model, policy.tokenizer, [ids], sampling)[0]

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         encode_prompt,
         encode_response,
         encode_texts,
+        guarded,
         is_rendered,
         plain,
         protect,

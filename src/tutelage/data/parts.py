@@ -88,7 +88,8 @@ def make_part(shared: tuple[Recipe, Sequence[Ready]], job: tuple[Path, list[Row]
         job: what the names of the files begin with, and the rows.
     """
     (recipe, columns), (stem, rows) = shared, job
-    made = [made_of(recipe, raw, item, parsed) for raw, row in enumerate(rows) for item, parsed in enumerate(recipe.reader.read(row))]
+    read = [(raw, item, parsed) for raw, row in enumerate(rows) for item, parsed in enumerate(recipe.reader.read(row))]
+    made = list(made_of(recipe, read))
     sequences = _encoded(recipe, made)
     tokens, hashes = _token_table(sequences)
     hashes = [_hash_in_full(recipe, row, of_ids) for row, of_ids in zip(made, hashes, strict=True)]
@@ -300,8 +301,7 @@ class Part:
 
     def made(self, recipe: Recipe) -> Iterator[Made]:
         """The rows as they were made, again."""
-        items = ((raw, item, parsed) for raw in range(self.raw.num_rows) for item, parsed in enumerate(recipe.reader.read(self.row(raw))))
-        for index, (raw, item, parsed) in enumerate(items):
-            row = made_of(recipe, raw, item, parsed)
+        read = [(raw, item, parsed) for raw in range(self.raw.num_rows) for item, parsed in enumerate(recipe.reader.read(self.row(raw)))]
+        for index, row in enumerate(made_of(recipe, read)):
             row.fate, row.why = self.rows["fate"][index].as_py(), self.rows["why"][index].as_py()
             yield row

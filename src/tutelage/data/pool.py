@@ -17,6 +17,7 @@ from tutelage.data.ledger import Example, Ledger, named_once
 from tutelage.data.longest import limit_of
 from tutelage.data.parts import Added
 from tutelage.data.recipe import Recipe
+from tutelage.data.shapes import BadRow
 from tutelage.data.sources import seeded_order
 from tutelage.data.stops import end_token
 from tutelage.data.store import LOOKED_AT, Store, open_store
@@ -224,10 +225,13 @@ def _problems(asked: Asked, config: Config) -> tuple[list[Example], int, int]:
 
 def choose_problems(asked: Asked, seed: int, count: int | None = None) -> list[Example]:
     """The first `count` problems (None: all) in the order of a seed."""
-    store, problems = asked.store, []
-    for index in seeded_order(len(asked.rows), seed)[:count]:
-        parsed = store.parsed(int(asked.rows[index]))
-        problems.append(Example(store.recipe.write(parsed)[-1].prompt, "", parsed.reference, parsed.source))
+    store = asked.store
+    chosen = [store.parsed(int(asked.rows[index])) for index in seeded_order(len(asked.rows), seed)[:count]]
+    problems = []
+    for parsed, turns in zip(chosen, store.recipe.write_all(chosen), strict=True):
+        if isinstance(turns, BadRow):
+            raise AssertionError(f"{parsed.source}: well-formed when the rows were kept, and no longer; this is a bug of Tutelage")
+        problems.append(Example(turns[-1].prompt, "", parsed.reference, parsed.source))
     return problems
 
 

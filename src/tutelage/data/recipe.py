@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -11,7 +11,18 @@ from tutelage.data.longest import characters_per_token
 from tutelage.data.overlap import normalised, question_in
 from tutelage.data.shapes import BadRow, Parsed, Reader
 from tutelage.data.stops import Stops
-from tutelage.data.templates import MARK, Template, Turn, encode_texts, is_rendered, special_tokens, write_problem, write_turns
+from tutelage.data.templates import (
+    MARK,
+    Template,
+    Turn,
+    asks_template,
+    encode_texts,
+    guarded,
+    is_rendered,
+    special_tokens,
+    write_problem,
+    write_turns,
+)
 
 MALFORMED, LEFT_OUT = "malformed", "left out"
 
@@ -44,10 +55,40 @@ class Recipe:
         return Stops.of(self.tokenizer)
 
     def write(self, parsed: Parsed) -> list[Turn]:
-        """The texts of what is learnt, or of what is asked. Raises BadRow."""
+        """As `write_all`, of one row. Raises BadRow."""
+        [written] = self.write_all([parsed])
+        if isinstance(written, BadRow):
+            raise written
+        return written
+
+    def _write(self, parsed: Parsed) -> list[Turn]:
         if self.problems:
             return [Turn(write_problem(parsed, self.template, self.specials), "")]
         return write_turns(parsed, self.template, self.turns, self.specials)
+
+    def write_all(self, rows: Sequence[Parsed]) -> list[list[Turn] | BadRow]:
+        """The texts of what is learnt of each row, or of what is asked, or why there are none; chat templates render under guard.
+
+        Raises:
+            InputError: the template exceeds its limits at a row, or the rows ask a question.
+        """
+        asked = [asks_template(row, self.template) for row in rows]
+        if any(asked):
+            _ = self.template.traits  # known before the process is copied
+        found = iter(guarded(self._in_json, [row for row, asks in zip(rows, asked, strict=True) if asks], lambda row: row.source))
+        return [self._of_json(next(found)) if asks else self._written(row) for row, asks in zip(rows, asked, strict=True)]
+
+    def _of_json(self, found: Any) -> list[Turn] | BadRow:
+        return found if isinstance(found, BadRow) else [Turn(*turn) for turn in found]
+
+    def _written(self, row: Parsed) -> list[Turn] | BadRow:
+        try:
+            return self._write(row)
+        except BadRow as bad:
+            return bad
+
+    def _in_json(self, row: Parsed) -> list[tuple[str, str, str]]:
+        return [(turn.prompt, turn.response, turn.end) for turn in self._write(row)]
 
     def encode(self, turns: Sequence[Turn]) -> list[tuple[list[int], list[int]]]:
         """(prompt ids, response ids with the end token) of each turn. Raises BadRow."""
@@ -101,19 +142,31 @@ class Made:
     why: str = ""
 
 
-def made_of(recipe: Recipe, raw: int, item: int, parsed: Parsed) -> Made:
-    made = Made(raw, item, parsed, [])
-    if parsed.fault or parsed.left_out:
+def made_of(recipe: Recipe, read: Sequence[tuple[int, int, Parsed]]) -> Iterator[Made]:
+    """Rows as they are made, of (raw, item, what the row says)."""
+    written = iter(recipe.write_all([parsed for _, _, parsed in read if _is_readable(parsed)]))
+    for raw, item, parsed in read:
+        yield _made(recipe, Made(raw, item, parsed, []), next(written) if _is_readable(parsed) else [])
+
+
+def _made(recipe: Recipe, made: Made, written: list[Turn] | BadRow) -> Made:
+    parsed = made.parsed
+    if not _is_readable(parsed):
         made.fate, made.why = (MALFORMED, parsed.fault) if parsed.fault else (LEFT_OUT, parsed.left_out)
         return made
-    try:
-        made.turns = recipe.write(parsed)
-    except BadRow as bad:
-        made.fate, made.why = MALFORMED, str(bad)
+    if isinstance(written, BadRow):
+        made.fate, made.why = MALFORMED, str(written)
+    else:
+        made.turns = written
     made.rendered = not parsed.messages and is_rendered(parsed.prompt, recipe.template, recipe.specials)
     made.asked = question_of(parsed, recipe.template.text)
     made.question = normalised(made.asked)
     return made
+
+
+def _is_readable(parsed: Parsed) -> bool:
+    """Whether a row is neither malformed nor left out as it was read."""
+    return not parsed.fault and not parsed.left_out
 
 
 def question_of(parsed: Parsed, template: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tutelage.data.templates import ExceededError, chat_sources, guarded
 from tutelage.errors import InputError
 
 if TYPE_CHECKING:
@@ -40,11 +41,14 @@ def end_token(tokenizer: PreTrainedTokenizerBase, chat: bool, wanted: str | None
         `wanted`, else the end of turn, else the tokenizer's own end token.
 
     Raises:
-        InputError: `wanted` is no special token of the tokenizer; or there is no end token.
+        InputError: `wanted` is no special token of the tokenizer; there is no end token; or the chat template exceeds its limits.
     """
     if wanted is not None:
         return _special_token(tokenizer, wanted)
-    end = (_end_of_turn(tokenizer) if chat else None) or tokenizer.eos_token
+    turn = None
+    if chat and any(chat_sources(tokenizer)):
+        [turn] = guarded(_end_of_turn, [tokenizer], lambda each: str(each.name_or_path))
+    end = turn or tokenizer.eos_token
     if end is None:
         raise InputError(
             f"the tokenizer of {tokenizer.name_or_path} has no end token, so the model could never learn to stop:"
@@ -87,6 +91,8 @@ def _after_response(tokenizer: PreTrainedTokenizerBase, content: Callable[[str],
     turns = [{"role": "user", "content": content("Hi")}, {"role": "assistant", "content": content(RESPONSE)}]
     try:
         text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=False))
+    except ExceededError:
+        raise
     except Exception:  # a template is a program: whatever it raises, it writes no end of turn
         return ""
     return text.rpartition(RESPONSE)[2] if RESPONSE in text else ""

@@ -2,42 +2,48 @@
 
 from __future__ import annotations
 
-import json
-import struct
+import contextlib
+import os
 from pathlib import Path
 from typing import Any
 
 from tutelage.errors import InputError, first_line
+from tutelage.model import sizes
 from tutelage.model.embedded import EMBEDDED, embedded_model
+from tutelage.model.weights import INDEX, WEIGHTS, UnreadableError, beside_the_model, is_pointer, read_object, why_not
 
-INDEX = "model.safetensors.index.json"
-WEIGHTS = "model.safetensors"
-LFS = b"version https://git-lfs"
-"""How the file begins that git leaves in the place of a large one which was not fetched."""
 TOKENIZERS = (".model", ".spm", ".tiktoken", ".bpe", ".codes")
 """How files of older tokenizers end."""
-SHOWN = 3
-"""How many missing files a message names."""
 
 
-def resolve(model_id: str, weights: bool = True) -> str:
+def resolve(model_id: str, weights: bool = True, by_engine: bool = False) -> str:
     """A local directory as it is, the embedded default as its cached conversion, anything else as a hub name.
 
     ``name@revision`` is the local copy of that revision, fetched if need be, without its weights unless `weights`.
+
+    Args:
+        weights: whether its weights are wanted.
+        by_engine: whether an engine reads them, which may take every file of safetensors that is there.
 
     Raises:
         InputError: it cannot be had, or is of a kind that is not loaded (`require_loadable`).
     """
     if model_id == EMBEDDED:
         return str(embedded_model())
-    if model_id.startswith((".", "/", "~")) or Path(model_id).exists():
+    if not model_id.strip() or "\0" in model_id:
+        raise InputError(f"model.id is {model_id!r}: name a model directory, or a model on the Hugging Face hub")
+    if model_id.startswith((".", "/", "~")) or _exists(model_id):
         path = Path(model_id).expanduser()
-        if not path.is_dir():
-            raise InputError(f"{model_id}: no model there ({'a file' if path.exists() else 'nothing'}, not a directory)")
+        if not _is_directory(path):
+            raise InputError(f"{model_id}: no model there ({'a file' if _exists(str(path)) else 'nothing'}, not a directory)")
         require_loadable(path, model_id, weights)
+        if by_engine and (reason := beside_the_model(path)):
+            raise InputError(f"{model_id}: {reason}")
         return str(path)
     name, at, revision = model_id.partition("@")
     if not at:
+        if weights:
+            _fetch_small(model_id)
         cached = at_hand(model_id)
         if cached is not None:
             require_loadable(cached, model_id, weights, complete=False)
@@ -53,10 +59,27 @@ def resolve(model_id: str, weights: bool = True) -> str:
     return fetched
 
 
+def _exists(name: str) -> bool:
+    return os.path.exists(name)  # noqa: PTH110  Path's raises for a name that is too long
+
+
+def _is_directory(path: Path) -> bool:
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def _fetch_small(name: str) -> None:
+    """Have what says how a model of the hub is read in the cache, before its weights are fetched; offline, what is there stays."""
+    from transformers.utils import cached_file
+
+    for file in ("config.json", INDEX):
+        with contextlib.suppress(Exception):  # huggingface_hub raises many kinds, and loading has words for them
+            cached_file(name, file, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False)
+
+
 def at_hand(model_id: str) -> Path | None:
     """The directory of a model: the given one, or what the hub's cache holds of a name; None: nothing."""
     path = Path(model_id).expanduser()
-    if path.is_dir():
+    if _is_directory(path):
         return path
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
@@ -81,14 +104,16 @@ def require_loadable(folder: Path, model_id: str, weights: bool, complete: bool 
     Raises:
         InputError: it is no causal language model in safetensors; the message says what it is, and what to do.
     """
-    reason = _adapter(folder)
-    if not reason and not (folder / "config.json").is_file():
-        reason = _no_config(folder)
-    if not reason:
-        config = _json(folder / "config.json", model_id)
-        reason = _quantized(folder, config) or _custom(config) or _encoder(config)
-    if not reason and complete:
-        reason = _without_safetensors(folder, weights) or _unfinished(folder, weights)
+    try:
+        reason = _adapter(folder) or ("" if (folder / "config.json").is_file() else _no_config(folder))
+        if not reason:
+            config = read_object(folder / "config.json")
+            reason = _quantized(folder, config) or sizes.fault(config) or _custom(config) or _encoder(config)
+            reason = reason or why_not(folder, config, weights, complete)
+            if weights and complete:
+                reason = reason or sizes.beyond_weights(config, folder)
+    except UnreadableError as error:
+        reason = str(error)
     if reason:
         raise InputError(f"{model_id}: the model cannot be loaded: {reason}")
 
@@ -101,7 +126,7 @@ def require_tokenizer(folder: Path, model_id: str) -> None:
             f"{model_id}: the tokenizer cannot be loaded: the directory holds none (tokenizer.json); copy it there from the base model,"
             " AutoTokenizer.from_pretrained(BASE).save_pretrained(DIRECTORY)"
         )
-    hollow = [name for name in ("tokenizer.json", "tokenizer.model") if name in names and _is_pointer(folder / name)]
+    hollow = [name for name in ("tokenizer.json", "tokenizer.model") if name in names and is_pointer(folder / name)]
     if hollow:
         raise InputError(f"{model_id}: the tokenizer cannot be loaded: {hollow[0]} is a pointer of Git LFS; run `git lfs pull` there")
 
@@ -109,7 +134,7 @@ def require_tokenizer(folder: Path, model_id: str) -> None:
 def cannot_load(what: str, model_id: str, error: Exception) -> InputError:
     """What loading a directory, or a name that the hub may know, came to. Of a name, what is in the cache may say more."""
     folder = at_hand(model_id)
-    if folder is not None and not Path(model_id).expanduser().is_dir():
+    if folder is not None and not _is_directory(Path(model_id).expanduser()):
         try:
             require_loadable(folder, model_id, weights=what == "model")
         except InputError as reason:
@@ -118,18 +143,11 @@ def cannot_load(what: str, model_id: str, error: Exception) -> InputError:
     return InputError(f"{model_id}: the {what} cannot be loaded:{where} {first_line(error)}")
 
 
-def weight_names(folder: Path) -> set[str]:
-    """The names of a checkpoint's tensors."""
-    if (folder / INDEX).is_file():
-        return set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"])
-    return set(_header(folder / WEIGHTS) or ()) - {"__metadata__"} if (folder / WEIGHTS).is_file() else set()
-
-
 def _adapter(folder: Path) -> str:
     """Whether the directory holds an adapter, which transformers would put into a model of its own choice."""
     if not (folder / "adapter_config.json").is_file():
         return ""
-    base = _json(folder / "adapter_config.json", str(folder)).get("base_model_name_or_path") or "a base model"
+    base = read_object(folder / "adapter_config.json").get("base_model_name_or_path") or "a base model"
     if (folder / WEIGHTS).is_file() or (folder / INDEX).is_file():
         return (
             f"the directory holds an adapter of {base} (adapter_config.json) beside weights of a model; if it is merged into them"
@@ -199,74 +217,3 @@ def _encoder(config: dict[str, Any]) -> str:
         f"config.json describes {sort} ({named}model_type {kind}), not a causal language model, which continues a text;"
         " set model.id to one (…ForCausalLM)"
     )
-
-
-def _without_safetensors(folder: Path, weights: bool) -> str:
-    """Weights of another format. A directory without any weights will do where none are wanted."""
-    if any(folder.glob("*.safetensors")) or (folder / INDEX).is_file():
-        return ""
-    pickled = sorted(file.name for kind in ("*.bin", "*.pt", "*.pth", "*.ckpt") for file in folder.glob(kind))
-    pickled = [name for name in pickled if name not in ("training_args.bin", "optimizer.pt", "scheduler.pt")]
-    if pickled:
-        return (
-            f"its weights are pickled ({pickled[0]}), which can run code when they are read, so they are not read here; convert them"
-            " to safetensors on a machine where you trust the file: `from transformers import AutoModelForCausalLM as Auto;"
-            f' Auto.from_pretrained("{folder}").save_pretrained("NEW", safe_serialization=True)`, copy the tokenizer\'s files to NEW,'
-            ' and set model.id = "NEW"'
-        )
-    other = sorted(file.name for kind in ("*.gguf", "*.h5", "*.msgpack", "*.onnx") for file in folder.glob(kind))
-    if other:
-        return f"its weights are in {other[0]} alone, and only safetensors are read; set model.id to the original in safetensors"
-    return "the directory holds no weights (model.safetensors)" if weights else ""
-
-
-def _unfinished(folder: Path, weights: bool) -> str:
-    """Files of weights that are not there, or not complete."""
-    again = "fetch the directory again (`hf download` goes on where it stopped)"
-    if (folder / INDEX).is_file():
-        shards = sorted(set(_json(folder / INDEX, str(folder)).get("weight_map", {}).values()))
-        missing = [name for name in shards if not (folder / name).is_file()]
-        if missing and (weights or len(missing) < len(shards)):  # all of them: perhaps nobody wants them
-            more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
-            return (
-                f"an unfinished download: {len(missing)} of the {len(shards)} files that {INDEX} names are not there"
-                f" ({', '.join(missing[:SHOWN])}{more}); {again}"
-            )
-    else:
-        shards = [WEIGHTS]
-    for file in (folder / name for name in shards):
-        if file.is_file() and _is_pointer(file):
-            return f"{file.name} is a pointer of Git LFS, not the weights; run `git lfs pull` in {folder}"
-        if file.is_file() and _header(file) is None:
-            return f"{file.name} ends too early, as an unfinished download does; {again}"
-    return ""
-
-
-def _is_pointer(file: Path) -> bool:
-    with file.open("rb") as opened:
-        return opened.read(len(LFS)) == LFS
-
-
-def _header(file: Path) -> dict[str, Any] | None:
-    """What a file of safetensors says of its tensors, by name; None where the file ends before they do."""
-    size = file.stat().st_size
-    with file.open("rb") as opened:
-        length = int(struct.unpack("<Q", opened.read(8).ljust(8, b"\0"))[0])
-        if not 2 <= length <= size - 8:
-            return None
-        try:
-            header: dict[str, Any] = json.loads(opened.read(length))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        except (ValueError, KeyError, TypeError):
-            return None
-    return header if 8 + length + max(ends, default=0) <= size else None
-
-
-def _json(file: Path, model_id: str) -> dict[str, Any]:
-    try:
-        read = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{model_id}: {file.name} cannot be read: {error}") from None
-    if not isinstance(read, dict):
-        raise InputError(f"{model_id}: {file.name} holds no JSON object")
-    return read

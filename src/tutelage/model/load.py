@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -16,9 +17,10 @@ from tutelage.data import Stops, end_token
 from tutelage.errors import InputError
 from tutelage.machines import ALONE, World, make_mesh, materialize, rank_device
 from tutelage.model import lora
-from tutelage.model.directory import at_hand, cannot_load, require_tokenizer, resolve, weight_names
+from tutelage.model.directory import at_hand, cannot_load, require_tokenizer, resolve
 from tutelage.model.policy import Policy, shard_policy
 from tutelage.model.probe import check_head, prove_packable, structure_against_packs
+from tutelage.model.weights import is_finite, not_a_number, weight_names
 
 
 def choose_device(name: str) -> torch.device:
@@ -70,7 +72,7 @@ def load_tokenizer(model_id: str) -> Any:
 
     console.quiet_libraries()
     path = resolve(model_id, weights=False)
-    if Path(path).is_dir():
+    if os.path.isdir(path):  # noqa: PTH112  Path's raises for a name that is too long
         require_tokenizer(Path(path), model_id)
     try:
         return AutoTokenizer.from_pretrained(path, trust_remote_code=False, mistral_format=False)  # whatever else is installed
@@ -210,6 +212,7 @@ def _pretrained(config: ModelConfig, tokenizer: Any) -> tuple[Any, str]:
     lost = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
     if lost:  # transformers would go on with random ones
         raise InputError(f"{config.id}: {len(lost)} weights are missing or of another shape, {lost[0]} among them")
+    _check_finite(model, path, config.id)
     old = model.get_input_embeddings().weight.shape[0]
     rows = _rows(config, tokenizer, old)
     if rows > old:
@@ -220,6 +223,16 @@ def _pretrained(config: ModelConfig, tokenizer: Any) -> tuple[Any, str]:
     if left_out:
         _say_once(f"{config.id}: {left_out}")
     return model, left_out
+
+
+def _check_finite(model: Any, path: str, model_id: str) -> None:
+    """Raises InputError: a weight is not a number. Only then the files are looked through for its name."""
+    broken = next((name for name, weight in model.named_parameters() if weight.is_floating_point() and not is_finite(weight)), None)
+    if broken is None:
+        return
+    folder = at_hand(path)
+    found = (not_a_number(folder) if folder else "") or f"NaN weights: {broken} holds numbers that are not finite"
+    raise InputError(f"{model_id}: {found}; fetch the model again, or take an earlier one")
 
 
 @functools.cache

@@ -47,13 +47,23 @@ def check_head(policy: Policy, model_id: str) -> None:
     """Hidden states through the head must give the model's own logits.
 
     Raises:
-        InputError: the head does more than scale and cap; it is refused, not approximated.
+        InputError: the head does more than scale and cap, and is refused, not approximated; or the model does not compute numbers.
     """
     ids = torch.arange(1, 9, device=policy.device)[None] % policy.head.weight.shape[0]
     policy.model.eval()
-    with torch.no_grad():
-        ours = policy.head(policy.model.base_model(input_ids=ids, use_cache=False).last_hidden_state)
-        theirs = policy.model(input_ids=ids, use_cache=False).logits.float()
+    try:
+        with torch.no_grad():
+            ours = policy.head(policy.model.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+            theirs = policy.model(input_ids=ids, use_cache=False).logits.float()
+    except (ValueError, TypeError, ArithmeticError, AttributeError, LookupError, RuntimeError) as error:  # of what config.json says
+        if isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError) or "memory" in str(error):
+            raise
+        raise InputError(f"{model_id}: the model cannot compute: {first_line(error)}; look at its config.json") from None
+    if not theirs.isfinite().all():
+        raise InputError(
+            f"{model_id}: the model's logits are not numbers (NaN or infinite), though its weights are: a weight or a setting of its"
+            " config.json is out of all measure"
+        )
     tolerance = 1e-4 if ours.dtype == policy.head.weight.dtype else 0.05 * theirs.abs().max().item()
     if not torch.allclose(ours, theirs, rtol=1e-4, atol=tolerance):
         raise InputError(

@@ -15,7 +15,7 @@ from tutelage.data.shapes import BadRow, Parsed
 from tutelage.data.templates.marks import TAGS, protect, protect_all
 from tutelage.data.templates.rendered import check_begun, is_rendered
 from tutelage.data.templates.said import Said, check_shown, check_written, own_text, said_of
-from tutelage.data.templates.template import ANSWER, BARE, THOUGHT, Template, thought_argument
+from tutelage.data.templates.template import BARE, Template, thought_argument
 from tutelage.data.templates.thoughts import (
     CLOSINGS,
     closes_thought,
@@ -25,6 +25,7 @@ from tutelage.data.templates.thoughts import (
     without_empty_thought,
     without_thought,
 )
+from tutelage.data.templates.traits import ANSWER, THOUGHT
 from tutelage.errors import InputError
 
 
@@ -54,8 +55,7 @@ def write_turns(parsed: Parsed, template: Template, turns: Literal["last", "all"
     """
     if not parsed.messages:
         rendered = is_rendered(parsed.prompt, template, specials)
-        in_opened = bool(template.chat) and opens_thought(template.text) and not _knows_thoughts(parsed.response)
-        if rendered or (template.answers_directly and not in_opened):
+        if rendered or not asks_template(parsed, template):
             return [_write_pair(parsed.prompt, parsed.response, template, specials, rendered)]
         messages = [{"role": "user", "content": parsed.prompt.strip()}, {"role": "assistant", "content": parsed.response}]
         return _write_conversation(messages, (), template, turns, specials)
@@ -66,6 +66,13 @@ def write_turns(parsed: Parsed, template: Template, turns: Literal["last", "all"
         raise BadRow("messages has no assistant turn")
     response = in_the_form_of(template.text, answer)
     return [_write_pair(prompt, response, template, specials, is_rendered(prompt, template, specials))]
+
+
+def asks_template(parsed: Parsed, template: Template) -> bool:
+    """Whether a row is written as a conversation, by the chat template: its prompt and response are not just joined."""
+    if parsed.messages or not template.chat:
+        return bool(template.chat)
+    return not template.answers_directly or (opens_thought(template.text) and not _knows_thoughts(parsed.response))
 
 
 def write_problem(parsed: Parsed, template: Template, specials: tuple[str, ...]) -> str:

@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import datetime
 import functools
-import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from tutelage.data.shapes import BadRow
+from tutelage.data.templates.guard import ExceededError, guarded, line_of_error, no_memory
 from tutelage.data.templates.marks import pattern_of, special_tokens
-from tutelage.data.templates.thoughts import closes_thought, without_empty_thought, without_thought
-from tutelage.errors import InputError
+from tutelage.data.templates.thoughts import closes_thought
+from tutelage.data.templates.traits import ANSWER, ANSWERED, ASKED, QUESTION, traits_of
+from tutelage.errors import InputError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,14 +28,13 @@ if TYPE_CHECKING:
 BARE = "{question}"
 """The template that adds nothing."""
 
-QUESTION, ANSWER, THOUGHT = "Questionq7f3x", "Answerq7f3x", "Thoughtq7f3x"
-"""Texts that no template changes, and that no template holds: where one is shown, that of a row will be."""
-
 _HARD = "a \"b\" 'c' <d> & {e} \\f%\n\n{{ g }} \u00bd"
 """What a template that escapes texts would change."""
 
-_ASKED = {"role": "user", "content": QUESTION}
-_ANSWERED = {"role": "assistant", "content": ANSWER}
+MOST_CHARACTERS, TIMES_AS_LONG = 1_000_000, 10
+"""A template writes so many characters at most, and so many times those that it is given."""
+LONGEST_SOURCE = 1_000_000
+"""Characters of a template's source; those in use have some ten thousand, and a longer one is read for minutes."""
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -78,65 +78,66 @@ class Template:
 
         day = datetime.datetime.fromisoformat(self.now or "1970-01-01")
         given = {"strftime_now": day.strftime, **self.tokens, **self.arguments}
+        source = self.tool_chat if tools and self.tool_chat else self.chat
         try:
+            _without_chance(source)
             [text], _ = render_jinja_template(
                 conversations=[[dict(message) for message in messages]], tools=[dict(tool) for tool in tools] or None,
-                chat_template=self.tool_chat if tools and self.tool_chat else self.chat, add_generation_prompt=generation, **given,
+                chat_template=source, add_generation_prompt=generation, **given,
             )  # fmt: skip
+        except ExceededError:
+            raise
+        except MemoryError as error:
+            raise ExceededError(f"{no_memory()}{line_of_error(error)}") from None
         except Exception as error:  # a template is a program: whatever it raises is about these messages
-            words = str(error).strip() or type(error).__name__
-            raise BadRow(f"the chat template refuses the turns: {words.splitlines()[0]}") from None
+            words = first_line(error).rstrip(".")
+            raise BadRow(f"the chat template refuses the turns: {words}{line_of_error(error)}") from None
+        if len(text) > MOST_CHARACTERS:
+            given_characters = len(repr((messages, tools)))
+            if len(text) > MOST_CHARACTERS + TIMES_AS_LONG * given_characters:
+                raise ExceededError(f"writes {len(text):,} characters of {given_characters:,} that it is given")
         return str(text)
 
     @functools.cached_property
+    def traits(self) -> dict[str, Any]:
+        """What the chat template does with turns of each kind (`traits_of`), as a guarded copy of this process has seen it."""
+        return dict(guarded(traits_of, [self], lambda _: "")[0]) if self.chat else traits_of(self)
+
+    @property
     def thought_key(self) -> str:
         """The key of a message under which the chat template takes an assistant's thought; "" if it knows none."""
-        for key in ("reasoning_content", "thinking", "reasoning"):
-            if THOUGHT in self._shown(_ASKED, {"role": "assistant", "content": ANSWER, key: THOUGHT}):
-                return key
-        return ""
+        return str(self.traits["thought_key"])
 
-    @functools.cached_property
+    @property
     def keeps_thoughts(self) -> bool:
         """Whether the chat template shows the thought that an assistant's text begins with."""
-        return THOUGHT in self._shown(_ASKED, {"role": "assistant", "content": f"<think>\n{THOUGHT}\n</think>\n\n{ANSWER}"})
+        return bool(self.traits["keeps_thoughts"])
 
-    @functools.cached_property
+    @property
     def knows_developer(self) -> bool:
         """Whether the chat template shows a developer's turn."""
-        return THOUGHT in self._shown({"role": "developer", "content": THOUGHT}, _ASKED)
+        return bool(self.traits["knows_developer"])
 
-    @functools.cached_property
+    @property
     def knows_system(self) -> bool:
         """Whether the chat template shows a system turn."""
-        return THOUGHT in self._shown({"role": "system", "content": THOUGHT}, _ASKED)
+        return bool(self.traits["knows_system"])
 
-    @functools.cached_property
+    @property
     def answers_directly(self) -> bool:
         """Whether a response stands right after the prompt, its thought in ``<think>``.
 
         A template with channels writes markup between prompt and response, or thoughts in a form of its own.
         """
-        if not self.chat:
-            return True
-        prompt, shown = self.wrap(QUESTION), self._shown(_ASKED, _ANSWERED)
-        rest = shown.removeprefix(without_thought(prompt))
-        thinking = self._shown(_ASKED, {**_ANSWERED, self.thought_key: THOUGHT}) if self.thought_key else "<think>"
-        bare = without_empty_thought(rest)
-        return "<think>" in thinking and (rest if bare == rest else bare.lstrip()).startswith(ANSWER)
+        return bool(self.traits["answers_directly"])
 
-    @functools.cached_property
+    @property
     def call_form(self) -> tuple[bool, bool]:
         """How the chat template shows tool calls: (whether their arguments are JSON text, whether a turn without text has null)."""
-        for as_text, as_null in itertools.product((False, True), repeat=2):
-            function = {"name": ANSWER, "arguments": '{"key": "value"}' if as_text else {"key": "value"}}
-            call = {"id": "call00001", "type": "function", "function": function}
-            shown = self._shown(_ASKED, {"role": "assistant", "content": None if as_null else "", "tool_calls": [call]})
-            if ANSWER in shown and "{'key': 'value'}" not in shown:  # an object that is written as Python does, is not meant
-                return as_text, as_null
-        return False, False
+        as_text, as_null = self.traits["call_form"]
+        return as_text, as_null
 
-    def _shown(self, *turns: Mapping[str, Any], generation: bool = False) -> str:
+    def shown(self, *turns: Mapping[str, Any], generation: bool = False) -> str:
         """What the chat template writes; "" if it refuses the turns."""
         try:
             return self.render(turns, generation=generation)
@@ -207,21 +208,19 @@ def _kept(name: str, arguments: Mapping[str, Any]) -> Template:
         raise InputError(f"data.prompt: {name} cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise InputError(f"data.prompt: {name} is no template that a run has kept: {error}") from None
-    if not arguments or arguments == kept.arguments:
-        return kept
-    if not kept.chat:
+    if arguments and not kept.chat:
         raise InputError(f"data.template_arguments are for a chat template; {name} is a text alone")
-    changed = replace(kept, arguments=arguments)
-    return replace(changed, text=_single_question(changed))
+    if not kept.chat:
+        return kept
+    _check_source(name, kept.chat, kept.tool_chat)
+    template = replace(kept, arguments=arguments or kept.arguments)
+    [(text, _, traits)] = guarded(_tried, [(template, ())], lambda _: f"data.prompt: {name}")
+    return _with_traits(kept if template.arguments == kept.arguments else replace(template, text=text), traits)
 
 
 def _chat(tokenizer: PreTrainedTokenizerBase, arguments: Mapping[str, Any]) -> Template:
     """The tokenizer's own chat template. Its date is that of today, without an hour: runs of one day share their token ids."""
-    sources = tokenizer.chat_template
-    if isinstance(sources, dict):
-        chat, tool_chat = sources.get("default", ""), sources.get("tool_use", "")
-    else:
-        chat, tool_chat = sources or "", ""
+    chat, tool_chat = chat_sources(tokenizer)
     if not chat:
         raise InputError(f'data.prompt = "chat", but the tokenizer of {tokenizer.name_or_path} has no chat template')
     taken = {"messages", "tools", "documents", "add_generation_prompt", "chat_template", "conversations"} & set(arguments)
@@ -230,13 +229,63 @@ def _chat(tokenizer: PreTrainedTokenizerBase, arguments: Mapping[str, Any]) -> T
     tokens = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if not isinstance(token, list)}
     now = datetime.date.today().isoformat() if "strftime_now" in chat + tool_chat else ""
     template = Template(chat=chat, tool_chat=tool_chat, arguments=arguments, tokens=tokens, now=now)
-    return replace(template, text=_single_question(template), end=_end_of_turn(template, special_tokens(tokenizer)))
+    [(text, end, traits)] = guarded(_tried, [(template, special_tokens(tokenizer))], lambda _: str(tokenizer.name_or_path))
+    return _with_traits(replace(template, text=text, end=end), traits)
+
+
+def chat_sources(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
+    """The Jinja sources of a tokenizer's chat template, and of the one for tools; "" where there is none.
+
+    Raises:
+        InputError: they are no text, or longer than any that is meant.
+    """
+    sources: Any = tokenizer.chat_template
+    if isinstance(sources, dict):
+        chat, tool_chat = sources.get("default") or "", sources.get("tool_use") or ""
+    else:
+        chat, tool_chat = sources or "", ""
+    _check_source(str(tokenizer.name_or_path or "the tokenizer"), chat, tool_chat)
+    return chat, tool_chat
+
+
+def _check_source(name: str, *sources: Any) -> None:
+    for source in sources:
+        if not isinstance(source, str):
+            raise InputError(f"{name}: the chat template is {type(source).__name__}, and no text")
+        if len(source) > LONGEST_SOURCE:
+            raise InputError(f"{name}: the chat template has {len(source):,} characters, and may have {LONGEST_SOURCE:,}")
+
+
+def _tried(job: tuple[Template, tuple[str, ...]]) -> tuple[str, str, dict[str, Any]]:
+    """(the text around a single question, the end of turn, the traits) of a chat template."""
+    template, specials = job
+    text = _single_question(template)
+    return text, _end_of_turn(template, specials), traits_of(replace(template, text=text))
+
+
+def _with_traits(template: Template, traits: dict[str, Any]) -> Template:
+    template.__dict__["traits"] = traits  # it need not be asked again
+    return template
+
+
+@functools.lru_cache
+def _without_chance(source: str) -> None:
+    """Take out of a compiled template what draws random numbers: what is learnt, and what was tried, is the same each time."""
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    environment = _compile_jinja_template(source).environment
+    environment.globals.pop("lipsum", None)
+    environment.filters["random"] = _refuse_chance
+
+
+def _refuse_chance(*_: Any) -> NoReturn:
+    raise ValueError("it draws random numbers, and what is learnt must not depend on them")
 
 
 def _single_question(template: Template) -> str:
     """The text that a chat template writes around a single question."""
     try:
-        shown = template.render([_ASKED])
+        shown = template.render([ASKED])
         hard = template.render([{"role": "user", "content": _HARD}])
     except BadRow as error:
         raise InputError(f"the tokenizer's chat template cannot show a single question: {error}") from None
@@ -250,7 +299,7 @@ def _single_question(template: Template) -> str:
 
 def _end_of_turn(template: Template, specials: tuple[str, ...]) -> str:
     """The first special token after an assistant's text; "" if other text, or none, stands there."""
-    shown, pattern = template._shown(_ASKED, _ANSWERED), pattern_of(specials)
+    shown, pattern = template.shown(ASKED, ANSWERED), pattern_of(specials)
     after = shown.rpartition(ANSWER)[2].lstrip() if ANSWER in shown else ""
     found = pattern.match(after) if pattern else None
     return found[0] if found else ""
@@ -258,18 +307,20 @@ def _end_of_turn(template: Template, specials: tuple[str, ...]) -> str:
 
 def thought_argument(template: Template) -> str:
     """The line of a configuration with which the chat template does not close an empty thought; "" if no argument does that."""
+    return str(guarded(_thought_argument, [template], lambda _: "")[0]) if template.chat else ""
+
+
+def _thought_argument(template: Template) -> str:
     import jinja2.meta
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
-    if not template.chat:
-        return ""
     source = _compile_jinja_template(template.chat).environment.parse(template.chat)
     taken = {"messages", "tools", "documents", "add_generation_prompt", *template.tokens}
     names = jinja2.meta.find_undeclared_variables(source) - taken
     for name in sorted(names, key=lambda name: (not re.search("think|thought|reason", name), name)):
         for value in (True, False, "high", "on", "enabled"):
             changed = replace(template, arguments={**template.arguments, name: value})
-            if not closes_thought(changed._shown(_ASKED, generation=True) or "</think>"):
+            if not closes_thought(changed.shown(ASKED, generation=True) or "</think>"):
                 arguments = ", ".join(f"{key} = {json.dumps(each)}" for key, each in changed.arguments.items())
                 return f"data.template_arguments = {{ {arguments} }}"
     return ""

@@ -66,7 +66,8 @@ def engine_setting(
         others: fields that take the place of what is configured.
     """
     dtype = "float32" if precision == "fp32" else "bfloat16"
-    setting = EngineSetting(resolve(model), device, config.seed, dtype, config.backend, config.gpu_memory_utilization, longest)
+    path = resolve(model, by_engine=True)
+    setting = EngineSetting(path, device, config.seed, dtype, config.backend, config.gpu_memory_utilization, longest)
     return replace(setting, log=log, timeout=config.timeout, **others)
 
 

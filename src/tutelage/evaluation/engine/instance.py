@@ -180,7 +180,7 @@ def init_vllm(model_id: str, device: str, seed: int, gpu_memory_utilization: flo
         EngineError: the engine does not start; the message says where it left its reasons.
     """
     options = {"backend": "vllm", "gpu_memory_utilization": gpu_memory_utilization, **options}
-    setting = EngineSetting(resolve(model_id), choose_device(device), seed, **options)
+    setting = EngineSetting(resolve(model_id, by_engine=True), choose_device(device), seed, **options)
     registry.require(setting.backend, setting.device.type)
     engine = EngineHandle(setting)
     Stops.of(engine.get_tokenizer())
