@@ -28,7 +28,7 @@ def content_of(source: Source) -> str:
     try:
         return fingerprint(source.path, source.split, source.hub_config)
     except OSError as error:
-        raise InputError(f"{source.path}: cannot be read: {first_line(error)}") from None
+        raise InputError(f"{source.path}: cannot be read: {error.strerror or first_line(error)}") from None
 
 
 def template_key(template: Template) -> str:
