@@ -69,7 +69,6 @@ def run_sweep(
     """
     if workers is not None and workers < 1:
         raise InputError(f"--workers {workers}: at least one is needed")
-    config, directory, layout = _checked(config, design, directory, where, gpus_per_trial)
     devices = _devices(gpus_per_trial) if where == "local" else []
     at_once = workers or max(1, len(devices))
     gpus = 0 if config.model.device == "cpu" else gpus_per_trial
@@ -78,6 +77,7 @@ def run_sweep(
         return fanout.run_apart(work, jobs, where, workers=at_once, devices=devices[:at_once], gpus_per_job=gpus)
 
     with locked(directory, "--out"):
+        config, directory, layout = _checked(config, design, directory, where, gpus_per_trial)
         state = _begin(config, design, layout, directory)
         try:
             _run_all(layout, directory, state, run, models)

@@ -261,8 +261,6 @@ def open_run(config: Config, allowed: Collection[str] = ()) -> Iterator[RunLog]:
             yield log
         finally:
             log.close()
-            if log.is_there() and [path.name for path in directory.iterdir()] == [".lock"]:  # nothing was begun: leave nothing behind
-                shutil.rmtree(directory)
 
 
 def _lock_of(directory: Path) -> tuple[int, int] | None:
