@@ -41,6 +41,16 @@ def evaluation(step: int, records: list[dict], **more) -> dict:
     }  # fmt: skip
 
 
+def line(kind: str, step: int, **more) -> dict:
+    """A line of metrics that holds what one of its kind must, and times only where they are given."""
+    needed = {
+        "train": {"loss": 1.0, "grad_norm": 1.0, "seconds": 0.0, "response_tokens": 1},
+        "eval_failed": {"reason": "it hung"},
+        "eval": {key: value for key, value in evaluation(step, [record(step, 0, True, "a")]).items() if "seconds" not in key},
+    }
+    return {**needed.get(kind, {}), "kind": kind, "step": step, **more}
+
+
 def make_run(
     directory: Path, problems: int = 8, steps: tuple[int, ...] = (0, 10, 20), words_each: int = 6, finished: bool = True, **more
 ) -> Path:

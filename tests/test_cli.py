@@ -58,7 +58,6 @@ def test_version_and_no_command(capsys):
         (["sweep", "--train.speed", "1"], "unknown key train.speed"),
         (["sweep", "--where", "moon"], 'write "local", "ray"'),
         (["report", "nothing"], "no such directory"),
-        (["report", "nothing", "--price", "-1"], "a price is not negative"),
         (["compare", "nothing", "nothing"], "no such directory"),
         (["train", "--run.tracking", '["tensorboard", "tensorboard"]'], "more than once"),
     ],

@@ -36,7 +36,7 @@ def test_a_file_and_overrides_make_a_config(tmp_path):
         ({"train": {"num_epochs": float("inf")}}, r"train\.num_epochs"),
         ({"eval": {"lr": 1}}, r"did you mean train\.lr\?"),
         ({"train": {"lr": "fast"}}, r"train\.lr: .*number.*'fast'"),
-        ({"train": {"batch_size": -1}}, r"train\.batch_size: .*greater.*-1"),
+        ({"train": {"batch_size": -1}}, r"train\.batch_size: .*at least 1.*-1"),
         ({"train": {"batch_size": 1.5}}, r"train\.batch_size: .*integer.*1\.5"),
         ({"data": {"max_length": 0}}, r"data\.max_length"),
         ({"train": {"schedule": "step"}}, r"train\.schedule: .*'cosine'.*'step'"),

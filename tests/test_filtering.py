@@ -187,8 +187,12 @@ def test_parquet_rows_are_filtered(tmp_path):
     assert filter_file(str(path), tmp_path / "kept.jsonl") == 42
 
 
-def test_a_control_that_cannot_be_written_leaves_nothing_behind(data_file, tmp_path):
-    (tmp_path / ".kept.control.jsonl.tmp").mkdir()
+def test_a_control_that_cannot_be_written_leaves_nothing_behind(data_file, tmp_path, monkeypatch):
+    def in_its_way(*_):
+        (tmp_path / "kept.control.jsonl").mkdir()
+        return []
+
+    monkeypatch.setattr("tutelage.data.draw_rows", in_its_way)
     with pytest.raises(RunError, match="kept.control.jsonl: cannot be written"):
         filter_file(str(data_file), tmp_path / "kept.jsonl", control="random")
-    assert {path.name for path in tmp_path.iterdir()} == {"train.jsonl", ".kept.control.jsonl.tmp"}
+    assert {path.name for path in tmp_path.iterdir()} == {"train.jsonl", "kept.control.jsonl"}

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from pages import EVIL, make_run, make_sweep
+from pages import EVIL, line, make_run, make_sweep
 
 from tutelage.config import load_config, parse_config, to_toml
 from tutelage.errors import InputError
@@ -120,7 +120,7 @@ def test_an_evaluation_that_was_lost_and_made_up_for_is_no_warning(run):
 def test_what_a_person_must_know_is_a_warning(run):
     events = (
         {"kind": "eval_failed", "step": 10, "reason": "vLLM hung {", "training_seconds": 1.0},
-        {"kind": "train", "step": 21, "skipped": "the loss is not finite", "seconds": 1, "response_tokens": 1},
+        line("train", 21, skipped="the loss is not finite"),
         {"kind": "config_changed", "step": 5, "changes": ["train.lr: 1 → 2"]},
     )
     with (run / "metrics.jsonl").open("a") as file:

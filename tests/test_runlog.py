@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from pages import line, record
 
 from tutelage.config import parse_config
 from tutelage.data import Template
@@ -14,6 +15,8 @@ from tutelage.runs.environment import describe_environment
 from tutelage.runs.files import append_lines, read_lines, write_text
 from tutelage.runs.log import RunLog, SilentRunLog, open_run
 from tutelage.runs.reading import Reading
+
+RESPONSE = {key: value for key, value in record(1, 0, True, "é").items() if key != "step"}
 
 
 def config_of(directory, **train):
@@ -45,10 +48,10 @@ def test_a_directory_that_is_no_run_is_left_alone(tmp_path):
 def test_lines_survive_a_torn_end_and_are_dropped_after_a_step(tmp_path):
     with open_run(config_of(tmp_path)) as log:
         for step in (1, 2, 3):
-            log.metrics(kind="train", step=step, loss=1.0)
-            log.generations(step, [{"response": "é"}])
+            log.metrics(**line("train", step))
+            log.generations(step, [RESPONSE])
             if step < 3:  # the third evaluation was not finished
-                log.metrics(kind="eval", step=step, loss=0.0)
+                log.metrics(**line("eval", step))
         with (tmp_path / "metrics.jsonl").open("a") as file:
             file.write('{"kind": "train", "st')
         with (tmp_path / "generations.jsonl").open("ab") as file:
@@ -59,7 +62,7 @@ def test_lines_survive_a_torn_end_and_are_dropped_after_a_step(tmp_path):
         assert [line["step"] for line in read_lines(tmp_path / "generations.jsonl")] == [1, 2]
         log.forget_after(1)
         assert [line["step"] for line in log.reading().lines] == [1, 1]
-        assert read_lines(tmp_path / "generations.jsonl") == [{"step": 1, "response": "é"}]
+        assert read_lines(tmp_path / "generations.jsonl") == [{"step": 1, **RESPONSE}]
         assert log.reading().evaluated == [1] and [line["step"] for line in log.reading().steps] == [1]
 
 
@@ -90,7 +93,7 @@ def test_two_threads_write_each_line_once(tmp_path):
 
 
 def test_a_rank_that_does_not_lead_reads_and_writes_nothing(tmp_path):
-    RunLog(tmp_path).metrics(kind="eval", step=2)
+    RunLog(tmp_path).metrics(**line("eval", 2))
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     log = SilentRunLog(tmp_path)
     log.metrics(kind="eval", step=3)
@@ -109,8 +112,8 @@ def test_a_line_that_a_full_disk_refused_is_written_later(tmp_path, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", full)
         with pytest.raises(RunError, match=r"metrics\.jsonl: cannot be written: No space left on device"):
-            log.metrics(kind="train", step=1)
-    log.metrics(kind="train", step=2)
+            log.metrics(**line("train", 1))
+    log.metrics(**line("train", 2))
     assert [line["step"] for line in log.reading().lines] == [1, 2]
 
 
@@ -163,13 +166,13 @@ def test_what_evaluations_cost_is_the_time_that_training_stood_still(tmp_path):
     def parts(weights, waiting, entropies, grading):
         return {"weights": weights, "waiting": waiting, "entropies": entropies, "grading": grading}
 
-    lines = [{"kind": "train", "step": 1, "seconds": 10.0}, {"kind": "train", "step": 2, "seconds": 5.0}]
-    lines += [{"kind": "eval", "step": 0, "seconds": 50.0, "training_seconds": 0.0, "stood_still_seconds": {}, "adopted_from": "b"}]
-    lines += [{"kind": "eval", "step": 1, "seconds": 9.0, "training_seconds": 2.0, "stood_still_seconds": parts(1.0, 0.0, 0.75, 0.25)}]
-    lines += [{"kind": "eval_failed", "step": 2, "training_seconds": 0.5, "stood_still_seconds": parts(0.5, 0.0, 0.0, 0.0)}]
-    lines += [{"kind": "eval_lost", "step": 2, "training_seconds": 1.5, "stood_still_seconds": parts(0.5, 1.0, 0.0, 0.0)}]
-    lines += [{"kind": "eval_skipped", "step": 2}]
-    lines += [{"kind": "eval", "step": 3, "seconds": 7.0, "training_seconds": 0.0, "stood_still_seconds": parts(0.0, 0.0, 0.0, 0.0)}]
+    lines = [line("train", 1, seconds=10.0), line("train", 2, seconds=5.0)]
+    lines += [line("eval", 0, seconds=50.0, training_seconds=0.0, stood_still_seconds={}, adopted_from="b")]
+    lines += [line("eval", 1, seconds=9.0, training_seconds=2.0, stood_still_seconds=parts(1.0, 0.0, 0.75, 0.25))]
+    lines += [line("eval_failed", 2, training_seconds=0.5, stood_still_seconds=parts(0.5, 0.0, 0.0, 0.0))]
+    lines += [line("eval_lost", 2, training_seconds=1.5, stood_still_seconds=parts(0.5, 1.0, 0.0, 0.0))]
+    lines += [line("eval_skipped", 2)]
+    lines += [line("eval", 3, seconds=7.0, training_seconds=0.0, stood_still_seconds=parts(0.0, 0.0, 0.0, 0.0))]
     append_lines(tmp_path / "metrics.jsonl", lines)
     assert Reading(tmp_path).evaluation_cost == {
         "training_seconds": 15.0, "evaluation_seconds": 4.0, "share": 0.2105, "stood_still_seconds": parts(2.0, 1.0, 0.75, 0.25),
@@ -178,10 +181,10 @@ def test_what_evaluations_cost_is_the_time_that_training_stood_still(tmp_path):
 
 
 def test_what_evaluations_cost_is_known_of_runs_begun_before_it_was_logged(tmp_path):
-    lines = [{"kind": "train", "step": 1, "seconds": 15.0}]
-    lines += [{"kind": "eval", "step": 1, "seconds": 4.0}]  # of a run begun before the time of training was logged
-    lines += [{"kind": "eval", "step": 2, "seconds": 9.0, "training_seconds": 0.5}]
-    lines += [{"kind": "eval_failed", "step": 3, "training_seconds": 0.5}, {"kind": "eval_lost", "step": 4}]
+    lines = [line("train", 1, seconds=15.0)]
+    lines += [line("eval", 1, seconds=4.0)]  # of a run begun before the time of training was logged
+    lines += [line("eval", 2, seconds=9.0, training_seconds=0.5)]
+    lines += [line("eval_failed", 3, training_seconds=0.5), line("eval_lost", 4)]
     append_lines(tmp_path / "metrics.jsonl", lines)
     cost = Reading(tmp_path).evaluation_cost
     assert (cost["training_seconds"], cost["evaluation_seconds"], cost["share"]) == (15.0, 5.0, 0.25)

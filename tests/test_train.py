@@ -125,7 +125,7 @@ def test_a_run_directory_explains_itself_and_its_model_loads_anywhere(make_confi
     result = fine_tune(make_config())
     run = result.directory
     assert {path.name for path in run.iterdir() if not path.name.startswith(".")} == {
-        "config.toml", "environment.json", "plan.json", "prompt.txt", "template.json", "data.json", "ledger.jsonl", "metrics.jsonl", "generations.jsonl", "model", "result.json",
+        "config.toml", "environment.json", "identity.json", "plan.json", "prompt.txt", "template.json", "data.json", "ledger.jsonl", "metrics.jsonl", "generations.jsonl", "model", "result.json",
         "report.html",
     }  # fmt: skip
     metrics = lines_of(run / "metrics.jsonl")

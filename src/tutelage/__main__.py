@@ -1,5 +1,19 @@
+"""The program. It listens to signals before anything large is imported."""
+
 import sys
 
-from tutelage.cli import main
+from tutelage.machines import listen, stay_deaf
 
-sys.exit(main())
+
+def main() -> None:
+    """Run the command that the arguments name, and exit with its code."""
+    listen(sys.argv[1:])
+    from tutelage.cli import main as run
+
+    code = run()
+    stay_deaf()
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

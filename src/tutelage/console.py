@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import sys
 import time
@@ -32,8 +33,40 @@ class Advance(Protocol):
 
 PLAIN_EVERY_SECONDS = 10.0
 
+CONTROLS = (*range(0x20), *range(0x7F, 0xA0))
+"""Of the first 256 characters, those that move the cursor, ring, colour, or name a window; a line end and a tab are harmless."""
+BIDI = (0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))
+"""Characters that turn the direction of what follows, and Unicode's own line ends."""
+_ESCAPED = {code: f"\\u{code:04x}" for code in (*CONTROLS, *BIDI) if chr(code) not in "\n\t"}
+_ESCAPED |= {code: f"\\u{code:04x}" for code in range(0xD800, 0xE000)}  # half a pair: no encoding has it
+
 _bars: Progress | None = None
 _muted = False
+
+
+def printable(text: str) -> str:
+    """A text as a terminal may get it: what would steer the terminal is written out, as JSON escapes it.
+
+    File names and data are not ours, and a terminal obeys whoever writes to it. All that is printed goes through here.
+    """
+    return text.translate(_ESCAPED)
+
+
+def _printable(text: str | Text) -> str | Text:
+    if isinstance(text, str):
+        return printable(text)
+    pieces = text.render(Console(file=io.StringIO()), end="")
+    return Text.assemble(*((printable(piece.text), piece.style or "") for piece in pieces))
+
+
+def out(text: str) -> None:
+    """A line on standard output that belongs to nobody's layout: a path, an answer, a document."""
+    print(printable(text), flush=True)
+
+
+def complain(text: str) -> None:
+    """A line on standard error."""
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def mute() -> None:
@@ -53,18 +86,18 @@ def say(text: str | Text = "", style: str | None = None) -> None:
     if _muted:
         return
     console = _bars.console if _bars is not None else _console()
-    console.print(text, style=style, markup=False)
+    console.print(_printable(text), style=style, markup=False)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """A table; the first column is text, the others are aligned to the right."""
     if _muted:
         return
-    made = Table(title=title, title_justify="left", title_style="bold")
+    made = Table(title=escape(printable(title)), title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
-        made.add_column(escape(column), justify="left" if index == 0 else "right", overflow="fold")
+        made.add_column(escape(printable(column)), justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
-        made.add_row(*(escape(str(cell)) for cell in row))
+        made.add_row(*(escape(printable(str(cell))) for cell in row))
     console = _bars.console if _bars is not None else _console()
     console.print(made, soft_wrap=False)
 
@@ -78,6 +111,7 @@ def progress(what: str, total: int | None = None, done: int = 0) -> Iterator[Adv
     if _muted:
         yield lambda count, note="": None
         return
+    what = printable(what)
     bars = _rich_progress(what, total, done) if sys.stdout.isatty() else _plain_progress(what, total, done)
     with bars as advance:
         yield advance
@@ -111,7 +145,7 @@ def _rich_progress(what: str, total: int | None, done: int) -> Iterator[Advance]
             nonlocal done
             done += count
             if not over:  # another thread may advance the bar too late
-                bars.update(task, completed=done, count=f"{done}/{total}" if total else "", note=escape(note))
+                bars.update(task, completed=done, count=f"{done}/{total}" if total else "", note=escape(printable(note)))
 
         yield advance
     finally:
@@ -135,7 +169,7 @@ def _plain_progress(what: str, total: int | None, done: int) -> Iterator[Advance
             # the first few that finish say little about the rest: no forecast from less than a tenth
             new = done - before
             left = f", {duration((now - start) / new * (total - done))} left" if new >= (total - before) / 10 else ""
-            print(f"{what}: {done}/{total}{left}{'  ' + note if note else ''}", flush=True)
+            print(f"{what}: {done}/{total}{left}{'  ' + printable(note) if note else ''}", flush=True)
             last = now
 
     yield advance

@@ -19,10 +19,12 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
+    from tutelage import console
+
     with contextlib.redirect_stdout(sys.stderr):  # standard output is for the answer
         start()
         answer = ask(arguments.model, arguments.question, arguments.overrides)
-    print(answer)
+    console.out(answer)
     return Outcome()
 
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 MODEL = "a run directory, a model directory, a hub name, or smollm2"
 DATA = "a file, a directory of shards, a hub name, or arithmetic"
 WHERE = "local (default), ray (the cluster that RAY_ADDRESS names, else one on this machine), or ray://HOST:PORT"
+MOST_EXPENSIVE = 1e12
+"""As `run.price_per_hour`."""
 OVERRIDES = "Any setting can be changed: --section.key value (tutelage train --help lists them all)."
 
 
@@ -53,19 +55,34 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     """Add the argument of a command that reads a configuration."""
     parser.add_argument("config", nargs="?", help="a TOML file; without one, the defaults")
 
+def integer(low: int, high: int) -> Callable[[str], int]:
+    """The `type` of an argument that is an integer from `low` to `high`."""
 
-def new_path(path: Path) -> Path:
-    """The path that a command writes to. Raises InputError if something is there."""
-    if path.exists():
-        raise InputError(f"{path} exists and is not overwritten; choose another --out")
-    return path
+    def number(text: str) -> int:
+        if len(text) > len(str(high)) + 1 or not text.strip().lstrip("+-").isdecimal() or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"must be an integer from {low:,} to {high:,}, got {text[:40]!r}")
+        return int(text)
+
+    return number
+
+
+def price(text: str) -> float:
+    """The `type` of an argument that is a price."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= MOST_EXPENSIVE:  # not a number is not within either
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to {MOST_EXPENSIVE:g}, got {text[:40]!r}")
+    return value
 
 
 def start() -> None:
     """Import torch and transformers, which takes seconds, behind a sign of life."""
     from tutelage import console
+    from tutelage.machines import importing
 
-    with console.progress("starting"):
+    with console.progress("starting"), importing():
         from tutelage.training import fine_tune  # noqa: F401
 
 
@@ -76,11 +93,13 @@ def config_of(model: str, overrides: list[str]) -> Config:
         model: a run directory, the ``model/`` in one, another model directory, a hub name, or "smollm2".
     """
     from tutelage.config import load_config
+    from tutelage.runs import damage
 
     path = Path(model)
     run = path.parent if path.name == "model" and path.is_dir() else path
     if (run / "config.toml").is_file() and (run / "model").is_dir():
         # the prompt template as it was then, whatever has become of its file or of the day
+        damage.configuration(run / "config.toml")
         kept = next(file for name in ("template.json", "prompt.txt") if (file := run / name).is_file() or name == "prompt.txt")
         return load_config(
             run / "config.toml",

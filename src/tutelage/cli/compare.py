@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from tutelage.cli.command import Commands, Outcome, add_command
+from tutelage.cli.command import Commands, Outcome, add_command, integer
 
 
 def add(commands: Commands) -> None:
@@ -15,7 +15,7 @@ def add(commands: Commands) -> None:
         "first", metavar="RUN_A", help="a run, or a directory of `tutelage eval`; RUN@STEP: not its last evaluation"
     )
     parser.add_argument("second", metavar="RUN_B", help="the same, to compare with")
-    parser.add_argument("--examples", type=int, default=3, help="problems shown of each kind of change (default 3)")
+    parser.add_argument("--examples", type=integer(0, 10**6), default=3, help="problems shown of each kind of change (default 3)")
 
 
 def run(arguments: argparse.Namespace) -> Outcome:

@@ -4,26 +4,35 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import json
 import os
-import signal
 import sys
 from collections.abc import Sequence
+from typing import Any
 
+from tutelage import console
 from tutelage.cli import ask, check, compare, completion, demo, eval, export, filter, grade, init, plan, report, sweep, train
 from tutelage.cli.command import Outcome
 from tutelage.config import split_overrides
 from tutelage.errors import InputError, RunError, first_line
-from tutelage.machines import POLITE_SIGNALS, prepare_process
+from tutelage.machines import asked_in_vain, importing, listening, prepare_process
 from tutelage.runs import finite
 
 COMMANDS = (demo, init, plan, check, train, sweep, eval, filter, ask, report, compare, export, grade, completion)
 """The commands' files, in the order in which ``--help`` lists them. Each has `add`, its arguments, and `run`, its work."""
 EXIT_CODES = """exit codes:
-  0    done; also a training run that SIGTERM or SIGUSR1 stopped, its state saved
+  0    done; also a training run that SIGTERM or SIGUSR1 stopped: before training, or with its state saved
   1    it failed after it had begun, `check` found a failure, or nothing that `plan` knows fits
   2    bad input, found before compute was spent
-  130  Ctrl-C"""
+  130  Ctrl-C; SIGTERM and SIGUSR1 too where nothing trains"""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose messages, which repeat what was given, are printable."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        super()._print_message(console.printable(message), file)
 
 
 def build_parser(with_settings: bool = False) -> argparse.ArgumentParser:
@@ -32,7 +41,7 @@ def build_parser(with_settings: bool = False) -> argparse.ArgumentParser:
     Args:
         with_settings: with every setting as an option of the commands that take some, for completion.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="tutelage",
         description="Fine-tune reasoning models on worked solutions, and see while it trains whether they learn to solve problems.",
         epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -62,7 +71,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code, as `EXIT_CODES` says."""
     prepare_process()
     words, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
+    with listening(words), importing(now=False):
+        return _answered(words, overrides)
+
+
+def _answered(words: list[str], overrides: list[str]) -> int:
     try:
+        for word in (*words, *overrides):
+            if "\0" in word:
+                raise InputError(f"{word[:60]!r} holds a NUL character, which no argument can")
         parser = build_parser()
         arguments = parser.parse_args(words, argparse.Namespace(words=words, overrides=overrides))
         if arguments.version:
@@ -73,8 +90,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.command is None:
             parser.print_help()
             return 2
-        for polite in POLITE_SIGNALS:
-            signal.signal(polite, signal.default_int_handler)  # ends as Ctrl-C does; training remembers them instead
         if overrides and not arguments.takes_settings:
             raise InputError(f"tutelage {arguments.command} takes no settings; got {' '.join(overrides)}")
         return _run(arguments).exit_code
@@ -84,15 +99,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `tutelage … | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
-    except (RunError, OSError, MemoryError) as error:
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            _show(error)
+            return 1
+        _show(InputError(f"{str(error.filename)[:60]!r}…: {error.strerror}"))
+        return 2
+    except (RunError, MemoryError) as error:
         _show(error)
         return 1
+    except (ImportError, SystemError):  # what becomes of a signal while a package is imported
+        asked = asked_in_vain()
+        if asked is None:
+            raise
+        _show(asked)
+        return asked.exit_code
     except RuntimeError as error:  # torch's, for memory that ran out while a model loads or answers
         from tutelage.model import is_out_of_memory
 
         if not is_out_of_memory(error):
             raise
-        print(f"tutelage: {first_line(error)}", file=sys.stderr)
+        console.complain(f"tutelage: {first_line(error)}")
         return 1
     except KeyboardInterrupt as interruption:
         _show(interruption)
@@ -106,7 +133,7 @@ def _run(arguments: argparse.Namespace) -> Outcome:
     with contextlib.redirect_stdout(sys.stderr):
         outcome: Outcome = arguments.run(arguments)
     if outcome.value is not None and os.environ.get("RANK", "0") == "0":  # of several ranks, the first one speaks
-        print(json.dumps(finite(outcome.value), ensure_ascii=False, default=str))
+        console.out(json.dumps(finite(outcome.value), ensure_ascii=False, default=str))
     return outcome
 
 
@@ -115,8 +142,4 @@ def _show(error: BaseException) -> None:
     if not getattr(error, "printed", False):
         otherwise = "interrupted" if isinstance(error, KeyboardInterrupt) else "out of memory"
         start = "\n" if isinstance(error, KeyboardInterrupt) else ""
-        print(f"{start}tutelage: {str(error) or otherwise}", file=sys.stderr)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        console.complain(f"{start}tutelage: {str(error) or otherwise}")

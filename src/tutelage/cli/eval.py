@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tutelage.cli.command import DATA, MODEL, OVERRIDES, WHERE, Commands, Outcome, add_command, config_of, new_path, start
+from tutelage.cli.command import DATA, MODEL, OVERRIDES, WHERE, Commands, Outcome, add_command, config_of, integer, start
 from tutelage.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--columns", metavar="TABLE", help='as data.columns: { prompt = "problem", reference = "answer" }')
     parser.add_argument("--prompt", help="the prompt template (default: what the model was trained with)")
     parser.add_argument("--where", default="local", help=WHERE)
-    parser.add_argument("--workers", type=int, default=2, help="with Ray: how many jobs share the problems (default 2)")
+    parser.add_argument("--workers", type=integer(1, 10_000), default=2, help="with Ray: how many jobs share the problems (default 2)")
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
@@ -53,7 +53,7 @@ def _table(text: str) -> dict[str, str]:
     from tutelage.config import Source
 
     try:
-        return Source(path="", columns=tomllib.loads(f"columns = {text}")["columns"]).columns  # type: ignore[return-value]
+        return Source(path="rows", columns=tomllib.loads(f"columns = {text}")["columns"]).columns  # type: ignore[return-value]
     except (tomllib.TOMLDecodeError, ValueError) as error:
         raise InputError(f"--columns {text}: write a table, such as {{ prompt = \"problem\", reference = \"answer\" }}: {error}") from None
 
@@ -74,23 +74,43 @@ def evaluate_file(
         reading: how the rows are read: `split`, `hub_config`, `columns`, `shape`, `prompt`, as in `data.validation`.
 
     Raises:
-        InputError: `out` exists, or a row has no prompt or reference; an engine, or Ray, was asked for and is not installed.
+        InputError: `out` exists, or another process writes it; a row has no prompt or reference; an engine, or Ray, was asked for
+            and is not installed.
         RunError: an engine failed twice at the same problems, or does not have the model's weights; finished parts are on the disk.
+    """
+    from tutelage.machines import fanout
+    from tutelage.runs import checked_name, owned
+
+    fanout.require(where)
+    config = config_of(model, overrides)
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    directory = checked_name(out or Path("evaluations") / f"{Path(model).name}-{Path(data).stem}-{stamp}", "--out")
+    with owned(directory, new=not _is_unfinished(directory), parents=True):
+        return _evaluate(config, directory, {"model": model, "data": data}, reading or {}, where, workers)
+
+
+def _is_unfinished(directory: Path) -> bool:
+    """Whether a directory holds an evaluation that was killed, or failed."""
+    return (directory / "settings.toml").is_file() and not (directory / "summary.json").exists()
+
+
+def _evaluate(
+    config: Config, directory: Path, asked_for: dict[str, str], reading: dict[str, Any], where: str, workers: int
+) -> dict[str, Any]:
+    """The work of `evaluate_file`.
+
+    Args:
+        asked_for: the model and the data, as they were named.
     """
     from tutelage import console
     from tutelage.data import choose_problems, open_store, problems_of, template_of
     from tutelage.evaluation import Job, settled, solve_elsewhere, solve_here, summarize
-    from tutelage.machines import fanout
     from tutelage.model import tokenizer_of
     from tutelage.runs import append_lines, to_lines, write_text
 
-    fanout.require(where)
-    config = config_of(model, overrides)
     solving = config.model_copy(update={"eval": settled(config.eval)})
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    directory = new_path(out or Path("evaluations") / f"{Path(model).name}-{Path(data).stem}-{stamp}")
     tokenizer = tokenizer_of(config)
-    source = as_validation(config.data).model_copy(update={"path": data, **(reading or {})})
+    source = as_validation(config.data).model_copy(update={"path": asked_for["data"], **reading})
     template = template_of(source.prompt or config.data.prompt, tokenizer, config.data.template_arguments)
     store = open_store(source, template, tokenizer, config.eval.reward, setting="data.validation")
     asked = problems_of(store, config.data)
@@ -110,7 +130,7 @@ def evaluate_file(
     left_out = Counter(fate for _, fate, _ in asked.faults)
     failed = {"entropy_failed": solved.entropy_failed} if solved.entropy_failed else {}
     summary = {
-        "model": model, "data": data, "rows": len(store), "malformed_rows": left_out["malformed"],
+        **asked_for, "rows": len(store), "malformed_rows": left_out["malformed"],
         "rows_without_reference": left_out["no reference"], "rows_that_ask_again": asked.again, "backend": solving.eval.backend,
         **summarize(solved.records, solved.entropy), **failed,
         "certificates": [certificate.as_dict() for certificate in solved.certificates],
@@ -127,12 +147,21 @@ def as_validation(data: DataConfig) -> Source:
 
 
 def _begin(directory: Path, config: Config, template: Template) -> None:
-    """Make the directory, and write what an evaluation is of: settings, prompt template, environment and command."""
+    """Make the directory, and write what an evaluation is of: settings, prompt template, environment and command.
+
+    What an evaluation that was not finished has left there is kept under another name, for all is asked again.
+    """
+    from tutelage import console
     from tutelage.config import to_toml
     from tutelage.runs import describe_environment, write_text
 
+    answers = directory / "generations.jsonl"
     try:
-        directory.mkdir(parents=True)
+        directory.mkdir(exist_ok=True)
+        if answers.exists():
+            kept = directory / f"generations.before-restart-{len(list(directory.glob('generations.before-restart-*'))) + 1}.jsonl"
+            answers.rename(kept)
+            console.say(f"{directory}: holds an evaluation that was not finished; all is asked again, and {kept.name} has what was there")
     except OSError as error:
         raise InputError(f"{directory}: cannot be written: {error.strerror}") from None
     write_text(directory / "settings.toml", to_toml(config))

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tutelage.cli.command import DATA, OVERRIDES, WHERE, Commands, Outcome, add_command
-from tutelage.errors import InputError
 
 if TYPE_CHECKING:
     from tutelage.config import DataConfig
@@ -62,21 +61,35 @@ def filter_file(
         How many rows were kept.
 
     Raises:
-        InputError: a file to write exists, a row is malformed, or nothing survives.
+        InputError: a file to write exists, or another process writes it; a row is malformed, or nothing survives.
+    """
+    from tutelage.config import DataConfig
+    from tutelage.machines import fanout
+    from tutelage.runs import checked_name, owned
+
+    fanout.require(where)
+    checked_name(out, "--out")
+    stem = out.name.removesuffix(".jsonl")
+    paths = [out, *(out.with_name(f"{stem}.{kind}.jsonl") for kind in ("ledger", *(["control"] if control else [])))]
+    with contextlib.ExitStack() as ours:
+        for path in paths:
+            ours.enter_context(owned(path))
+        return _filter(data, paths, config or DataConfig(), style, where)
+
+
+def _filter(data: str, paths: list[Path], config: DataConfig, style: str, where: str) -> int:
+    """The work of `filter_file`.
+
+    Args:
+        paths: of the rows that are kept, of the ledger, and of the control if there is to be one.
     """
     from tutelage import console
-    from tutelage.config import DataConfig
     from tutelage.data import Tally, count_well_formed, draw_rows, iter_rows, judge_rows, reader_of
     from tutelage.grading import start_workers
     from tutelage.machines import fanout
     from tutelage.runs import to_lines, writing
 
-    fanout.require(where)
-    config = config or DataConfig()
-    ledger_path, control_path = (
-        out.with_name(out.name.removesuffix(".jsonl") + end) for end in (".ledger.jsonl", ".control.jsonl")
-    )
-    _refuse_to_overwrite([out, ledger_path, *([control_path] if control else [])])
+    out, ledger_path, *controls = paths
 
     def rows() -> Iterator[Row]:
         return iter_rows(data, config.train_split, config.hub_config)
@@ -98,21 +111,13 @@ def filter_file(
                     kept_lines.write(to_lines([judged.row.value]))
                 tally.add(judged)
         kept = tally.kept(style)
-        if control:
+        for control_path in controls:
             lines = files.enter_context(writing(control_path))
             lines.writelines(to_lines([value]) for value in draw_rows(rows(), reader, well_formed, kept, config.seed))
     _show(tally)
     wrote = [f"{out} ({kept} rows)", f"{ledger_path} (the fate of each row)"]
-    console.say("wrote " + ", ".join(wrote + ([f"{control_path} ({kept} rows drawn at random)"] if control else [])))
+    console.say("wrote " + ", ".join(wrote + [f"{path} ({kept} rows drawn at random)" for path in controls]))
     return kept
-
-
-def _refuse_to_overwrite(paths: list[Path]) -> None:
-    for path in paths:
-        if path.exists():
-            raise InputError(f"{path} exists and is not overwritten; remove it, or choose another --out")
-        if not path.parent.is_dir():
-            raise InputError(f"{path.parent}: no such directory to write {path.name} to")
 
 
 def _show(tally: Tally) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import time
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tutelage.cli.command import Commands, Outcome, add_command, new_path
+from tutelage.cli.command import Commands, Outcome, add_command
 from tutelage.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
+    from tutelage import console
     from tutelage.grading import grade, grade_response
 
     gold, answer = arguments.gold, arguments.answer
@@ -52,7 +54,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         raise InputError("the reference answer is empty")
     verdict = grade(gold, answer) if arguments.style == "answer" else grade_response(answer, [gold], arguments.style)
     word = {True: "equal", False: "not equal", None: "undecided"}[verdict.equal]
-    print(f"{word}  (layer: {verdict.layer}{'; ' + verdict.why if verdict.why and not verdict.equal else ''})")
+    console.out(f"{word}  (layer: {verdict.layer}{'; ' + verdict.why if verdict.why and not verdict.equal else ''})")
     return Outcome({"equal": verdict.equal, "layer": verdict.layer, "why": verdict.why})
 
 
@@ -80,13 +82,18 @@ def grade_file(
     Raises:
         InputError: rows cannot be graded (all are looked at before the first is graded), or `out` exists.
     """
+    from tutelage.runs import owned
+
+    with contextlib.nullcontext() if out is None else owned(out):
+        return _grade_file(file, out, style, reference, response)
+
+
+def _grade_file(file: str, out: Path | None, style: str, reference: str | None, response: str | None) -> dict[str, Any]:
     from tutelage import console
     from tutelage.data import iter_rows
     from tutelage.grading import grade_responses, start_workers
     from tutelage.runs import to_lines, writing
 
-    if out is not None:
-        new_path(out)
     with console.progress(f"reading {file}"):
         rows = list(iter_rows(file))
         start_workers(len(rows))

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tutelage.cli.command import DATA, Commands, Outcome, add_command, new_path
+from tutelage.cli.command import DATA, Commands, Outcome, add_command
 from tutelage.errors import InputError
 
 SMALL = {"lr": 1e-4, "batch_size": 8, "grad_accum": 2, "num_epochs": 1}
@@ -47,10 +47,17 @@ def init(out: Path, answers: dict[str, str | None], validation: str | None = Non
     Raises:
         InputError: `out` exists; an answer is missing and there is nobody to ask; the data cannot be read or understood.
     """
+    from tutelage.runs import owned
+
+    with owned(out, parents=True):
+        return _init(out, answers, validation)
+
+
+def _init(out: Path, answers: dict[str, str | None], validation: str | None) -> Path:
     from tutelage import console
     from tutelage.config import parse_config
+    from tutelage.runs import write_text
 
-    new_path(out)
     known = {name: answer if answer is not None else _ask(name) for name, answer in answers.items()}
     data, reward, note = _look_at(known["train"], validation, is_instruct(known["model"]))
     model = Path(known["model"])
@@ -65,8 +72,7 @@ def init(out: Path, answers: dict[str, str | None], validation: str | None = Non
         "run": {"dir": known["dir"]},
     }
     parse_config(raw)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(_commented(raw, note), encoding="utf-8")
+    write_text(out, _commented(raw, note))
     console.say(f"{known['train']}: {note}")
     console.say(
         f"wrote {out}. What it will take: tutelage plan {out}; is all as it should be: tutelage check {out}; go: tutelage train {out}"

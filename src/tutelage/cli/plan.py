@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
 
-from tutelage.cli.command import OVERRIDES, Commands, Outcome, add_command, add_config, start
+from tutelage.cli.command import OVERRIDES, Commands, Outcome, add_command, add_config, integer, start
 
 
 def add(commands: Commands) -> None:
@@ -19,8 +20,12 @@ def add(commands: Commands) -> None:
         "--device",
         help="a10g, l4, a100-40, h100, rtx4090, cpu, or the GiB of a GPU (default: where it would run on this machine)",
     )
-    parser.add_argument("--gpus", type=int, default=1, help="how many of them; with several, the last one is vLLM's (default 1)")
-    parser.add_argument("--length", type=int, metavar="TOKENS", help="plan for rows of so many tokens, without data or tokenizer")
+    parser.add_argument(
+        "--gpus", type=integer(1, 10_000), default=1, help="how many of them; with several, the last one is vLLM's (default 1)"
+    )
+    parser.add_argument(
+        "--length", type=integer(1, 10**8), metavar="TOKENS", help="plan for rows of so many tokens, without data or tokenizer"
+    )
     parser.add_argument(
         "--trace", action="store_true", help="run the step's code on tensors without memory, rather than the formula"
     )
@@ -33,6 +38,9 @@ def run(arguments: argparse.Namespace) -> Outcome:
     config = load_config(arguments.config, arguments.overrides)
     start()
     from tutelage.advice import as_json, plan_run
+    from tutelage.runs import owned
 
-    advice = as_json(plan_run(config, arguments.device, arguments.gpus, arguments.length, arguments.trace, arguments.out))
+    with contextlib.nullcontext() if arguments.out is None else owned(arguments.out):
+        found = plan_run(config, arguments.device, arguments.gpus, arguments.length, arguments.trace, arguments.out)
+    advice = as_json(found)
     return Outcome(advice, exit_code=int(advice["proposal"] is None))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tutelage.cli.command import OVERRIDES, WHERE, Commands, Outcome, add_command, add_config, start
+from tutelage.cli.command import OVERRIDES, WHERE, Commands, Outcome, add_command, add_config, integer, start
 
 if TYPE_CHECKING:
     from tutelage.config import Config
@@ -26,7 +25,9 @@ def add(commands: Commands) -> None:
         "--data", default="filtered",
         help="raw, filtered (right solutions only), control (as many rows as the filter keeps, at random); default filtered",
     )  # fmt: skip
-    parser.add_argument("--seeds", type=int, default=1, help="tries of each, with another subset and order of rows (default 1)")
+    parser.add_argument(
+        "--seeds", type=integer(1, 1000), default=1, help="tries of each, with another subset and order of rows (default 1)"
+    )
     parser.add_argument("--vary", action="append", default=[], metavar="section.key=A,B", help="values of any other setting")
     parser.add_argument(
         "--equal", choices=["epochs", "steps", "tokens"],
@@ -35,8 +36,10 @@ def add(commands: Commands) -> None:
     parser.add_argument("--lr", help="a learning rate for each size: 1e-4,5e-5,… (default: train.lr for all)")
     parser.add_argument("--out", type=Path, default=Path("runs/sweep"), help="the sweep's directory (default runs/sweep)")
     parser.add_argument("--where", default="local", help=WHERE)
-    parser.add_argument("--workers", type=int, help="trials at the same time on this machine (default: one on each GPU, else one)")
-    parser.add_argument("--gpus-per-trial", type=int, default=1, help="2: one trains, vLLM has the other (default 1)")
+    parser.add_argument(
+        "--workers", type=integer(1, 10_000), help="trials at the same time on this machine (default: one on each GPU, else one)"
+    )
+    parser.add_argument("--gpus-per-trial", type=integer(1, 1024), default=1, help="2: one trains, vLLM has the other (default 1)")
     parser.add_argument("--models", choices=["all", "best", "none"], default="all", help="whose trained models stay on the disk")
     parser.add_argument("--dry-run", action="store_true", help="print every trial with its predicted time and memory, and stop")
 
@@ -63,6 +66,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
 
 def _design(arguments: argparse.Namespace, config: Config) -> Design:
     """The design that the arguments ask for; settings that it sets itself are named where the configuration has others."""
+    from tutelage import console
     from tutelage.config import Config
     from tutelage.experiments import SETS_ITSELF, Design, parse_rates, parse_sizes, parse_vary
 
@@ -75,5 +79,5 @@ def _design(arguments: argparse.Namespace, config: Config) -> Design:
     )  # fmt: skip
     for key in ("size", "filter"):
         if getattr(config.data, key) != getattr(Config().data, key):
-            print(f"data.{key} of the configuration is not looked at: {SETS_ITSELF[f'data.{key}']} says it", file=sys.stderr)
+            console.complain(f"data.{key} of the configuration is not looked at: {SETS_ITSELF[f'data.{key}']} says it")
     return design

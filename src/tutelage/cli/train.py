@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from tutelage.cli.command import Commands, Outcome, add_command, start
+from tutelage.cli.command import Commands, Outcome, add_command, integer, start
+
+MOST_RANKS = 1024
+"""Of one machine."""
 
 
 class SettingsHelp(argparse.Action):
@@ -42,15 +45,16 @@ def add(commands: Commands) -> None:
         help="go on with an unfinished run although this setting has changed (can be given several times)",
     )  # fmt: skip
     parser.add_argument(
-        "--replay", type=int, metavar="STEP", help="compute a step of the run again, row by row, and write nothing"
+        "--replay", type=integer(1, 10**9), metavar="STEP", help="compute a step of the run again, row by row, and write nothing"
     )
     parser.add_argument("-h", "--help", action=SettingsHelp)
 
 
 def _add_launch(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--launch", type=int, metavar="N", help="as N ranks on this machine, which share the model (or start it with torchrun)"
-    )
+        "--launch", type=integer(1, MOST_RANKS), metavar="N",
+        help="as N ranks on this machine, which share the model (or start it with torchrun)",
+    )  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> Outcome:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from tutelage.config.plug_in import is_plug_in
-from tutelage.config.section import PositiveInt, Section
+from tutelage.config.section import Name, Rows, Section, Seed, Tokens, below
 
 
 class Source(Section):
     """Where rows come from, and how they are read."""
 
-    path: str
+    path: Name
     """As `data.train`."""
     split: str = "test"
     """As `data.train_split`."""
@@ -42,19 +42,19 @@ def _one_way_to_read(section: str, shape: str, columns: dict[Any, str]) -> None:
 
 
 class DataConfig(Section):
-    train: str = "arithmetic"
+    train: Name = "arithmetic"
     """Training rows: a file (JSONL, JSON, CSV, TSV, Parquet or Arrow, also with .gz or .zst), a directory of such files, a directory of
     `datasets.save_to_disk`, a hub name ("openai/gsm8k", or pinned: "openai/gsm8k@REVISION"), or "arithmetic" (built in)."""
     train_split: str = "train"
     """The split to take when `train` is a hub name, or a directory whose names say splits; there "all" takes all files."""
-    validation: str | Source | None = None
+    validation: Name | Source | None = None
     """Validation problems, named as `train` is, or a table of path, split, hub_config, shape, columns, where and prompt. None:
     `test_size` of the training problems are held out."""
     validation_split: str = "test"
     """As `train_split`, when `validation` is a name; a table has its own `split`."""
     hub_config: str | None = None
     """The configuration of a hub data set ("main" for openai/gsm8k)."""
-    test_size: float = Field(default=0.1, ge=0, lt=1)
+    test_size: Annotated[float, below(0, 1)] = 0.1
     """Share of the training problems held out for validation when `validation` is None, each with all of its rows; 0 validates on
     training rows and says so."""
     shape: str = "auto"
@@ -69,7 +69,7 @@ class DataConfig(Section):
     turns: Literal["last", "all"] = "all"
     """Of a conversation with several assistant turns: learn all of them, each after the history as the chat template shows it then,
     or the last one alone."""
-    prompt: str = "r1_zero"
+    prompt: Name = "r1_zero"
     """Prompt template: "r1_zero", "question_only", "plain", "none" (bare), "chat" (the tokenizer's), or a file with {question}. A
     prompt that holds a template already is not wrapped again."""
     template_arguments: dict[str, Any] = {}
@@ -80,17 +80,17 @@ class DataConfig(Section):
     """Training rows that are equal to an earlier one: kept, or left out; they are counted either way."""
     filter: bool = True
     """Keep only training rows whose response earns answer_reward 1.0 against its reference."""
-    size: PositiveInt | None = None
+    size: Rows | None = None
     """How many training rows to use: the first `size` of a seeded order, so that smaller sets lie inside larger ones. None: all."""
-    max_length: PositiveInt | None = None
+    max_length: Tokens | None = None
     """Longest prompt + response in tokens. None: the 99.5th percentile of the data, printed."""
     truncate: Literal["drop", "tail"] = "drop"
     """Longer rows are dropped and counted, or lose the tail of their response (and then teach no end token)."""
     on_bad_row: Literal["error", "skip"] = "error"
     """A malformed row stops the run with its file, line and key, or is skipped and counted in the ledger."""
-    seed: int = 42
+    seed: Seed = 42
     """Seed of the held-out split, and of the subset where that has none of its own."""
-    subset_seed: int | None = None
+    subset_seed: Seed | None = None
     """Seed of the subset (`size`) alone; sweeps change it and keep the held-out problems. None: `seed`."""
 
     def of_training(self) -> Source:

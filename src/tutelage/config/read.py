@@ -21,6 +21,9 @@ from tutelage.config.section import MAY_CHANGE, Section
 from tutelage.config.settings import Config
 from tutelage.errors import InputError
 
+SHOWN = 80
+"""Characters of a wrong value that its message repeats."""
+
 
 def load_config(path: str | Path | None = None, overrides: list[str] | None = None) -> Config:
     """The configuration in a TOML file, then ``--section.key value`` (or ``--section.key=value``) overrides.
@@ -34,7 +37,9 @@ def load_config(path: str | Path | None = None, overrides: list[str] | None = No
             raw = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise InputError(f"config file not found: {path}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        except OSError as error:
+            raise InputError(f"config file {str(path)!r:.{SHOWN}}: cannot be read: {error.strerror}") from None
+        except (ValueError, RecursionError) as error:  # no TOML, no UTF-8 text, or no name of a file; thousands of digits or brackets
             raise InputError(f"{path}: cannot be read as TOML: {error}") from None
     return with_settings(raw, parse_overrides(overrides or []), where=str(path) if path else "config")
 
@@ -130,7 +135,9 @@ def _explain(problem: Any) -> str:
         return f"unknown key {dotted}: {hint}"
     if problem["type"] == "value_error":
         return str(problem["msg"]).removeprefix("Value error, ")
-    return f"{dotted}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {problem['input']!r}"
+    given = repr(problem["input"])
+    given = given if len(given) <= SHOWN else f"{given[:SHOWN]}… ({len(given)} characters)"
+    return f"{dotted}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {given}"
 
 
 def known_keys() -> list[str]:

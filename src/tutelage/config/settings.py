@@ -4,14 +4,31 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from tutelage.config.data_settings import DataConfig
-from tutelage.config.section import MAY_CHANGE, DecayRate, NonNegativeInt, PositiveInt, Section
+from tutelage.config.section import (
+    MAY_CHANGE,
+    Count,
+    DecayRate,
+    Name,
+    RowsAtOnce,
+    RowsOrNone,
+    Seconds,
+    Section,
+    Seed,
+    Steps,
+    StepsOrNone,
+    Tokens,
+    TokensOrNone,
+    above,
+    below,
+    between,
+)
 
 
 class ModelConfig(Section):
-    id: str = "smollm2"
+    id: Name = "smollm2"
     """A Hugging Face directory or hub name, which "name@revision" pins; "smollm2" is the embedded SmolLM2-135M-Instruct."""
     device: Annotated[str, MAY_CHANGE] = "auto"
     """Where the policy trains: "auto" (the first GPU, else the CPU), "cpu", "cuda", "cuda:1", …"""
@@ -27,13 +44,13 @@ class ModelConfig(Section):
     """Compile the layers. auto: where the planned run is long enough to earn the compile time back, printed."""
     lora: Literal["none", "lora", "dora"] = "none"
     """Train all weights, or low-rank adapters (PEFT) over frozen ones, merged into them when the model is saved."""
-    lora_rank: PositiveInt = 16
+    lora_rank: Annotated[int, between(1, 65_536, "wider than any layer")] = 16
     """Rank of the adapters."""
-    lora_alpha: PositiveInt = 32
+    lora_alpha: Count = 32
     """The adapters' output is scaled by this over their rank."""
     lora_targets: list[str] = ["all-linear"]
     """Names of the layers that get adapters; all-linear: every linear layer but the head."""
-    lora_seed: int = 42
+    lora_seed: Seed = 42
     """Seed of the adapters' first values."""
     end_token: str | None = None
     """The token that ends a response: rows learn it, evaluation stops at it, the saved model holds it. None: the end of turn that the
@@ -60,23 +77,23 @@ class ModelConfig(Section):
 
 
 class TrainConfig(Section):
-    lr: float = Field(default=2e-5, gt=0)
+    lr: Annotated[float, above(0, 10, "a thousand times what trains")] = 2e-5
     """Peak learning rate."""
-    batch_size: Annotated[PositiveInt, MAY_CHANGE] = 1
+    batch_size: Annotated[RowsAtOnce, MAY_CHANGE] = 1
     """Rows of `data.max_length` that must fit in memory at once; how many shorter ones share a micro-batch is up to `pack`."""
-    grad_accum: Annotated[PositiveInt, MAY_CHANGE] = 4
+    grad_accum: Annotated[Count, MAY_CHANGE] = 4
     """Micro-batches in one optimizer step; `batch_size` × `grad_accum` rows make up a step, however they are split."""
-    num_epochs: float = Field(default=2, gt=0)
+    num_epochs: Annotated[float, above(0, 10_000, "passes over the same rows")] = 2
     """Passes over the training rows; ignored when `num_steps` is given."""
-    num_steps: PositiveInt | None = None
+    num_steps: Steps | None = None
     """Optimizer steps, instead of `num_epochs`."""
-    clip_grad: float = Field(default=1.0, gt=0)
+    clip_grad: Annotated[float, above(0, 1e12, "which clips nothing")] = 1.0
     """Largest L2 norm of the gradient; a larger one is scaled down to it."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How the learning rate falls after warm-up: to zero along a cosine or a line, or not at all."""
-    warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
+    warmup_ratio: Annotated[float, below(0, 1)] = 0.03
     """Share of the optimizer steps over which the learning rate rises from zero."""
-    weight_decay: float = Field(default=0.0, ge=0)
+    weight_decay: Annotated[float, between(0, 1000, "a thousand times what is usual")] = 0.0
     """AdamW's decoupled weight decay, on matrices only."""
     betas: tuple[DecayRate, DecayRate] = (0.9, 0.999)
     """AdamW's decay rates of the first and second moment."""
@@ -84,7 +101,7 @@ class TrainConfig(Section):
     """adamw: fused, or with stochastic rounding for bf16-sr. adamw-8bit: moments in blocks of 8-bit numbers, a quarter of the state."""
     pack: Annotated[bool, MAY_CHANGE] = True
     """Lay the rows of a step out in packs where every shared prefix is computed once: exact, and faster than padded rows."""
-    pack_tokens: Annotated[PositiveInt | None, MAY_CHANGE] = None
+    pack_tokens: Annotated[Tokens | None, MAY_CHANGE] = None
     """Largest pack in tokens. None: `batch_size` × `data.max_length`."""
     on_nonsense: Annotated[Literal["stop", "skip"], MAY_CHANGE] = "stop"
     """A step whose loss or gradient is not finite, or whose gradient is a spike, is never applied: its rows and a command that
@@ -93,9 +110,9 @@ class TrainConfig(Section):
     """When the memory runs out in a step. stop: the run ends with what was predicted, what happened and the next setting down, its
     state saved. adapt: the step is computed again in batches half as large, and the run goes on with those: the same gradients, to
     rounding (in a single process)."""
-    max_skips: Annotated[PositiveInt, MAY_CHANGE] = 5
+    max_skips: Annotated[Steps, MAY_CHANGE] = 5
     """After so many skipped steps the run stops all the same."""
-    spike_ratio: Annotated[float, MAY_CHANGE] = Field(default=10.0, ge=0)
+    spike_ratio: Annotated[float, between(0, 1e12, "which nothing exceeds"), MAY_CHANGE] = 10.0
     """A gradient norm is a spike if it is so many times the median of the last 64 norms, and far outside of their spread;
     0: none is."""
     loss: str = "nll"
@@ -103,18 +120,18 @@ class TrainConfig(Section):
     targets to their sum, at the cost of one more pass over the logits (docs/mathematics.md)."""
     loss_normalization: Literal["token", "sequence"] = "token"
     """What the summed loss of a step is divided by: its response tokens, or its rows (the specification's formula)."""
-    seed: int = 42
+    seed: Seed = 42
     """Seed of the order of rows, of dropout, and of stochastic rounding."""
 
 
 class EvalConfig(Section):
-    every: NonNegativeInt = 300
+    every: StepsOrNone = 300
     """Evaluate after every so many optimizer steps; 0: only before and after training."""
     before: bool = True
     """Evaluate the untouched model first."""
-    examples: NonNegativeInt | None = None
+    examples: RowsOrNone | None = None
     """The panel: validation problems that every evaluation asks, the same ones each time. 0: all; none: as `interval_width` needs."""
-    interval_width: float = Field(default=0.25, gt=0, lt=1)
+    interval_width: Annotated[float, above(0, 0.999, "wider says nothing")] = 0.25
     """Widest 95 % interval of the panel's accuracy that will do; it sets the size of the panel where `examples` is none."""
     full: bool = True
     """Ask all validation problems, not the panel alone, before and after training."""
@@ -130,38 +147,38 @@ class EvalConfig(Section):
     copy of the weights in the host's memory and evaluate it afterwards."""
     device: Annotated[str, MAY_CHANGE] = "auto"
     """Where vLLM runs: "cuda:1", "cpu", …; auto: a GPU that is not trained on, else the one that is, else the CPU."""
-    gpu_memory_utilization: Annotated[float, MAY_CHANGE] = Field(default=0.85, gt=0, le=1)
+    gpu_memory_utilization: Annotated[float, above(0, 1, "all of it"), MAY_CHANGE] = 0.85
     """Share of a GPU's memory that vLLM may take; on the GPU that is trained on, at most what training leaves."""
     in_turns: Annotated[Literal["auto", "on", "off"], MAY_CHANGE] = "auto"
     """On the GPU that is trained on: let vLLM sleep, its memory given back, while training computes. auto: where both at once
     are not planned to fit."""
     offload_optimizer: Annotated[bool, MAY_CHANGE] = True
     """In turns, the optimizer's state waits in the host's memory while vLLM generates."""
-    timeout: Annotated[float, MAY_CHANGE] = Field(default=600.0, gt=0, le=1_000_000)
+    timeout: Annotated[Seconds, MAY_CHANGE] = 600.0
     """Seconds without a finished response after which vLLM counts as hung, and is restarted, once."""
     entropy: Literal["exact", "top-k", "off"] = "exact"
     """Token entropy of what vLLM generated: exact, by one packed pass of the policy; top-k: a lower bound from the 20 likeliest
     tokens that vLLM tells of; off. The native backend is always exact, or off."""
-    max_new_tokens: PositiveInt = 512
+    max_new_tokens: Tokens = 512
     """Longest response in tokens; a response cut off there counts as a cap hit."""
-    min_new_tokens: NonNegativeInt = 0
+    min_new_tokens: TokensOrNone = 0
     """Before so many tokens nothing ends a response."""
     stop: list[str] = []
     """Further strings that end a response, beside "</answer>"; each stays in the text."""
-    samples: PositiveInt = 1
+    samples: Annotated[int, between(1, 100_000, "responses per problem")] = 1
     """Responses per problem, each with a seed of its own: accuracy is their mean, pass@k and maj@k come with it."""
-    temperature: float = Field(default=0.0, ge=0)
+    temperature: Annotated[float, between(0, 1000, "where all tokens are equally likely")] = 0.0
     """0: greedy; otherwise sampling at this temperature."""
-    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_p: Annotated[float, above(0, 1, "all of them")] = 1.0
     """Sample from the smallest set of tokens that holds this probability."""
-    batch_size: Annotated[PositiveInt, MAY_CHANGE] = 64
+    batch_size: Annotated[RowsAtOnce, MAY_CHANGE] = 64
     """Prompts generated together by the native engine."""
     reward: Literal["r1_zero", "question_only"] = "r1_zero"
     """The grader: think/answer tags, or the last \\boxed{}."""
     log_tokens: Annotated[bool, MAY_CHANGE] = True
     """Log entropy and negative log-likelihood of each token of every response, where `entropy` is exact: what the report shades
     them by. About four times the text in bytes."""
-    seed: int = 42
+    seed: Seed = 42
     """Seed of the sampled evaluations and of the choice of validation problems."""
 
     def is_due(self, step: int, total: int) -> bool:
@@ -200,27 +217,27 @@ class EvalConfig(Section):
 class ParallelConfig(Section):
     """How several ranks work on one run (torchrun, or ``tutelage train --launch N``); nothing of it matters to one process."""
 
-    shard: Annotated[PositiveInt | None, MAY_CHANGE] = None
+    shard: Annotated[Count | None, MAY_CHANGE] = None
     """Ranks that share one copy of weights, gradients and optimizer state (FSDP2). None: all of them. Fewer: several copies
     beside each other, such as one on each machine (HSDP); they must divide the number of ranks."""
     sync: Annotated[Literal["auto", "last", "always"], MAY_CHANGE] = "auto"
     """When ranks exchange gradients. last: after a step's last micro-batch only, which needs 4 bytes per weight on each rank
     meanwhile; always: after each; auto: last where that is planned to fit, printed."""
-    timeout: Annotated[float, MAY_CHANGE] = Field(default=1800.0, gt=0)
+    timeout: Annotated[Seconds, MAY_CHANGE] = 1800.0
     """Seconds after which the job ends if no rank gets any further; the message names the rank that the others wait for."""
 
 
 class RunConfig(Section):
-    dir: Annotated[str, MAY_CHANGE] = "runs/tutelage"
+    dir: Annotated[Name, MAY_CHANGE] = "runs/tutelage"
     """The run directory. A finished run there is never overwritten; an unfinished one is continued."""
-    save_every: Annotated[NonNegativeInt | None, MAY_CHANGE] = None
+    save_every: Annotated[StepsOrNone | None, MAY_CHANGE] = None
     """Optimizer steps between checkpoints (weights and optimizer state). None: at each evaluation. 0: only when interrupted."""
-    keep_last: Annotated[PositiveInt, MAY_CHANGE] = 2
+    keep_last: Annotated[Count, MAY_CHANGE] = 2
     """How many of the newest checkpoints stay while the run goes on; when it is finished, they are removed."""
     keep_best: Annotated[bool, MAY_CHANGE] = False
     """Keep the checkpoint with the best accuracy of the panel too, and keep it when the run is finished
     (`tutelage export RUN --step N`)."""
-    price_per_hour: Annotated[float | None, MAY_CHANGE] = Field(default=None, ge=0)
+    price_per_hour: Annotated[Annotated[float, between(0, 1e12, "of any currency")] | None, MAY_CHANGE] = None
     """What an hour on this machine costs, in the currency of your choice; the report then says what the run cost."""
     tracking: Annotated[list[Literal["tensorboard", "wandb", "trackio", "mlflow"]], MAY_CHANGE] = []
     """Where the numbers go besides `metrics.jsonl`: any of these, as in --run.tracking '["tensorboard", "wandb"]'."""

@@ -89,13 +89,20 @@ def _fitting(store: Store, rows: np.ndarray, max_length: int, cut: bool, ledger:
     longest = np.maximum.reduceat(lengths, np.searchsorted(of_row, np.arange(len(rows)))) if len(rows) else lengths
     for index in np.flatnonzero(longest > max_length).tolist():
         if not fitting[index]:
-            ledger.mark(int(rows[index]), "too long", f"{longest[index]} tokens, max_length is {max_length}")
+            least = "at least " if _is_cut(store, int(rows[index]), int(longest[index])) else ""
+            ledger.mark(int(rows[index]), "too long", f"{least}{longest[index]} tokens, max_length is {max_length}")
         elif fitting[index] < count[index]:
             lost = int(count[index] - fitting[index])
             ledger.mark(int(rows[index]), "truncated", f"{lost} of {int(count[index])} turns are longer than max_length, {max_length}")
         else:
             ledger.mark(int(rows[index]), "truncated", f"{longest[index]} tokens cut to {max_length}")
     return rows[fitting > 0]
+
+
+def _is_cut(store: Store, row: int, longest: int) -> bool:
+    """Whether of a sequence of a row, the longest of which has so many tokens, the start alone was encoded."""
+    recipe = store.recipe
+    return recipe.limit is not None and longest > recipe.limit and any(map(recipe.is_cut, recipe.write(store.parsed(row))))
 
 
 def choose_max_length(lengths: np.ndarray) -> int:

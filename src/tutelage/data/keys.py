@@ -18,7 +18,7 @@ from tutelage.errors import InputError, first_line
 
 def store_key(content: str, source: Source, recipe: Recipe, reward: str) -> str:
     """A name for all that a store depends on."""
-    ids = [template_key(recipe.template), tokenizer_key(recipe.tokenizer), recipe.turns, recipe.problems]
+    ids = [template_key(recipe.template), tokenizer_key(recipe.tokenizer), recipe.turns, recipe.problems, recipe.limit]
     values = [content, source.model_dump_json(), *ids, reward, code()]
     return xxhash.xxh3_128_hexdigest(repr(values).encode("utf-8", "surrogatepass"))
 
@@ -28,7 +28,7 @@ def content_of(source: Source) -> str:
     try:
         return fingerprint(source.path, source.split, source.hub_config)
     except OSError as error:
-        raise InputError(f"{source.path}: cannot be read: {first_line(error)}") from None
+        raise InputError(f"{source.path}: cannot be read: {error.strerror or first_line(error)}") from None
 
 
 def template_key(template: Template) -> str:

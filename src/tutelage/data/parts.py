@@ -96,6 +96,7 @@ def make_part(shared: tuple[Recipe, Sequence[Ready]], job: tuple[Path, list[Row]
     made = list(made_of(recipe, read))
     sequences = _encoded(recipe, made)
     tokens, hashes = _token_table(sequences)
+    hashes = [_hash_in_full(recipe, row, of_ids) for row, of_ids in zip(made, hashes, strict=True)]
     raws = {
         "source": pa.array([row.source for row in rows], pa.string()),
         "value": pa.array([json.dumps(row.value, ensure_ascii=False).encode("utf-8", "surrogatepass") for row in rows], pa.large_binary()),
@@ -160,6 +161,16 @@ def _encoded(recipe: Recipe, made: list[Made]) -> list[list[tuple[list[int], lis
             row.fate, row.why, row.turns = MALFORMED, str(bad), []
             encoded.append([])
     return encoded
+
+
+def _hash_in_full(recipe: Recipe, row: Made, of_ids: bytes) -> bytes:
+    """The hash of a row's ids; of a row that was encoded in part, of its texts too, so that equal starts do not make rows equal."""
+    if not any(map(recipe.is_cut, row.turns)):
+        return of_ids
+    digest = hashlib.blake2b(of_ids, digest_size=16)
+    for turn in row.turns:
+        digest.update(repr((turn.prompt, turn.response)).encode("utf-8", "backslashreplace"))
+    return digest.digest()
 
 
 def _token_table(sequences: Sequence[Sequence[tuple[list[int], list[int]]]]) -> tuple[pa.Table, list[bytes]]:

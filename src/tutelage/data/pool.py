@@ -14,6 +14,7 @@ from tutelage.config import Config, DataConfig, EvalConfig
 from tutelage.data.filter import verdict_column
 from tutelage.data.hold_out import Asked, checked_faults, hold_out, overlap_column, problems_of
 from tutelage.data.ledger import Example, Ledger, named_once
+from tutelage.data.longest import limit_of
 from tutelage.data.parts import Added
 from tutelage.data.recipe import Recipe
 from tutelage.data.shapes import BadRow
@@ -94,7 +95,7 @@ def read_pool(config: Config, tokenizer: Any, kept: Template | None = None) -> P
         overlap = [overlap_column(asked, recipe)] if asked is not None else []
         return [verdict_column(reward), *overlap] if data.filter else overlap
 
-    store = open_store(data.of_training(), template, tokenizer, reward, data.turns, columns=columns)
+    store = open_store(data.of_training(), template, tokenizer, reward, data.turns, columns=columns, limit=limit_of(data, tokenizer))
     _check_end(store, config)
     faults = checked_faults(store, data)
     held = np.zeros(0, np.int64)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from tutelage.data.longest import characters_per_token
 from tutelage.data.overlap import normalised, question_in
 from tutelage.data.shapes import BadRow, Parsed, Reader
 from tutelage.data.stops import Stops
 from tutelage.data.templates import (
+    MARK,
     Template,
     Turn,
     asks_template,
@@ -33,6 +35,7 @@ class Recipe:
         turns: as `data.turns`.
         problems: whether rows are problems, of which the prompt alone is written.
         common: the sentences that the questions of the first rows have in common.
+        limit: a sequence of more tokens is never trained on; None: that is not known.
     """
 
     reader: Reader
@@ -41,6 +44,7 @@ class Recipe:
     turns: Literal["last", "all"] = "all"
     problems: bool = False
     common: frozenset[str] = frozenset()
+    limit: int | None = None
 
     @functools.cached_property
     def specials(self) -> Any:
@@ -88,12 +92,30 @@ class Recipe:
 
     def encode(self, turns: Sequence[Turn]) -> list[tuple[list[int], list[int]]]:
         """(prompt ids, response ids with the end token) of each turn. Raises BadRow."""
+        turns = [self._start_of(turn) if self.is_cut(turn) else turn for turn in turns]
         prompts = encode_texts(self.tokenizer, [turn.prompt for turn in turns], begin=True)
         if self.problems:
             return [(prompt, []) for prompt in prompts]
         responses = encode_texts(self.tokenizer, [turn.response for turn in turns])
         ends = [self._end_of(turn) for turn in turns]
         return [(prompt, [*response, end]) for prompt, response, end in zip(prompts, responses, ends, strict=True)]
+
+    @functools.cached_property
+    def _most_characters(self) -> int | None:
+        """So many characters are more than `limit` tokens."""
+        longest = characters_per_token(self.tokenizer)
+        return None if self.limit is None or self.problems or longest is None else (self.limit + 1) * longest
+
+    def is_cut(self, turn: Turn) -> bool:
+        """Whether a sequence has more than `limit` tokens, which its characters prove: its start alone is encoded."""
+        most = self._most_characters
+        if most is None or len(turn.prompt) + len(turn.response) <= 2 * most:
+            return False
+        return MARK not in turn.prompt and MARK not in turn.response  # marks are no part of what is encoded
+
+    def _start_of(self, turn: Turn) -> Turn:
+        """A sequence whose longer text is cut to what is more than `limit` tokens all the same."""
+        return replace(turn, prompt=turn.prompt[: self._most_characters], response=turn.response[: self._most_characters])
 
     def _end_of(self, turn: Turn) -> int:
         return int(self.tokenizer.convert_tokens_to_ids(turn.end)) if turn.end else self.stops.end_token_id

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Siz
 from itertools import islice
 from typing import Any, Literal
 
+from tutelage import console
 from tutelage.config import Source
 from tutelage.data.filter import Judged, Tally, count_well_formed, judge_rows, parsed_rows
 from tutelage.data.ledger import summary
@@ -225,7 +226,7 @@ def _filtered(ds: Any, name: str, seed: int, on_bad_row: str, reward: str, sampl
             if index in drawn:
                 shown.append(judged)
     if samples is not None:
-        print(f"filter{name}: {sum(tally.fates.values())} → {len(kept)} rows ({summary(tally.fates) or 'no rows'})")
+        console.out(f"filter{name}: {sum(tally.fates.values())} → {len(kept)} rows ({summary(tally.fates) or 'no rows'})")
         for judged in shown:
             _show(judged)
     if hasattr(ds, "select"):
@@ -246,7 +247,7 @@ def _show(judged: Judged) -> None:
     """Print one row as it was judged: its fate, rewards, prompt and response."""
     fate, example, verdict = judged.fate, judged.example, judged.verdict
     if example is None or verdict is None:
-        print(f"{fate.source}: {fate.fate} ({fate.why})")
+        console.out(f"{fate.source}: {fate.fate} ({fate.why})")
         return
-    print(f"{fate.source}: {fate.fate} ({fate.why}), rewards {rewards_of(verdict)}, reference {example.reference!r}")
-    print(f"  prompt: {example.prompt[:200]!r}\n  response: {example.response[-200:]!r}")
+    console.out(f"{fate.source}: {fate.fate} ({fate.why}), rewards {rewards_of(verdict)}, reference {example.reference!r}")
+    console.out(f"  prompt: {example.prompt[:200]!r}\n  response: {example.response[-200:]!r}")

@@ -18,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,6 +40,8 @@ from tutelage.machines import available_cores, cache_directory, over_cores, seal
 
 LOOKED_AT = 200
 """Rows from which it is decided how all are read."""
+LEFTOVER_SECONDS = 3600
+"""A temporary file that was not written to for so long has no writer: a part is written in seconds."""
 KEPT, KEPT_SECONDS = 12, 86_400
 """Stores that are kept: those used last, and any that was used within a day."""
 
@@ -202,6 +204,7 @@ def open_store(
     turns: Literal["last", "all"] = "all",
     setting: str = "data",
     columns: Callable[[Recipe], Sequence[Added]] = lambda recipe: (),
+    limit: int | None = None,
 ) -> Store:
     """The store of a source; what is not there yet is made.
 
@@ -209,6 +212,7 @@ def open_store(
         reward: as `reader_of` takes it.
         setting: the section of the configuration that names the source: "data", or "data.validation", whose rows are problems.
         columns: those that will be asked for, which are best found while the rows are at hand.
+        limit: as `Recipe.limit`; a store without one that is there already serves as well.
 
     Raises:
         InputError: the source cannot be read, or its rows ask a question.
@@ -224,6 +228,9 @@ def open_store(
     common = common_sentences(question_of(parsed, template.text) for parsed in said)
     recipe = Recipe(reader, template, tokenizer, turns, problems, common)
     folder = _folder_for_once() if made_anew else _directory() / store_key(content, source, recipe, reward)
+    if limit is not None and not _is_ready(folder):
+        recipe = replace(recipe, limit=limit)
+        folder = folder if made_anew else _directory() / store_key(content, source, recipe, reward)
     if not _is_ready(folder):
         _make(folder, recipe, itertools.chain(head, rows), source, columns(recipe))
         if content and content_of(source) != content:
@@ -300,6 +307,7 @@ def _make(folder: Path, recipe: Recipe, rows: Iterator[Row], source: Source, col
 
     with console.progress(f"reading {source.path}") as advance, _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(folder)
         for _ in over_cores(make_part, jobs(advance), (recipe, [column.ready() for column in columns])):
             pass
         unread: Counter[str] = Counter()
@@ -314,6 +322,14 @@ def _make(folder: Path, recipe: Recipe, rows: Iterator[Row], source: Source, col
         making.write_text(sealed(done), encoding="utf-8")
         making.replace(folder / "done.json")  # in full, or not at all
     _tidy(folder)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what processes that were killed were writing. Another machine may be writing too, so what is new stays."""
+    for path in folder.glob(".*"):
+        with contextlib.suppress(OSError):  # another process has removed it, or renamed it
+            if time.time() - path.stat().st_mtime > LEFTOVER_SECONDS:
+                path.unlink()
 
 
 @contextlib.contextmanager

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 from tutelage import console
 from tutelage.errors import RunError
 from tutelage.evaluation.engine import Completion, Sampling
-from tutelage.runs import append_lines, read_lines, to_lines, write_text
+from tutelage.runs import append_lines, read_records, to_lines, write_text
 
 PREFIX = ".evaluation-"
 
@@ -45,8 +47,8 @@ class Draft:
         """The answers so far of all ranks, by the indices of their problems. Call it before more are added."""
         answers = {}
         for file in self.run.glob(f"{self.name}.*.jsonl"):
-            lines = read_lines(file)
-            write_text(file, to_lines(lines))  # without a last line that was torn
+            lines = read_records(file, _fault_of).lines
+            write_text(file, to_lines(lines))  # without damaged lines, or a last one that was torn
             for line in lines:
                 if "problem" in line:
                     answers[line["problem"]] = [_completion(values) for values in line["completions"]]
@@ -55,15 +57,16 @@ class Draft:
     def add_seconds(self, seconds: float) -> None:
         """Keep for how long training stood still for the answers so far, where it is asked to stop before it has them all."""
         with contextlib.suppress(RunError):
-            append_lines(self.file, [{"seconds": seconds}])
+            append_lines(self.file, [_sealed({"seconds": seconds})])
 
     def seconds(self) -> float:
         """For how long training stood still for the answers that are known, until it was stopped."""
-        return sum(line.get("seconds", 0.0) for file in self.run.glob(f"{self.name}.*.jsonl") for line in read_lines(file))
+        files = self.run.glob(f"{self.name}.*.jsonl")
+        return sum(line.get("seconds", 0.0) for file in files for line in read_records(file, _fault_of).lines)
 
     def add(self, answers: Mapping[int, Sequence[Completion]]) -> None:
         """Keep more answers. If they cannot be written, that is said once, and the evaluation does without."""
-        lines = [{"problem": index, "completions": [asdict(each) for each in answers[index]]} for index in answers]
+        lines = [_sealed({"problem": index, "completions": [asdict(each) for each in answers[index]]}) for index in answers]
         try:
             if not self.broken:
                 append_lines(self.file, lines)
@@ -82,6 +85,18 @@ def forget_drafts(run: Path, but_of: int | None = None) -> None:
     for file in run.glob(f"{PREFIX}*"):
         if but_of is None or not file.name.startswith(f"{PREFIX}{but_of}-"):
             file.unlink(missing_ok=True)
+
+
+def _sealed(line: dict[str, Any]) -> dict[str, Any]:
+    """A line with its checksum."""
+    return {**line, "crc32": zlib.crc32(json.dumps(line).encode())}
+
+
+def _fault_of(line: Any) -> str:
+    """What is wrong with a line of a draft; its problem is asked again then."""
+    if not isinstance(line, dict) or "crc32" not in line:
+        return "no line with a checksum"
+    return "" if _sealed({key: value for key, value in line.items() if key != "crc32"}) == line else "damaged"
 
 
 def _completion(values: dict[str, Any]) -> Completion:

@@ -25,9 +25,10 @@ from tutelage.experiments import dry_run
 from tutelage.experiments.design import Design
 from tutelage.experiments.layout import Layout, Trial, lay_out
 from tutelage.machines import fanout
+from tutelage.model import identity_of
 from tutelage.report import page as report
 from tutelage.resources import visible_name
-from tutelage.runs import Reading, changes, locked, results, write_text
+from tutelage.runs import Reading, changes, changes_of_model, locked, results, write_text
 from tutelage.training import evaluate_untrained, fine_tune
 
 Models = Literal["all", "best", "none"]
@@ -68,7 +69,6 @@ def run_sweep(
     """
     if workers is not None and workers < 1:
         raise InputError(f"--workers {workers}: at least one is needed")
-    config, directory, layout = _checked(config, design, directory, where, gpus_per_trial)
     devices = _devices(gpus_per_trial) if where == "local" else []
     at_once = workers or max(1, len(devices))
     gpus = 0 if config.model.device == "cpu" else gpus_per_trial
@@ -77,6 +77,7 @@ def run_sweep(
         return fanout.run_apart(work, jobs, where, workers=at_once, devices=devices[:at_once], gpus_per_job=gpus)
 
     with locked(directory, "--out"):
+        config, directory, layout = _checked(config, design, directory, where, gpus_per_trial)
         state = _begin(config, design, layout, directory)
         try:
             _run_all(layout, directory, state, run, models)
@@ -207,7 +208,15 @@ def _refuse_other_trials(layout: Layout, directory: Path) -> None:
             raise InputError(
                 f"{trial.config.run.dir} holds a trial of another configuration ({'; '.join(changed)}); choose another --out, or undo that"
             )
-    known = results.read_state(directory).get("pools", {})
+    state = results.read_state(directory)
+    models = state.get("models", {})
+    for trial in layout.trials.values():
+        if trial.group in models and (changed := changes_of_model(models[trial.group], identity_of(trial.config.model.id))):
+            raise InputError(
+                f"--out: {directory} holds trials of another model: {trial.config.model.id} has changed since ({'; '.join(changed)});"
+                " choose another --out, or undo that"
+            )
+    known = state.get("pools", {})
     for group, pool in layout.pools.items():
         if known.get(group, pool.fingerprint) != pool.fingerprint:
             raise InputError(
@@ -252,6 +261,7 @@ def _begin(config: Config, design: Design, layout: Layout, directory: Path) -> d
         "price_per_hour": config.run.price_per_hour,
         "points": [asdict(point) for point in layout.points],
         "pools": known.get("pools", {}) | {group: pool.fingerprint for group, pool in layout.pools.items()},
+        "models": known.get("models", {}) | {trial.group: identity_of(trial.config.model.id) for trial in layout.trials.values()},
         "templates": known.get("templates", {}) | {group: pool.template.to_json() for group, pool in layout.pools.items()},
         "baselines": {trial.name: str(Path("baseline") / trial.group) for trial in layout.trials.values()},
         "sessions": sessions,

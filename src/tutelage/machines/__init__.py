@@ -8,13 +8,16 @@ if TYPE_CHECKING:
     from tutelage.machines import fanout
     from tutelage.machines.fanout import run_map
     from tutelage.machines.launcher import launch
-    from tutelage.machines.process import (
+    from tutelage.machines.process import available_cores, cache_directory, end_with, prepare_process, uninterrupted
+    from tutelage.machines.request import (
         POLITE_SIGNALS,
-        available_cores,
-        cache_directory,
-        end_with,
-        prepare_process,
-        uninterrupted,
+        StopWanted,
+        asked_in_vain,
+        importing,
+        listen,
+        listening,
+        nothing_left_to_stop,
+        stay_deaf,
     )
     from tutelage.machines.seal import (
         SEAL,
@@ -43,6 +46,6 @@ if TYPE_CHECKING:
     )
     from tutelage.machines.transfer import to_device
     from tutelage.machines.workers import is_worker, over_cores, over_processes
-    from tutelage.machines.world import ALONE, StopWanted, World, agreed, join, of_a_collective, rank_device
+    from tutelage.machines.world import ALONE, World, agreed, join, of_a_collective, rank_device
 
 __getattr__, __dir__, __all__ = lazily(__name__)

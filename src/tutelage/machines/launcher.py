@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import signal
@@ -9,11 +10,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from tutelage import console
 from tutelage.errors import InputError
-from tutelage.machines.process import POLITE_SIGNALS
+from tutelage.machines.request import CTRL_C, POLITE_SIGNALS
 
 PARTING_SECONDS = 10.0
 """What ranks get to notice that one of them is gone, and to say so, before they are killed."""
@@ -48,8 +50,13 @@ def launch(ranks: int, arguments: Sequence[str], module: str = "tutelage") -> in
         for rank in range(ranks):
             ids = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             command = [sys.executable, "-m", module, *arguments]
-            # in a session of its own: a Ctrl-C in the terminal comes to this process alone, which passes it on
-            processes.append(subprocess.Popen(command, env=job | ids, start_new_session=True))
+            with _held_back(module == "tutelage"):
+                if received:  # nothing was begun: ranks that wait for one another may be killed
+                    break
+                # in a session of its own: a Ctrl-C in the terminal comes to this process alone, which passes it on
+                processes.append(subprocess.Popen(command, env=job | ids, start_new_session=True))
+        if len(processes) < ranks:
+            return _stopped_early(received, module)
         code = _wait(
             processes, "; the job ends, and the same command goes on from the last checkpoint" if module == "tutelage" else ""
         )
@@ -64,6 +71,24 @@ def launch(ranks: int, arguments: Sequence[str], module: str = "tutelage") -> in
     return code
 
 
+def _stopped_early(received: Sequence[int], module: str) -> int:
+    """The exit code of a job that was asked to stop before all its ranks were started."""
+    if module != "tutelage":
+        raise KeyboardInterrupt
+    console.complain(f"tutelage: {signal.Signals(received[0]).name}: stopped before training; the same command begins it, or goes on")
+    return CTRL_C if signal.SIGINT in received else 0
+
+
+@contextlib.contextmanager
+def _held_back(wanted: bool) -> Iterator[None]:
+    """A process that is started within it gets polite signals when it listens, and not while its interpreter starts."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, POLITE_SIGNALS if wanted else ())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _wait(processes: Sequence[subprocess.Popen[Any]], how_it_goes_on: str) -> int:
     """Wait for all ranks; when one fails, the others get a moment to end by themselves. The largest exit code, 1 for a signal."""
     failed: dict[int, int] = {}  # exit code by rank
@@ -76,7 +101,7 @@ def _wait(processes: Sequence[subprocess.Popen[Any]], how_it_goes_on: str) -> in
                 parting = min(parting, time.monotonic() + PARTING_SECONDS)
                 if code < 0:
                     name = signal.Signals(-code).name
-                    print(f"tutelage: rank {rank} was ended by {name}{how_it_goes_on}", file=sys.stderr, flush=True)
+                    console.complain(f"tutelage: rank {rank} was ended by {name}{how_it_goes_on}")
         if None not in codes:
             break
         time.sleep(0.05)

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-POLITE_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
-"""Signals by which a job is asked to stop, and by which training saves its state first."""
+from tutelage.machines.request import POLITE_SIGNALS, ends_by_itself
+
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
 
 
@@ -61,13 +61,12 @@ def end_with(parent: int) -> None:
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Ctrl-C, and SIGTERM where it ends the process as Ctrl-C does, wait until the block is done."""
+    """Ctrl-C, and polite signals where they end the process, wait until the block is done."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     received: list[Any] = []
-    ending = (signal.default_int_handler, signal.SIG_DFL)
-    deferred = [each for each in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(each) in ending]
+    deferred = [each for each in (signal.SIGINT, *POLITE_SIGNALS) if ends_by_itself(signal.getsignal(each))]
     previous = {each: signal.signal(each, lambda *arguments: received.append(arguments)) for each in deferred}
     try:
         yield
@@ -75,4 +74,7 @@ def uninterrupted() -> Iterator[None]:
         for each, handler in previous.items():
             signal.signal(each, handler)
     if received:
-        raise KeyboardInterrupt
+        handler = previous[received[0][0]]
+        if not callable(handler):
+            raise KeyboardInterrupt
+        handler(*received[0])

@@ -1,73 +1,23 @@
-"""What runs beside the training of a rank: the request to stop, and the thread that ends a job whose ranks wait for ever."""
+"""What runs beside the training of a rank: the thread that ends a job whose ranks wait for ever, and passes a request to stop on."""
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import json
 import os
 import signal
-import sys
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from tutelage.machines.process import POLITE_SIGNALS
+from tutelage import console
+from tutelage.machines.request import StopRequest
 
 STARTING_SECONDS = 1800.0
 """Before training begins, ranks may stand still for this long at least: imports, downloads and compilers take their time."""
 PATIENCE_SECONDS = 6 * 3600.0
 """Ranks may stand still for this long where one has said that it may take long: rank 0 alone with the data, a slow disk."""
-
-
-class StopRequest:
-    """Whether this job was asked to stop: by SIGTERM or SIGUSR1 to any of its ranks, with several ranks by Ctrl-C too.
-
-    Attributes:
-        by: the name of the first signal that came.
-    """
-
-    def __init__(self) -> None:
-        self.by: str | None = None
-        self._reading: int | None = None
-
-    @property
-    def wanted(self) -> bool:
-        return self.by is not None
-
-    @contextlib.contextmanager
-    def listening(self, also_ctrl_c: bool) -> Iterator[None]:
-        """Within it these signals are remembered instead of obeyed. In the main thread only; elsewhere nothing changes."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        listened = (*POLITE_SIGNALS, signal.SIGINT) if also_ctrl_c else POLITE_SIGNALS
-        previous = {each: signal.signal(each, self._remember) for each in listened}
-        # Handlers do not run while the main thread waits in a collective. The interpreter writes each signal into this pipe
-        # at once, where another thread can read it.
-        self._reading, writing = os.pipe()
-        os.set_blocking(self._reading, False)
-        os.set_blocking(writing, False)
-        before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-        try:
-            yield
-        finally:
-            signal.set_wakeup_fd(before)
-            for each, handler in previous.items():
-                signal.signal(each, handler)
-            reading, self._reading = self._reading, None
-            os.close(reading)
-            os.close(writing)
-
-    def look(self) -> None:
-        """Notice a signal that the main thread has not come to yet; for another thread."""
-        with contextlib.suppress(BlockingIOError, OSError, TypeError):
-            for received in os.read(self._reading, 64):  # type: ignore[arg-type]
-                if received in (*POLITE_SIGNALS, signal.SIGINT):
-                    self._remember(received, None)
-
-    def _remember(self, received: int, frame: Any) -> None:
-        self.by = self.by or signal.Signals(received).name
 
 
 class Sign(NamedTuple):
@@ -152,7 +102,9 @@ class Watchdog:
         if self.stop.wanted:
             self.store.set("stop", self.stop.by)
         elif self.store.check(["stop"]):
-            self.stop.by = self.store.get("stop").decode()
+            self.stop.remember(self.store.get("stop").decode())
+            if self.stop.interrupts:
+                _thread.interrupt_main(signal.SIGTERM)  # its handler raises
 
     def _judge(self, signs: list[Sign], silent: list[bool], seconds: float) -> None:
         """End the process, whose main thread waits in a collective that nothing else would end; one rank names who is behind.
@@ -175,9 +127,8 @@ class Watchdog:
                     for rank in behind
                 )
                 who = f"{names} hangs; the others wait at {signs[self.rank].doing!r}"
-            print(
+            console.complain(
                 f"tutelage: {who}. Nothing moved for parallel.timeout = {self.timeout:g} s, so the job ends;"
-                " the same command goes on from the last checkpoint",
-                file=sys.stderr, flush=True,
-            )  # fmt: skip
+                " the same command goes on from the last checkpoint"
+            )
         os._exit(1)

@@ -15,16 +15,13 @@ import torch.distributed as dist
 from tutelage import console
 from tutelage.errors import InputError, RunError, first_line
 from tutelage.machines.process import available_cores
-from tutelage.machines.watch import StopRequest, Watchdog
+from tutelage.machines.request import StopRequest, StopWanted, request_of_program
+from tutelage.machines.watch import Watchdog
 
 T = TypeVar("T")
 
 FOR_EVER = datetime.timedelta(days=30)
 """The time-out of the process groups: `Watchdog` ends what hangs long before, and knows by whose fault."""
-
-
-class StopWanted(Exception):
-    """What is under way is given up, for the job was asked to stop."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +49,12 @@ class World:
         """Whether this rank speaks and writes for all."""
         return self.rank == 0
 
-    def first(self, make: Callable[[], T]) -> T:
-        """What rank 0 makes, for every rank; if it fails on rank 0, it fails on all."""
+    def first(self, make: Callable[[], T], may_stop: bool = False) -> T:
+        """What rank 0 makes, for every rank; if it fails on rank 0, it fails on all.
+
+        Args:
+            may_stop: with several ranks, a request to stop gives it up, and raises StopWanted on all.
+        """
         if self.size == 1:
             return make()
         self.passed("rank 0 works alone", patient=self.leads)
@@ -61,7 +62,8 @@ class World:
         failure: BaseException | None = None
         if self.leads:
             try:
-                made = [("made", make())]
+                with self.stop.interrupting() if may_stop else contextlib.nullcontext():
+                    made = [("made", make())]
             except BaseException as error:
                 failure = error
                 known = isinstance(error, InputError | RunError | StopWanted)
@@ -163,7 +165,7 @@ def join(device: str, timeout: float) -> Iterator[World]:
         InputError: the variables make no sense, or this machine has fewer GPUs than ranks.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
-    stop = StopRequest()
+    stop = request_of_program()
     if size == 1:
         yield World(stop=stop)
         return

@@ -5,11 +5,11 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from tutelage.config import Config, describe, differences, known_keys, load_config, parse_overrides, shown, split_overrides
+from tutelage.config import Config, describe, differences, known_keys, parse_overrides, shown, split_overrides
 from tutelage.console import percent
 from tutelage.grading import answer_of, reference_text
 from tutelage.report import words
-from tutelage.runs import DIGITS, LEVELS_PER_OCTAVE, Reading, shown_accuracy
+from tutelage.runs import DIGITS, LEVELS_PER_OCTAVE, Reading, damage, shown_accuracy
 
 OUTCOMES = ("right", "wrong", "cut off", "malformed")
 
@@ -81,7 +81,7 @@ def _settings(config: Config) -> list[dict[str, str]]:
 def _changed_from_the_recipe(reading: Reading) -> list[tuple[str, str]]:
     """What the first command changed of its recipe; of a sweep's trial, what the sweep changed."""
     if reading.config is not None and (recipe := reading.directory.parent.parent / "sweep.json").is_file():
-        lines = differences(load_config(recipe.parent / "config.toml"), reading.config, {"run.dir"})
+        lines = differences(damage.configuration(recipe.parent / "config.toml"), reading.config, {"run.dir"})
         return [(key, value.strip()) for key, _, value in (line.partition(":") for line in lines)]
     command = next(iter(_commands(reading)), [])
     if command[1:2] != ["train"]:  # from Python, say
@@ -138,7 +138,11 @@ def outcome_of(record: dict[str, Any]) -> int:
         return 0
     if record["finish_reason"] == "length":
         return 2
-    return 1 if record["format_reward"] > 0 else 3
+    return 1 if _is_well_formed(record) else 3
+
+
+def _is_well_formed(record: dict[str, Any]) -> bool:
+    return record["format_reward"] is not None and record["format_reward"] > 0
 
 
 def generations(reading: Reading) -> dict[str, Any]:
@@ -164,7 +168,7 @@ def generations(reading: Reading) -> dict[str, Any]:
 
 
 def _response(record: dict[str, Any], style: str | None) -> list[Any]:
-    answer = answer_of(record["response"], style) if record["format_reward"] > 0 else ""
+    answer = answer_of(record["response"], style) if _is_well_formed(record) else ""
     entropy = record["token_entropy"]
     mean = None if entropy is None else round(entropy, 3)
     return [record["response"], outcome_of(record), answer, record["length"], mean, record["tokens"]]

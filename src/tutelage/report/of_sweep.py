@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from tutelage.config import Config, load_config
+from tutelage.config import Config
 from tutelage.console import duration, percent, within
 from tutelage.report import facts, figures, words
-from tutelage.runs import Found, Reading, results, shown_accuracy
+from tutelage.runs import Found, Reading, damage, results, shown_accuracy
 
 EQUAL = {"epochs": "equal epochs", "steps": "equal optimizer steps", "tokens": "equal tokens"}
 
@@ -19,7 +19,7 @@ EQUAL = {"epochs": "equal epochs", "steps": "equal optimizer steps", "tokens": "
 def content(directory: Path, page: Path, price_per_hour: float | None) -> dict[str, Any]:
     """What the template of a sweep's page is filled with."""
     state, table = results.read_state(directory), results.table(directory)
-    config = load_config(directory / "config.toml")
+    config = damage.configuration(directory / "config.toml")
     found = results.points(directory)
     price = price_per_hour if price_per_hour is not None else state["price_per_hour"]
     caption = setting(state["design"], config)
@@ -44,6 +44,7 @@ def content(directory: Path, page: Path, price_per_hour: float | None) -> dict[s
         "trials": [_row(row, directory, page) for row in trials.values()],
         "points": len(table),
         "failures": results.failures(state, directory),
+        "faults": results.faults(directory),
         "curves": [curve(point) for point in found],
         "varied": sorted({key for row in state["points"] for key in row["varied"]}),
         "toml": (directory / "config.toml").read_text(encoding="utf-8"),

@@ -16,7 +16,7 @@ from typing import Any
 from tutelage import console
 from tutelage.errors import InputError
 from tutelage.report import facts, figures, of_sweep
-from tutelage.runs import finite, is_sweep, read_run, results, write_text
+from tutelage.runs import damage, finite, is_sweep, read_run, results, write_text
 
 LARGEST = 15_000_000
 """Bytes of a page at most; more generations are split over several."""
@@ -54,8 +54,10 @@ def write(
         write_text(page, _render("sweep.html", content, live))
         return page
     reading = read_run(directory)
-    if not reading.lines and reading.config is not None and not live:
+    if not reading.lines and not reading.finished and not live:
         raise InputError(f"{directory}: nothing is logged there yet; --watch waits for it")
+    if not live:
+        damage.say(reading.faults, directory)
     content = facts.of_run(reading, price_per_hour)
     content["figures"] = figures.of_run(reading)
     content["histogram"] = figures.lengths_histogram(content["data"])

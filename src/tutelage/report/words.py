@@ -86,7 +86,7 @@ def headline(reading: Reading) -> str:
         evaluated = reading.evaluations[-1]
         solved = f"{shown_accuracy(evaluated)} of {evaluated['examples']} problems of {evaluated['data']}"
         return f"{evaluated['model']} solves {solved}."
-    steps = reading.steps[-1]["step"] if reading.steps else 0
+    steps = reading.last_step
     data = reading.table("data.json")
     rows = f"{data['rows']:,} worked solutions" if "rows" in data else "worked solutions"
     said = f"{model_name(config)}, trained for {steps:,} steps on {rows} from {config.data.train}"
@@ -169,7 +169,7 @@ def cost(reading: Reading, price_per_hour: float | None) -> dict[str, Any]:
 
 def warnings(reading: Reading) -> list[str]:
     """What a person should know before they trust the run."""
-    found = []
+    found = list(reading.faults)
     for line in reading.lines:
         if line["kind"] in ("eval_lost", "eval_skipped") and line["step"] in reading.evaluated:
             continue  # the run went on from a step before it, and evaluated it

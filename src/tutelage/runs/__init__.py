@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING
 from tutelage._lazy import lazily
 
 if TYPE_CHECKING:
-    from tutelage.runs import checkpoint, results, tracking
+    from tutelage.runs import checkpoint, damage, results, tracking
     from tutelage.runs.checkpoint import Checkpoints
     from tutelage.runs.compare import as_json, compare_runs, difference_of
     from tutelage.runs.environment import describe_environment
     from tutelage.runs.files import append_lines, finite, flattened, locked, read_lines, to_lines, write_text, writing
+    from tutelage.runs.identity import changes_of_model, refuse_another_model
     from tutelage.runs.log import RunGone, RunLog, SilentRunLog, changes, kept_template, open_run, refuse_to_overwrite
+    from tutelage.runs.owner import checked_name, owned
     from tutelage.runs.reading import (
         DIGITS,
         LEVELS_PER_OCTAVE,
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
         read_run,
         shown_accuracy,
     )
+    from tutelage.runs.records import read_records
     from tutelage.runs.results import Found, is_sweep
 
 __getattr__, __dir__, __all__ = lazily(__name__)

@@ -11,6 +11,7 @@ from tutelage import console
 from tutelage.config import differences
 from tutelage.errors import InputError
 from tutelage.grading import reference_text
+from tutelage.runs import damage
 from tutelage.runs.reading import Question, Reading, aligned, read_run
 from tutelage.stats import Difference, compare, in_words, wilson_interval
 
@@ -105,7 +106,10 @@ def compare_runs(first: str, second: str, examples: int = 3) -> Comparison:
         first, second: run directories, or directories of `tutelage eval`; ``RUN@STEP`` for another evaluation than the last.
         examples: problems shown of each kind of change.
     """
-    found = pair(side(first), side(second))
+    sides = side(first), side(second)
+    for each in sides:
+        damage.say(each.reading.faults, each.reading.directory)
+    found = pair(*sides)
     show(found, examples)
     return found
 

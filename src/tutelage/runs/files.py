@@ -3,33 +3,46 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import math
+import os
+import shutil
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 from tutelage.errors import InputError, RunError
+from tutelage.runs.owner import checked_name, is_at, open_temporary, parents_of, remove_leftovers, take
 
+LOCK = ".lock"
+"""The lock of a directory, in it."""
 _appending = threading.Lock()
 """Threads append one after the other: a line that another thread has written in part must not be taken for a torn one."""
 
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[TextIO]:
-    """A text file that appears under its name when all of it is written. Raises RunError when it cannot be written."""
-    beside = path.with_name(f".{path.name}.tmp")
+    """A text file that appears under its name when all of it is written; until then it has a name that no other writer has.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    remove_leftovers(path)
+    beside: Path | None = None
     try:
-        with beside.open("w", encoding="utf-8") as file:
+        descriptor, beside = open_temporary(path)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             yield file
-        beside.replace(path)
+            file.flush()
+            beside.replace(path)  # while it is locked: nobody takes it for a leftover
+            beside = None
     except OSError as error:
         raise RunError(f"{path}: cannot be written: {error.strerror}") from None
     finally:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
+        if beside is not None:
+            with contextlib.suppress(OSError):
+                beside.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -106,22 +119,35 @@ def iter_lines(path: Path) -> Iterator[dict[str, Any]]:
                     yield json.loads(line)
 
 
+def _lock_of(directory: Path, setting: str) -> TextIO:
+    """The lock of a directory, open and taken."""
+    while True:
+        try:
+            directory.mkdir(exist_ok=True)
+            lock = (directory / LOCK).open("a")
+        except OSError as error:
+            raise InputError(f"{setting}: {directory} cannot be written: {error.strerror}") from None
+        if not take(lock, directory):
+            lock.close()
+            name = f"--{setting.removeprefix('--')}"
+            raise InputError(f"{setting}: {directory} is in use by another process; wait for it, or choose another {name}")
+        if is_at(lock.fileno(), directory / LOCK):  # else a process that began nothing has removed it since it was opened
+            return lock
+        lock.close()
+
+
 @contextlib.contextmanager
 def locked(directory: Path, setting: str) -> Iterator[None]:
-    """Make a directory, which a setting names, and hold its lock.
+    """Make a directory, which a setting names, and hold its lock. One in which nothing was begun is not left behind.
 
     Raises:
         InputError: another process holds the lock, or the directory cannot be made.
     """
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        lock = (directory / ".lock").open("a")
-    except OSError as error:
-        raise InputError(f"{setting}: {directory} cannot be written: {error.strerror}") from None
-    with lock:
+    checked_name(directory, setting)
+    with parents_of(directory, setting), _lock_of(directory, setting):
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            name = f"--{setting.removeprefix('--')}"
-            raise InputError(f"{setting}: {directory} is in use by another process; wait for it, or choose another {name}") from None
-        yield
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                if [path.name for path in directory.iterdir()] == [LOCK]:
+                    shutil.rmtree(directory)

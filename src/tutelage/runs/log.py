@@ -14,16 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from tutelage import console
-from tutelage.config import Config, changeable, differences, load_config, to_toml
+from tutelage.config import Config, changeable, differences, to_toml
 from tutelage.data import Fate, Template
-from tutelage.errors import InputError, RunError
-from tutelage.runs import checkpoint, tracking
+from tutelage.errors import InputError, RunError, first_line
+from tutelage.runs import checkpoint, damage, tracking
+from tutelage.runs.damage import KEPT_TEMPLATE, UNREAD
 from tutelage.runs.environment import describe_environment
-from tutelage.runs.files import append_lines, iter_lines, locked, read_json, to_lines, write_text
-from tutelage.runs.reading import UNREAD, Reading
-
-KEPT_TEMPLATE = "template.json"
-"""The prompt template as it was rendered when the run began, with the chat template and its date."""
+from tutelage.runs.files import append_lines, locked, to_lines, write_text
+from tutelage.runs.identity import IDENTITY
+from tutelage.runs.reading import Reading
 
 METRICS, GENERATIONS = "metrics.jsonl", "generations.jsonl"
 
@@ -46,6 +45,7 @@ class RunLog:
         self._lock = threading.Lock()
         self._unwritten: list[dict[str, Any]] = []
         self._tracker: tracking.Tracker | None = None
+        self._damage: list[str] = []
 
     def reading(self) -> Reading:
         """What the directory holds now."""
@@ -91,32 +91,62 @@ class RunLog:
             self.require_there()  # it may have gone meanwhile
             raise
 
-    def begin(self, config: Config, template: Template, data: Mapping[str, Any], ledger: Iterable[Fate]) -> None:
-        """Write what explains the run: its configuration, environment, prompt template, and the fate of every row.
+    def begin(
+        self,
+        config: Config,
+        template: Template,
+        data: Mapping[str, Any],
+        ledger: Iterable[Fate],
+        model: Mapping[str, Any] | None = None,
+        allowed: Collection[str] = (),
+    ) -> None:
+        """Write what explains the run: its configuration, environment, prompt template, model, and the fate of every row.
+
+        What is found damaged of a run that goes on is said, and written to its metrics.
 
         Args:
             data: the description of the prepared data; its ``sha256`` covers all rows and problems.
+            model: `tutelage.model.identity_of`.
+            allowed: as `open_run`.
 
         Raises:
             InputError: the run was begun on other rows and has a checkpoint; or the directory cannot be written.
         """
-        known, found = self.directory / "data.json", checkpoint.latest(self.directory)
-        if found is not None and read_json(known).get("sha256") != data["sha256"]:
-            raise InputError(
-                f"run.dir: {self.directory} holds an unfinished run on other rows: the data, the prompt template or the tokenizer"
-                " changed since; undo that, or give this run another --run.dir"
-            )
+        found = checkpoint.latest(self.directory)
+        if found is not None:
+            self.refuse_other_rows(data["sha256"], allowed)
+            self._damage = damage.faults(self.reading(), checkpoint.step_of(found))
+            damage.say(self._damage, self.directory)
         try:
             write_text(self.directory / "config.toml", to_toml(config))
             write_text(self.directory / "environment.json", json.dumps(self._environment(found is not None), indent=2) + "\n")
             write_text(self.directory / "prompt.txt", template.text)
             write_text(self.directory / KEPT_TEMPLATE, template.to_json() + "\n")
-            write_text(known, to_lines([dict(data)]))
+            write_text(self.directory / "data.json", to_lines([dict(data)]))
+            if model is not None:
+                write_text(self.directory / IDENTITY, json.dumps(model, indent=1) + "\n")
             unread = ({"source": "", "fate": UNREAD, "why": line} for line in data["unread"])
             write_text(self.directory / "ledger.jsonl", to_lines(itertools.chain((vars(fate) for fate in ledger), unread)))
         except RunError as error:
             raise InputError(str(error)) from None
         self._tracker = tracking.start(config, self.directory, None if found is None else checkpoint.step_of(found))
+
+    def refuse_other_rows(self, sha256: str, allowed: Collection[str] = ()) -> None:
+        """Raises InputError if the run was begun on other rows, or nothing says on which."""
+        reading = self.reading()
+        known = reading.table("data.json").get("sha256")
+        if known is None and "data.train" not in allowed:
+            what = f"is damaged ({fault})" if (fault := reading.fault_of("data.json")) else "is not there"
+            raise InputError(
+                f"run.dir: {self.directory}/data.json {what}, so nothing says whether the rows are those that this unfinished run was"
+                " begun on; put the file back, give this run another --run.dir, or go on with the rows as they are now, which writes it"
+                " again: --allow data.train"
+            )
+        if known not in (sha256, None):
+            raise InputError(
+                f"run.dir: {self.directory} holds an unfinished run on other rows: the data, the prompt template or the tokenizer"
+                " changed since; undo that, or give this run another --run.dir"
+            )
 
     def _environment(self, goes_on: bool) -> dict[str, Any]:
         """The environment of now; of a run that goes on, with the commands by which it was begun and went on before."""
@@ -143,21 +173,36 @@ class RunLog:
         """
         if 0 in self.reading().evaluated:
             return
-        self.generations(0, (line for line in iter_lines(other / GENERATIONS) if line["step"] == 0))
-        for line in Reading(other).evaluations:
+        baseline = Reading(other)
+        self.generations(0, (line for line in baseline.responses.lines if line.get("step") == 0))
+        for line in baseline.evaluations:
             if line["step"] == 0:
                 self.metrics(**{**line, "training_seconds": 0.0, "stood_still_seconds": {}, "adopted_from": str(other)})
 
     def forget_after(self, step: int) -> None:
         """Drop the lines beyond a step that the run goes back to, and the generations of an evaluation that was not finished.
 
-        So each step appears once, however often the run was interrupted.
+        So each step appears once, however often the run was interrupted. Damaged lines are left out: the files that hold them are
+        kept under another name, and what `begin` found is written down.
         """
-        metrics = [line for line in self.reading().lines if line["step"] <= step]
+        reading = self.reading()
+        metrics = [line for line in reading.lines if line["step"] <= step]
+        known = {fault for line in metrics if line["kind"] == "damaged" for fault in line["faults"]}
         evaluated = {line["step"] for line in metrics if line["kind"] == "eval"}
-        generations = [line for line in iter_lines(self.directory / GENERATIONS) if line["step"] in evaluated]
-        for name, lines in ((METRICS, metrics), (GENERATIONS, generations)):
+        generations = [line for line in reading.responses.lines if line.get("step") in evaluated]
+        for name, lines, records in ((METRICS, metrics, reading.metrics), (GENERATIONS, generations, reading.responses)):
+            if records.faults:
+                kept = Path(shutil.copy(self.directory / name, self._unused(name, "damaged")))
+                console.say(f"{self.directory / name}: as it was, with its damaged lines, it is kept as {kept.name}", style="yellow")
             write_text(self.directory / name, to_lines(lines))
+        if new := [fault for fault in self._damage if fault not in known]:
+            self.metrics(kind="damaged", step=step, faults=new)
+
+    def _unused(self, name: str, why: str) -> Path:
+        """A name for what a file was before: ``metrics.damaged-1.jsonl``."""
+        path = self.directory / name
+        earlier = len(list(self.directory.glob(f"{path.stem}.{why}-*")))
+        return path.with_name(f"{path.stem}.{why}-{earlier + 1}.jsonl")
 
     def set_aside(self) -> None:
         """Keep what a run without a checkpoint had measured, under another name, and say so: the run starts from the beginning."""
@@ -166,9 +211,7 @@ class RunLog:
         for name in (METRICS, GENERATIONS):
             path = self.directory / name
             if path.exists() and path.stat().st_size:
-                earlier = len(list(self.directory.glob(f"{path.stem}.before-restart-*")))
-                kept.append(f"{path.stem}.before-restart-{earlier + 1}.jsonl")
-                path.rename(path.with_name(kept[-1]))
+                kept.append(path.rename(self._unused(name, "before-restart")).name)
         if kept:
             console.say(
                 f"{self.directory} holds no checkpoint, so the run begins again at step 0; what was measured before ({steps} steps)"
@@ -218,8 +261,6 @@ def open_run(config: Config, allowed: Collection[str] = ()) -> Iterator[RunLog]:
             yield log
         finally:
             log.close()
-            if log.is_there() and [path.name for path in directory.iterdir()] == [".lock"]:  # nothing was begun: leave nothing behind
-                shutil.rmtree(directory)
 
 
 def _lock_of(directory: Path) -> tuple[int, int] | None:
@@ -243,6 +284,11 @@ def refuse_to_overwrite(config: Config, allowed: Collection[str] = ()) -> None:
             f"run.dir: {directory} holds a finished run, which is never overwritten; give this run another --run.dir, or remove it"
         )
     others = sorted(path.name for path in directory.iterdir() if not path.name.startswith("."))
+    if checkpoint.latest(directory) is not None and not (directory / "config.toml").exists():
+        raise InputError(
+            f"run.dir: {directory} holds an unfinished run, but its config.toml is not there any more; put the file back, or give this run"
+            " another --run.dir"
+        )
     if others and not (directory / "config.toml").exists():
         raise InputError(
             f"run.dir: {directory} is not empty and not a run ({', '.join(others[:3])}); give this run another --run.dir"
@@ -259,7 +305,7 @@ def refuse_to_overwrite(config: Config, allowed: Collection[str] = ()) -> None:
 
 def changes(config: Config, may_change: Collection[str]) -> list[str]:
     """What a configuration changes of the one that its run directory holds, but for settings that may change."""
-    return differences(load_config(Path(config.run.dir) / "config.toml"), config, may_change)
+    return differences(damage.configuration(Path(config.run.dir) / "config.toml"), config, may_change)
 
 
 def kept_template(config: Config) -> Template | None:
@@ -267,8 +313,13 @@ def kept_template(config: Config) -> Template | None:
     directory = Path(config.run.dir)
     if not (directory / KEPT_TEMPLATE).is_file() or not (directory / "config.toml").is_file():
         return None
-    then = load_config(directory / "config.toml")
+    then = damage.configuration(directory / "config.toml")
     same = (then.model.id, then.data.prompt, then.data.template_arguments) == (
         config.model.id, config.data.prompt, config.data.template_arguments,
     )  # fmt: skip
-    return Template.from_json((directory / KEPT_TEMPLATE).read_text(encoding="utf-8")) if same else None
+    try:
+        return Template.from_json((directory / KEPT_TEMPLATE).read_text(encoding="utf-8")) if same else None
+    except (OSError, ValueError, RecursionError) as error:
+        why = f"{KEPT_TEMPLATE} is damaged: {first_line(error)}; the prompts are made again, and compared with those of the run."
+        damage.say([why], directory)
+        return None

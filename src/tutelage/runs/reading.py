@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tutelage.config import Config, load_config
+from tutelage.config import Config
 from tutelage.console import within
 from tutelage.errors import InputError
-from tutelage.runs.files import iter_lines, read_json, read_lines
+from tutelage.runs import damage
+from tutelage.runs.damage import UNREAD
+from tutelage.runs.records import Records, read_records, read_table
+from tutelage.runs.schemas import Fate, Generation, fault_of, fault_of_line
 
-UNREAD = "unread"
-"""The fate, in the ledger, of columns and files that nothing reads; they are no rows."""
 EVALUATIONS = ("eval", "eval_failed", "eval_lost")
 """Kinds of lines of evaluations that training stood still for."""
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -33,29 +34,67 @@ class Reading:
     """What a directory holds that `tutelage train` or `tutelage eval` has written; each file is read once, when it is asked for."""
 
     directory: Path
+    _tables: dict[str, tuple[dict[str, Any], str]] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def config(self) -> Config | None:
-        """None of a directory of `tutelage eval`."""
+        """None of a directory of `tutelage eval`. Raises InputError where a run's is damaged."""
         path = self.directory / "config.toml"
-        return load_config(path) if path.is_file() else None
+        return damage.configuration(path) if path.is_file() else None
 
     @cached_property
+    def metrics(self) -> Records:
+        """The lines of metrics.jsonl, and those that are damaged."""
+        seen: set[tuple[str, int]] = set()
+
+        def check(value: Any) -> str:
+            if fault := fault_of_line(value):
+                return fault
+            key = value["kind"], value["step"]
+            if key in seen and value["kind"] in ("train", "eval"):
+                return f"step {value['step']} is logged a second time"
+            seen.add(key)
+            return ""
+
+        return read_records(self.directory / "metrics.jsonl", check)
+
+    @cached_property
+    def responses(self) -> Records:
+        """The lines of generations.jsonl, and those that are damaged."""
+        return read_records(self.directory / "generations.jsonl", lambda value: fault_of(Generation, value))
+
+    @cached_property
+    def ledger(self) -> Records:
+        """The lines of ledger.jsonl, and those that are damaged."""
+        return read_records(self.directory / "ledger.jsonl", lambda value: fault_of(Fate, value), appended=False)
+
+    @cached_property
+    def faults(self) -> list[str]:
+        """What is damaged or missing in the directory, and what follows from it; a sentence each."""
+        return damage.faults(self)
+
+    @property
     def lines(self) -> list[dict[str, Any]]:
-        return read_lines(self.directory / "metrics.jsonl")
+        return self.metrics.lines
 
     @cached_property
     def steps(self) -> list[dict[str, Any]]:
         """The lines of the optimizer steps, oldest first."""
-        return [line for line in self.lines if line["kind"] == "train"]
+        return sorted((line for line in self.lines if line["kind"] == "train"), key=lambda line: line["step"])
 
     @cached_property
     def evaluations(self) -> list[dict[str, Any]]:
-        """Oldest first. Of a directory of `tutelage eval`, its summary, as of step 0."""
+        """Oldest first. Of a directory of `tutelage eval`, its summary, as of step 0.
+
+        A finished run has them in its result too, from where one is taken that metrics.jsonl has lost.
+        """
         summary = self.table("summary.json")
-        if summary and self.config is None:
-            return [{"kind": "eval", "step": 0, **summary}]
-        return sorted((line for line in self.lines if line["kind"] == "eval"), key=lambda line: line["step"])
+        if summary and not (self.directory / "config.toml").is_file():
+            return [{**summary, "kind": "eval", "step": 0}]
+        logged = [line for line in self.lines if line["kind"] == "eval"]
+        known = {line["step"] for line in logged}
+        lost = [line for line in self.table("result.json").get("evaluations", []) if line["step"] not in known]
+        return sorted([*logged, *lost], key=lambda line: line["step"])
 
     @property
     def evaluated(self) -> list[int]:
@@ -66,7 +105,7 @@ class Reading:
     def generations(self) -> dict[int, list[dict[str, Any]]]:
         """The responses of each evaluation that is logged, by its step; their tokens as `encode_tokens`."""
         found: dict[int, list[dict[str, Any]]] = {step: [] for step in self.evaluated}
-        for record in iter_lines(self.directory / "generations.jsonl"):
+        for record in self.responses.lines:
             record = {"step": 0, "sample": 0, **record, "tokens": encode_tokens(record.get("tokens"))}
             found.get(record["step"], []).append(record)
         return found
@@ -103,7 +142,7 @@ class Reading:
     @cached_property
     def template(self) -> str:
         """The prompt template, with ``{question}``."""
-        return self._text("prompt.txt") or "{question}"
+        return damage.template(self.directory)[0]
 
     @property
     def settings(self) -> str:
@@ -114,16 +153,25 @@ class Reading:
     def fates(self) -> Counter[str]:
         """How many rows met which fate."""
         known = self.table("data.json").get("fates")
-        lines = known or Counter(line["fate"] for line in read_lines(self.directory / "ledger.jsonl"))
+        lines = known or Counter(line["fate"] for line in self.ledger.lines)
         return Counter({fate: count for fate, count in lines.items() if fate != UNREAD})
 
     def table(self, name: str) -> dict[str, Any]:
-        """What a JSON file of the run says; nothing where there is none."""
-        return read_json(self.directory / name)
+        """What a JSON file of the run says; nothing where there is none, or a damaged one (`fault_of`)."""
+        return self._read(name)[0]
+
+    def fault_of(self, name: str) -> str:
+        """What is wrong with a JSON file of the run; "" if nothing is, or no file is there."""
+        return self._read(name)[1]
+
+    def _read(self, name: str) -> tuple[dict[str, Any], str]:
+        if name not in self._tables:
+            self._tables[name] = read_table(self.directory / name)
+        return self._tables[name]
 
     def _text(self, name: str) -> str:
         path = self.directory / name
-        return path.read_text(encoding="utf-8") if path.is_file() else ""
+        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
     @property
     def trained(self) -> bool:
@@ -138,8 +186,14 @@ class Reading:
     @property
     def last(self) -> dict[str, Any] | None:
         """The evaluation of the last step of a run that has come to its end; None where that failed."""
-        steps = self.table("result.json").get("steps")
-        return next((of_all_problems(line) for line in self.evaluations if line["step"] == steps), None)
+        lines = self.evaluations if self.trained else ()
+        return next((of_all_problems(line) for line in lines if line["step"] == self.last_step), None)
+
+    @property
+    def last_step(self) -> int:
+        """The last optimizer step of a run: by its result, or by the last one that is logged."""
+        logged = self.steps[-1]["step"] if self.steps else 0
+        return int(self.table("result.json").get("steps", logged))
 
     @property
     def training_seconds(self) -> float:
@@ -189,13 +243,20 @@ class Reading:
 
 
 def read_run(path: str | Path) -> Reading:
-    """The run, or the evaluation, in a directory. Raises InputError if there is none."""
+    """The run, or the evaluation, in a directory. Raises InputError if there is none, or nothing of it can be shown."""
     directory = Path(path)
     if not directory.is_dir():
         raise InputError(f"{directory}: no such directory")
+    if (directory / "trials").is_dir():
+        raise InputError(
+            f"{directory}: a sweep whose sweep.json is not there any more; put it back, or look at the runs in {directory}/trials"
+        )
     if not (directory / "config.toml").is_file() and not (directory / "summary.json").is_file():
         raise InputError(f"{directory}: neither a run nor an evaluation (no config.toml, no summary.json)")
-    return Reading(directory)
+    reading = Reading(directory)
+    if reading.config is None and (fault := reading.fault_of("summary.json")):
+        raise InputError(f"{directory}/summary.json is damaged: {fault}; it is made by `tutelage eval` alone, so evaluate again")
+    return reading
 
 
 def of_all_problems(evaluation: dict[str, Any]) -> dict[str, Any]:

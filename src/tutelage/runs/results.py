@@ -11,9 +11,10 @@ from typing import Any
 from tutelage import console
 from tutelage.console import within
 from tutelage.errors import InputError
+from tutelage.runs import damage
 from tutelage.runs.compare import kinds_of
-from tutelage.runs.files import read_json
 from tutelage.runs.reading import Reading, Scores, aligned, of_all_problems, shown_accuracy
+from tutelage.runs.records import read_table
 from tutelage.stats import Difference, compare, crossed_interval, in_words, mcnemar_exact, mean
 
 
@@ -50,8 +51,14 @@ class Found:
 
 
 def read_state(directory: Path) -> dict[str, Any]:
-    """``sweep.json``; nothing where there is none."""
-    return read_json(directory / "sweep.json")
+    """``sweep.json``; nothing where there is none. Raises InputError where it is damaged."""
+    state, fault = read_table(directory / "sweep.json")
+    if fault:
+        raise InputError(
+            f"{directory}/sweep.json is damaged: {fault}; put the file back, or choose another --out. Each trial in {directory}/trials is"
+            " a run of its own, which `tutelage report` shows"
+        )
+    return state
 
 
 def is_sweep(directory: Path) -> bool:
@@ -76,6 +83,14 @@ def failures(state: dict[str, Any], directory: Path) -> dict[str, str]:
     for session in state["sessions"]:
         found = {name: why for name, why in found.items() if name not in session["finished"]} | session["failed"]
     return {name: why for name, why in found.items() if not trial_of(directory, name).trained}
+
+
+def faults(directory: Path) -> dict[str, list[str]]:
+    """What is damaged or missing in the directories of finished trials and baselines, by their paths in the sweep."""
+    state = read_state(directory)
+    paths = [*state["baselines"].values(), *(f"trials/{point['trial']}" for point in state["points"])]
+    readings = {path: reading for path in paths if (reading := Reading(directory / path)).trained}
+    return {path: reading.faults for path, reading in readings.items() if reading.faults}
 
 
 def table(directory: Path) -> list[dict[str, Any]]:
@@ -173,7 +188,8 @@ def difference(first: Found, second: Found) -> Difference:
 def baselines(directory: Path) -> list[dict[str, Any]]:
     """The evaluations of the untouched model that trials share."""
     paths = dict.fromkeys(read_state(directory)["baselines"].values())
-    return [of_all_problems(reading.evaluations[0]) for path in paths if (reading := Reading(directory / path)).trained]
+    readings = [reading for path in paths if (reading := Reading(directory / path)).trained]
+    return [of_all_problems(reading.evaluations[0]) for reading in readings if reading.evaluations]
 
 
 def baseline_scores(directory: Path) -> tuple[float, float, float] | None:
@@ -242,5 +258,7 @@ def show(directory: Path) -> None:
     )
     for line in verdicts(found):
         console.say(f"- {line}")
+    for path, sentences in faults(directory).items():
+        damage.say(sentences, path)
     for name, why in failures(read_state(directory), directory).items():
         console.say(f"failed: {name}: {why}", style="bold red")

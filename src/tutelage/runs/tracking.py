@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 from tutelage import console
 from tutelage.config import Config
 from tutelage.errors import InputError, first_line
-from tutelage.runs.files import flattened, read_json
+from tutelage.runs.files import flattened
+from tutelage.runs.records import read_table
 
 PROJECT = "tutelage"
 IDS = ".tracking.json"
@@ -51,8 +52,10 @@ def start(config: Config, directory: Path, after: int | None) -> Tracker:
     """
     ids: dict[str, str] = {}
     if after is not None:
-        with contextlib.suppress(OSError, ValueError):  # without its id, a tracker's run begins anew
-            ids |= read_json(directory / IDS)
+        known, fault = read_table(directory / IDS)
+        ids |= known
+        if fault:
+            console.say(f"run.tracking: {directory / IDS} is damaged ({fault}): the trackers' runs begin anew", style="yellow")
     running: dict[str, Tracker] = {}
     turn = threading.Lock()  # the evaluation's thread and the one that trains do not send at once
 

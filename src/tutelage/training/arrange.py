@@ -12,7 +12,7 @@ from tutelage.config import Config
 from tutelage.errors import InputError
 from tutelage.model import CHUNK, LARGE_CHUNK, RECOMPUTATIONS, Course, Policy, Recomputation, liger
 from tutelage.resources import HEADROOM, USUAL_SHARE, Load, activation_bytes, free_memory, state_to_come
-from tutelage.runs import write_text
+from tutelage.runs import Reading, write_text
 
 COMPILE_SECONDS = 60
 """What compiling one layer, forward and backward, is reckoned to cost; measured: 10–45 s."""
@@ -85,9 +85,8 @@ def _decide(course: Course, held: float, matrix_rate: float | None, record: Path
 
 
 def recorded(record: Path) -> dict[str, Any]:
-    """What ``plan.json`` says was decided before; nothing where there is none."""
-    known: dict[str, Any] = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
-    return known
+    """What ``plan.json`` says was decided before; nothing where there is none, or a damaged one."""
+    return Reading(record.parent).table(record.name)
 
 
 def _syncs_always(course: Course, free: float, recomputation: Recomputation, known: dict[str, Any]) -> bool:

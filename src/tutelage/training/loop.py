@@ -18,7 +18,7 @@ from tutelage.config import Config
 from tutelage.data import Prepared, TokenizedExample, prepare
 from tutelage.errors import InputError, RunError
 from tutelage.evaluation import Evaluator, evaluator_for, forget_drafts, registry
-from tutelage.machines import ALONE, StopWanted, World, agreed, join, uninterrupted
+from tutelage.machines import ALONE, StopWanted, World, agreed, join, nothing_left_to_stop, uninterrupted
 from tutelage.model import Policy, load_policy, optim, save_model, tokenizer_of
 from tutelage.report import page as report
 from tutelage.report import show
@@ -26,7 +26,7 @@ from tutelage.resources import place_engine
 from tutelage.runs import Checkpoints, RunLog, SilentRunLog, checkpoint, kept_template, open_run, write_text
 from tutelage.training.ending import Nonsense, Preempted, Stand, Wait, ending_of
 from tutelage.training.fit import Fitting
-from tutelage.training.start import Start, check_size, explain, require, save_every, set_up
+from tutelage.training.start import Start, check_size, explain, require, same_model, save_every, set_up
 from tutelage.training.step import Clock, Guard, measures_change, share_changed, speed_of, update_weights
 
 T = TypeVar("T")
@@ -70,22 +70,33 @@ def fine_tune(
         Interrupted: Ctrl-C, or, as Preempted, SIGTERM or SIGUSR1; the state was saved.
     """
     console.quiet_libraries()
-    with join(config.model.device, config.parallel.timeout) as world, contextlib.ExitStack() as held:
-        world.first(lambda: require(config, world, allow_changes))
-        tokenizer = world.first(lambda: tokenizer_of(config))
-        ready = world.first(lambda: prepared or prepare(config, tokenizer, kept_template(config)))
+    with join(config.model.device, config.parallel.timeout) as world, contextlib.ExitStack() as held, _stoppable(world):
+        world.first(lambda: require(config, world, allow_changes), may_stop=True)
+        tokenizer = world.first(lambda: tokenizer_of(config), may_stop=True)
+        ready = world.first(lambda: prepared or prepare(config, tokenizer, kept_template(config)), may_stop=True)
         log = _open(config, allow_changes, world, held)
         if world.leads:
             show.preview(ready, tokenizer)
+        changed = world.first(lambda: same_model(config, log.directory, allow_changes))
         with console.progress("loading the model"):
             policy = load_policy(
                 config.model, tokenizer, to_train=config.train.pack, world=world, shard_ranks=config.parallel.shard
             )
         world.first(lambda: check_size(policy, ready, config, log.directory))
-        world.first(lambda: explain(policy, config, ready, log, allow_changes))
+        world.first(lambda: explain(policy, config, ready, log, allow_changes, changed))
         if world.any(world.stop.wanted):
-            raise agreed(Preempted(f"stopped before training; to begin: tutelage train {log.directory / 'config.toml'}"), world)
+            raise StopWanted
         return run(policy, ready, config, log, world, baseline)
+
+
+@contextlib.contextmanager
+def _stoppable(world: World) -> Iterator[None]:
+    """What a request to stop means that all ranks have come to before training."""
+    try:
+        yield
+    except StopWanted:
+        how = "stopped before training; the same command begins it, or goes on"
+        raise agreed(Preempted(f"{world.stop.by or 'another rank was asked'}: {how}"), world) from None
 
 
 def _open(config: Config, allow_changes: Collection[str], world: World, held: contextlib.ExitStack) -> RunLog:
@@ -108,7 +119,7 @@ def evaluate_untrained(config: Config, prepared: Prepared) -> Path:
         with console.progress("loading the model"):
             policy = load_policy(config.model, tokenizer_of(config), to_train=config.train.pack)
         check_size(policy, prepared, config, log.directory)
-        explain(policy, config, prepared, log, ())
+        explain(policy, config, prepared, log)
         start = set_up(policy, prepared, config, log, trains=False)
         with contextlib.closing(_evaluator(start, log)) as evaluate:
             evaluate(0)
@@ -221,6 +232,7 @@ def _finished(policy: Policy, prepared: Prepared, config: Config, log: RunLog, t
         card = show.model_card(config, prepared.ledger.counts(), evaluations, total)
         save_model(policy, log.directory / "model", card, world)
     log.finish({"steps": total, "evaluations": evaluations, "evaluation_cost": cost, "model": "model"})
+    nothing_left_to_stop()
     return Result(log.directory, evaluations, total, cost)
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from tutelage import console
 from tutelage.config import Config
-from tutelage.data import TokenizedExample, prepare
+from tutelage.data import Prepared, TokenizedExample, prepare
 from tutelage.errors import InputError
 from tutelage.machines import World, agreed, join
-from tutelage.model import Course, load_policy, optim, tokenizer_of
-from tutelage.runs import SilentRunLog, checkpoint, kept_template
+from tutelage.model import Course, identity_of, load_policy, optim, tokenizer_of
+from tutelage.runs import SilentRunLog, checkpoint, damage, kept_template, refuse_another_model
 from tutelage.training.start import set_up
 from tutelage.training.step import Guard, accumulate_gradients, update_weights
 
@@ -37,6 +37,7 @@ def replay_step(config: Config, step: int) -> list[dict[str, Any]]:
         log = SilentRunLog(directory)
         tokenizer = world.first(lambda: tokenizer_of(config))
         prepared = world.first(lambda: prepare(config, tokenizer, kept_template(config)))
+        world.first(lambda: _require_the_same(config, prepared, log))
         policy = load_policy(config.model, tokenizer, to_train=config.train.pack, world=world, shard_ranks=config.parallel.shard)
         nearest = world.first(lambda: checkpoint.sound(directory, step - 1, "training again from step {step}"))
         until = -1 if nearest is None else checkpoint.step_of(nearest)
@@ -71,6 +72,13 @@ def replay_step(config: Config, step: int) -> list[dict[str, Any]]:
             [(row["source"], row["tokens"], f"{row['loss']:.4g}", f"{row['grad_norm']:.4g}") for row in rows],
         )
         return rows
+
+
+def _require_the_same(config: Config, prepared: Prepared, log: SilentRunLog) -> None:
+    """Raises InputError where the rows or the model are not those of the run; says what is damaged."""
+    log.refuse_other_rows(prepared.fingerprint())
+    refuse_another_model(log.directory, identity_of(config.model.id))
+    damage.say(log.reading().faults, log.directory)
 
 
 def _alone(course: Course, example: TokenizedExample, step: int, world: World) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from tutelage.model import (
     Policy,
     check_positions,
     device_for,
+    identity_of,
     is_out_of_memory,
     lora,
     loss_named,
@@ -28,7 +29,7 @@ from tutelage.model import (
     size_in_bytes,
 )
 from tutelage.resources import costs_of, engine_device, matrix_rate
-from tutelage.runs import RunLog, changes, checkpoint, refuse_to_overwrite, tracking
+from tutelage.runs import RunLog, changes, checkpoint, refuse_another_model, refuse_to_overwrite, tracking
 from tutelage.training import arrange
 from tutelage.training.fit import Fitting, MemoryRanOut
 
@@ -89,11 +90,31 @@ def check_size(policy: Policy, prepared: Prepared, config: Config, directory: Pa
         )
 
 
-def explain(policy: Policy, config: Config, prepared: Prepared, log: RunLog, allow_changes: Collection[str]) -> None:
-    """Write what explains the run, and which settings a run that goes on has changed."""
+def same_model(config: Config, directory: Path, allow_changes: Collection[str]) -> list[str]:
+    """What has changed of the model behind `model.id` since an unfinished run was begun, where that is allowed.
+
+    Raises:
+        InputError: it has changed, and that is not allowed.
+    """
+    if checkpoint.latest(directory) is None:
+        return []
+    now = identity_of(config.model.id)
+    what_to_do = ", give this run another --run.dir, or go on with the model as it is now: --allow model.id"
+    return refuse_another_model(directory, now, what_to_do, allow_changes)
+
+
+def explain(
+    policy: Policy, config: Config, prepared: Prepared, log: RunLog, allow_changes: Collection[str] = (), changed: Sequence[str] = ()
+) -> None:
+    """Write what explains the run, and what a run that goes on has changed.
+
+    Args:
+        changed: of the model (`same_model`).
+    """
     found = checkpoint.latest(log.directory)
-    changed = changes(config, changeable() - set(allow_changes)) if found is not None else []
-    log.begin(config, prepared.template, prepared.description(policy.tokenizer), prepared.ledger)
+    changed = [*changed, *changes(config, changeable() - set(allow_changes))] if found is not None else []
+    description, model = prepared.description(policy.tokenizer), identity_of(config.model.id)
+    log.begin(config, prepared.template, description, prepared.ledger, model, allow_changes)
     if found is not None and changed:
         log.metrics(kind="config_changed", step=checkpoint.step_of(found), changes=changed)
 

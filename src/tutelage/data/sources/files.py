@@ -66,7 +66,7 @@ def read_file(path: Path) -> Iterator[Row]:
         raise InputError(f"{path}: the gzip file is damaged ({error}); copy or download it again") from None
     except OSError as error:  # includes pyarrow's own errors
         more = " (the file is cut short; copy or download it again)" if "runcated" in str(error) else ""
-        raise InputError(f"{path}: cannot be read: {first_line(error)}{more}") from None
+        raise InputError(f"{path}: cannot be read: {error.strerror or first_line(error)}{more}") from None
     except ValueError as error:
         if isinstance(error, InputError):
             raise

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any, BinaryIO
 
 from tutelage.data.sources.rows import Row, json_row
+from tutelage.data.sources.twice import decoded, noticed
 from tutelage.errors import InputError
 
 CHUNK = 1 << 20
@@ -20,7 +21,6 @@ LONGEST_LOOK = 1 << 20
 """Bytes of a line that are read to find out what a file is."""
 PYTHON_DICT = re.compile(rb"\{\s*'")
 BEYOND = re.compile(r"[ \t\r\n\ufeff]*")
-DECODE = json.JSONDecoder().raw_decode
 UNREADABLE = (ValueError, RecursionError)  # also an integer of thousands of digits, brackets thousands deep
 
 Open = Callable[[], BinaryIO]
@@ -41,11 +41,12 @@ def read_json(name: str, open_file: Open, is_lines: bool) -> Iterator[Row]:
         form = _form(open_file, is_lines)
         with open_file() as stream:
             if form == "lines":
-                yield from _read_lines(name, stream)
+                rows = _read_lines(name, stream)
             elif form == "object":
-                yield from _read_object(name, _Text(stream), open_file)
+                rows = _read_object(name, _Text(stream), open_file)
             else:
-                yield from _read_values(name, _Text(stream), form == "list")
+                rows = _read_values(name, _Text(stream), form == "list")
+            yield from noticed(name, rows)
     except json.JSONDecodeError as error:
         raise InputError(
             f"{name}: not valid JSON: {error.msg} at line {error.lineno} column {error.colno}; mend the file"
@@ -134,7 +135,7 @@ def _read_lines(name: str, stream: BinaryIO) -> Iterator[Row]:
 
 def _parse(source: str, line: bytes) -> Row:
     try:
-        value = json.loads(line.decode())
+        value = decoded(line.decode())
     except UnicodeDecodeError as error:
         return Row(source, {}, f"not UTF-8 text at byte {error.start} of the line")
     except json.JSONDecodeError as error:
@@ -221,7 +222,7 @@ class _Text:
         self.peek()
         while True:
             try:
-                value, end = DECODE(self.window, self.at)
+                value, end = decoded(self.window, self.at)
             except json.JSONDecodeError as error:
                 # an error near the end of the window may come from the cut
                 cut = error.msg.startswith("Unterminated string") or error.pos >= len(self.window) - 16
