@@ -81,7 +81,7 @@ def talks(tmp_path, kind):
 def config(make_config, chat_model, talks):
     return make_config(
         model__id=chat_model, data__train=str(talks), data__prompt="chat", data__validation="arithmetic", data__filter=False,
-        data__max_length=900, train__batch_size=2, train__grad_accum=1, train__pack_tokens=10_000, train__clip_grad=1e30,
+        data__max_length=900, train__batch_size=2, train__grad_accum=1, train__pack_tokens=10_000, train__clip_grad=1e9,
         eval__reward="question_only",
     )  # fmt: skip
 

@@ -67,8 +67,9 @@ def run_sweep(
         InputError: the design, the configuration or the data are wrong, or the directory holds something else.
         RunError: trials failed; the others are finished.
     """
-    if workers is not None and workers < 1:
-        raise InputError(f"--workers {workers}: at least one is needed")
+    for name, count in (("workers", workers), ("gpus-per-trial", gpus_per_trial)):
+        if count is not None and count < 1:
+            raise InputError(f"--{name} {count}: at least one is needed")
     devices = _devices(gpus_per_trial) if where == "local" else []
     at_once = workers or max(1, len(devices))
     gpus = 0 if config.model.device == "cpu" else gpus_per_trial

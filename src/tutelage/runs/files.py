@@ -144,10 +144,10 @@ def locked(directory: Path, setting: str) -> Iterator[None]:
         InputError: another process holds the lock, or the directory cannot be made.
     """
     checked_name(directory, setting)
-    with parents_of(directory, setting), _lock_of(directory, setting):
+    with parents_of(directory, setting), _lock_of(directory, setting) as lock:
         try:
             yield
         finally:
             with contextlib.suppress(OSError):
-                if [path.name for path in directory.iterdir()] == [LOCK]:
+                if is_at(lock.fileno(), directory / LOCK) and [path.name for path in directory.iterdir()] == [LOCK]:
                     shutil.rmtree(directory)
