@@ -25,7 +25,7 @@ import fault_inputs
 import fault_kills
 import fault_usage
 from fault_lab import Case, Lab
-from harness import write
+from harness import path_of, write
 
 KINDS: dict[str, Callable[[Lab], Iterator[Case]]] = {
     **fault_kills.KINDS, **fault_damage.KINDS, **fault_inputs.KINDS, **fault_usage.KINDS,
@@ -72,6 +72,7 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="print the kinds")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=10.0, help="no case is begun after so many")
+    parser.add_argument("--add", action="store_true", help="keep what the file of results has of other kinds")
     parser.add_argument("--most", type=int, help="at most so many cases of each kind")
     given = parser.parse_args()
     if given.list:
@@ -81,8 +82,32 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="tutelage-faults-") as name:
         lab = Lab(Path(name), given.seed)
         found = measure(lab, given.only, given.minutes - (time.monotonic() - started) / 60, given.most)
+    found |= {"seed": given.seed, "seconds": round(time.monotonic() - started)}
+    if given.add:
+        found = together(json.loads(path_of("faults").read_text(encoding="utf-8")), found)
     print(f"{found['held']} of {found['tried']} held")
-    write("faults", {**found, "seed": given.seed, "seconds": round(time.monotonic() - started)})
+    write("faults", found)
+
+
+def together(earlier: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """Results of two runs: of a kind that both tried, those of the second one."""
+    by_kind = {
+        kind: {**earlier["by_kind"], **found["by_kind"]}[kind]
+        for kind in KINDS
+        if kind in {**earlier["by_kind"], **found["by_kind"]}
+    }
+    failures = [case for case in earlier["did_not_hold"] if case["kind"] not in found["by_kind"]] + found["did_not_hold"]
+    cut = [kind for kind in earlier["cut"] if kind not in found["by_kind"]] + found["cut"]
+    return {
+        "tried": sum(each["tried"] for each in by_kind.values()),
+        "held": sum(each["held"] for each in by_kind.values()),
+        "by_kind": by_kind,
+        "did_not_hold": failures,
+        "cut": cut,
+        "left_out": [kind for kind in KINDS if kind not in by_kind],
+        "seed": found["seed"],
+        "seconds": earlier["seconds"] + found["seconds"],
+    }
 
 
 if __name__ == "__main__":

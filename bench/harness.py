@@ -96,9 +96,14 @@ def peak_rss() -> float:
     return int(status["VmHWM"].split()[0]) * 1024 / 1e9
 
 
+def path_of(name: str) -> Path:
+    """bench/results/`name`.json. The variable BENCH_RESULTS is another directory."""
+    return Path(os.environ.get("BENCH_RESULTS") or Path(__file__).parent / "results") / f"{name}.json"
+
+
 def write(name: str, result: dict[str, Any]) -> None:
-    """bench/results/`name`.json, with the machine: this one, if the result names none. The variable BENCH_RESULTS is another directory."""
-    path = Path(os.environ.get("BENCH_RESULTS") or Path(__file__).parent / "results") / f"{name}.json"
+    """Write the file of `path_of`, with the machine: this one, if the result names none."""
+    path = path_of(name)
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({**({} if "machine" in result else {"machine": machine()}), **result}, indent=2) + "\n", encoding="utf-8")
     print(f"written to {path}")
