@@ -252,11 +252,11 @@ def test_a_second_sweep_is_refused_before_it_reads_its_data(tmp_path, capsys, mo
 
 
 def test_what_a_killed_maker_of_a_store_left_is_removed_by_the_next(tmp_path):
-    from tutelage.data import store
+    from tutelage.data import cleaning
 
     old, new = tmp_path / ".part-00000.raw.arrow.1", tmp_path / ".part-00001.raw.arrow.2"
     for path in (old, new):
         path.write_text("half")
     os.utime(old, (time.time() - 7200,) * 2)
-    store._remove_leftovers(tmp_path)
+    cleaning.remove_leftovers(tmp_path)
     assert names(tmp_path) == {new.name}

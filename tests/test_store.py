@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tutelage.config import replaced, to_toml
-from tutelage.data import arithmetic, keys, parts, prepare, read_pool, store
+from tutelage.data import arithmetic, cleaning, keys, parts, prepare, read_pool, store
 from tutelage.data.sources import Row
 from tutelage.errors import InputError, RunError
 from tutelage.machines import workers
@@ -239,12 +239,12 @@ def test_a_full_disk_is_told_and_leaves_room(make_config, tokenizer, monkeypatch
 
 
 def test_old_stores_are_removed_also_those_that_were_never_complete(make_config, tokenizer, monkeypatch):
-    monkeypatch.setattr(store, "KEPT", 1)
+    monkeypatch.setattr(cleaning, "KEPT", 1)
     for index, name in enumerate(("new", "old", "unfinished")):
         folder = store._directory() / name
         folder.mkdir(parents=True)
         (folder / ("part" if name == "unfinished" else "done.json")).write_text("{}")
-        then = time.time() - (index > 0) * 2 * store.KEPT_SECONDS
+        then = time.time() - (index > 0) * 2 * cleaning.KEPT_SECONDS
         for path in (*folder.iterdir(), folder):
             os.utime(path, (then, then))
     prepare(make_config(), tokenizer)

@@ -14,7 +14,6 @@ import json
 import os
 import shutil
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +26,7 @@ import pyarrow as pa
 
 from tutelage import console
 from tutelage.config import Source, is_plug_in
+from tutelage.data.cleaning import remove_leftovers, remove_unused
 from tutelage.data.keys import content_of, store_key
 from tutelage.data.overlap import common_sentences
 from tutelage.data.parts import Added, Part, column_of_part, cut, file_of, make_part, write_table
@@ -40,10 +40,6 @@ from tutelage.machines import available_cores, cache_directory, over_cores, seal
 
 LOOKED_AT = 200
 """Rows from which it is decided how all are read."""
-LEFTOVER_SECONDS = 3600
-"""A temporary file that was not written to for so long has no writer: a part is written in seconds."""
-KEPT, KEPT_SECONDS = 12, 86_400
-"""Stores that are kept: those used last, and any that was used within a day."""
 
 
 @dataclass(frozen=True)
@@ -307,7 +303,7 @@ def _make(folder: Path, recipe: Recipe, rows: Iterator[Row], source: Source, col
 
     with console.progress(f"reading {source.path}") as advance, _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(folder)
+        remove_leftovers(folder)
         for _ in over_cores(make_part, jobs(advance), (recipe, [column.ready() for column in columns])):
             pass
         unread: Counter[str] = Counter()
@@ -321,15 +317,7 @@ def _make(folder: Path, recipe: Recipe, rows: Iterator[Row], source: Source, col
         making = folder / f".done.json.{os.getpid()}"
         making.write_text(sealed(done), encoding="utf-8")
         making.replace(folder / "done.json")  # in full, or not at all
-    _tidy(folder)
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Remove what processes that were killed were writing. Another machine may be writing too, so what is new stays."""
-    for path in folder.glob(".*"):
-        with contextlib.suppress(OSError):  # another process has removed it, or renamed it
-            if time.time() - path.stat().st_mtime > LEFTOVER_SECONDS:
-                path.unlink()
+    remove_unused(folder)
 
 
 @contextlib.contextmanager
@@ -340,22 +328,6 @@ def _writing(folder: Path) -> Iterator[None]:
         raise RunError(
             f"{folder}: the rows cannot be kept there: {error}; make room, or let TUTELAGE_CACHE name another directory"
         ) from None
-
-
-def _tidy(used: Path) -> None:
-    """Remove stores that have not been used for long."""
-    ages = sorted((time.time() - _last_used(folder), folder) for folder in used.parent.iterdir() if folder != used)
-    for age, folder in ages[KEPT:]:
-        if age > KEPT_SECONDS:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _last_used(folder: Path) -> float:
-    """When a store was used last; one that was never complete, when it was written last."""
-    for path in (folder / "done.json", folder):
-        with contextlib.suppress(OSError):
-            return path.stat().st_mtime
-    return time.time()  # another process has removed it
 
 
 def _directory() -> Path:
