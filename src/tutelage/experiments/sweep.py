@@ -67,18 +67,17 @@ def run_sweep(
         InputError: the design, the configuration or the data are wrong, or the directory holds something else.
         RunError: trials failed; the others are finished.
     """
-    for name, count in (("workers", workers), ("gpus-per-trial", gpus_per_trial)):
-        if count is not None and count < 1:
-            raise InputError(f"--{name} {count}: at least one is needed")
-    devices = _devices(gpus_per_trial) if where == "local" else []
-    at_once = workers or max(1, len(devices))
-    gpus = 0 if config.model.device == "cpu" else gpus_per_trial
-
-    def run(jobs: Iterable[Job]) -> Ended:
-        return fanout.run_apart(work, jobs, where, workers=at_once, devices=devices[:at_once], gpus_per_job=gpus)
-
+    if workers is not None and workers < 1:
+        raise InputError(f"--workers {workers}: at least one is needed")
     with locked(directory, "--out"):
         config, directory, layout = _checked(config, design, directory, where, gpus_per_trial)
+        devices = _devices(gpus_per_trial) if where == "local" else []
+        at_once = workers or max(1, len(devices))
+        gpus = 0 if config.model.device == "cpu" else gpus_per_trial
+
+        def run(jobs: Iterable[Job]) -> Ended:
+            return fanout.run_apart(work, jobs, where, workers=at_once, devices=devices[:at_once], gpus_per_job=gpus)
+
         state = _begin(config, design, layout, directory)
         try:
             _run_all(layout, directory, state, run, models)
@@ -202,6 +201,11 @@ def _refuse_what_is_no_sweep(directory: Path) -> None:
         )
 
 
+def _models(layout: Layout) -> dict[str, str]:
+    """`model.id` of each group of trials."""
+    return {trial.group: trial.config.model.id for trial in layout.trials.values()}
+
+
 def _refuse_other_trials(layout: Layout, directory: Path) -> None:
     """Raises InputError where what is there was trained by another configuration, or on other rows or problems."""
     for trial in layout.trials.values():
@@ -211,10 +215,10 @@ def _refuse_other_trials(layout: Layout, directory: Path) -> None:
             )
     state = results.read_state(directory)
     models = state.get("models", {})
-    for trial in layout.trials.values():
-        if trial.group in models and (changed := changes_of_model(models[trial.group], identity_of(trial.config.model.id))):
+    for group, model_id in _models(layout).items():
+        if group in models and (changed := changes_of_model(models[group], identity_of(model_id))):
             raise InputError(
-                f"--out: {directory} holds trials of another model: {trial.config.model.id} has changed since ({'; '.join(changed)});"
+                f"--out: {directory} holds trials of another model: {model_id} has changed since ({'; '.join(changed)});"
                 " choose another --out, or undo that"
             )
     known = state.get("pools", {})
@@ -262,7 +266,7 @@ def _begin(config: Config, design: Design, layout: Layout, directory: Path) -> d
         "price_per_hour": config.run.price_per_hour,
         "points": [asdict(point) for point in layout.points],
         "pools": known.get("pools", {}) | {group: pool.fingerprint for group, pool in layout.pools.items()},
-        "models": known.get("models", {}) | {trial.group: identity_of(trial.config.model.id) for trial in layout.trials.values()},
+        "models": known.get("models", {}) | {group: identity_of(model_id) for group, model_id in _models(layout).items()},
         "templates": known.get("templates", {}) | {group: pool.template.to_json() for group, pool in layout.pools.items()},
         "baselines": {trial.name: str(Path("baseline") / trial.group) for trial in layout.trials.values()},
         "sessions": sessions,
