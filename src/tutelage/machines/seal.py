@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 
 import xxhash
 
+from tutelage.errors import first_line
+
 SEAL = "COMPLETE.json"
 """The file of a folder that says what else is in it."""
 READ_AT_ONCE = 4 << 20
@@ -101,6 +103,11 @@ def write_seal(folder: Path, files: Mapping[str, Sealed], **more: Any) -> None:
         file.write(sealed({**more, "files": files}))
         file.flush()
         os.fsync(file.fileno())
+    sync_folder(folder)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names of a folder's files outlast a crash of the machine. Raises OSError."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -188,4 +195,4 @@ def why_not_written(error: BaseException, folder: Path, needed: float) -> str:
         with contextlib.suppress(OSError):
             wants, free = bytes_in_words(needed, shutil.disk_usage(folder).free)
             return f"the disk is full: it needs {wants}, and {folder} has {free} free"
-    return getattr(error, "strerror", None) or (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return getattr(error, "strerror", None) or first_line(error)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from tutelage import console
 from tutelage.errors import InputError, RunError
-from tutelage.machines import Sealed, fault_of, files_of, why_not_written, write_seal
+from tutelage.machines import Sealed, fault_of, files_of, sync_folder, why_not_written, write_seal
 
 if TYPE_CHECKING:  # who only asks for the latest checkpoint needs no torch
     import torch
@@ -98,7 +98,7 @@ class Checkpoints:
                 if target.exists():  # one that was damaged
                     remove(target)
                 beside.rename(target)
-                _sync(self.directory)
+                sync_folder(self.directory)
                 newest = map(step_of, complete(self.directory)[-self.keep :])
                 _remove_all_but(self.directory, [*newest, *self.to_keep()])
         except (Exception, CheckpointException) as error:  # torch's own is no Exception
@@ -318,15 +318,6 @@ def _seal(folder: Path, step: int, ranks: int) -> None:
     if set(files) != set(checksums):
         raise OSError(f"{min(set(files) ^ set(checksums))} is missing, or has no checksum, on the disk of the first rank")
     write_seal(folder, {name: Sealed(size, checksums[name]) for name, size in files.items()}, step=step, ranks=ranks)
-
-
-def _sync(folder: Path) -> None:
-    """Make names in a folder outlast a crash of the machine."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _reason(error: BaseException, folder: Path = Path(), needed: int = 0) -> str:
