@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from tutelage.machines.launcher import launch
     from tutelage.machines.process import available_cores, cache_directory, end_with, prepare_process, uninterrupted
     from tutelage.machines.request import (
+        BEFORE_TRAINING,
         POLITE_SIGNALS,
         StopWanted,
         asked_in_vain,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         files_of,
         sealed,
         summed,
+        sync_folder,
         unsealed,
         why_not_written,
         write_seal,

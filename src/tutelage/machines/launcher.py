@@ -15,7 +15,7 @@ from typing import Any
 
 from tutelage import console
 from tutelage.errors import InputError
-from tutelage.machines.request import CTRL_C, POLITE_SIGNALS
+from tutelage.machines.request import BEFORE_TRAINING, CTRL_C, POLITE_SIGNALS
 
 PARTING_SECONDS = 10.0
 """What ranks get to notice that one of them is gone, and to say so, before they are killed."""
@@ -75,7 +75,7 @@ def _stopped_early(received: Sequence[int], module: str) -> int:
     """The exit code of a job that was asked to stop before all its ranks were started."""
     if module != "tutelage":
         raise KeyboardInterrupt
-    console.complain(f"tutelage: {signal.Signals(received[0]).name}: stopped before training; the same command begins it, or goes on")
+    console.complain(f"tutelage: {signal.Signals(received[0]).name}: {BEFORE_TRAINING}")
     return CTRL_C if signal.SIGINT in received else 0
 
 

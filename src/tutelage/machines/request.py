@@ -18,6 +18,7 @@ POLITE_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") 
 TRAINING = ("train", "demo")
 """Commands that a polite signal ends with exit code 0, at any moment; the others end as by Ctrl-C."""
 CTRL_C = 130
+BEFORE_TRAINING = "stopped before training; the same command begins it, or goes on"
 SHOW_CURSOR = b"\x1b[?25h"
 
 
@@ -127,8 +128,8 @@ class _Program:
         self.importing, self.raised = True, False
 
     def said(self, name: str) -> str:
-        how = ": stopped before training; the same command begins it, or goes on" if self.trains else ": interrupted"
-        return f"{name}{how}"
+        how = BEFORE_TRAINING if self.trains else "interrupted"
+        return f"{name}: {how}"
 
     def end(self, text: str, exit_code: int) -> None:
         """End the process at once. Its streams may be in the middle of a write, so the message goes around them."""

@@ -18,7 +18,7 @@ from tutelage.config import Config
 from tutelage.data import Prepared, TokenizedExample, prepare
 from tutelage.errors import InputError, RunError
 from tutelage.evaluation import Evaluator, evaluator_for, forget_drafts, registry
-from tutelage.machines import ALONE, StopWanted, World, agreed, join, nothing_left_to_stop, uninterrupted
+from tutelage.machines import ALONE, BEFORE_TRAINING, StopWanted, World, agreed, join, nothing_left_to_stop, uninterrupted
 from tutelage.model import Policy, load_policy, optim, save_model, tokenizer_of
 from tutelage.report import page as report
 from tutelage.report import show
@@ -95,8 +95,7 @@ def _stoppable(world: World) -> Iterator[None]:
     try:
         yield
     except StopWanted:
-        how = "stopped before training; the same command begins it, or goes on"
-        raise agreed(Preempted(f"{world.stop.by or 'another rank was asked'}: {how}"), world) from None
+        raise agreed(Preempted(f"{world.stop.by or 'another rank was asked'}: {BEFORE_TRAINING}"), world) from None
 
 
 def _open(config: Config, allow_changes: Collection[str], world: World, held: contextlib.ExitStack) -> RunLog:
