@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +37,7 @@ KEPT_TEMPLATE = "template.json"
 def configuration(path: Path) -> Config:
     """The configuration that a run has written. Raises InputError where it is damaged."""
     config = load_config(path)
-    lacking = [section for section in SECTIONS if section not in tomllib.loads(path.read_text(encoding="utf-8"))]
+    lacking = [section for section in SECTIONS if section not in config.model_fields_set]
     if lacking:
         raise InputError(
             f"{path} is damaged: the section [{lacking[0]}] is missing, so the settings of this run are not known; put the file back"

@@ -51,11 +51,6 @@ def write_text(path: Path, text: str) -> None:
         file.write(text)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The table that a JSON file holds; an empty one if there is no file."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
 def flattened(values: Mapping[str, Any], separator: str) -> dict[str, Any]:
     """The same table without tables in it: their keys stand joined, as ``outer.inner``."""
     flat: dict[str, Any] = {}

@@ -20,7 +20,7 @@ from tutelage.errors import InputError, RunError, first_line
 from tutelage.runs import checkpoint, damage, tracking
 from tutelage.runs.damage import KEPT_TEMPLATE, UNREAD
 from tutelage.runs.environment import describe_environment
-from tutelage.runs.files import append_lines, locked, to_lines, write_text
+from tutelage.runs.files import LOCK, append_lines, locked, to_lines, write_text
 from tutelage.runs.identity import IDENTITY
 from tutelage.runs.reading import Reading
 
@@ -266,7 +266,7 @@ def open_run(config: Config, allowed: Collection[str] = ()) -> Iterator[RunLog]:
 def _lock_of(directory: Path) -> tuple[int, int] | None:
     """Which file is the lock of a directory, as the system counts files; None where there is none."""
     try:
-        found = (directory / ".lock").stat()
+        found = (directory / LOCK).stat()
     except OSError:
         return None
     return found.st_dev, found.st_ino
