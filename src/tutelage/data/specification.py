@@ -18,11 +18,10 @@ from tutelage.data.overlap import normalised
 from tutelage.data.recipe import question_of
 from tutelage.data.shapes import is_messages, reader_of
 from tutelage.data.sources import Row, read_rows, row_of, seeded_order
+from tutelage.data.store import LOOKED_AT
 from tutelage.errors import InputError
 from tutelage.grading import rewards_of
 
-LOOKED_AT = 200
-"""Rows from which it is decided how all are read."""
 SEED = type("Seed", (int,), {})(42)
 """The specification's seed, as an object of its own: a seed that was given, 42 too, is told apart from none."""
 

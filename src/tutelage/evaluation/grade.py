@@ -171,6 +171,7 @@ def summarize(records: Sequence[dict[str, Any]], entropy: Entropy = "exact") -> 
     correct = [record for record in records if record["answer_reward"] > 0]
     incorrect = [record for record in records if not record["answer_reward"] > 0]
     told = [record["format_reward"] for record in records if record["format_reward"] is not None]
+    well_formed = _share(sum(reward > 0 for reward in told), len(told))
     entropies = [record["token_entropy"] for record in records if record["token_entropy"] is not None]
     votes = [[record["vote"] for record in group] for group in groups]
     orders = powers_of_two(samples) if samples else []
@@ -181,8 +182,8 @@ def summarize(records: Sequence[dict[str, Any]], entropy: Entropy = "exact") -> 
         "accuracy_ci95": list(clustered_interval(right, samples)) if records else None,
         "pass_at_k": {str(k): mean([pass_at_k(c, samples, k) for c in right]) for k in orders},
         "maj_at_k": {str(k): mean([majority_at_k(group, 0, k) for group in votes]) for k in orders},
-        "format_rate": _share(sum(reward > 0 for reward in told), len(told)),
-        "no_answer_rate": 1 - sum(reward > 0 for reward in told) / len(told) if told else None,
+        "format_rate": well_formed,
+        "no_answer_rate": None if well_formed is None else 1 - well_formed,
         "cap_hit_rate": _share(sum(record["finish_reason"] == "length" for record in records), count),
         "avg_response_length": mean([record["length"] for record in records]),
         "avg_response_length_correct": mean([record["length"] for record in correct]),

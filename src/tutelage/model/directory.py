@@ -36,7 +36,7 @@ def resolve(model_id: str, weights: bool = True, by_engine: bool = False) -> str
         raise InputError(f"model.id is {model_id!r}: name a model directory, or a model on the Hugging Face hub")
     if model_id.startswith((".", "/", "~")) or _exists(model_id):
         path = Path(model_id).expanduser()
-        if not _is_directory(path):
+        if not is_directory(path):
             raise InputError(f"{model_id}: no model there ({'a file' if _exists(str(path)) else 'nothing'}, not a directory)")
         require_undamaged(path)
         require_loadable(path, model_id, weights)
@@ -66,7 +66,8 @@ def _exists(name: str) -> bool:
     return os.path.exists(name)  # noqa: PTH110  Path's raises for a name that is too long
 
 
-def _is_directory(path: Path) -> bool:
+def is_directory(path: str | Path) -> bool:
+    """Whether there is such a directory; there is none of a name that is too long, of which `Path.is_dir` raises."""
     return os.path.isdir(path)  # noqa: PTH112
 
 
@@ -82,7 +83,7 @@ def _fetch_small(name: str) -> None:
 def at_hand(model_id: str) -> Path | None:
     """The directory of a model: the given one, or what the hub's cache holds of a name; None: nothing."""
     path = Path(model_id).expanduser()
-    if _is_directory(path):
+    if is_directory(path):
         return path
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
@@ -160,7 +161,7 @@ def require_tokenizer(folder: Path, model_id: str) -> None:
 def cannot_load(what: str, model_id: str, error: Exception) -> InputError:
     """What loading a directory, or a name that the hub may know, came to. Of a name, what is in the cache may say more."""
     folder = at_hand(model_id)
-    if folder is not None and not _is_directory(Path(model_id).expanduser()):
+    if folder is not None and not is_directory(Path(model_id).expanduser()):
         try:
             require_loadable(folder, model_id, weights=what == "model")
         except InputError as reason:

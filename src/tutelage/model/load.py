@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -17,7 +16,7 @@ from tutelage.data import Stops, end_token
 from tutelage.errors import InputError
 from tutelage.machines import ALONE, World, make_mesh, materialize, rank_device
 from tutelage.model import lora
-from tutelage.model.directory import at_hand, cannot_load, require_tokenizer, resolve
+from tutelage.model.directory import at_hand, cannot_load, is_directory, require_tokenizer, resolve
 from tutelage.model.policy import Policy, shard_policy
 from tutelage.model.probe import check_head, prove_packable, structure_against_packs
 from tutelage.model.weights import is_finite, not_a_number, weight_names
@@ -72,7 +71,7 @@ def load_tokenizer(model_id: str) -> Any:
 
     console.quiet_libraries()
     path = resolve(model_id, weights=False)
-    if os.path.isdir(path):  # noqa: PTH112  Path's raises for a name that is too long
+    if is_directory(path):
         require_tokenizer(Path(path), model_id)
     try:
         return AutoTokenizer.from_pretrained(path, trust_remote_code=False, mistral_format=False)  # whatever else is installed

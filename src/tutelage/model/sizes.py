@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tutelage.model.weights import headers
+from tutelage.model.weights import headers, quoted
 
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers")
 MORE_LAYERS = ("depth", "encoder_layers", "decoder_layers", "num_encoder_layers", "num_nextn_predict_layers", "mtp_num_hidden_layers")
@@ -67,8 +66,7 @@ def _sizes(config: dict[str, Any], within: str = "") -> Iterator[tuple[str, str,
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:59]}…"
+    return quoted(value, 60)
 
 
 def beyond_weights(config: dict[str, Any], folder: Path) -> str:

@@ -81,7 +81,7 @@ def _indexed(folder: Path) -> dict[str, str] | None:
         raise UnreadableError(f'{INDEX} has no "weight_map", which says which file holds which tensor; {AGAIN}')
     for tensor, name in shards.items():
         if fault := _fault_of_name(name):
-            raise UnreadableError(f"{INDEX}: weight_map[{_quoted(tensor)}] is {_quoted(name)}, {fault}")
+            raise UnreadableError(f"{INDEX}: weight_map[{quoted(tensor)}] is {quoted(name)}, {fault}")
     return shards
 
 
@@ -95,9 +95,10 @@ def _fault_of_name(name: Any) -> str:
     return ""
 
 
-def _quoted(value: Any) -> str:
+def quoted(value: Any, most: int = 120) -> str:
+    """A value as JSON, of so many characters at most."""
     text = json.dumps(value)
-    return text if len(text) <= 120 else f"{text[:119]}…"
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _a(value: Any) -> str:
@@ -110,7 +111,7 @@ def _named_by(config: dict[str, Any], folder: Path) -> str:
     named = config.get("transformers_weights")
     if named is None or named == (WEIGHTS if (folder / WEIGHTS).is_file() else INDEX):
         return ""
-    return f"config.json: transformers_weights is {_quoted(named)}; only {WEIGHTS} and what {INDEX} names are read: take the key out"
+    return f"config.json: transformers_weights is {quoted(named)}; only {WEIGHTS} and what {INDEX} names are read: take the key out"
 
 
 def _without_safetensors(folder: Path, shards: dict[str, str] | None, weights: bool) -> str:
@@ -177,7 +178,7 @@ def _unfinished(folder: Path, shards: dict[str, str] | None, weights: bool) -> s
             tensors |= set(header)
     lost = sorted(set(shards or ()) - tensors) if not missing else []
     if lost:
-        return f"{INDEX}: weight_map names the tensor {_quoted(lost[0])}, which is in none of its files; {AGAIN}"
+        return f"{INDEX}: weight_map names the tensor {quoted(lost[0])}, which is in none of its files; {AGAIN}"
     return ""
 
 
@@ -244,7 +245,7 @@ def not_a_number(folder: Path) -> str:
                 tensor = opened.get_tensor(name)
                 if tensor.is_floating_point() and not is_finite(tensor):
                     kind = "NaN" if torch.isnan(tensor.float()).any() else "infinity"
-                    return f"{kind} weights: {_quoted(name)} in {file.name} holds numbers that are not finite"
+                    return f"{kind} weights: {quoted(name)} in {file.name} holds numbers that are not finite"
     return ""
 
 
