@@ -56,12 +56,12 @@ def below(low: float, high: float) -> AfterValidator:
 
 _A_STEP_A_SECOND = "a step a second for thirty years"
 Steps = Annotated[int, between(1, 10**9, _A_STEP_A_SECOND)]
-StepsOrNone = Annotated[int, between(0, 10**9, _A_STEP_A_SECOND)]
+StepsOrZero = Annotated[int, between(0, 10**9, _A_STEP_A_SECOND)]
 Rows = Annotated[int, between(1, 10**9, "more rows than a machine holds")]
-RowsOrNone = Annotated[int, between(0, 10**9, "more rows than a machine holds")]
+RowsOrZero = Annotated[int, between(0, 10**9, "more rows than a machine holds")]
 RowsAtOnce = Annotated[int, between(1, 10**6, "rows that a device computes at once")]
 Tokens = Annotated[int, between(1, 10**8, "ten times the longest context of any model")]
-TokensOrNone = Annotated[int, between(0, 10**8, "ten times the longest context of any model")]
+TokensOrZero = Annotated[int, between(0, 10**8, "ten times the longest context of any model")]
 Count = Annotated[int, between(1, 10**6, "a million")]
 Seed = Annotated[int, between(0, 2**32 - 1, "seeds are of 32 bits")]
 Seconds = Annotated[float, above(0, 10**6, "eleven days")]

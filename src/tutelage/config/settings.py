@@ -13,14 +13,14 @@ from tutelage.config.section import (
     DecayRate,
     Name,
     RowsAtOnce,
-    RowsOrNone,
+    RowsOrZero,
     Seconds,
     Section,
     Seed,
     Steps,
-    StepsOrNone,
+    StepsOrZero,
     Tokens,
-    TokensOrNone,
+    TokensOrZero,
     above,
     below,
     between,
@@ -125,11 +125,11 @@ class TrainConfig(Section):
 
 
 class EvalConfig(Section):
-    every: StepsOrNone = 300
+    every: StepsOrZero = 300
     """Evaluate after every so many optimizer steps; 0: only before and after training."""
     before: bool = True
     """Evaluate the untouched model first."""
-    examples: RowsOrNone | None = None
+    examples: RowsOrZero | None = None
     """The panel: validation problems that every evaluation asks, the same ones each time. 0: all; none: as `interval_width` needs."""
     interval_width: Annotated[float, above(0, 0.999, "wider says nothing")] = 0.25
     """Widest 95 % interval of the panel's accuracy that will do; it sets the size of the panel where `examples` is none."""
@@ -161,7 +161,7 @@ class EvalConfig(Section):
     tokens that vLLM tells of; off. The native backend is always exact, or off."""
     max_new_tokens: Tokens = 512
     """Longest response in tokens; a response cut off there counts as a cap hit."""
-    min_new_tokens: TokensOrNone = 0
+    min_new_tokens: TokensOrZero = 0
     """Before so many tokens nothing ends a response."""
     stop: list[str] = []
     """Further strings that end a response, beside "</answer>"; each stays in the text."""
@@ -230,7 +230,7 @@ class ParallelConfig(Section):
 class RunConfig(Section):
     dir: Annotated[Name, MAY_CHANGE] = "runs/tutelage"
     """The run directory. A finished run there is never overwritten; an unfinished one is continued."""
-    save_every: Annotated[StepsOrNone | None, MAY_CHANGE] = None
+    save_every: Annotated[StepsOrZero | None, MAY_CHANGE] = None
     """Optimizer steps between checkpoints (weights and optimizer state). None: at each evaluation. 0: only when interrupted."""
     keep_last: Annotated[Count, MAY_CHANGE] = 2
     """How many of the newest checkpoints stay while the run goes on; when it is finished, they are removed."""
