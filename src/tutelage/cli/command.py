@@ -55,6 +55,7 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     """Add the argument of a command that reads a configuration."""
     parser.add_argument("config", nargs="?", help="a TOML file; without one, the defaults")
 
+
 def integer(low: int, high: int) -> Callable[[str], int]:
     """The `type` of an argument that is an integer from `low` to `high`."""
 
