@@ -39,7 +39,9 @@ def test_version_and_no_command(capsys):
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
-        (["train", "--train.learning_rate", "1"], "unknown key train.learning_rate: did you mean"),
+        (["train", "--train.learning_rate", "1"], "--train.learning_rate: unknown key train.learning_rate: in Tutelage: train.lr"),
+        (["train", "--train.num_epoch", "1"], "--train.num_epoch: unknown key train.num_epoch: did you mean train.num_epochs?"),
+        (["train", "--train.lr", "-1"], "tutelage: --train.lr: must be above 0"),
         (["train", "nothing.toml"], "config file not found"),
         (["train", "--train.batch_size", "-4"], "train.batch_size"),
         (["train", "--train.lr", "x"], "train.lr"),
@@ -161,3 +163,27 @@ def test_data_to_evaluate_on_are_read_as_validation_data_are(settings, split, wh
     """Not the split that is trained on, nor that of the built-in task, which is the default of data.train."""
     source = as_validation(DataConfig(**settings))
     assert (source.split, source.where) == (split, where)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["trian"], "did you mean train?"),
+        (["train", "--learning-rate", "1"], "in Tutelage: train.lr"),
+        (["train", "--lr=1"], "did you mean --train.lr?"),
+        (["train", "--load_in_4bit", "1"], "4-bit"),
+        (["completion", "tcsh"], "'fish'"),
+    ],
+)
+def test_a_word_from_elsewhere_is_answered_with_the_one_of_here(arguments, what, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2 and what in capsys.readouterr().err
+
+
+def test_each_name_of_another_tool_leads_to_one_setting_there_is():
+    from tutelage.config.aliases import ALIASES, ELSEWHERE, MIND
+
+    names = [name for of_one in ALIASES.values() for name in of_one.split()]
+    assert set(ALIASES) <= set(known_keys()) and set(MIND) <= set(ALIASES)
+    assert len(set(names)) == len(names) and not set(names) & set(ELSEWHERE)

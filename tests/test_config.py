@@ -112,3 +112,14 @@ def test_overrides_are_told_apart_from_a_commands_own_arguments():
 def test_how_earlier_runs_wrote_activation_checkpointing_is_still_read():
     assert parse_config({"model": {"activation_checkpointing": True}}).model.activation_checkpointing == "full"
     assert parse_config({"model": {"activation_checkpointing": False}}).model.activation_checkpointing == "none"
+
+
+def test_a_problem_names_the_file_or_the_flag_that_it_comes_from(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text("[train]\nmax_seq_length = 5\n[eval]\nsamples = 4\n")
+    with pytest.raises(InputError) as refused:
+        load_config(file, ["--train.batch_size", "x", "--eval.temperature=0"])
+    lines = str(refused.value).splitlines()
+    assert f"{file}: unknown key train.max_seq_length: in Tutelage: data.max_length" in lines
+    assert any(line.startswith("--train.batch_size: ") for line in lines)
+    assert any(line.startswith(f"{file} with --eval.temperature: eval.samples > 1") for line in lines)

@@ -11,7 +11,7 @@ def add(commands: Commands) -> None:
     parser = add_command(
         commands, "completion", run, "a completion script for the shell, settings and their choices included", prints_json=False
     )
-    parser.add_argument("shell", choices=["bash", "zsh"])
+    parser.add_argument("shell", choices=["bash", "zsh", "fish"])
 
 
 def run(arguments: argparse.Namespace) -> Outcome:

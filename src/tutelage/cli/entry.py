@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import errno
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from tutelage import console
 from tutelage.cli import ask, check, compare, completion, demo, eval, export, filter, grade, init, plan, report, sweep, train
@@ -31,8 +33,26 @@ EXIT_CODES = """exit codes:
 class Parser(argparse.ArgumentParser):
     """A parser whose messages, which repeat what was given, are printable."""
 
+    def error(self, message: str) -> NoReturn:
+        super().error(message + _meant(message))
+
     def _print_message(self, message: str, file: Any = None) -> None:
         super()._print_message(console.printable(message), file)
+
+
+def _meant(message: str) -> str:
+    """What was probably meant, to stand behind a message of the parser: the nearest command, or what a flag is called here."""
+    if wrong := re.search(r"invalid choice: '([^']*)' \(choose from 'demo'", message):
+        names = [command.__name__.rpartition(".")[2] for command in COMMANDS]
+        near = difflib.get_close_matches(wrong[1], names, n=1)
+        return f"; did you mean {near[0]}?" if near else ""
+    from tutelage.config import known_keys, of_another_tool
+
+    if unknown := re.search(r"unrecognized arguments: .*?--([\w-]+)", message):
+        name = unknown[1].replace("-", "_")
+        same = [f"--{key}" for key in known_keys() if key.rpartition(".")[2] == name]
+        return f"; {of_another_tool(name)}" if of_another_tool(name) and not same else f"; did you mean {same[0]}?" if same else ""
+    return ""
 
 
 def build_parser(with_settings: bool = False) -> argparse.ArgumentParser:

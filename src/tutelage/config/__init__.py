@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from tutelage._lazy import lazily
 
 if TYPE_CHECKING:
+    from tutelage.config.aliases import of_another_tool
     from tutelage.config.data_settings import DataConfig, Source
     from tutelage.config.overrides import parse_overrides, split_overrides
     from tutelage.config.plug_in import is_plug_in, load_plug_in

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import tomli_w
 from pydantic import ValidationError
 
+from tutelage.config.aliases import of_another_tool
 from tutelage.config.overrides import parse_overrides
 from tutelage.config.section import MAY_CHANGE, Section
 from tutelage.config.settings import Config
@@ -71,9 +72,10 @@ def with_settings(raw: dict[str, Any], settings: Iterable[tuple[str, str]], wher
     Raises:
         InputError: a key is unknown, a value is of the wrong type.
     """
+    settings = list(settings)
     for dotted, text in settings:
         _assign(raw, dotted, _parse_value(dotted, text))
-    return parse_config(raw, where)
+    return parse_config(raw, where, [dotted for dotted, _ in settings])
 
 
 def replaced(config: Config, values: Mapping[str, Any]) -> Config:
@@ -85,12 +87,28 @@ def replaced(config: Config, values: Mapping[str, Any]) -> Config:
     return config.model_copy(update={name: getattr(config, name).model_copy(update=changed) for name, changed in sections.items()})
 
 
-def parse_config(raw: dict[str, Any], where: str = "config") -> Config:
-    """A validated Config from nested dicts; every problem in one message."""
+def parse_config(raw: dict[str, Any], where: str = "config", flags: Collection[str] = ()) -> Config:
+    """A validated Config from nested dicts; every problem in one message.
+
+    Args:
+        where: the file that the settings are from.
+        flags: settings that are from the command line, by their dotted names.
+    """
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
-        raise InputError("\n".join(f"{where}: {_explain(problem)}" for problem in error.errors())) from None
+        raise InputError("\n".join(_blamed(problem, where, flags) for problem in error.errors())) from None
+
+
+def _blamed(problem: Any, where: str, flags: Collection[str]) -> str:
+    """A problem behind the file or the flag that it is of; behind both where a section is refused and each has written to it."""
+    path = [str(part) for part in problem["loc"]]
+    explained = _explain(problem)
+    flag = next((flag for flag in flags if path[: flag.count(".") + 1] == flag.split(".")), None)
+    if flag is not None:
+        return f"--{explained}" if explained.startswith(f"{flag}:") else f"--{flag}: {explained}"
+    in_section = [f"--{flag}" for flag in flags if flag.split(".")[: len(path)] == path]
+    return f"{where} with {' '.join(in_section)}: {explained}" if in_section else f"{where}: {explained}"
 
 
 def _parse_value(key: str, text: str) -> Any:
@@ -130,8 +148,9 @@ def _explain(problem: Any) -> str:
         if len(path) == 1:  # a section
             known = list(Config.model_fields)
         same_name = [key for key in known if key.split(".")[-1] == path[-1]]
+        elsewhere = "" if same_name else of_another_tool(path[-1])
         nearest = same_name or difflib.get_close_matches(dotted, known, n=1, cutoff=0.5)
-        hint = f"did you mean {nearest[0]}?" if nearest else "`tutelage train --help` lists the keys"
+        hint = elsewhere or (f"did you mean {nearest[0]}?" if nearest else "`tutelage train --help` lists the keys")
         return f"unknown key {dotted}: {hint}"
     if problem["type"] == "value_error":
         return str(problem["msg"]).removeprefix("Value error, ")
