@@ -8,8 +8,8 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, TextIO
 
 from rich.console import Console
 from rich.markup import escape
@@ -42,6 +42,8 @@ _ESCAPED |= {code: f"\\u{code:04x}" for code in range(0xD800, 0xE000)}  # half a
 
 _bars: Progress | None = None
 _muted = False
+_quiet = False
+_lines: TextIO | None = None
 
 
 def printable(text: str) -> str:
@@ -75,6 +77,34 @@ def mute() -> None:
     _muted = True
 
 
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Within it, nothing is said but what has a style: warnings and failures."""
+    global _quiet
+    before, _quiet = _quiet, True
+    try:
+        yield
+    finally:
+        _quiet = before
+
+
+@contextlib.contextmanager
+def lines_to(stream: TextIO) -> Iterator[None]:
+    """Within it, each line of a run's metrics is written to a stream too."""
+    global _lines
+    before, _lines = _lines, stream
+    try:
+        yield
+    finally:
+        _lines = before
+
+
+def metrics_line(text: str) -> None:
+    """A line of a run's metrics as it stands in its file, for whoever reads them as they come (`lines_to`)."""
+    if _lines is not None and not _muted:
+        print(text, end="", file=_lines, flush=True)
+
+
 def _console() -> Console:
     # made anew each time, so that a redirected sys.stdout is respected; the terminal wraps long lines
     terminal = sys.stdout.isatty()
@@ -82,8 +112,8 @@ def _console() -> Console:
 
 
 def say(text: str | Text = "", style: str | None = None) -> None:
-    """One line (or several), printed as it is."""
-    if _muted:
+    """One line (or several), printed as it is; where it has no style, it is no warning, and a quiet command leaves it out."""
+    if _muted or (_quiet and style is None):
         return
     console = _bars.console if _bars is not None else _console()
     console.print(_printable(text), style=style, markup=False)
@@ -91,7 +121,7 @@ def say(text: str | Text = "", style: str | None = None) -> None:
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """A table; the first column is text, the others are aligned to the right."""
-    if _muted:
+    if _muted or _quiet:
         return
     made = Table(title=escape(printable(title)), title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
@@ -108,7 +138,7 @@ def progress(what: str, total: int | None = None, done: int = 0) -> Iterator[Adv
 
     `done` says how many of the total were done before.
     """
-    if _muted:
+    if _muted or _quiet:
         yield lambda count, note="": None
         return
     what = printable(what)
@@ -136,7 +166,7 @@ def _rich_progress(what: str, total: int | None, done: int) -> Iterator[Advance]
     if outermost:
         _bars = bars
         bars.start()
-    task = bars.add_task(escape(what), total=total, count=f"0/{total}" if total else "", left="left" if total else "", note="")
+    task = bars.add_task(escape(what), total=total, count=f"{done}/{total}" if total else "", left="left" if total else "", note="")
     bars.update(task, completed=done)
     over = False
     try:
@@ -145,7 +175,9 @@ def _rich_progress(what: str, total: int | None, done: int) -> Iterator[Advance]
             nonlocal done
             done += count
             if not over:  # another thread may advance the bar too late
-                bars.update(task, completed=done, count=f"{done}/{total}" if total else "", note=escape(printable(note)))
+                bars.update(task, completed=done, count=f"{done}/{total}" if total else "")
+                if note:  # else the last one stays
+                    bars.update(task, note=escape(printable(note)))
 
         yield advance
     finally:
@@ -175,6 +207,18 @@ def _plain_progress(what: str, total: int | None, done: int) -> Iterator[Advance
     yield advance
     if time.monotonic() - start >= 1:
         print(f"{what}: done in {duration(time.monotonic() - start)}", flush=True)
+
+
+def per_second(advance: Advance, unit: str) -> Callable[[int], None]:
+    """Takes how many more of a unit there are, and notes at a bar how many those are in a second: a sign of life between its steps."""
+    started, count = time.monotonic(), 0
+
+    def more(units: int) -> None:
+        nonlocal count
+        count += units
+        advance(0, f"{count:,} {unit}, {count / max(time.monotonic() - started, 1e-3):,.0f} a second")
+
+    return more
 
 
 def duration(seconds: float) -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
 
 from tutelage.cli.command import Commands, Outcome, add_command, integer, start
+from tutelage.errors import InputError
 
 MOST_RANKS = 1024
 """Of one machine."""
@@ -47,6 +50,11 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--replay", type=integer(1, 10**9), metavar="STEP", help="compute a step of the run again, row by row, and write nothing"
     )
+    parser.add_argument("--quiet", action="store_true", help="print warnings, and how it ends, and nothing else")
+    parser.add_argument(
+        "--json-lines", action="store_true",
+        help="print the lines of metrics.jsonl as they are written, and everything else on standard error",
+    )  # fmt: skip
     parser.add_argument("-h", "--help", action=SettingsHelp)
 
 
@@ -73,9 +81,26 @@ def run(arguments: argparse.Namespace) -> Outcome:
     from tutelage.report import show
     from tutelage.training import fine_tune
 
-    result = fine_tune(config, allow_changes=arguments.allow)
-    show.finished(result.directory, result.evaluations, result.evaluation_cost)
+    with _as_asked(arguments):
+        result = fine_tune(config, allow_changes=arguments.allow)
+        show.finished(result.directory, result.evaluations, result.evaluation_cost)
     return Outcome({**vars(result), "directory": str(result.directory)})
+
+
+@contextlib.contextmanager
+def _as_asked(arguments: argparse.Namespace) -> Iterator[None]:
+    """Within it, the console says as much as was asked for (``--quiet``), and lines of metrics go to standard output (``--json-lines``)."""
+    from tutelage import console
+
+    if arguments.json and arguments.json_lines:
+        raise InputError("--json and --json-lines: both write to standard output; leave one of them out")
+    with contextlib.ExitStack() as asked:
+        if arguments.quiet:
+            asked.enter_context(console.quiet())
+        if arguments.json_lines:
+            asked.enter_context(console.lines_to(sys.stdout))
+            asked.enter_context(contextlib.redirect_stdout(sys.stderr))
+        yield
 
 
 def _without_launch(words: Sequence[str]) -> list[str]:

@@ -24,7 +24,7 @@ PORTION = 256
 """Problems that an engine is asked at a time, at most: enough to keep it busy, few enough to keep what is done."""
 
 
-def nothing(*_: Any) -> None:
+def nothing(*_: Any, **__: Any) -> None:
     """Where nobody wants to be called."""
 
 
@@ -134,13 +134,19 @@ class Solved:
 
 
 def solve(
-    job: Job, policy: Policy, draft: Draft | None = None, world: World = ALONE, on_finished: Callable[[int], None] = nothing
+    job: Job,
+    policy: Policy,
+    draft: Draft | None = None,
+    world: World = ALONE,
+    on_finished: Callable[[int], None] = nothing,
+    on_tokens: Callable[[int], None] = nothing,
 ) -> Solved:
     """The policy itself solves the problems. Several ranks share them, and rank 0 has the answers; the others get none.
 
     Args:
         draft: has what is answered already, and keeps further answers.
         on_finished: is called with how many responses have just finished.
+        on_tokens: is called with how many tokens this rank has just generated.
 
     Raises:
         StopWanted: the job was asked to stop; the answers so far are in the draft.
@@ -150,7 +156,7 @@ def solve(
         start_workers(job.responses)
     known = world.first(draft.known) if draft is not None else {}
     on_finished(sum(map(len, known.values())))
-    answers, stopped = _shared_among_ranks(job, policy, known, draft, world, on_finished)
+    answers, stopped = _shared_among_ranks(job, policy, known, draft, world, (on_finished, on_tokens))
     if world.any(stopped):
         raise StopWanted
     for of_a_rank in world.gather(answers):
@@ -170,9 +176,14 @@ def _shared_among_ranks(
     known: Mapping[int, Sequence[Completion]],
     draft: Draft | None,
     world: World,
-    on_finished: Callable[[int], None],
+    reports: tuple[Callable[[int], None], Callable[[int], None]],
 ) -> tuple[dict[int, list[Completion]], bool]:
-    """This rank's answers by index, and whether it was asked to stop before it had all of them."""
+    """This rank's answers by index, and whether it was asked to stop before it had all of them.
+
+    Args:
+        reports: `on_finished` and `on_tokens` of `solve`.
+    """
+    on_finished, on_tokens = reports
     prompts = dict(zip(job.indices, job.prompts, strict=True))
     unsolved = sorted((index for index in prompts if index not in known), key=lambda index: len(prompts[index]))
     size = max(1, job.config.batch_size // job.sampling.samples)
@@ -196,6 +207,7 @@ def _shared_among_ranks(
                     batch_size=job.config.batch_size,
                     indices=portion,
                     on_finished=after_each_token,
+                    on_tokens=on_tokens,
                 )
             except StopWanted:
                 return answers, True

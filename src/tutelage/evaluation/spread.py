@@ -43,7 +43,7 @@ def solve_here(
     job: Job,
     config: Config,
     directory: Path,
-    on_finished: Callable[[int], None] = nothing,
+    on_finished: console.Advance = nothing,
     on_part: Callable[[Job, Solved], None] = nothing,
 ) -> Solved:
     """Load the model of a configuration, and have a job solved: by the model itself, or by an engine on each device.
@@ -58,7 +58,7 @@ def solve_here(
         policy = load_policy(saved, tokenizer_of(config), to_train=False)
     check_positions(policy, job.longest, "the longest prompt + eval.max_new_tokens")
     if registry.entry_of(job.config.backend).in_place:
-        return solve(job, policy, on_finished=on_finished)
+        return solve(job, policy, on_finished=on_finished, on_tokens=console.per_second(on_finished, "tokens"))
     engines = [
         EngineHandle(
             engine_setting(config.model.id, job.config, policy.precision, device, job.longest, directory / f"engine-{index}.log")

@@ -75,7 +75,8 @@ class Evaluator:
         evaluation = self.begin(step, "native")
         try:
             with self.standing_still(evaluation, "waiting", step), self.progress(evaluation) as advance:
-                solved = solve(evaluation.job, self.policy, evaluation.draft, self.world, advance)
+                tokens = console.per_second(advance, "tokens")
+                solved = solve(evaluation.job, self.policy, evaluation.draft, self.world, advance, tokens)
         except (StopWanted, KeyboardInterrupt):
             if self.world.leads:
                 evaluation.draft.add_seconds(evaluation.cost)

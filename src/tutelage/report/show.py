@@ -73,6 +73,29 @@ def marked_example(example: TokenizedExample, tokenizer: Any) -> None:
         console.say(f"{prompt}⟦{response}⟧")
 
 
+STEP_LINES = 20
+"""Lines of steps that a run prints, about."""
+
+
+def step(line: Mapping[str, Any], total: int) -> None:
+    """A line of the first step, of the last, and of about each twentieth in between.
+
+    Args:
+        line: the step's line of metrics.
+        total: optimizer steps of the run.
+    """
+    count = line["step"]
+    if count not in (1, total) and count % max(1, total // STEP_LINES):
+        return
+    share = "" if line["matrix_share"] is None else f", {percent(line['matrix_share'])} of the matrix rate"
+    memory = "" if not line["memory_gb"] else f", {line['memory_gb']:.1f} GB"
+    loss = f"loss {line['loss']:.4f}" + ("" if line["loss"] == line["nll"] else f" (NLL {line['nll']:.4f})")
+    console.say(
+        f"step {count}/{total}: {loss}, gradient norm {line['grad_norm']:.3g}, learning rate {line['lr']:.2e},"
+        f" {line['tokens_per_second']:,.0f} tokens/s{share}{memory}"
+    )
+
+
 def evaluation(step: int, summary: dict[str, Any], now: int | None = None) -> None:
     """One line of an evaluation of the weights of `step`; `now` is the step at which its result came in."""
     certificate = summary.get("certificate")

@@ -66,9 +66,11 @@ class RunLog:
 
     def metrics(self, **values: Any) -> None:
         """Append to ``metrics.jsonl``, and send the numbers to the trackers."""
+        line = {**values, "time": round(time.time(), 3)}
         with self._lock:
-            self._unwritten.append({**values, "time": round(time.time(), 3)})
+            self._unwritten.append(line)
         self.write_metrics()
+        console.metrics_line(to_lines([line]))
         kind = values.get("kind", "train")
         if self._tracker is not None and kind in ("train", "eval"):
             self._tracker.send(kind, values["step"], values)

@@ -163,12 +163,14 @@ def run(
                         step, settling = step + 1, False
                         clock.lap("optimizer")
                         changed, weights, stops = world.sum([*(counted or (0.0, 0.0)), world.stop.wanted])
-                        log.metrics(
-                            kind="train", step=step, epoch=round(step / course.epoch, 4), lr=lr, **gradients.as_metrics(),
+                        line = {
+                            "step": step, "epoch": round(step / course.epoch, 4), "lr": lr, **gradients.as_metrics(),
                             **share_changed(changed, weights), **({"skipped": objection} if objection else {}),
                             **speed_of(policy, examples, gradients, clock, world.size, start.matrix_rate),
-                        )  # fmt: skip
-                    advance(1, f"loss {gradients.loss:.4f}")
+                        }  # fmt: skip
+                        log.metrics(kind="train", **line)
+                    show.step(line, total)
+                    advance(1, f"loss {gradients.loss:.4f}, {line['tokens_per_second']:,.0f} tokens/s")
                     evaluate.collect(step)  # what is logged outlasts the checkpoint
                     if save_every(config) and step % save_every(config) == 0 and step < total:
                         _save(saves, step, policy, optimizer, log)

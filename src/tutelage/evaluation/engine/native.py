@@ -70,7 +70,8 @@ def generating(
         way: how to decode; None: as is fastest on the model's device.
 
     Yields:
-        `generate` without its arguments `model`, `tokenizer` and `sampling`.
+        `generate` without its arguments `model`, `tokenizer` and `sampling`; its `on_tokens` is called with the number of tokens that
+        have just been generated, before `on_finished` is.
     """
     ends = end_token_ids(sampling, tokenizer, getattr(getattr(model, "generation_config", None), "eos_token_id", None))
     decoder = (way or way_for(model))(model, sampling, ends)
@@ -106,6 +107,7 @@ def _generate(
     batch_size: int = 64,
     indices: Sequence[int] | None = None,
     on_finished: Callable[[int], None] = lambda count: None,
+    on_tokens: Callable[[int], None] = lambda count: None,
 ) -> list[Completion]:
     by_index = dict(zip(indices if indices is not None else range(len(prompts)), prompts, strict=True))
     requests = [(index, sample) for index in by_index for sample in range(sampling.samples)]
@@ -116,12 +118,16 @@ def _generate(
             batch = order[start : start + batch_size]
             decoder.begin([by_index[index] for index, _ in batch])
             responses = {request: _Response(tokenizer, sampling, ends) for request in batch}
-            done.update(_continued(decoder, responses, sampling, on_finished))
+            done.update(_continued(decoder, responses, sampling, on_finished, on_tokens))
     return [done[request] for request in requests]
 
 
 def _continued(
-    decoder: Decoder, responses: dict[Request, _Response], sampling: Sampling, on_finished: Callable[[int], None]
+    decoder: Decoder,
+    responses: dict[Request, _Response],
+    sampling: Sampling,
+    on_finished: Callable[[int], None],
+    on_tokens: Callable[[int], None],
 ) -> Iterator[tuple[Request, Completion]]:
     """The responses to a batch of prompts, as they end."""
     draws = {request: random.Random(sampling.seed_of(*request)) for request in responses}
@@ -138,6 +144,7 @@ def _continued(
                 staying.append(row)
             else:
                 yield request, completion
+        on_tokens(count * len(active))
         on_finished(len(active) - len(staying))
         if len(staying) < len(active):
             decoder.keep(staying)
