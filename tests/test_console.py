@@ -43,11 +43,21 @@ def test_a_bar_shows_units_a_second_between_its_steps():
     more = per_second(lambda count, note="": said.append((count, note)), "tokens")
     more(1200)
     more(34)
-    assert [count for count, _ in said] == [0, 0] and said[-1][1].startswith("1,234 tokens, ") and said[-1][1].endswith(" a second")
+    assert (
+        [count for count, _ in said] == [0, 0] and said[-1][1].startswith("1,234 tokens, ") and said[-1][1].endswith(" a second")
+    )
 
 
 def test_a_run_prints_its_first_step_its_last_and_twentieths(capsys):
-    line = {"loss": 0.5, "nll": 0.5, "grad_norm": 1.25, "lr": 1e-4, "tokens_per_second": 4321.0, "matrix_share": 0.4, "memory_gb": 1.5}
+    line = {
+        "loss": 0.5,
+        "nll": 0.5,
+        "grad_norm": 1.25,
+        "lr": 1e-4,
+        "tokens_per_second": 4321.0,
+        "matrix_share": 0.4,
+        "memory_gb": 1.5,
+    }
     for count in range(1, 101):
         show.step({**line, "step": count}, 100)
     printed = capsys.readouterr().out.splitlines()

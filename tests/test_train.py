@@ -119,7 +119,7 @@ def weights_of(run: Path) -> dict[str, torch.Tensor]:
     return load_file(run / "model" / "model.safetensors")
 
 
-def test_a_run_directory_explains_itself_and_its_model_loads_anywhere(make_config, tokenizer):
+def test_a_run_directory_explains_itself_and_its_model_loads_anywhere(make_config, tokenizer, monkeypatch, capsys):
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
     result = fine_tune(make_config())
@@ -145,6 +145,10 @@ def test_a_run_directory_explains_itself_and_its_model_loads_anywhere(make_confi
     assert output.shape[1] > 2
     card = (run / "model" / "README.md").read_text()
     assert "after 4 optimizer steps" in card and "| 4 |" in card
+    monkeypatch.chdir(run / "model")
+    capsys.readouterr()
+    exec(card.split("```python")[1].split("```")[0].replace("max_new_tokens=", "max_new_tokens=4 or "), {})
+    assert capsys.readouterr().out, "what the model has said"
 
 
 def test_training_lowers_the_loss_of_what_it_trains_on(make_config):

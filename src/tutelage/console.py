@@ -166,7 +166,9 @@ def _rich_progress(what: str, total: int | None, done: int) -> Iterator[Advance]
     if outermost:
         _bars = bars
         bars.start()
-    task = bars.add_task(escape(what), total=total, count=f"{done}/{total}" if total else "", left="left" if total else "", note="")
+    task = bars.add_task(
+        escape(what), total=total, count=f"{done}/{total}" if total else "", left="left" if total else "", note=""
+    )
     bars.update(task, completed=done)
     over = False
     try:

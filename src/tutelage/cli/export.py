@@ -83,10 +83,12 @@ def _copy(model: Path, target: Path) -> Path:
 def _write(run: Path, found: Path, target: Path) -> None:
     """Write the model of a run's checkpoint."""
     from tutelage import console
+    from tutelage.config import replaced
+    from tutelage.data import template_of
     from tutelage.machines import ALONE
     from tutelage.model import identity_of, load_policy, save_model, tokenizer_of
-    from tutelage.report import show
-    from tutelage.runs import Reading, checkpoint, damage, refuse_another_model
+    from tutelage.report import model_card
+    from tutelage.runs import Reading, checkpoint, damage, kept_template, refuse_another_model
 
     config = damage.configuration(run / "config.toml")
     tokenizer = tokenizer_of(config)
@@ -99,5 +101,7 @@ def _write(run: Path, found: Path, target: Path) -> None:
         policy = load_policy(as_trained, tokenizer, to_train=False, here=False)
         checkpoint.load(found, policy.model, None, ALONE)
     step = checkpoint.step_of(found)
+    template = kept_template(replaced(config, {"run.dir": str(run)}))
+    template = template or template_of(config.data.prompt, tokenizer, config.data.template_arguments)
     evaluations = [line for line in reading.evaluations if line["step"] <= step]
-    save_model(policy, target, show.model_card(config, reading.fates, evaluations, step))
+    save_model(policy, target, model_card(config, reading.fates, evaluations, step, template, precision))

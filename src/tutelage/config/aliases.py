@@ -72,7 +72,10 @@ MIND = {
 ELSEWHERE = {
     name: what
     for names, what in (
-        ("load_in_4bit load_in_8bit bnb_4bit_quant_type bnb_4bit_compute_dtype quantization_bit", "4-bit training (QLoRA) is not here"),
+        (
+            "load_in_4bit load_in_8bit bnb_4bit_quant_type bnb_4bit_compute_dtype quantization_bit",
+            "4-bit training (QLoRA) is not here",
+        ),
         ("lora_dropout", "LoRA has no dropout here"),
         ("completion_only_loss train_on_inputs train_on_prompt mask_prompt", "the prompt never carries loss"),
         ("logging_steps log_steps log_every_n_steps", "each step is logged in metrics.jsonl"),

@@ -1,4 +1,4 @@
-"""What is printed of a run: the data before it starts, each evaluation, the before/after table, and the model card."""
+"""What is printed of a run: the data before it starts, each evaluation, and the before/after table."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from tutelage import console
-from tutelage.config import Config
 from tutelage.console import percent, within
 from tutelage.data import histogram as histogram_of
-from tutelage.data import summary as counts_in_words
-from tutelage.report.words import evaluation_row, model_id, number, share_of_evaluations
-from tutelage.runs import shown_accuracy
+from tutelage.report.words import evaluation_row, number, share_of_evaluations, warnings
+from tutelage.runs import Reading, shown_accuracy
 from tutelage.stats import binned, wilson_interval
 
 if TYPE_CHECKING:  # `tutelage filter` shows its ledger without torch
@@ -127,57 +125,6 @@ def before_after(before: dict[str, Any], after: dict[str, Any]) -> None:
     console.table(f"Before and after ({after['examples']} validation problems, 95 % intervals)", ("", "before", "after"), rows)
 
 
-def model_card(config: Config, fates: Counter[str], evaluations: Sequence[dict[str, Any]], steps: int) -> str:
-    """The model card, written from the run.
-
-    Args:
-        fates: how many rows met which fate.
-    """
-    base, train = model_id(config), config.train
-    card = [
-        "---",
-        "library_name: transformers",
-        "pipeline_tag: text-generation",
-        *([] if Path(base).exists() else [f"base_model: {base}"]),
-        "tags: [tutelage, sft]",
-        "---",
-        f"# {Path(config.run.dir).name}",
-        "",
-        f"`{base}` after {steps} optimizer steps of supervised fine-tuning by Tutelage on `{config.data.train}`:"
-        f" {fates['kept'] + fates['truncated']} rows ({counts_in_words(fates)}), prompt template `{config.data.prompt}`,"
-        f" learning rate {train.lr:g} ({train.schedule}), {train.batch_size} × {train.grad_accum} rows a step,"
-        f" {config.model.precision}, loss per {train.loss_normalization}.",
-        "",
-    ]
-    if evaluations:
-        problems = evaluations[0]["examples"]
-        card += [
-            f"Accuracy on {problems} problems, the same ones each time, graded by `{config.eval.reward}_reward_fn`:",
-            "",
-            *_curve(evaluations),
-            "",
-        ]
-    for line in evaluations:
-        if "full" in line:
-            card.append(f"On all {line['full']['examples']} problems, step {line['step']}: {shown_accuracy(line['full'])}.\n")
-    card.append(
-        "The run directory beside this model holds the resolved configuration, the environment, the fate of every row"
-        " and every generation.\n"
-    )
-    return "\n".join(card)
-
-
-def _curve(evaluations: Sequence[dict[str, Any]]) -> list[str]:
-    """The accuracy curve as the lines of a Markdown table."""
-    names = ("step", "accuracy", "95 % interval", "well-formed", "cut off", "mean tokens", "mean token entropy")
-    rows: list[Sequence[str]] = [names, ["---"] * len(names)]
-    for line in evaluations:
-        row, (low, high) = evaluation_row(line), line["accuracy_ci95"]
-        shares = (percent(line["accuracy"]), f"{100 * low:.1f}–{100 * high:.1f} %", row["well_formed"], row["cut_off"])
-        rows.append((str(row["step"]), *shares, row["length"], row["entropy"]))
-    return [f"| {' | '.join(row)} |" for row in rows]
-
-
 def summary_table(title: str, summary: dict[str, Any]) -> None:
     """One evaluation as a table."""
     several = summary["samples"] > 1
@@ -202,6 +149,8 @@ def finished(directory: Path, evaluations: Sequence[dict[str, Any]], cost: Mappi
         before_after(evaluations[0], evaluations[-1])
     if cost is not None and (said := share_of_evaluations(cost)):
         console.say(said)
+    for line in warnings(Reading(directory)):
+        console.say(f"Beware: {line}", style="yellow")
     console.say(
         f"The page to look at is {directory}/report.html; the model is in {directory}/model, every generation in"
         f" {directory}/generations.jsonl, the curve in {directory}/metrics.jsonl."

@@ -89,7 +89,8 @@ def headline(reading: Reading) -> str:
     steps = reading.last_step
     data = reading.table("data.json")
     rows = f"{data['rows']:,} worked solutions" if "rows" in data else "worked solutions"
-    said = f"{model_name(config)}, trained for {steps:,} steps on {rows} from {config.data.train}"
+    seen = rows_seen(steps, config.train.batch_size * config.train.grad_accum, data.get("rows", 0)) if reading.finished else ""
+    said = f"{model_name(config)}, trained for {steps:,} steps on {rows} from {config.data.train}{seen and f' ({seen})'}"
     said += "" if reading.finished else " so far"
     if after is None:
         solved = f"; untouched, it solves {shown_accuracy(before)} of {before['examples']} validation problems" if before else ""
@@ -98,6 +99,12 @@ def headline(reading: Reading) -> str:
     first = "; before training" if before and before["step"] == 0 else f"; at step {before['step']}" if before else ""
     first += f" {shown_accuracy(before)}" if before else ""
     return f"{said}, solves{at} {shown_accuracy(after)} of {after['examples']} validation problems{first}."
+
+
+def rows_seen(steps: int, rows_per_step: int, rows: int) -> str:
+    """How much of the data a run has seen, where that is less than all of it: ``12 of 299 rows seen (0.04 epochs)``; else ""."""
+    seen = steps * rows_per_step
+    return f"{seen:,} of {rows:,} rows seen ({seen / rows:.2g} epochs)" if seen < rows else ""
 
 
 def verdict(reading: Reading) -> str:

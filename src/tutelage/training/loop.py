@@ -20,8 +20,8 @@ from tutelage.errors import InputError, RunError
 from tutelage.evaluation import Evaluator, evaluator_for, forget_drafts, registry
 from tutelage.machines import ALONE, BEFORE_TRAINING, StopWanted, World, agreed, join, nothing_left_to_stop, uninterrupted
 from tutelage.model import Policy, load_policy, optim, save_model, tokenizer_of
+from tutelage.report import model_card, show
 from tutelage.report import page as report
-from tutelage.report import show
 from tutelage.resources import place_engine
 from tutelage.runs import Checkpoints, RunLog, SilentRunLog, checkpoint, kept_template, open_run, write_text
 from tutelage.training.ending import Nonsense, Preempted, Stand, Wait, ending_of
@@ -230,7 +230,7 @@ def _finished(policy: Policy, prepared: Prepared, config: Config, log: RunLog, t
     world.first(log.require_there)
     evaluations, cost = world.first(lambda: (log.reading().evaluations, log.reading().evaluation_cost))
     with console.progress("saving the model"):
-        card = show.model_card(config, prepared.ledger.counts(), evaluations, total)
+        card = model_card(config, prepared.ledger.counts(), evaluations, total, prepared.template, policy.precision)
         save_model(policy, log.directory / "model", card, world)
     log.finish({"steps": total, "evaluations": evaluations, "evaluation_cost": cost, "model": "model"})
     nothing_left_to_stop()

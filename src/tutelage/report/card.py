@@ -1,0 +1,118 @@
+"""The card of a trained model: what it is, how to use it, what it was trained on, and how often it is right."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tutelage.config import Config
+from tutelage.console import percent
+from tutelage.data import Template
+from tutelage.data import summary as counts_in_words
+from tutelage.report.words import evaluation_row, model_id, rows_seen
+from tutelage.runs import shown_accuracy
+
+CHAT = """messages = [{"role": "user", "content": question}]
+prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)"""
+
+
+def model_card(
+    config: Config,
+    fates: Counter[str],
+    evaluations: Sequence[dict[str, Any]],
+    steps: int,
+    template: Template,
+    precision: str,
+) -> str:
+    """The model card, written from the run.
+
+    Args:
+        fates: how many rows met which fate.
+        precision: what was computed in, which a device may have decided.
+    """
+    base, train = model_id(config), config.train
+    rows = fates["kept"] + fates["truncated"]
+    seen = rows_seen(steps, train.batch_size * train.grad_accum, rows)
+    card = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        *([] if Path(base).exists() else [f"base_model: {base}"]),
+        *([f"license: {name}"] if (name := licence_of(base)) else []),
+        "tags: [tutelage, sft]",
+        "---",
+        f"# {Path(config.run.dir).name}",
+        "",
+        f"`{base}` after {steps} optimizer steps of supervised fine-tuning by Tutelage on `{config.data.train}`:"
+        f" {rows} rows ({counts_in_words(fates)}){seen and f', {seen}'}, prompt template `{config.data.prompt}`,"
+        f" learning rate {train.lr:g} ({train.schedule}), {train.batch_size} × {train.grad_accum} rows a step,"
+        f" {precision}, loss per {train.loss_normalization}.",
+        "",
+        "## Use",
+        "",
+        *_snippet(template, config),
+        "",
+    ]
+    if evaluations:
+        problems = evaluations[0]["examples"]
+        card += [
+            "## How often it is right",
+            "",
+            f"Accuracy on {problems} problems, the same ones each time, graded by `{config.eval.reward}_reward_fn`:",
+            "",
+            *_curve(evaluations),
+            "",
+        ]
+    for line in evaluations:
+        if "full" in line:
+            card.append(f"On all {line['full']['examples']} problems, step {line['step']}: {shown_accuracy(line['full'])}.\n")
+    card.append(
+        "The run directory beside this model holds the resolved configuration, the environment, the fate of every row"
+        " and every generation.\n"
+    )
+    return "\n".join(card)
+
+
+def licence_of(base: str) -> str:
+    """The licence that the card in a model's directory names; "" where there is no such directory, card or licence."""
+    card = Path(base) / "README.md"
+    try:
+        lines = card.read_text(encoding="utf-8").splitlines() if card.is_file() else []
+    except (OSError, ValueError):
+        return ""
+    if lines[:1] != ["---"] or "---" not in lines[1:]:
+        return ""
+    head = lines[1 : lines.index("---", 1)]
+    named = next((line.partition(":")[2].strip() for line in head if line.startswith("license:")), "")
+    return named if named.replace("-", "").replace(".", "").isalnum() else ""
+
+
+def _snippet(template: Template, config: Config) -> list[str]:
+    """Lines of Markdown: a program that asks the model a question as it was taught to be asked."""
+    asks = CHAT if template.chat else f'prompt = {template.text!r}.replace("{{question}}", question)'
+    return [
+        "```python",
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        'name = "."  # this directory',
+        "tokenizer, model = AutoTokenizer.from_pretrained(name), AutoModelForCausalLM.from_pretrained(name)",
+        'question = "What is 12 + 30?"',
+        *asks.splitlines(),
+        'asked = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)',
+        f"answered = model.generate(**asked, max_new_tokens={config.eval.max_new_tokens}, do_sample=False, tokenizer=tokenizer)",
+        'print(tokenizer.decode(answered[0, asked["input_ids"].shape[1] :], skip_special_tokens=True))',
+        "```",
+    ]
+
+
+def _curve(evaluations: Sequence[dict[str, Any]]) -> list[str]:
+    """The accuracy curve as the lines of a Markdown table."""
+    names = ("step", "accuracy", "95 % interval", "well-formed", "cut off", "mean tokens", "mean token entropy")
+    rows: list[Sequence[str]] = [names, ["---"] * len(names)]
+    for line in evaluations:
+        row, (low, high) = evaluation_row(line), line["accuracy_ci95"]
+        shares = (percent(line["accuracy"]), f"{100 * low:.1f}–{100 * high:.1f} %", row["well_formed"], row["cut_off"])
+        rows.append((str(row["step"]), *shares, row["length"], row["entropy"]))
+    return [f"| {' | '.join(row)} |" for row in rows]
