@@ -52,7 +52,7 @@ def files_of(folder):
 def test_final_steps_are_the_normalised_last_three_before_the_answer():
     steps = "First we look.\nThen 3 + 4 = 7. So X is 7!\n\nThat is all </think> <answer> 7 </answer>"
     assert final_steps(steps) == "then 3+4=7\nso x is 7\nthat is all"
-    assert final_steps("Look.\nWe add: $3+4 = 7$.\nSo the answer is \\boxed{7}.") == "look\nwe add: 3+4=7"
+    assert final_steps("Look.\nWe add: $3+4 = 7$.\nSo the answer is \\boxed{7}.") == "look\nwe add 3+4=7"
     assert final_steps("so \\boxed{7}") == "so"
     assert final_steps(" </think> <answer> 7 </answer>") == ""
 
@@ -150,7 +150,7 @@ def test_each_response_has_one_fate_and_right_ones_become_rows(sampling_config, 
     assert (provenance["sample"], provenance["verdict"], provenance["temperature"], provenance["seed"]) == (1, "right", 1.0, 42)
     assert len(provenance["weights"]) == 64 and provenance["log_prob"] == -provenance["length"] and provenance["ids_differ"] is False
     everything = sample_problems(problems_for(config, tokenizer, 3), config, tmp_path / "all.jsonl", Wanted(8, keep="all"))
-    assert everything["kept"] == 3 * 6  # neither what was cut off nor what is empty
+    assert everything["kept"] == 3 * 5  # not what was cut off, is empty, or leaves the thought open that the prompt begins
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,6 @@ def test_rows_train_with_the_ids_that_were_asked_and_said(sampling_config, token
     out = tmp_path / "traces.jsonl"
     assert sample_problems(asked, config, out, Wanted(3))["fates"] == {"right": 15}
     from tutelage.evaluation import prompt_ids
-    from tutelage.evaluation.engine.contract import to_text  # noqa: F401
 
     trained = prepare(config.model_copy(update={"data": config.data.model_copy(update={"train": str(out)})}), tokenizer)
     end = tokenizer.eos_token_id
@@ -194,7 +193,7 @@ def test_a_generated_response_that_training_tokenizes_otherwise_is_told(sampling
     from tutelage.grading import Verdict
 
     monkeypatch.setattr("tutelage.evaluation.sample.judge.grade_responses", lambda pairs, style: [Verdict(True, "string")] * len(pairs))
-    config = sampling_config(data__test_size=0, data__filter=False, eval__max_new_tokens=60, eval__stop=["e", "a"])
+    config = sampling_config(data__test_size=0, data__filter=False, data__prompt="plain", eval__max_new_tokens=60, eval__stop=["e", "a"])
     out = tmp_path / "traces.jsonl"
     summary = sample_problems(problems_for(config, tokenizer, 6), config, out, Wanted(6))
     data = config.data.model_copy(update={"train": str(out), "max_length": 500})
@@ -218,7 +217,7 @@ def test_a_problem_without_a_reference_is_counted_and_not_asked(sampling_config,
     asked = problems_for(config, tokenizer, 2)
     asked.append(Example(asked[0].prompt, "", "", "p.jsonl:3"))
     summary = sample_problems(asked, config, tmp_path / "traces.jsonl", Wanted(2))
-    assert (summary["problems"], summary["left_out"], script.asked) == (2, {"no reference": 1}, [0, 1])
+    assert (summary["problems"], summary["left_out"], sorted(script.asked)) == (2, {"no reference": 1}, [0, 1])
     assert read_lines(tmp_path / "traces.ledger.jsonl")[0]["fate"] == "no reference"
     with pytest.raises(InputError, match="no problem to ask; p.jsonl:3: no reference"):
         sample_problems(asked[2:], config, tmp_path / "none.jsonl", Wanted(2))
@@ -315,6 +314,7 @@ def interrupted(config, asked, out, scripted, after=6):
     script = scripted(say)
     with pytest.raises(KeyboardInterrupt):
         sample_problems(asked, config, out, Wanted(4))
+    return script.asked
 
 
 def test_what_is_unfinished_is_not_mixed_with_other_answers(sampling_config, tokenizer, scripted, tmp_path):
@@ -333,7 +333,7 @@ def test_what_is_unfinished_is_not_mixed_with_other_answers(sampling_config, tok
 def test_a_damaged_line_is_asked_again(sampling_config, tokenizer, scripted, tmp_path, harm):
     config, out = sampling_config(eval__batch_size=8), tmp_path / "t.jsonl"
     asked = problems_for(config, tokenizer, 10)
-    interrupted(config, asked, out, scripted)
+    before = interrupted(config, asked, out, scripted)
     file = tmp_path / "t.unfinished" / "answers.jsonl"
     lines = file.read_bytes().splitlines(keepends=True)
     index = next(each for each in reversed(range(len(lines))) if b'"problem"' in lines[each])
@@ -345,7 +345,7 @@ def test_a_damaged_line_is_asked_again(sampling_config, tokenizer, scripted, tmp
     file.write_bytes(b"".join(lines))
     script = scripted(varied)
     sample_problems(asked, config, out, Wanted(4))
-    assert sorted(script.asked) == sorted([lost, *range(6, 10)])
+    assert sorted(script.asked) == sorted({lost, *range(10)} - (set(before) - {lost}))
     scripted(varied)
     sample_problems(asked, config, tmp_path / "calm.jsonl", Wanted(4))
     assert (tmp_path / "calm.samples.jsonl").read_bytes() == (tmp_path / "t.samples.jsonl").read_bytes()
