@@ -103,7 +103,9 @@ def test_totals_agree_with_the_summary_of_an_evaluation():
     counts, totals, records = [0, 1, 3, 4, 4], Totals(4), []
     for count in counts:
         fates = ["right"] * min(count, 1) + ["duplicate"] * (count - 1) + ["wrong"] * (4 - count)
-        totals.add([{"fate": fate, "ids_differ": True, "token_ids": [0], "token_entropy": 2.0} for fate in fates], range(min(count, 1)))
+        totals.add(
+            [{"fate": fate, "ids_differ": True, "token_ids": [0], "token_entropy": 2.0} for fate in fates], range(min(count, 1))
+        )
         records += [
             {"sample": sample, "answer_reward": float(sample < count), "format_reward": 1.0, "vote": 0, "token_entropy": 2.0,
              "finish_reason": "stop", "length": 1}
@@ -148,7 +150,9 @@ def test_each_response_has_one_fate_and_right_ones_become_rows(sampling_config, 
     assert [line["fate"] for line in ledger[:8]] == [sample["fate"] for sample in samples[:8]]
     provenance = rows[1]["provenance"]
     assert (provenance["sample"], provenance["verdict"], provenance["temperature"], provenance["seed"]) == (1, "right", 1.0, 42)
-    assert len(provenance["weights"]) == 64 and provenance["log_prob"] == -provenance["length"] and provenance["ids_differ"] is False
+    assert (
+        len(provenance["weights"]) == 64 and provenance["log_prob"] == -provenance["length"] and provenance["ids_differ"] is False
+    )
     everything = sample_problems(problems_for(config, tokenizer, 3), config, tmp_path / "all.jsonl", Wanted(8, keep="all"))
     assert everything["kept"] == 3 * 5  # not what was cut off, is empty, or leaves the thought open that the prompt begins
 
@@ -192,8 +196,12 @@ def test_a_generated_response_that_training_tokenizes_otherwise_is_told(sampling
     """A model without training says bytes at random; each row tells whether training has other ids than it said."""
     from tutelage.grading import Verdict
 
-    monkeypatch.setattr("tutelage.evaluation.sample.judge.grade_responses", lambda pairs, style: [Verdict(True, "string")] * len(pairs))
-    config = sampling_config(data__test_size=0, data__filter=False, data__prompt="plain", eval__max_new_tokens=60, eval__stop=["e", "a"])
+    monkeypatch.setattr(
+        "tutelage.evaluation.sample.judge.grade_responses", lambda pairs, style: [Verdict(True, "string")] * len(pairs)
+    )
+    config = sampling_config(
+        data__test_size=0, data__filter=False, data__prompt="plain", eval__max_new_tokens=60, eval__stop=["e", "a"]
+    )
     out = tmp_path / "traces.jsonl"
     summary = sample_problems(problems_for(config, tokenizer, 6), config, out, Wanted(6))
     data = config.data.model_copy(update={"train": str(out), "max_length": 500})
@@ -341,7 +349,9 @@ def test_a_damaged_line_is_asked_again(sampling_config, tokenizer, scripted, tmp
     if harm == "torn":
         lines = [*lines[:index], lines[index][:-30]]
     else:
-        lines[index] = b"\xff\x00\n" if harm == "garbage" else lines[index].replace(b"Way", b"Wax", 1).replace(b"answer", b"ansver", 1)
+        lines[index] = (
+            b"\xff\x00\n" if harm == "garbage" else lines[index].replace(b"Way", b"Wax", 1).replace(b"answer", b"ansver", 1)
+        )
     file.write_bytes(b"".join(lines))
     script = scripted(varied)
     sample_problems(asked, config, out, Wanted(4))

@@ -133,6 +133,8 @@ class Files:
             changed = _changes(summary.get("asked", {}), task.asked | task.rule)
             if changed:
                 raise InputError(f"{self.summary}: was sampled with another {changed}; remove its files, or choose another --out")
+            if not self.written.rows.exists():
+                raise InputError(f"{self.summary} is there, and its rows {self.written.rows} are not; remove it to sample anew")
             shutil.rmtree(self.folder, ignore_errors=True)
             return summary
         there = [path for path in self.written if path.exists()]
