@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from scripted import Scripted, right
@@ -34,8 +35,6 @@ def problem_file(tmp_path):
 @pytest.fixture
 def trained(tiny_model, data_file, tmp_path, make_config):
     """What a run leaves that is of interest here: its configuration, its template, its model."""
-    import shutil
-
     run = tmp_path / "run"
     run.mkdir()
     shutil.copytree(tiny_model, run / "model")
@@ -134,7 +133,7 @@ def test_the_command_samples_and_its_rows_can_be_trained_on(trained, problem_fil
     rows = prepare(
         parse_config({"data": {"train": str(out), "prompt": "plain", "test_size": 0}}), load_tokenizer(config.model.id)
     )
-    assert rows.rows == len(asked) and set(row["reference_answer"] for row in read_lines(out)) <= set(answers.values())
+    assert rows.rows == len(asked) and {row["reference_answer"] for row in read_lines(out)} <= set(answers.values())
 
 
 def test_a_temperature_that_is_given_counts(trained, problem_file, tmp_path, capsys):
@@ -162,3 +161,40 @@ def test_the_help_says_the_temperature(capsys):
     with pytest.raises(SystemExit):
         main(["sample", "--help"])
     assert "at temperature 1.0 unless --eval.temperature says otherwise" in " ".join(capsys.readouterr().out.split())
+
+
+CHAT = (
+    "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}{% if add_generation_prompt %}<|assistant|>\n"
+    "{% endif %}"
+)
+
+
+def test_rows_of_a_chat_template_train_with_the_ids_that_were_asked(tiny_model, make_config, problem_file, tmp_path, monkeypatch):
+    """The prompt that the template has written is recognised, and not written again."""
+    from transformers import AutoTokenizer
+
+    from tutelage.data.chosen import prepare
+    from tutelage.evaluation import Wanted, prompt_ids, sample_problems
+    from tutelage.model import tokenizer_of
+
+    chatty = tmp_path / "chatty"
+    shutil.copytree(tiny_model, chatty)
+    tokenizer = AutoTokenizer.from_pretrained(chatty)
+    tokenizer.chat_template = CHAT
+    tokenizer.save_pretrained(chatty)
+    config = make_config(
+        model__id=str(chatty), data__prompt="chat", data__test_size=0, eval__temperature=1.0, eval__reward="question_only"
+    )
+    asked, _ = problems_to_sample(str(problem_file), config)
+    assert asked[0].prompt.startswith("<|user|>") and asked[0].prompt.endswith("<|assistant|>\n")
+    script = Scripted(lambda index, sample: f"Way {sample}.\nSo \\boxed{{{asked[index].reference}}}")
+    monkeypatch.setattr("tutelage.evaluation.engine.native.generating", script.generating)
+    out = tmp_path / "traces.jsonl"
+    assert sample_problems(asked, config, out, Wanted(2))["fates"] == {"right": 2 * len(asked)}
+    tokenizer = tokenizer_of(config)
+    trained = prepare(
+        config.model_copy(update={"data": config.data.model_copy(update={"train": str(out), "max_length": 400})}), tokenizer
+    )
+    ids = prompt_ids(tokenizer, asked)
+    said = [(tuple(ids[line["problem"]]), tuple(line["token_ids"])) for line in read_lines(tmp_path / "traces.samples.jsonl")]
+    assert sorted((row.prompt_ids, row.response_ids) for row in trained.train) == sorted(said)
