@@ -13,6 +13,7 @@ from tutelage.errors import InputError
 from tutelage.evaluation import Wanted, sample_problems
 from tutelage.evaluation.sample import ask
 from tutelage.evaluation.sample.choose import chosen, duplicates, final_steps, spread
+from tutelage.evaluation.sample.run import Meter
 from tutelage.evaluation.sample.totals import Totals
 from tutelage.runs import read_lines
 
@@ -379,3 +380,21 @@ def test_a_model_that_says_no_number_is_asked_once(sampling_config, tokenizer, s
     summary = sample_problems(problems_for(config, tokenizer), config, tmp_path / "t.jsonl", Wanted(2))
     assert summary["avg_token_entropy"] is None and read_lines(tmp_path / "t.samples.jsonl")[0]["log_prob"] is None
     assert len(script.asked) == 4
+
+
+def test_a_thought_that_is_opened_twice_is_learnt_once(sampling_config, tokenizer, scripted, tmp_path):
+    config = sampling_config()
+    scripted(lambda index, sample: f"<think>{right(index + 1)}" if sample else "Add." + right(index + 1))
+    summary = sample_problems(problems_for(config, tokenizer, 2), config, tmp_path / "t.jsonl", Wanted(2))
+    assert summary["kept"] == 4 and summary["rows_whose_ids_differ"] == 2
+    assert [row["provenance"]["ids_differ"] for row in read_lines(tmp_path / "t.jsonl")] == [False, True] * 2
+
+
+def test_the_bar_tells_what_was_accepted_and_how_many_a_minute(monkeypatch):
+    now, told = [100.0], []
+    monkeypatch.setattr("tutelage.evaluation.sample.run.time.monotonic", lambda: now[0])
+    meter = Meter(lambda count, note: told.append((count, note)))
+    now[0] += 30
+    meter(4)
+    meter.judged([{"responses": [{"fate": "right"}, {"fate": "wrong"}]}, {"responses": [{"fate": "right"}]}])
+    assert told == [(4, "0 accepted, 0.0 a minute"), (0, "2 accepted, 4.0 a minute")]

@@ -82,14 +82,13 @@ def _say(overlap: dict[int, str], problems: int, store: Store) -> None:
 
 def _validation_of(config: Config, run: Config | None, tokenizer: Any, opened: Any) -> Iterator[Rows]:
     """The problems that a configuration names as validation, and those that a run has validated on."""
-    if config.data.validation is not None:
+    if config.data.validation is not None and (run is None or config.data.validation != run.data.validation):
         yield _named(config.data, opened)
     if run is None:
         return
     try:
         if run.data.of_validation() is not None:
-            if run.data != config.data:
-                yield _named(run.data, opened)
+            yield _named(run.data, opened)
         elif run.data.test_size > 0:
             held = read_pool(run, tokenizer).asked
             yield held.store, held.rows.tolist()
