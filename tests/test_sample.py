@@ -295,7 +295,7 @@ def test_what_was_interrupted_goes_on_and_asks_nothing_twice(sampling_config, to
     assert set(one) == set(other) and all(one[name] == other[name] for name in one if name != "t.summary.json")
 
 
-def test_a_finished_sampling_returns_its_summary_and_refuses_other_settings(sampling_config, tokenizer, scripted, tmp_path):
+def test_a_finished_sampling_returns_its_summary_and_refuses_others(sampling_config, tokenizer, scripted, tmp_path):
     config, out = sampling_config(), tmp_path / "t.jsonl"
     asked = problems_for(config, tokenizer)
     scripted(varied)

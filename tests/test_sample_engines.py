@@ -16,6 +16,7 @@ import torch
 from tutelage.config import parse_config
 from tutelage.data import Example, template_of
 from tutelage.evaluation import Wanted, sample_problems
+from tutelage.evaluation.engine import native as native_engine
 from tutelage.evaluation.engine.contract import Sampling
 from tutelage.evaluation.engine.fake import FakeEngine
 from tutelage.evaluation.engine.output import CompletionOutput, Logprob, to_completion
@@ -71,7 +72,15 @@ def test_engines_on_two_devices_say_what_the_model_itself_says(sampling_config, 
         assert [each[name] for each in theirs] == pytest.approx([each[name] for each in ours], rel=1e-4), name
     sample_problems(asked, sampling_config(eval__backend="fake", eval__entropy="off"), tmp_path / "off.jsonl", Wanted(2))
     assert all(each["log_prob"] is None for each in samples_of(tmp_path / "off.jsonl"))
-    sample_problems(asked, native, tmp_path / "cards.jsonl", Wanted(2))  # on several devices, the model itself is such an engine
+    made.clear()
+    original_native = native_engine.NativeEngine.generate
+    monkeypatch.setattr(
+        native_engine.NativeEngine, "generate",
+        lambda self, *arguments, **options: (made.append(id(self)), original_native(self, *arguments, **options))[1],
+    )  # fmt: skip
+    cards = sampling_config(model__device="auto")  # on several devices, the model itself is such an engine
+    sample_problems(asked, cards, tmp_path / "cards.jsonl", Wanted(2))
+    assert len(made) == 3
     assert without_numbers(samples_of(tmp_path / "cards.jsonl")) == without_numbers(ours)
 
 
@@ -131,7 +140,7 @@ def test_workers_of_a_cluster_answer_as_this_machine_does(sampling_config, token
 
     def run_apart(function, jobs, where, *, workers, gpus_per_job):
         for index, job in enumerate(jobs):
-            shares.append(list(job[0]))
+            shares.append(list(job.indices))
             if failing[0] and index == 1:
                 yield index, RuntimeError("a machine has gone")
             else:

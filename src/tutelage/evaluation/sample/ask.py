@@ -33,11 +33,9 @@ from tutelage.stats import mean
 
 AT_ONCE = 2048
 """Responses that are asked for at a time, or those of one problem: enough to keep an engine busy, few enough to be held."""
-SHARE = 16
+SHARE = 8
 """Portions that a worker on a cluster answers with one start of its engine, at most."""
 
-Problems = Mapping[int, Example] | Sequence[Example]
-"""Problems by their indices."""
 Keep = Callable[[list[dict[str, Any]]], None]
 Advance = Callable[[int], None]
 
@@ -50,10 +48,6 @@ class Portions:
     size: int
     taken: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
-
-    @staticmethod
-    def of(indices: Sequence[int], config: Config, times: int = 1) -> Portions:
-        return Portions(indices, times * max(1, AT_ONCE // config.eval.samples))
 
     def stop(self) -> None:
         """No further portion is taken."""
@@ -68,30 +62,53 @@ class Portions:
             yield self.indices[start : start + self.size]
 
 
-def ask_here(
-    problems: Problems, answers: Answers, indices: Sequence[int], config: Config, longest: int, on_lines: Keep, advance: Advance
-) -> str:
+@dataclass(frozen=True)
+class Asked:
+    """Problems that are asked, and how: all that a worker on another machine needs.
+
+    Attributes:
+        problems: by their indices, those of `indices` and perhaps others.
+        indices: of the problems that are asked.
+        config: with the backend settled.
+        longest: prompt + response in tokens, at most.
+    """
+
+    problems: Mapping[int, Example] | Sequence[Example]
+    indices: Sequence[int]
+    config: Config
+    longest: int
+
+    def portions(self, indices: Sequence[int]) -> Portions:
+        return Portions(indices, max(1, AT_ONCE // self.config.eval.samples))
+
+    def shares(self, workers: int) -> Iterator[Asked]:
+        """What workers take, one after the other: as many shares as there are workers, or more where these would be large."""
+        size = max(1, min(-(-len(self.indices) // workers), SHARE * self.portions(()).size))
+        there = with_absolute_path(self.config)
+        for each in Portions(self.indices, size):
+            yield Asked({index: self.problems[index] for index in each}, each, there, self.longest)
+
+
+def ask_here(asked: Asked, answers: Answers, on_lines: Keep, advance: Advance) -> str:
     """The model of a configuration answers problems on this machine, and scores what an engine did not tell the scores of.
 
     Args:
         answers: takes the answers, beside which the engines write what they print.
-        indices: of the problems that are asked.
-        longest: prompt + response in tokens, at most.
         on_lines: is called with the lines of problems that have just been answered, from one thread at a time.
         advance: is called with how many responses have just finished.
 
     Returns:
         Why scores could not be computed; "" if they could, or are not wanted.
     """
-    policy = loaded(config, longest)
-    if indices:
-        _answered(problems, answers, indices, config, longest, policy, on_lines, advance)
-    unscored = answers.unscored() if config.eval.entropy == "exact" else []
+    policy = loaded(asked.config, asked.longest)
+    if asked.indices:
+        _answered(asked, answers, policy, on_lines, advance)
+    unscored = answers.unscored() if asked.config.eval.entropy == "exact" else []
     if not unscored:
         return ""
     policy.model.to(policy.device)  # the engines are gone
     try:
-        _score(problems, answers, Portions.of(unscored, config), policy, len(unscored) * config.eval.samples)
+        _score(asked, answers, unscored, policy)
     except RunError:
         raise
     except (RuntimeError, MemoryError) as error:  # such as memory that runs out: no answer depends on it
@@ -99,13 +116,11 @@ def ask_here(
     return ""
 
 
-def _answered(
-    problems: Problems, answers: Answers, indices: Sequence[int], config: Config, longest: int, policy: Policy, on_lines: Keep,
-    advance: Advance,
-) -> None:  # fmt: skip
+def _answered(asked: Asked, answers: Answers, policy: Policy, on_lines: Keep, advance: Advance) -> None:
     """The policy itself answers, or an engine on each device; the model itself is such an engine where there are several devices."""
+    problems, config = asked.problems, asked.config
     form, judging, last = Form.of(config, policy.tokenizer), threading.Lock(), time.monotonic()
-    start_workers(len(indices) * config.eval.samples)
+    start_workers(len(asked.indices) * config.eval.samples)
 
     def take(found: Mapping[int, list[Completion]]) -> None:
         nonlocal last
@@ -121,8 +136,10 @@ def _answered(
             job = Job.of([problems[index] for index in portion], form.tokenizer, config.eval)
         return Job(job.problems, portion, job.prompts, job.sampling, job.config)
 
-    portions = Portions.of(indices, config)
-    if registry.entry_of(config.eval.backend).in_place and len(engine_devices(config.eval)) == 1:
+    portions = asked.portions(asked.indices)
+    if registry.entry_of(config.eval.backend).in_place and (
+        config.model.device != "auto" or len(engine_devices(config.eval)) == 1
+    ):
         for portion in portions:
             for found in answers_of_policy(job_of(portion), policy, on_finished=advance):
                 take(found)
@@ -140,7 +157,7 @@ def _answered(
             portions.stop()  # the other engines end with what they are at, and the error is told
             raise
 
-    engines, handed = engines_for(config, policy, longest, len(indices), answers.said.file.parent)
+    engines, handed = engines_for(config, policy, asked.longest, len(asked.indices), answers.said.file.parent)
     with ThreadPoolExecutor(len(engines)) as threads, contextlib.ExitStack() as ended:
         for engine in engines:  # before the threads are waited for: after Ctrl-C they have nothing more to do
             ended.callback(engine.close)
@@ -148,13 +165,13 @@ def _answered(
             pass
 
 
-def _score(problems: Problems, answers: Answers, portions: Portions, policy: Policy, responses: int) -> None:
+def _score(asked: Asked, answers: Answers, unscored: Sequence[int], policy: Policy) -> None:
     """The policy scores responses in packs: log-probability of each, and the mean entropy of its tokens."""
-    with console.progress("log-probabilities and entropies", responses) as advance:
-        for portion in portions:
+    with console.progress("log-probabilities and entropies", len(unscored) * asked.config.eval.samples) as advance:
+        for portion in asked.portions(unscored):
             started = time.monotonic()
             said = {index: answers.read(index) for index in portion}
-            prompts = prompt_ids(policy.tokenizer, [problems[index] for index in portion])
+            prompts = prompt_ids(policy.tokenizer, [asked.problems[index] for index in portion])
             rows = [
                 TokenizedExample(f"problem {index}", tuple(prompt), tuple(each["token_ids"]))
                 for index, prompt in zip(portion, prompts, strict=True)
@@ -170,35 +187,26 @@ def _scores(log_probs: torch.Tensor, entropies: torch.Tensor) -> dict[str, float
     return {"log_prob": math.fsum(log_probs.tolist()), "token_entropy": mean(entropies.tolist())}
 
 
-Share = tuple[dict[int, Example], Config, int]
-"""Problems by index, the configuration of the model, and the longest prompt + response in tokens."""
-
-
-def answer_share(share: Share) -> tuple[list[dict[str, Any]], str]:
+def answer_share(share: Asked) -> tuple[list[dict[str, Any]], str]:
     """What a worker on another machine does: its problems' lines, and why scores could not be computed, if they could not."""
-    problems, config, longest = share
     with tempfile.TemporaryDirectory(prefix="tutelage-share-") as directory:
-        answers = Answers(Path(directory), max(problems) + 1)
-        failed = ask_here(problems, answers, list(problems), config, longest, lambda _: None, lambda _: None)
-        return [{"problem": index, "responses": answers.read(index)} for index in problems], failed
+        answers = Answers(Path(directory), max(share.indices) + 1)
+        failed = ask_here(share, answers, lambda _: None, lambda _: None)
+        return [{"problem": index, "responses": answers.read(index)} for index in share.indices], failed
 
 
-def ask_elsewhere(
-    problems: Problems, answers: Answers, indices: Sequence[int], config: Config, longest: int, where: str, workers: int,
-    on_lines: Keep, advance: Advance,
-) -> str:  # fmt: skip
+def ask_elsewhere(asked: Asked, answers: Answers, where: str, workers: int, on_lines: Keep, advance: Advance) -> str:
     """As `ask_here`, by the workers of a cluster. Each loads the model from the same path, and its answers are kept as it ends.
 
     Args:
         where: as `fanout.run_map`.
-        workers: how many share the problems, or more where there are more than `SHARE` portions each.
     """
-    there, size = with_absolute_path(config), min(-(-len(indices) // workers), Portions.of(indices, config, SHARE).size)
-    shares = (({index: problems[index] for index in each}, there, longest) for each in Portions(indices, max(1, size)))
     failed, last = "", time.monotonic()
     with (
         fanout.cluster(where, workers),
-        contextlib.closing(fanout.run_apart(answer_share, shares, where, workers=workers, gpus_per_job=1)) as found,
+        contextlib.closing(
+            fanout.run_apart(answer_share, asked.shares(workers), where, workers=workers, gpus_per_job=1)
+        ) as found,
     ):
         for _, answer in found:
             if isinstance(answer, BaseException):

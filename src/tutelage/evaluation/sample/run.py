@@ -15,7 +15,7 @@ from tutelage.config import Config
 from tutelage.data import Example, Fate
 from tutelage.errors import InputError, RunError
 from tutelage.evaluation.sample.answers import Answers
-from tutelage.evaluation.sample.ask import ask_elsewhere, ask_here
+from tutelage.evaluation.sample.ask import Asked, ask_elsewhere, ask_here
 from tutelage.evaluation.sample.finish import Finished, finish
 from tutelage.evaluation.sample.task import Task, task_of
 from tutelage.evaluation.sample.wanted import Wanted, check
@@ -89,9 +89,10 @@ def _answer(task: Task, answers: Answers, where: str, workers: int) -> str:
         console.say(f"{count - len(lacking)} of {count} problems were answered before")
     with console.progress(f"sampling {count} problems × {samples}", count * samples, (count - len(lacking)) * samples) as advance:
         meter = Meter(advance)
+        asked = Asked(task.problems, lacking, task.config, task.longest)
         if where == "local":
-            return ask_here(task.problems, answers, lacking, task.config, task.longest, meter.judged, meter)
-        return ask_elsewhere(task.problems, answers, lacking, task.config, task.longest, where, workers, meter.judged, meter)
+            return ask_here(asked, answers, meter.judged, meter)
+        return ask_elsewhere(asked, answers, where, workers, meter.judged, meter)
 
 
 class Meter:
