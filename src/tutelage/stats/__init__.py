@@ -16,9 +16,11 @@ if TYPE_CHECKING:
         Difference,
         compare,
         discordant_interval,
+        holm,
+        in_points,
         in_words,
+        judged_together,
         mcnemar_exact,
-        paired_bootstrap,
         paired_interval,
     )
     from tutelage.stats.planning import detectable_difference, power_of, questions_for

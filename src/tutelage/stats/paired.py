@@ -4,30 +4,39 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
-from tutelage.stats.intervals import exact_interval, variance_of_mean, wilson_interval
-from tutelage.stats.quantiles import student_quantile
+from tutelage.stats.intervals import exact_interval, sum_of_variances, variance_of, variance_of_mean, wilson_interval
+from tutelage.stats.quantiles import student_beyond, student_quantile
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A difference of two accuracies on the same questions, as shares: its estimate and interval; `p_value` by McNemar's exact
-    test, None where a question was answered several times. `seeds`: models on each side, the fewer of the two."""
+    """A difference of two accuracies on the same questions, as shares: its estimate, interval, and p-value (of no difference).
+
+    Attributes:
+        exact: whether the p-value is of McNemar's exact test, which needs one answer to each question; else it is by Student's
+            distribution.
+        seeds: models on each side, the fewer of the two.
+        adjusted: the p-value adjusted for the number of comparisons that this is one of (`judged_together`).
+        comparisons: that number.
+    """
 
     estimate: float
     low: float
     high: float
     questions: int
-    p_value: float | None = None
+    p_value: float
+    exact: bool = False
     seeds: int = 1
     confidence: float = 0.95
+    adjusted: float | None = None
+    comparisons: int = 1
 
     @property
     def significant(self) -> bool:
-        """Whether the interval leaves zero out; where there is McNemar's test, it says the same."""
-        return self.low > 0 or self.high < 0
+        """Whether the p-value says so. Of one comparison, the interval then leaves zero out, too."""
+        return (self.p_value if self.adjusted is None else self.adjusted) < 1 - self.confidence
 
 
 def mcnemar_exact(gained: int, lost: int) -> float:
@@ -46,80 +55,58 @@ def mcnemar_exact(gained: int, lost: int) -> float:
     return min(1.0, 2 * tail / 2**count)
 
 
-def paired_bootstrap(
-    first: Sequence[Sequence[float]],
-    second: Sequence[Sequence[float]],
-    confidence: float = 0.95,
-    resamples: int = 4000,
-    seed: int = 0,
-) -> tuple[float, float, float]:
-    """The difference of the mean scores, second − first, on the same questions, with its bootstrap percentile interval.
+def paired_interval(
+    first: Sequence[Sequence[float]], second: Sequence[Sequence[float]], confidence: float = 0.95
+) -> tuple[float, float, float, float]:
+    """The difference of the mean scores, second − first, on the same questions, by Student's distribution.
 
-    Questions are drawn with replacement, and within each draw of questions the seeds (columns): a seed is one model that answers
-    all questions, so a drawn seed is drawn for all of them. Were it drawn for each question apart, differences between seeds
-    would average out over the questions, and the interval would be too narrow (Owen 2007, "The pigeonhole bootstrap").
+    Questions are the units, as are the seeds where a side has several: a seed is one model that answers all questions. Of few
+    questions that differ, no more is believed than of a toss of coins: m of them never reject below p = 2^(1 − m).
 
     Args:
         first, second: for each question, its score by each seed (or a single one). Where both have as many seeds, the seeds are
             pairs too: the n-th of the one belongs to the n-th of the other.
 
     Returns:
-        (difference, low, high).
+        (difference, low, high, p-value of no difference).
     """
-    import numpy as np
-
     if len(first) != len(second) or len(first) == 0:
         raise ValueError(f"{len(first)} and {len(second)} questions: the same questions are needed, and at least one")
-    a, b = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
-    if a.ndim != 2 or b.ndim != 2:
-        raise ValueError("each question needs a score by each seed")
-    random, questions = np.random.default_rng(seed), len(a)
-
-    def drawn(count: int, size: int) -> Any:
-        """How often each of `count` is drawn, in `size` resamples: (size, count)."""
-        return random.multinomial(count, np.full(count, 1 / count), size=size)
-
-    def means(scores: Any, of_questions: Any, of_seeds: Any) -> Any:
-        return ((of_questions @ scores) * of_seeds).sum(-1) / scores.size
-
-    found = []
-    for size in _portions(resamples, max(1, 2_000_000 // questions)):
-        of_questions = drawn(questions, size)
-        of_first = drawn(a.shape[1], size)
-        of_second = of_first if a.shape[1] == b.shape[1] else drawn(b.shape[1], size)
-        found.append(means(b, of_questions, of_second) - means(a, of_questions, of_first))
-    low, high = np.quantile(np.concatenate(found), [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(b.mean() - a.mean()), float(low), float(high)
-
-
-def _portions(total: int, largest: int) -> list[int]:
-    return [min(largest, total - start) for start in range(0, total, largest)]
-
-
-def paired_interval(
-    first: Sequence[Sequence[float]], second: Sequence[Sequence[float]], confidence: float = 0.95
-) -> tuple[float, float, float]:
-    """The difference of the mean scores, second − first, of several models each, with an interval by Student's distribution.
-
-    A bootstrap sees no spread beyond that of the few seeds; Student's quantile allows for how little two or three seeds tell.
-
-    Args:
-        first, second: as `paired_bootstrap`, with two seeds at least.
-    """
-    if len(first[0]) == len(second[0]):
-        pairs = [[b - a for a, b in zip(row, other, strict=True)] for row, other in zip(first, second, strict=True)]
-        variance, freedom = variance_of_mean(pairs)
+    changes = [_mean(b) - _mean(a) for a, b in zip(first, second, strict=True)]
+    estimate = _mean(changes)
+    if len(changes) == 1:
+        return estimate, -1.0, 1.0, 1.0
+    variance, freedom = _variance_of_change(first, second, changes)
+    differing = sum(change != 0 for change in changes)
+    least_p = min(1.0, 2.0 ** (1 - differing))
+    if variance == 0:  # all questions change alike: as many as may be unlike them
+        most = wilson_interval(0, len(changes), confidence)[1]
+        low, high, p_value = estimate - most * (1 + estimate), estimate + most * (1 - estimate), least_p
     else:
-        (v, f), (w, g) = variance_of_mean(first), variance_of_mean(second)
-        variance = v + w  # and Welch's degrees of freedom
-        freedom = variance**2 / (v**2 / f + w**2 / g) if variance else min(f, g)
-    estimate = _mean(second) - _mean(first)
-    half = student_quantile((1 + confidence) / 2, freedom) * math.sqrt(variance)
-    return estimate, max(-1.0, estimate - half), min(1.0, estimate + half)
+        error = math.sqrt(variance)
+        half = student_quantile((1 + confidence) / 2, freedom) * error
+        low, high = estimate - half, estimate + half
+        p_value = max(least_p, 2 * student_beyond(abs(estimate) / error, freedom))
+    if p_value > 1 - confidence:
+        low, high = min(low, 0.0), max(high, 0.0)
+    return estimate, max(-1.0, low), min(1.0, high), p_value
 
 
-def _mean(scores: Sequence[Sequence[float]]) -> float:
-    return math.fsum(map(math.fsum, scores)) / (len(scores) * len(scores[0]))
+def _variance_of_change(
+    first: Sequence[Sequence[float]], second: Sequence[Sequence[float]], changes: Sequence[float]
+) -> tuple[float, float]:
+    """The variance of the mean change over questions and seeds, and its degrees of freedom."""
+    if len(first[0]) == len(second[0]):
+        return variance_of_mean([[b - a for a, b in zip(*rows, strict=True)] for rows in zip(first, second, strict=True)])
+    parts = [(variance_of(changes) / len(changes), len(changes) - 1)]
+    for side in (first, second):
+        if (seeds := len(side[0])) > 1:
+            parts.append((variance_of([_mean(scores) for scores in zip(*side, strict=True)]) / seeds, seeds - 1))
+    return sum_of_variances(parts)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
 
 
 def discordant_interval(gained: int, lost: int, questions: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -136,36 +123,60 @@ def discordant_interval(gained: int, lost: int, questions: int, confidence: floa
     return low * (least if low > 0 else most), high * (most if high > 0 else least)
 
 
-def compare(
-    first: Sequence[Sequence[float]], second: Sequence[Sequence[float]], confidence: float = 0.95, seed: int = 0
-) -> Difference:
+def compare(first: Sequence[Sequence[float]], second: Sequence[Sequence[float]], confidence: float = 0.95) -> Difference:
     """Two sides on the same questions: for each question, its score by each seed.
 
-    One right or wrong answer of one model each: McNemar's exact test and its interval. Scores of several samples: a paired bootstrap
-    over questions. Several models on a side: Student's interval over questions and seeds.
+    One right or wrong answer of one model each: McNemar's exact test and its interval. All else: Student's interval over questions,
+    and over seeds where a side has several.
     """
-    seeds = min(len(first[0]), len(second[0]))
-    if seeds > 1 and len(first) > 1:
-        return Difference(*paired_interval(first, second, confidence), len(first), None, seeds, confidence)
-    if all(len(row) == 1 and row[0] in (0, 1) for row in (*first, *second)):
+    if all(len(row) == 1 and row[0] in (0, 1) for row in (*first, *second)) and len(first) == len(second) > 0:
         gained = sum(b[0] > a[0] for a, b in zip(first, second, strict=True))
         lost = sum(b[0] < a[0] for a, b in zip(first, second, strict=True))
         low, high = discordant_interval(gained, lost, len(first), confidence)
         estimate = (gained - lost) / len(first)
-        return Difference(estimate, low, high, len(first), mcnemar_exact(gained, lost), 1, confidence)
-    return Difference(*paired_bootstrap(first, second, confidence, seed=seed), len(first), None, seeds, confidence)
+        return Difference(estimate, low, high, len(first), mcnemar_exact(gained, lost), True, 1, confidence)
+    estimate, low, high, p_value = paired_interval(first, second, confidence)
+    return Difference(estimate, low, high, len(first), p_value, False, min(len(first[0]), len(second[0])), confidence)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Each p-value adjusted for the number of them (Holm 1979): with all of them below 5 %, one is false in at most 5 % of cases."""
+    adjusted, largest = [1.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def judged_together(differences: Sequence[Difference]) -> list[Difference]:
+    """The same differences, each judged as one of so many comparisons: by its p-value adjusted by Holm's rule."""
+    adjusted = holm([difference.p_value for difference in differences])
+    return [replace(each, adjusted=p, comparisons=len(adjusted)) for each, p in zip(differences, adjusted, strict=True)]
 
 
 def in_words(difference: Difference, first: str = "the first", second: str = "the second") -> str:
     """What a difference says: "B is better than A: +12.5 points [+4.1, +20.3] on the same 64 questions, …", or that it is not
     significant."""
-    points = f"{100 * difference.estimate:+.1f} points [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
-    test = f"; McNemar's exact p {_p(difference.p_value)}" if difference.p_value is not None else ""
+    on = f"{in_points(difference)} on the same {difference.questions} questions"
     of = f", {difference.seeds} seeds" if difference.seeds > 1 else ""
-    on = f"on the same {difference.questions} questions{of}, {100 * difference.confidence:.0f} % interval{test}"
+    said = f"{on}{of}, {100 * difference.confidence:.0f} % interval; {_tested(difference)}."
     if not difference.significant:
-        return f"not significant: {second} against {first}, {points} {on}."
-    return f"{second} is {'better' if difference.estimate > 0 else 'worse'} than {first}: {points} {on}."
+        return f"not significant: {second} against {first}, {said}"
+    return f"{second} is {'better' if difference.estimate > 0 else 'worse'} than {first}: {said}"
+
+
+def in_points(difference: Difference) -> str:
+    """``+12.5 points [+4.1, +20.3]``."""
+    return f"{100 * difference.estimate:+.1f} points [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
+
+
+def _tested(difference: Difference) -> str:
+    """The p-value, by which test, and what it is among several comparisons."""
+    test = "McNemar's exact p" if difference.exact else "p"
+    said = f"{test} {_p(difference.p_value)}"
+    if difference.adjusted is None or difference.comparisons == 1:
+        return said
+    return f"{said}, as one of {difference.comparisons} comparisons {_p(difference.adjusted)} (Holm)"
 
 
 def _p(value: float) -> str:

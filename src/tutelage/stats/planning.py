@@ -19,7 +19,6 @@ What is assumed where nothing is measured:
 
 from __future__ import annotations
 
-import functools
 import math
 from statistics import NormalDist
 
@@ -61,7 +60,7 @@ def power_of(
     if not 0 < difference <= 1:
         raise ValueError(f"a difference of accuracies is above 0 and at most 1, not {difference}")
     spread = math.sqrt(_variance_of_one(difference, samples, accuracy, within, correlation if paired else 0.0) / questions)
-    critical = _critical(confidence, questions - 1 if paired else 2 * (questions - 1))
+    critical = student_quantile((1 + confidence) / 2, questions - 1 if paired else 2 * (questions - 1))
     return NormalDist().cdf(difference / spread - critical)
 
 
@@ -129,11 +128,6 @@ def _variance_of_one(difference: float, samples: int, accuracy: float, within: f
     of_one = accuracy * (1 - accuracy)
     share_within = SHARE_WITHIN if within is None or of_one == 0 else within / of_one
     return 2 * total * ((1 - share_within) * (1 - correlation) + share_within / samples)
-
-
-@functools.lru_cache(maxsize=1024)
-def _critical(confidence: float, freedom: int) -> float:
-    return student_quantile((1 + confidence) / 2, freedom)
 
 
 def _check(questions: int, samples: int, accuracy: float, within: float | None, confidence: float, correlation: float) -> None:
