@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from tutelage._lazy import lazily
 
 if TYPE_CHECKING:
+    from tutelage.stats.curve import Continued, continued, gain_in_words
     from tutelage.stats.intervals import (
         clustered_interval,
         crossed_interval,
