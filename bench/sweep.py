@@ -18,7 +18,7 @@ from pathlib import Path
 
 import harness
 
-from tutelage.runs import results
+from tutelage.runs import results, verdicts
 
 ROOT = Path(__file__).parent.parent
 
@@ -79,7 +79,7 @@ def read(out: Path) -> dict[str, object]:
             }
             for point in points
         ],
-        "says": results.verdicts(points),
+        "says": verdicts.sentences(verdicts.judge(points)),
     }  # fmt: skip
 
 

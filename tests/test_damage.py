@@ -19,7 +19,7 @@ from tutelage.config import load_config, replaced
 from tutelage.data import Template
 from tutelage.errors import InputError, RunError
 from tutelage.report import page as report
-from tutelage.runs import results
+from tutelage.runs import verdicts
 from tutelage.runs.compare import compare_runs
 from tutelage.runs.files import read_lines, to_lines
 from tutelage.runs.log import RunLog, kept_template, open_run
@@ -289,7 +289,7 @@ def test_the_page_of_a_sweep_names_each_damaged_file(sweep, tmp_path, capsys, mo
     monkeypatch.setattr(report, "_plotly", lambda: "")
     directory = Path(shutil.copytree(sweep, tmp_path / "sweep"))
     damaged(directory, name, damage)
-    told, ended = what_it_says(lambda: (report.write(directory), results.show(directory)), capsys)
+    told, ended = what_it_says(lambda: (report.write(directory), verdicts.show(directory)), capsys)
     unfinished = name.endswith("result.json") and not (directory / name).exists()
     assert Path(name).name in told or unfinished
     assert ended or "/" not in name

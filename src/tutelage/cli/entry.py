@@ -26,6 +26,7 @@ from tutelage.cli import (
     grade,
     init,
     plan,
+    power,
     report,
     sample,
     sweep,
@@ -37,7 +38,9 @@ from tutelage.errors import InputError, RunError, first_line
 from tutelage.machines import asked_in_vain, importing, listening, prepare_process
 from tutelage.runs import finite
 
-COMMANDS = (demo, init, plan, check, train, sweep, eval, filter, sample, ask, report, compare, export, grade, completion)
+COMMANDS = (
+    demo, init, plan, check, train, sweep, eval, power, filter, sample, ask, report, compare, export, grade, completion,
+)  # fmt: skip
 """The commands' files, in the order in which ``--help`` lists them. Each has `add`, its arguments, and `run`, its work."""
 EXIT_CODES = """exit codes:
   0    done; also a training run that SIGTERM or SIGUSR1 stopped: before training, or with its state saved

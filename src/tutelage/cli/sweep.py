@@ -39,7 +39,9 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--workers", type=integer(1, 10_000), help="trials at the same time on this machine (default: one on each GPU, else one)"
     )
-    parser.add_argument("--gpus-per-trial", type=integer(1, 1024), default=1, help="2: one trains, vLLM has the other (default 1)")
+    parser.add_argument(
+        "--gpus-per-trial", type=integer(1, 1024), default=1, help="2: one trains, vLLM has the other (default 1)"
+    )
     parser.add_argument("--models", choices=["all", "best", "none"], default="all", help="whose trained models stay on the disk")
     parser.add_argument("--dry-run", action="store_true", help="print every trial with its predicted time and memory, and stop")
 
@@ -51,7 +53,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     design = _design(arguments, config)
     start()
     from tutelage.experiments import predict_sweep, run_sweep
-    from tutelage.runs import results
+    from tutelage.runs import results, verdicts
 
     if arguments.dry_run:
         trials = predict_sweep(config, design, arguments.out, arguments.where, arguments.gpus_per_trial, arguments.models)
@@ -60,8 +62,13 @@ def run(arguments: argparse.Namespace) -> Outcome:
         config, design, arguments.out, where=arguments.where, workers=arguments.workers,
         gpus_per_trial=arguments.gpus_per_trial, models=arguments.models,
     )  # fmt: skip
-    points, verdicts = results.table(arguments.out), results.verdicts(results.points(arguments.out))
-    return Outcome({"directory": str(arguments.out), "page": str(page), "points": points, "verdicts": verdicts})
+    judged = verdicts.judge(results.points(arguments.out))
+    return Outcome(
+        {
+            "directory": str(arguments.out), "page": str(page), "points": results.table(arguments.out),
+            "verdicts": verdicts.sentences(judged), "growth": {name: vars(found) for name, found in judged.growth.items()},
+        }
+    )  # fmt: skip
 
 
 def _design(arguments: argparse.Namespace, config: Config) -> Design:

@@ -28,7 +28,7 @@ from tutelage.machines import fanout
 from tutelage.model import identity_of
 from tutelage.report import page as report
 from tutelage.resources import visible_name
-from tutelage.runs import Reading, changes, changes_of_model, locked, results, write_text
+from tutelage.runs import Reading, changes, changes_of_model, locked, results, verdicts, write_text
 from tutelage.training import evaluate_untrained, fine_tune
 
 Models = Literal["all", "best", "none"]
@@ -107,9 +107,7 @@ def predict_sweep(
     return dry_run.show(layout, gpus_per_trial, len(_unfinished(layout)) if models == "all" else 1)
 
 
-def _checked(
-    config: Config, design: Design, directory: Path, where: str, gpus_per_trial: int
-) -> tuple[Config, Path, Layout]:
+def _checked(config: Config, design: Design, directory: Path, where: str, gpus_per_trial: int) -> tuple[Config, Path, Layout]:
     """(configuration, directory, layout) of a sweep that can be run, or go on. Raises InputError as `run_sweep`."""
     fanout.require(where)
     console.quiet_libraries()
@@ -119,11 +117,15 @@ def _checked(
         config, directory = with_absolute_paths(config), directory.absolute()  # other machines see them under these names
     _refuse_what_is_no_sweep(directory)
     layout = lay_out(config, design, directory)
+    if design.seeds == 1:
+        console.say(verdicts.ONE_SEED)
     _refuse_other_trials(layout, directory)
     return config, directory, layout
 
 
-def _run_all(layout: Layout, directory: Path, state: dict[str, Any], run: Callable[[Iterable[Job]], Ended], models: Models) -> None:
+def _run_all(
+    layout: Layout, directory: Path, state: dict[str, Any], run: Callable[[Iterable[Job]], Ended], models: Models
+) -> None:
     """What has not finished yet: the baselines, then the trials of those that have one."""
 
     def follow(names: list[str], jobs: Iterable[Job], what: str, sizes: list[int]) -> None:
@@ -143,7 +145,8 @@ def _run_all(layout: Layout, directory: Path, state: dict[str, Any], run: Callab
         else:
             ready[trial.name] = trial, baseline
     jobs = (
-        Job(trial.config, choose(layout.pools[trial.group], trial.config.data), True, baseline) for trial, baseline in ready.values()
+        Job(trial.config, choose(layout.pools[trial.group], trial.config.data), True, baseline)
+        for trial, baseline in ready.values()
     )
     follow(list(ready), jobs, "tokens trained on", [trial.tokens for trial, _ in ready.values()])
 
@@ -299,7 +302,7 @@ def _write_state(state: dict[str, Any], directory: Path) -> None:
 def _finish(layout: Layout, state: dict[str, Any], directory: Path) -> Path:
     """Write the table and the page. Raises RunError if trials have failed."""
     results.write_table(directory)
-    results.show(directory)
+    verdicts.show(directory)
     page = report.write(directory)
     console.say(f"The page is {page}, the table {directory}/sweep.csv (and .parquet).")
     failed = results.failures(state, directory)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tutelage.console import within
 from tutelage.report.facts import OUTCOMES, outcome_of
 from tutelage.runs import Found, Reading, results
-from tutelage.stats import binned, mean
+from tutelage.stats import Continued, binned, mean
 
 BLUE, ORANGE, GREEN, RED, VIOLET, GREY = "#3d7be0", "#d9730d", "#2a9a55", "#d64545", "#8a63d2", "#858b94"
 OF_OUTCOME = {"right": GREEN, "wrong": RED, "cut off": ORANGE, "malformed": VIOLET}
@@ -186,8 +186,13 @@ def lengths_histogram(data: dict[str, Any]) -> Figure | None:
     return figure("histogram", "Lengths of prompt + response", "rows", [bars], x="tokens", shapes=[line], annotations=[note])
 
 
-def size_curve(found: Sequence[Found], baseline: tuple[float, float, float] | None, caption: str) -> Figure:
-    """Accuracy against the number of training rows: a line for each kind of data, with error bars, and the seeds as dots."""
+def size_curve(
+    found: Sequence[Found], baseline: tuple[float, float, float] | None, caption: str, growth: Mapping[str, Continued]
+) -> Figure:
+    """Accuracy against the number of training rows: a line for each kind of data, with error bars, and the seeds as dots.
+
+    Beyond the data, what more rows would bring (`growth`, by the curve's name) is drawn dashed, with its band.
+    """
     curves = results.curves(found).values()
     data: list[dict[str, Any]] = []
     if baseline is not None and found:
@@ -200,7 +205,9 @@ def size_curve(found: Sequence[Found], baseline: tuple[float, float, float] | No
     for index, curve in enumerate(curves):
         beside = BESIDE ** (index - (len(curves) - 1) / 2)  # so that bars of the same size stand beside each other
         data += _size_curve_of(sorted(curve, key=lambda point: point.rows), index, beside)
-    ticks = _apart(sorted({point.rows for point in found}))
+        data += _beyond(growth.get(curve[0].name, Continued()), curve[0].name, COLOURS[index % len(COLOURS)], beside)
+    told = {each.rows[-1] for each in growth.values() if each.rows}
+    ticks = _apart(sorted({point.rows for point in found} | told))
     xaxis = {"type": "log", "tickvals": ticks, "ticktext": [str(tick) for tick in ticks]}
     made = figure(
         "sizes", "Accuracy against the number of training rows", "accuracy", data, "training rows (logarithmic)",
@@ -230,6 +237,20 @@ def _size_curve_of(curve: Sequence[Found], index: int, beside: float) -> list[di
         "hovertemplate": "%{y:.1%}",
     }  # fmt: skip
     return [line, seeds]
+
+
+def _beyond(found: Continued, name: str, colour: str, beside: float) -> list[dict[str, Any]]:
+    """A curve from its largest size to twice that: dashed, with its band; nothing where it cannot be told."""
+    if not found.rows:
+        return []
+    xs = [rows * beside for rows in found.rows]
+    points = zip(found.rows, found.values, found.low, found.high, strict=True)
+    texts = [f"{rows} rows, if the curve goes on: {within(value, low, high, digits=1)}" for rows, value, low, high in points]
+    line = line_trace(
+        f"{name}, continued", xs, found.values, colour, "dash", mode="lines", text=texts, hovertemplate="%{text}", legendgroup=name,
+        showlegend=False,
+    )  # fmt: skip
+    return [_band(xs, found.low, found.high, colour) | {"legendgroup": name}, line]
 
 
 def _apart(ticks: Sequence[int]) -> list[int]:

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from tutelage.config import Config
 from tutelage.console import duration, percent, within
 from tutelage.report import facts, figures, words
-from tutelage.runs import Found, Reading, damage, results, shown_accuracy
+from tutelage.runs import Found, Reading, damage, results, shown_accuracy, verdicts
 
 EQUAL = {"epochs": "equal epochs", "steps": "equal optimizer steps", "tokens": "equal tokens"}
 
@@ -21,6 +21,7 @@ def content(directory: Path, page: Path, price_per_hour: float | None) -> dict[s
     state, table = results.read_state(directory), results.table(directory)
     config = damage.configuration(directory / "config.toml")
     found = results.points(directory)
+    judged = verdicts.judge(found)
     price = price_per_hour if price_per_hour is not None else state["price_per_hour"]
     caption = setting(state["design"], config)
     seconds = sum(session["seconds"] for session in state["sessions"])
@@ -30,9 +31,9 @@ def content(directory: Path, page: Path, price_per_hour: float | None) -> dict[s
         "title": directory.absolute().name,
         "finished": all(row["status"].startswith("finished") for row in table),
         "headline": headline(config, found, baseline, trials),
-        "best": [curve(max(points, key=lambda point: point.accuracy)) for points in results.curves(found).values()],
+        "best": [curve(max(points, key=lambda point: point.accuracy), judged) for points in results.curves(found).values()],
         "caption": caption,
-        "verdicts": results.verdicts(found),
+        "verdicts": verdicts.sentences(judged),
         "time": duration(seconds),
         "tokens": sum(row["response_tokens"] or 0 for row in trials.values()),
         "environment": facts.environment(next((results.trial_of(directory, name) for name in trials), Reading(directory))),
@@ -40,12 +41,12 @@ def content(directory: Path, page: Path, price_per_hour: float | None) -> dict[s
         "price_per_hour": price,
         "sessions": state["sessions"],
         "baselines": [{"accuracy": shown_accuracy(each), "problems": each["examples"]} for each in results.baselines(directory)],
-        "figures": [figures.size_curve(found, baseline, caption)] if found else [],
+        "figures": [figures.size_curve(found, baseline, caption, judged.growth)] if found else [],
         "trials": [_row(row, directory, page) for row in trials.values()],
         "points": len(table),
         "failures": results.failures(state, directory),
         "faults": results.faults(directory),
-        "curves": [curve(point) for point in found],
+        "curves": [curve(point, judged) for point in found],
         "varied": sorted({key for row in state["points"] for key in row["varied"]}),
         "toml": (directory / "config.toml").read_text(encoding="utf-8"),
         "repeat": command(directory, state["design"]),
@@ -76,10 +77,17 @@ def headline(config: Config, found: list[Found], baseline: tuple[float, float, f
     return f"{said}; {top.name} data, {top.rows} rows, came furthest: {top.shown}{before}."
 
 
-def curve(point: Found) -> dict[str, str]:
+def curve(point: Found, judged: verdicts.Verdicts) -> dict[str, str]:
     """A point of a curve in the cells of a table."""
     seeds = ", ".join(percent(value) for value in point.accuracies)
-    return {"name": point.name, "label": point.label, "rows": str(point.rows), "accuracy": point.shown, "seeds": seeds}
+    return {
+        "name": point.name,
+        "label": point.label,
+        "rows": str(point.rows),
+        "accuracy": point.shown,
+        "seeds": seeds,
+        "beside": judged.beside_untouched(point) or "–",
+    }
 
 
 def _row(row: dict[str, Any], directory: Path, page: Path) -> dict[str, Any]:

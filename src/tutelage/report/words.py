@@ -9,8 +9,7 @@ from typing import Any
 from tutelage.config import Config
 from tutelage.console import duration, percent
 from tutelage.data import summary as counts_in_words
-from tutelage.runs import Reading, aligned, difference_of, of_all_problems, shown_accuracy
-from tutelage.stats import in_words
+from tutelage.runs import Reading, aligned, difference_of, of_all_problems, shown_accuracy, verdict_of
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 WARNINGS = {
@@ -116,7 +115,7 @@ def verdict(reading: Reading) -> str:
     if not pairs:
         return "The generations of the two evaluations are not there to be compared."
     first = "the untouched model" if before["step"] == 0 else f"the model after step {before['step']}"
-    said = in_words(difference_of(pairs), first, f"the model after step {after['step']}")
+    said = verdict_of(difference_of(pairs), first, f"the model after step {after['step']}", before["step"] == 0)
     return said[0].upper() + said[1:]
 
 
@@ -166,7 +165,9 @@ def cost(reading: Reading, price_per_hour: float | None) -> dict[str, Any]:
         "training": duration(reading.training_seconds),
         "evaluating": duration(seconds - reading.training_seconds),
         "share": share_of_evaluations(reading.evaluation_cost),
-        "by_evaluation": [time_row(line) for line in reading.evaluations if "training_seconds" in line and "adopted_from" not in line],
+        "by_evaluation": [
+            time_row(line) for line in reading.evaluations if "training_seconds" in line and "adopted_from" not in line
+        ],
         "tokens": sum(round(line["tokens_per_second"] * line["seconds"]) for line in timed),
         "response_tokens": sum(line["response_tokens"] for line in reading.steps),
         "price_per_hour": price,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from tutelage.errors import InputError
 from tutelage.grading import reference_text
 from tutelage.runs import damage
 from tutelage.runs.reading import Question, Reading, aligned, read_run
-from tutelage.stats import Difference, compare, in_words, wilson_interval
+from tutelage.stats import Difference, compare, crossed_interval, in_words, judged_together
 
 MOST_CHARACTERS = 400
 """Characters of a response that are printed, from its end."""
@@ -34,7 +34,13 @@ class Side:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two evaluations on the questions that both were asked. `left_out`: the count of questions that one side alone was asked."""
+    """Two evaluations on the questions that both were asked.
+
+    Attributes:
+        left_out: the count of questions that one side alone was asked.
+        untouched: by name, each trained side against the model that it was trained from, where its run has evaluated that. All
+            differences of a comparison are judged together.
+    """
 
     first: Side
     second: Side
@@ -42,10 +48,24 @@ class Comparison:
     kinds: dict[str, list[Question]]
     difference: Difference
     left_out: int
+    untouched: dict[str, Difference] = field(default_factory=dict)
 
     @property
     def verdict(self) -> str:
-        return in_words(self.difference, self.first.name, self.second.name)
+        from_untouched = self.first.step == 0 and self.first.reading.directory == self.second.reading.directory
+        return verdict_of(self.difference, self.first.name, self.second.name, from_untouched)
+
+    @property
+    def below_untouched(self) -> list[str]:
+        """What is said of each side that solves fewer questions than the model that it was trained from."""
+        found = {name: each for name, each in self.untouched.items() if each.significant and each.estimate < 0}
+        return [verdict_of(each, "the untouched model", name, True) for name, each in found.items()]
+
+
+def verdict_of(difference: Difference, first: str, second: str, from_untouched: bool) -> str:
+    """What a difference says; of a model that has become worse than the untouched one, that first."""
+    below = from_untouched and difference.significant and difference.estimate < 0
+    return f"{'below the untouched model: ' if below else ''}{in_words(difference, first, second)}"
 
 
 def kinds_of(pairs: Pairs) -> dict[str, list[Question]]:
@@ -96,7 +116,22 @@ def pair(first: Side, second: Side) -> Comparison:
         if a != b:
             raise InputError(f"the reference of {question[0][:80]!r} is {a!r} in {first.name}, and {b!r} in {second.name}")
     left_out = len(first.answers) + len(second.answers) - 2 * len(pairs)
-    return Comparison(first, second, pairs, kinds_of(pairs), difference_of(pairs), left_out)
+    beside = _against_untouched(first, second)
+    difference, *others = judged_together([difference_of(pairs), *beside.values()])
+    return Comparison(first, second, pairs, kinds_of(pairs), difference, left_out, dict(zip(beside, others, strict=True)))
+
+
+def _against_untouched(first: Side, second: Side) -> dict[str, Difference]:
+    """Each trained side against step 0 of its run, by the side's name, unless the two sides are that pair themselves."""
+    if first.reading.directory == second.reading.directory and 0 in (first.step, second.step):
+        return {}
+    found = {}
+    for each in (first, second):
+        if each.step > 0 and 0 in each.reading.evaluated:
+            pairs = aligned([each.reading.scores(0), each.reading.scores(each.step)])
+            if pairs:
+                found[each.name] = difference_of(pairs)
+    return found
 
 
 def compare_runs(first: str, second: str, examples: int = 3) -> Comparison:
@@ -122,9 +157,17 @@ def show(found: Comparison, examples: int) -> None:
     console.say(f"{found.first.name} → {found.second.name}")
     console.table(f"{count} questions that both were asked", ("", "questions", "share"), rows)
     for name, scores in zip((found.first.name, found.second.name), zip(*found.pairs.values(), strict=True), strict=True):
-        accuracy = console.within(sum(scores) / count, *wilson_interval(sum(scores), count))
+        accuracy = console.within(sum(scores) / count, *crossed_interval([[score] for score in scores]))
         console.say(f"{name}: accuracy {accuracy} on them")
     console.say(found.verdict, style="bold")
+    for line in found.below_untouched:
+        console.say(line, style="bold")
+    if found.difference.comparisons > 1:
+        console.say(
+            f"{found.difference.comparisons} comparisons (each side with its untouched model, too) are judged together, by Holm's rule."
+        )
+    if found.difference.seeds == 1 and found.first.step > 0 < found.second.step:
+        console.say("Each side is one training run: one seed cannot tell the spread between seeds; tutelage sweep --seeds 3")
     if found.left_out:
         console.say(f"{found.left_out} questions were asked of one of the two only, and are left out", style="yellow")
     a, b = found.first.reading.config, found.second.reading.config
@@ -154,4 +197,5 @@ def as_json(found: Comparison) -> dict[str, Any]:
         "gained": [question[0] for question in found.kinds["gained"]],
         "lost": [question[0] for question in found.kinds["lost"]],
         "difference": vars(found.difference), "verdict": found.verdict, "left_out": found.left_out,
+        "against_untouched": {name: vars(each) for name, each in found.untouched.items()}, "below_untouched": found.below_untouched,
     }  # fmt: skip

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tutelage import console
 from tutelage.console import within
 from tutelage.errors import InputError
-from tutelage.runs import damage
-from tutelage.runs.compare import kinds_of
+from tutelage.runs.compare import difference_of, kinds_of
 from tutelage.runs.reading import Reading, Scores, aligned, of_all_problems, shown_accuracy
 from tutelage.runs.records import read_table
-from tutelage.stats import Difference, compare, crossed_interval, in_words, mcnemar_exact, mean
+from tutelage.stats import crossed_interval, holm, mean
 
 
 @dataclass(frozen=True)
 class Found:
-    """A point of a curve over its seeds: the scores by seed, and the 95 % interval of the mean accuracy."""
+    """A point of a curve over its seeds: the scores by seed, and the 95 % interval of the mean accuracy.
+
+    `untouched`: the untouched model's scores, for each seed whose trial began with them.
+    """
 
     kind: str
     label: str
@@ -29,6 +31,7 @@ class Found:
     low: float
     high: float
     scores: dict[int, Scores]
+    untouched: dict[int, Scores] = field(default_factory=dict)
 
     @property
     def accuracies(self) -> list[float]:
@@ -102,6 +105,7 @@ def table(directory: Path) -> list[dict[str, Any]]:
     results = {
         name: _result(trial_of(directory, name), failed.get(name)) for name in {point["trial"] for point in state["points"]}
     }
+    _judge(results.values())
     return [
         {
             "data": point["kind"], "size": "full" if point["size"] is None else str(point["size"]), "rows": point["rows"],
@@ -112,22 +116,30 @@ def table(directory: Path) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+def _judge(results: Iterable[dict[str, Any]]) -> None:
+    """Say of each trial what it is beside the untouched model, by p-values that are adjusted for the number of trials."""
+    judged = [result for result in results if result["p_value"] is not None]
+    for result, adjusted in zip(judged, holm([result["p_value"] for result in judged]), strict=True):
+        side = "above" if result["change"] > 0 else "below"
+        result |= {"p_value_holm": adjusted, "against_untouched": side if adjusted < 0.05 else "not told apart"}
+
+
 def _result(reading: Reading, failure: str | None) -> dict[str, Any]:
     """What a trial brought; the same keys always."""
     done, steps, evaluations = reading.trained, reading.steps, reading.evaluations
     last = reading.last or {}
     first = of_all_problems(evaluations[0]) if last and evaluations[0]["step"] == 0 < last["step"] else {}
     low, high = last.get("accuracy_ci95", (None, None))
-    kinds = kinds_of(aligned([reading.scores(0), reading.scores(last["step"])])) if first else {}
+    pairs = aligned([reading.scores(0), reading.scores(last["step"])]) if first else {}
+    kinds, against = (kinds_of(pairs), difference_of(pairs)) if pairs else ({}, None)
     gained, lost = (len(kinds[kind]) if kinds else None for kind in ("gained", "lost"))
     status = "finished" if last else "finished, not evaluated" if done else ""
     memory = [line["memory_gb"] for line in steps if line.get("memory_gb")]
-    single = first and last["samples"] == 1
     return {
         "status": status or ("failed" if failure else "unfinished" if reading.lines else "not begun"),
         "accuracy": last.get("accuracy"), "accuracy_low": low, "accuracy_high": high, "problems": last.get("examples"),
         "accuracy_before": first.get("accuracy"), "gained": gained, "lost": lost,
-        "p_value": mcnemar_exact(gained, lost) if single and gained is not None and lost is not None else None,
+        "change": against and against.estimate, "p_value": against and against.p_value, "p_value_holm": None, "against_untouched": None,
         "well_formed": last.get("format_rate"), "cut_off": last.get("cap_hit_rate"),
         "mean_length": last.get("avg_response_length"), "mean_entropy": last.get("avg_token_entropy"),
         "nll": steps[-1].get("nll") if done and steps else None,
@@ -155,16 +167,23 @@ def points(directory: Path) -> list[Found]:
         grouped.setdefault((point["kind"], label, tuple(point["varied"].items())), []).append(point)
 
     @functools.cache
-    def scores_at_end(trial: str) -> Scores | None:
+    def scores_of(trial: str) -> tuple[Scores | None, Scores | None]:
+        """(of the trained model, of the untouched one)."""
         reading = trial_of(directory, trial)
-        return None if reading.last is None else reading.scores(reading.last["step"])
+        if reading.last is None:
+            return None, None
+        begins = reading.evaluations[0]["step"] == 0 < reading.last["step"]
+        return reading.scores(reading.last["step"]), reading.scores(0) if begins else None
 
     found = []
     for (kind, label, varied), members in grouped.items():
-        scores = {member["seed"]: each for member in members if (each := scores_at_end(member["trial"])) is not None}
+        scores, untouched = (
+            {member["seed"]: each for member in members if (each := scores_of(member["trial"])[index]) is not None}
+            for index in (0, 1)
+        )
         if scores:
             low, high = crossed_interval(list(aligned(list(scores.values())).values()))
-            found.append(Found(kind, label, members[0]["rows"], dict(varied), low, high, scores))
+            found.append(Found(kind, label, members[0]["rows"], dict(varied), low, high, scores, untouched))
     return found
 
 
@@ -174,15 +193,6 @@ def curves(found: Sequence[Found]) -> dict[str, list[Found]]:
     for point in found:
         made.setdefault(point.name, []).append(point)
     return made
-
-
-def difference(first: Found, second: Found) -> Difference:
-    """Second against first, on the questions that all of them have answered; by the seeds that both have, if there are such."""
-    both = [seed for seed in first.scores if seed in second.scores]
-    a = [first.scores[seed] for seed in both or first.scores]
-    b = [second.scores[seed] for seed in both or second.scores]
-    rows = aligned([*a, *b]).values()
-    return compare([row[: len(a)] for row in rows], [row[len(a) :] for row in rows])
 
 
 def baselines(directory: Path) -> list[dict[str, Any]]:
@@ -196,32 +206,6 @@ def baseline_scores(directory: Path) -> tuple[float, float, float] | None:
     """(accuracy, low, high) of the untouched model, where the sweep has one."""
     evaluated = baselines(directory)
     return (evaluated[0]["accuracy"], *evaluated[0]["accuracy_ci95"]) if len(evaluated) == 1 else None
-
-
-def verdicts(found: Sequence[Found]) -> list[str]:
-    """What the curves say, in words: kinds of data beside each other at each size, and the largest size beside the smallest."""
-    said = []
-    for second, first in (("filtered", "raw"), ("filtered", "control")):
-        for point in (each for each in found if each.kind == second):
-            other = next((o for o in found if (o.kind, o.label, o.varied) == (first, point.label, point.varied)), None)
-            if other is not None:
-                said.append(_say(other, point))
-    for curve in curves(found).values():
-        if len(curve) > 1:
-            least, *_, most = sorted(curve, key=lambda point: point.rows)
-            said.append(_say(least, most))
-    return said
-
-
-def _say(first: Found, second: Found) -> str:
-    def named(point: Found) -> str:
-        count = "" if first.rows == second.rows or point.label == str(point.rows) else f" ({point.rows} rows)"
-        return f"{point.name}, {point.label}{count}"
-
-    found = difference(first, second)
-    return in_words(found, named(first), named(second)) + (
-        " It is of these two models, one seed each." if found.seeds == 1 else ""
-    )
 
 
 def write_table(directory: Path) -> None:
@@ -243,22 +227,3 @@ def in_a_line(directory: Path, name: str) -> str:
     if (last := reading.last) is None:
         return "evaluated" if name.startswith("baseline") else "finished"
     return f"accuracy {shown_accuracy(last)}, {console.duration(reading.wall_seconds)}"
-
-
-def show(directory: Path) -> None:
-    """Print the curves and what they say."""
-    found = points(directory)
-    labels = list(dict.fromkeys(point.label for point in found))
-    names = list(curves(found))
-    cells = {(point.name, point.label): point.shown for point in found}
-    console.table(
-        "Accuracy by training rows (mean over seeds, 95 % interval over questions and seeds)",
-        ("rows", *names),
-        [(label, *(cells.get((name, label), "–") for name in names)) for label in labels],
-    )
-    for line in verdicts(found):
-        console.say(f"- {line}")
-    for path, sentences in faults(directory).items():
-        damage.say(sentences, path)
-    for name, why in failures(read_state(directory), directory).items():
-        console.say(f"failed: {name}: {why}", style="bold red")
