@@ -1,0 +1,278 @@
+"""Benchmarks by name: where the rows of each are published, how they are read, and how often a question is asked."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tutelage import console
+from tutelage.config import DataConfig, Source
+from tutelage.data.shapes.parsed import BadRow, holds
+from tutelage.data.shapes.references import checked_reference
+from tutelage.data.sources.files import KINDS, PACKED, kind_of, stem_of
+from tutelage.data.sources.source import unread_files
+from tutelage.errors import InputError
+
+FEW = 40
+"""Up to so many questions, each is asked `SAMPLES` times."""
+SAMPLES = 16
+TEMPERATURE = 0.6
+"""For questions that are asked several times, where `eval.temperature` is 0."""
+PROBLEM = {"prompt": "problem", "reference": "answer"}
+QUESTION = {"prompt": "question", "reference": "answer"}
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark.
+
+    Attributes:
+        hub, revision: the data set of the hub; None: its newest revision.
+        split, hub_config, columns, shape: as in `Source`. Rows without these columns are recognised by the names that they have.
+        questions: how many there are.
+        tolerance: as `eval.tolerance`.
+        other_splits: names that copies on the disk give to the split; they go before `split` there.
+        read_in: where hub name, split and columns were read.
+        unverified: what of the entry was not seen at its source; "" if all was.
+    """
+
+    name: str
+    hub: str
+    split: str
+    questions: int
+    read_in: str
+    revision: str | None = None
+    hub_config: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    shape: str = "auto"
+    tolerance: float = 0.0
+    other_splits: tuple[str, ...] = ()
+    unverified: str = ""
+
+    @property
+    def samples(self) -> int:
+        """Responses to each question."""
+        return SAMPLES if self.questions <= FEW else 1
+
+    @property
+    def pinned(self) -> str:
+        """The data set as `data.train` names it."""
+        return f"{self.hub}@{self.revision}" if self.revision else self.hub
+
+
+def olympiad_row(row: dict[str, Any]) -> dict[str, Any] | None:
+    """A row of OlympiadBench: a question with the context before it, all final answers as one list; None: it cannot be graded.
+
+    Left out are questions with images, which a language model is not shown, and those without a final answer (proofs).
+    """
+    answers = row.get("final_answer")
+    if not holds(answers) or any(holds(value) for name, value in row.items() if name.startswith("image")):
+        return None
+    each = [answers] if isinstance(answers, str) else list(answers or ())
+    asked = [str(row.get(name)).strip() for name in ("context", "question") if holds(row.get(name))]
+    return {"prompt": "\n\n".join(asked), "reference": ", ".join(str(answer).strip() for answer in each)}
+
+
+def minerva_row(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of Minerva's problems of OpenCourseWare: the answer in its column, else in the box of the solution.
+
+    Some answers are Python (``np.arcsin(10/13)``) or hold single dollar signs; both are notation.
+    """
+    question = next((row.get(name) for name in ("problem", "question") if holds(row.get(name))), None)
+    answer = next((row.get(name) for name in ("answer", "solution") if holds(row.get(name))), None)
+    reference = checked_reference(answer)
+    if not isinstance(reference, str):
+        raise BadRow("the answer is a list")
+    return {"prompt": question, "reference": re.sub(r"\bnp\.(?=[a-z])|(?<!\\)\$", "", reference).strip()}
+
+
+_CARD = "the data set's card on the hub"
+_ENTRIES = (
+    Benchmark(
+        "gsm8k", "openai/gsm8k", "test", 1319, f"{_CARD} (rows, columns, revision); lm-evaluation-harness gsm8k.yaml; lighteval gsm8k.py",
+        "740312add88f781978c0658806c59bc2815b9866", "main", QUESTION,
+    ),
+    Benchmark(
+        "math500", "HuggingFaceH4/MATH-500", "test", 500, "lighteval math_500.py; the rows in evalchemy MATH500; the revision in projects that"
+        " asked the hub for it", "6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be", None, PROBLEM,
+    ),
+    Benchmark(
+        "math5k", "DigitalLearningGmbH/MATH-lighteval", "test", 5000, "lighteval math.py (hub, split, columns); the course's handout (the file)",
+        None, "default", other_splits=("validation", "test"),
+        unverified="revision; the columns of the course's file, which are recognised by name",
+    ),
+    Benchmark(
+        "amc23", "math-ai/amc23", "test", 40, "the rows in Qwen2.5-Math and evalchemy AMC23; code that loads the data set", None, None,
+        QUESTION, unverified="revision; the card, which names no columns",
+    ),
+    Benchmark(
+        "aime24", "HuggingFaceH4/aime_2024", "train", 30, f"{_CARD} (rows, columns, revision); lighteval aime.py",
+        "2fe88a2f1091d5048c0f36abc874fb997b3dd99a", None, PROBLEM, other_splits=("test",),
+    ),
+    Benchmark(
+        "aime25", "math-ai/aime25", "test", 30, f"{_CARD} (rows, revision); lm-evaluation-harness aime25.yaml (columns)",
+        "563bb8404243c5f09de6ec262f2db674fe5bce9b", None, PROBLEM,
+    ),
+    Benchmark(
+        "aime26", "MathArena/aime_2026", "train", 30, f"{_CARD} (rows, columns); matharena aime_2026.yaml", None, None, PROBLEM,
+        other_splits=("test",), unverified="revision",
+    ),
+    Benchmark(
+        "hmmt_feb_2026", "MathArena/hmmt_feb_2026", "train", 33, f"{_CARD} (rows, columns); matharena hmmt_feb_2026.yaml", None, None,
+        PROBLEM, other_splits=("test",), unverified="revision",
+    ),
+    Benchmark(
+        "olympiadbench", "Hothan/OlympiadBench", "train", 674, "lighteval olympiade_bench.py (hub, subset, split); the rows in Qwen2.5-Math",
+        None, "OE_TO_maths_en_COMP", shape="tutelage.data.benchmarks:olympiad_row", other_splits=("test",),
+        unverified="revision; 674 is what users of the data set count, and copies have 675",
+    ),
+    Benchmark(
+        "minerva", "math-ai/minervamath", "test", 272, "code that loads the data set (columns, rows); the rows and the tolerance in Qwen2.5-Math"
+        " (grader.py)", None, None, shape="tutelage.data.benchmarks:minerva_row", tolerance=1e-4,
+        unverified="revision; the card, which names no columns",
+    ),
+)  # fmt: skip
+BENCHMARKS = {entry.name: entry for entry in _ENTRIES}
+
+
+@dataclass(frozen=True)
+class Named:
+    """A source that was named: as text, as the source that is read, and the benchmark that it is, if it is one."""
+
+    text: str
+    source: Source
+    benchmark: Benchmark | None = None
+    note: str = ""
+
+
+def named_sources(text: str) -> list[str]:
+    """The names in a text with commas; a path with commas that is there is one name. Raises InputError: a name is empty, or twice."""
+    names = [text] if Path(text).expanduser().exists() else [name.strip() for name in text.split(",")]
+    if "" in names:
+        raise InputError(f"{text!r}: a name is empty; write names with single commas between them")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"{text!r} names {twice} twice")
+    return names
+
+
+def named_source(text: str, source: Source, folder: Path | None = None) -> Named:
+    """What a name means: a file or directory that is there, a benchmark, or a data set of the hub.
+
+    Args:
+        text: the name; ``gsm8k=PATH`` is a benchmark whose rows lie at a path.
+        source: how rows are read that are no benchmark's; of a benchmark, its `prompt` alone counts.
+        folder: a directory that holds the rows of benchmarks, by their names.
+
+    Raises:
+        InputError: nothing has this name; the nearest benchmark is named.
+    """
+    name, given, path = text.partition("=")
+    if given and name in BENCHMARKS and not Path(text).expanduser().exists():
+        return _on_disk(BENCHMARKS[name], text, Path(path), source)
+    benchmark = BENCHMARKS.get(text)
+    if benchmark is not None and folder is not None:
+        return _on_disk(benchmark, text, _in_folder(folder, benchmark), source)
+    if Path(text).expanduser().exists():
+        note = f"{text}: the file or directory here is read, and not the benchmark of this name" if benchmark else ""
+        return Named(text, source.model_copy(update={"path": text}), None, note)
+    if benchmark is not None:
+        read = _read_as(benchmark, source, benchmark.pinned, benchmark.split, benchmark.hub_config)
+        return Named(text, read, benchmark)
+    if _is_word(text):
+        raise InputError(_nothing_named(text))
+    return Named(text, source.model_copy(update={"path": text}))
+
+
+def validation_source(data: DataConfig) -> Source | None:
+    """As `DataConfig.of_validation`, where `data.validation` may name a benchmark.
+
+    Raises:
+        InputError: a table says otherwise how the rows of a benchmark are read.
+    """
+    source = data.of_validation()
+    if source is None or source.path not in BENCHMARKS:
+        return source
+    named = named_source(source.path, source)
+    said = sorted(data.validation.model_fields_set - {"path", "prompt"}) if isinstance(data.validation, Source) else []
+    if named.benchmark is not None and said:
+        raise InputError(
+            f'data.validation.path = "{source.path}" is a benchmark, which says how its rows are read: leave out {", ".join(said)}, or'
+            f' write the data set itself, "{named.benchmark.hub}"'
+        )
+    if named.note:
+        console.say(f"data.validation = {named.note}", style="yellow")
+    return named.source
+
+
+def _read_as(benchmark: Benchmark, source: Source, path: str, split: str, hub_config: str | None) -> Source:
+    return Source(
+        path=path, split=split, hub_config=hub_config, columns=dict(benchmark.columns), shape=benchmark.shape, prompt=source.prompt,
+    )  # fmt: skip
+
+
+def _on_disk(benchmark: Benchmark, text: str, path: Path, source: Source) -> Named:
+    path = path.expanduser()
+    if not path.exists():
+        raise InputError(f"{text}: {path}: no such file or directory")
+    if benchmark.hub_config and (path / benchmark.hub_config).is_dir():  # a copy of the hub's repository
+        path = path / benchmark.hub_config
+    return Named(text, _read_as(benchmark, source, str(path), _split_there(benchmark, path), None), benchmark)
+
+
+def _split_there(benchmark: Benchmark, path: Path) -> str:
+    """The split of a directory that holds the questions: copies name it otherwise than the hub at times."""
+    for split in (*benchmark.other_splits, benchmark.split):
+        try:
+            unread_files(str(path), split)
+        except InputError:
+            continue
+        return split
+    return benchmark.split
+
+
+def _in_folder(folder: Path, benchmark: Benchmark) -> Path:
+    """The file or directory of a benchmark in a folder: by the benchmark's name, or by that of its data set."""
+    names = (benchmark.name.lower(), benchmark.hub.rpartition("/")[2].lower())
+    try:
+        there = sorted(folder.expanduser().iterdir())
+    except OSError as error:
+        raise InputError(f"--folder {folder}: cannot be read: {error.strerror}") from None
+    for name in names:
+        found = [path for path in there if (path.name if path.is_dir() else _stem(path.name)).lower() == name]
+        if len(found) > 1:
+            raise InputError(f"--folder {folder}: {_listed(path.name for path in found)} may be {benchmark.name}: write {benchmark.name}=PATH")
+        if found:
+            return found[0]
+    files = f" (a directory, or a file of the kind {', '.join(KINDS)}, also with {' or '.join(PACKED)})"
+    raise InputError(
+        f"--folder {folder}: nothing there is called {' or '.join(dict.fromkeys(names))}{files}; there is"
+        f" {_listed(path.name for path in there) or 'nothing'}. Or write {benchmark.name}=PATH"
+    )
+
+
+def _stem(name: str) -> str:
+    return stem_of(name) if kind_of(name) else ""
+
+
+def _listed(names: Any) -> str:
+    each: Sequence[str] = list(names)
+    return ", ".join(each[:8]) + (f" and {len(each) - 8} more" if len(each) > 8 else "")
+
+
+def _is_word(text: str) -> bool:
+    """Whether a name can be neither a path nor a data set of the hub, which is called OWNER/NAME."""
+    return text != "arithmetic" and "/" not in text and not kind_of(text) and not text.startswith((".", "~"))
+
+
+def _nothing_named(text: str) -> str:
+    nearest = difflib.get_close_matches(text.lower(), BENCHMARKS, n=1, cutoff=0.5)
+    meant = f"; did you mean {nearest[0]}?" if nearest else "."
+    return (
+        f"{text}: no file, directory or benchmark has this name{meant} Benchmarks are {', '.join(BENCHMARKS)} (tutelage eval --list)."
+        " A data set of the hub is called OWNER/NAME"
+    )
