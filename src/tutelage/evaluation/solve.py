@@ -278,7 +278,7 @@ def _graded(job: Job, answers: Mapping[int, Sequence[Completion]], entropy: Entr
     if entropy == "off":
         completions = [replace(completion, entropies=None, log_probs=None) for completion in completions]
     prompts, references = [plain(problem.prompt) for problem in job.problems], [problem.reference for problem in job.problems]
-    records = grade_completions(prompts, references, completions, REWARD_FUNCTIONS[job.config.reward])
+    records = grade_completions(prompts, references, completions, REWARD_FUNCTIONS[job.config.reward], job.config.tolerance)
     return Solved(
         records, completions, entropy, generation_seconds=generation_seconds, grading_seconds=time.monotonic() - started
     )
