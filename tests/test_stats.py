@@ -9,7 +9,6 @@ import pytest
 import scipy.stats
 from scipy.stats import binomtest
 
-from tutelage import stats
 from tutelage.stats import (
     clustered_interval,
     compare,
@@ -229,13 +228,14 @@ def test_the_interval_of_a_difference_and_mcnemars_test_agree_on_zero():
 @pytest.fixture
 def quick(monkeypatch):
     """Scipy's quantiles, which equal ours (`test_students_quantile_is_scipys`, `test_the_exact_interval_is_scipys`), in simulations."""
-    monkeypatch.setattr(stats, "student_quantile", lambda probability, freedom: float(scipy.stats.t.ppf(probability, freedom)))
+    for module in ("intervals", "paired"):
+        monkeypatch.setattr(f"tutelage.stats.{module}.student_quantile", lambda share, freedom: float(scipy.stats.t.ppf(share, freedom)))
 
     def exact(successes, trials, confidence):
         low, high = binomtest(successes, trials).proportion_ci(confidence, method="exact")
         return float(low), float(high)
 
-    monkeypatch.setattr(stats, "exact_interval", functools.cache(exact))
+    monkeypatch.setattr("tutelage.stats.paired.exact_interval", functools.cache(exact))
 
 
 @pytest.mark.parametrize(("share", "second"), [(0.05, 0.9), (0.3, 0.5), (0.6, 0.75), (0.9, 1.0)])
