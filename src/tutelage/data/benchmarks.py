@@ -91,49 +91,60 @@ def minerva_row(row: dict[str, Any]) -> dict[str, Any]:
 
 
 _CARD = "the data set's card on the hub"
+_LOADED = "code of others that loads the data set"
 _ENTRIES = (
     Benchmark(
-        "gsm8k", "openai/gsm8k", "test", 1319, f"{_CARD} (rows, columns, revision); lm-evaluation-harness gsm8k.yaml; lighteval gsm8k.py",
+        "gsm8k", "openai/gsm8k", "test", 1319,
+        f"{_CARD} (questions, columns, revision); lm-evaluation-harness gsm8k.yaml; lighteval gsm8k.py",
         "740312add88f781978c0658806c59bc2815b9866", "main", QUESTION,
     ),
     Benchmark(
-        "math500", "HuggingFaceH4/MATH-500", "test", 500, "lighteval math_500.py; the rows in evalchemy MATH500; the revision in projects that"
-        " asked the hub for it", "6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be", None, PROBLEM,
+        "math500", "HuggingFaceH4/MATH-500", "test", 500,
+        "lighteval math_500.py; the rows in evalchemy MATH500; the revision in projects that asked the hub for it",
+        "6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be", None, PROBLEM,
     ),
     Benchmark(
-        "math5k", "DigitalLearningGmbH/MATH-lighteval", "test", 5000, "lighteval math.py (hub, split, columns); the course's handout (the file)",
+        "math5k", "DigitalLearningGmbH/MATH-lighteval", "test", 5000,
+        f"lighteval math.py (hub name, split, columns); {_LOADED} (subset); the course's handout (the file)",
         None, "default", other_splits=("validation", "test"),
-        unverified="revision; the columns of the course's file, which are recognised by name",
+        unverified="revision; columns of the course's file",
     ),
     Benchmark(
-        "amc23", "math-ai/amc23", "test", 40, "the rows in Qwen2.5-Math and evalchemy AMC23; code that loads the data set", None, None,
-        QUESTION, unverified="revision; the card, which names no columns",
+        "amc23", "math-ai/amc23", "test", 40,
+        f"{_LOADED} (hub name, split, columns); the rows in Qwen2.5-Math and in evalchemy AMC23",
+        None, None, QUESTION, unverified="revision; columns on the hub",
     ),
     Benchmark(
-        "aime24", "HuggingFaceH4/aime_2024", "train", 30, f"{_CARD} (rows, columns, revision); lighteval aime.py",
+        "aime24", "HuggingFaceH4/aime_2024", "train", 30,
+        f"{_CARD} (questions, columns, revision); lighteval aime.py",
         "2fe88a2f1091d5048c0f36abc874fb997b3dd99a", None, PROBLEM, other_splits=("test",),
     ),
     Benchmark(
-        "aime25", "math-ai/aime25", "test", 30, f"{_CARD} (rows, revision); lm-evaluation-harness aime25.yaml (columns)",
+        "aime25", "math-ai/aime25", "test", 30,
+        f"{_CARD} (questions, revision); lm-evaluation-harness aime25.yaml (columns)",
         "563bb8404243c5f09de6ec262f2db674fe5bce9b", None, PROBLEM,
     ),
     Benchmark(
-        "aime26", "MathArena/aime_2026", "train", 30, f"{_CARD} (rows, columns); matharena aime_2026.yaml", None, None, PROBLEM,
-        other_splits=("test",), unverified="revision",
+        "aime26", "MathArena/aime_2026", "train", 30,
+        f"{_CARD} (questions, columns); matharena aime_2026.yaml",
+        None, None, PROBLEM, other_splits=("test",), unverified="revision",
     ),
     Benchmark(
-        "hmmt_feb_2026", "MathArena/hmmt_feb_2026", "train", 33, f"{_CARD} (rows, columns); matharena hmmt_feb_2026.yaml", None, None,
-        PROBLEM, other_splits=("test",), unverified="revision",
+        "hmmt_feb_2026", "MathArena/hmmt_feb_2026", "train", 33,
+        f"{_CARD} (questions, columns); matharena hmmt_feb_2026.yaml",
+        None, None, PROBLEM, other_splits=("test",), unverified="revision",
     ),
     Benchmark(
-        "olympiadbench", "Hothan/OlympiadBench", "train", 674, "lighteval olympiade_bench.py (hub, subset, split); the rows in Qwen2.5-Math",
+        "olympiadbench", "Hothan/OlympiadBench", "train", 674,
+        f"lighteval olympiade_bench.py (hub name, subset, split); the rows in Qwen2.5-Math (columns; there are 675); {_LOADED} (674)",
         None, "OE_TO_maths_en_COMP", shape="tutelage.data.benchmarks:olympiad_row", other_splits=("test",),
-        unverified="revision; 674 is what users of the data set count, and copies have 675",
+        unverified="revision; number of questions",
     ),
     Benchmark(
-        "minerva", "math-ai/minervamath", "test", 272, "code that loads the data set (columns, rows); the rows and the tolerance in Qwen2.5-Math"
-        " (grader.py)", None, None, shape="tutelage.data.benchmarks:minerva_row", tolerance=1e-4,
-        unverified="revision; the card, which names no columns",
+        "minerva", "math-ai/minervamath", "test", 272,
+        f"{_LOADED} (hub name, split, columns, questions); the rows, and the tolerance of grader.py, in Qwen2.5-Math",
+        None, None, shape="tutelage.data.benchmarks:minerva_row", tolerance=1e-4,
+        unverified="revision; columns on the hub",
     ),
 )  # fmt: skip
 BENCHMARKS = {entry.name: entry for entry in _ENTRIES}
@@ -245,7 +256,9 @@ def _in_folder(folder: Path, benchmark: Benchmark) -> Path:
     for name in names:
         found = [path for path in there if (path.name if path.is_dir() else _stem(path.name)).lower() == name]
         if len(found) > 1:
-            raise InputError(f"--folder {folder}: {_listed(path.name for path in found)} may be {benchmark.name}: write {benchmark.name}=PATH")
+            raise InputError(
+                f"--folder {folder}: {_listed(path.name for path in found)} may be {benchmark.name}: write {benchmark.name}=PATH"
+            )
         if found:
             return found[0]
     files = f" (a directory, or a file of the kind {', '.join(KINDS)}, also with {' or '.join(PACKED)})"

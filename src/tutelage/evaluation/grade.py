@@ -38,7 +38,11 @@ def style_of(reward_fn: RewardFn) -> str | None:
 
 
 def grade_completions(
-    prompts: Sequence[str], ground_truths: Sequence[Any], completions: Sequence[Completion], reward_fn: RewardFn, tolerance: float = 0.0
+    prompts: Sequence[str],
+    ground_truths: Sequence[Any],
+    completions: Sequence[Completion],
+    reward_fn: RewardFn,
+    tolerance: float = 0.0,
 ) -> list[dict[str, Any]]:
     """Grade completions: the same number for each prompt, one prompt's after the other's.
 
