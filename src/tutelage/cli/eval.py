@@ -61,13 +61,15 @@ def list_benchmarks() -> list[dict[str, Any]]:
     from tutelage import console
     from tutelage.data import BENCHMARKS
 
-    columns = ("name", "on the hub", "subset", "split", "questions", "responses to each", "not verified")
+    columns = ("name", "questions × responses", "data set of the hub", "revision", "subset", "split")
     rows = [
-        (each.name, each.pinned if not each.revision else f"{each.hub}@{each.revision[:8]}", each.hub_config or "", each.split,
-         each.questions, each.samples, each.unverified)
+        (each.name, f"{each.questions} × {each.samples}", each.hub, (each.revision or "newest")[:8], each.hub_config or "", each.split)
         for each in BENCHMARKS.values()
-    ]  # fmt: skip
+    ]
     console.table("Benchmarks", columns, rows)
+    for each in BENCHMARKS.values():
+        if each.unverified:
+            console.say(f"{each.name}: not verified: {each.unverified}")
     keys = ("name", "pinned", "hub_config", "split", "questions", "samples", "tolerance", "read_in", "unverified")
     return [{key: getattr(each, key) for key in keys} for each in BENCHMARKS.values()]
 

@@ -284,7 +284,7 @@ def _is_word(text: str) -> bool:
 
 def _nothing_named(text: str) -> str:
     begun = [name for name in BENCHMARKS if name.startswith(text.lower())]
-    nearest = begun or difflib.get_close_matches(text.lower(), BENCHMARKS, n=1, cutoff=0.5)
+    nearest = begun or difflib.get_close_matches(text.lower(), BENCHMARKS, n=1)
     meant = f"; did you mean {' or '.join(nearest)}?" if nearest else "."
     return (
         f"{text}: no file, directory or benchmark has this name{meant} Benchmarks are {', '.join(BENCHMARKS)} (tutelage eval --list)."

@@ -279,9 +279,8 @@ def _show_all(model: str, summaries: Mapping[str, Any]) -> None:
     """A table with a row for each part."""
 
     def row(name: str, summary: Mapping[str, Any]) -> tuple[str, ...]:
-        least = summary["detectable_difference"]
         asked = f"{summary['examples']} × {summary['samples']}"
-        return name, asked, shown_accuracy(summary), percent(summary["cap_hit_rate"]), "–" if least is None else points(least)
+        return name, asked, shown_accuracy(summary), percent(summary["cap_hit_rate"]), points(summary["detectable_difference"])
 
     columns = ("data", "questions × responses", "accuracy [95 %]", "cut off", "least difference told")
     console.table(f"{model}, accuracy over questions", columns, [row(*each) for each in summaries.items()])

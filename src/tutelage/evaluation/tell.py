@@ -41,11 +41,12 @@ def least_difference(questions: int, samples: int, records: Sequence[Mapping[str
 def in_words(questions: int, samples: int, least: float | None) -> str:
     """ "30 questions, 16 responses each: differences under 14 points cannot be told"."""
     asked = f"{questions} question{'s' if questions != 1 else ''}" + (f", {samples} responses each" if samples > 1 else "")
-    return f"{asked}: " + (
-        "no difference can be told" if least is None or least >= 1 else f"differences under {points(least)} cannot be told"
-    )
+    none = points(least) == "none"
+    return f"{asked}: " + ("no difference can be told" if none else f"differences under {points(least)} cannot be told")
 
 
-def points(share: float) -> str:
-    """A difference in points: "14 points", "4.7 points"."""
+def points(share: float | None) -> str:
+    """A difference in points: "14 points", "4.7 points"; "none" where no difference can be told."""
+    if share is None or share >= 1:
+        return "none"
     return f"{100 * share:.0f} points" if share >= 0.1 else f"{100 * share:.1f} points"
