@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from tutelage.evaluation import spread
 from tutelage.evaluation.tell import in_words, least_difference, points
 from tutelage.evaluation.tolerance import near
 from tutelage.grading import grade_response
+from tutelage.model import identity_of
 from tutelage.runs import to_lines
 from tutelage.stats import detectable_difference
 
@@ -65,7 +67,9 @@ SHAPES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "row", "reference", "right", "wrong"), SHAPES, ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("name", "row", "reference", "right", "wrong"), SHAPES, ids=lambda value: value if isinstance(value, str) else ""
+)
 def test_a_row_of_each_published_shape_is_read_and_graded(name, row, reference, right, wrong, tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text(to_lines([row, {**row}]))
@@ -155,7 +159,9 @@ def folder(tmp_path, *names):
 )  # fmt: skip
 def test_in_a_folder_a_benchmark_is_found_by_name_and_split(files, name, read, tmp_path):
     found = named_source(name, PLAIN, folder(tmp_path, *files)).source
-    assert {row.source.rpartition(":")[0] for row in iter_rows(found.path, found.split)} == {str(tmp_path / file) for file in read}
+    assert {row.source.rpartition(":")[0] for row in iter_rows(found.path, found.split)} == {
+        str(tmp_path / file) for file in read
+    }
 
 
 @pytest.mark.parametrize(
@@ -195,6 +201,16 @@ def test_a_name_that_is_a_file_too_is_the_file(tmp_path, monkeypatch):
     assert named_source("owner/data", PLAIN).source.path == "owner/data"
 
 
+def test_what_can_be_no_name_of_a_file_is_one_clear_error(tmp_path):
+    many = ",".join(f"rows-{index}.jsonl" for index in range(60))  # longer than a name may be
+    assert len(named_sources(many)) == 60
+    for text in ("a\0b", "x" * 300, "gsm8k=a\0b", "gsm8k=" + "x" * 300):
+        with pytest.raises(InputError, match="no such file|has this name"):
+            named_source(text, PLAIN)
+    with pytest.raises(InputError, match="--folder .*: cannot be read"):
+        named_source("gsm8k", PLAIN, tmp_path / "nowhere")
+
+
 @pytest.mark.parametrize("text", ["gsm8k,,aime24", "gsm8k,", ",", "gsm8k, gsm8k"])
 def test_a_list_of_names_has_each_name_once(text):
     with pytest.raises(InputError, match="empty|twice"):
@@ -202,13 +218,17 @@ def test_a_list_of_names_has_each_name_once(text):
 
 
 def test_validation_in_training_may_name_a_benchmark(tmp_path, monkeypatch, capsys):
-    config = load_config(None, ["--data.train=a.jsonl", "--data.validation=math500", "--data.prompt=plain", "--data.hub_config=x"])
+    config = load_config(
+        None, ["--data.train=a.jsonl", "--data.validation=math500", "--data.prompt=plain", "--data.hub_config=x"]
+    )
     found = validation_source(config.data)
     entry = BENCHMARKS["math500"]
     assert (found.path, found.split, found.hub_config, found.columns) == (entry.pinned, "test", None, dict(entry.columns))
     table = load_config(None, ['--data.validation={ path = "aime24", prompt = "none" }'])
     assert validation_source(table.data).prompt == "none"
-    with pytest.raises(InputError, match='is a benchmark, .* leave out split, or write the data set itself, "HuggingFaceH4/aime_2024"'):
+    with pytest.raises(
+        InputError, match='is a benchmark, .* leave out split, or write the data set itself, "HuggingFaceH4/aime_2024"'
+    ):
         validation_source(load_config(None, ['--data.validation={ path = "aime24", split = "test" }']).data)
     monkeypatch.chdir(folder(tmp_path, "math500/test.jsonl"))
     assert validation_source(config.data).path == "math500" and "and not the benchmark" in capsys.readouterr().out
@@ -314,7 +334,7 @@ SMALL = ["--eval.max_new_tokens=4", "--data.prompt=plain", "--model.device=cpu",
 
 
 @pytest.mark.slow
-def test_several_sources_are_asked_by_a_model_that_is_loaded_once(three, tiny_model, monkeypatch, capsys):
+def test_several_sources_are_asked_by_a_model_that_is_loaded_once(three, tiny_model, tmp_path, monkeypatch, capsys):
     """What is finished is not asked again when the command is repeated after an interruption, and a finished one is not repeated."""
     loaded, solved, load_policy, solve = [], [], spread.load_policy, spread.solve
     monkeypatch.setattr(spread, "load_policy", lambda *given, **more: loaded.append(1) or load_policy(*given, **more))
@@ -334,6 +354,15 @@ def test_several_sources_are_asked_by_a_model_that_is_loaded_once(three, tiny_mo
     first = Path("out/gsm8k/generations.jsonl").read_bytes()
     with pytest.raises(InputError, match="out/gsm8k: was evaluated with other settings .*max_new_tokens"):
         evaluate_file(tiny_model, three, [*given[2], "--eval.max_new_tokens=5"], Path("out"), reading=folder)
+    weights = tmp_path / "other"
+    shutil.copytree(tiny_model, weights)
+    (weights / "generation_config.json").write_text("{}")
+    told = Path("out/identity.json")
+    own = told.read_text()
+    told.write_text(json.dumps(identity_of(str(weights))))
+    with pytest.raises(InputError, match="out: holds answers of another model: .* generation_config.json"):
+        evaluate_file(*given, reading=folder)
+    told.write_text(own)
     both = evaluate_file(*given, reading=folder)
     assert len(loaded) == 2 and len(solved) == 4 and Path("out/gsm8k/generations.jsonl").read_bytes() == first
     found = {name: (each["examples"], each["samples"], each["data"]) for name, each in both["parts"].items()}
@@ -352,7 +381,9 @@ def test_several_sources_are_asked_by_a_model_that_is_loaded_once(three, tiny_mo
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("entropy", "starts"), [("off", 1), ("exact", 3)])
-def test_one_engine_serves_all_sources_unless_exact_entropies_need_its_memory(entropy, starts, three, tiny_model, inside, tmp_path):
+def test_one_engine_serves_all_sources_unless_exact_entropies_need_its_memory(
+    entropy, starts, three, tiny_model, inside, tmp_path
+):
     inside(f"good@{tmp_path / 'starts'}")
     overrides = [*SMALL, "--eval.backend=fake", f"--eval.entropy={entropy}", "--eval.samples=1"]
     both = evaluate_file(tiny_model, three, overrides, Path("out"), reading={"folder": Path("rows")})
@@ -380,7 +411,9 @@ def test_a_benchmark_has_its_own_sampling_unless_another_is_asked_for(overrides,
 
 
 def test_options_of_the_command_line_go_before_an_entry():
-    [part] = parts_file.parts_of(["olympiadbench"], PLAIN, load_config(), [], Path("out"), {"split": "dev", "columns": {"prompt": "q"}})
+    [part] = parts_file.parts_of(
+        ["olympiadbench"], PLAIN, load_config(), [], Path("out"), {"split": "dev", "columns": {"prompt": "q"}}
+    )
     assert (part.source.split, part.source.shape, part.source.columns) == ("dev", "auto", {"prompt": "q"})
     named = parts_file.parts_of(["arithmetic", "gsm8k"], PLAIN, load_config(), [], Path("out"), {})
     assert [part.name for part in named] == ["arithmetic", "gsm8k"] and named[1].config.eval.tolerance == 0

@@ -63,7 +63,14 @@ def list_benchmarks() -> list[dict[str, Any]]:
 
     columns = ("name", "questions × responses", "data set of the hub", "revision", "subset", "split")
     rows = [
-        (each.name, f"{each.questions} × {each.samples}", each.hub, (each.revision or "newest")[:8], each.hub_config or "", each.split)
+        (
+            each.name,
+            f"{each.questions} × {each.samples}",
+            each.hub,
+            (each.revision or "newest")[:8],
+            each.hub_config or "",
+            each.split,
+        )
         for each in BENCHMARKS.values()
     ]
     console.table("Benchmarks", columns, rows)
@@ -143,6 +150,8 @@ def evaluate_file(
     first = f"{Path(names[0]).stem}{f'-and-{len(names) - 1}-more' if len(names) > 1 else ''}"
     directory = checked_name(out or Path("evaluations") / f"{Path(model).name}-{first}-{stamp}", "--out")
     parts = parts_of(names, as_validation(config.data), config, overrides, directory, reading or {})
+    for part in parts:
+        checked_name(part.directory, "--out")
     with owned(directory, new=not _is_unfinished(directory), parents=True):
         return evaluate_parts(parts, config, directory, model, where, workers)
 

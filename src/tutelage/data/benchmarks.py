@@ -162,7 +162,7 @@ class Named:
 
 def named_sources(text: str) -> list[str]:
     """The names in a text with commas; a path with commas that is there is one name. Raises InputError: a name is empty, or twice."""
-    names = [text] if Path(text).expanduser().exists() else [name.strip() for name in text.split(",")]
+    names = [text] if _is_there(text) else [name.strip() for name in text.split(",")]
     if "" in names:
         raise InputError(f"{text!r}: a name is empty; write names with single commas between them")
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -183,12 +183,12 @@ def named_source(text: str, source: Source, folder: Path | None = None) -> Named
         InputError: nothing has this name; the nearest benchmark is named.
     """
     name, given, path = text.partition("=")
-    if given and name in BENCHMARKS and not Path(text).expanduser().exists():
+    if given and name in BENCHMARKS and not _is_there(text):
         return _on_disk(BENCHMARKS[name], text, Path(path), source)
     benchmark = BENCHMARKS.get(text)
     if benchmark is not None and folder is not None:
         return _on_disk(benchmark, text, _in_folder(folder, benchmark), source)
-    if Path(text).expanduser().exists():
+    if _is_there(text):
         note = f"{text}: the file or directory here is read, and not the benchmark of this name" if benchmark else ""
         return Named(text, source.model_copy(update={"path": text}), None, note)
     if benchmark is not None:
@@ -227,9 +227,9 @@ def _read_as(benchmark: Benchmark, source: Source, path: str, split: str, hub_co
 
 
 def _on_disk(benchmark: Benchmark, text: str, path: Path, source: Source) -> Named:
-    path = path.expanduser()
-    if not path.exists():
+    if not _is_there(str(path)):
         raise InputError(f"{text}: {path}: no such file or directory")
+    path = path.expanduser()
     if benchmark.hub_config and (path / benchmark.hub_config).is_dir():  # a copy of the hub's repository
         path = path / benchmark.hub_config
     return Named(text, _read_as(benchmark, source, str(path), _split_there(benchmark, path), None), benchmark)
@@ -275,6 +275,14 @@ def _stem(name: str) -> str:
 def _listed(names: Any) -> str:
     each: Sequence[str] = list(names)
     return ", ".join(each[:8]) + (f" and {len(each) - 8} more" if len(each) > 8 else "")
+
+
+def _is_there(path: str) -> bool:
+    """Whether a file or directory has this name, which may be no name at all (a NUL, more characters than a name may have)."""
+    try:
+        return Path(path).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):  # the last: ~name of nobody
+        return False
 
 
 def _is_word(text: str) -> bool:

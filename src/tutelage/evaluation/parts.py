@@ -20,10 +20,12 @@ from tutelage.evaluation.grade import summarize
 from tutelage.evaluation.solve import Job, Solved
 from tutelage.evaluation.spread import Solve, settled, solve_elsewhere, solver
 from tutelage.evaluation.tell import FEW_QUESTIONS, in_words, least_difference, points
-from tutelage.model import tokenizer_of
+from tutelage.model import identity_of, tokenizer_of
 from tutelage.report import show
-from tutelage.runs import append_lines, describe_environment, shown_accuracy, to_lines, write_text
+from tutelage.runs import append_lines, changes_of_model, describe_environment, shown_accuracy, to_lines, write_text
 
+IDENTITY = "identity.json"
+"""The model that the parts of one evaluation are asked of (`identity_of`)."""
 NOT_ASKED = {
     "malformed_rows": "are malformed", "rows_left_out": "are left out", "rows_without_reference": "have no reference",
     "rows_that_ask_again": "ask a problem again",
@@ -83,7 +85,8 @@ def parts_of(
         if named.note:
             console.say(named.note, style="yellow")
         read = named.source.model_copy(update=options)
-        own = named.benchmark.name if named.benchmark else Path(name).stem
+        path = Path(name)
+        own = named.benchmark.name if named.benchmark else (path.resolve() if path.is_dir() else path).stem or "data"
         taken[own] += 1
         folder = directory / (own if taken[own] == 1 else f"{own}-{taken[own]}")
         settings = {"data": config.data.model_copy(update={"validation": read}), "eval": _asked_as(named, config.eval, overrides)}
@@ -121,8 +124,12 @@ def evaluate_parts(
         return summary
     known = {part.name: _finished(part) for part in parts}
     done = [name for name, summary in known.items() if summary is not None]
+    identity = identity_of(config.model.id)
     with _writing(directory):
         directory.mkdir(exist_ok=True)
+    if done:
+        _refuse_another_model(directory, identity)
+    write_text(directory / IDENTITY, json.dumps(identity) + "\n")
     write_text(directory / "settings.toml", to_toml(config))
     if done:
         console.say(f"{directory}: finished before, and not asked again: {', '.join(done)}")
@@ -150,6 +157,19 @@ def _finished(part: Part) -> dict[str, Any] | None:
     except ValueError:
         raise InputError(f"{file}: damaged; remove {part.directory} to have it evaluated again") from None
     return summary
+
+
+def _refuse_another_model(directory: Path, identity: Mapping[str, Any]) -> None:
+    """Raises InputError: the finished parts of an evaluation were asked of another model."""
+    try:
+        changed = changes_of_model(json.loads((directory / IDENTITY).read_text(encoding="utf-8")), identity)
+    except (OSError, ValueError, KeyError, TypeError):
+        changed = [f"{IDENTITY} is missing or damaged"]
+    if changed:
+        raise InputError(
+            f"{directory}: holds answers of another model: {identity['model']} has changed since ({'; '.join(changed)}); choose another"
+            " --out, or undo that"
+        )
 
 
 def _evaluate(parts: Sequence[Part], directory: Path, model: str, where: str, workers: int) -> Iterator[dict[str, Any]]:
