@@ -421,6 +421,11 @@ def test_options_of_the_command_line_go_before_an_entry():
 
 def test_parts_of_one_name_have_directories_of_their_own(tmp_path):
     folder(tmp_path, "a/test.jsonl", "b/test.jsonl")
+    assert [named_source(text, PLAIN).short for text in ("..", "/", "x/" + "y" * 300)] == [
+        Path("..").resolve().stem,
+        "data",
+        "y" * 300,
+    ]
     names = [str(tmp_path / "a/test.jsonl"), str(tmp_path / "b/test.jsonl")]
     assert [part.name for part in parts_file.parts_of(names, PLAIN, load_config(), [], Path("out"), {})] == ["test", "test-2"]
 

@@ -159,6 +159,14 @@ class Named:
     benchmark: Benchmark | None = None
     note: str = ""
 
+    @property
+    def short(self) -> str:
+        """A name for a directory: the benchmark's, or that of the file or data set."""
+        if self.benchmark is not None:
+            return self.benchmark.name
+        path = Path(self.text)
+        return (path.expanduser().resolve() if _is_there(self.text) else path).stem or "data"
+
 
 def named_sources(text: str) -> list[str]:
     """The names in a text with commas; a path with commas that is there is one name. Raises InputError: a name is empty, or twice."""

@@ -85,10 +85,8 @@ def parts_of(
         if named.note:
             console.say(named.note, style="yellow")
         read = named.source.model_copy(update=options)
-        path = Path(name)
-        own = named.benchmark.name if named.benchmark else (path.resolve() if path.is_dir() else path).stem or "data"
-        taken[own] += 1
-        folder = directory / (own if taken[own] == 1 else f"{own}-{taken[own]}")
+        taken[named.short] += 1
+        folder = directory / (named.short if taken[named.short] == 1 else f"{named.short}-{taken[named.short]}")
         settings = {"data": config.data.model_copy(update={"validation": read}), "eval": _asked_as(named, config.eval, overrides)}
         parts.append(Part(named, read, config.model_copy(update=settings), folder if len(names) > 1 else directory))
     return parts
