@@ -135,6 +135,21 @@ def test_by_its_name_a_benchmark_is_asked_of_the_hub(entry, monkeypatch):
     assert read.prompt == "plain" and read.columns == dict(entry.columns)
 
 
+def test_a_hub_that_is_not_in_reach_leaves_the_disk(tiny_model, tmp_path, monkeypatch, capsys):
+    import datasets
+
+    def no_network(*_, **__):
+        raise ConnectionError("Couldn't reach the Hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", no_network)
+    assert (
+        main(["eval", tiny_model, "gsm8k", "--out", str(tmp_path / "out"), "--model.device", "cpu", "--backend", "native"]) == 2
+    )
+    said = capsys.readouterr().err
+    assert "Couldn't reach the Hub" in said and "on the disk are read by --folder DIRECTORY, or gsm8k=PATH" in said
+    assert not (tmp_path / "out").exists()
+
+
 def folder(tmp_path, *names):
     for name in names:
         path = tmp_path / name
@@ -377,6 +392,10 @@ def test_several_sources_are_asked_by_a_model_that_is_loaded_once(three, tiny_mo
         assert said in printed, said
     with pytest.raises(InputError, match="out exists and is not overwritten"):
         evaluate_file(*given, reading=folder)
+    assert (
+        main(["compare", "out", "out"]) == 2 and "(aime24, gsm8k, mine); name one, such as out/aime24" in capsys.readouterr().err
+    )
+    assert main(["compare", "out/aime24", "out/aime24"]) == 0
 
 
 @pytest.mark.slow

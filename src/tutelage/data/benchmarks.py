@@ -1,4 +1,9 @@
-"""Benchmarks by name: where the rows of each are published, how they are read, and how often a question is asked."""
+"""Benchmarks by name: where the rows of each are published, how they are read, and how often a question is asked.
+
+The hub was not in reach. What the entries say was read on 28 November 2026 in stored copies of lm-evaluation-harness (4e7e0d4),
+lighteval (3fd1526), Qwen2.5-Math (a45202b), evalchemy (6ed6741) and matharena (e927660), of cards of the hub, and of code and notes of
+others. No revision stands here that was not read.
+"""
 
 from __future__ import annotations
 
@@ -91,16 +96,17 @@ def minerva_row(row: dict[str, Any]) -> dict[str, Any]:
 
 
 _CARD = "the data set's card on the hub"
+_NOTES = "notes of others that quote the hub's record of it"
 _LOADED = "code of others that loads the data set"
 _ENTRIES = (
     Benchmark(
         "gsm8k", "openai/gsm8k", "test", 1319,
-        f"{_CARD} (questions, columns, revision); lm-evaluation-harness gsm8k.yaml; lighteval gsm8k.py",
+        f"{_NOTES} (questions, columns, revision); lm-evaluation-harness gsm8k.yaml; lighteval gsm8k.py",
         "740312add88f781978c0658806c59bc2815b9866", "main", QUESTION,
     ),
     Benchmark(
         "math500", "HuggingFaceH4/MATH-500", "test", 500,
-        "lighteval math_500.py; the rows in evalchemy MATH500; the revision in projects that asked the hub for it",
+        f"lighteval math_500.py; the rows in evalchemy MATH500; {_NOTES} (revision)",
         "6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be", None, PROBLEM,
     ),
     Benchmark(
@@ -116,12 +122,12 @@ _ENTRIES = (
     ),
     Benchmark(
         "aime24", "HuggingFaceH4/aime_2024", "train", 30,
-        f"{_CARD} (questions, columns, revision); lighteval aime.py",
+        f"{_CARD} (questions, columns); lighteval aime.py; {_NOTES} (revision)",
         "2fe88a2f1091d5048c0f36abc874fb997b3dd99a", None, PROBLEM, other_splits=("test",),
     ),
     Benchmark(
         "aime25", "math-ai/aime25", "test", 30,
-        f"{_CARD} (questions, revision); lm-evaluation-harness aime25.yaml (columns)",
+        f"{_NOTES} (questions, revision); lm-evaluation-harness aime25.yaml (columns)",
         "563bb8404243c5f09de6ec262f2db674fe5bce9b", None, PROBLEM,
     ),
     Benchmark(

@@ -204,7 +204,14 @@ def _prepare(part: Part, tokenizer: Any, backend: str) -> Prepared:
     """Read the rows of a part, and say what it can tell. Raises InputError."""
     config, benchmark = part.config, part.named.benchmark
     template = template_of(part.source.prompt or config.data.prompt, tokenizer, config.data.template_arguments)
-    store = open_store(part.source, template, tokenizer, config.eval.reward, setting="data.validation")
+    try:
+        store = open_store(part.source, template, tokenizer, config.eval.reward, setting="data.validation")
+    except InputError as error:
+        if benchmark is None or part.source.path != benchmark.pinned:
+            raise
+        raise InputError(
+            f"{error}. Rows of {benchmark.name} on the disk are read by --folder DIRECTORY, or {benchmark.name}=PATH"
+        ) from None
     asked = problems_of(store, config.data)
     chosen = choose_problems(asked, config.eval.seed)[: config.eval.examples or None]
     job = Job.of(chosen, tokenizer, config.eval.model_copy(update={"backend": backend}))
