@@ -1,7 +1,7 @@
 """Benchmarks by name: where the rows of each are published, how they are read, and how often a question is asked.
 
 The hub was not in reach. What the entries say was read on 28 November 2026 in stored copies of lm-evaluation-harness (4e7e0d4),
-lighteval (3fd1526), Qwen2.5-Math (a45202b), evalchemy (6ed6741) and matharena (e927660), of cards of the hub, and of code and notes of
+lighteval (3fd1526), Qwen2.5-Math (a45202b), evalchemy (6ed6741) and matharena (e927660), of pages of the hub, and of code and notes of
 others. No revision stands here that was not read.
 """
 
@@ -95,40 +95,41 @@ def minerva_row(row: dict[str, Any]) -> dict[str, Any]:
     return {"prompt": question, "reference": re.sub(r"\bnp\.(?=[a-z])|(?<!\\)\$", "", reference).strip()}
 
 
-_CARD = "the data set's card on the hub"
-_NOTES = "notes of others that quote the hub's record of it"
-_LOADED = "code of others that loads the data set"
+_CARD = "its card on the hub"
+_FILES = "the hub's list of its files"
+_NOTES = "notes of others that quote the hub"
+_CODE = "code of others that loads it"
 _ENTRIES = (
     Benchmark(
         "gsm8k", "openai/gsm8k", "test", 1319,
-        f"{_NOTES} (questions, columns, revision); lm-evaluation-harness gsm8k.yaml; lighteval gsm8k.py",
-        "740312add88f781978c0658806c59bc2815b9866", "main", QUESTION,
+        f"lm-evaluation-harness gsm8k.yaml; lighteval gsm8k.py; {_NOTES} (questions, columns, revision)",
+        "740312add88f781978c0658806c59bc2815b9866", "main", QUESTION, unverified="revision: at second hand",
     ),
     Benchmark(
         "math500", "HuggingFaceH4/MATH-500", "test", 500,
-        f"lighteval math_500.py; the rows in evalchemy MATH500; {_NOTES} (revision)",
-        "6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be", None, PROBLEM,
+        f"lighteval math_500.py; {_FILES} (split, revision); the rows in evalchemy MATH500",
+        "ff5b20257d8185524591543f8ff5993951537bb8", None, PROBLEM,
     ),
     Benchmark(
         "math5k", "DigitalLearningGmbH/MATH-lighteval", "test", 5000,
-        f"lighteval math.py (hub name, split, columns); {_LOADED} (subset); the course's handout (the file)",
+        f"lighteval math.py (hub name, split, columns); {_CODE} (subset); the course's handout (the file)",
         None, "default", other_splits=("validation", "test"),
         unverified="revision; columns of the course's file",
     ),
     Benchmark(
         "amc23", "math-ai/amc23", "test", 40,
-        f"{_LOADED} (hub name, split, columns); the rows in Qwen2.5-Math and in evalchemy AMC23",
+        f"{_FILES} (split); {_CODE} (columns); the rows in Qwen2.5-Math and in evalchemy AMC23",
         None, None, QUESTION, unverified="revision; columns on the hub",
     ),
     Benchmark(
         "aime24", "HuggingFaceH4/aime_2024", "train", 30,
-        f"{_CARD} (questions, columns); lighteval aime.py; {_NOTES} (revision)",
+        f"{_CARD} (questions, columns, the start of the revision); lighteval aime.py; {_NOTES} (revision)",
         "2fe88a2f1091d5048c0f36abc874fb997b3dd99a", None, PROBLEM, other_splits=("test",),
     ),
     Benchmark(
         "aime25", "math-ai/aime25", "test", 30,
-        f"{_NOTES} (questions, revision); lm-evaluation-harness aime25.yaml (columns)",
-        "563bb8404243c5f09de6ec262f2db674fe5bce9b", None, PROBLEM,
+        f"{_FILES} (split); lm-evaluation-harness aime25.yaml (columns); {_NOTES} (questions, revision)",
+        "563bb8404243c5f09de6ec262f2db674fe5bce9b", None, PROBLEM, unverified="revision: at second hand",
     ),
     Benchmark(
         "aime26", "MathArena/aime_2026", "train", 30,
@@ -142,13 +143,13 @@ _ENTRIES = (
     ),
     Benchmark(
         "olympiadbench", "Hothan/OlympiadBench", "train", 674,
-        f"lighteval olympiade_bench.py (hub name, subset, split); the rows in Qwen2.5-Math (columns; there are 675); {_LOADED} (674)",
+        f"lighteval olympiade_bench.py (hub name, subset, split); the rows in Qwen2.5-Math (columns; there are 675); {_CODE} (674)",
         None, "OE_TO_maths_en_COMP", shape="tutelage.data.benchmarks:olympiad_row", other_splits=("test",),
         unverified="revision; number of questions",
     ),
     Benchmark(
         "minerva", "math-ai/minervamath", "test", 272,
-        f"{_LOADED} (hub name, split, columns, questions); the rows, and the tolerance of grader.py, in Qwen2.5-Math",
+        f"{_FILES} (split); {_CODE} (columns, questions); the rows, and the tolerance of grader.py, in Qwen2.5-Math",
         None, None, shape="tutelage.data.benchmarks:minerva_row", tolerance=1e-4,
         unverified="revision; columns on the hub",
     ),
