@@ -1,12 +1,10 @@
-"""``tutelage eval``: grade any model on any data."""
+"""``tutelage eval``: grade any model on any data, and on benchmarks by name."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 import tomllib
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,16 +12,19 @@ from tutelage.cli.command import DATA, MODEL, OVERRIDES, WHERE, Commands, Outcom
 from tutelage.errors import InputError
 
 if TYPE_CHECKING:
-    from tutelage.config import Config, DataConfig, Source
-    from tutelage.data import Template
-    from tutelage.evaluation import Job, Solved
+    from tutelage.config import DataConfig, Source
 
 
 def add(commands: Commands) -> None:
     parser = add_command(commands, "eval", run, "grade any model on any data", takes_settings=True, description=OVERRIDES)
-    parser.add_argument("model", help=MODEL)
-    parser.add_argument("data", help=DATA)
-    parser.add_argument("--out", type=Path, help="a new directory for the generations (default: evaluations/…)")
+    parser.add_argument("model", nargs="?", help=MODEL)
+    parser.add_argument("data", nargs="?", help=f"{DATA}, a benchmark (--list), or several with commas: gsm8k,math500,mine.jsonl")
+    parser.add_argument("--list", action="store_true", help="list the benchmarks: hub name, split, questions, responses to each")
+    parser.add_argument(
+        "--out", type=Path, help="a new directory for the generations (default: evaluations/…), or an unfinished one"
+    )
+    parser.add_argument("--folder", type=Path, help="where the rows of benchmarks lie, by name; of one alone: gsm8k=PATH as data")
+    parser.add_argument("--config", help="a TOML file of settings, such as recipes/evaluate.toml")
     parser.add_argument(
         "--backend",
         help="what generates: auto, vllm (one engine on each GPU in sight), native, or module:Class (eval.backend)",
@@ -39,17 +40,67 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
+    if arguments.list:
+        return Outcome(list_benchmarks())
+    if arguments.model is None or arguments.data is None:
+        raise InputError("tutelage eval MODEL DATA: name both; tutelage eval --list shows the benchmarks that DATA may name")
     start()
     backend = [] if arguments.backend is None else [f"--eval.backend={arguments.backend}"]
-    overrides = [*arguments.overrides, *backend]
-    reading = {
-        name: getattr(arguments, name) for name in ("split", "hub_config", "prompt") if getattr(arguments, name) is not None
-    }
+    overrides = [*_settings_in(arguments.config), *arguments.overrides, *backend]
+    options = ("split", "hub_config", "prompt", "folder")
+    reading = {name: getattr(arguments, name) for name in options if getattr(arguments, name) is not None}
     if arguments.columns is not None:
         reading["columns"] = _table(arguments.columns)
     return Outcome(
         evaluate_file(arguments.model, arguments.data, overrides, arguments.out, arguments.where, arguments.workers, reading)
     )
+
+
+def list_benchmarks() -> list[dict[str, Any]]:
+    """Print the benchmarks; a dict of each."""
+    from tutelage import console
+    from tutelage.data import BENCHMARKS
+
+    columns = ("name", "questions × responses", "data set of the hub", "revision", "subset", "split")
+    rows = [
+        (
+            each.name,
+            f"{each.questions} × {each.samples}",
+            each.hub,
+            (each.revision or "newest")[:8],
+            each.hub_config or "",
+            each.split,
+        )
+        for each in BENCHMARKS.values()
+    ]
+    console.table("Benchmarks", columns, rows)
+    for each in BENCHMARKS.values():
+        if each.unverified:
+            console.say(f"{each.name}: not verified: {each.unverified}")
+    keys = ("name", "pinned", "hub_config", "split", "questions", "samples", "tolerance", "read_in", "unverified")
+    return [{key: getattr(each, key) for key in keys} for each in BENCHMARKS.values()]
+
+
+def _settings_in(path: str | None) -> list[str]:
+    """The settings of a TOML file as on the command line. Raises InputError."""
+    import tomli_w
+
+    from tutelage.config import load_config
+
+    if path is None:
+        return []
+    load_config(path)
+    sections = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    if "id" in sections.get("model", {}):
+        raise InputError(f"{path}: model.id: the model is named on the command line; leave it out of the file")
+    values = {f"{section}.{key}": value for section, table in sections.items() for key, value in table.items()}
+    table = next((name for name, value in values.items() if isinstance(value, dict)), None)
+    if table is not None:
+        raise InputError(f"{path}: {table} is a table, which a file for tutelage eval cannot hold; write it on the command line")
+    return [
+        f"--{name}={value if isinstance(value, str) else tomli_w.dumps({'value': value}).removeprefix('value = ').strip()}"
+        for name, value in values.items()
+    ]
 
 
 def _table(text: str) -> dict[str, str]:
@@ -73,26 +124,36 @@ def evaluate_file(
     workers: int = 2,
     reading: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Let a model solve the problems of a data source; print the summary, and log every generation to a directory.
+    """Let a model solve the problems of data sources; print the summary, and log every generation to a directory.
 
     Args:
+        data: a file, a directory, a hub name, a benchmark, or several of them with commas; each of several has a directory of its own
+            in `out`, and what is finished there is not asked again.
         where: as `fanout.run_map`; on a cluster, `workers` jobs share the problems.
-        reading: how the rows are read: `split`, `hub_config`, `columns`, `shape`, `prompt`, as in `data.validation`.
+        reading: how the rows are read: `split`, `hub_config`, `columns`, `shape`, `prompt`, as in `data.validation`; and `folder`, where
+            the rows of benchmarks lie.
 
     Raises:
         InputError: `out` exists, or another process writes it; a row has no prompt or reference; an engine, or Ray, was asked for
             and is not installed.
         RunError: an engine failed twice at the same problems, or does not have the model's weights; finished parts are on the disk.
     """
+    from tutelage.data import named_sources
+    from tutelage.evaluation import evaluate_parts, parts_of
     from tutelage.machines import fanout
     from tutelage.runs import checked_name, owned
 
     fanout.require(where)
     config = config_of(model, overrides)
+    names = named_sources(data)
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    directory = checked_name(out or Path("evaluations") / f"{Path(model).name}-{Path(data).stem}-{stamp}", "--out")
+    first = f"{Path(names[0]).stem}{f'-and-{len(names) - 1}-more' if len(names) > 1 else ''}"
+    directory = checked_name(out or Path("evaluations") / f"{Path(model).name}-{first}-{stamp}", "--out")
+    parts = parts_of(names, as_validation(config.data), config, overrides, directory, reading or {})
+    for part in parts:
+        checked_name(part.directory, "--out")
     with owned(directory, new=not _is_unfinished(directory), parents=True):
-        return _evaluate(config, directory, {"model": model, "data": data}, reading or {}, where, workers)
+        return evaluate_parts(parts, config, directory, model, where, workers)
 
 
 def _is_unfinished(directory: Path) -> bool:
@@ -100,101 +161,7 @@ def _is_unfinished(directory: Path) -> bool:
     return (directory / "settings.toml").is_file() and not (directory / "summary.json").exists()
 
 
-def _evaluate(
-    config: Config, directory: Path, asked_for: dict[str, str], reading: dict[str, Any], where: str, workers: int
-) -> dict[str, Any]:
-    """The work of `evaluate_file`.
-
-    Args:
-        asked_for: the model and the data, as they were named.
-    """
-    from tutelage import console
-    from tutelage.data import choose_problems, open_store, problems_of, template_of
-    from tutelage.evaluation import Job, settled, solve_elsewhere, solve_here, summarize
-    from tutelage.model import tokenizer_of
-    from tutelage.runs import append_lines, to_lines, write_text
-
-    solving = config.model_copy(update={"eval": settled(config.eval)})
-    tokenizer = tokenizer_of(config)
-    source = as_validation(config.data).model_copy(update={"path": asked_for["data"], **reading})
-    template = template_of(source.prompt or config.data.prompt, tokenizer, config.data.template_arguments)
-    store = open_store(source, template, tokenizer, config.eval.reward, setting="data.validation")
-    asked = problems_of(store, config.data)
-    chosen = choose_problems(asked, config.eval.seed)[: config.eval.examples or None]
-    job = Job.of(chosen, tokenizer, solving.eval)
-    _begin(directory, config, template)
-
-    def keep(part: Job, solved: Solved) -> None:
-        append_lines(directory / "generations.jsonl", _with_sources(part, solved))
-
-    with console.progress(f"solving {len(chosen)} problems", job.responses) as advance:
-        if where == "local":
-            solved = solve_here(job, solving, directory, advance, keep)
-        else:
-            solved = solve_elsewhere(job, solving, where, workers, advance, keep)
-    write_text(directory / "generations.jsonl", to_lines(_with_sources(job, solved)))
-    left_out = Counter(fate for _, fate, _ in asked.faults)
-    failed = {"entropy_failed": solved.entropy_failed} if solved.entropy_failed else {}
-    summary = {
-        **asked_for, "rows": len(store), "malformed_rows": left_out["malformed"],
-        "rows_without_reference": left_out["no reference"], "rows_that_ask_again": asked.again, "backend": solving.eval.backend,
-        **summarize(solved.records, solved.entropy), **failed,
-        "certificates": [certificate.as_dict() for certificate in solved.certificates],
-    }  # fmt: skip
-    write_text(directory / "summary.json", json.dumps(summary, indent=2) + "\n")
-    _show(summary, len(chosen), directory)
-    return summary
-
-
 def as_validation(data: DataConfig) -> Source:
     """How rows to evaluate on are read if nothing else is said: as the validation rows of the configuration are, if it names some."""
     named = data.of_validation() if data.validation is not None else None
     return named or data.of_training().model_copy(update={"split": data.validation_split, "where": None})
-
-
-def _begin(directory: Path, config: Config, template: Template) -> None:
-    """Make the directory, and write what an evaluation is of: settings, prompt template, environment and command.
-
-    What an evaluation that was not finished has left there is kept under another name, for all is asked again.
-    """
-    from tutelage import console
-    from tutelage.config import to_toml
-    from tutelage.runs import describe_environment, write_text
-
-    answers = directory / "generations.jsonl"
-    try:
-        directory.mkdir(exist_ok=True)
-        if answers.exists():
-            kept = directory / f"generations.before-restart-{len(list(directory.glob('generations.before-restart-*'))) + 1}.jsonl"
-            answers.rename(kept)
-            console.say(
-                f"{directory}: holds an evaluation that was not finished; all is asked again, and {kept.name} has what was there"
-            )
-    except OSError as error:
-        raise InputError(f"{directory}: cannot be written: {error.strerror}") from None
-    write_text(directory / "settings.toml", to_toml(config))
-    write_text(directory / "prompt.txt", template.text)
-    write_text(directory / "environment.json", json.dumps(describe_environment(), indent=2) + "\n")
-
-
-def _show(summary: dict[str, Any], asked: int, directory: Path) -> None:
-    from tutelage import console
-    from tutelage.report import show
-
-    if "entropy_failed" in summary:
-        console.say(f"entropies could not be computed ({summary['entropy_failed']}); all else counts", style="yellow")
-    show.summary_table(f"{summary['model']} on {summary['data']}", summary)
-    named = {
-        "malformed_rows": "are malformed",
-        "rows_without_reference": "have no reference",
-        "rows_that_ask_again": "ask a problem again",
-    }
-    problems = summary["rows"] - sum(summary[key] for key in named)
-    others = "".join(f"; {summary[key]} rows {what}" for key, what in named.items() if summary[key])
-    console.say(f"{asked} of the {problems} problems were asked{others}; every response is in {directory}/generations.jsonl")
-
-
-def _with_sources(job: Job, solved: Solved) -> list[dict[str, Any]]:
-    """The records of a job's problems, each with the row that its problem comes from."""
-    samples = job.sampling.samples
-    return [{"source": job.problems[index // samples].source, **record} for index, record in enumerate(solved.records)]

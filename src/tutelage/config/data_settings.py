@@ -48,8 +48,8 @@ class DataConfig(Section):
     train_split: str = "train"
     """The split to take when `train` is a hub name, or a directory whose names say splits; there "all" takes all files."""
     validation: Name | Source | None = None
-    """Validation problems, named as `train` is, or a table of path, split, hub_config, shape, columns, where and prompt. None:
-    `test_size` of the training problems are held out."""
+    """Validation problems: named as `train` is, a benchmark's name ("math500"; `tutelage eval --list`), or a table of path, split,
+    hub_config, shape, columns, where and prompt. None: `test_size` of the training problems are held out."""
     validation_split: str = "test"
     """As `train_split`, when `validation` is a name; a table has its own `split`."""
     hub_config: str | None = None
@@ -59,7 +59,8 @@ class DataConfig(Section):
     training rows and says so."""
     shape: str = "auto"
     """How rows are read. auto: by the names of their columns, or by `columns`; or a function of yours, "module:function", from a row
-    to a dict of prompt, response and reference, in a file of the current directory. It raises ValueError for a malformed row."""
+    to a dict of prompt, response and reference, in a file of the current directory. It raises ValueError for a malformed row, and
+    returns None for one to leave out."""
     columns: dict[Literal["prompt", "response", "reference"], str] = {}
     """Which column holds the prompt, the response, the reference; what is left out is recognised by name. Paths reach into a row
     ("info.answer", "messages[-1].content"), "generations[*]" makes a row of each item, and a text with columns in braces joins them

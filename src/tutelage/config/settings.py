@@ -175,6 +175,8 @@ class EvalConfig(Section):
     """Prompts generated together by the native engine."""
     reward: Literal["r1_zero", "question_only"] = "r1_zero"
     """The grader: think/answer tags, or the last \\boxed{}."""
+    tolerance: Annotated[float, between(0, 0.1, "a tenth of the number")] = 0.0
+    """A number whose distance to the number of its reference is at most this share of it is right. 0: as the grader says alone."""
     log_tokens: Annotated[bool, MAY_CHANGE] = True
     """Log entropy and negative log-likelihood of each token of every response, where `entropy` is exact: what the report shades
     them by. About four times the text in bytes."""

@@ -6,9 +6,10 @@ from tutelage._lazy import lazily
 
 if TYPE_CHECKING:
     from tutelage.data import arithmetic
+    from tutelage.data.benchmarks import BENCHMARKS, TEMPERATURE, Benchmark, Named, named_source, named_sources
     from tutelage.data.chosen import choose, prepare
     from tutelage.data.filter import Tally, count_well_formed, draw_rows, judge_rows
-    from tutelage.data.hold_out import problems_of
+    from tutelage.data.hold_out import Asked, problems_of
     from tutelage.data.ledger import Example, Fate, Ledger, summary
     from tutelage.data.overlap import Validation, normalised
     from tutelage.data.pool import Pool, choose_problems, panel_size, read_pool

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from tutelage.config import Config, DataConfig, EvalConfig
+from tutelage.data.benchmarks import validation_source
 from tutelage.data.filter import verdict_column
 from tutelage.data.hold_out import Asked, checked_faults, hold_out, overlap_column, problems_of
 from tutelage.data.ledger import Example, Ledger, named_once
@@ -84,7 +85,7 @@ def read_pool(config: Config, tokenizer: Any, kept: Template | None = None) -> P
     """Rows, split and in tokens. Raises InputError: a row is malformed, the rows ask a question, or there is none."""
     data, reward = config.data, config.eval.reward
     template = kept or template_of(data.prompt, tokenizer, data.template_arguments)
-    source, asked = data.of_validation(), None
+    source, asked = validation_source(data), None
     if source is not None:
         other = template if source.prompt in (None, data.prompt) else template_of(source.prompt, tokenizer, {})
         asked = problems_of(open_store(source, other, tokenizer, reward, setting="data.validation"), data)

@@ -10,6 +10,7 @@ from typing import Any
 from tutelage.errors import InputError, first_line
 from tutelage.evaluation.engine import Completion
 from tutelage.evaluation.entropy import Entropy
+from tutelage.evaluation.tolerance import near
 from tutelage.grading import (
     answer_of,
     grade_all,
@@ -37,12 +38,17 @@ def style_of(reward_fn: RewardFn) -> str | None:
 
 
 def grade_completions(
-    prompts: Sequence[str], ground_truths: Sequence[Any], completions: Sequence[Completion], reward_fn: RewardFn
+    prompts: Sequence[str],
+    ground_truths: Sequence[Any],
+    completions: Sequence[Completion],
+    reward_fn: RewardFn,
+    tolerance: float = 0.0,
 ) -> list[dict[str, Any]]:
     """Grade completions: the same number for each prompt, one prompt's after the other's.
 
     Args:
         ground_truths: of each prompt. Our own graders take whatever `reference_of` reads; another reward function gets it as it is.
+        tolerance: as `eval.tolerance`, for our own graders.
 
     Returns:
         A record for each: prompt, sample (its index among those of the prompt), response, ground_truth (text; a list of several, of
@@ -67,6 +73,8 @@ def grade_completions(
         rewards = [_rewards(reward_fn, *pair) for pair in pairs]
     else:  # our own graders use all cores
         rewards = [rewards_of(verdict) for verdict in grade_responses(pairs, style)]
+        if tolerance:
+            _let_near_pass(rewards, pairs, style, tolerance)
     records: list[dict[str, Any]] = [
         {
             "prompt": prompts[asked[index]],
@@ -83,6 +91,15 @@ def grade_completions(
     ]
     _add_votes([records[start : start + samples] for start in range(0, len(records), samples)], style)
     return records
+
+
+def _let_near_pass(rewards: list[dict[str, float]], pairs: Sequence[tuple[str, Any]], style: str, tolerance: float) -> None:
+    """Reward well-formed wrong answers that are numbers near their reference (`tolerance.near`)."""
+    wrong = [index for index, reward in enumerate(rewards) if reward["format_reward"] > 0 and not reward["answer_reward"] > 0]
+    answers = [answer_of(pairs[index][0], style) for index in wrong]
+    for index, passes in zip(wrong, near(answers, [pairs[index][1] for index in wrong], tolerance), strict=True):
+        if passes:
+            rewards[index] |= {"reward": 1.0, "answer_reward": 1.0}
 
 
 def _rewards(reward_fn: RewardFn, response: str, truth: Any) -> dict[str, Any]:

@@ -178,20 +178,12 @@ def _shared_among_ranks(
     world: World,
     reports: tuple[Callable[[int], None], Callable[[int], None]],
 ) -> tuple[dict[int, list[Completion]], bool]:
-<<<<<<< HEAD
     """This rank's answers by index, and whether it was asked to stop before it had all of them.
 
     Args:
         reports: `on_finished` and `on_tokens` of `solve`.
     """
     on_finished, on_tokens = reports
-    prompts = dict(zip(job.indices, job.prompts, strict=True))
-    unsolved = sorted((index for index in prompts if index not in known), key=lambda index: len(prompts[index]))
-    size = max(1, job.config.batch_size // job.sampling.samples)
-    portions = [unsolved[start : start + size] for start in range(0, len(unsolved), size)]
-=======
-    """This rank's answers by index, and whether it was asked to stop before it had all of them."""
->>>>>>> sample
     answers: dict[int, list[Completion]] = {}
 
     def after_each_token(count: int) -> None:
@@ -200,7 +192,7 @@ def _shared_among_ranks(
             on_finished(count)
 
     try:
-        for found in answers_of_policy(job, policy, known, after_each_token, world):
+        for found in answers_of_policy(job, policy, known, after_each_token, world, on_tokens):
             answers |= found
             if draft is not None:
                 draft.add(found)
@@ -210,13 +202,19 @@ def _shared_among_ranks(
 
 
 def answers_of_policy(
-    job: Job, policy: Policy, known: Container[int] = (), on_finished: Callable[[int], None] = nothing, world: World = ALONE
+    job: Job,
+    policy: Policy,
+    known: Container[int] = (),
+    on_finished: Callable[[int], None] = nothing,
+    world: World = ALONE,
+    on_tokens: Callable[[int], None] = nothing,
 ) -> Iterator[dict[int, list[Completion]]]:
     """The policy's own answers to this rank's part of a job, by index, some problems at a time; the shortest prompts come first.
 
     Args:
         known: the indices of problems that are answered already.
         on_finished: as `native.generate`.
+        on_tokens: as `solve`.
     """
     prompts = dict(zip(job.indices, job.prompts, strict=True))
     unsolved = sorted((index for index in prompts if index not in known), key=lambda index: len(prompts[index]))
@@ -228,27 +226,11 @@ def answers_of_policy(
         native.generating(policy.model, policy.tokenizer, job.sampling) as generate,
     ):
         for portion in portions[world.rank :: world.size]:
-<<<<<<< HEAD
-            try:
-                completions = generate(
-                    [prompts[index] for index in portion],
-                    batch_size=job.config.batch_size,
-                    indices=portion,
-                    on_finished=after_each_token,
-                    on_tokens=on_tokens,
-                )
-            except StopWanted:
-                return answers, True
-            found = by_index(portion, completions)
-            answers |= found
-            if draft is not None:
-                draft.add(found)
-    return answers, False
-=======
-            asked = [prompts[index] for index in portion]
-            completions = generate(asked, batch_size=job.config.batch_size, indices=portion, on_finished=on_finished)
+            completions = generate(
+                [prompts[index] for index in portion], batch_size=job.config.batch_size, indices=portion,
+                on_finished=on_finished, on_tokens=on_tokens,
+            )  # fmt: skip
             yield by_index(portion, completions)
->>>>>>> sample
 
 
 def solve_by_engine(
@@ -336,7 +318,7 @@ def _graded(job: Job, answers: Mapping[int, Sequence[Completion]], entropy: Entr
     if entropy == "off":
         completions = [replace(completion, entropies=None, log_probs=None) for completion in completions]
     prompts, references = [plain(problem.prompt) for problem in job.problems], [problem.reference for problem in job.problems]
-    records = grade_completions(prompts, references, completions, REWARD_FUNCTIONS[job.config.reward])
+    records = grade_completions(prompts, references, completions, REWARD_FUNCTIONS[job.config.reward], job.config.tolerance)
     return Solved(
         records, completions, entropy, generation_seconds=generation_seconds, grading_seconds=time.monotonic() - started
     )

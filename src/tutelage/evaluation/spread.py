@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -19,6 +21,14 @@ from tutelage.evaluation.solve import PORTION, Job, Solved, nothing, solve, solv
 from tutelage.machines import fanout
 from tutelage.model import Policy, check_positions, load_policy, tokenizer_of
 from tutelage.resources import engine_devices
+
+
+class Solve(Protocol):
+    """What solves a job, as `solver` yields it."""
+
+    def __call__(
+        self, job: Job, on_finished: Callable[[int], None] = nothing, on_part: Callable[[Job, Solved], None] = nothing
+    ) -> Solved: ...
 
 
 def settled(config: EvalConfig) -> EvalConfig:
@@ -83,22 +93,56 @@ def solve_here(
     on_finished: console.Advance = nothing,
     on_part: Callable[[Job, Solved], None] = nothing,
 ) -> Solved:
-    """Load the model of a configuration, and have a job solved: by the model itself, or by an engine on each device.
+    """Have one job solved here, as `solver` does."""
+    with solver(config, [job], directory) as solve_job:
+        return solve_job(job, on_finished, on_part)
+
+
+@contextlib.contextmanager
+def solver(config: Config, jobs: Sequence[Job], directory: Path) -> Iterator[Solve]:
+    """Load the model of a configuration once; what is yielded solves a job: by the model itself, or by an engine on each device.
+
+    Engines are started for the first job and serve all of them. Exact entropies need the memory that an engine holds: each job then
+    ends its engines, and the next one starts them again.
 
     Args:
         config: whose `eval.backend` is `settled`.
+        jobs: that will be solved; they may differ in how they sample, not in `eval.backend` and `eval.entropy`.
         directory: for what the engines print.
-        on_part: is called with each part of the job that engines have finished, in order.
+
+    Yields:
+        A function of a job; of `on_finished`, called with how many responses have just finished; and of `on_part`, called with each
+        part of the job that engines have finished, in order.
     """
-    policy = loaded(config, job.longest)
-    if registry.entry_of(job.config.backend).in_place:
-        return solve(job, policy, on_finished=on_finished, on_tokens=console.per_second(on_finished, "tokens"))
-    engines, handed = engines_for(config, policy, job.longest, len(job.problems), directory)
-    solved = solve_by_engines(job, engines, handed, on_finished, on_part)
-    if job.config.entropy == "exact":
-        policy.model.to(policy.device)
-        solved.add_exact_entropies(job, policy)
-    return solved
+    asked = jobs[0].config
+    policy = loaded(config, max(job.longest for job in jobs))
+    if registry.entry_of(asked.backend).in_place:
+        yield lambda job, on_finished=nothing, on_part=nothing: solve(
+            job, policy, on_finished=on_finished, on_tokens=console.per_second(on_finished, "tokens")
+        )
+        return
+    engines, handed = engines_for(
+        config.model_copy(update={"eval": asked}), policy, max(job.longest for job in jobs), max(len(job.problems) for job in jobs),
+        directory,
+    )  # fmt: skip
+
+    def by_engines(
+        job: Job, on_finished: console.Advance = nothing, on_part: Callable[[Job, Solved], None] = nothing
+    ) -> Solved:
+        solved = solve_by_engines(job, engines[: len(job.problems)], handed, on_finished, on_part)
+        if job.config.entropy == "exact":
+            for engine in engines:
+                engine.end()
+            policy.model.to(policy.device)
+            solved.add_exact_entropies(job, policy)
+            policy.model.to("cpu")
+        return solved
+
+    try:
+        yield by_engines
+    finally:
+        for engine in engines:
+            engine.close()
 
 
 def solve_by_engines(
@@ -108,7 +152,7 @@ def solve_by_engines(
     on_finished: Callable[[int], None] = nothing,
     on_part: Callable[[Job, Solved], None] = nothing,
 ) -> Solved:
-    """Engines take parts of a job from one queue; each part has a certificate. The engines are closed afterwards.
+    """Engines take parts of a job from one queue; each part has a certificate. If that fails, the engines are closed.
 
     A response depends on its problem and sample alone, not on the engine that gave it.
     """
@@ -130,9 +174,10 @@ def solve_by_engines(
             for part, found in zip(parts, threads.map(solve_part, parts), strict=True):
                 on_part(part, found)
                 solved.add(found)
-        finally:  # before the threads are waited for: after Ctrl-C they have nothing more to do
+        except BaseException:  # before the threads are waited for: after Ctrl-C they have nothing more to do
             for engine in engines:
                 engine.close()
+            raise
     return solved
 
 

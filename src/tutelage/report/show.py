@@ -130,7 +130,7 @@ def summary_table(title: str, summary: dict[str, Any]) -> None:
     several = summary["samples"] > 1
     rows = [
         ("problems", summary["examples"]),
-        ("accuracy", shown_accuracy(summary)),
+        (f"accuracy (avg@{summary['samples']})" if several else "accuracy", shown_accuracy(summary)),
         ("well-formed answers", percent(summary["format_rate"])),
         ("cut off at the cap", percent(summary["cap_hit_rate"])),
     ]

@@ -251,6 +251,11 @@ def read_run(path: str | Path) -> Reading:
         raise InputError(
             f"{directory}: a sweep whose sweep.json is not there any more; put it back, or look at the runs in {directory}/trials"
         )
+    parts = sorted(file.parent.name for file in directory.glob("*/summary.json"))
+    if parts and not (directory / "config.toml").is_file():
+        raise InputError(
+            f"{directory}: evaluations on several sources ({', '.join(parts)}); name one, such as {directory / parts[0]}"
+        )
     if not (directory / "config.toml").is_file() and not (directory / "summary.json").is_file():
         raise InputError(f"{directory}: neither a run nor an evaluation (no config.toml, no summary.json)")
     reading = Reading(directory)

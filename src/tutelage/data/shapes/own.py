@@ -13,7 +13,8 @@ from tutelage.data.shapes.parsed import FIELDS, BadRow, Found, Purpose, text_of,
 from tutelage.data.shapes.references import checked_reference
 from tutelage.errors import InputError
 
-Shape = Callable[[dict[str, Any]], Mapping[str, Any]]
+Shape = Callable[[dict[str, Any]], Mapping[str, Any] | None]
+"""A function of a row: its prompt, response and reference; None leaves the row out."""
 
 
 class Watched(dict[str, Any]):
@@ -96,6 +97,8 @@ def read_by(function: Shape, row: Mapping[str, Any], purpose: Purpose) -> list[F
         raise BadRow(str(error) or "data.shape refuses it") from None
     except Exception as error:
         raise BadRow(f"data.shape raises {type(error).__name__}: {error}") from None
+    if found is None:
+        return [{"left_out": "the function of data.shape returns None"}]
     if not isinstance(found, Mapping) or not set(found) <= set(FIELDS):
         what = f"the keys {sorted(map(str, found))}" if isinstance(found, Mapping) else type(found).__name__
         raise BadRow(f"data.shape returns {what}, and should return a dict of {', '.join(FIELDS)}")

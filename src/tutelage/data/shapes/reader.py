@@ -214,8 +214,8 @@ def parse_row(row: dict[str, Any], shape: Mapping[Any, str] | Shape | None = Non
         facts = facts_of([row])
         way = _mapped(columns, None, Seen("the row", "data", purpose, [row], facts)) if asked else None
         found = Reader(way, facts, purpose).find(row)[1]
-    if len(found) != 1 or "fault" in found[0]:
-        raise BadRow(found[0].get("fault") or f"the row has {len(found)} items, and one is wanted")
+    if len(found) != 1 or "fault" in found[0] or "left_out" in found[0]:
+        raise BadRow(found[0].get("fault") or found[0].get("left_out") or f"the row has {len(found)} items, and one is wanted")
     if found[0].get("messages"):
         raise BadRow(
             "the row is a conversation that a prompt and a response do not tell (several turns, a system turn, tools, …)"
