@@ -6,6 +6,7 @@ import base64
 import functools
 import gzip
 import json
+import re
 import time
 from collections.abc import Sequence
 from importlib import resources
@@ -21,6 +22,8 @@ from tutelage.runs import damage, finite, is_sweep, read_run, results, write_tex
 LARGEST = 15_000_000
 """Bytes of a page at most; more generations are split over several."""
 WATCHED = ("metrics.jsonl", "generations.jsonl", "result.json", "sweep.json")
+SCRIPTS = ("curves.js", "problems.js", "problem.js", "page.js")
+"""The page's script, in the order in which its parts stand; the last one begins."""
 POLL = 2.0
 """Seconds between two looks at whether a watched run has got on."""
 BREAK = 10
@@ -145,6 +148,21 @@ def _plotly() -> str:
     return packed((resources.files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8"))
 
 
+def money(amount: float, currency: str | None, form: str = "{:.2f}") -> str:
+    """An amount of money: a symbol of a currency stands before it, its letters behind it."""
+    said = form.format(amount)
+    if not currency:
+        return said
+    return f"{said} {currency}" if currency[-1].isalnum() else f"{currency}{said}"
+
+
+def _breakable(text: str) -> Any:
+    """A setting or a path as markup that a line may break after a dot, a slash or an underscore."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"([._/])(?=\w)", r"\1<wbr>", str(escape(text))))
+
+
 def _own(name: str) -> str:
     return (resources.files("tutelage.report") / name).read_text(encoding="utf-8")
 
@@ -160,9 +178,10 @@ def _render(template: str, content: dict[str, Any], live: bool) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters |= {"breakable": _breakable, "money": money, "price": functools.partial(money, form="{:g}")}
     drawn = [figure for figure in [*content["figures"], content.get("histogram")] if figure]
     payload = {"figures": drawn, "generations": content.get("generations")}
     return environment.get_template(template).render(
-        **content, live=live, payload=packed(payload), plotly=_plotly(), style=_own("page.css"), script=_own("page.js"),
+        **content, live=live, payload=packed(payload), plotly=_plotly(), style=_own("page.css"), script="\n".join(map(_own, SCRIPTS)),
         written=time.strftime("%Y-%m-%d %H:%M"),
     )  # fmt: skip
