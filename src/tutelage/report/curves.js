@@ -35,7 +35,7 @@ function layoutOf(figure, size = 12) {
     plot_bgcolor: "rgba(0,0,0,0)",
     font: { color: ink, size },
     hoverlabel: { bgcolor: colour("--paper"), bordercolor: colour("--line"), font: { color: ink } },
-    margin: { l: 36, r: 10, t: 22, b: 32 },
+    margin: { l: 36, r: 10, t: size, b: 32 },
     hovermode: figure.linked ? "x unified" : "closest",
     dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom", // a finger scrolls the page and the row of curves
     showlegend: figure.data.filter((trace) => trace.showlegend !== false).length > 1,

@@ -185,10 +185,12 @@ def _is_well_formed(record: dict[str, Any]) -> bool:
 def generations(reading: Reading) -> dict[str, Any]:
     """Every problem with what was answered at each evaluation, as the page's script reads it.
 
-    ``steps``: of the evaluations; ``labels``: their names. ``problems``: as `problems_of`.
+    ``steps``: of the evaluations; ``labels``: their names; ``beside``: whether the chosen one stands beside the "first" or beside "all".
+    ``problems``: as `problems_of`.
     """
     steps = reading.evaluated
-    return {"steps": steps, "labels": [f"step {step}" for step in steps], **problems_of([(reading, step) for step in steps])}
+    labels = [f"step {step}" for step in steps]
+    return {"steps": steps, "labels": labels, "beside": "first", **problems_of([(reading, step) for step in steps])}
 
 
 def problems_of(evaluations: Sequence[tuple[Reading, int]]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ OF_STEPS = {
     "memory_gb": ("Memory of the training process", "GB"),
 }
 """The numbers of each step that are drawn: the figure's title, and its unit."""
+LOSS_IS_NLL = "Loss: negative log-likelihood per response token"
 MOST_POINTS = 2000
 """Points that a line is drawn with at most."""
 BESIDE = 1.03
@@ -59,7 +60,7 @@ def figure(name: str, title: str, y: str, data: list[dict[str, Any]], x: str = "
 def _losses(reading: Reading) -> list[Figure]:
     """Loss and negative log-likelihood: one figure where the two are the same."""
     if is_loss_the_nll(reading):
-        return [_over_steps(reading, "loss", BLUE, "Loss: negative log-likelihood per response token")]
+        return [_over_steps(reading, "loss", BLUE, LOSS_IS_NLL)]
     return [_over_steps(reading, "loss", BLUE), _over_steps(reading, "nll", BLUE)]
 
 
@@ -79,7 +80,7 @@ def _over_steps(reading: Reading, key: str, colour: str, title: str | None = Non
     """The curve of one number of each step, with a dotted line at each evaluation."""
     named, unit = OF_STEPS[key]
     points = points_of(reading, key)
-    data = [line_trace(key.replace("_", " "), *zip(*points, strict=True), colour)] if points else []
+    data = [line_trace(key.replace("_", " "), *columns_of(points), colour)] if points else []
     marks = reading.evaluated[:: 1 + len(reading.evaluated) // 60]
     lines = [_vertical(step, color=GREY, width=1, dash="dot") for step in marks]
     return figure(key, title or named, unit, data, shapes=lines)
@@ -103,6 +104,11 @@ def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return kept
 
 
+def columns_of(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    """The two coordinates of points."""
+    return [x for x, _ in points], [y for _, y in points]
+
+
 def line_trace(label: str, xs: Sequence[Any], ys: Sequence[Any], colour: str, dash: str = "solid", **more: Any) -> dict[str, Any]:
     return {
         "type": "scatter", "mode": "lines+markers" if len(xs) <= 40 else "lines", "name": label, "x": list(xs), "y": list(ys),
@@ -117,15 +123,24 @@ def _band(xs: Sequence[Any], low: Sequence[float], high: Sequence[float], colour
     }  # fmt: skip
 
 
+def styles(count: int) -> list[dict[str, str]]:
+    """A colour and a dash for each of some lines; no two have both."""
+    every = len(COLOURS)
+    return [{"colour": COLOURS[index % every], "dash": DASHES[(index + index // every) % len(DASHES)]} for index in range(count)]
+
+
+def accuracy_traces(
+    evaluations: Sequence[dict[str, Any]], label: str, colour: str, dash: str = "solid"
+) -> list[dict[str, Any]]:
+    """The accuracy of evaluations, and the band of its intervals."""
+    steps, values, low, high = _with_intervals([(line["step"], line) for line in evaluations])
+    texts = [within(*each, digits=1) for each in zip(values, low, high, strict=True)]
+    line = line_trace(label, steps, values, colour, dash, text=texts, hovertemplate="%{text}")
+    return [_band(steps, low, high, colour), line]
+
+
 def _accuracy(evaluations: Sequence[dict[str, Any]]) -> Figure:
-    data = []
-    if evaluations:
-        steps, values, low, high = _with_intervals([(line["step"], line) for line in evaluations])
-        texts = [within(*each, digits=1) for each in zip(values, low, high, strict=True)]
-        data = [
-            _band(steps, low, high, GREEN),
-            line_trace("panel", steps, values, GREEN, text=texts, hovertemplate="%{text}"),
-        ]
+    data = accuracy_traces(evaluations, "panel", GREEN) if evaluations else []
     of_all = [(line["step"], line["full"]) for line in evaluations if "full" in line]
     if of_all:
         steps, values, low, high = _with_intervals(of_all)

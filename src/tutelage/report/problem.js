@@ -137,24 +137,26 @@ function remember(push) {
   const { problem, step, show, search, shade, sample, beside } = view.chosen;
   const number = problem === null ? "" : generations.start + problem + 1;
   const values = Object.entries({ problem: number, step, show, search, shade, sample: sample || "", beside });
-  const hash = "#" + new URLSearchParams(values.filter(([key, value]) => value !== "" && (key !== "show" || value !== "all")));
+  const usual = { show: "all", beside: generations.beside };
+  const hash = "#" + new URLSearchParams(values.filter(([key, value]) => value !== "" && value !== usual[key]));
   if (hash !== location.hash) history[push ? "pushState" : "replaceState"](null, "", hash);
 }
 
 // Choose what the address says; what it cannot mean is as if it were not there. Whether it is of generations at all.
 function recall() {
   const values = new URLSearchParams(location.hash.slice(1));
-  const chosen = { problem: null, step: generations.steps.at(-1), show: "all", search: "", shade: "", sample: 0, beside: "" };
+  const step = generations.steps.at(-1);
+  const chosen = { problem: null, step, show: "all", search: "", shade: "", sample: 0, beside: generations.beside };
   view.chosen = chosen;
   if (!values.has("step")) return false;
-  const step = Number(values.get("step"));
+  const wanted = Number(values.get("step"));
   const sample = Number(values.get("sample") ?? 0);
   const index = Number(values.get("problem") ?? 0) - 1; // over all parts
-  if (generations.steps.includes(step)) chosen.step = step;
+  if (generations.steps.includes(wanted)) chosen.step = wanted;
   if (Number.isInteger(sample) && sample >= 0) chosen.sample = sample;
   if (shows().includes(values.get("show"))) chosen.show = values.get("show");
   if (["entropy", "nll"].includes(values.get("shade"))) chosen.shade = values.get("shade");
-  if (values.get("beside") === "all") chosen.beside = "all";
+  if (["all", "first"].includes(values.get("beside"))) chosen.beside = values.get("beside");
   chosen.search = values.get("search") ?? "";
   if (generations.problems[index - generations.start]) chosen.problem = index - generations.start;
   else goToPartOf(index);
@@ -218,7 +220,7 @@ function browse() {
   byId("step").addEventListener("change", (event) => change({ step: Number(event.target.value) }));
   byId("show").addEventListener("change", (event) => change({ show: event.target.value }));
   byId("shade").addEventListener("change", (event) => change({ shade: event.target.value }));
-  byId("beside").addEventListener("change", (event) => change({ beside: event.target.checked ? "all" : "" }));
+  byId("beside").addEventListener("change", (event) => change({ beside: event.target.checked ? "all" : "first" }));
   byId("search").addEventListener("input", (event) => {
     clearTimeout(typing);
     typing = setTimeout(() => change({ search: event.target.value }), 150);
