@@ -202,7 +202,7 @@ def _breakable(text: str) -> Any:
     """A setting or a path as markup that a line may break after a dot, a slash or an underscore."""
     from markupsafe import Markup, escape
 
-    return Markup(re.sub(r"([._/])(?=\w)", r"\1<wbr>", str(escape(text))))
+    return Markup(re.sub(r"([._/])(?=[^\W\d])", r"\1<wbr>", str(escape(text))))
 
 
 def _own(name: str) -> str:
