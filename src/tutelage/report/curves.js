@@ -8,7 +8,7 @@ const curves = {
   following: false, // whether curves are being zoomed because another one was
 };
 const PLOT_OPTIONS = { responsive: true, displayModeBar: false };
-const PRINTED = { width: 222, height: 150 }, PRINTED_LARGE = { width: 680, height: 320 }; // pixels of a figure on paper
+const PRINTED = { width: 222, height: 136 }, PRINTED_LARGE = { width: 680, height: 320 }; // pixels of a figure on paper
 
 function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
