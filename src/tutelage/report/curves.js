@@ -35,15 +35,28 @@ function layoutOf(figure, size = 12) {
     plot_bgcolor: "rgba(0,0,0,0)",
     font: { color: ink, size },
     hoverlabel: { bgcolor: colour("--paper"), bordercolor: colour("--line"), font: { color: ink } },
-    margin: { l: 36, r: 10, t: size, b: 32 },
+    margin: { l: 36, r: 10, t: 8, b: 32 },
     hovermode: figure.linked ? "x unified" : "closest",
     dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom", // a finger scrolls the page and the row of curves
-    showlegend: figure.data.filter((trace) => trace.showlegend !== false).length > 1,
-    legend: {
-      orientation: "h", y: 1, yanchor: "bottom", x: 0, itemwidth: 30, entrywidth: 0, bgcolor: "rgba(0,0,0,0)",
-      font: { size: Math.min(10, size) }, itemsizing: "trace",
-    },
+    showlegend: plotOf(figure).classList.contains("tall") && namedOf(figure).length > 1,
+    legend: { orientation: "h", y: 1, yanchor: "bottom", x: 0 },
   };
+}
+
+function namedOf(figure) {
+  return figure.data.filter((trace) => trace.showlegend !== false);
+}
+
+// The names of a small figure's lines. They stand above it, where they take a line or two and none of its height.
+function keyOf(figure) {
+  const strokes = { solid: "solid", dash: "dashed", dot: "dotted", dashdot: "double" };
+  const named = namedOf(figure);
+  if (named.length < 2 || plotOf(figure).classList.contains("tall")) return null;
+  return element("p", { class: "key" }, ...named.map((trace) => {
+    const style = `border-top: 3px ${strokes[trace.line?.dash] ?? "solid"} ${trace.line?.color ?? trace.marker.color}`;
+    const sign = trace.mode === "markers" ? element("span", { style: `color: ${trace.marker.color}` }, "◆") : element("i", { style });
+    return element("span", {}, sign, ` ${trace.name}`);
+  }));
 }
 
 function plotOf(figure) {
@@ -76,6 +89,7 @@ async function drawCurves() {
   const source = URL.createObjectURL(new Blob([await unpack("plotly")], { type: "text/javascript" }));
   await new Promise((onload, onerror) => document.head.append(element("script", { src: source, onload, onerror })));
   for (const figure of curves.figures) {
+    plotOf(figure).before(...[keyOf(figure)].filter(Boolean));
     await Plotly.newPlot(plotOf(figure), figure.data, layoutOf(figure), PLOT_OPTIONS);
     linkZoom(figure);
     await new Promise((onward) => setTimeout(onward)); // what a person does meanwhile goes before
