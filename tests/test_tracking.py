@@ -30,6 +30,11 @@ LOGGED = [  # as training logs it: the evaluation of step 2 comes in after step 
     {"kind": "train", "step": 4, "loss": 1.5},
     {"kind": "eval_skipped", "step": 4},
 ]
+RESPONSES = [
+    {"prompt": f"What is {n} + {n}?", "sample": sample, "response": f"`<b>{n + n}</b>\n\n# no heading", "ground_truth": str(n + n),
+     "reward": float(n % 2), "length": 3, "token_entropy": 0.5 if n else None}
+    for n in range(20) for sample in (0, 1)
+]  # fmt: skip
 TRACKED = {
     "train/loss": [(1, 3.0), (2, 2.5), (3, 2.0), (4, 1.5)],
     "eval/accuracy": [(2, 0.5)],
@@ -78,6 +83,19 @@ def logged(config, lines=LOGGED, finished=True):
             log.metrics(**line)
         if finished:
             log.finish({})
+
+
+def texts_of(directory, name):
+    """What the tracker shows of the responses to the first problems."""
+    if name == "tensorboard":
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        (event,) = EventAccumulator(str(directory / "tensorboard")).Reload().Tensors("eval/samples/text_summary")
+        return event.step, event.tensor_proto.string_val[0].decode()
+    logged = {"/".join(item.nested_key) or item.key: item.value_json for record in wandb_records(directory) for item in record.history.item}
+    path = json.loads(logged["eval/samples/path"])
+    (file,) = directory.glob(f"wandb/offline-run-*/files/{path}")
+    return int(logged["eval_step"]), file.read_text()
 
 
 def in_tensorboard(directory):
@@ -161,6 +179,21 @@ def config_with_names(directory, tracker):
 
 
 READERS = {"tensorboard": in_tensorboard, "wandb": in_wandb, "trackio": in_trackio, "mlflow": in_mlflow}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
+def test_responses_of_an_evaluation_are_texts_at_its_step(tmp_path, monkeypatch, name):
+    installed(name)
+    monkeypatch.setenv("WANDB__SERVICE_WAIT", "600")
+    config = config_of(tmp_path / "run", name)
+    with open_run(config) as log:
+        log.begin(config, Template(), {"sha256": "hash", "unread": []}, [])
+        log.generations(7, RESPONSES)
+        log.finish({})
+    step, text = texts_of(tmp_path / "run", name)
+    assert step == 7 and "What is 7 + 7?" in text and "What is 8 + 8?" not in text
+    assert name == "wandb" or "    `<b>14</b>\n    \n    # no heading" in text
 
 
 def goes_on_from(step, monkeypatch):
@@ -301,6 +334,21 @@ def test_trials_of_a_sweep_have_their_own_names_behind_the_given_one(tmp_path):
     )
     assert (named.run.tracking_name, named.run.tracking_group) == ("lr-2e-5-raw-128-seed42", "size curve")
     assert plain.run.tracking_name is None
+
+
+def test_samples_are_the_first_response_to_each_of_the_first_problems():
+    rows = tracking.samples_of(RESPONSES)
+    assert [row[0] for row in rows] == [f"What is {n} + {n}?" for n in range(tracking.SAMPLES)]
+    assert "**reward 1**, 3 tokens, mean entropy 0.500 nats" in tracking.as_markdown(rows)
+    assert "**reward 0**, 3 tokens\n" in tracking.as_markdown(rows[:1])
+
+
+def test_a_table_that_a_tracker_refuses_leaves_the_run_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "wandb", recorder := Recorder())  # it has no Table
+    tracker = tracking.start(config_of(tmp_path, "wandb"), tmp_path, None)
+    tracker.texts(3, RESPONSES)
+    tracker.send("train", 4, {"loss": 2.0})
+    assert "wandb failed and is left out" in capsys.readouterr().out and recorder.lines == []
 
 
 def stand_in(monkeypatch, name, send=lambda *numbers: None, end=lambda finished: None):

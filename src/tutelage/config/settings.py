@@ -241,6 +241,8 @@ class RunConfig(Section):
     (`tutelage export RUN --step N`)."""
     price_per_hour: Annotated[Annotated[float, between(0, 1e12, "of any currency")] | None, MAY_CHANGE] = None
     """What an hour on this machine costs, in the currency of your choice; the report then says what the run cost."""
+    currency: Annotated[str | None, MAY_CHANGE] = None
+    """The currency of `price_per_hour` as the report writes it, such as "EUR" or "$". None: amounts stand alone."""
     tracking: Annotated[list[Literal["tensorboard", "wandb", "trackio", "mlflow"]], MAY_CHANGE] = []
     """Where the numbers go besides `metrics.jsonl`: any of these, as in --run.tracking '["tensorboard", "wandb"]'."""
     tracking_project: Annotated[str | None, MAY_CHANGE] = None

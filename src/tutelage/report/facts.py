@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 from tutelage.config import Config, describe, differences, known_keys, parse_overrides, shown, split_overrides
@@ -18,7 +19,8 @@ def of_run(reading: Reading, price_per_hour: float | None) -> dict[str, Any]:
     """What the template of a run's page is filled with."""
     before, after = words.ends(reading)
     return {
-        "title": reading.directory.absolute().name,
+        **_title(reading),
+        "directory": str(reading.directory),
         "finished": reading.finished,
         "is_run": reading.config is not None,
         "headline": words.headline(reading),
@@ -27,6 +29,7 @@ def of_run(reading: Reading, price_per_hour: float | None) -> dict[str, Any]:
         "after": after and shown_accuracy(after),
         "problems": (after or before or {}).get("examples"),
         "cost": words.cost(reading, price_per_hour),
+        "currency": reading.config.run.currency if reading.config else None,
         "warnings": words.warnings(reading),
         "evaluations": [words.evaluation_row(line) for line in reading.evaluations],
         "ledger": _ledger(reading),
@@ -36,9 +39,43 @@ def of_run(reading: Reading, price_per_hour: float | None) -> dict[str, Any]:
         "toml": reading.settings,
         "environment": environment(reading),
         "certificates": _certificates(reading),
-        "repeat": _command(reading),
+        "commands": _commands_to_go_on(reading),
         "template": reading.template,
     }
+
+
+def _title(reading: Reading) -> dict[str, str]:
+    """``subject``: which model, on which data; ``change``: its accuracy, before → after; ``title``: both in a line."""
+    if reading.config is None:
+        known = reading.evaluations[-1]
+        model, data = shortly(known["model"]), shortly(known["data"])
+    else:
+        model, data = words.model_name(reading.config), data_name(reading.config.data.train)
+    change = " → ".join(percent(each["accuracy"]) for each in words.ends(reading) if each)
+    subject = f"{model} on {data}"
+    return {"subject": subject, "change": change, "title": f"{subject}: {change}" if change else subject}
+
+
+def data_name(train: Any) -> str:
+    """What `data.train` names, shortly: one source, or the first of a list and how many more."""
+    first, *more = train if isinstance(train, list | tuple) else [train]
+    path = first.get("path", "") if isinstance(first, dict) else getattr(first, "path", first)
+    return shortly(str(path)) + (f" and {len(more)} more" if more else "")
+
+
+def shortly(name: str) -> str:
+    """The last part of a path or of a hub name."""
+    return name.rstrip("/").rpartition("/")[2] or name
+
+
+def _commands_to_go_on(reading: Reading) -> list[dict[str, str]]:
+    """What a reader may do next: ``what`` in words, and the command as ``text``."""
+    found = [{"what": "To do it again", "text": _command(reading)}]
+    if reading.trained:
+        directory = str(reading.directory)
+        found.append({"what": "To ask the model", "text": shlex.join(["tutelage", "ask", directory, "QUESTION"])})
+        found.append({"what": "To see it beside another run", "text": shlex.join(["tutelage", "report", directory, "OTHER_RUN"])})
+    return found
 
 
 def _command(reading: Reading) -> str:
@@ -148,23 +185,27 @@ def _is_well_formed(record: dict[str, Any]) -> bool:
 def generations(reading: Reading) -> dict[str, Any]:
     """Every problem with what was answered at each evaluation, as the page's script reads it.
 
-    ``steps``: of the evaluations. ``problems``: each ``{q, r, a}``: question, reference, and for each of the steps its responses, or
-    None if it was not asked then. A response is [text, outcome, answer, length, mean entropy, tokens (`encode_tokens`) or None].
+    ``steps``: of the evaluations; ``labels``: their names; ``beside``: whether the chosen one stands beside the "first" or beside "all".
+    ``problems``: as `problems_of`.
     """
     steps = reading.evaluated
-    style = reading.config.eval.reward if reading.config is not None else None
+    labels = [f"step {step}" for step in steps]
+    return {"steps": steps, "labels": labels, "beside": "first", **problems_of([(reading, step) for step in steps])}
+
+
+def problems_of(evaluations: Sequence[tuple[Reading, int]]) -> dict[str, Any]:
+    """Every problem that one of some evaluations asked, and what a script needs to read them.
+
+    ``problems``: each ``{q, r, a}``: question, reference, and for each evaluation its responses, or None if the problem was not asked
+    there. A response is [text, outcome, answer, length, mean entropy, tokens (`encode_tokens`) or None].
+    """
     problems: dict[Any, dict[str, Any]] = {}
-    for index, step in enumerate(steps):
+    for index, (reading, step) in enumerate(evaluations):
+        style = reading.config.eval.reward if reading.config is not None else None
         for question, records in reading.answers(step).items():
-            asked = {"q": question[0], "r": reference_text(records[0]["ground_truth"]), "a": [None] * len(steps)}
+            asked = {"q": question[0], "r": reference_text(records[0]["ground_truth"]), "a": [None] * len(evaluations)}
             problems.setdefault(question, asked)["a"][index] = [_response(record, style) for record in records]
-    return {
-        "steps": steps,
-        "outcomes": OUTCOMES,
-        "digits": DIGITS,
-        "octave": LEVELS_PER_OCTAVE,
-        "problems": list(problems.values()),
-    }
+    return {"outcomes": OUTCOMES, "digits": DIGITS, "octave": LEVELS_PER_OCTAVE, "problems": list(problems.values())}
 
 
 def _response(record: dict[str, Any], style: str | None) -> list[Any]:

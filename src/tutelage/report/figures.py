@@ -11,11 +11,22 @@ from tutelage.report.facts import OUTCOMES, outcome_of
 from tutelage.runs import Found, Reading, results
 from tutelage.stats import Continued, binned, mean
 
-BLUE, ORANGE, GREEN, RED, VIOLET, GREY = "#3d7be0", "#d9730d", "#2a9a55", "#d64545", "#8a63d2", "#858b94"
+BLUE, ORANGE, GREEN, RED, VIOLET, GREY = "#3d7be0", "#c98300", "#00997a", "#d4533a", "#a070d8", "#858b94"
+"""Colours that people who see no red or no green tell apart, on white and on black."""
 OF_OUTCOME = {"right": GREEN, "wrong": RED, "cut off": ORANGE, "malformed": VIOLET}
 DASHES = ("solid", "dash", "dot", "dashdot")
 COLOURS = (BLUE, GREEN, ORANGE, VIOLET, RED, GREY)
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star")
+OF_STEPS = {
+    "loss": ("Loss", "loss"),
+    "nll": ("Negative log-likelihood per response token", "nats"),
+    "lr": ("Learning rate", "learning rate"),
+    "grad_norm": ("Gradient norm before clipping", "L2 norm"),
+    "tokens_per_second": ("Throughput", "tokens per second"),
+    "memory_gb": ("Memory of the training process", "GB"),
+}
+"""The numbers of each step that are drawn: the figure's title, and its unit."""
+LOSS_IS_NLL = "Loss: negative log-likelihood per response token"
 MOST_POINTS = 2000
 """Points that a line is drawn with at most."""
 BESIDE = 1.03
@@ -28,15 +39,14 @@ def of_run(reading: Reading) -> list[Figure]:
     """The curves of a run over its optimizer steps; those that there is something to draw of."""
     figures = [
         _accuracy(reading.evaluations),
-        _over_steps(reading, "loss", "loss", "Loss", "loss", BLUE),
-        _over_steps(reading, "nll", "NLL", "Negative log-likelihood per response token", "nats", BLUE),
+        *_losses(reading),
         _entropy(reading),
         figure("lengths", "Mean length of responses, by outcome", "tokens", _by_outcome(reading, "length", "tokens")),
         _shares(reading.evaluations),
-        _over_steps(reading, "lr", "learning rate", "Learning rate", "learning rate", VIOLET, tickformat=".2~e"),
-        _over_steps(reading, "grad_norm", "gradient norm", "Gradient norm before clipping", "L2 norm", ORANGE),
-        _over_steps(reading, "tokens_per_second", "tokens per second", "Throughput", "tokens per second", GREEN),
-        _over_steps(reading, "memory_gb", "memory", "Memory of the training process", "GB", GREY),
+        _over_steps(reading, "lr", VIOLET),
+        _over_steps(reading, "grad_norm", ORANGE),
+        _over_steps(reading, "tokens_per_second", GREEN),
+        _over_steps(reading, "memory_gb", GREY),
     ]
     return [figure for figure in figures if figure["data"]]
 
@@ -47,16 +57,33 @@ def figure(name: str, title: str, y: str, data: list[dict[str, Any]], x: str = "
     return {"name": name, "title": title, "data": data, "layout": layout | axes, "linked": x == "optimizer step"}
 
 
-def _over_steps(reading: Reading, key: str, label: str, title: str, y: str, colour: str, tickformat: str | None = None) -> Figure:
+def _losses(reading: Reading) -> list[Figure]:
+    """Loss and negative log-likelihood: one figure where the two are the same."""
+    if is_loss_the_nll(reading):
+        return [_over_steps(reading, "loss", BLUE, LOSS_IS_NLL)]
+    return [_over_steps(reading, "loss", BLUE), _over_steps(reading, "nll", BLUE)]
+
+
+def is_loss_the_nll(reading: Reading) -> bool:
+    """Whether the loss of every step is its negative log-likelihood per response token."""
+    return all(math.isclose(line["loss"], line.get("nll", math.nan), rel_tol=1e-4) for line in reading.steps)
+
+
+def points_of(reading: Reading, key: str) -> list[tuple[float, float]]:
+    """(step, value) of one number of each step, where it is a number; thinned."""
+    return thinned(
+        [(line["step"], line[key]) for line in reading.steps if line.get(key) is not None and math.isfinite(line[key])]
+    )
+
+
+def _over_steps(reading: Reading, key: str, colour: str, title: str | None = None) -> Figure:
     """The curve of one number of each step, with a dotted line at each evaluation."""
-    points = [(line["step"], line[key]) for line in reading.steps if line.get(key) is not None and math.isfinite(line[key])]
-    data = []
-    if points:
-        xs, ys = zip(*thinned(points), strict=True)
-        data.append(line_trace(label, xs, ys, colour))
+    named, unit = OF_STEPS[key]
+    points = points_of(reading, key)
+    data = [line_trace(key.replace("_", " "), *columns_of(points), colour)] if points else []
     marks = reading.evaluated[:: 1 + len(reading.evaluated) // 60]
     lines = [_vertical(step, color=GREY, width=1, dash="dot") for step in marks]
-    return figure(key, title, y, data, yaxis={"tickformat": tickformat} if tickformat else {}, shapes=lines)
+    return figure(key, title or named, unit, data, shapes=lines)
 
 
 def _vertical(x: float, **line: Any) -> dict[str, Any]:
@@ -77,6 +104,11 @@ def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return kept
 
 
+def columns_of(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    """The two coordinates of points."""
+    return [x for x, _ in points], [y for _, y in points]
+
+
 def line_trace(label: str, xs: Sequence[Any], ys: Sequence[Any], colour: str, dash: str = "solid", **more: Any) -> dict[str, Any]:
     return {
         "type": "scatter", "mode": "lines+markers" if len(xs) <= 40 else "lines", "name": label, "x": list(xs), "y": list(ys),
@@ -91,15 +123,24 @@ def _band(xs: Sequence[Any], low: Sequence[float], high: Sequence[float], colour
     }  # fmt: skip
 
 
+def styles(count: int) -> list[dict[str, str]]:
+    """A colour and a dash for each of some lines; no two have both."""
+    every = len(COLOURS)
+    return [{"colour": COLOURS[index % every], "dash": DASHES[(index + index // every) % len(DASHES)]} for index in range(count)]
+
+
+def accuracy_traces(
+    evaluations: Sequence[dict[str, Any]], label: str, colour: str, dash: str = "solid"
+) -> list[dict[str, Any]]:
+    """The accuracy of evaluations, and the band of its intervals."""
+    steps, values, low, high = _with_intervals([(line["step"], line) for line in evaluations])
+    texts = [within(*each, digits=1) for each in zip(values, low, high, strict=True)]
+    line = line_trace(label, steps, values, colour, dash, text=texts, hovertemplate="%{text}")
+    return [_band(steps, low, high, colour), line]
+
+
 def _accuracy(evaluations: Sequence[dict[str, Any]]) -> Figure:
-    data = []
-    if evaluations:
-        steps, values, low, high = _with_intervals([(line["step"], line) for line in evaluations])
-        texts = [within(*each, digits=1) for each in zip(values, low, high, strict=True)]
-        data = [
-            _band(steps, low, high, GREEN),
-            line_trace("panel", steps, values, GREEN, text=texts, hovertemplate="%{text}"),
-        ]
+    data = accuracy_traces(evaluations, "panel", GREEN) if evaluations else []
     of_all = [(line["step"], line["full"]) for line in evaluations if "full" in line]
     if of_all:
         steps, values, low, high = _with_intervals(of_all)

@@ -28,7 +28,7 @@ def content(directory: Path, page: Path, price_per_hour: float | None) -> dict[s
     trials = {row["trial"]: row for row in table}
     baseline = results.baseline_scores(directory)
     return {
-        "title": directory.absolute().name,
+        "title": f"{words.model_name(config)} on {facts.data_name(config.data.train)}: accuracy by training rows",
         "finished": all(row["status"].startswith("finished") for row in table),
         "headline": headline(config, found, baseline, trials),
         "best": [curve(max(points, key=lambda point: point.accuracy), judged) for points in results.curves(found).values()],
@@ -39,6 +39,7 @@ def content(directory: Path, page: Path, price_per_hour: float | None) -> dict[s
         "environment": facts.environment(next((results.trial_of(directory, name) for name in trials), Reading(directory))),
         "money": None if price is None else price * seconds / 3600,
         "price_per_hour": price,
+        "currency": config.run.currency,
         "sessions": state["sessions"],
         "baselines": [{"accuracy": shown_accuracy(each), "problems": each["examples"]} for each in results.baselines(directory)],
         "figures": [figures.size_curve(found, baseline, caption, judged.growth)] if found else [],

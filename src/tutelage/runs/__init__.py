@@ -7,7 +7,7 @@ from tutelage._lazy import lazily
 if TYPE_CHECKING:
     from tutelage.runs import checkpoint, damage, results, tracking, verdicts
     from tutelage.runs.checkpoint import Checkpoints
-    from tutelage.runs.compare import as_json, compare_runs, difference_of, verdict_of
+    from tutelage.runs.compare import Side, as_json, compare_runs, difference_of, kinds_of, pair, side, verdict_of
     from tutelage.runs.environment import describe_environment
     from tutelage.runs.files import append_lines, finite, flattened, locked, read_lines, to_lines, write_text, writing
     from tutelage.runs.identity import changes_of_model, refuse_another_model

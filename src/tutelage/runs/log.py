@@ -83,7 +83,11 @@ class RunLog:
                 self._unwritten = []
 
     def generations(self, step: int, records: Iterable[dict[str, Any]]) -> None:
-        self._append(GENERATIONS, [{"step": step, **record} for record in records])
+        """Append the responses of an evaluation to ``generations.jsonl``, and send some of them to the trackers."""
+        lines = [{"step": step, **record} for record in records]
+        self._append(GENERATIONS, lines)
+        if self._tracker is not None:
+            self._tracker.texts(step, lines)
 
     def _append(self, name: str, lines: list[dict[str, Any]]) -> None:
         self.require_there()

@@ -7,6 +7,7 @@ import importlib
 import json
 import logging
 import os
+import textwrap
 import threading
 import time
 import uuid
@@ -21,15 +22,32 @@ from tutelage.runs.files import flattened
 from tutelage.runs.records import read_table
 
 PROJECT = "tutelage"
+SAMPLES = 8
+"""Responses of each evaluation that are sent as texts: those to the first problems, which are the same ones each time."""
+COLUMNS = ("prompt", "response", "ground_truth", "reward", "length", "token_entropy")
+"""What is sent of a response."""
 IDS = ".tracking.json"
 """The file of a run directory with the ids of its runs at the trackers: a run that goes on does so in the same ones."""
 
 
+Rows = Sequence[Sequence[Any]]
+"""Responses in the cells of a table, by `COLUMNS`."""
+
+
+def _no_texts(step: int, rows: Rows) -> None:
+    """Of a tracker that takes numbers alone."""
+
+
 class Tracker(NamedTuple):
-    """`send` takes a kind ("train" or "eval"), a step and its numbers; `end` is told whether the run is finished or only stopped."""
+    """What takes a run's numbers and texts.
+
+    `send` takes a kind ("train" or "eval"), a step and its numbers; `end` is told whether the run is finished or only stopped;
+    `texts` takes a step and some of its responses.
+    """
 
     send: Callable[[str, int, Mapping[str, Any]], None]
     end: Callable[[bool], None]
+    texts: Callable[[int, Any], None] = _no_texts
 
 
 def require(names: Sequence[str]) -> None:
@@ -84,9 +102,33 @@ def start(config: Config, directory: Path, after: int | None) -> Tracker:
         for name, tracker in list(running.items()):
             guarded(name, tracker.end, finished)
 
+    def texts(step: int, records: Sequence[Mapping[str, Any]]) -> None:
+        rows = samples_of(records)
+        with turn:
+            for name, tracker in list(running.items()):
+                guarded(name, tracker.texts, step, rows)
+
     for name in config.run.tracking:
         guarded(name, begin, name)
-    return Tracker(send, end)
+    return Tracker(send, end, texts)
+
+
+def samples_of(records: Sequence[Mapping[str, Any]]) -> Rows:
+    """The first response to each of the first problems of an evaluation."""
+    first = [record for record in records if record.get("sample", 0) == 0][:SAMPLES]
+    return [[record.get(column) for column in COLUMNS] for record in first]
+
+
+def as_markdown(rows: Rows) -> str:
+    """Responses as Markdown: whatever is in a text stays text, for lines that are indented by four are code."""
+    said = []
+    for prompt, response, reference, reward, length, entropy in rows:
+        mean = "" if entropy is None else f", mean entropy {entropy:.3f} nats"
+        said.append(f"**reward {reward:g}**, {length} tokens{mean}")
+        for name, text in (("prompt", prompt), ("response", response), ("reference", reference)):
+            said.append(f"{name}:\n\n{textwrap.indent(str(text), '    ', lambda line: True)}")
+        said.append("---")
+    return "\n\n".join(said)
 
 
 def _tensorboard(config: Config, directory: Path, ids: dict[str, str], after: int | None) -> Tracker:
@@ -100,7 +142,11 @@ def _tensorboard(config: Config, directory: Path, ids: dict[str, str], after: in
             writer.add_scalar(key, value, step)
         writer.flush()
 
-    return Tracker(send, lambda finished: writer.close())
+    def texts(step: int, rows: Rows) -> None:
+        writer.add_text("eval/samples", as_markdown(rows), step)
+        writer.flush()
+
+    return Tracker(send, lambda finished: writer.close(), texts)
 
 
 def _wandb(config: Config, directory: Path, ids: dict[str, str], after: int | None) -> Tracker:
@@ -130,7 +176,10 @@ def _wandb(config: Config, directory: Path, ids: dict[str, str], after: int | No
     def send(kind: str, step: int, numbers: Mapping[str, float]) -> None:
         run.log({**numbers, f"{kind}_step": step})
 
-    return Tracker(send, lambda finished: run.finish(exit_code=0 if finished else 1))
+    def texts(step: int, rows: Rows) -> None:
+        run.log({"eval/samples": wandb.Table(columns=list(COLUMNS), data=_of_one_type(rows)), "eval_step": step})
+
+    return Tracker(send, lambda finished: run.finish(exit_code=0 if finished else 1), texts)
 
 
 def _trackio(config: Config, directory: Path, ids: dict[str, str], after: int | None) -> Tracker:
@@ -145,7 +194,11 @@ def _trackio(config: Config, directory: Path, ids: dict[str, str], after: int | 
         resume="allow",
         config=config.model_dump(mode="json"),
     )
-    return Tracker(lambda kind, step, numbers: trackio.log(dict(numbers), step=step), lambda finished: trackio.finish())
+
+    def texts(step: int, rows: Rows) -> None:
+        trackio.log({"eval/samples": trackio.Table(columns=list(COLUMNS), data=_of_one_type(rows))}, step=step)
+
+    return Tracker(lambda kind, step, numbers: trackio.log(dict(numbers), step=step), lambda finished: trackio.finish(), texts)
 
 
 def _mlflow(config: Config, directory: Path, ids: dict[str, str], after: int | None) -> Tracker:
@@ -177,6 +230,11 @@ def _mlflow(config: Config, directory: Path, ids: dict[str, str], after: int | N
 
 
 STARTS = {"tensorboard": _tensorboard, "wandb": _wandb, "trackio": _trackio, "mlflow": _mlflow}
+
+
+def _of_one_type(rows: Rows) -> list[list[Any]]:
+    """Rows for a table whose columns have a type each: a reference may be a text, or a list of them."""
+    return [[prompt, response, str(reference), *numbers] for prompt, response, reference, *numbers in rows]
 
 
 def _project(config: Config, variable: str = "") -> str:
