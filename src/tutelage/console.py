@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import shutil
 import sys
+import textwrap
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -87,6 +89,15 @@ def say(text: str | Text = "", style: str | None = None) -> None:
         return
     console = _bars.console if _bars is not None else _console()
     console.print(_printable(text), style=style, markup=False)
+
+
+def paragraph(text: str) -> None:
+    """Text of some lines, which a terminal gets broken between words; a file, or another program, gets its lines as they are."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    for line in text.splitlines():
+        indent = " " * (len(line) - len(line.lstrip()))
+        wrapped = textwrap.wrap(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False) if width else [line]
+        say("\n".join(wrapped))
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
