@@ -61,7 +61,8 @@ class Answers:
             base[section][key] = value
             if dotted == "data.validation" and isinstance(of_before, dict) and of_before.get("path") == value:
                 base[section][key] = of_before
-        if any(name.startswith("data.validation.") for name, _ in pairs) and isinstance(path := base.get("data", {}).get("validation"), str):
+        path = base.get("data", {}).get("validation")
+        if isinstance(path, str) and any(name.startswith("data.validation.") for name, _ in pairs):
             base["data"]["validation"] = {"path": path}
         now = flat(with_settings(base, pairs).model_dump(mode="json", exclude_unset=True))
         names = {*given, *(".".join(name.split(".")[:2]) for name, _ in pairs)}
@@ -275,7 +276,7 @@ def _written_before(known: Answers) -> dict[str, Any]:
     old = known.before
     validation = old.get("data.validation") or ""
     table = validation if isinstance(validation, dict) else {"path": validation}
-    values = {"model": old.get("model.id", ""), "train": old.get("data.train", ""), "validation": table["path"], "dir": old.get("run.dir", "")}
+    values = {name: old.get(setting, "") for name, setting in SETTINGS.items()} | {"validation": table["path"]}
     if not (values["model"] and values["train"]):
         return {}
     try:

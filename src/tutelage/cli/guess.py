@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ LOOKED_AT = 200
 """The first rows, which decide how all are read."""
 COUNTED = 20_000
 """Rows among which references are counted; those behind are only counted themselves."""
+GRADERS = ("r1_zero", "question_only")
 ENOUGH = 0.9
 """A way to read rows is taken if it reads this share of them."""
 FIELDS = {"prompt": "question", "response": "worked solution", "reference": "reference answer"}
@@ -24,6 +26,9 @@ NO_ANSWERS = (
     "most responses have neither <think>…</think> <answer>…</answer> nor \\boxed{}: a model that learns them will not give answers"
     " that the grader finds"
 )
+BOX = "\n\n\\boxed{{{"
+"""How a column is written behind another one, in a box, in `data.columns`."""
+WRITE_BOXES = "data.columns.response = '{SOLUTION}\\n\\n\\boxed{{{ANSWER}}}' writes the reference answer behind each solution"
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,8 @@ class Look:
     Attributes:
         columns: that the rows need in the configuration; {}: they are recognised by their names.
         seen: what each field is read from, in words.
-        count: of all rows; counted: how many of them were read; references: how many of those have a reference answer.
+        count: of all rows; counted: how many of them were read; references, without: how many of those have a reference answer, and
+            have none though they can be read.
         parsed: the first rows that can be read, for each grader.
         faults: of the first rows.
     """
@@ -44,6 +50,7 @@ class Look:
     count: int
     counted: int
     references: int
+    without: int
     parsed: dict[str, list[Parsed]]
     faults: list[str]
 
@@ -52,7 +59,7 @@ class Look:
         what = "problem" if "response" not in self.seen else "row"
         rows = f"{self.count:,} {what}{'' if self.count == 1 else 's'}"
         among = f"of the first {self.counted:,}, " if self.counted < self.count else ""
-        read = ", ".join(f"{field} = {words}" for field, words in self.seen.items())
+        read = ", ".join(f"{field} = {words}" for field, words in self.seen.items()).replace("\n", "\\n")
         return f"{self.source}: {rows}, {among}{self.references:,} with a reference answer; {read}"
 
     def as_columns(self) -> dict[str, str]:
@@ -103,22 +110,27 @@ def look(source: str, columns: Mapping[str, str] | None = None, problems: bool =
         return reader_of(Source(path=source, columns=named, **options), head, problems, reward, setting)
 
     try:
-        readers = {reward: reader(reward) for reward in ("r1_zero", "question_only")}
+        readers = {reward: reader(reward) for reward in GRADERS}
     except InputError as error:
         values = [row.value for row in head if not row.problem]
         named = likely_columns(values, problems) if columns is None else {}
         if not any("." in named.get(field, "") for field in ("prompt", "response")):
             raise _unknown(error, source, values, problems) from None
-        readers = {reward: reader(reward) for reward in ("r1_zero", "question_only")}
+        readers = {reward: reader(reward) for reward in GRADERS}
     parsed = {reward: [each for row in head for each in of.read(row)] for reward, of in readers.items()}
+    boxes = "" if problems or columns else _answer_behind(columns_seen(readers["r1_zero"], head), parsed)
+    if boxes:
+        named = columns_seen(readers["r1_zero"], head) | {"response": boxes}
+        readers = {reward: reader(reward) for reward in GRADERS}
+        parsed = {reward: [each for row in head for each in of.read(row)] for reward, of in readers.items()}
     faults = [f"{each.source}: {each.fault}" for each in parsed["r1_zero"] if each.fault]
     if len(faults) > (1 - ENOUGH) * len(parsed["r1_zero"]):
         raise InputError(f"{faults[0]}; {len(faults)} of the first {len(head)} rows cannot be read; mend them, or name their columns")
-    count, counted, references = _counted(readers["r1_zero"], head, rows)
+    count, counted, references, without = _counted(readers["r1_zero"], head, rows)
     if problems and not references:
         raise InputError(f"{source}: no problem there has a reference answer, so nothing can be graded; its columns are {_keys(head)}")
     read = {reward: [each for each in found if not each.fault] for reward, found in parsed.items()}
-    return Look(source, named, columns_seen(readers["r1_zero"], head), count, counted, references, read, faults)
+    return Look(source, named, columns_seen(readers["r1_zero"], head), count, counted, references, without, read, faults)
 
 
 def guess(seen: Look, instruct: bool = False) -> Guess:
@@ -136,12 +148,15 @@ def guess(seen: Look, instruct: bool = False) -> Guess:
         settings["on_bad_row"] = "skip"
     if seen.references == 0:
         notes.append("no row has a reference answer, so nothing is filtered by correctness")
-    elif seen.references < seen.counted:
-        notes.append(f"{seen.counted - seen.references:,} rows have no reference answer: they are left out, and counted")
+    elif seen.without:
+        notes.append(f"{seen.without:,} rows have no reference answer: they are left out, and counted")
     if unread := list(dict.fromkeys(name for each in rows for name in each.unread)):
         notes.append(f"nothing reads {', '.join(unread)}")
     if reward is None:
-        notes.append(NO_ANSWERS)
+        hint = f": {WRITE_BOXES}" if seen.references else ""
+        notes.append(NO_ANSWERS + hint)
+    if BOX in seen.columns.get("response", ""):
+        notes.append("the solutions show no answer of their own, so the reference answer is written behind each, in \\boxed{}")
     settings["filter"] = reward is not None and seen.references > 0
     chats = any(each.messages for each in rows)
     grader = reward or ("question_only" if instruct else "r1_zero")
@@ -153,20 +168,30 @@ def guess(seen: Look, instruct: bool = False) -> Guess:
     return Guess(settings, grader, notes)
 
 
-def _counted(reader: Reader, head: Sequence[Row], rest: Any) -> tuple[int, int, int]:
-    """(all rows, those that were read, those of them with a reference answer)."""
-    count = counted = references = 0
-    for row in _chain(head, rest):
+def _counted(reader: Reader, head: Sequence[Row], rest: Iterable[Row]) -> tuple[int, int, int, int]:
+    """(all rows, those that were read, those of them with a reference answer, those that can be read and have none)."""
+    count = counted = references = without = 0
+    for row in itertools.chain(head, rest):
         count += 1
         if count <= COUNTED:
             counted += 1
-            references += any(each.reference and not each.fault for each in reader.read(row))
-    return count, counted, references
+            read = [each for each in reader.read(row) if not each.fault and not each.left_out]
+            references += any(each.reference for each in read)
+            without += bool(read) and not any(each.reference for each in read)
+    return count, counted, references, without
 
 
-def _chain(head: Sequence[Row], rest: Any) -> Any:
-    yield from head
-    yield from rest
+def _answer_behind(seen: Mapping[str, str], parsed: Mapping[str, list[Parsed]]) -> str:
+    """The response with the reference answer behind it, as `data.columns` write it, where solutions show no answer and rows have one.
+
+    "" where that is not so, or the fields are not columns of their own.
+    """
+    columns = [seen.get(field, "") for field in FIELDS]
+    shows = max(_share(parsed["r1_zero"], tagged_answer), _share(parsed["question_only"], boxed_answer)) >= 0.5
+    if shows or not all(re.fullmatch(r"[\w.-]+", column) for column in columns):
+        return ""
+    references = sum(bool(each.reference) for each in parsed["r1_zero"])
+    return f"{{{columns[1]}}}{BOX}{columns[2]}}}}}}}" if references > len(parsed["r1_zero"]) / 2 else ""
 
 
 def _unknown(error: InputError, source: str, rows: Sequence[Mapping[str, Any]], problems: bool) -> UnknownColumns:

@@ -177,7 +177,7 @@ def _settle(name: str, known: Answers, again: bool, check: Callable[[Answers], A
         except UnknownColumns as unknown:
             console.paragraph(str(unknown).partition("\n")[0])
             fields = [field for field in FIELDS if not (name == "validation" and field == "response")]
-            columns = {field: _ask_column(field, unknown.likely.get(field, "")) for field in fields}
+            columns = {field: _ask_column(field, unknown.likely.get(field, ""), name) for field in fields}
             known.name_columns(name, {field: column for field, column in columns.items() if column})
             ask = False
         except InputError as error:
@@ -195,12 +195,14 @@ def _ask(name: str, default: str) -> str:
     return answer
 
 
-def _ask_column(field: str, likely: str) -> str:
+def _ask_column(field: str, likely: str, of: str) -> str:
     from tutelage import console
 
-    may = "; nothing, if there is none" if field == "reference" and not likely else ""
-    console.paragraph(f"Which column holds the {FIELDS[field]}{may}?")
-    return _typed(f"  {field}{f' [{likely}]' if likely else ''}: ", "train") or likely
+    may_lack = of == "train" and field == "reference"
+    console.paragraph(f"Which column holds the {FIELDS[field]}?{' (nothing, if none does)' if may_lack and not likely else ''}")
+    while not (answer := _typed(f"  {field}{f' [{likely}]' if likely else ''}: ", of) or likely) and not may_lack:
+        console.paragraph("A column is needed here; stop with Ctrl-C.")
+    return answer
 
 
 def _typed(prompt: str, name: str) -> str:

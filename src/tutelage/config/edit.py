@@ -139,6 +139,8 @@ def _without(pieces: list[Piece], path: Path) -> list[Piece]:
             above = [each.text.strip() for each in kept[len(kept) - len(meaning) :]]
             if meaning and above == meaning:
                 del kept[len(kept) - len(meaning) :]
+            while piece.kind == "header" and kept and not kept[-1].text.strip():
+                kept.pop()
         elif piece.path == path[:1] and piece.kind == "statement":  # the section is an inline table
             rest = {key: value for key, value in _value(piece).items() if key != path[1]}
             kept.append(_set(piece, rest, ""))

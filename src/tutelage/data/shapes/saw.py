@@ -51,11 +51,14 @@ def columns_by_content(rows: Sequence[Mapping[str, Any]], problems: bool = False
             if holds(value):
                 values.setdefault(name, []).append(value)
     values = {name: held for name, held in values.items() if all(isinstance(value, str | int | float) for value in held)}
-    texts = {name: median(map(len, map(str, held))) for name, held in values.items() if len(set(map(str, held))) * 2 >= len(held)}
+    texts = {name: median(map(len, map(str, held))) for name, held in values.items() if any(isinstance(each, str) for each in held)}
+    differ = {name: length for name, length in texts.items() if len(set(values[name])) >= SHARE * len(values[name])}
+    texts = differ if len(differ) > (not problems) else texts
     short = [name for name, held in values.items() if sum(map(is_bare, held)) >= SHARE * len(held) and not is_about(name)]
     found = {} if problems else {"response": _named(texts, "work", WORK) or _longest(texts, short)}
     response = found.get("response", "")
-    found["prompt"] = _named([name for name in texts if name != response], "prompt", PROMPT) or _longest(texts, [*short, response])
+    asks = {name: length for name, length in texts.items() if name != response}
+    found["prompt"] = _named(asks, "prompt", PROMPT) or _longest(asks, short) or _longest(asks, [])
     left = [name for name in short if name not in found.values()]
     ends = [name for name in left if problems or _stands_at_the_end(rows, name, response)]
     found["reference"] = _named([name for name in values if name not in found.values()], "reference", REFERENCE) or next(iter(ends), "")
