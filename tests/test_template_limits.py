@@ -50,7 +50,7 @@ REFUSED = {
     "chance of words": ("{{ lipsum(n=3) }}", "at its line 2"),
     "a loop": (LOOP, "more than 0.3 seconds of computing, at its line 2"),
     "a loop in a filter": (LOOP.replace("range(99999)", "range(99999) | list"), "seconds of computing"),
-    "a product": ("{{ messages[0].content * 3000000000 }}", r"more than 0\.25 GB of memory, at its line 2"),
+    "a product": ("{{ messages[0].content * 3000000000 }}", r"more than 0\.25 GiB of memory, at its line 2"),
     "a sum": (DOUBLE + "{{ n.x }}", "GB of memory, at its line 2|seconds of computing"),
     "a list": ("{{ ([0] * 3000000000) | length }}", "GB of memory"),
     "a wide column": ("{{ 'x' | center(9000000000) }}", "GB of memory"),

@@ -36,7 +36,7 @@ def of_run(reading: Reading) -> list[Figure]:
         _over_steps(reading, "lr", "learning rate", "Learning rate", "learning rate", VIOLET, tickformat=".2~e"),
         _over_steps(reading, "grad_norm", "gradient norm", "Gradient norm before clipping", "L2 norm", ORANGE),
         _over_steps(reading, "tokens_per_second", "tokens per second", "Throughput", "tokens per second", GREEN),
-        _over_steps(reading, "memory_gb", "memory", "Memory of the training process", "GB", GREY),
+        _over_steps(reading, "memory_gb", "memory", "Memory of the training process", "GiB", GREY, unit=2**30 / 1e9),
     ]
     return [figure for figure in figures if figure["data"]]
 
@@ -47,9 +47,11 @@ def figure(name: str, title: str, y: str, data: list[dict[str, Any]], x: str = "
     return {"name": name, "title": title, "data": data, "layout": layout | axes, "linked": x == "optimizer step"}
 
 
-def _over_steps(reading: Reading, key: str, label: str, title: str, y: str, colour: str, tickformat: str | None = None) -> Figure:
-    """The curve of one number of each step, with a dotted line at each evaluation."""
-    points = [(line["step"], line[key]) for line in reading.steps if line.get(key) is not None and math.isfinite(line[key])]
+def _over_steps(
+    reading: Reading, key: str, label: str, title: str, y: str, colour: str, tickformat: str | None = None, unit: float = 1.0
+) -> Figure:
+    """The curve of one number of each step, divided by `unit`, with a dotted line at each evaluation."""
+    points = [(line["step"], line[key] / unit) for line in reading.steps if line.get(key) is not None and math.isfinite(line[key])]
     data = []
     if points:
         xs, ys = zip(*thinned(points), strict=True)
