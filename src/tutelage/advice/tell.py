@@ -93,6 +93,10 @@ def changed(advice: Advice) -> dict[str, tuple[Any, str]]:
     return found
 
 
+def fits_as_it_is(advice: Advice) -> bool:
+    return advice.given.needs.fits and not changed(advice)
+
+
 def _of_evaluation(advice: Advice, config: Config, proposal: Option) -> dict[str, tuple[Any, str]]:
     settings, seat, name = config.eval, proposal.needs.seat, engine_name(config.eval)
     if settings.backend == "native":
@@ -161,7 +165,7 @@ def show(advice: Advice) -> None:
     )
     if advice.ranks > 1:
         console.paragraph(f"{advice.ranks} ranks share the state: start it with --launch {advice.ranks}; bytes are of one card")
-    stays = advice.proposal is not None and not changed(advice)
+    stays = fits_as_it_is(advice)
     columns = {"as it is" if stays else "as given": advice.given}
     if advice.proposal is not None and not stays:
         columns["proposed"] = advice.proposal
@@ -190,7 +194,12 @@ def show(advice: Advice) -> None:
         console.say("It fits as it is: nothing to change.", style="bold")
         return
     console.say("Proposed (the same rows in every step, so the same learning rate):\n", style="bold")
-    console.say(fragment(advice))
+    for line in fragment(advice).splitlines():
+        setting, _, why = line.partition("  # ")
+        if why and console.is_narrower_than(line):
+            console.paragraph(f"# {why}", indent="# ")
+            line = setting
+        console.say(line)
 
 
 def _seat(advice: Advice, needs: Estimate) -> str:
@@ -221,7 +230,7 @@ def _rate(needs: Estimate) -> str:
 
 
 def _starting(advice: Advice, option: Option) -> str:
-    return NOTHING if option.needs.seconds is None else console.duration(advice.starting)
+    return NOTHING if option.needs.seconds is None or advice.starting < 1 else console.duration(advice.starting)
 
 
 NOTHING = "–"
@@ -265,7 +274,7 @@ def as_json(advice: Advice) -> dict[str, Any]:
         "ranks": advice.ranks,
         "usable_bytes": advice.estimator.allowed,
         "rows": advice.rows._asdict(),
-        "fits_as_it_is": advice.proposal is not None and not changed(advice),
+        "fits_as_it_is": fits_as_it_is(advice),
         "given": of(advice.given),
         "proposal": of(advice.proposal) if advice.proposal is not None else None,
         "reasons": {key: {"value": value, "why": why, "changed": key in changed(advice)} for key, (value, why) in reasons(advice).items()},
