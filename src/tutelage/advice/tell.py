@@ -158,10 +158,12 @@ def planned(advice: Advice, text: str = "") -> str:
 def show(advice: Advice) -> None:
     """Print what the settings need as they are, and what is proposed to be changed."""
     device, gpus, allowed, rows = advice.estimator.device, advice.estimator.gpus, in_gib(advice.estimator.allowed), advice.rows
-    what = f"{rows.total:,} rows{' are imagined, as it is not on this machine' if rows.imagined else ''}, {rows.training:,} of them trained on"
+    several, each = (f", {gpus} of them", " each") if gpus > 1 else ("", "")
+    console.paragraph(f"{device.name}{several}: {in_gib(device.memory)} of memory{each}, of which {allowed} are planned with")
+    imagined = " are imagined, as it is not on this machine" if rows.imagined else ""
     console.paragraph(
-        f"{device.name}{f', {gpus} of them' if gpus > 1 else ''}: {in_gib(device.memory)} of memory{' each' if gpus > 1 else ''}, of which"
-        f" {allowed} are planned with. {rows.source}: {what}, of up to {advice.prepared.max_length:,} tokens; {rows.validation:,} problems to validate on."
+        f"{rows.source}: {rows.total:,} rows{imagined}, {rows.training:,} of them trained on, of up to {advice.prepared.max_length:,}"
+        f" tokens; {rows.validation:,} problems to validate on"
     )
     if advice.ranks > 1:
         console.paragraph(f"{advice.ranks} ranks share the state: start it with --launch {advice.ranks}; bytes are of one card")

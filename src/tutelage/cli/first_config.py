@@ -275,7 +275,7 @@ def _written_before(known: Answers) -> dict[str, Any]:
     """What init writes for the answers in the file; nothing where their data are not there any more."""
     old = known.before
     validation = old.get("data.validation") or ""
-    table = validation if isinstance(validation, dict) else {"path": validation}
+    table: dict[str, Any] = validation if isinstance(validation, dict) else {"path": validation}
     values = {name: old.get(setting, "") for name, setting in SETTINGS.items()} | {"validation": table["path"]}
     if not (values["model"] and values["train"]):
         return {}

@@ -133,7 +133,8 @@ def _joined(pieces: Iterable[Piece]) -> str:
 
 def _without(pieces: list[Piece], path: Path) -> list[Piece]:
     """The text without a setting, its own tables, and the comment lines above it that say what it means."""
-    meaning, kept = meaning_of(*path), []
+    meaning = meaning_of(*path)
+    kept: list[Piece] = []
     for piece in pieces:
         if piece.path[:2] == path:
             above = [each.text.strip() for each in kept[len(kept) - len(meaning) :]]
