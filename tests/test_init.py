@@ -182,6 +182,21 @@ def test_columns_of_unknown_names_are_asked_with_what_they_probably_hold(tmp_pat
     assert prepare(config, tokenizer).ledger.counts()["kept"] == 9
 
 
+def test_columns_that_can_be_meant_in_several_ways_are_a_choice(tmp_path, typed, capsys):
+    thought = "I think about it for a long time, in many words that say little."
+    rows = [{"question": f"{n}?", "reasoning": thought, "solution": "So \\boxed{4}.", "answer": "4"} for n in range(9)]
+    train = write(tmp_path / "a.jsonl", rows)
+    flags = {"model": "m", "train": train, "dir": "d"}
+    with pytest.raises(InputError, match=r"--data.columns '\{ prompt = \"question\", response = \"<think>") as asked:
+        init.init(tmp_path / "c.toml", flags)
+    said = str(asked.value).splitlines()[-1].strip().removeprefix("--data.columns ").strip("'")
+    first = load_config(init.init(tmp_path / "c.toml", flags, ["--data.columns", said])).data.columns
+    assert first["response"].startswith("<think>\n{reasoning}")
+    typed("7", "3")
+    config = load_config(init.init(tmp_path / "d.toml", flags))
+    assert config.data.columns["response"] == "solution" and "  1  reasoning, then solution: {" in capsys.readouterr().out
+
+
 def test_problems_may_have_other_columns_than_the_training_rows(tmp_path, tokenizer):
     named = ["--data.columns.prompt", "a", "--data.columns.response", "b", "--data.columns.reference", "c"]
     train = write(tmp_path / "a.jsonl", [{"a": f"{n}?", "b": "So \\boxed{4}.", "c": "4"} for n in range(9)])

@@ -161,7 +161,9 @@ def composed(known: Answers) -> tuple[Raw, list[Look], list[str]]:
     else:
         found = guess(rows, is_instruct(values["model"]))
         data, reward, notes = data | found.settings, found.reward, found.notes
-    if not values["validation"]:
+    if rows is None:
+        notes.append("arithmetic is built in, with problems of its own to validate on")
+    elif not values["validation"]:
         notes.append("a tenth of the problems is held out to validate on")
     small = values["model"] == "smollm2"
     raw: Raw = {

@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import re
 import shlex
+import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tutelage.config import Source
+from tutelage.config import Source, inline
 from tutelage.data import Parsed, Reader, Row, columns_by_content, columns_seen, iter_rows, likely_columns, reader_of
 from tutelage.errors import InputError
 from tutelage.grading import boxed_answer, tagged_answer
@@ -77,11 +78,17 @@ class Guess:
 
 
 class UnknownColumns(InputError):
-    """Rows whose columns are of no known names, or can be meant in several ways; `likely` is what they probably hold."""
+    """Rows whose columns are of no known names, or can be meant in several ways.
 
-    def __init__(self, message: str, likely: dict[str, str]) -> None:
-        super().__init__(message)
-        self.likely = likely
+    Attributes:
+        question: what is not known.
+        likely: what the columns probably hold.
+        options: the ways to mean them, in words, each with its columns; [] where the names are not known.
+    """
+
+    def __init__(self, question: str, flags: str, likely: dict[str, str], options: list[tuple[str, dict[str, str]]]) -> None:
+        super().__init__(f"{question}\n{flags}")
+        self.question, self.likely, self.options = question, likely, options
 
 
 def look(source: str, columns: Mapping[str, str] | None = None, problems: bool = False, **options: Any) -> Look:
@@ -196,17 +203,36 @@ def _answer_behind(seen: Mapping[str, str], parsed: Mapping[str, list[Parsed]]) 
 
 def _unknown(error: InputError, source: str, rows: Sequence[Mapping[str, Any]], problems: bool) -> UnknownColumns:
     """The error with the flags that decide."""
+    reason, setting = str(error), "data.validation.columns" if problems else "data.columns"
+    options = [] if "of no known shape" in reason or "neither the columns" in reason else _options(reason)
+    if options:
+        likely = options[0][1]
+        flags = f"--{setting} {shlex.quote(inline(likely))}" if "\n" in "".join(likely.values()) else ""
+        flags = flags or " ".join(f"--{setting}.{field} {shlex.quote(text)}" for field, text in likely.items())
+        return UnknownColumns(reason, f"As flags, the first of these is:\n  {flags}", likely, options)
     likely = columns_by_content(rows, problems)
+    keys = list(dict.fromkeys(str(key) for row in rows for key in row))
     wanted = [field for field in FIELDS if not (problems and field == "response")]
-    setting = "data.validation.columns" if problems else "data.columns"
     flags = " ".join(f"--{setting}.{field} {shlex.quote(likely.get(field, 'COLUMN'))}" for field in wanted)
-    reason = str(error)
-    if "of no known shape" in reason or "neither the columns" in reason or not likely:
-        keys = list(dict.fromkeys(str(key) for row in rows for key in row))
-        reason = f"{source}: its columns {', '.join(keys)} have no names that are known"
     meant = ", ".join(f"{likely[field]} is the {FIELDS[field]}" for field in wanted if field in likely)
     probably = f"If {meant}, add" if meant else "Name them, for instance with"
-    return UnknownColumns(f"{reason}\n{probably}:\n  {flags}", likely)
+    question = f"{source}: its columns {', '.join(keys)} have no names that are known"
+    return UnknownColumns(question, f"{probably}:\n  {flags}", likely, [])
+
+
+def _options(question: str) -> list[tuple[str, dict[str, str]]]:
+    """The ways to mean columns that a question to the user shows, each in words and as `data.columns`.
+
+    Ways that need more settings than columns are left out.
+    """
+    found, words = [], "so"
+    lines = question.splitlines()
+    for line, behind in zip(lines, [*lines[1:], ""], strict=True):
+        if line.startswith("# "):
+            words = line.removeprefix("# ")
+        elif line.startswith("columns = ") and not behind.startswith("where") and "…" not in line:
+            found.append((words, tomllib.loads(line)["columns"]))
+    return found
 
 
 def _keys(rows: Sequence[Row]) -> str:

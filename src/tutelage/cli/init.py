@@ -175,10 +175,8 @@ def _settle(name: str, known: Answers, again: bool, check: Callable[[Answers], A
         try:
             return check(known)
         except UnknownColumns as unknown:
-            console.paragraph(str(unknown).partition("\n")[0])
-            fields = [field for field in FIELDS if not (name == "validation" and field == "response")]
-            columns = {field: _ask_column(field, unknown.likely.get(field, ""), name) for field in fields}
-            known.name_columns(name, {field: column for field, column in columns.items() if column})
+            console.paragraph(unknown.question.partition("\n")[0])
+            known.name_columns(name, _ask_columns(unknown, name))
             ask = False
         except InputError as error:
             console.paragraph(str(error))
@@ -193,6 +191,22 @@ def _ask(name: str, default: str) -> str:
     while not (answer := _typed(f"  {name}{f' [{default}]' if default else ''}: ", name) or default):
         console.paragraph("There is no answer that is usual here; write one, or stop with Ctrl-C.")
     return answer
+
+
+def _ask_columns(unknown: UnknownColumns, of: str) -> dict[str, str]:
+    """The columns that are meant: one of the ways to mean them, or each by its name."""
+    from tutelage import console
+    from tutelage.config import inline
+
+    if len(unknown.options) > 1:
+        for number, (words, columns) in enumerate(unknown.options, 1):
+            console.paragraph(f"  {number}  {words}: {inline(columns)}", indent="     ")
+        while not (answer := _typed("  which [1]: ", of) or "1").isdecimal() or not 0 < int(answer) <= len(unknown.options):
+            console.say(f"Write a number from 1 to {len(unknown.options)}.")
+        return unknown.options[int(answer) - 1][1]
+    fields = [field for field in FIELDS if not (of == "validation" and field == "response")]
+    columns = {field: _ask_column(field, unknown.likely.get(field, ""), of) for field in fields}
+    return {field: column for field, column in columns.items() if column}
 
 
 def _ask_column(field: str, likely: str, of: str) -> str:
