@@ -75,9 +75,9 @@ def test_where_the_engine_runs_follows_from_the_memory(
     config = config_of(**changes)
     placed = place(config, training)
     if expected is None:
-        assert placed is None and "by the training model itself (it needs 5.0 GB" in capsys.readouterr().out
+        assert placed is None and "by the training model itself (it needs 4.7 GiB" in capsys.readouterr().out
         asked = config_of("vllm", **changes)
-        with pytest.raises(InputError, match=r"it needs 5\.0 GB.*eval\.device"):
+        with pytest.raises(InputError, match=r"it needs 4\.7 GiB.*eval\.device"):
             place(asked, training)
     else:
         assert (str(placed.device), placed.in_turns, placed.asynchronous) == expected

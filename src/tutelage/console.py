@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import shutil
 import sys
+import textwrap
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -117,6 +119,25 @@ def say(text: str | Text = "", style: str | None = None) -> None:
         return
     console = _bars.console if _bars is not None else _console()
     console.print(_printable(text), style=style, markup=False)
+
+
+def is_narrower_than(line: str) -> bool:
+    """Whether the output is a terminal that would break a line."""
+    return sys.stdout.isatty() and shutil.get_terminal_size().columns < len(line)
+
+
+def paragraph(text: str, indent: str = "") -> None:
+    """Text of some lines, which a terminal gets broken between words; a file, or another program, gets its lines as they are.
+
+    Args:
+        indent: of the lines that come of a line; "": as that one is indented.
+    """
+    for line in text.splitlines():
+        before = indent or " " * (len(line) - len(line.lstrip()))
+        if is_narrower_than(line):
+            width = shutil.get_terminal_size().columns
+            line = "\n".join(textwrap.wrap(line, width, subsequent_indent=before, break_long_words=False, break_on_hyphens=False))
+        say(line)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

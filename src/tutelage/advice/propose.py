@@ -5,16 +5,31 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
-
+from tutelage import console
+from tutelage.advice.imagine import Rows, imagined, rows_of
 from tutelage.config import Config, replaced
-from tutelage.data import Example, Ledger, Prepared, Template, TokenizedExample, panel_size, prepare
+from tutelage.data import Prepared, prepare
 from tutelage.errors import InputError
 from tutelage.model import RECOMPUTATIONS, Recomputation, check_positions, for_device, tokenizer_of
-from tutelage.resources import AGAIN, HALF_FILLED, Estimate, Estimator, Seat, device_here, device_named, way_of, ways
+from tutelage.resources import (
+    AGAIN,
+    HALF_FILLED,
+    Estimate,
+    Estimator,
+    Seat,
+    device_here,
+    device_named,
+    starting_seconds,
+    way_of,
+    ways,
+)
 
-IMAGINED_ROWS, IMAGINED_PROBLEMS = 1000, 500
-"""What is planned for where rows of a given length stand for the data."""
+WORTH = 1.05
+"""Settings that fit are changed if the run is faster by this factor."""
+WORTH_A_SEAT = 1.1
+"""Evaluation gives up a better seat (beside training, rather than in turns) if the run is faster by this factor."""
+SEATS = (Seat.OWN_DEVICE, Seat.BESIDE, Seat.IN_TURNS, Seat.NATIVE)
+"""Where responses are generated, the better seat first."""
 
 
 class Option(NamedTuple):
@@ -28,13 +43,19 @@ class Option(NamedTuple):
 class Advice:
     """What `tutelage plan` says: the settings as they were given, and the best that fit. None: nothing does.
 
+    A proposal without changes says that the settings are to stay as they are.
+
     Attributes:
-        others: the best of each other way to train.
+        asked: the configuration as it was given; config: as it can be on the device.
+        rows: those that are planned for.
+        others: the best of each way to train that was tried before the proposed one, and does not fit.
         less_again: the proposal with each kind of recomputation that computes less again.
         doubled: the proposal with packs twice as large. None: rows are padded.
     """
 
+    asked: Config
     config: Config
+    rows: Rows
     prepared: Prepared
     estimator: Estimator
     given: Option
@@ -46,6 +67,27 @@ class Advice:
     @property
     def ranks(self) -> int:
         return self.estimator.ranks(self.config)
+
+    @property
+    def packs(self) -> bool:
+        """Whether rows are packed, rather than padded."""
+        return self.estimator.policy(self.config).packs
+
+    @property
+    def starting(self) -> float:
+        """Seconds before the steps are as fast as later ones."""
+        return starting_seconds(self.estimator.policy(self.config), self.estimator.device)
+
+    @property
+    def by_itself(self) -> Estimate:
+        """What the proposal comes to where the run decides what is computed again."""
+        assert self.proposal is not None
+        return self.estimator.given(replaced(self.config, self.proposal.changes), self.prepared)
+
+    def budget(self, option: Option) -> int:
+        """Tokens of a pack at most."""
+        train = replaced(self.config, option.changes).train
+        return train.pack_tokens or train.batch_size * self.prepared.max_length
 
 
 @dataclass(frozen=True)
@@ -84,8 +126,20 @@ class Planner:
             return min(options, key=lambda option: option.needs.peak)
         if fitting[0].needs.seconds is None:
             return min(fitting, key=_unfilled)
-        fastest = min(_seconds(option) for option in fitting)
+        near = WORTH_A_SEAT * min(map(_seconds, fitting))
+        patient = self.config.eval.mode == "async"  # it wants a seat in which training goes on, however fast the others are
+        seated = min(map(_rank, (each for each in fitting if patient or _seconds(each) <= near)))
+        fitting = [each for each in fitting if _rank(each) == seated]
+        fastest = min(map(_seconds, fitting))
         return min((each for each in fitting if _seconds(each) <= 1.01 * fastest), key=lambda option: option.needs.peak)
+
+    def settled(self, given: Option, proposal: Option) -> Option:
+        """The settings as they were given where they fit and the proposal is hardly faster; else the proposal."""
+        if not given.needs.fits or _rank(given) > _rank(proposal):
+            return proposal
+        known = given.needs.seconds is not None
+        stays = _seconds(given) <= WORTH * _seconds(proposal) if known else _unfilled(given)[:2] <= _unfilled(proposal)[:2]
+        return given if stays else proposal
 
     def traced(self, option: Option) -> Option:
         """An option whose memory of training is traced rather than reckoned."""
@@ -97,10 +151,15 @@ def _seconds(option: Option) -> float:
     return sum(option.needs.seconds or ())
 
 
-def _unfilled(option: Option) -> tuple[float, float]:
-    """Less is better where the speed is not known: what is computed again, and how badly batches fill a GPU; then bytes."""
+def _rank(option: Option) -> int:
+    return SEATS.index(option.needs.seat)
+
+
+def _unfilled(option: Option) -> tuple[int, float, float]:
+    """Less is better where the speed is not known: the seat, what is computed again and how badly batches fill a GPU; then bytes."""
     tokens = option.needs.load.tokens
-    return AGAIN[option.needs.kind] - tokens / (tokens + HALF_FILLED), option.needs.peak
+    filled = round(AGAIN[option.needs.kind] - tokens / (tokens + HALF_FILLED), 2)
+    return _rank(option), filled, option.needs.peak
 
 
 def advise(
@@ -122,27 +181,45 @@ def advise(
     """
     if gpus < 1:
         raise InputError(f"--gpus {gpus}: at least one is needed")
-    device = device_named(device_name) if device_name is not None else device_here(config.model)
+    with console.progress("looking at the device"):
+        device = device_named(device_name) if device_name is not None else device_here(config.model)
     if device.kind == "cpu" and gpus > 1:
         raise InputError(f"--gpus {gpus}: the device is a CPU")
+    asked = config
     if device.kind == "cpu":
         config = config.model_copy(update={"model": for_device(config.model, device.torch_device)})
-    tokenizer = tokenizer_of(config) if length is None else None
-    prepared = prepare(config, tokenizer) if length is None else imagined(config, length)
+    tokenizer = None
+    if length is None:
+        tokenizer, prepared = _prepared(config)
+        rows = Rows(config.data.train, len(prepared.ledger.sources), prepared.rows, len(prepared.validation), imagined=False)
+    else:
+        with console.progress("counting the rows"):
+            rows = rows_of(config.data)
+        prepared = imagined(config, length, rows)
     planner = Planner(config, prepared, Estimator(tokenizer, device, gpus))
-    policy, ranks = planner.estimator.policy(config), planner.estimator.ranks(config)
+    with console.progress("making the model's shapes"):
+        policy, ranks = planner.estimator.policy(config), planner.estimator.ranks(config)
     check_positions(policy, prepared.max_length, "data.max_length")
     if length is None:
         check_positions(policy, prepared.longest_prompt + config.eval.max_new_tokens, "the longest prompt + eval.max_new_tokens")
-    given = Option({}, planner.estimator.given(config, prepared))
-    best: dict[tuple[str, ...], Option] = {}
-    for changes in ways(config, device.kind, ranks):
-        best.setdefault(way_of(replaced(config, changes)), planner.best(changes))
-    chosen = next((way for way, option in best.items() if option.needs.fits), None)
-    others = [option for way, option in best.items() if way != chosen]
+    with console.progress("laying out the first steps"):
+        given = Option({}, planner.estimator.given(config, prepared))
+    chosen, others = None, []
+    tried = set()
+    with console.progress("trying sizes of packs"):
+        for changes in ways(config, device.kind, ranks):
+            way = way_of(replaced(config, changes))
+            if way not in tried:
+                tried.add(way)
+                option = planner.best(changes)
+                if option.needs.fits:
+                    chosen = option
+                    break
+                others.append(option)
     if chosen is None:
-        return Advice(config, prepared, planner.estimator, planner.traced(given) if trace else given, None, others, [], None)
-    proposal = best[chosen]
+        given = planner.traced(given) if trace else given
+        return Advice(asked, config, rows, prepared, planner.estimator, given, None, others, [], None)
+    proposal = planner.settled(given, chosen)
     changes, kind = proposal.changes, proposal.needs.kind
     less_again = [planner.option(changes, other) for other in RECOMPUTATIONS if AGAIN[other] < AGAIN[kind]]
     budget = changes.get("train.pack_tokens")
@@ -153,23 +230,17 @@ def advise(
             raise InputError(
                 "the trace of what was to be proposed needs more than the device has; leave out --trace, or plan for less"
             )
-    return Advice(config, prepared, planner.estimator, given, proposal, others, less_again, doubled)
+    return Advice(asked, config, rows, prepared, planner.estimator, given, proposal, others, less_again, doubled)
 
 
-def imagined(config: Config, length: int) -> Prepared:
-    """Rows of a given length, of which no two share anything, in place of data: a fifth of each is the prompt.
-
-    Raises:
-        InputError: too short for a prompt and a response.
-    """
-    if length < 2:
-        raise InputError(f"--length {length}: a row has at least two tokens")
-    prompt = max(1, length // 5)
-    count = config.data.size or IMAGINED_ROWS
-    rows = [TokenizedExample(f"row {index}", (index,) * prompt, (index,) * (length - prompt)) for index in range(count)]
-    problems = [Example("", "", "", f"problem {index}") for index in range(IMAGINED_PROBLEMS)]
-    panel = panel_size(config.eval, len(problems))
-    return Prepared(
-        rows, problems if config.eval.full else problems[:panel], Ledger([row.source for row in rows]), np.full(count, length), length,
-        False, Template("{question}"), panel, prompt,
-    )  # fmt: skip
+def _prepared(config: Config) -> tuple[Any, Prepared]:
+    """(the tokenizer, the rows). Raises InputError that says how to plan without either."""
+    try:
+        with console.progress("loading the tokenizer"):
+            tokenizer = tokenizer_of(config)
+        with console.progress("reading the rows"):
+            return tokenizer, prepare(config, tokenizer)
+    except InputError as error:
+        if "tokenizer" not in str(error):
+            raise
+        raise InputError(f"{error}; or plan without a tokenizer, as if every row had so many tokens: --length 1024") from None

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import tomli_w
-
 from tutelage import console
 from tutelage.advice.propose import Advice, Option, advise
-from tutelage.config import Config, replaced
+from tutelage.config import Config, edited, inline, parse_config, replaced
 from tutelage.errors import InputError
-from tutelage.resources import GIB, MEANINGS, Estimate, Seat, engine_name, in_gb, is_asked_for, way_of
+from tutelage.resources import MEANINGS, Estimate, Seat, engine_name, in_gib, is_asked_for, way_of
 from tutelage.runs import write_text
 
 PARTS = ("weights", "copies", "gradients", "moments", "activations", "gathered", "engine asleep")
@@ -38,31 +37,64 @@ SHARED = {Seat.BESIDE: "beside", Seat.IN_TURNS: "in_turns"}
 
 
 def reasons(advice: Advice) -> dict[str, tuple[Any, str]]:
-    """(value, why) of each setting of the proposal, by its dotted name; nothing where there is no proposal."""
+    """(value, why) of each setting that a plan decides on, by its dotted name; nothing where nothing fits."""
     if advice.proposal is None:
         return {}
     changes, needs = advice.proposal
     config = replaced(advice.config, changes)
     state = sum(size for name, size in needs.training.items() if name != "activations")
     failed = [option.needs.peak for option in advice.others if not option.needs.fits]
-    least = f"the leanest way above this one needs {in_gb(min(failed))}" if failed else "as configured"
+    least = f"the leanest way above this one needs {in_gib(min(failed))}" if failed else "as configured"
     found: dict[str, tuple[Any, str]] = {}
     for name, value in zip(MEANINGS, way_of(config), strict=True):
-        parts = [MEANINGS[name][value], f"{in_gb(state)} of weights, gradients and moments" if name == "model.precision" else ""]
+        parts = [MEANINGS[name][value], f"{in_gib(state)} of weights, gradients and moments" if name == "model.precision" else ""]
         found[name] = value, "; ".join(filter(None, [*parts, least if value in GIVEN_UP else ""]))
-    would = ", ".join(f"{less.kind} would need {in_gb(less.peak)}" for _, less in advice.less_again if not less.fits)
+    would = ", ".join(f"{less.kind} would need {in_gib(less.peak)}" for _, less in advice.less_again if not less.fits)
     otherwise = "about as fast, in less memory" if advice.less_again else "everything is kept, and nothing computed twice"
     found["model.activation_checkpointing"] = needs.kind, would or otherwise
-    if advice.doubled is not None:
-        twice = advice.doubled.needs
-        larger = "larger packs would not be faster" if twice.fits else f"twice as many would need {in_gb(twice.peak)}"
-        why = f"{needs.load.tokens:,} tokens at most meet the model at once; {larger}"
-        found["train.pack_tokens"] = changes["train.pack_tokens"], why
-    else:
+    if not advice.packs:
         padded = "rows are padded (train.pack is off, or the model's attention is not to be packed); the rows of a step stay"
         found["train.batch_size"] = config.train.batch_size, f"{padded}: {needs.load.tokens:,} tokens at a time"
         found["train.grad_accum"] = config.train.grad_accum, "so many times in a step"
+        return found | _of_evaluation(advice, config, advice.proposal)
+    if advice.doubled is None:
+        why = "as configured: other sizes would not be faster"
+    else:
+        twice = advice.doubled.needs
+        why = "larger packs would not be faster" if twice.fits else f"twice as many would need {in_gib(twice.peak)}"
+    found["train.pack_tokens"] = advice.budget(advice.proposal), f"{_largest(advice, advice.proposal)} at once; {why}"
     return found | _of_evaluation(advice, config, advice.proposal)
+
+
+def _largest(advice: Advice, option: Option) -> str:
+    """What meets the model at once: how much a pack may hold, and what the largest one holds."""
+    tokens, budget = option.needs.load.tokens, advice.budget(option)
+    if not advice.packs:
+        return f"{tokens:,} tokens"
+    return f"{tokens:,} tokens" if tokens >= budget else f"up to {budget:,} tokens ({tokens:,} in the largest of the first packs)"
+
+
+def changed(advice: Advice) -> dict[str, tuple[Any, str]]:
+    """Those of `reasons` that a run would not decide by itself: nothing where it fits as it is."""
+    if advice.proposal is None or (not advice.proposal.changes and advice.proposal.needs is advice.given.needs):
+        return {}
+    config, found = advice.config, {}
+    for dotted, (value, why) in reasons(advice).items():
+        section, _, key = dotted.partition(".")
+        now = getattr(getattr(config, section), key)
+        if dotted == "model.activation_checkpointing" and now == "auto":
+            now = advice.by_itself.kind  # what "auto" comes to with the packs that are proposed
+        elif dotted == "train.pack_tokens" and now is None:
+            now = advice.budget(advice.given)
+        elif now == "auto":
+            now = value
+        if now != value:
+            found[dotted] = value, why
+    return found
+
+
+def fits_as_it_is(advice: Advice) -> bool:
+    return advice.given.needs.fits and not changed(advice)
 
 
 def _of_evaluation(advice: Advice, config: Config, proposal: Option) -> dict[str, tuple[Any, str]]:
@@ -76,10 +108,8 @@ def _of_evaluation(advice: Advice, config: Config, proposal: Option) -> dict[str
     facts = {
         "backend": settings.backend if is_asked_for(settings) else "vllm",
         "ranks": advice.ranks,
-        "needs": in_gb(sum(proposal.needs.evaluation.values())),
-        "waits": "the optimizer's state waits in the host's memory"
-        if settings.offload_optimizer
-        else "beside the optimizer's state",
+        "needs": in_gib(sum(proposal.needs.evaluation.values())),
+        "waits": "the optimizer's state waits in the host's memory" if settings.offload_optimizer else "beside the optimizer's state",
         "why_native": why_native,
     }
     found = {key: (value.format(**facts), why.format(**facts)) for key, (value, why) in SEATS[seat].items()}
@@ -91,54 +121,68 @@ def _of_evaluation(advice: Advice, config: Config, proposal: Option) -> dict[str
 
 
 def fragment(advice: Advice) -> str:
-    """The proposal as a TOML fragment, each line with its reason."""
+    """What is proposed to be changed, as a TOML fragment, each line with its reason; "" where nothing is."""
     lines, last = [], ""
-    for dotted, (value, why) in sorted(reasons(advice).items()):
+    for dotted, (value, why) in sorted(changed(advice).items()):
         section, _, key = dotted.partition(".")
         if section != last:
             lines += [*([""] if last else []), f"[{section}]"]
             last = section
-        lines.append(f"{key} = {tomli_w.dumps({'x': value}).partition(' = ')[2].strip()}  # {why}")
-    return "\n".join(lines) + "\n"
+        lines.append(f"{key} = {inline(value)}  # {why}")
+    return "\n".join(lines) + "\n" if lines else ""
 
 
-def planned(advice: Advice) -> str:
-    """The full configuration with the proposal in it, as TOML: what differs from the defaults, and the proposal with its reasons."""
-    rest: dict[str, dict[str, Any]] = {}
-    default, proposed = Config().model_dump(mode="json"), reasons(advice)
-    for section, values in advice.config.model_dump(mode="json", exclude_none=True).items():
-        for key, value in values.items():
-            if f"{section}.{key}" not in proposed and value != default[section][key]:
-                rest.setdefault(section, {})[key] = value
-    text = fragment(advice)
-    for section, values in rest.items():
-        lines = tomli_w.dumps(values)
-        head = f"[{section}]\n"
-        text = text.replace(head, head + lines) if head in text else f"{text}\n{head}{lines}"
-    return f"# by tutelage plan, for {advice.estimator.device.name}\n{text}"
+BY_PLAN = "# by tutelage plan, for "
+
+
+def planned(advice: Advice, text: str = "") -> str:
+    """A configuration with the proposal in it, each changed line with its reason.
+
+    Args:
+        text: the file that was planned for: its comments and its order stay. Settings that differ from it are written into it.
+    """
+    lines = [line for line in text.splitlines(keepends=True) if not line.startswith(BY_PLAN)]
+    default = parse_config(tomllib.loads(text)).model_dump(mode="json")
+    given = {
+        f"{section}.{key}": value
+        for section, values in advice.asked.model_dump(mode="json", exclude_unset=True).items()
+        for key, value in values.items()
+        if value != default[section][key]
+    }
+    found = changed(advice)
+    values = {name: value for name, (value, _) in found.items()}
+    remarks = {name: why for name, (_, why) in found.items()}
+    return f"{BY_PLAN}{advice.estimator.device.name}\n" + edited("".join(lines), given | values, remarks)
 
 
 def show(advice: Advice) -> None:
-    """Print what the settings need as they are, the ways there are, and the proposal."""
-    device, gpus, allowed = advice.estimator.device, advice.estimator.gpus, in_gb(advice.estimator.allowed)
-    console.say(
-        f"{device.name}{f', {gpus} of them' if gpus > 1 else ''}: {device.memory / GIB:.1f} GiB of memory each, of which {allowed} are"
-        f" planned with; rows of up to {advice.prepared.max_length:,} tokens, {advice.prepared.rows:,} of them"
+    """Print what the settings need as they are, and what is proposed to be changed."""
+    device, gpus, allowed, rows = advice.estimator.device, advice.estimator.gpus, in_gib(advice.estimator.allowed), advice.rows
+    several, each = (f", {gpus} of them", " each") if gpus > 1 else ("", "")
+    console.paragraph(f"{device.name}{several}: {in_gib(device.memory)} of memory{each}, of which {allowed} are planned with")
+    imagined = " are imagined, as it is not on this machine" if rows.imagined else ""
+    console.paragraph(
+        f"{rows.source}: {rows.total:,} rows{imagined}, {rows.training:,} of them trained on, of up to {advice.prepared.max_length:,}"
+        f" tokens; {rows.validation:,} problems to validate on"
     )
     if advice.ranks > 1:
-        console.say(f"{advice.ranks} ranks share the state: start it with --launch {advice.ranks}; bytes are of one card")
-    columns = {"as given": advice.given} | ({"proposed": advice.proposal} if advice.proposal is not None else {})
+        console.paragraph(f"{advice.ranks} ranks share the state: start it with --launch {advice.ranks}; bytes are of one card")
+    stays = fits_as_it_is(advice)
+    columns = {"as it is" if stays else "as given": advice.given}
+    if advice.proposal is not None and not stays:
+        columns["proposed"] = advice.proposal
     needed = [option.needs for option in columns.values()]
     parts = [part for part in PARTS if any(needs.training.get(part) for needs in needed)]
-    rows = [(f"training: {part}", *(in_gb(needs.training.get(part, 0.0)) for needs in needed)) for part in parts]
-    rows += [(what, *(cell(advice, needs) for needs in needed)) for what, cell in LINES.items()]
-    console.table("The plan (reckoned)", ("", *columns), rows)
+    lines = [(f"training: {part}", *(in_gib(needs.training.get(part, 0.0)) for needs in needed)) for part in parts]
+    lines += [(what, *(cell(advice, option) for option in columns.values())) for what, cell in LINES.items()]
+    lines = [line for line in lines if any(cell != NOTHING for cell in line[1:])]
+    console.table("The plan (reckoned, not measured)", ("", *columns), lines)
     if advice.others:
         console.table(
-            "Other ways to train, each at its best",
-            ("precision", "optimizer", "adapters", "peak", "fits", "training takes"),
+            "Ways to train that were tried first, each at its best",
+            ("precision", "optimizer", "adapters", "peak", "fits"),
             [
-                (*way_of(replaced(advice.config, changes)), in_gb(needs.peak), "yes" if needs.fits else "no", _time(needs, 0))
+                (*way_of(replaced(advice.config, changes)), in_gib(needs.peak), "yes" if needs.fits else "no")
                 for changes, needs in advice.others
             ],
         )
@@ -148,46 +192,66 @@ def show(advice: Advice) -> None:
             " (--gpus) would", style="bold red",
         )  # fmt: skip
         return
+    if stays:
+        console.say("It fits as it is: nothing to change.", style="bold")
+        return
     console.say("Proposed (the same rows in every step, so the same learning rate):\n", style="bold")
-    console.say(fragment(advice))
+    for line in fragment(advice).splitlines():
+        setting, _, why = line.partition("  # ")
+        if why and console.is_narrower_than(line):
+            console.paragraph(f"# {why}", indent="# ")
+            line = setting
+        console.say(line)
 
 
 def _seat(advice: Advice, needs: Estimate) -> str:
     return needs.seat.value.format(engine=engine_name(advice.config.eval))
 
 
-def _sharing(seat: Seat) -> Callable[[Advice, Estimate], str]:
+def _sharing(seat: Seat) -> Callable[[Advice, Option], str]:
     """Says what an engine would have on the card that is trained on."""
 
-    def line(_: Advice, needs: Estimate) -> str:
-        shared = needs.sharings.get(seat)
+    def line(_: Advice, option: Option) -> str:
+        shared = option.needs.sharings.get(seat)
         if shared is None:
-            return "–"
-        least, room = sum(shared.needs.values()), in_gb(shared.room)
+            return NOTHING
+        least, room = sum(shared.needs.values()), in_gib(shared.room)
         if not shared.takes:
-            return f"needs {in_gb(least)}, {room} are left"
-        return f"takes {in_gb(shared.takes)} of {room}, for {shared.cached_tokens:,} tokens"
+            return f"no: {in_gib(least)} of {room}"
+        return f"{in_gib(shared.takes)} of {room}"
 
     return line
 
 
 def _time(needs: Estimate, index: int) -> str:
-    return "–" if needs.seconds is None else console.duration(needs.seconds[index])
+    return NOTHING if needs.seconds is None else console.duration(needs.seconds[index])
 
 
-LINES: dict[str, Callable[[Advice, Estimate], str]] = {
-    "training, at its peak": lambda _, needs: in_gb(sum(needs.training.values())),
-    "evaluation, at its peak": lambda advice, needs: f"{in_gb(sum(needs.evaluation.values()))} ({_seat(advice, needs)})",
+def _rate(needs: Estimate) -> str:
+    return NOTHING if needs.tokens_per_second is None else f"{needs.tokens_per_second:,.0f}"
+
+
+def _starting(advice: Advice, option: Option) -> str:
+    return NOTHING if option.needs.seconds is None or advice.starting < 1 else console.duration(advice.starting)
+
+
+NOTHING = "–"
+LINES: dict[str, Callable[[Advice, Option], str]] = {
+    "training, at its peak": lambda _, option: in_gib(sum(option.needs.training.values())),
+    "evaluation, at its peak": lambda _, option: in_gib(sum(option.needs.evaluation.values())),
+    "evaluation runs": lambda advice, option: _seat(advice, option.needs),
     "an engine beside training": _sharing(Seat.BESIDE),
     "an engine in turns with it": _sharing(Seat.IN_TURNS),
-    "fits": lambda _, needs: "yes" if needs.fits else "no",
-    "activation checkpointing": lambda _, needs: needs.kind,
-    "largest batch": lambda _, needs: f"{needs.load.tokens:,} tokens",
-    "tokens per second": lambda _, needs: "–" if needs.tokens_per_second is None else f"{needs.tokens_per_second:,.0f}",
-    "training takes": lambda _, needs: _time(needs, 0),
-    "evaluations hold it up for": lambda _, needs: _time(needs, 1),
+    "fits": lambda _, option: "yes" if option.needs.fits else "no",
+    "activation checkpointing": lambda _, option: option.needs.kind,
+    "tokens of a pack" : lambda advice, option: f"{advice.budget(option):,} at most" if advice.packs else NOTHING,
+    "the largest batch": lambda _, option: f"{option.needs.load.tokens:,} tokens",
+    "tokens per second": lambda _, option: _rate(option.needs),
+    "starting takes": _starting,
+    "training takes": lambda _, option: _time(option.needs, 0),
+    "evaluations hold it up for": lambda _, option: _time(option.needs, 1),
 }
-"""What the table says of an estimate, line by line."""
+"""What the table says of an option, line by line; lines that say nothing are left out."""
 
 
 def as_json(advice: Advice) -> dict[str, Any]:
@@ -198,8 +262,10 @@ def as_json(advice: Advice) -> dict[str, Any]:
         seconds = needs.seconds or (None, None)
         return {
             "settings": changes, "activation_checkpointing": needs.kind, "fits": needs.fits,
+            "pack_tokens": advice.budget(option) if advice.packs else None,
             "largest_batch_tokens": needs.load.tokens, "training_bytes": needs.training, "evaluation_bytes": needs.evaluation,
             "backend": _seat(advice, needs), "peak_bytes": needs.peak, "tokens_per_second": needs.tokens_per_second,
+            "starting_seconds": advice.starting if needs.seconds else None,
             "training_seconds": seconds[0], "evaluation_seconds": seconds[1],
             "engine": {SHARED[seat]: asdict(shared) for seat, shared in needs.sharings.items()},
         }  # fmt: skip
@@ -209,23 +275,35 @@ def as_json(advice: Advice) -> dict[str, Any]:
         "devices": advice.estimator.gpus,
         "ranks": advice.ranks,
         "usable_bytes": advice.estimator.allowed,
+        "rows": advice.rows._asdict(),
+        "fits_as_it_is": fits_as_it_is(advice),
         "given": of(advice.given),
         "proposal": of(advice.proposal) if advice.proposal is not None else None,
-        "reasons": {key: {"value": value, "why": why} for key, (value, why) in reasons(advice).items()},
+        "reasons": {key: {"value": value, "why": why, "changed": key in changed(advice)} for key, (value, why) in reasons(advice).items()},
         "others": [of(option) for option in advice.others],
     }
 
 
-def plan_run(config: Config, device: str | None, gpus: int, length: int | None, trace: bool, out: Path | None = None) -> Advice:
-    """`advise`, printed, and written to `out` as a configuration. Raises InputError as `advise`, and if `out` exists."""
+def plan_run(
+    config: Config, device: str | None, gpus: int, length: int | None, trace: bool, out: Path | None = None, file: Path | None = None
+) -> Advice:
+    """`advise`, printed, and written to `out` as a configuration.
+
+    Args:
+        file: where the configuration was read from; None: it is all defaults and settings of the command line.
+
+    Raises:
+        InputError: as `advise`, or `out` exists.
+    """
     if out is not None and out.exists():
         raise InputError(f"{out} exists and is not overwritten; choose another --out")
     if out is not None and not out.absolute().parent.is_dir():
         raise InputError(f"--out {out}: {out.absolute().parent} is no directory")
+    text = file.read_text(encoding="utf-8") if file is not None else ""
     advice = advise(config, device, gpus, length, trace)
     show(advice)
     if out is not None and advice.proposal is not None:
-        write_text(out, planned(advice))
+        write_text(out, planned(advice, text))
         how = f" --launch {advice.ranks}" if advice.ranks > 1 else ""
         console.say(f"wrote {out}; to train so: tutelage train {out}{how}")
     return advice

@@ -76,7 +76,7 @@ def ranks(subject: Subject) -> Finding:
     """Two ranks that share the weights, on this machine's CPU, have the gradient of one process."""
     needed, free = RANKS_NEED * weight_bytes(subject.policy), free_memory(torch.device("cpu"))
     if needed > free:
-        return Finding(None, f"two ranks on the CPU need about {needed / 1e9:.0f} GB, and {free / 1e9:.0f} are free")
+        return Finding(None, f"two ranks on the CPU need about {needed / 2**30:.0f} GiB, and {free / 2**30:.0f} are free")
     config = replaced(subject.config, {"model.device": "cpu"})
     question, answer = subject.scratch / "question.json", subject.scratch / "answer.pt"
     asked = {"config": to_toml(config), "rows": [asdict(row) for row in subject.rows]}

@@ -1,111 +1,245 @@
-"""What `tutelage init` finds out from the first rows of the data: how they are read, and which grader reads their answers."""
+"""What `tutelage init` finds out from the rows of the data: how they are read, and which grader reads their answers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import re
+import shlex
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tutelage.config import Source
-from tutelage.data import Parsed, Row, likely_columns, reader_of
+from tutelage.config import Source, inline
+from tutelage.data import Parsed, Reader, Row, columns_by_content, columns_seen, iter_rows, likely_columns, reader_of
 from tutelage.errors import InputError
 from tutelage.grading import boxed_answer, tagged_answer
 
+LOOKED_AT = 200
+"""The first rows, which decide how all are read."""
+COUNTED = 20_000
+"""Rows among which references are counted; those behind are only counted themselves."""
+GRADERS = ("r1_zero", "question_only")
 ENOUGH = 0.9
 """A way to read rows is taken if it reads this share of them."""
+FIELDS = {"prompt": "question", "response": "worked solution", "reference": "reference answer"}
 NO_ANSWERS = (
-    "most responses have neither <think>…</think> <answer>…</answer> nor \\boxed{}, so nothing is filtered, and a model that learns"
-    " them will not give answers that the grader finds"
+    "most responses have neither <think>…</think> <answer>…</answer> nor \\boxed{}: a model that learns them will not give answers"
+    " that the grader finds"
 )
+BOX = "\n\n\\boxed{{{"
+"""How a column is written behind another one, in a box, in `data.columns`."""
+WRITE_BOXES = "data.columns.response = '{SOLUTION}\\n\\n\\boxed{{{ANSWER}}}' writes the reference answer behind each solution"
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a look at a source of rows shows.
+
+    Attributes:
+        columns: that the rows need in the configuration; {}: they are recognised by their names.
+        seen: what each field is read from, in words.
+        count: of all rows; counted: how many of them were read; references, without: how many of those have a reference answer, and
+            have none though they can be read.
+        parsed: the first rows that can be read, for each grader.
+        faults: of the first rows.
+    """
+
+    source: str
+    columns: dict[str, str]
+    seen: dict[str, str]
+    count: int
+    counted: int
+    references: int
+    without: int
+    parsed: dict[str, list[Parsed]]
+    faults: list[str]
+
+    def __str__(self) -> str:
+        """``mine.jsonl: 300 rows, 300 with a reference answer; prompt = question, response = solution, reference = gold``."""
+        what = "problem" if "response" not in self.seen else "row"
+        rows = f"{self.count:,} {what}{'' if self.count == 1 else 's'}"
+        among = f"of the first {self.counted:,}, " if self.counted < self.count else ""
+        read = ", ".join(f"{field} = {words}" for field, words in self.seen.items()).replace("\n", "\\n")
+        return f"{self.source}: {rows}, {among}{self.references:,} with a reference answer; {read}"
+
+    def as_columns(self) -> dict[str, str]:
+        """What is read as `data.columns` say it; {} where it is not read from columns alone."""
+        return self.seen if all(re.fullmatch(r"[\w.-]+", text) for text in self.seen.values()) else {}
 
 
 @dataclass(frozen=True)
 class Guess:
-    """How rows are read: settings of [data], the grader, how many rows have a reference answer, and all that in words."""
+    """The settings of [data] that rows want, the grader, and why, line by line."""
 
     settings: dict[str, Any]
     reward: str
-    references: int
-    note: str
+    notes: list[str]
 
 
-def guess(rows: Sequence[Row], train: str, instruct: bool = False) -> Guess:
-    """How these rows are read, as training reads them; or with columns that they probably need.
+class UnknownColumns(InputError):
+    """Rows whose columns are of no known names, or can be meant in several ways.
+
+    Attributes:
+        question: what is not known.
+        likely: what the columns probably hold.
+        options: the ways to mean them, in words, each with its columns; [] where the names are not known.
+    """
+
+    def __init__(self, question: str, flags: str, likely: dict[str, str], options: list[tuple[str, dict[str, str]]]) -> None:
+        super().__init__(f"{question}\n{flags}")
+        self.question, self.likely, self.options = question, likely, options
+
+
+def look(source: str, columns: Mapping[str, str] | None = None, problems: bool = False, **options: Any) -> Look:
+    """Look at the rows of a source, as training reads them.
 
     Args:
-        train: their source, as `data.train`.
-        instruct: the model answers chats: rows with boxes become chats, and are graded by the box.
+        source: as `data.train`.
+        columns: as `data.columns`; None: found out.
+        problems: the rows are validation problems.
+        options: more fields of a `Source`.
 
     Raises:
-        InputError: rows can be read in two ways, or most of them in none.
+        UnknownColumns: the rows can be read in several ways, or in none.
+        InputError: nothing is there, most of the rows are malformed, or no problem has a reference answer.
     """
-    columns: dict[str, str] = {}
+    setting = "data.validation" if problems else "data"
+    head: list[Row] = []
+    rows = iter_rows(source, options.get("split", "train"), options.get("hub_config"))
+    for row in rows:
+        head.append(row)
+        if len(head) == LOOKED_AT:
+            break
+    named = dict(columns or {})
+
+    def reader(reward: str) -> Reader:
+        return reader_of(Source(path=source, columns=named, **options), head, problems, reward, setting)
+
     try:
-        read = _read(rows, train, columns)
-    except InputError:
-        columns = likely_columns([row.value for row in rows])
-        if not any("." in columns.get(field, "") for field in ("prompt", "response")):
-            raise
-        read = _read(rows, train, columns)
-    faults = [f"{each.source}: {each.fault}" for each in read["r1_zero"] if each.fault]
-    if len(faults) > (1 - ENOUGH) * len(read["r1_zero"]):
-        raise InputError(
-            f"{faults[0]}; {len(faults)} of the first {len(rows)} rows cannot be read; mend them, or write data.columns"
-        )
-    parsed = {reward: [each for each in found if not each.fault] for reward, found in read.items()}
-    return _settle(columns, parsed, faults, len(rows), instruct)
+        readers = {reward: reader(reward) for reward in GRADERS}
+    except InputError as error:
+        values = [row.value for row in head if not row.problem]
+        named = likely_columns(values, problems) if columns is None else {}
+        if not any("." in named.get(field, "") for field in ("prompt", "response")):
+            raise _unknown(error, source, values, problems) from None
+        readers = {reward: reader(reward) for reward in GRADERS}
+    parsed = {reward: [each for row in head for each in of.read(row)] for reward, of in readers.items()}
+    boxes = "" if problems or columns else _answer_behind(columns_seen(readers["r1_zero"], head), parsed)
+    if boxes:
+        named = columns_seen(readers["r1_zero"], head) | {"response": boxes}
+        readers = {reward: reader(reward) for reward in GRADERS}
+        parsed = {reward: [each for row in head for each in of.read(row)] for reward, of in readers.items()}
+    faults = [f"{each.source}: {each.fault}" for each in parsed["r1_zero"] if each.fault]
+    if len(faults) > (1 - ENOUGH) * len(parsed["r1_zero"]):
+        raise InputError(f"{faults[0]}; {len(faults)} of the first {len(head)} rows cannot be read; mend them, or name their columns")
+    count, counted, references, without = _counted(readers["r1_zero"], head, rows)
+    if problems and not references:
+        raise InputError(f"{source}: no problem there has a reference answer, so nothing can be graded; its columns are {_keys(head)}")
+    read = {reward: [each for each in found if not each.fault] for reward, found in parsed.items()}
+    return Look(source, named, columns_seen(readers["r1_zero"], head), count, counted, references, without, read, faults)
 
 
-def require_problems(rows: Sequence[Row], validation: str, columns: dict[Any, str]) -> None:
-    """Raises InputError if validation rows do not have a prompt and a reference."""
-    reader = reader_of(Source(path=validation, columns=columns), rows, problems=True, setting="data.validation")
-    parsed = [each for row in rows for each in reader.read(row)]
-    fault = next((f"{each.source}: {each.fault}" for each in parsed if each.fault), None)
-    if fault is None and not any(each.reference for each in parsed):
-        fault = (
-            f"{validation}: no row has a reference answer, so nothing can be graded; name its column in data.validation.columns"
-        )
-    if fault is not None:
-        raise InputError(fault)
+def guess(seen: Look, instruct: bool = False) -> Guess:
+    """The settings that rows want.
 
-
-def _read(rows: Sequence[Row], train: str, columns: dict[Any, str]) -> dict[str, list[Parsed]]:
-    """What the rows say for each grader."""
-    readers = {
-        reward: reader_of(Source(path=train, columns=columns), rows, reward=reward) for reward in ("r1_zero", "question_only")
-    }
-    return {reward: [each for row in rows for each in reader.read(row)] for reward, reader in readers.items()}
-
-
-def _settle(columns: dict[str, str], parsed: dict[str, list[Parsed]], faults: list[str], count: int, instruct: bool) -> Guess:
-    """The settings for rows that say `parsed`."""
-    rows = parsed["r1_zero"]
-    with_reference = sum(bool(each.reference) for each in rows)
-    reward = _grader(parsed, instruct)
-    settings: dict[str, Any] = {"columns": columns} if columns else {}
-    notes = [f"columns {', '.join(f'{field} = {name}' for field, name in columns.items())}" if columns else "known shape"]
-    if faults:
-        notes.append(f"{len(faults)} of the first {count} rows are malformed ({faults[0]}) and skipped")
-    if with_reference == 0:
-        notes.append("no row has a reference answer, so nothing is filtered")
-    elif with_reference < len(rows):
-        notes.append(f"{len(rows) - with_reference} rows have no reference answer, and are left out and counted")
+    Args:
+        instruct: the model answers chats: rows without tags become chats, and are graded by the box.
+    """
+    reward = _grader(seen.parsed, instruct)
+    rows = seen.parsed["r1_zero"]
+    settings: dict[str, Any] = {"columns": seen.columns} if seen.columns else {}
+    notes = []
+    if seen.faults:
+        notes.append(f"{len(seen.faults)} of the first {len(rows) + len(seen.faults)} rows are malformed ({seen.faults[0]}) and skipped")
+        settings["on_bad_row"] = "skip"
+    if seen.references == 0:
+        notes.append("no row has a reference answer, so nothing is filtered by correctness")
+    elif seen.without:
+        notes.append(f"{seen.without:,} rows have no reference answer: they are left out, and counted")
     if unread := list(dict.fromkeys(name for each in rows for name in each.unread)):
         notes.append(f"nothing reads {', '.join(unread)}")
     if reward is None:
-        notes.append(NO_ANSWERS)
-    if faults:
-        settings["on_bad_row"] = "skip"
-    if reward is None or with_reference == 0:
-        settings["filter"] = False
+        hint = f": {WRITE_BOXES}" if seen.references else ""
+        notes.append(NO_ANSWERS + hint)
+    if BOX in seen.columns.get("response", ""):
+        notes.append("the solutions show no answer of their own, so the reference answer is written behind each, in \\boxed{}")
+    settings["filter"] = reward is not None and seen.references > 0
     chats = any(each.messages for each in rows)
-    if chats:
-        notes.append("the rows are conversations, so the tokenizer's chat template is used")
-    settings["prompt"] = "chat" if chats or (instruct and reward == "question_only") else reward or "r1_zero"
-    return Guess(settings, reward or "r1_zero", with_reference, "; ".join(notes))
+    grader = reward or ("question_only" if instruct else "r1_zero")
+    settings["prompt"] = "chat" if chats or (instruct and grader == "question_only") else grader
+    form = {"r1_zero": "<answer> tags", "question_only": "\\boxed{}"}[grader]
+    asked = "the model's chat template" if settings["prompt"] == "chat" else f'the prompt "{settings["prompt"]}"'
+    why = " (the rows are conversations)" if chats else " (it is an instruct model)" if settings["prompt"] == "chat" else ""
+    notes.append(f"problems are asked in {asked}{why}, and answers are looked for in {form}")
+    return Guess(settings, grader, notes)
 
 
-def _grader(parsed: dict[str, list[Parsed]], instruct: bool) -> str | None:
+def _counted(reader: Reader, head: Sequence[Row], rest: Iterable[Row]) -> tuple[int, int, int, int]:
+    """(all rows, those that were read, those of them with a reference answer, those that can be read and have none)."""
+    count = counted = references = without = 0
+    for row in itertools.chain(head, rest):
+        count += 1
+        if count <= COUNTED:
+            counted += 1
+            read = [each for each in reader.read(row) if not each.fault and not each.left_out]
+            references += any(each.reference for each in read)
+            without += bool(read) and not any(each.reference for each in read)
+    return count, counted, references, without
+
+
+def _answer_behind(seen: Mapping[str, str], parsed: Mapping[str, list[Parsed]]) -> str:
+    """The response with the reference answer behind it, as `data.columns` write it, where solutions show no answer and rows have one.
+
+    "" where that is not so, or the fields are not columns of their own.
+    """
+    columns = [seen.get(field, "") for field in FIELDS]
+    shows = max(_share(parsed["r1_zero"], tagged_answer), _share(parsed["question_only"], boxed_answer)) >= 0.5
+    if shows or not all(re.fullmatch(r"[\w.-]+", column) for column in columns):
+        return ""
+    references = sum(bool(each.reference) for each in parsed["r1_zero"])
+    return f"{{{columns[1]}}}{BOX}{columns[2]}}}}}}}" if references > len(parsed["r1_zero"]) / 2 else ""
+
+
+def _unknown(error: InputError, source: str, rows: Sequence[Mapping[str, Any]], problems: bool) -> UnknownColumns:
+    """The error with the flags that decide."""
+    reason, setting = str(error), "data.validation.columns" if problems else "data.columns"
+    options = [] if "of no known shape" in reason or "neither the columns" in reason else _options(reason)
+    if options:
+        likely = options[0][1]
+        flags = f"--{setting} {shlex.quote(inline(likely))}" if "\n" in "".join(likely.values()) else ""
+        flags = flags or " ".join(f"--{setting}.{field} {shlex.quote(text)}" for field, text in likely.items())
+        return UnknownColumns(reason, f"As flags, the first of these is:\n  {flags}", likely, options)
+    likely = columns_by_content(rows, problems)
+    keys = list(dict.fromkeys(str(key) for row in rows for key in row))
+    wanted = [field for field in FIELDS if not (problems and field == "response")]
+    flags = " ".join(f"--{setting}.{field} {shlex.quote(likely.get(field, 'COLUMN'))}" for field in wanted)
+    meant = ", ".join(f"{likely[field]} is the {FIELDS[field]}" for field in wanted if field in likely)
+    probably = f"If {meant}, add" if meant else "Name them, for instance with"
+    question = f"{source}: its columns {', '.join(keys)} have no names that are known"
+    return UnknownColumns(question, f"{probably}:\n  {flags}", likely, [])
+
+
+def _options(question: str) -> list[tuple[str, dict[str, str]]]:
+    """The ways to mean columns that a question to the user shows, each in words and as `data.columns`.
+
+    Ways that need more settings than columns are left out.
+    """
+    found, words = [], "so"
+    lines = question.splitlines()
+    for line, behind in zip(lines, [*lines[1:], ""], strict=True):
+        if line.startswith("# "):
+            words = line.removeprefix("# ")
+        elif line.startswith("columns = ") and not behind.startswith("where") and "…" not in line:
+            found.append((words, tomllib.loads(line)["columns"]))
+    return found
+
+
+def _keys(rows: Sequence[Row]) -> str:
+    return ", ".join(dict.fromkeys(str(key) for row in rows for key in row.value))
+
+
+def _grader(parsed: Mapping[str, list[Parsed]], instruct: bool) -> str | None:
     """The grader that finds an answer in most responses; None where neither does.
 
     A base model learns tags, also where responses get them only by the way that rows are read; an instruct model keeps its boxes.
@@ -117,5 +251,5 @@ def _grader(parsed: dict[str, list[Parsed]], instruct: bool) -> str | None:
     return "r1_zero" if tagged >= boxed else "question_only"
 
 
-def _share(parsed: Sequence[Parsed], answer: Any) -> float:
+def _share(parsed: Sequence[Parsed], answer: Callable[[str], str | None]) -> float:
     return sum(answer(each.response) is not None for each in parsed) / max(1, len(parsed))

@@ -6,7 +6,7 @@ import argparse
 import contextlib
 from pathlib import Path
 
-from tutelage.cli.command import OVERRIDES, Commands, Outcome, add_command, add_config, integer, start
+from tutelage.cli.command import OVERRIDES, Commands, Outcome, add_command, add_config, integer
 
 
 def add(commands: Commands) -> None:
@@ -33,14 +33,16 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
+    from tutelage import console
     from tutelage.config import load_config
+    from tutelage.machines import importing
 
     config = load_config(arguments.config, arguments.overrides)
-    start()
-    from tutelage.advice import as_json, plan_run
-    from tutelage.runs import owned
-
+    with console.progress("starting"), importing():
+        from tutelage.advice import as_json, plan_run
+        from tutelage.runs import owned
     with contextlib.nullcontext() if arguments.out is None else owned(arguments.out):
-        found = plan_run(config, arguments.device, arguments.gpus, arguments.length, arguments.trace, arguments.out)
+        file = Path(arguments.config) if arguments.config else None
+        found = plan_run(config, arguments.device, arguments.gpus, arguments.length, arguments.trace, arguments.out, file)
     advice = as_json(found)
     return Outcome(advice, exit_code=int(advice["proposal"] is None))

@@ -15,7 +15,17 @@ if TYPE_CHECKING:
     from tutelage.data.pool import Pool, choose_problems, panel_size, read_pool
     from tutelage.data.prepared import Prepared, Sequences, histogram
     from tutelage.data.recipe import question_of
-    from tutelage.data.shapes import BadRow, Parsed, Reader, build_text_pairs, likely_columns, parse_row, reader_of
+    from tutelage.data.shapes import (
+        BadRow,
+        Parsed,
+        Reader,
+        build_text_pairs,
+        columns_by_content,
+        columns_seen,
+        likely_columns,
+        parse_row,
+        reader_of,
+    )
     from tutelage.data.sources import Row, iter_rows, read_rows
     from tutelage.data.specification import filter_correct_dataset, load_data
     from tutelage.data.stops import Stops, end_token

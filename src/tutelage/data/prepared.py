@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -138,7 +139,7 @@ class Prepared:
             return int((self.train.lengths - self.train.prompts).sum())
         return sum(len(row.response_ids) for row in self.train)
 
-    @property
+    @functools.cached_property
     def longest_response(self) -> int:
         """Tokens of the longest response."""
         if isinstance(self.train, Sequences):

@@ -12,7 +12,7 @@ from tutelage.config import replaced
 from tutelage.data import Pool, Prepared, choose
 from tutelage.experiments.layout import Layout, Trial
 from tutelage.model import for_device
-from tutelage.resources import USUAL_SHARE, Estimate, Estimator, device_here, in_gb
+from tutelage.resources import USUAL_SHARE, Estimate, Estimator, device_here, in_gib
 from tutelage.runs import Reading
 
 Known = dict[tuple[str, str, str], tuple[Estimator, str]]
@@ -48,7 +48,7 @@ def show(layout: Layout, gpus_per_trial: int, models: int) -> list[dict[str, Any
             needs = replace(needs, seconds=(trial.tokens * pace[0], pace[1]))
         seconds = needs.seconds or (None, None)
         total, size = total + sum(needs.seconds or ()), max(size, needs.training["weights"])
-        rows.append((*cells, *("–" if each is None else console.duration(each) for each in seconds), in_gb(needs.peak)))
+        rows.append((*cells, *("–" if each is None else console.duration(each) for each in seconds), in_gib(needs.peak)))
         reckoned = {"training_seconds": seconds[0], "evaluation_seconds": seconds[1], "peak_bytes": needs.peak}
         found.append({"trial": trial.name, "finished": False, **shape, **reckoned})
     console.table("Trials", ("trial", "rows", "steps", "tokens", "training", "evaluation", "memory"), rows)
@@ -58,7 +58,7 @@ def show(layout: Layout, gpus_per_trial: int, models: int) -> list[dict[str, Any
         else f"as `tutelage plan` reckons: {100 * USUAL_SHARE:.0f} % of the rate of matrix products; the first trial's evaluation"
         " includes that of the untouched model"
     )
-    console.say(f"About {console.duration(total)} of one device, and {models} models of {in_gb(size)} on the disk ({how}).")
+    console.say(f"About {console.duration(total)} of one device, and {models} models of {in_gib(size)} on the disk ({how}).")
     return found
 
 

@@ -140,7 +140,7 @@ def environment(reading: Reading) -> list[tuple[str, str]]:
         return []
     machine, git = known["machine"], known.get("git")
     commands = [shlex.join(["tutelage", *command[1:]]) for command in _commands(reading)]
-    memory = "" if machine["memory_gb"] is None else f", {machine['memory_gb']} GB"
+    memory = "" if machine["memory_gb"] is None else f", {machine['memory_gb'] * 1e9 / 2**30:.1f} GiB"
     rows = [
         ("command", commands[0]),
         *(("gone on by", command) for command in commands[1:]),

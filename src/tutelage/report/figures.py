@@ -23,9 +23,11 @@ OF_STEPS = {
     "lr": ("Learning rate", "learning rate"),
     "grad_norm": ("Gradient norm before clipping", "L2 norm"),
     "tokens_per_second": ("Throughput", "tokens per second"),
-    "memory_gb": ("Memory of the training process", "GB"),
+    "memory_gb": ("Memory of the training process", "GiB"),
 }
 """The numbers of each step that are drawn: the figure's title, and its unit."""
+SCALE = {"memory_gb": 1e9 / 2**30}
+"""What a number of the log is multiplied by to be in its unit."""
 LOSS_IS_NLL = "Loss: negative log-likelihood per response token"
 MOST_POINTS = 2000
 """Points that a line is drawn with at most."""
@@ -72,7 +74,7 @@ def is_loss_the_nll(reading: Reading) -> bool:
 def points_of(reading: Reading, key: str) -> list[tuple[float, float]]:
     """(step, value) of one number of each step, where it is a number; thinned."""
     return thinned(
-        [(line["step"], line[key]) for line in reading.steps if line.get(key) is not None and math.isfinite(line[key])]
+        [(line["step"], line[key] * SCALE.get(key, 1.0)) for line in reading.steps if line.get(key) is not None and math.isfinite(line[key])]
     )
 
 

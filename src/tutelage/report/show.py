@@ -86,7 +86,7 @@ def step(line: Mapping[str, Any], total: int) -> None:
     if count not in (1, total) and count % max(1, total // STEP_LINES):
         return
     share = "" if line["matrix_share"] is None else f", {percent(line['matrix_share'])} of the matrix rate"
-    memory = "" if not line["memory_gb"] else f", {line['memory_gb']:.1f} GB"
+    memory = "" if not line["memory_gb"] else f", {line['memory_gb'] * 1e9 / 2**30:.1f} GiB"
     loss = f"loss {line['loss']:.4f}" + ("" if line["loss"] == line["nll"] else f" (NLL {line['nll']:.4f})")
     console.say(
         f"step {count}/{total}: {loss}, gradient norm {line['grad_norm']:.3g}, learning rate {line['lr']:.2e},"

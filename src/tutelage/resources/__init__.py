@@ -6,7 +6,6 @@ from tutelage._lazy import lazily
 
 if TYPE_CHECKING:
     from tutelage.resources.device import (
-        GIB,
         device_named,
         free_memory,
         matrix_rate,
@@ -16,11 +15,12 @@ if TYPE_CHECKING:
     from tutelage.resources.estimate import Estimate, Estimator, device_here
     from tutelage.resources.ladder import MEANINGS, exact_rungs, smaller_state, way_of, ways
     from tutelage.resources.memory import (
+        GIB,
         HEADROOM,
         Load,
         activation_bytes,
         held_bytes,
-        in_gb,
+        in_gib,
         in_parts,
         state_to_come,
         training_bytes,
@@ -35,6 +35,6 @@ if TYPE_CHECKING:
         is_asked_for,
         place_engine,
     )
-    from tutelage.resources.seconds import AGAIN, HALF_FILLED, USUAL_SHARE, costs_of, step_flops
+    from tutelage.resources.seconds import AGAIN, HALF_FILLED, USUAL_SHARE, costs_of, starting_seconds, step_flops
 
 __getattr__, __dir__, __all__ = lazily(__name__)

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 
 from tutelage.errors import InputError
+from tutelage.resources.memory import GIB
 
-GIB = float(1 << 30)
 LONGEST_PRODUCT = 1.0
 """Seconds: a matrix product that would take longer is not measured."""
 MOST_FOR_A_RATE = 0.25

@@ -24,6 +24,7 @@ from tutelage.resources.seconds import (
     costs_of,
     evaluation_seconds,
     first_steps,
+    layers_of,
     training_seconds,
 )
 from tutelage.resources.trace import traced_bytes
@@ -152,7 +153,8 @@ class Estimator:
         fits = max(sum(training.values()), sum(evaluation.values())) <= self.allowed
         fits = fits and not (seat is Seat.NATIVE and is_asked_for(config.eval))
         held = training["weights"] + training["gradients"] + training["moments"]
-        seconds = training_seconds(work, kind, held, self.device, way.policy.compute_dtype, ranks)
+        dtype, layers = way.policy.compute_dtype, layers_of(way.policy)
+        seconds = training_seconds(work, kind, held, self.device, dtype, layers, ranks)
         together = config.eval.batch_size if seat is Seat.NATIVE else TOGETHER_IN_AN_ENGINE
         waiting = evaluation_seconds(way.policy, config.eval, prepared, work.steps, self.device, together)
         if seconds is None or waiting is None:

@@ -16,6 +16,7 @@ from tutelage.config import Config
 from tutelage.machines import local_part
 from tutelage.model import Batch, Policy, Recomputation, optim
 
+GIB = float(1 << 30)
 HEADROOM = 0.9
 """The share of free memory that a plan may use: a GPU's context and fragments of its allocator take the rest."""
 ENGINE_OVERHEAD = 2e9
@@ -25,15 +26,15 @@ ENGINE_ASLEEP = 1e9
 gone. Reckoned, not measured."""
 
 
-def in_gb(size: float) -> str:
-    """``2.1 GB``; what is below zero is nothing."""
-    return f"{max(size, 0.0) / 1e9:.1f} GB"
+def in_gib(size: float) -> str:
+    """``2.1 GiB``; what is below zero is nothing."""
+    return f"{max(size, 0.0) / GIB:.1f} GiB"
 
 
 def in_parts(needed: Mapping[str, float]) -> str:
-    """``2.10 GB (weights 0.54, …)`` of bytes by name."""
-    parts = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in needed.items() if size)
-    return f"{sum(needed.values()) / 1e9:.2f} GB ({parts})"
+    """``2.10 GiB (weights 0.54, …)`` of bytes by name."""
+    parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in needed.items() if size)
+    return f"{sum(needed.values()) / GIB:.2f} GiB ({parts})"
 
 
 @dataclass(frozen=True)

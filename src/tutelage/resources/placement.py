@@ -21,7 +21,7 @@ from tutelage.resources.memory import (
     engine_bytes,
     engine_key_bytes,
     engine_parts,
-    in_gb,
+    in_gib,
     state_bytes,
 )
 
@@ -224,9 +224,9 @@ def _rooms_now(
 def _too_small(need: float, found: Mapping[Seat, float], device: torch.device, ranks: int) -> str:
     """Why an engine of `need` bytes has none of the seats."""
     if Seat.OWN_DEVICE in found:
-        return f"it needs {in_gb(need)}, and {device} has {in_gb(found[Seat.OWN_DEVICE])} for it"
+        return f"it needs {in_gib(need)}, and {device} has {in_gib(found[Seat.OWN_DEVICE])} for it"
     if ranks > 1:
         return f"several ranks cannot take turns with it, and beside them {device} is too small"
     rooms = {Seat.BESIDE: f"of {device}'s memory", Seat.IN_TURNS: "in turns"}
-    left = ", ".join(f"{in_gb(room)} {rooms[seat]}" for seat, room in found.items())
-    return f"it needs {in_gb(need)}, and training leaves {left}"
+    left = ", ".join(f"{in_gib(room)} {rooms[seat]}" for seat, room in found.items())
+    return f"it needs {in_gib(need)}, and training leaves {left}"

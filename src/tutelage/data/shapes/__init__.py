@@ -9,5 +9,6 @@ if TYPE_CHECKING:
     from tutelage.data.shapes.parsed import BadRow, Parsed
     from tutelage.data.shapes.reader import Reader, build_text_pairs, parse_row, reader_of
     from tutelage.data.shapes.recognise import likely_columns
+    from tutelage.data.shapes.saw import columns_by_content, columns_seen
 
 __getattr__, __dir__, __all__ = lazily(__name__)

@@ -47,7 +47,7 @@ class Named:
         prompt = text_of(row[self.prompt], "prompt")
         if not prompt or prompt.isspace():
             raise BadRow(_empty("prompt", self.prompt, row))
-        work, column = self._work(row)
+        work, column = self.work_of(row)
         references = self.references if column == self.work else tuple(name for name in self.references if name != column)
         reference, holder = row_reference(row, references, work)
         used = self.known if not holder and column == self.work else self.known | {holder, column}
@@ -67,7 +67,7 @@ class Named:
         prompt, work = row.get(self.prompt), row.get(self.work)
         return holds(row.get(self.twin)) and not says_the_same(row[self.twin], str(prompt), str(work))
 
-    def _work(self, row: Mapping[str, Any]) -> tuple[str, str]:
+    def work_of(self, row: Mapping[str, Any]) -> tuple[str, str]:
         """(the work, its column)."""
         if self.work:
             value = row.get(self.work)

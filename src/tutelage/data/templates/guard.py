@@ -139,7 +139,7 @@ def _too_long(_: int, frame: Any) -> NoReturn:
 
 
 def no_memory() -> str:
-    return f"wants more than {MEMORY / 2**30:g} GB of memory"
+    return f"wants more than {MEMORY / 2**30:g} GiB of memory"
 
 
 def _of_status(code: int) -> str:
