@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from tutelage.data import arithmetic
     from tutelage.data.chosen import choose, prepare
     from tutelage.data.filter import Tally, count_well_formed, draw_rows, judge_rows
-    from tutelage.data.hold_out import problems_of
+    from tutelage.data.hold_out import Asked, problems_of
     from tutelage.data.ledger import Example, Fate, Ledger, summary
     from tutelage.data.overlap import Validation, normalised
     from tutelage.data.pool import Pool, choose_problems, panel_size, read_pool
@@ -37,5 +37,6 @@ if TYPE_CHECKING:
         write_turns,
     )
     from tutelage.data.tokens import TokenizedExample, characters_of, pad_and_shift, tokenize_prompt_and_output
+    from tutelage.data.unsolved import Unsolved, held_out_problems, unsolved_problems
 
 __getattr__, __dir__, __all__ = lazily(__name__)
