@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -173,10 +173,6 @@ def _shared_among_ranks(
     on_finished: Callable[[int], None],
 ) -> tuple[dict[int, list[Completion]], bool]:
     """This rank's answers by index, and whether it was asked to stop before it had all of them."""
-    prompts = dict(zip(job.indices, job.prompts, strict=True))
-    unsolved = sorted((index for index in prompts if index not in known), key=lambda index: len(prompts[index]))
-    size = max(1, job.config.batch_size // job.sampling.samples)
-    portions = [unsolved[start : start + size] for start in range(0, len(unsolved), size)]
     answers: dict[int, list[Completion]] = {}
 
     def after_each_token(count: int) -> None:
@@ -184,26 +180,38 @@ def _shared_among_ranks(
         if count:
             on_finished(count)
 
+    try:
+        for found in answers_of_policy(job, policy, known, after_each_token, world):
+            answers |= found
+            if draft is not None:
+                draft.add(found)
+    except StopWanted:
+        return answers, True
+    return answers, False
+
+
+def answers_of_policy(
+    job: Job, policy: Policy, known: Container[int] = (), on_finished: Callable[[int], None] = nothing, world: World = ALONE
+) -> Iterator[dict[int, list[Completion]]]:
+    """The policy's own answers to this rank's part of a job, by index, some problems at a time; the shortest prompts come first.
+
+    Args:
+        known: the indices of problems that are answered already.
+        on_finished: as `native.generate`.
+    """
+    prompts = dict(zip(job.indices, job.prompts, strict=True))
+    unsolved = sorted((index for index in prompts if index not in known), key=lambda index: len(prompts[index]))
+    size = max(1, job.config.batch_size // job.sampling.samples)
+    portions = [unsolved[start : start + size] for start in range(0, len(unsolved), size)]
     with (
         gathered(policy.model),
         policy.computing(with_head=True),
         native.generating(policy.model, policy.tokenizer, job.sampling) as generate,
     ):
         for portion in portions[world.rank :: world.size]:
-            try:
-                completions = generate(
-                    [prompts[index] for index in portion],
-                    batch_size=job.config.batch_size,
-                    indices=portion,
-                    on_finished=after_each_token,
-                )
-            except StopWanted:
-                return answers, True
-            found = by_index(portion, completions)
-            answers |= found
-            if draft is not None:
-                draft.add(found)
-    return answers, False
+            asked = [prompts[index] for index in portion]
+            completions = generate(asked, batch_size=job.config.batch_size, indices=portion, on_finished=on_finished)
+            yield by_index(portion, completions)
 
 
 def solve_by_engine(
@@ -214,7 +222,23 @@ def solve_by_engine(
     on_finished: Callable[[int], None] = nothing,
     on_failure: Callable[[EngineError], None] = nothing,
 ) -> Solved:
-    """An engine gets the weights, proves that it has them, and solves the problems; exact entropies are left to the caller.
+    """As `answers_of_engine`, graded; exact entropies are left to the caller."""
+    start_workers(job.responses)
+    answers, proof, seconds = answers_of_engine(job, engine, handed, draft, on_finished, on_failure)
+    solved = _graded(job, answers, job.config.entropy, seconds)
+    solved.certificates.append(proof)
+    return solved
+
+
+def answers_of_engine(
+    job: Job,
+    engine: EngineHandle,
+    handed: Handover,
+    draft: Draft | None = None,
+    on_finished: Callable[[int], None] = nothing,
+    on_failure: Callable[[EngineError], None] = nothing,
+) -> tuple[dict[int, list[Completion]], Certificate, float]:
+    """An engine gets the weights, proves that it has them, and answers: (answers by index, the proof, seconds of generation).
 
     An engine that does not run is started. One that fails is started again, once, and asked what it had not answered yet.
 
@@ -222,7 +246,6 @@ def solve_by_engine(
         UncertifiedWeights: trainer and engine differ beyond the bound.
         EngineError: it failed twice, or was closed.
     """
-    start_workers(job.responses)
     answers = draft.known() if draft is not None else {}
     on_finished(sum(map(len, answers.values())))
     prompts = dict(zip(job.indices, job.prompts, strict=True))
@@ -260,9 +283,7 @@ def solve_by_engine(
             if not again or engine.closed:
                 raise
             on_failure(error)
-    solved = _graded(job, answers, job.config.entropy, seconds)
-    solved.certificates.append(proof)
-    return solved
+    return answers, proof, seconds
 
 
 def by_index(indices: Sequence[int], completions: Sequence[Completion]) -> dict[int, list[Completion]]:

@@ -17,7 +17,7 @@ from tutelage.evaluation.certificate import expected_of
 from tutelage.evaluation.engine import EngineHandle, Handover, engine_setting, registry
 from tutelage.evaluation.solve import PORTION, Job, Solved, nothing, solve, solve_by_engine
 from tutelage.machines import fanout
-from tutelage.model import check_positions, load_policy, tokenizer_of
+from tutelage.model import Policy, check_positions, load_policy, tokenizer_of
 from tutelage.resources import engine_devices
 
 
@@ -39,6 +39,43 @@ def settled(config: EvalConfig) -> EvalConfig:
     return config.model_copy(update={"backend": registry.AUTO}) if config.backend == "auto" else config
 
 
+def loaded(config: Config, longest: int) -> Policy:
+    """The model of a configuration, to answer with. Raises InputError: it has not as many positions as prompt + response have tokens.
+
+    Args:
+        longest: prompt + response in tokens, at most.
+    """
+    saved = config.model.model_copy(update={"lora": "none"})  # a run's adapters are merged into the model that it saved
+    with console.progress("loading the model"):
+        policy = load_policy(saved, tokenizer_of(config), to_train=False)
+    check_positions(policy, longest, "the longest prompt + eval.max_new_tokens")
+    return policy
+
+
+def engines_for(
+    config: Config, policy: Policy, longest: int, problems: int, directory: Path
+) -> tuple[list[EngineHandle], Handover]:
+    """An engine for each device, none of them started, and what they prove their weights by. The policy leaves its GPU to them.
+
+    Args:
+        longest: prompt + response in tokens, at most.
+        problems: how many are asked; there are not more engines.
+        directory: for what the engines print.
+    """
+    engines = [
+        EngineHandle(
+            engine_setting(config.model.id, config.eval, policy.precision, device, longest, directory / f"engine-{index}.log")
+        )
+        for index, device in enumerate(engine_devices(config.eval)[:problems])
+    ]
+    # engines read the same weights themselves
+    handed = Handover(expected_of(policy, engines[0].setting.dtype, engines[0].probes))
+    policy.model.to("cpu")  # the GPUs are theirs
+    if policy.device.type == "cuda":
+        torch.cuda.empty_cache()
+    return engines, handed
+
+
 def solve_here(
     job: Job,
     config: Config,
@@ -53,23 +90,10 @@ def solve_here(
         directory: for what the engines print.
         on_part: is called with each part of the job that engines have finished, in order.
     """
-    saved = config.model.model_copy(update={"lora": "none"})  # a run's adapters are merged into the model that it saved
-    with console.progress("loading the model"):
-        policy = load_policy(saved, tokenizer_of(config), to_train=False)
-    check_positions(policy, job.longest, "the longest prompt + eval.max_new_tokens")
+    policy = loaded(config, job.longest)
     if registry.entry_of(job.config.backend).in_place:
         return solve(job, policy, on_finished=on_finished)
-    engines = [
-        EngineHandle(
-            engine_setting(config.model.id, job.config, policy.precision, device, job.longest, directory / f"engine-{index}.log")
-        )
-        for index, device in enumerate(engine_devices(job.config)[: len(job.problems)])
-    ]
-    # engines read the same weights themselves
-    handed = Handover(expected_of(policy, engines[0].setting.dtype, engines[0].probes))
-    policy.model.to("cpu")  # the GPUs are theirs
-    if policy.device.type == "cuda":
-        torch.cuda.empty_cache()
+    engines, handed = engines_for(config, policy, job.longest, len(job.problems), directory)
     solved = solve_by_engines(job, engines, handed, on_finished, on_part)
     if job.config.entropy == "exact":
         policy.model.to(policy.device)

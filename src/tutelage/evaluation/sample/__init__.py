@@ -1,0 +1,11 @@
+"""A model's own answers as training rows: several responses a problem, graded, the right and distinct ones kept."""
+
+from typing import TYPE_CHECKING
+
+from tutelage._lazy import lazily
+
+if TYPE_CHECKING:
+    from tutelage.evaluation.sample.run import sample_problems
+    from tutelage.evaluation.sample.wanted import Wanted
+
+__getattr__, __dir__, __all__ = lazily(__name__)
