@@ -1,4 +1,4 @@
-"""``tutelage report``: one self-contained page of a run, an evaluation or a sweep."""
+"""``tutelage report``: one self-contained page of a run, an evaluation, a sweep or an improvement."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from tutelage.cli.command import Commands, Outcome, add_command, price
 
 
 def add(commands: Commands) -> None:
-    parser = add_command(commands, "report", run, "one self-contained page of a run, an evaluation or a sweep")
-    parser.add_argument("directory", type=Path, metavar="RUN", help="of a run, of `tutelage eval`, or of a sweep")
+    parser = add_command(commands, "report", run, "one self-contained page of a run, an evaluation, a sweep or an improvement")
+    parser.add_argument("directory", type=Path, metavar="RUN", help="of a run, of `tutelage eval`, of a sweep, or of `tutelage improve`")
     parser.add_argument("--out", type=Path, help="the page (default: report.html in the directory)")
     parser.add_argument(
         "--price", type=price, metavar="PER_HOUR", help="what an hour of the machine costs (default: run.price_per_hour)"

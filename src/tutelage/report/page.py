@@ -1,4 +1,4 @@
-"""One self-contained page of a run or a sweep: it opens offline, and asks no server for anything."""
+"""One self-contained page of a run, a sweep or rounds of `tutelage improve`: it opens offline, and asks no server for anything."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from typing import Any
 
 from tutelage import console
 from tutelage.errors import InputError
-from tutelage.report import facts, figures, of_sweep
-from tutelage.runs import damage, finite, is_sweep, read_run, results, write_text
+from tutelage.report import facts, figures, of_improve, of_sweep
+from tutelage.runs import damage, finite, is_improvement, is_sweep, read_run, results, rounds, write_text
 
 LARGEST = 15_000_000
 """Bytes of a page at most; more generations are split over several."""
-WATCHED = ("metrics.jsonl", "generations.jsonl", "result.json", "sweep.json")
+WATCHED = ("metrics.jsonl", "generations.jsonl", "result.json", "sweep.json", "improve.json")
 POLL = 2.0
 """Seconds between two looks at whether a watched run has got on."""
 BREAK = 10
@@ -35,7 +35,7 @@ def write(
     live: bool = False,
     largest: int = LARGEST,
 ) -> Path:
-    """Write the page of a run, an evaluation or a sweep; its path.
+    """Write the page of a run, an evaluation, a sweep or rounds of `tutelage improve`; its path.
 
     Args:
         out: default: ``report.html`` in the directory. Where one page would be too large, the others lie beside it, numbered.
@@ -50,8 +50,10 @@ def write(
     directory = Path(directory)
     page = out or directory / "report.html"
     if is_sweep(directory):
-        content = of_sweep.content(directory, page, price_per_hour)
-        write_text(page, _render("sweep.html", content, live))
+        write_text(page, _render("sweep.html", of_sweep.content(directory, page, price_per_hour), live))
+        return page
+    if is_improvement(directory):
+        write_text(page, _render("improve.html", of_improve.content(directory, page, price_per_hour), live))
         return page
     reading = read_run(directory)
     if not reading.lines and not reading.finished and not live:
@@ -117,7 +119,7 @@ def watch(directory: str | Path, out: Path | None = None, *, price_per_hour: flo
             now = _state(directory)
             if now != seen:
                 seen, started = now, time.monotonic()
-                finished = results.is_finished(directory)
+                finished = (rounds if is_improvement(directory) else results).is_finished(directory)
                 write(directory, out, price_per_hour=price_per_hour, live=not finished)
                 if finished:
                     return page
@@ -130,6 +132,7 @@ def watch(directory: str | Path, out: Path | None = None, *, price_per_hour: flo
 def _state(directory: Path) -> list[tuple[str, int, int]]:
     files = [directory / name for name in WATCHED]
     files += sorted(directory.glob("trials/*/result.json")) if is_sweep(directory) else []
+    files += sorted(directory.glob("round-*/result.json")) if is_improvement(directory) else []
     return [(str(file), (found := file.stat()).st_mtime_ns, found.st_size) for file in files if file.is_file()]
 
 

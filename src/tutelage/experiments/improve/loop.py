@@ -65,9 +65,11 @@ def checked(config: Config, wished: Improvement, directory: Path, where: str = "
     """What all rounds share, where the rounds can be done, or go on. Raises InputError as `run_improve`; nothing is written."""
     fanout.require(where)
     console.quiet_libraries()
-    if where != "local":
-        config, directory = with_absolute_paths(config), directory.absolute()  # other machines see them under these names
-    wished = replace(wished, start=None if wished.start is None else resolved_start(wished.start))
+    start = None if wished.start is None else resolved_start(wished.start)
+    if where != "local":  # other machines see files under these names
+        config, directory = with_absolute_paths(config), directory.absolute()
+        start = str(Path(start).absolute()) if start is not None and Path(start).exists() else start
+    wished = replace(wished, start=start)
     state = _state_of(config, wished, directory)
     ground = read_ground(config, wished, directory, Template.from_json(state["template"]) if state else None)
     if state and ground.fingerprint != state["problems"]["fingerprint"]:
