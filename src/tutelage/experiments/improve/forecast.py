@@ -43,7 +43,7 @@ def predict_improve(config: Config, wished: Improvement, directory: Path, where:
     for index in range(wished.rounds + 1):
         row = there[index] if index < len(there) else None
         if row is not None and row["status"] == "finished":
-            found.append({"round": index, "finished": True, **{key: row[key] for key in ("rows", "steps", *SECONDS)}})
+            found.append({"round": index, "finished": True, **{key: row.get(key) for key in ("rows", "steps", *SECONDS)}})
         else:
             found.append(_reckoned(ground, settled, estimator, index, _accepted(ground, there), sampling))
     _show(found, ground)
@@ -116,11 +116,16 @@ def _show(found: list[Forecast], ground: Ground) -> None:
         for each in found
     ]  # fmt: skip
     console.table("Rounds", columns, cells)
-    left = [each for each in found if not each["finished"]]
-    known = [each[key] for each in left for key in SECONDS if each[key] is not None]
-    total = f"About {console.duration(sum(known))} of one device" if known else "How long it takes is not known before the first responses"
+    seconds_left = [each[key] for each in found if not each["finished"] for key in SECONDS]
+    known = [each for each in seconds_left if each is not None]
+    if len(known) < len(seconds_left):
+        total = "How long it takes is not known: the device's speed, or the length of any row, is not"
+    else:
+        total = (
+            f"About {console.duration(sum(known))} of one device at most (as `tutelage plan` reckons: {100 * USUAL_SHARE:.0f} % of the"
+            " rate of matrix products; responses as long as the longest worked solution)"
+        )
     console.say(
         f"{len(ground.unsolved.problems):,} problems × {ground.wished.wanted.samples} responses in each round,"
-        f" {len(ground.validated_on):,} held-out problems. {total} at most (as `tutelage plan` reckons: {100 * USUAL_SHARE:.0f} % of the"
-        " rate of matrix products; responses as long as the longest worked solution; every response right)."
+        f" {len(ground.validated_on):,} held-out problems. {total}."
     )
