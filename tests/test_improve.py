@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import runpy
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -365,3 +367,19 @@ def test_the_command_says_what_it_is_asked_for(config, tmp_path, monkeypatch, ca
     assert (improvement.problems.path, where, workers) == (config.data.train, "local", 2) and improvement.problems.where is None
     assert main(["improve", str(recipe), "--keep", "most"]) == 2
     assert '--keep most: write "right", "all", or' in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_bench_has_rounds_and_a_control_of_as_many_steps_and_goes_on(tiny_model, tmp_path, monkeypatch, solver):
+    bench = Path(__file__).parent.parent / "bench"
+    monkeypatch.syspath_prepend(str(bench))
+    monkeypatch.setenv("BENCH_RESULTS", str(tmp_path))
+    words = ["improve.py", "--toy", "--model", tiny_model, "--device", "cpu", "--tokens", "8", "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", words)
+    for _ in range(2):  # the second time all is there
+        runpy.run_path(str(bench / "improve.py"), run_name="__main__")
+        found = json.loads((tmp_path / "improve.json").read_text())
+        assert [round["round"] for round in found["rounds"]] == [0, 1, 2] and solver.asked == ["round-0", "round-1"]
+        assert found["control"]["steps"] == found["rounds"][2]["steps"] > found["rounds"][0]["steps"]
+        assert found["control"]["rows"] == 32 and found["rounds"][2]["rows"] == 32 + 16 and found["control"]["problems"] == 8
+        assert "the last round against the control" in found["last_round_against_control"]

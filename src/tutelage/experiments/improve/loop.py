@@ -219,9 +219,9 @@ def _prepared(ground: Ground, config: Config) -> Prepared:
 
 
 def _free_memory() -> None:
-    """Give back what a model took, so that the next one, perhaps in an engine of its own process, has room."""
-    gc.collect()
+    """Give back the memory of a GPU that a model took, so that an engine in a process of its own has room."""
     if torch.cuda.is_available():
+        gc.collect()
         torch.cuda.empty_cache()
 
 
