@@ -12,14 +12,31 @@ from collections.abc import Sequence
 from typing import Any
 
 from tutelage import console
-from tutelage.cli import ask, check, compare, completion, demo, eval, export, filter, grade, improve, init, plan, report, sweep, train
+from tutelage.cli import (
+    ask,
+    check,
+    compare,
+    completion,
+    demo,
+    eval,
+    export,
+    filter,
+    grade,
+    improve,
+    init,
+    plan,
+    report,
+    sample,
+    sweep,
+    train,
+)
 from tutelage.cli.command import Outcome
 from tutelage.config import split_overrides
 from tutelage.errors import InputError, RunError, first_line
 from tutelage.machines import asked_in_vain, importing, listening, prepare_process
 from tutelage.runs import finite
 
-COMMANDS = (demo, init, plan, check, train, sweep, improve, eval, filter, ask, report, compare, export, grade, completion)
+COMMANDS = (demo, init, plan, check, train, sweep, eval, filter, sample, improve, ask, report, compare, export, grade, completion)
 """The commands' files, in the order in which ``--help`` lists them. Each has `add`, its arguments, and `run`, its work."""
 EXIT_CODES = """exit codes:
   0    done; also a training run that SIGTERM or SIGUSR1 stopped: before training, or with its state saved

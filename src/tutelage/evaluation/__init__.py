@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tutelage.evaluation.generations import log_generations, log_generations_vllm
     from tutelage.evaluation.grade import REWARD_FUNCTIONS, summarize
     from tutelage.evaluation.live import evaluator_for
-    from tutelage.evaluation.sample import Wanted, sample_problems
+    from tutelage.evaluation.sample import Wanted, problems_to_sample, sample_problems
     from tutelage.evaluation.solve import Job, Solved, prompt_ids, sampling_of
     from tutelage.evaluation.spread import settled, solve_elsewhere, solve_here
     from tutelage.evaluation.validation import Evaluator

@@ -156,10 +156,8 @@ def solve_elsewhere(
         where: as `fanout.run_map`.
         on_part: is called with each worker's part, in order.
     """
-    model = Path(config.model.id)
-    absolute = config.model.model_copy(update={"id": str(model.absolute())}) if model.exists() else config.model
     parts = job.parts(-(-len(job.problems) // workers))
-    shares = [(part, config.model_copy(update={"model": absolute})) for part in parts]
+    shares = [(part, with_absolute_path(config)) for part in parts]
     solved = Solved()
     with fanout.cluster(where, workers):
         answers = fanout.run_map(solve_share, shares, where, workers=workers, gpus_per_job=1)
@@ -168,3 +166,11 @@ def solve_elsewhere(
             on_finished(len(found.records))
             solved.add(found)
     return solved
+
+
+def with_absolute_path(config: Config) -> Config:
+    """The configuration for another machine, which sees the model's directory under the same path."""
+    model = Path(config.model.id)
+    if not model.exists():
+        return config
+    return config.model_copy(update={"model": config.model.model_copy(update={"id": str(model.absolute())})})

@@ -78,8 +78,7 @@ def _positions(found: Any) -> Any:
     if found is None:
         return None
     return [
-        position
-        and {token: Logprob(entry.logprob, entry.rank, entry.decoded_token) for token, entry in position.items()}
+        position and {token: Logprob(entry.logprob, entry.rank, entry.decoded_token) for token, entry in position.items()}
         for position in found
     ]
 
@@ -98,7 +97,9 @@ def of_completions(
 
 def _output(index: int, completion: Completion, sampling: Sampling) -> CompletionOutput:
     tokens, known = list(completion.token_ids), completion.log_probs
-    stopped_by = [string for string in sampling.stop if completion.text.endswith(string)] if completion.finish_reason == "stop" else []
+    stopped_by = (
+        [string for string in sampling.stop if completion.text.endswith(string)] if completion.finish_reason == "stop" else []
+    )
     return CompletionOutput(
         index, completion.text, tokens, sum(known) if known else None,
         [{token: Logprob(value)} for token, value in zip(tokens, known, strict=True)] if known else None,
@@ -114,11 +115,12 @@ def to_completion(output: Any, top_logprobs: int) -> Completion:
     """
     if output.finish_reason in ("abort", "error"):
         raise RuntimeError(f"vLLM ended a response by itself: {output.finish_reason}")
-    entropies = None
+    entropies = log_probs = None
     if output.logprobs is not None and top_logprobs:
         entropies = tuple(entropy_of(position, top_logprobs) for position in output.logprobs)
+        log_probs = tuple(position[token].logprob for token, position in zip(output.token_ids, output.logprobs, strict=True))
     reason = "length" if output.finish_reason == "length" else "stop"
-    return Completion(output.text, tuple(output.token_ids), reason, entropies)
+    return Completion(output.text, tuple(output.token_ids), reason, entropies, log_probs)
 
 
 def entropy_of(position: dict[int, Any], k: int) -> float:

@@ -17,7 +17,6 @@ from tutelage.data import (
     encode_prompt,
     encode_texts,
     plain,
-    question_of,
     special_tokens,
     template_of,
     write_turns,
@@ -53,14 +52,19 @@ class Form:
         Raises:
             BadRow: neither gives the same ids.
         """
-        asked = encode_prompt(self.tokenizer, problem.prompt)
-        seen = plain(problem.prompt)
-        bare = question_of(Parsed(problem.source, prompt=seen), self.template.text)
-        for text in (seen, bare):
-            turn = self._turn(text, "a response") if text == seen or not self.template.chat else None
+        asked, seen = encode_prompt(self.tokenizer, problem.prompt), plain(problem.prompt)
+        for text in (seen, *self._question_in(seen)):
+            turn = self._turn(text, "a response")
             if turn is not None and encode_prompt(self.tokenizer, turn) == asked:
                 return text
         raise BadRow("no row gives its prompt's ids: training would read the prompt otherwise than the model is asked")
+
+    def _question_in(self, prompt: str) -> list[str]:
+        """The question of a prompt that a template of text alone was put around; none where that is not so."""
+        before, _, after = self.template.text.partition("{question}")
+        if self.template.chat or not prompt.startswith(before) or not prompt.endswith(after):
+            return []
+        return [prompt.removeprefix(before).removesuffix(after)]
 
     def _turn(self, prompt: str, response: str) -> str | None:
         """The prompt that training makes of a row; None where it refuses the row."""

@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tutelage import console
 from tutelage.config import Config
-from tutelage.data import Example, Stops, encode_prompt
+from tutelage.data import Example, Fate
 from tutelage.errors import InputError
-from tutelage.evaluation.engine import Sampling
-from tutelage.evaluation.sample.answers import Lines
-from tutelage.evaluation.sample.ask import ask_here, unfinished
-from tutelage.evaluation.sample.choose import chosen, duplicates
-from tutelage.evaluation.sample.form import Form
-from tutelage.evaluation.sample.totals import Totals
+from tutelage.evaluation.sample.answers import Answers
+from tutelage.evaluation.sample.ask import ask_elsewhere, ask_here
+from tutelage.evaluation.sample.finish import Finished, finish
+from tutelage.evaluation.sample.task import Task, task_of
 from tutelage.evaluation.sample.wanted import Wanted, check
-from tutelage.evaluation.solve import sampling_of
-from tutelage.evaluation.spread import settled
 from tutelage.machines import fanout
-from tutelage.model import identity_of, tokenizer_of
-from tutelage.runs import checked_name, owned, to_lines, write_text, writing
+from tutelage.runs import checked_name, owned, write_text
 
 
 def sample_problems(
-    problems: Sequence[Example], config: Config, out: Path, wanted: Wanted, where: str = "local", workers: int = 2
+    problems: Sequence[Example],
+    config: Config,
+    out: Path,
+    wanted: Wanted,
+    where: str = "local",
+    workers: int = 2,
+    left_out: Sequence[Fate] = (),
 ) -> dict[str, Any]:
     """Let the model of a configuration answer each problem several times, and write what is right as rows to train on.
 
@@ -39,43 +38,79 @@ def sample_problems(
     finished returns its summary.
 
     Args:
-        problems: what is asked; each needs a reference.
-        config: `eval` says how: temperature, top_p, max_new_tokens, stop, backend, reward, entropy. `eval.samples` and `eval.seed`
-            do not count.
+        problems: what is asked. One without a reference is not, and is counted.
+        config: `eval` says how: temperature, top_p, max_new_tokens, min_new_tokens, stop, backend, device, reward, entropy.
+            `eval.samples`, `eval.seed` and `eval.examples` do not count.
         out: the rows (JSONL). Beside it, by its stem: ``.samples.jsonl`` (every response), ``.ledger.jsonl`` (the fate of each)
             and ``.summary.json``.
         where: as `fanout.run_map`; on a cluster, `workers` jobs share the problems.
+        left_out: fates of problems that are not among those asked, for ledger and summary.
 
     Returns:
         The summary; docs/howto/own-answers.md explains its keys.
 
     Raises:
-        InputError: the arguments contradict each other, `out` exists already and is of something else, or another process writes it.
+        InputError: the arguments contradict each other, no problem has a reference, `out` is there and of something else, or another
+            process writes it.
         RunError: an engine failed twice at the same problems, or does not have the model's weights.
     """
     fanout.require(where)
     check(wanted, config.eval)
     files = Files.beside(checked_name(out, "--out"))
-    problems = [problem for problem in problems if problem.reference]
-    if not problems:
-        raise InputError("no problem has a reference answer to compare responses with")
     with owned(out, new=False, parents=True):
-        task = Task.of(problems, config, wanted)
+        task = task_of(problems, config, wanted, left_out)
         finished = files.finished(task)
         if finished is not None:
+            console.say(f"{files.summary}: all was sampled before")
             return finished
         files.begin(task)
-        task.answer(files, where, workers)
-        return task.finish(files)
+        answers = Answers(files.folder, len(task.problems))
+        failed = _answer(task, answers, where, workers)
+        if failed:
+            console.say(f"log-probabilities and entropies could not be computed ({failed}); all else counts", style="yellow")
+        summary = finish(task, answers, files.written)
+        summary |= {"entropy_failed": failed} if failed else {}
+        write_text(files.summary, json.dumps(summary, indent=2) + "\n")
+        shutil.rmtree(files.folder, ignore_errors=True)
+        return summary
+
+
+def _answer(task: Task, answers: Answers, where: str, workers: int) -> str:
+    """Ask what is not answered yet; why scores could not be computed, if they could not."""
+    lacking, samples = answers.lacking(), task.wanted.samples
+    count = len(task.problems)
+    if not lacking and not (task.config.eval.entropy == "exact" and answers.unscored()):
+        return ""
+    if len(lacking) < count:
+        console.say(f"{count - len(lacking)} of {count} problems were answered before")
+    with console.progress(f"sampling {count} problems × {samples}", count * samples, (count - len(lacking)) * samples) as advance:
+        meter = Meter(advance)
+        if where == "local":
+            return ask_here(task.problems, answers, lacking, task.config, task.longest, meter.judged, meter)
+        return ask_elsewhere(task.problems, answers, lacking, task.config, task.longest, where, workers, meter.judged, meter)
+
+
+class Meter:
+    """Advances a bar, and says with it how many right responses there are by now, and how many a minute."""
+
+    def __init__(self, advance: Callable[..., None]) -> None:
+        self.advance, self.accepted, self.started = advance, 0, time.monotonic()
+
+    def __call__(self, count: int) -> None:
+        minutes = max(time.monotonic() - self.started, 1e-3) / 60
+        self.advance(count, f"{self.accepted} accepted, {self.accepted / minutes:.1f} a minute")
+
+    def judged(self, lines: Sequence[dict[str, Any]]) -> None:
+        """Count what is right in the lines of problems."""
+        self.accepted += sum(each["fate"] == "right" for line in lines for each in line["responses"])
+        self(0)
 
 
 @dataclass(frozen=True)
 class Files:
     """The files of one sampling, by the stem of its rows; what is unfinished has a folder of its own."""
 
-    rows: Path
-    samples: Path
-    ledger: Path
+    written: Finished
     summary: Path
     folder: Path
 
@@ -83,7 +118,8 @@ class Files:
     def beside(out: Path) -> Files:
         stem = out.name.removesuffix(".jsonl")
         names = ("samples.jsonl", "ledger.jsonl", "summary.json", "unfinished")
-        return Files(out, *(out.with_name(f"{stem}.{name}") for name in names))
+        samples, ledger, summary, folder = (out.with_name(f"{stem}.{name}") for name in names)
+        return Files(Finished(out, samples, ledger), summary, folder)
 
     @property
     def asked(self) -> Path:
@@ -93,166 +129,46 @@ class Files:
     def finished(self, task: Task) -> dict[str, Any] | None:
         """The summary, where all is done. Raises InputError: it is of something else, or a file is in the way."""
         if self.summary.exists():
-            summary: dict[str, Any] = json.loads(self.summary.read_text(encoding="utf-8"))
-            if summary.get("asked") != task.asked | task.rule:
-                raise InputError(f"{self.summary}: is of another model, other problems or settings; choose another --out")
+            summary = _table(self.summary)
+            changed = _changes(summary.get("asked", {}), task.asked | task.rule)
+            if changed:
+                raise InputError(f"{self.summary}: was sampled with another {changed}; remove its files, or choose another --out")
             shutil.rmtree(self.folder, ignore_errors=True)
             return summary
-        there = [path for path in (self.rows, self.samples, self.ledger) if path.exists()]
+        there = [path for path in self.written if path.exists()]
         if there and not self.asked.exists():
             raise InputError(f"{there[0]} exists and is not overwritten; remove it, or choose another --out")
         return None
 
     def begin(self, task: Task) -> None:
-        """Make the folder of what is unfinished. Raises InputError: it holds answers to something else."""
+        """Make the folder of what is unfinished. Raises InputError: it holds answers to something else, or cannot be written."""
         if self.asked.exists():
-            then = json.loads(self.asked.read_text(encoding="utf-8"))
-            changed = [key for key in task.asked if then.get(key) != task.asked[key]]
+            changed = _changes(_table(self.asked), task.asked)
             if changed:
                 raise InputError(
-                    f"{self.folder}: holds answers that were asked for with another {', '.join(changed)}; go on as it was begun,"
-                    " remove it, or choose another --out"
+                    f"{self.folder}: its answers were asked for with another {changed}; go on as it was begun, remove it, or choose"
+                    " another --out"
                 )
             return
-        self.folder.mkdir(exist_ok=True)
+        try:
+            self.folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{self.folder}: cannot be written: {error.strerror}") from None
         write_text(self.asked, json.dumps(task.asked))
 
 
-@dataclass(frozen=True)
-class Task:
-    """What is asked, and all that its answers depend on.
-
-    Attributes:
-        config: with the backend settled.
-        prompts: of each problem, as a row says it.
-        longest: prompt + response in tokens, at most.
-        weights: a hash of the model's weights.
-        asked: what answers depend on; `rule`: what else the rows depend on. As JSON has them.
-    """
-
-    problems: Sequence[Example]
-    config: Config
-    wanted: Wanted
-    sampling: Sampling
-    form: Form
-    longest: int
-    weights: str
-    asked: dict[str, Any]
-    rule: dict[str, Any]
-
-    @staticmethod
-    def of(problems: Sequence[Example], config: Config, wanted: Wanted) -> Task:
-        evaluation = settled(config.eval).model_copy(update={"samples": wanted.samples, "seed": wanted.seed, "log_tokens": False})
-        config = config.model_copy(update={"eval": evaluation})
-        tokenizer = tokenizer_of(config)
-        form, sampling = Form.of(config, tokenizer), sampling_of(evaluation, Stops.of(tokenizer))
-        digest, longest = hashlib.sha256(), 0
-        for problem in problems:
-            form.prompt_of(problem)
-            longest = max(longest, len(encode_prompt(tokenizer, problem.prompt)))
-            digest.update(repr((problem.prompt, problem.reference)).encode("utf-8", "backslashreplace"))
-        files = identity_of(config.model.id)["files"]
-        weights = {name: each["sha256"] for name, each in files.items() if name.endswith(".safetensors")}
-        asked = {
-            "model": config.model.id, "files": _hash({name: each["sha256"] for name, each in files.items()}),
-            "problems": digest.hexdigest(), "sampling": json.loads(json.dumps(asdict(sampling))), "reward": evaluation.reward,
-            "precision": config.model.precision, "entropy": evaluation.entropy, "template": form.template.text,
-        }  # fmt: skip
-        return Task(
-            problems,
-            config,
-            wanted,
-            sampling,
-            form,
-            longest + evaluation.max_new_tokens,
-            _hash(weights),
-            asked,
-            {"rule": asdict(wanted)},
-        )
-
-    def answer(self, files: Files, where: str, workers: int) -> None:
-        """Ask what is not answered yet."""
-        lines = Lines(files.folder / "answers.jsonl", len(self.problems))
-        left = unfinished(lines, len(self.problems))
-        samples = self.wanted.samples
-        total = len(self.problems) * samples
-        with console.progress(f"sampling {len(self.problems)} problems", total, total - len(left) * samples) as advance:
-            meter = Meter(advance)
-
-            def keep(found: Sequence[dict[str, Any]], seconds: float) -> None:
-                lines.add(found, seconds)
-                meter.accept(sum(each["fate"] == "right" for line in found for each in line["responses"]))
-
-            if left:
-                ask_here(self.problems, left, self.config, self.longest, files.folder, keep, meter)
-
-    def finish(self, files: Files) -> dict[str, Any]:
-        """Write rows, responses and fates, problem by problem, and the summary at last."""
-        lines = Lines(files.folder / "answers.jsonl", len(self.problems))
-        totals = Totals(self.wanted.samples)
-        with contextlib.ExitStack() as stack:
-            rows, samples, ledger = (stack.enter_context(writing(path)) for path in (files.rows, files.samples, files.ledger))
-            for index, problem in enumerate(self.problems):
-                responses = lines.read(index)["responses"]
-                same = duplicates(responses)
-                for duplicate, original in same.items():
-                    responses[duplicate] |= {"fate": "duplicate", "why": f"says what sample {original} says"}
-                kept = chosen(responses, index, self.wanted)
-                totals.add(responses, kept)
-                prompt = self.form.prompt_of(problem)
-                rows.write(to_lines(self._row(problem, prompt, responses[each], each) for each in kept))
-                for each, response in enumerate(responses):
-                    at = {"source": problem.source, "problem": index, "sample": each}
-                    samples.write(
-                        to_lines([{**at, "prompt": prompt, "reference_answer": _as_json(problem.reference), **response}])
-                    )
-                    fate = {"fate": response["fate"], "why": response["why"], "kept": each in kept}
-                    ledger.write(to_lines([{**at, **fate}]))
-        summary = {
-            **totals.summary(),
-            "seconds": round(lines.seconds, 1),
-            "out": str(files.rows),
-            "asked": self.asked | self.rule,
-        }
-        write_text(files.summary, json.dumps(summary, indent=2) + "\n")
-        shutil.rmtree(files.folder, ignore_errors=True)
-        return summary
-
-    def _row(self, problem: Example, prompt: str, response: dict[str, Any], sample: int) -> dict[str, Any]:
-        sampling = self.sampling
-        return {
-            "prompt": prompt,
-            "response": response["response"],
-            "reference_answer": _as_json(problem.reference),
-            "provenance": {
-                "model": self.config.model.id, "weights": self.weights, "backend": self.config.eval.backend,
-                "temperature": sampling.temperature, "top_p": sampling.top_p, "max_new_tokens": sampling.max_new_tokens,
-                "seed": sampling.seed, "source": problem.source, "sample": sample, "log_prob": response["log_prob"],
-                "length": len(response["token_ids"]), "token_entropy": response["token_entropy"], "verdict": response["fate"],
-                "ids_differ": response["ids_differ"],
-            },
-        }  # fmt: skip
+def _table(path: Path) -> dict[str, Any]:
+    """A table of JSON. Raises InputError: it is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: holds no table")
+    return found
 
 
-class Meter:
-    """Advances a bar, and says with it how many responses were accepted, and how many a minute."""
-
-    def __init__(self, advance: Callable[..., None]) -> None:
-        self.advance, self.accepted, self.started = advance, 0, time.monotonic()
-
-    def __call__(self, count: int) -> None:
-        minutes = max(time.monotonic() - self.started, 1e-3) / 60
-        note = f"{self.accepted} accepted, {self.accepted / minutes:.0f} a minute" if self.accepted else ""
-        self.advance(count, note)
-
-    def accept(self, count: int) -> None:
-        self.accepted += count
-        self(0)
-
-
-def _as_json(reference: Any) -> Any:
-    return list(reference) if isinstance(reference, tuple) else reference
-
-
-def _hash(values: dict[str, str]) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+def _changes(then: dict[str, Any], now: dict[str, Any]) -> str:
+    """The keys whose values differ, with both values where they are short: ``samples (8 → 16)``; "" where none does."""
+    changed = [key for key in now if then.get(key) != now[key]]
+    return ", ".join(key if isinstance(now[key], str) else f"{key} ({then.get(key)} → {now[key]})" for key in changed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -29,7 +29,7 @@ class Totals:
     entropy: float = 0.0
     with_entropy: int = 0
 
-    def add(self, responses: Sequence[dict[str, Any]], kept: Sequence[int]) -> None:
+    def add(self, responses: Sequence[dict[str, Any]], kept: Collection[int]) -> None:
         """Take in the responses of the next problem, with their final fates, and the indices of those that become rows."""
         fates = Counter(each["fate"] for each in responses)
         self.fates += fates
