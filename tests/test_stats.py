@@ -2,25 +2,25 @@ from __future__ import annotations
 
 import functools
 import itertools
-import random
 
 import numpy as np
 import pytest
 import scipy.stats
 from scipy.stats import binomtest
 
-from tutelage import stats
 from tutelage.stats import (
     clustered_interval,
     compare,
     crossed_interval,
     discordant_interval,
     exact_interval,
+    holm,
     in_words,
+    judged_together,
     majority_at_k,
     mcnemar_exact,
     mean,
-    paired_bootstrap,
+    paired_interval,
     pass_at_k,
     powers_of_two,
     problems_for_width,
@@ -61,21 +61,19 @@ def test_an_interval_of_sampled_problems_lies_between_problems_and_samples():
     alike = clustered_interval([4] * 10 + [0] * 10, 4)
     assert alike == pytest.approx(wilson_interval(10, 20), abs=0.02)
     spread = clustered_interval([2] * 20, 4)
-    assert spread == pytest.approx(wilson_interval(40, 80))
+    assert spread == pytest.approx(wilson_interval(40, 80), abs=0.01)
     assert clustered_interval([1, 0, 1, 1], 1) == wilson_interval(3, 4)
     assert clustered_interval([4, 4], 4) == wilson_interval(2, 2) and clustered_interval([], 4) == (0.0, 1.0)
 
 
-def test_the_interval_over_sampled_problems_covers_the_truth():
-    """Problems of different difficulty, four samples each: about 95 of 100 intervals hold the mean difficulty."""
-    r = random.Random(0)
-    held = 0
-    for _ in range(1000):
-        hardness = [r.betavariate(0.5, 0.5) for _ in range(40)]
-        correct = [sum(r.random() < p for _ in range(4)) for p in hardness]
-        low, high = clustered_interval(correct, 4)
-        held += low <= 0.5 <= high
-    assert 925 <= held <= 985
+@pytest.mark.parametrize("samples", [1, 4, 16])
+@pytest.mark.parametrize(("accuracy", "spread"), [(0.1, 1.0), (0.5, 0.5), (0.9, 2.0)])
+def test_the_interval_over_questions_covers_the_truth(quick, samples, accuracy, spread):
+    """500 questions of differing difficulty: 95 of 100 intervals hold the mean difficulty (bench/coverage.py has 10,000 draws)."""
+    random = np.random.default_rng(samples)
+    chances = random.beta(accuracy * spread, (1 - accuracy) * spread, (2000, 500))
+    intervals = [clustered_interval(counts, samples) for counts in random.binomial(samples, chances).tolist()]
+    assert np.mean([low <= accuracy <= high for low, high in intervals]) == pytest.approx(0.95, abs=0.018)
 
 
 def test_pass_at_k_is_the_share_of_subsets_with_a_correct_response():
@@ -110,59 +108,101 @@ def test_counts_below_zero_are_refused():
         mcnemar_exact(-1, 3)
 
 
-def test_the_paired_bootstrap_over_questions_is_scipys():
+def clustered_by_question(scores, intervals=0.95):
+    """(mean, low, high, p-value) of scores (question, sample) by statsmodels: least squares, its errors robust to clusters."""
+    api = pytest.importorskip("statsmodels.api")
+    scores = np.asarray(scores, dtype=float)
+    groups = np.repeat(np.arange(len(scores)), scores.shape[1])
+    fitted = api.OLS(scores.ravel(), np.ones(scores.size)).fit(cov_type="cluster", cov_kwds={"groups": groups}, use_t=True)
+    return (fitted.params[0], *fitted.conf_int(1 - intervals)[0], fitted.pvalues[0])
+
+
+def test_a_difference_of_sampled_answers_has_statsmodels_clustered_errors():
     random = np.random.default_rng(3)
-    a = (random.random(80) < 0.4).astype(float)
-    b = np.where(random.random(80) < 0.25, 1.0, a)
-    estimate, low, high = paired_bootstrap(a[:, None], b[:, None], resamples=20_000)
-    theirs = scipy.stats.bootstrap(
-        (a, b),
-        lambda x, y, axis: (y - x).mean(axis),
-        paired=True,
-        vectorized=True,
-        method="percentile",
-        n_resamples=20_000,
-        rng=1,
-    ).confidence_interval
-    assert estimate == pytest.approx((b - a).mean())
-    assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=0.013)  # one question is 0.0125
+    chances = random.beta(0.5, 0.5, (70, 1))
+    a, b = (random.random((70, 8)) < chances).astype(float), (random.random((70, 8)) < 0.8 * chances + 0.2).astype(float)
+    ours = paired_interval(a.mean(1, keepdims=True).tolist(), b.mean(1, keepdims=True).tolist())
+    assert ours == pytest.approx(clustered_by_question(b - a), rel=1e-6)
+
+
+def test_an_accuracy_of_sampled_answers_has_statsmodels_clustered_errors():
+    """At one half, where Wilson's interval is about the mean: its half width is h, and √(h²/(1 + h²)) after Wilson's scaling."""
+    scores = np.repeat([[1, 0, 0, 0], [0, 1, 1, 1]], 40, axis=0)
+    scores[:10], scores[-10:] = [0, 0, 0, 0], [1, 1, 1, 1]
+    mean, low, high, _ = clustered_by_question(scores)
+    width = (high - low) / (1 + (high - low) ** 2) ** 0.5
+    assert mean == 0.5
+    for ours in (clustered_interval(scores.sum(1).tolist(), 4), crossed_interval(scores.mean(1, keepdims=True).tolist())):
+        assert ours == pytest.approx((0.5 - width / 2, 0.5 + width / 2), rel=1e-6)
+
+
+@pytest.mark.parametrize(("right", "questions"), [(0, 30), (3, 30), (250, 500), (500, 500)])
+def test_the_interval_of_single_answers_is_statsmodels(right, questions):
+    proportion = pytest.importorskip("statsmodels.stats.proportion")
+    theirs = proportion.proportion_confint(right, questions, method="wilson")
+    assert clustered_interval([1] * right + [0] * (questions - right), 1) == pytest.approx(theirs, abs=1e-12)
 
 
 def test_seeds_are_drawn_for_all_questions_together():
     """Two models that differ from seed to seed on every question alike: that spread must be in the interval."""
     first = [[0.0, 0.0]] * 200
     second = [[0.0, 1.0]] * 200  # one seed solves everything, the other nothing
-    estimate, low, high = paired_bootstrap(first, second)
-    assert (estimate, low, high) == (0.5, 0.0, 1.0)
+    assert paired_interval(first, second)[:3] == (0.5, -1.0, 1.0)
 
 
 def test_seeds_are_pairs_where_both_have_as_many():
     """What a seed adds to both sides alike is no difference."""
     random = np.random.default_rng(0)
-    luck = np.array([0.0, 0.3, 0.6])
-    first = random.random((100, 1)) * 0.1 + luck
-    _, low, high = paired_bootstrap(first, first + 0.05)
-    assert low == pytest.approx(0.05) and high == pytest.approx(0.05)
-    _, low, high = paired_bootstrap(first, (first + 0.05)[:, :2])  # unpaired: the luck shows
+    first = random.random((100, 1)) * 0.1 + np.array([0.0, 0.3, 0.6])
+    second = first + 0.05 + 0.01 * random.random((100, 1))
+    _, low, high, _ = paired_interval(first.tolist(), second.tolist())
+    assert 0.05 < low < high < 0.06
+    _, low, high, _ = paired_interval(first.tolist(), second[:, :2].tolist())  # unpaired: the luck shows
     assert high - low > 0.2
 
 
-def test_the_interval_of_a_paired_difference_covers_it():
-    """Coverage by simulation: 95 % intervals of a true difference of 0.1."""
-    random, hits = np.random.default_rng(8), 0
-    for trial in range(200):
-        a = (random.random(120) < 0.5).astype(float)
-        b = np.where(random.random(120) < 0.2, 1.0, a)  # each wrong answer becomes right one time in five
-        _, low, high = paired_bootstrap(a[:, None], b[:, None], resamples=400, seed=trial)
-        hits += low <= 0.1 <= high
-    assert 0.90 <= hits / 200 <= 0.99
+def test_ties_are_ties():
+    """Nothing solved by either side, in samples or not, says how large a difference may be, and no more."""
+    for sides in ([[0.0]] * 50, [[0.25]] * 50, [[0.0, 0.0]] * 50):
+        tied = compare(sides, sides)
+        assert tied.estimate == 0 and tied.p_value == 1 and not tied.significant
+        assert (tied.low, tied.high) == pytest.approx((-wilson_interval(0, 50)[1], wilson_interval(0, 50)[1]))
+        assert in_words(tied).startswith("not significant")
+    assert compare([[0.0]], [[0.75]]).p_value == 1  # one question
+
+
+def test_few_questions_that_differ_never_tell_more_than_a_toss_of_coins():
+    for differing in range(1, 12):
+        said = compare([[0.5]] * 100, [[0.75]] * differing + [[0.5]] * (100 - differing))
+        assert said.p_value >= 2.0 ** (1 - differing) and said.significant == (differing > 5)
+        assert (said.low > 0) == said.significant
+    better = compare([[0.25]] * 40, [[0.5]] * 40)
+    assert better.significant and 0 < better.low < 0.25 < better.high
+
+
+def test_p_values_are_adjusted_as_statsmodels_does_by_holm():
+    multitest = pytest.importorskip("statsmodels.stats.multitest")
+    for p_values in ([0.01, 0.04, 0.03, 0.005], [0.5, 0.5], [0.02], [], [1.0, 0.0, 0.2, 0.2, 0.9]):
+        theirs = multitest.multipletests(p_values, method="holm")[1] if p_values else []
+        assert holm(p_values) == pytest.approx(list(theirs))
+
+
+def test_a_difference_is_judged_as_one_of_so_many():
+    gained = compare([[0.0]] * 60, [[1.0]] * 7 + [[0.0]] * 53)  # p = 0.016
+    clear = compare([[0.0]] * 60, [[1.0]] * 60)
+    assert gained.significant
+    alone, sure, none = judged_together([gained, clear, compare([[0.0]] * 60, [[0.0]] * 60)])
+    assert alone.significant and alone.adjusted == pytest.approx(2 * gained.p_value) and sure.significant and not none.significant
+    one_of_many = judged_together([gained] * 4)[0]
+    assert not one_of_many.significant
+    assert "McNemar's exact p = 0.016, as one of 4 comparisons = 0.062 (Holm)" in in_words(one_of_many)
 
 
 def test_questions_that_do_not_pair_are_refused():
     with pytest.raises(ValueError, match="the same questions"):
-        paired_bootstrap([[1.0]], [[1.0], [0.0]])
-    with pytest.raises(ValueError, match="by each seed"):
-        paired_bootstrap([1.0], [0.0])
+        compare([[1.0]], [[1.0], [0.0]])
+    with pytest.raises(ValueError, match="at least one"):
+        compare([], [])
 
 
 def test_a_difference_that_says_nothing_is_called_not_significant():
@@ -193,7 +233,7 @@ def test_seeds_that_agree_narrow_the_interval_and_others_widen_it():
 
 def test_several_seeds_have_an_interval_and_no_mcnemar_test():
     difference = compare([[0.0, 1.0]] * 30, [[1.0, 1.0]] * 30)
-    assert difference.p_value is None and difference.estimate == 0.5 and difference.seeds == 2
+    assert not difference.exact and difference.estimate == 0.5 and difference.seeds == 2
     assert not difference.significant and difference.low < 0  # one seed in two shows none
     assert "2 seeds" in in_words(difference)
 
@@ -201,6 +241,7 @@ def test_several_seeds_have_an_interval_and_no_mcnemar_test():
 def test_the_interval_of_one_seed_is_wilsons():
     scores = [[1.0]] * 13 + [[0.0]] * 7
     assert crossed_interval(scores) == wilson_interval(13, 20)
+    assert crossed_interval([[0.5]] * 20) == pytest.approx(wilson_interval(10, 20), abs=0.02)
     assert crossed_interval([[0.0]] * 20) == wilson_interval(0, 20) and crossed_interval([]) == (0.0, 1.0)
 
 
@@ -229,13 +270,17 @@ def test_the_interval_of_a_difference_and_mcnemars_test_agree_on_zero():
 @pytest.fixture
 def quick(monkeypatch):
     """Scipy's quantiles, which equal ours (`test_students_quantile_is_scipys`, `test_the_exact_interval_is_scipys`), in simulations."""
-    monkeypatch.setattr(stats, "student_quantile", lambda probability, freedom: float(scipy.stats.t.ppf(probability, freedom)))
+    for module in ("intervals", "paired"):
+        monkeypatch.setattr(
+            f"tutelage.stats.{module}.student_quantile", lambda share, freedom: float(scipy.stats.t.ppf(share, freedom))
+        )
 
     def exact(successes, trials, confidence):
         low, high = binomtest(successes, trials).proportion_ci(confidence, method="exact")
         return float(low), float(high)
 
-    monkeypatch.setattr(stats, "exact_interval", functools.cache(exact))
+    monkeypatch.setattr("tutelage.stats.paired.student_beyond", lambda value, freedom: float(scipy.stats.t.sf(value, freedom)))
+    monkeypatch.setattr("tutelage.stats.paired.exact_interval", functools.cache(exact))
 
 
 @pytest.mark.parametrize(("share", "second"), [(0.05, 0.9), (0.3, 0.5), (0.6, 0.75), (0.9, 1.0)])
