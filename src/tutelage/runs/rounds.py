@@ -16,7 +16,7 @@ from tutelage.runs.compare import difference_of
 from tutelage.runs.files import write_text
 from tutelage.runs.reading import Reading, Scores, aligned, of_all_problems, shown_accuracy
 from tutelage.runs.records import read_table
-from tutelage.stats import in_words
+from tutelage.stats import in_words, judged_together
 
 STATE = "improve.json"
 LEAST = {"avg_token_entropy": 1 / 3, "avg_response_length": 1 / 2}
@@ -132,7 +132,8 @@ def scores_of(reading: Reading, step: int | None = None) -> Scores | None:
 
 
 def verdicts(directory: Path) -> list[str]:
-    """Each round against the one before, the last one against round 0, and against the untouched model, on the same questions."""
+    """Each round against the one before, the last one against round 0, and against the untouched model: on the same questions, in
+    pairs, judged by Holm's rule for their number."""
     readings = [reading_of(directory, row["round"]) for row in table(directory)]
     known = {f"round {index}": scores for index, reading in enumerate(readings) if (scores := scores_of(reading)) is not None}
     names = list(known)
@@ -142,12 +143,10 @@ def verdicts(directory: Path) -> list[str]:
     if untouched_of(directory) is not None and names:
         known[UNTOUCHED] = readings[0].scores(0)
         wanted.append((UNTOUCHED, names[-1]))
-    said = []
-    for first, second in wanted:
-        pairs = aligned([known[first], known[second]])
-        if pairs:
-            said.append(in_words(difference_of(pairs), first, second))
-    return said
+    pairs = {(first, second): aligned([known[first], known[second]]) for first, second in wanted}
+    there = {names: each for names, each in pairs.items() if each}
+    judged = judged_together([difference_of(each) for each in there.values()])
+    return [in_words(difference, *names) for names, difference in zip(there, judged, strict=True)]
 
 
 def series(directory: Path) -> dict[str, list[Measured]]:
