@@ -47,7 +47,9 @@ def main() -> None:
     config = config_of(given, sizes)
     improve(given, config, improved, sizes)
     train_control(config, improved, control)
-    harness.write("improve", {"settings": sizes, "temperature": given.temperature, "model": given.model, **read(improved, control)})
+    harness.write(
+        "improve", {"settings": sizes, "temperature": given.temperature, "model": given.model, **read(improved, control)}
+    )
     print(f"this session took {time.monotonic() - started:.0f} s", flush=True)
 
 

@@ -96,8 +96,12 @@ def test_own_rows_of_a_round_have_the_ids_that_they_have_in_round_0(improved, tm
     ground = read_ground(improved.config, improved.wished, tmp_path)
     path = tmp_path / "rows.jsonl"
     path.write_text(to_lines(mix.own_rows(ground.own)))
-    again = loop.prepare(replaced(improved.config, {"data.train": str(path), "data.filter": False}), ground.tokenizer, ground.template)
-    assert [(row.prompt_ids, row.response_ids) for row in again.train] == [(row.prompt_ids, row.response_ids) for row in ground.own.train]
+    again = loop.prepare(
+        replaced(improved.config, {"data.train": str(path), "data.filter": False}), ground.tokenizer, ground.template
+    )
+    assert [(row.prompt_ids, row.response_ids) for row in again.train] == [
+        (row.prompt_ids, row.response_ids) for row in ground.own.train
+    ]
 
 
 @pytest.mark.slow
@@ -245,7 +249,9 @@ def test_problems_that_are_held_out_are_never_sampled_even_said_otherwise(config
         ground = read_ground(settled, wished(Source(path=str(path), prompt="plain")), tmp_path)
         questions = [problem.prompt for problem in ground.unsolved.problems]
         assert ground.unsolved.fates == Counter({"overlap": 4, "problem": 2, "asked again": 1})
-        assert sorted(map(len, questions)) == sorted(len(ground.template.wrap(question)) for question in (FIELDS, "What is 2 + 2?"))
+        assert sorted(map(len, questions)) == sorted(
+            len(ground.template.wrap(question)) for question in (FIELDS, "What is 2 + 2?")
+        )
     whys = {fate.source: fate.why for fate in ground.unsolved.ledger if fate.fate == "overlap"}
     assert sum(why.startswith("equal to") for why in whys.values()) == 3 and any("13-grams" in why for why in whys.values())
 
@@ -332,7 +338,10 @@ def test_a_directory_of_rounds_is_no_run_directory(config, tmp_path):
     [
         ([(0.9, 40.0), (0.31, 21.0)], []),
         ([(0.9, 40.0), (0.29, 40.0)], ["mean token entropy of round 1 is 0.290 nats, less than a third of the 0.900 of round 0"]),
-        ([(0.9, 40.0), (0.9, 41.0), (0.9, 19.0)], ["mean length of round 2 is 19.0 tokens, less than half of the 40.0 of round 0"]),
+        (
+            [(0.9, 40.0), (0.9, 41.0), (0.9, 19.0)],
+            ["mean length of round 2 is 19.0 tokens, less than half of the 40.0 of round 0"],
+        ),
         ([(None, 40.0), (0.9, 40.0), (0.2, 10.0)], ["entropy of round 2 is 0.200", "length of round 2 is 10.0"]),
         ([(0.0, 40.0), (0.0, 40.0)], []),
     ],
@@ -354,14 +363,18 @@ def test_the_command_says_what_it_is_asked_for(config, tmp_path, monkeypatch, ca
 
     recipe, asked = tmp_path / "recipe.toml", []
     recipe.write_text(to_toml(config))
-    monkeypatch.setattr("tutelage.experiments.run_improve", lambda config, wished, *rest: asked.append((wished, *rest)) or tmp_path)
+    monkeypatch.setattr(
+        "tutelage.experiments.run_improve", lambda config, wished, *rest: asked.append((wished, *rest)) or tmp_path
+    )
     monkeypatch.setattr("tutelage.runs.rounds.table", lambda directory: [])
     monkeypatch.setattr("tutelage.runs.rounds.verdicts", lambda directory: [])
     monkeypatch.setattr("tutelage.runs.rounds.collapse", lambda directory: [])
-    words = ["improve", str(recipe), "--rounds", "5", "--from", "last", "--without-rows", "--samples", "4", "--keep", "2", "--choose", "spread"]
-    assert main([*words, "--favour-hard", "--temperature", "1", "--out", str(tmp_path / "out"), "--json"]) == 0
+    words = (
+        "--rounds 5 --from last --without-rows --samples 4 --keep 2 --choose spread --favour-hard --temperature 1 --json --out"
+    )
+    assert main(["improve", str(recipe), *words.split(), str(tmp_path / "out")]) == 0
     assert json.loads(capsys.readouterr().out)["directory"] == str(tmp_path / "out")
-    [(improvement, out, where, workers)] = asked
+    [(improvement, _, where, workers)] = asked
     assert (improvement.rounds, improvement.origin, improvement.with_rows, improvement.temperature) == (5, "last", False, 1.0)
     assert (improvement.wanted.samples, improvement.wanted.keep, improvement.wanted.favour_hard) == (4, 2, True)
     assert (improvement.problems.path, where, workers) == (config.data.train, "local", 2) and improvement.problems.where is None

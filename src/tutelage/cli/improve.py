@@ -25,34 +25,56 @@ def add(commands: Commands) -> None:
     )  # fmt: skip
     add_config(parser)
     parser.add_argument("--rounds", type=integer(1, 1000), default=3, help="rounds after round 0 (default 3)")
-    parser.add_argument("--out", type=Path, default=Path("runs/improve"), help="the directory of all rounds (default runs/improve)")
-    parser.add_argument("--problems", metavar="SOURCE", help=f"problems to solve, with reference answers: {DATA} (default: data.train)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/improve"), help="the directory of all rounds (default runs/improve)"
+    )
+    parser.add_argument(
+        "--problems", metavar="SOURCE", help=f"problems to solve, with reference answers: {DATA} (default: data.train)"
+    )
     parser.add_argument("--split", help="the split of the problems (default: data.train_split)")
     parser.add_argument("--hub-config", help="the configuration of a hub data set of problems (default: data.hub_config)")
-    parser.add_argument("--columns", metavar="TABLE", help='of the problems, as data.columns: { prompt = "problem", reference = "answer" }')
+    parser.add_argument(
+        "--columns", metavar="TABLE", help='of the problems, as data.columns: { prompt = "problem", reference = "answer" }'
+    )
     parser.add_argument(
         "--from", dest="origin", choices=["base", "last"], default="base",
         help="base (default): each round trains the configured model on all accepted rows so far; last: each goes on from the last one",
     )  # fmt: skip
     own = parser.add_mutually_exclusive_group()
-    own.add_argument("--with-rows", action="store_true", default=True, help="rounds train on the configuration's own rows too (default)")
+    own.add_argument(
+        "--with-rows", action="store_true", default=True, help="rounds train on the configuration's own rows too (default)"
+    )
     own.add_argument("--without-rows", dest="with_rows", action="store_false", help="rounds train on accepted rows alone")
-    parser.add_argument("--start", metavar="MODEL", help=f"the model of round 0, evaluated as it is: {MODEL} (default: trained on data.train)")
+    parser.add_argument(
+        "--start", metavar="MODEL", help=f"the model of round 0, as it is: {MODEL} (default: trained on data.train)"
+    )
     _add_sampling(parser)
     parser.add_argument("--where", default="local", help=f"where problems are solved: {WHERE}")
-    parser.add_argument("--workers", type=integer(1, 10_000), default=2, help="with Ray: how many jobs share the problems (default 2)")
+    parser.add_argument(
+        "--workers", type=integer(1, 10_000), default=2, help="with Ray: how many jobs share the problems (default 2)"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print every round with its rows and predicted time, and stop")
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--samples", type=integer(1, 100_000), default=8, help="responses per problem (default 8)")
-    parser.add_argument("--keep", default="right", help='per problem: "right" (default: all distinct right ones), a number of them, or "all"')
     parser.add_argument(
-        "--choose", choices=["random", "shortest", "spread"], default="random", help="which ones, where --keep is a number (default random)"
+        "--keep",
+        default="right",
+        metavar="all|right|N",
+        help="per problem: all responses that ended, the distinct right ones (default), or at most N of these",
+    )
+    parser.add_argument(
+        "--choose",
+        choices=["random", "shortest", "spread"],
+        default="random",
+        help="which ones, where --keep is a number (default random)",
     )
     parser.add_argument("--favour-hard", action="store_true", help="problems that are rarely solved keep more of them")
     parser.add_argument("--seed", type=integer(0, 2**53), default=42, help="of responses and choices (default 42)")
-    parser.add_argument("--temperature", type=float, default=0.7, help="of sampling; evaluations have eval.temperature (default 0.7)")
+    parser.add_argument(
+        "--temperature", type=float, default=0.7, help="of sampling; evaluations have eval.temperature (default 0.7)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> Outcome:

@@ -74,7 +74,8 @@ def setting(design: dict[str, Any]) -> str:
         else "each round goes on training the model of the round before"
     )
     own = "with" if design["with_rows"] else "without"
-    return f"{wanted['samples']} responses per problem at temperature {design['temperature']:g}; {trains}, {own} the configuration's own rows"
+    asks = f"{wanted['samples']} responses per problem at temperature {design['temperature']:g}"
+    return f"{asks}; {trains}, {own} the configuration's own rows"
 
 
 def _best(table: list[Row]) -> Row | None:
@@ -146,7 +147,10 @@ def _solved(table: list[Row]) -> list[dict[str, Any]]:
     """Of the problems that are sampled: those solved in each round, and so far."""
     return [
         line_trace(label, *_points(table, key), colour, dash, mode="lines+markers", hovertemplate="%{y}")
-        for label, key, colour, dash in (("in the round", "solved", BLUE, DASHES[0]), ("so far", "solved_so_far", GREEN, DASHES[1]))
+        for label, key, colour, dash in (
+            ("in the round", "solved", BLUE, DASHES[0]),
+            ("so far", "solved_so_far", GREEN, DASHES[1]),
+        )
         if _points(table, key)[0]
     ]
 
@@ -174,7 +178,7 @@ def command(directory: Path, design: dict[str, Any]) -> str:
     parts += ["--problems", design["problems"]["path"], "--split", design["problems"]["split"]]
     parts += ["--with-rows" if design["with_rows"] else "--without-rows"]
     parts += ["--start", design["start"]] if design["start"] else []
-    parts += ["--samples", str(wanted["samples"]), "--keep", str(wanted["keep"]), "--choose", wanted["choose"], "--seed", str(wanted["seed"])]
+    parts += [word for key in ("samples", "keep", "choose", "seed") for word in (f"--{key}", str(wanted[key]))]
     parts += ["--favour-hard"] if wanted["favour_hard"] else []
     parts += ["--temperature", f"{design['temperature']:g}"]
     return f"{shlex.join(parts)} --out NEW_DIRECTORY"

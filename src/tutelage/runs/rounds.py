@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -137,7 +138,7 @@ def verdicts(directory: Path) -> list[str]:
     readings = [reading_of(directory, row["round"]) for row in table(directory)]
     known = {f"round {index}": scores for index, reading in enumerate(readings) if (scores := scores_of(reading)) is not None}
     names = list(known)
-    wanted = list(zip(names, names[1:], strict=False))
+    wanted = list(itertools.pairwise(names))
     if len(names) > 2:
         wanted.append((names[0], names[-1]))
     if untouched_of(directory) is not None and names:
@@ -188,7 +189,9 @@ def collapse(directory: Path) -> list[str]:
     compared = max((len(measured) for measured in known.values()), default=0)
     if found or compared < 2:
         return found
-    return ["No collapse: no round's mean token entropy is below a third, and no mean length below half, of what it was at first."]
+    return [
+        "No collapse: no round's mean token entropy is below a third, and no mean length below half, of what it was at first."
+    ]
 
 
 def faults(directory: Path) -> dict[str, list[str]]:

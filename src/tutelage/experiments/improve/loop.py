@@ -95,7 +95,9 @@ def _state_of(config: Config, wished: Improvement, directory: Path) -> State:
     if (directory / "config.toml").is_file():
         changed += changes(replaced(config, {"run.dir": str(directory)}), changeable())
     if changed:
-        raise InputError(f"--out: {directory} holds rounds of other settings ({'; '.join(changed)}); choose another --out, or undo that")
+        raise InputError(
+            f"--out: {directory} holds rounds of other settings ({'; '.join(changed)}); choose another --out, or undo that"
+        )
     for name, identity in _identities(config, wished).items():
         if name in state["models"] and (different := changes_of_model(state["models"][name], identity)):
             raise InputError(

@@ -35,7 +35,9 @@ def accepted(directory: Path, index: int) -> Iterator[Row]:
             for line in file:
                 yield json.loads(line)
     except (OSError, ValueError) as error:
-        raise RunError(f"{path}: the rows that were accepted in round {index} cannot be read: {error}; put the file back") from None
+        raise RunError(
+            f"{path}: the rows that were accepted in round {index} cannot be read: {error}; put the file back"
+        ) from None
 
 
 def own_rows(own: Prepared) -> Iterator[Row]:

@@ -12,8 +12,9 @@ from tutelage.evaluation import Wanted
 
 Origin = Literal["base", "last"]
 NAMES = {
-    "origin": "--from", "with_rows": "--with-rows/--without-rows", "start": "--start", "problems": "--problems", "temperature": "--temperature",
-    "wanted.samples": "--samples", "wanted.keep": "--keep", "wanted.choose": "--choose", "wanted.favour_hard": "--favour-hard",
+    "origin": "--from", "with_rows": "--with-rows/--without-rows", "start": "--start", "problems": "--problems",
+    "temperature": "--temperature", "wanted.samples": "--samples", "wanted.keep": "--keep", "wanted.choose": "--choose",
+    "wanted.favour_hard": "--favour-hard",
     "wanted.seed": "--seed",
 }  # fmt: skip
 """What sets each value, but for `rounds`: more rounds may be asked for later."""
