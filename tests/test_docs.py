@@ -32,7 +32,7 @@ NEEDS = {"gpu", "hub", "cluster", "install"}
 SMALLER = {
     name: ["--model.id", "{tiny}", "--model.precision", "fp32", "--data.prompt", "plain", "--eval.max_new_tokens", "8", "--eval.backend", "native"]
     for name in ("train", "check", "plan", "sweep", "improve")
-} | {"eval": ["--eval.max_new_tokens", "8"], "ask": ["--eval.max_new_tokens", "8"]}  # fmt: skip
+} | {"eval": ["--eval.max_new_tokens", "8"], "sample": ["--eval.max_new_tokens", "8"], "ask": ["--eval.max_new_tokens", "8"]}  # fmt: skip
 
 
 @dataclass(frozen=True)

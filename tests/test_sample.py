@@ -16,6 +16,7 @@ from tutelage.evaluation.sample.choose import chosen, duplicates, final_steps, s
 from tutelage.evaluation.sample.totals import Totals
 from tutelage.runs import read_lines
 
+WANTED = Wanted(4)
 FATES = {"right", "duplicate", "wrong", "undecided", "malformed", "cut off"}
 
 
@@ -103,7 +104,9 @@ def test_totals_agree_with_the_summary_of_an_evaluation():
     counts, totals, records = [0, 1, 3, 4, 4], Totals(4), []
     for count in counts:
         fates = ["right"] * min(count, 1) + ["duplicate"] * (count - 1) + ["wrong"] * (4 - count)
-        totals.add([{"fate": fate, "ids_differ": True, "token_ids": [0], "token_entropy": 2.0} for fate in fates], range(min(count, 1)))
+        totals.add(
+            [{"fate": fate, "ids_differ": True, "token_ids": [0], "token_entropy": 2.0} for fate in fates], range(min(count, 1))
+        )
         records += [
             {"sample": sample, "answer_reward": float(sample < count), "format_reward": 1.0, "vote": 0, "token_entropy": 2.0,
              "finish_reason": "stop", "length": 1}
@@ -148,7 +151,9 @@ def test_each_response_has_one_fate_and_right_ones_become_rows(sampling_config, 
     assert [line["fate"] for line in ledger[:8]] == [sample["fate"] for sample in samples[:8]]
     provenance = rows[1]["provenance"]
     assert (provenance["sample"], provenance["verdict"], provenance["temperature"], provenance["seed"]) == (1, "right", 1.0, 42)
-    assert len(provenance["weights"]) == 64 and provenance["log_prob"] == -provenance["length"] and provenance["ids_differ"] is False
+    assert (
+        len(provenance["weights"]) == 64 and provenance["log_prob"] == -provenance["length"] and provenance["ids_differ"] is False
+    )
     everything = sample_problems(problems_for(config, tokenizer, 3), config, tmp_path / "all.jsonl", Wanted(8, keep="all"))
     assert everything["kept"] == 3 * 5  # not what was cut off, is empty, or leaves the thought open that the prompt begins
 
@@ -192,8 +197,12 @@ def test_a_generated_response_that_training_tokenizes_otherwise_is_told(sampling
     """A model without training says bytes at random; each row tells whether training has other ids than it said."""
     from tutelage.grading import Verdict
 
-    monkeypatch.setattr("tutelage.evaluation.sample.judge.grade_responses", lambda pairs, style: [Verdict(True, "string")] * len(pairs))
-    config = sampling_config(data__test_size=0, data__filter=False, data__prompt="plain", eval__max_new_tokens=60, eval__stop=["e", "a"])
+    monkeypatch.setattr(
+        "tutelage.evaluation.sample.judge.grade_responses", lambda pairs, style: [Verdict(True, "string")] * len(pairs)
+    )
+    config = sampling_config(
+        data__test_size=0, data__filter=False, data__prompt="plain", eval__max_new_tokens=60, eval__stop=["e", "a"]
+    )
     out = tmp_path / "traces.jsonl"
     summary = sample_problems(problems_for(config, tokenizer, 6), config, out, Wanted(6))
     data = config.data.model_copy(update={"train": str(out), "max_length": 500})
@@ -228,7 +237,9 @@ def test_a_problem_without_a_reference_is_counted_and_not_asked(sampling_config,
     [
         (Wanted(2), {"eval__temperature": 0.0}, "2 samples at eval.temperature = 0 would be the same response again"),
         (Wanted(2, favour_hard=True), {}, 'favour_hard needs a number of rows per problem .* not "right"'),
-        (Wanted(2, keep=0), {}, "keep = 0: keep one response"),
+        (Wanted(2, keep=0), {}, "keep = 0: write"),
+        (Wanted(2, keep="some"), {}, "keep = 'some': write"),
+        (Wanted(2, keep=1, choose="best"), {}, "choose = 'best': write one of random, shortest, spread"),
         (Wanted(0), {}, "samples = 0"),
     ],
 )  # fmt: skip
@@ -249,6 +260,20 @@ def varied(index, sample):
     return right(index + 1, f"Way {sample % 3} of {index}.") if (index + sample) % 3 else right(0)
 
 
+def interrupted(config, asked, out, scripted, after=6, wanted=WANTED):
+    """The indices of problems that were answered when a sampling was stopped."""
+
+    def say(index, sample):
+        if len(script.asked) >= after:
+            raise KeyboardInterrupt
+        return varied(index, sample)
+
+    script = scripted(say)
+    with pytest.raises(KeyboardInterrupt):
+        sample_problems(asked, config, out, wanted)
+    return script.asked
+
+
 @pytest.mark.parametrize("keep", ["all", 2])
 def test_what_was_interrupted_goes_on_and_asks_nothing_twice(sampling_config, tokenizer, scripted, tmp_path, keep):
     """The files are those of a sampling that nothing has disturbed, byte for byte, but for the seconds."""
@@ -256,21 +281,13 @@ def test_what_was_interrupted_goes_on_and_asks_nothing_twice(sampling_config, to
     asked = problems_for(config, tokenizer, 10)
     scripted(varied)
     calm = sample_problems(asked, config, tmp_path / "calm" / "t.jsonl", wanted)
-    out, all_asked = tmp_path / "storm" / "t.jsonl", []
-    for stop in (3, 6, 100):
-
-        def say(index, sample, stop=stop):
-            if len(all_asked) + len(script.asked) >= stop:
-                raise KeyboardInterrupt
-            return varied(index, sample)
-
-        script = scripted(say)
-        try:
-            stormy = sample_problems(asked, config, out, wanted)
-        except KeyboardInterrupt:
-            assert not out.exists() and (out.parent / "t.unfinished").is_dir()
-        all_asked += script.asked[: len(script.asked) // 2 * 2]  # portions of two problems: a half portion is lost
-    assert sorted(all_asked) == list(range(10))
+    out = tmp_path / "storm" / "t.jsonl"
+    all_asked = interrupted(config, asked, out, scripted, 3, wanted)[:2]  # of the second portion of two, half was answered
+    all_asked += interrupted(config, asked, out, scripted, 4, wanted)
+    assert not out.exists() and (out.parent / "t.unfinished").is_dir()
+    script = scripted(varied)
+    stormy = sample_problems(asked, config, out, wanted)
+    assert sorted([*all_asked, *script.asked]) == list(range(10)) and len(script.asked) == 4
     different = {"seconds", "out"}
     assert {k: v for k, v in calm.items() if k not in different} == {k: v for k, v in stormy.items() if k not in different}
     one, other = files_of(tmp_path / "calm"), files_of(out.parent)
@@ -303,20 +320,6 @@ def test_a_file_of_something_else_is_not_overwritten(sampling_config, tokenizer,
     assert (tmp_path / "t.samples.jsonl").read_text() == "mine\n"
 
 
-def interrupted(config, asked, out, scripted, after=6):
-    """A sampling that was stopped when so many problems were asked."""
-
-    def say(index, sample):
-        if len(script.asked) >= after:
-            raise KeyboardInterrupt
-        return varied(index, sample)
-
-    script = scripted(say)
-    with pytest.raises(KeyboardInterrupt):
-        sample_problems(asked, config, out, Wanted(4))
-    return script.asked
-
-
 def test_what_is_unfinished_is_not_mixed_with_other_answers(sampling_config, tokenizer, scripted, tmp_path):
     config, out = sampling_config(eval__batch_size=8), tmp_path / "t.jsonl"
     asked = problems_for(config, tokenizer, 10)
@@ -341,7 +344,9 @@ def test_a_damaged_line_is_asked_again(sampling_config, tokenizer, scripted, tmp
     if harm == "torn":
         lines = [*lines[:index], lines[index][:-30]]
     else:
-        lines[index] = b"\xff\x00\n" if harm == "garbage" else lines[index].replace(b"Way", b"Wax", 1).replace(b"answer", b"ansver", 1)
+        lines[index] = (
+            b"\xff\x00\n" if harm == "garbage" else lines[index].replace(b"Way", b"Wax", 1).replace(b"answer", b"ansver", 1)
+        )
     file.write_bytes(b"".join(lines))
     script = scripted(varied)
     sample_problems(asked, config, out, Wanted(4))
@@ -360,3 +365,17 @@ def test_no_more_responses_are_held_than_one_portion_has(sampling_config, tokeni
         sample_problems(problems_for(config, tokenizer, count), config, tmp_path / f"{count}.jsonl", Wanted(4))
         most.append(script.most_held)
     assert most[0] == most[1] <= 16
+
+
+def test_a_model_that_says_no_number_is_asked_once(sampling_config, tokenizer, scripted, tmp_path):
+    """What JSON does not know is written as null, not taken for damage."""
+    from dataclasses import replace
+
+    config, script = sampling_config(data__prompt="plain"), scripted(varied)
+    original = script._completion
+    nan = (float("nan"),) * 3
+    script._completion = lambda *arguments: replace(original(*arguments), log_probs=nan, entropies=nan)
+    config = config.model_copy(update={"eval": config.eval.model_copy(update={"entropy": "off"})})
+    summary = sample_problems(problems_for(config, tokenizer), config, tmp_path / "t.jsonl", Wanted(2))
+    assert summary["avg_token_entropy"] is None and read_lines(tmp_path / "t.samples.jsonl")[0]["log_prob"] is None
+    assert len(script.asked) == 4

@@ -91,6 +91,11 @@ def _show(summary: dict[str, Any]) -> None:
         ("mean length (tokens)", f"{summary['avg_response_length']:.1f}"),
     ]  # fmt: skip
     console.table("The pool", ("", "[95 %]"), counts)
+    if not summary["kept"]:
+        console.say(
+            f"no row is kept, so there is nothing to train on; {summary['out'].removesuffix('.jsonl')}.samples.jsonl has every response"
+        )
+        return
     differ = summary["rows_whose_ids_differ"]
     note = f"; training tokenizes {differ} of them otherwise than the model said them" if differ else ""
     console.say(

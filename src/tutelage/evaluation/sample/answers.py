@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tutelage.runs import append_lines
+from tutelage.runs import append_lines, finite
 
 SCORES = ("log_prob", "token_entropy")
 """What an engine may not tell of a response, so that the policy computes it afterwards."""
@@ -82,7 +82,7 @@ class _Lines:
     def add(self, lines: Sequence[dict[str, Any]], seconds: float) -> None:
         """Append lines in one write. Raises RunError: they cannot be written."""
         start = self.file.stat().st_size if self.file.exists() else 0
-        append_lines(self.file, [_sealed(line) for line in [*lines, {"seconds": round(seconds, 3)}]])
+        append_lines(self.file, [_sealed(finite(line)) for line in [*lines, {"seconds": round(seconds, 3)}]])
         self._note(start)
 
     def read(self, problem: int) -> dict[str, Any]:

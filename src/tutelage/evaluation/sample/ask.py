@@ -19,7 +19,7 @@ from tutelage import console
 from tutelage.config import Config
 from tutelage.data import Example, TokenizedExample
 from tutelage.errors import RunError, first_line
-from tutelage.evaluation.engine import Completion, EngineHandle, registry
+from tutelage.evaluation.engine import Completion, EngineError, EngineHandle, registry
 from tutelage.evaluation.sample.answers import Answers
 from tutelage.evaluation.sample.form import Form
 from tutelage.evaluation.sample.judge import judged
@@ -54,6 +54,10 @@ class Portions:
     @staticmethod
     def of(indices: Sequence[int], config: Config, times: int = 1) -> Portions:
         return Portions(indices, times * max(1, AT_ONCE // config.eval.samples))
+
+    def stop(self) -> None:
+        """No further portion is taken."""
+        self.taken = len(self.indices)
 
     def __iter__(self) -> Iterator[Sequence[int]]:
         while True:
@@ -125,11 +129,16 @@ def _answered(
         return
 
     def ask(engine: EngineHandle) -> None:
-        for portion in portions:
-            found, *_ = answers_of_engine(
-                job_of(portion), engine, handed, None, advance, lambda error: console.say(f"{error}; again")
-            )
-            take(found)
+        def again(error: EngineError) -> None:
+            console.say(f"{error}; again")
+
+        try:
+            for portion in portions:
+                found, *_ = answers_of_engine(job_of(portion), engine, handed, None, advance, again)
+                take(found)
+        except BaseException:
+            portions.stop()  # the other engines end with what they are at, and the error is told
+            raise
 
     engines, handed = engines_for(config, policy, longest, len(indices), answers.said.file.parent)
     with ThreadPoolExecutor(len(engines)) as threads, contextlib.ExitStack() as ended:

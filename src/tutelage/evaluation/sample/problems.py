@@ -55,6 +55,8 @@ def problems_to_sample(
 
     read_as = config.data.of_training().model_copy(update={"where": None})
     asked = problems_of(opened(read_as.model_copy(update={"path": path})), config.data)
+    if asked.again:
+        console.say(f"{asked.again} rows ask a problem again; each problem is asked once")
     fates = [Fate(*fault) for fault in asked.faults]
     stores = [opened(read_as.model_copy(update={"path": each})) for each in exclude]
     excluded: list[Rows] = [(store, np.flatnonzero(store.well_formed).tolist()) for store in stores]

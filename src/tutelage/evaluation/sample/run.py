@@ -13,7 +13,7 @@ from typing import Any
 from tutelage import console
 from tutelage.config import Config
 from tutelage.data import Example, Fate
-from tutelage.errors import InputError
+from tutelage.errors import InputError, RunError
 from tutelage.evaluation.sample.answers import Answers
 from tutelage.evaluation.sample.ask import ask_elsewhere, ask_here
 from tutelage.evaluation.sample.finish import Finished, finish
@@ -66,6 +66,10 @@ def sample_problems(
         files.begin(task)
         answers = Answers(files.folder, len(task.problems))
         failed = _answer(task, answers, where, workers)
+        if answers.lacking():
+            raise RunError(
+                f"{files.folder}: {len(answers.lacking())} problems have no answers on the disk; the same call asks them again"
+            )
         if failed:
             console.say(f"log-probabilities and entropies could not be computed ({failed}); all else counts", style="yellow")
         summary = finish(task, answers, files.written)
@@ -133,6 +137,8 @@ class Files:
             changed = _changes(summary.get("asked", {}), task.asked | task.rule)
             if changed:
                 raise InputError(f"{self.summary}: was sampled with another {changed}; remove its files, or choose another --out")
+            if not self.written.rows.exists():
+                raise InputError(f"{self.summary} is there, and its rows {self.written.rows} are not; remove it to sample anew")
             shutil.rmtree(self.folder, ignore_errors=True)
             return summary
         there = [path for path in self.written if path.exists()]

@@ -8,6 +8,8 @@ from typing import Literal
 from tutelage.config import EvalConfig
 from tutelage.errors import InputError
 
+CHOICES = ("random", "shortest", "spread")
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -41,8 +43,10 @@ def check(wanted: Wanted, config: EvalConfig) -> None:
     """Raises InputError: what is wanted contradicts itself, or the configuration."""
     if wanted.samples < 1:
         raise InputError(f"samples = {wanted.samples}: ask for one response per problem at least")
-    if isinstance(wanted.keep, int) and wanted.keep < 1:
-        raise InputError(f'keep = {wanted.keep}: keep one response per problem at least, or "right", or "all"')
+    if wanted.keep not in ("all", "right") and not (isinstance(wanted.keep, int) and wanted.keep > 0):
+        raise InputError(f'keep = {wanted.keep!r}: write "all", "right", or a number of responses per problem')
+    if wanted.choose not in CHOICES:
+        raise InputError(f"choose = {wanted.choose!r}: write one of {', '.join(CHOICES)}")
     if wanted.favour_hard and not isinstance(wanted.keep, int):
         raise InputError(f'favour_hard needs a number of rows per problem to divide: give keep = N, not "{wanted.keep}"')
     if wanted.samples > 1 and config.temperature == 0:
