@@ -8,18 +8,20 @@ import json
 import runpy
 import sys
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from chain import CHATML, make_chain_model
 from improve_cases import Solver, config_in, problems_in, remove, trained_rows, wished
 
 from tutelage.config import Config, Source, load_config, replaced, to_toml
-from tutelage.data import arithmetic
+from tutelage.data import arithmetic, template_of
 from tutelage.errors import InputError, RunError
 from tutelage.experiments.improve import forecast, loop, mix
 from tutelage.experiments.improve.ground import read_ground
 from tutelage.experiments.improve.wished import Improvement
+from tutelage.model import tokenizer_of
 from tutelage.report import page
 from tutelage.runs import Reading, rounds
 from tutelage.runs.compare import compare_runs
@@ -104,6 +106,27 @@ def test_own_rows_of_a_round_have_the_ids_that_they_have_in_round_0(improved, tm
     ]
 
 
+def test_rounds_of_a_chat_template_ask_and_train_as_they_began(tmp_path):
+    """Its date is that of the first day; the end of turn ends the responses that are sampled."""
+    dated = make_chain_model(tmp_path / "dated", "Today is {{ strftime_now('%d %b %Y') }}\n" + CHATML)
+    config = replaced(config_in(tmp_path, dated), {"data.prompt": "chat"})
+    kept = replace(
+        read_ground(config, wished(problems_in(tmp_path)), tmp_path).template, text="On a day: {question}", now="2026-01-01"
+    )
+    ground = read_ground(config, wished(problems_in(tmp_path)), tmp_path, kept)
+    (tmp_path / mix.KEPT).write_text(ground.template.to_json())
+    sampling = replaced(mix.config_of_sampling(ground, 1), {"model.id": dated})
+    tokenizer = tokenizer_of(sampling)
+    assert tokenizer.eos_token == ground.tokenizer.eos_token == "<|im_end|>"
+    assert template_of(sampling.data.prompt, tokenizer, {}).to_json() == kept.to_json()
+    path = tmp_path / "own.jsonl"
+    path.write_text(to_lines(mix.own_rows(ground.own)))
+    again = loop.prepare(replaced(config, {"data.train": str(path), "data.filter": False}), ground.tokenizer, kept)
+    assert [(row.prompt_ids, row.response_ids) for row in again.train] == [
+        (row.prompt_ids, row.response_ids) for row in ground.own.train
+    ]
+
+
 @pytest.mark.slow
 def test_the_page_has_every_round_and_its_curves_and_verdicts(improved):
     text = (improved.directory / "report.html").read_text()
@@ -127,7 +150,7 @@ def test_what_is_finished_is_not_done_again_and_more_rounds_go_on(improved, solv
     assert not solver.asked and {path: path.stat().st_mtime_ns for path in before} == before
     assert "going on: 3 of the rounds 0 to 2 are finished" in capsys.readouterr().out
     with pytest.raises(InputError, match=r"other settings \(--samples: 8 → 4; train.lr: 0.001 → 0.002\)"):
-        other = wished(improved.wished.problems, wanted=loop.replace(improved.wished.wanted, samples=4))
+        other = wished(improved.wished.problems, wanted=replace(improved.wished.wanted, samples=4))
         loop.run_improve(replaced(improved.config, {"train.lr": 2e-3}), other, improved.directory)
     problems = Path(improved.wished.problems.path)
     text = problems.read_text()
@@ -141,7 +164,7 @@ def test_what_is_finished_is_not_done_again_and_more_rounds_go_on(improved, solv
 
 @pytest.mark.slow
 def test_a_dry_run_of_finished_rounds_says_what_they_took(improved):
-    found = forecast.predict_improve(improved.config, loop.replace(improved.wished, rounds=3), improved.directory)
+    found = forecast.predict_improve(improved.config, replace(improved.wished, rounds=3), improved.directory)
     assert [each["finished"] for each in found] == [True, True, True, False]
     assert found[3]["sampled_rows"] == 8 * 3  # as many as the last round accepted, three times
 
@@ -197,7 +220,7 @@ def test_rounds_go_on_wherever_they_were_killed(config, solver, tmp_path, monkey
 @pytest.mark.slow
 def test_a_round_that_accepts_nothing_stops_and_keeps_what_is_there(config, tmp_path):
     """The tiny model, which was asked really, has no right answer."""
-    asked = wished(problems_in(tmp_path, 3), wanted=loop.replace(Improvement(Source(path="x")).wanted, samples=2))
+    asked = wished(problems_in(tmp_path, 3), wanted=replace(Improvement(Source(path="x")).wanted, samples=2))
     with pytest.raises(RunError, match=r"round 1: no response was accepted: of 3 problems × 2 responses, 6 .*try more --samples"):
         loop.run_improve(config, asked, tmp_path / "out")
     table = rounds.table(tmp_path / "out")

@@ -23,7 +23,7 @@ from tutelage.errors import InputError, RunError
 from tutelage.evaluation import sample_problems
 from tutelage.experiments.improve.first import evaluate_start, resolved_start
 from tutelage.experiments.improve.ground import Ground, read_ground, same_problems, write_problems
-from tutelage.experiments.improve.mix import config_of_round, model_of, samples_of, solved_so_far, write_rows
+from tutelage.experiments.improve.mix import KEPT, config_of_round, config_of_sampling, samples_of, solved_so_far, write_rows
 from tutelage.experiments.improve.wished import Improvement
 from tutelage.experiments.sweep import with_absolute_paths
 from tutelage.machines import fanout
@@ -130,6 +130,7 @@ def _begin(ground: Ground) -> State:
     }  # fmt: skip
     if not known:
         write_problems(ground)
+        write_text(directory / KEPT, ground.template.to_json())
     write_text(directory / "config.toml", to_toml(replaced(config, {"run.dir": str(directory)})))
     _write_state(state, directory)
     done = sum(rounds.is_done(rounds.reading_of(directory, index)) for index in range(wished.rounds + 1))
@@ -174,7 +175,7 @@ def _sample(ground: Ground, state: State, index: int, where: str, workers: int) 
     path.parent.mkdir(exist_ok=True)
     problems = ground.unsolved.problems
     console.say(f"\nround {index}: the model of round {index - 1} solves {len(problems)} problems", style="bold")
-    config = replaced(ground.config, {"model.id": model_of(ground, index - 1), "eval.temperature": wished.temperature})
+    config = config_of_sampling(ground, index)
     wanted = replace(wished.wanted, seed=wished.wanted.seed + index)
     summary = sample_problems(problems, config, path, wanted, where, workers)
     record = {"round": index, "sampling": summary}

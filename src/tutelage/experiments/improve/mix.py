@@ -15,6 +15,8 @@ from tutelage.experiments.improve.ground import Ground
 from tutelage.runs import rounds, to_lines, writing
 
 Row = dict[str, Any]
+KEPT = "template.json"
+"""The prompt template of all rounds, as it was when they began: a chat template may show the day."""
 
 
 def samples_of(directory: Path, index: int) -> Path:
@@ -115,3 +117,12 @@ def config_of_round(ground: Ground, index: int) -> Config:
     if ground.wished.origin == "last":
         values |= {"model.id": model_of(ground, index - 1), "eval.before": False}  # the round before has evaluated it
     return replaced(config, values)
+
+
+def config_of_sampling(ground: Ground, index: int) -> Config:
+    """The configuration by which the model of the round before is asked, with the prompts and the end token of all rounds."""
+    values = {
+        "model.id": model_of(ground, index - 1), "model.end_token": ground.tokenizer.eos_token,
+        "eval.temperature": ground.wished.temperature, "data.prompt": str(ground.directory / KEPT), "data.template_arguments": {},
+    }  # fmt: skip
+    return replaced(ground.config, values)
