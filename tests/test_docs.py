@@ -31,7 +31,7 @@ BLOCK = re.compile(r"(?:<!-- needs: (\w+) -->\s*\n)?[ ]*```sh\n(.*?)\n[ ]*```", 
 NEEDS = {"gpu", "hub", "cluster", "install"}
 SMALLER = {
     name: ["--model.id", "{tiny}", "--model.precision", "fp32", "--data.prompt", "plain", "--eval.max_new_tokens", "8", "--eval.backend", "native"]
-    for name in ("train", "check", "plan", "sweep")
+    for name in ("train", "check", "plan", "sweep", "improve")
 } | {"eval": ["--eval.max_new_tokens", "8"], "sample": ["--eval.max_new_tokens", "8"], "ask": ["--eval.max_new_tokens", "8"]}  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from tutelage.cli import (
     export,
     filter,
     grade,
+    improve,
     init,
     plan,
     power,
@@ -39,7 +40,7 @@ from tutelage.machines import asked_in_vain, importing, listening, prepare_proce
 from tutelage.runs import finite
 
 COMMANDS = (
-    demo, init, plan, check, train, sweep, eval, power, filter, sample, ask, report, compare, export, grade, completion,
+    demo, init, plan, check, train, sweep, eval, power, filter, sample, improve, ask, report, compare, export, grade, completion,
 )  # fmt: skip
 """The commands' files, in the order in which ``--help`` lists them. Each has `add`, its arguments, and `run`, its work."""
 EXIT_CODES = """exit codes:

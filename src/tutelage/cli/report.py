@@ -1,4 +1,4 @@
-"""``tutelage report``: one self-contained page of a run, an evaluation or a sweep, or of several runs beside each other."""
+"""``tutelage report``: one self-contained page of a run, an evaluation, a sweep or rounds, or of several runs beside each other."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from tutelage.errors import InputError
 
 
 def add(commands: Commands) -> None:
-    parser = add_command(commands, "report", run, "one self-contained page of a run, an evaluation or a sweep, or of several runs")
+    summary = "one self-contained page of a run, an evaluation, a sweep or rounds of improve, or of several runs"
+    parser = add_command(commands, "report", run, summary)
     parser.add_argument(
         "runs", nargs="+", metavar="RUN",
-        help="a directory of a run, of `tutelage eval`, or of a sweep; several runs are shown beside each other, the first is what the"
-        " others are compared with, and RUN@STEP names another evaluation than the last",
+        help="a directory of a run, of `tutelage eval`, of a sweep, or of `tutelage improve`; several runs are shown beside each other,"
+        " the first is what the others are compared with, and RUN@STEP names another evaluation than the last",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, help="the page (default: report.html in the directory; of several, compare.html in the first)")
     parser.add_argument(

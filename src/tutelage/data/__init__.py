@@ -48,5 +48,6 @@ if TYPE_CHECKING:
         write_turns,
     )
     from tutelage.data.tokens import TokenizedExample, characters_of, pad_and_shift, tokenize_prompt_and_output
+    from tutelage.data.unsolved import Unsolved, held_out_problems, unsolved_problems
 
 __getattr__, __dir__, __all__ = lazily(__name__)

@@ -1,4 +1,4 @@
-"""One page per run or sweep, and every sentence that is printed of them."""
+"""One page per run, sweep or improvement, and every sentence that is printed of them."""
 
 from typing import TYPE_CHECKING
 

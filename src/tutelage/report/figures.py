@@ -73,9 +73,8 @@ def is_loss_the_nll(reading: Reading) -> bool:
 
 def points_of(reading: Reading, key: str) -> list[tuple[float, float]]:
     """(step, value) of one number of each step, where it is a number; thinned."""
-    return thinned(
-        [(line["step"], line[key] * SCALE.get(key, 1.0)) for line in reading.steps if line.get(key) is not None and math.isfinite(line[key])]
-    )
+    told = [(line["step"], line[key]) for line in reading.steps if line.get(key) is not None and math.isfinite(line[key])]
+    return thinned([(step, value * SCALE.get(key, 1.0)) for step, value in told])
 
 
 def _over_steps(reading: Reading, key: str, colour: str, title: str | None = None) -> Figure:

@@ -1,4 +1,4 @@
-"""One self-contained page of a run, of several runs, or of a sweep: it opens offline, and asks no server for anything."""
+"""One self-contained page of a run, of several runs, of a sweep or of rounds: it opens offline, and asks no server for anything."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from typing import Any
 
 from tutelage import console
 from tutelage.errors import InputError
-from tutelage.report import facts, figures, of_runs, of_sweep
-from tutelage.runs import damage, finite, is_sweep, read_run, results, side, write_text
+from tutelage.report import facts, figures, of_improve, of_runs, of_sweep
+from tutelage.runs import damage, finite, is_improvement, is_sweep, read_run, results, rounds, side, write_text
 
 LARGEST = 15_000_000
 """Bytes of a page at most; more generations are split over several."""
-WATCHED = ("metrics.jsonl", "generations.jsonl", "result.json", "sweep.json")
+WATCHED = ("metrics.jsonl", "generations.jsonl", "result.json", "sweep.json", "improve.json")
 SCRIPTS = ("curves.js", "problems.js", "problem.js", "page.js")
 """The page's script, in the order in which its parts stand; the last one begins."""
 POLL = 2.0
@@ -39,7 +39,7 @@ def write(
     live: bool = False,
     largest: int = LARGEST,
 ) -> Path:
-    """Write the page of a run, an evaluation or a sweep; its path.
+    """Write the page of a run, an evaluation, a sweep or rounds of `tutelage improve`; its path.
 
     Args:
         out: default: ``report.html`` in the directory. Where one page would be too large, the others lie beside it, numbered.
@@ -58,6 +58,11 @@ def write(
         content = of_sweep.content(directory, page, price_per_hour)
         content["currency"] = currency or content["currency"]
         write_text(page, _render("sweep.html", content, live))
+        return page
+    if is_improvement(directory):
+        content = of_improve.content(directory, page, price_per_hour)
+        content["currency"] = currency or content.get("currency")
+        write_text(page, _render("improve.html", content, live))
         return page
     reading = read_run(directory)
     if not reading.lines and not reading.finished and not live:
@@ -162,7 +167,7 @@ def watch(
             now = _state(directory)
             if now != seen:
                 seen, started = now, time.monotonic()
-                finished = results.is_finished(directory)
+                finished = (rounds if is_improvement(directory) else results).is_finished(directory)
                 write(directory, out, price_per_hour=price_per_hour, currency=currency, live=not finished)
                 if finished:
                     return page
@@ -175,6 +180,7 @@ def watch(
 def _state(directory: Path) -> list[tuple[str, int, int]]:
     files = [directory / name for name in WATCHED]
     files += sorted(directory.glob("trials/*/result.json")) if is_sweep(directory) else []
+    files += sorted(directory.glob("round-*/result.json")) if is_improvement(directory) else []
     return [(str(file), (found := file.stat()).st_mtime_ns, found.st_size) for file in files if file.is_file()]
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from tutelage._lazy import lazily
 
 if TYPE_CHECKING:
-    from tutelage.runs import checkpoint, damage, results, tracking, verdicts
+    from tutelage.runs import checkpoint, damage, results, rounds, tracking, verdicts
     from tutelage.runs.checkpoint import Checkpoints
     from tutelage.runs.compare import Side, as_json, compare_runs, difference_of, kinds_of, pair, side, verdict_of
     from tutelage.runs.environment import describe_environment
@@ -24,5 +24,6 @@ if TYPE_CHECKING:
     )
     from tutelage.runs.records import read_records
     from tutelage.runs.results import Found, is_sweep
+    from tutelage.runs.rounds import is_improvement
 
 __getattr__, __dir__, __all__ = lazily(__name__)

@@ -285,8 +285,9 @@ def refuse_to_overwrite(config: Config, allowed: Collection[str] = ()) -> None:
     directory = Path(config.run.dir)
     if not directory.is_dir():
         return
-    if (directory / "sweep.json").exists():
-        raise InputError(f"run.dir: {directory} holds a sweep; give this run another --run.dir")
+    for name, what in (("sweep.json", "a sweep"), ("improve.json", "rounds of `tutelage improve`")):
+        if (directory / name).exists():
+            raise InputError(f"run.dir: {directory} holds {what}; give this run another --run.dir")
     if Reading(directory).trained:
         raise InputError(
             f"run.dir: {directory} holds a finished run, which is never overwritten; give this run another --run.dir, or remove it"

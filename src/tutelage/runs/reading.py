@@ -256,6 +256,11 @@ def read_run(path: str | Path) -> Reading:
         raise InputError(
             f"{directory}: evaluations on several sources ({', '.join(parts)}); name one, such as {directory / parts[0]}"
         )
+    if (directory / "round-0").is_dir():
+        raise InputError(
+            f"{directory}: of `tutelage improve`, and its improve.json is not there any more; put it back, or look at the runs in"
+            f" {directory}/round-0 and beside it"
+        )
     if not (directory / "config.toml").is_file() and not (directory / "summary.json").is_file():
         raise InputError(f"{directory}: neither a run nor an evaluation (no config.toml, no summary.json)")
     reading = Reading(directory)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tutelage.errors import RunError, first_line
-from tutelage.runs.schemas import TABLES, fault_of
+from tutelage.runs.schemas import fault_of
+from tutelage.runs.tables import TABLES
 
 SHOWN = 3
 """How many damaged lines of a file are named; the others are counted."""

@@ -287,13 +287,6 @@ class Sweep(Table):
     price_per_hour: Finite | None
 
 
-TABLES: Mapping[str, Any] = {
-    "data.json": Data, "environment.json": Environment, "plan.json": Plan, "result.json": Result, "summary.json": Evaluated,
-    "identity.json": Identity, "sweep.json": Sweep, ".tracking.json": dict[str, str],
-}  # fmt: skip
-"""The schema of a table, by the name of its file."""
-
-
 @functools.cache
 def _adapter(schema: Any) -> TypeAdapter[Any]:
     return TypeAdapter(schema, config=None if hasattr(schema, "__total__") else ConfigDict(strict=True))
