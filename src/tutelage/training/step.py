@@ -17,7 +17,7 @@ from tutelage.config import Config
 from tutelage.data import TokenizedExample
 from tutelage.errors import RunError, first_line
 from tutelage.machines import ALONE, StopWanted, World, full_tensor, is_sharded
-from tutelage.model import Batch, ChangeMeter, Loss, Policy, is_out_of_memory, loss_named, optim
+from tutelage.model import Batch, ChangeMeter, Fused, Loss, Policy, is_out_of_memory, loss_named, optim
 from tutelage.resources import memory_in_use, step_flops
 
 WINDOW, AT_LEAST = 64, 16
@@ -94,17 +94,17 @@ def accumulate_gradients(
     return Gradients(total, nll_total * denominator / tokens, size, tokens, int(distinct), flops)
 
 
-def _loss(policy: Policy, batch: Batch, denominator: int, loss_of: Loss | None) -> tuple[torch.Tensor, torch.Tensor]:
+def _loss(policy: Policy, batch: Batch, denominator: int, loss_of: Fused | Loss) -> tuple[torch.Tensor, torch.Tensor]:
     """(the loss of a batch, its negative log-likelihood, detached), both divided by the step's denominator."""
-    weights = batch.weights / denominator
-    if loss_of is None:  # the fused road: the gradients are computed with the log-probabilities
-        loss = -policy.score(batch, weights).total
-        return loss, loss.detach()
+    weights = (batch.weights / denominator).to(policy.device, non_blocking=True)
+    if isinstance(loss_of, Fused):  # the gradients are computed with the log-probabilities
+        scores = policy.score(batch, weights, factor=loss_of.factor)
+        return -scores.total, -(scores.total.detach() if loss_of.factor is None else torch.dot(weights, scores.log_probs))
     scores = policy.score(batch, entropy=True)
     assert scores.entropies is not None
-    counts = batch.weights.to(scores.log_probs.device)
-    nll = -torch.dot(counts / denominator, scores.log_probs.detach())  # before the user's function could write to its arguments
-    return loss_of(scores.log_probs, counts.clone(), scores.entropies) / denominator, nll
+    nll = -torch.dot(weights, scores.log_probs.detach())  # before the user's function could write to its arguments
+    counts = batch.weights.to(policy.device, copy=True)
+    return loss_of(scores.log_probs, counts, scores.entropies) / denominator, nll
 
 
 def measures_change(step: int, total: int) -> bool:
