@@ -173,6 +173,11 @@ def _type_name(annotation: Any) -> str:
 
 def shown(value: Any) -> str:
     """A value as it is printed."""
+    if isinstance(value, Section):
+        given = value.model_dump(exclude_defaults=True)
+        return f"{{ {', '.join(f'{name} = {shown(each)}' for name, each in given.items())} }}"
+    if isinstance(value, list) and any(isinstance(each, Section) for each in value):
+        return f"[{', '.join(map(shown, value))}]"
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 

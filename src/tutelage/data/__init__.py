@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from tutelage.data.overlap import Validation, normalised
     from tutelage.data.pool import Pool, choose_problems, panel_size, read_pool
     from tutelage.data.prepared import Prepared, Sequences, histogram
-    from tutelage.data.recipe import question_of
     from tutelage.data.shapes import BadRow, Parsed, Reader, build_text_pairs, likely_columns, parse_row, reader_of
     from tutelage.data.sources import Row, iter_rows, read_rows
     from tutelage.data.specification import filter_correct_dataset, load_data
     from tutelage.data.stops import Stops, end_token
-    from tutelage.data.store import Store, open_store
+    from tutelage.data.store import open_store
+    from tutelage.data.stored import Store
     from tutelage.data.templates import (
         MARK,
         Template,

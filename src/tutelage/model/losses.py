@@ -19,7 +19,7 @@ from tutelage.model.scoring import Factor
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """A function of (log_probs, weights, entropies), all (targets,) float32, to a scalar: the sum over the targets.
 
-`log_probs` carries the graph. `weights` says how often each target counts: rows that share a prefix share its targets. `entropies`
+`log_probs` carries the graph. `weights` says what each target counts: the sum of the weights of the rows that share it. `entropies`
 (nats) are detached. The function must be a sum over targets, as ``-(weights * log_probs).sum()`` is: a step is split into batches,
 and the sums of its batches are added before they are divided.
 """

@@ -120,7 +120,7 @@ def model_card(config: Config, fates: Counter[str], evaluations: Sequence[dict[s
         "---",
         f"# {Path(config.run.dir).name}",
         "",
-        f"`{base}` after {steps} optimizer steps of supervised fine-tuning by Tutelage on `{config.data.train}`:"
+        f"`{base}` after {steps} optimizer steps of supervised fine-tuning by Tutelage on `{config.data.in_words}`:"
         f" {fates['kept'] + fates['truncated']} rows ({counts_in_words(fates)}), prompt template `{config.data.prompt}`,"
         f" learning rate {train.lr:g} ({train.schedule}), {train.batch_size} × {train.grad_accum} rows a step,"
         f" {config.model.precision}, loss per {train.loss_normalization}.",

@@ -89,7 +89,7 @@ def headline(reading: Reading) -> str:
     steps = reading.last_step
     data = reading.table("data.json")
     rows = f"{data['rows']:,} worked solutions" if "rows" in data else "worked solutions"
-    said = f"{model_name(config)}, trained for {steps:,} steps on {rows} from {config.data.train}"
+    said = f"{model_name(config)}, trained for {steps:,} steps on {rows} from {config.data.in_words}"
     said += "" if reading.finished else " so far"
     if after is None:
         solved = f"; untouched, it solves {shown_accuracy(before)} of {before['examples']} validation problems" if before else ""
@@ -204,6 +204,6 @@ def warnings(reading: Reading) -> list[str]:
             f"Of the steps whose changes were counted, each changed {percent(max(changed))} of the weights or less: updates may be lost"
             " to rounding."
         )
-    if config is not None and config.data.validation is None and config.data.test_size == 0 and config.data.train != "arithmetic":
+    if config is not None and config.data.validation is None and config.data.test_size == 0 and config.data.of_validation() is None:
         found.append("The model was validated on its own training rows.")
     return found
