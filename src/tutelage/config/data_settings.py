@@ -92,9 +92,9 @@ def _one_way_to_read(section: str, shape: str, columns: dict[Any, str]) -> None:
 
 
 class DataConfig(Section):
-    train: Annotated[Annotated[Name, Tag("one")] | Annotated[list[TrainSource], Tag("several")], Discriminator(_several_or_one)] = (
-        "arithmetic"
-    )
+    train: Annotated[
+        Annotated[Name, Tag("one")] | Annotated[list[TrainSource], Tag("several")], Discriminator(_several_or_one)
+    ] = "arithmetic"
     """Training rows: a file (JSONL, JSON, CSV, TSV, Parquet or Arrow, also with .gz or .zst), a directory of such files, a directory of
     `datasets.save_to_disk`, a hub name ("openai/gsm8k", or pinned: "openai/gsm8k@REVISION"), or "arithmetic" (built in).
     Or a list of several such sources, tables of path, weight, split, hub_config, shape, columns, where and prompt."""

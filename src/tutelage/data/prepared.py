@@ -83,27 +83,23 @@ class Sequences(Sequence[TokenizedExample]):
         """The index of each row's first sequence, and behind them the number of sequences: (rows + 1,) int64."""
         return np.searchsorted(self.of_row, np.arange(len(self.rows) + 1))
 
-
     def by_source(self) -> list[dict[str, Any]]:
-        """Of each source: its name, the rows and tokens that are trained on, the mean weight of its response tokens, and their share
-        of the loss."""
-        of_row, kept = self.store.of_source[self.rows], self.store.kept
+        """Of each source: its name, the rows and tokens that are trained on, the mean, least and largest weight of its response
+        tokens, and their share of the loss."""
+        of_row = self.store.of_source[self.rows]
         of_sequence, responses = of_row[self.of_row], self.lengths - self.prompts
-
-        def sums(values: np.ndarray) -> list[float]:
-            found: list[float] = np.bincount(of_sequence, values, len(kept)).tolist()
-            return found
-
-        rows = np.bincount(of_row, minlength=len(kept)).tolist()
-        tokens, learnt, counted = sums(self.lengths), sums(responses), sums(self.weights * responses)
-        return [
-            {
-                "source": each.name, "rows": rows[index], "tokens": int(tokens[index]), "response_tokens": int(learnt[index]),
-                "weight": round(counted[index] / learnt[index], 6) if learnt[index] else None,
-                "share": round(counted[index] / sum(counted), 6),
-            }
-            for index, each in enumerate(kept)
-        ]  # fmt: skip
+        found = []
+        for index, each in enumerate(self.store.kept):
+            its = of_sequence == index
+            weights, learnt = self.weights[its], responses[its]
+            counted = float(np.dot(weights, learnt))
+            found.append({
+                "source": each.name, "rows": int((of_row == index).sum()), "tokens": int(self.lengths[its].sum()),
+                "response_tokens": int(learnt.sum()), "weight": counted / max(1, int(learnt.sum())),
+                "weights": [float(weights.min()), float(weights.max())] if len(weights) else [0.0, 0.0],
+                "share": counted / float(np.dot(self.weights, responses)),
+            })  # fmt: skip
+        return found
 
 
 def normalised_weights(weights: np.ndarray, tokens: np.ndarray) -> np.ndarray:
@@ -183,6 +179,10 @@ class Prepared:
             return int((self.train.lengths - self.train.prompts).max())
         return max(len(row.response_ids) for row in self.train)
 
+    def by_source(self) -> list[dict[str, Any]]:
+        """As `Sequences.by_source`; [] for sequences that are of no store."""
+        return self.train.by_source() if isinstance(self.train, Sequences) else []
+
     def fingerprint(self) -> str:
         """A hash of all that is trained and validated on: a run is continued only on the same rows."""
         digest = hashlib.sha256(repr((self.max_length, [(each.prompt, each.reference) for each in self.validation])).encode())
@@ -207,7 +207,7 @@ class Prepared:
             "max_length_was_chosen": self.max_length_was_chosen,
             "lengths": [list(pair) for pair in histogram(self.lengths)],
             "fates": dict(self.ledger.counts()),
-            "sources": self.train.by_source() if isinstance(self.train, Sequences) else [],
+            "sources": self.by_source(),
             "unread": self.unread,
             "notes": self.notes,
             "example": {

@@ -15,7 +15,7 @@ from tutelage.config import Config
 from tutelage.console import percent, within
 from tutelage.data import histogram as histogram_of
 from tutelage.data import summary as counts_in_words
-from tutelage.report.words import evaluation_row, model_id, number, share_of_evaluations
+from tutelage.report.words import SOURCE_COLUMNS, evaluation_row, model_id, number, share_of_evaluations, source_rows
 from tutelage.runs import shown_accuracy
 from tutelage.stats import binned, wilson_interval
 
@@ -44,6 +44,8 @@ def preview(prepared: Prepared, tokenizer: Any) -> None:
         f" ({percent(responses / total)}); validating on a panel of {prepared.panel} problems"
         + (f", and on all {len(prepared.validation)} at the ends" if len(prepared.validation) > prepared.panel else "")
     )
+    if rows := source_rows(prepared.by_source()):
+        console.table("What is trained on, by source", SOURCE_COLUMNS, rows)
     marked_example(prepared.train[0], tokenizer)
 
 
