@@ -211,7 +211,7 @@ def test_rows_of_a_function_are_in_the_cache_until_the_process_ends(make_config,
     script = (
         "from tutelage.config import load_config; from tutelage.data import read_pool; from tutelage.model import tokenizer_of\n"
         "from pathlib import Path\n"
-        "config = load_config(Path('config.toml')); pool = read_pool(config, tokenizer_of(config)); print(pool.store.folder)\n"
+        "config = load_config(Path('config.toml')); pool = read_pool(config, tokenizer_of(config)); print(pool.store.kept[0].folder)\n"
     )
     path = os.pathsep.join([str(Path(__file__).parents[1] / "src"), str(tmp_path)])
     environment = {**os.environ, "PYTHONPATH": path, "TUTELAGE_CACHE": str(tmp_path / "cache")}
