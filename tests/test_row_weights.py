@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from tutelage.cli import main
-from tutelage.config import parse_config, replaced, to_toml
+from tutelage.config import differences, parse_config, replaced, to_toml
 from tutelage.data import arithmetic, prepare
 from tutelage.data.prepared import normalised_weights
 from tutelage.data.shapes.reader import weight_of
 from tutelage.data.tokens import TokenizedExample, pad_and_shift
 from tutelage.errors import InputError
+from tutelage.experiments.sweep import with_absolute_paths
 from tutelage.model.batch import pack, pad
 from tutelage.model.load import load_policy
 from tutelage.model.order import step_batches
@@ -307,3 +308,34 @@ def test_a_run_on_two_sources_goes_on_and_says_what_each_counts(make_config, two
     assert "What is trained on, by source" in (tmp_path / "run" / "report.html").read_text()
     described = json.loads((tmp_path / "run" / "data.json").read_text())
     assert [each["source"] for each in described["sources"]] == list(two_files)
+
+
+def test_other_machines_see_all_sources_under_absolute_names(two_files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = parse_config({"data": {"train": [{"path": "first.jsonl", "weight": 2}, {"path": "openai/gsm8k"}]}})
+    assert with_absolute_paths(config).data.of_training()[0].source.path == two_files[0]
+    assert with_absolute_paths(config).data.paths[1] == "openai/gsm8k" and with_absolute_paths(config).data.train[0].weight == 2
+
+
+def test_a_change_of_weights_is_a_change_of_the_run(two_files):
+    first, second = (parse_config({"data": {"train": [{"path": "a", "weight": weight}, {"path": "b"}]}}) for weight in (2, 3))
+    assert differences(first, second) == [
+        "data.train: [{ path = a, weight = 2.0 }, { path = b }] → [{ path = a, weight = 3.0 }, { path = b }]"
+    ]
+    weighed = parse_config({"data": {"train": "a", "weight": "w"}})
+    assert differences(weighed, parse_config({"data": {"train": "a"}})) == ["data.weight: w → none"]
+
+
+def test_the_filter_leaves_rows_out_that_count_nothing(weighed_file, tmp_path):
+    out = tmp_path / "kept.jsonl"
+    assert main(["filter", str(weighed_file), "--out", str(out), "--data.weight", "weight"]) == 0
+    kept = [json.loads(line)["weight"] for line in out.read_text().splitlines()]
+    assert len(kept) == 30 and set(kept) == {0.5, 1, 2}
+
+
+@pytest.mark.slow
+def test_the_doctor_proves_a_weighted_run(make_config, weighed_file, tmp_path, capsys):
+    (tmp_path / "config.toml").write_text(to_toml(make_config(data__train=str(weighed_file), data__weight="weight")))
+    assert main(["check", str(tmp_path / "config.toml"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert "failed" not in json.dumps(found)
