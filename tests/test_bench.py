@@ -108,3 +108,12 @@ def test_the_judge_of_faults_sees_what_does_not_hold(monkeypatch):
     assert "exit code 0" in judge(Done(0, "wrote it"), (2,))
     assert "without a message" in judge(Done(2, "something"), (2,))
     assert "not named" in judge(Done(2, "tutelage: no"), (2,), named="lr")
+
+
+def test_two_losses_are_compared_by_a_sweep_that_goes_on(tmp_path, tiny_model, monkeypatch):
+    settings = ("--model.id", tiny_model, "--model.device", "cpu", "--model.precision", "fp32", "--eval.max_new_tokens", "4")
+    arguments = ("--out", str(tmp_path / "sweeps"), "--tasks", "arithmetic", "--problems", "4", "--seeds", "1")
+    result = run_here(tmp_path, monkeypatch, "losses.py", *arguments, *settings, "--train.batch_size", "256")["arithmetic"]
+    assert result["problems"] == 4 and set(result["losses"]) == {"nll", "dft"} and not result["failures"]
+    assert [row["train.loss"] for row in result["trials"]] == ["nll", "dft"] and len(result["says"]) == 3
+    assert result["dft_against_nll"]["questions"] == 4 and result["sessions"] == 1

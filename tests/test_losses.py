@@ -1,8 +1,9 @@
-"""The seam of the loss: one from outside of the package, exact over every split of a step's rows, and over ranks."""
+"""The losses by name and from outside of the package: exact over every split of a step's rows, and over ranks."""
 
 from __future__ import annotations
 
 import json
+import math
 import sys
 
 import pytest
@@ -13,7 +14,7 @@ from tutelage.config import to_toml
 from tutelage.data import prepare
 from tutelage.errors import InputError
 from tutelage.model.load import load_policy
-from tutelage.model.losses import loss_named
+from tutelage.model.losses import LOSSES, Fused, loss_named
 from tutelage.model.order import step_batches
 from tutelage.training.step import accumulate_gradients
 
@@ -46,6 +47,9 @@ def writes(log_probs, weights, entropies):
     loss = -(weights * log_probs).sum()
     log_probs.detach().mul_(0.5)
     return loss
+
+def dft(log_probs, weights, entropies):
+    return -(weights * log_probs.exp().detach() * log_probs).sum()
 
 def broken(log_probs):
     return log_probs.sum()
@@ -90,9 +94,25 @@ def test_a_loss_that_writes_to_its_arguments_does_not_falsify_the_likelihood(plu
     assert found.nll == pytest.approx(step_of(make_config(), tokenizer)[0].nll, rel=1e-5)
 
 
-@pytest.mark.parametrize("loss", ["focal", "certain"])
-def test_a_loss_of_ones_own_does_not_depend_on_the_split(plug_in, make_config, tokenizer, loss):
-    config = make_config(train__loss=f"my_losses:{loss}", train__clip_grad=1e9)
+@pytest.mark.parametrize("normalization", ["token", "sequence"])
+def test_fused_dft_gives_the_gradients_of_its_formula_on_the_plain_road(plug_in, make_config, tokenizer, normalization):
+    settings = {"train__loss_normalization": normalization, "train__clip_grad": 1e9}
+    fused = step_of(make_config(train__loss="dft", **settings), tokenizer)
+    assert_same(fused, step_of(make_config(train__loss="my_losses:dft", **settings), tokenizer))
+    assert fused[0].nll == pytest.approx(step_of(make_config(**settings), tokenizer)[0].nll, rel=1e-5)
+
+
+def test_a_further_fused_loss_is_one_entry(plug_in, make_config, tokenizer, monkeypatch):
+    monkeypatch.setitem(LOSSES, "unsure", Fused(lambda log_probs: (1 - log_probs.exp()) ** 2))
+    found, gradients = step_of(make_config(train__loss="unsure", train__clip_grad=1e9), tokenizer)
+    focal, by_focal = step_of(make_config(train__loss="my_losses:focal", train__clip_grad=1e9), tokenizer)
+    assert found.loss == pytest.approx(focal.loss, rel=1e-5)  # of the same value, though its factor has no gradient
+    assert any(not torch.allclose(gradient, by_focal[name], rtol=1e-3) for name, gradient in gradients.items())
+
+
+@pytest.mark.parametrize("loss", ["dft", "my_losses:focal", "my_losses:certain"])
+def test_a_loss_does_not_depend_on_the_split(plug_in, make_config, tokenizer, loss):
+    config = make_config(train__loss=loss, train__clip_grad=1e9)
     together = step_of(config, tokenizer)
     assert together[0].loss != pytest.approx(together[0].nll, rel=1e-3)
     for layout in ({"budget": 150}, {"rows": 1, "pad_id": 0}, {"rows": 3, "pad_id": 0}):
@@ -127,13 +147,22 @@ def test_a_run_learns_by_a_loss_of_ones_own_from_the_command_line(plug_in, make_
 
 
 @pytest.mark.slow
-def test_two_ranks_give_the_gradient_of_one_by_a_loss_of_ones_own(plug_in, make_config, tokenizer, ranks, tmp_path):
-    config = make_config(train__loss="my_losses:focal", train__clip_grad=1e9)
+@pytest.mark.parametrize("loss", ["dft", "my_losses:focal"])
+def test_two_ranks_give_the_gradient_of_one_by_any_loss(plug_in, make_config, tokenizer, ranks, tmp_path, loss):
+    config = make_config(train__loss=loss, train__clip_grad=1e9)
     found, gradients = step_of(config, tokenizer)
     loss, nll, sharded = ranks.run("gradients_by_a_loss", raw=config.model_dump(), directory=str(tmp_path))[0]
     assert loss == pytest.approx(found.loss, rel=1e-5) and nll == pytest.approx(found.nll, rel=1e-5)
     for name, gradient in gradients.items():
         torch.testing.assert_close(sharded[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_a_run_by_dft_logs_the_likelihood_beside_its_loss(make_config, tmp_path):
+    (tmp_path / "config.toml").write_text(to_toml(make_config(train__num_steps=6, eval__before=False)))
+    assert main(["train", str(tmp_path / "config.toml"), "--train.loss", "dft"]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if line["kind"] == "train"]
+    assert all(0 < step["loss"] < 1 / math.e < step["nll"] for step in steps) and steps[-1]["nll"] < steps[0]["nll"]
 
 
 @pytest.mark.parametrize(
@@ -146,7 +175,7 @@ def test_two_ranks_give_the_gradient_of_one_by_a_loss_of_ones_own(plug_in, make_
         ("my_losses:broken", r"TypeError.*called as loss\(log_probs, weights, entropies\)"),
         ("my_losses:nothing", "has no nothing"),
         ("no_such_module:loss", "no_such_module cannot be imported"),
-        ("crossentropy", 'write nll, or "module:function"'),
+        ("crossentropy", 'write nll, dft, or "module:function"'),
     ],
 )
 def test_a_loss_that_could_not_be_exact_is_refused_before_anything_is_computed(plug_in, name, why):

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 from tutelage import compute_entropy, get_response_log_probs, masked_normalize, sft_microbatch_train_step
 from tutelage.model import scoring
-from tutelage.model.scoring import Head, score
+from tutelage.model.scoring import Head, Manner, score
 
 
 def test_entropy_equals_the_definition():
@@ -130,16 +130,40 @@ def test_the_fused_objective_equals_the_plain_one_in_value_gradient_and_entropy(
     gradients = torch.autograd.grad((plain * weights).sum(), leaves, retain_graph=True)
 
     head = Head(weight, bias, scale, cap)
-    weighted = score(hidden, head, labels, weights, entropy=True, chunk=chunk)
+    weighted = score(hidden, head, labels, weights, entropy=True, manner=Manner(chunk=chunk))
     torch.testing.assert_close(weighted.log_probs, plain)
     torch.testing.assert_close(weighted.entropies, compute_entropy(logits))
     torch.testing.assert_close(weighted.total, (plain * weights).sum())
     for ours, theirs in zip(torch.autograd.grad(3 * weighted.total, leaves), gradients, strict=True):
         torch.testing.assert_close(ours, 3 * theirs)
 
-    free = score(hidden, head, labels, chunk=chunk)  # what a log-probability counts is only known later
+    free = score(hidden, head, labels, manner=Manner(chunk=chunk))  # what a log-probability counts is only known later
     for ours, theirs in zip(torch.autograd.grad((free.log_probs * weights).sum(), leaves), gradients, strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+@pytest.mark.parametrize("form", [{}, {"bias": True}, {"scale": 0.5, "cap": 3.0}, {"bias": True, "scale": 2.0, "cap": 5.0}])
+def test_a_factor_weighs_each_target_by_its_own_probability_without_gradient(chunk, form):
+    """In float64, beside autograd of −Σ w · stop(p) · log p on full logits; targets of weight zero and sure ones are among them."""
+    torch.manual_seed(0)
+    hidden, labels = 3 * torch.randn(12, 8, dtype=torch.float64), torch.randint(0, 20, (12,))
+    weight, weights = torch.randn(20, 8, dtype=torch.float64), torch.rand(12, dtype=torch.float64)
+    hidden[3], weights[5] = 4 * weight[labels[3]], 0.0
+    bias = torch.randn(20, dtype=torch.float64).requires_grad_() if form.get("bias") else None
+    leaves = [leaf for leaf in (hidden.requires_grad_(), weight.requires_grad_(), bias) if leaf is not None]
+    scale, cap = form.get("scale", 1.0), form.get("cap")
+    logits = torch.nn.functional.linear(hidden, weight, bias) * scale
+    logits = logits if cap is None else cap * torch.tanh(logits / cap)
+    plain = torch.log_softmax(logits, -1).gather(-1, labels[:, None]).squeeze(-1)
+    by_hand = -(weights * plain.exp().detach() * plain).sum()
+
+    found = score(hidden, Head(weight, bias, scale, cap), labels, weights, entropy=True, manner=Manner(chunk, factor=torch.exp))
+    torch.testing.assert_close(-found.total, by_hand)
+    torch.testing.assert_close(found.log_probs, plain)
+    by_autograd = torch.autograd.grad(3 * by_hand, leaves)
+    for ours, theirs in zip(torch.autograd.grad(-3 * found.total, leaves), by_autograd, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
 def test_a_frozen_head_gets_no_gradient_and_costs_none():
@@ -165,7 +189,9 @@ def test_the_fused_objective_never_holds_a_tensor_of_tokens_by_vocabulary():
     hidden, weight = torch.randn(tokens, width, requires_grad=True), torch.randn(vocabulary, width, requires_grad=True)
     for weights in (torch.ones(tokens), None):
         with Largest() as largest:
-            scores = score(hidden, Head(weight), torch.zeros(tokens, dtype=torch.long), weights, entropy=True, chunk=chunk)
+            scores = score(
+                hidden, Head(weight), torch.zeros(tokens, dtype=torch.long), weights, entropy=True, manner=Manner(chunk=chunk)
+            )
             scores.total.backward()
         assert largest.size == max(chunk * vocabulary, tokens * width)
 
@@ -217,7 +243,7 @@ def passes_of(dtype: torch.dtype, head: Head, entropy: bool = False) -> float:
     hidden = torch.randn(64, head.weight.shape[1], dtype=dtype).requires_grad_()
     labels = torch.arange(64)
     with Passes(32 * len(head.weight)) as passes:
-        scores = score(hidden, head, labels, torch.ones(64), entropy, chunk=32)
+        scores = score(hidden, head, labels, torch.ones(64), entropy, Manner(32))
         (-scores.total).backward()
     assert hidden.grad is not None and head.weight.grad is not None
     return passes.moved / 2
@@ -248,7 +274,7 @@ def test_the_first_chunks_product_is_the_gradient_of_the_weight(float32_products
 
     hidden, weight = torch.randn(96, 16, requires_grad=True), torch.randn(700, 16, requires_grad=True)
     with Touched() as touched:
-        total = score(hidden, Head(weight), torch.arange(96), torch.ones(96), chunk=32).total
+        total = score(hidden, Head(weight), torch.arange(96), torch.ones(96), manner=Manner(32)).total
     assert [name.split(".")[1] for name in touched.names] == ["mm", "addmm_", "addmm_"]
     with Touched() as touched:
         touched.names.clear()
@@ -258,7 +284,7 @@ def test_the_first_chunks_product_is_the_gradient_of_the_weight(float32_products
 
 @pytest.mark.parametrize("exact", [False, True], ids=["cpu", "float32 products"])
 @pytest.mark.parametrize("sure", [False, True])
-@pytest.mark.parametrize("counts", ["equal", "some twice or thrice", "any"])
+@pytest.mark.parametrize("counts", ["equal", "some twice or thrice", "any", "by probability"])
 def test_half_precision_gradients_are_rounded_only_at_the_end(exact, sure, counts, request):
     """Beside float64: an error of bfloat16's own rounding (0.2 to 0.4 %), whatever the targets count and however sure they are."""
     if exact:
@@ -271,15 +297,18 @@ def test_half_precision_gradients_are_rounded_only_at_the_end(exact, sure, count
         "equal": torch.full((300,), 1 / 777),
         "some twice or thrice": torch.randint(1, 4, (300,)) / 777,
         "any": torch.rand(300),
+        "by probability": torch.full((300,), 1 / 777),
     }[counts]
     # in float64, from the logits as they are rounded
     logits = hidden.float() @ weight.float().T
     apart = (logits if exact else logits.bfloat16()).double().softmax(-1)
-    assert bool(apart.gather(1, labels[:, None]).median() > 0.5) == sure
+    probabilities = apart.gather(1, labels[:, None])
+    assert bool(probabilities.median() > 0.5) == sure
     apart[torch.arange(300), labels] -= 1
-    apart *= weights.double()[:, None]
+    apart *= weights.double()[:, None] * (probabilities if counts == "by probability" else 1)
     leaf, master = hidden.clone().requires_grad_(), weight.float().requires_grad_()
-    (-score(leaf, Head(master), labels, weights, chunk=128).total).backward()
+    manner = Manner(128, factor=torch.exp if counts == "by probability" else None)
+    (-score(leaf, Head(master), labels, weights, manner=manner).total).backward()
     for found, right in ((leaf.grad, apart @ weight.double()), (master.grad, apart.T @ hidden.double())):
         assert float((found.double() - right).norm() / right.norm()) < (3e-3 if exact else 4e-3)
 
@@ -314,7 +343,8 @@ def test_the_compiled_head_computes_the_same_and_is_compiled_once(dtype):
         found = []
         for compiled in (False, True):
             leaf, weight = hidden.clone().requires_grad_(), torch.ones(30, 8).cumsum(0).div(30).requires_grad_()
-            scores = score(leaf, Head(weight, scale=0.5, cap=3.0), labels, weights, chunk=12, compiled=compiled)
+            manner = Manner(12, compiled, factor=torch.exp if targets == 33 else None)
+            scores = score(leaf, Head(weight, scale=0.5, cap=3.0), labels, weights, manner=manner)
             scores.total.backward()
             found.append((scores.total.detach(), scores.log_probs, leaf.grad, weight.grad))
         torch.testing.assert_close(found[1], found[0], rtol=1e-5 if dtype == torch.float32 else 1e-2, atol=1e-6)
@@ -328,4 +358,6 @@ def test_products_in_float32_are_those_of_a_gpu():
     assert scoring.adds_in_float32(device)
     torch.testing.assert_close(torch.mm(a, b, out_dtype=torch.float32), a.float() @ b.float(), rtol=1e-4, atol=1e-4)
     total = torch.ones(64, 48, device=device)
-    torch.testing.assert_close(scoring._plus(total.clone(), a, b, torch.float32, True), total + a.float() @ b.float(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        scoring._plus(total.clone(), a, b, torch.float32, True), total + a.float() @ b.float(), rtol=1e-4, atol=1e-4
+    )

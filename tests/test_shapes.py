@@ -198,7 +198,7 @@ def test_a_row_that_a_function_refuses_is_named_with_file_and_line(mine, tmp_pat
 )
 def test_a_shape_that_is_none_is_refused(mine, settings, what):
     with pytest.raises(InputError, match=what):
-        reader_of(parse_config({"data": settings}).data.of_training(), [])
+        reader_of(parse_config({"data": settings}).data.read_as_training("rows"), [])
 
 
 @pytest.mark.parametrize(

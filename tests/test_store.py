@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tutelage.config import replaced, to_toml
-from tutelage.data import arithmetic, cleaning, keys, parts, prepare, read_pool, store
+from tutelage.data import arithmetic, cleaning, keys, parts, prepare, read_pool, store, stored
 from tutelage.data.sources import Row
 from tutelage.errors import InputError, RunError
 from tutelage.machines import workers
@@ -211,7 +211,7 @@ def test_rows_of_a_function_are_in_the_cache_until_the_process_ends(make_config,
     script = (
         "from tutelage.config import load_config; from tutelage.data import read_pool; from tutelage.model import tokenizer_of\n"
         "from pathlib import Path\n"
-        "config = load_config(Path('config.toml')); pool = read_pool(config, tokenizer_of(config)); print(pool.store.folder)\n"
+        "config = load_config(Path('config.toml')); pool = read_pool(config, tokenizer_of(config)); print(pool.store.kept[0].folder)\n"
     )
     path = os.pathsep.join([str(Path(__file__).parents[1] / "src"), str(tmp_path)])
     environment = {**os.environ, "PYTHONPATH": path, "TUTELAGE_CACHE": str(tmp_path / "cache")}
@@ -354,7 +354,7 @@ def test_turns_that_share_a_prefix_are_read_back_as_they_were(tmp_path):
     parts.write_table(tmp_path / "part-00000.tokens.arrow", table)
     assert sum(table["shared"].to_pylist()) > 0 and len(set(hashes)) == 4
 
-    made = store.Store(tmp_path, None, 1, 4, {}, [])
+    made = stored.Store((stored.Kept(tmp_path, None, "rows", 1.0, 1, 4, {}, []),))
     assert [made.sequence(index) for index in range(6)] == [pair for of_row in sequences for pair in of_row]
 
 

@@ -59,7 +59,8 @@ def fused(subject: Subject) -> Finding:
             theirs.append(found.detach()[masks[row]].cpu())
     plain = sampled(gradients(policy.model))
     as_specified = replaced(subject.config, {"train.loss": "nll", "train.loss_normalization": "sequence"})
-    gap, apart = largest_gap(ours, theirs), distance(_gradient(replace(subject, config=as_specified), rows_together=1), plain)
+    unweighted = replace(subject, config=as_specified, rows=[replace(row, weight=1.0) for row in rows])
+    gap, apart = largest_gap(ours, theirs), distance(_gradient(unweighted, rows_together=1), plain)
     return Finding(gap <= MAX_GAP_FLOAT32 and apart <= GRADIENT_BOUND, f"{gap:.1e} nats at most; gradients differ by {apart:.1e}")
 
 

@@ -22,7 +22,7 @@ def main(question: Path, answer: Path) -> None:
     asked = json.loads(question.read_text(encoding="utf-8"))
     config = parse_config(tomllib.loads(asked["config"]))
     rows = [
-        TokenizedExample(row["source"], tuple(row["prompt_ids"]), tuple(row["response_ids"]), row["ends"])
+        TokenizedExample(row["source"], tuple(row["prompt_ids"]), tuple(row["response_ids"]), row["ends"], row["weight"])
         for row in asked["rows"]
     ]
     with join("cpu", config.parallel.timeout) as world:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tutelage.check.subject import Finding, Subject
 from tutelage.console import percent
-from tutelage.data import Example, Parsed, Sequences, Store, TokenizedExample, Validation, normalised, question_of
+from tutelage.data import Example, Parsed, Sequences, Store, TokenizedExample, Validation, normalised
 from tutelage.evaluation import REWARD_FUNCTIONS, prompt_ids
 from tutelage.model import pack
 
@@ -77,7 +77,8 @@ def mask(subject: Subject) -> Finding:
     for row, targets in zip(rows, batch.of_examples, strict=True):
         if batch.labels[targets].tolist() != list(row.response_ids):
             return Finding(False, f"{row.source}: its targets are not its response")
-    expected, counted = sum(len(row.response_ids) for row in rows), float(batch.weights.sum())
+    expected = sum(len(row.response_ids) for row in rows)
+    counted = float((batch.weights if batch.counts is None else batch.counts).sum())
     if counted != expected:
         return Finding(False, f"{counted:.0f} predictions carry the loss, where the responses have {expected} tokens")
     tokens = subject.prepared.tokens
@@ -104,10 +105,8 @@ def leak(subject: Subject) -> Finding:
 
 def _questions(store: Store, rows: Sequence[int]) -> Iterator[tuple[Parsed, str]]:
     """What some rows say, and their question, normalised."""
-    template = store.recipe.template.text
     for row in rows:
-        parsed = store.parsed(row)
-        yield parsed, normalised(question_of(parsed, template))
+        yield store.parsed(row), normalised(store.question(row))
 
 
 def grader(subject: Subject) -> Finding:

@@ -164,4 +164,4 @@ def _is_unfinished(directory: Path) -> bool:
 def as_validation(data: DataConfig) -> Source:
     """How rows to evaluate on are read if nothing else is said: as the validation rows of the configuration are, if it names some."""
     named = data.of_validation() if data.validation is not None else None
-    return named or data.of_training().model_copy(update={"split": data.validation_split, "where": None})
+    return named or data.read_as_training(data.paths[0]).model_copy(update={"split": data.validation_split, "where": None})

@@ -95,11 +95,11 @@ def _filter(data: str, paths: list[Path], config: DataConfig, style: str, where:
         return iter_rows(data, config.train_split, config.hub_config)
 
     with console.progress(f"reading {data}"):
-        source = config.of_training().model_copy(update={"path": data})
+        source = config.read_as_training(data)
         first = list(itertools.islice(rows(), LOOKED_AT))
         if where == "local":
             start_workers(len(first))
-        reader = reader_of(source, first, reward=style)
+        reader = reader_of(source, first, reward=style, weight=config.weight)
         well_formed = count_well_formed(rows(), reader, config.on_bad_row)
     tally = Tally()
     with contextlib.ExitStack() as files:  # on an error, none of the files is left

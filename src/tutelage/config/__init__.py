@@ -6,7 +6,7 @@ from tutelage._lazy import lazily
 
 if TYPE_CHECKING:
     from tutelage.config.aliases import of_another_tool
-    from tutelage.config.data_settings import DataConfig, Source
+    from tutelage.config.data_settings import LARGEST_WEIGHT, LEAST_WEIGHT, DataConfig, Source, TrainSource, Weighed
     from tutelage.config.edit import edited, inline, meaning_of
     from tutelage.config.overrides import parse_overrides, split_overrides
     from tutelage.config.plug_in import is_plug_in, load_plug_in

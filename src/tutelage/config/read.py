@@ -17,6 +17,7 @@ import tomli_w
 from pydantic import ValidationError
 
 from tutelage.config.aliases import of_another_tool
+from tutelage.config.data_settings import TrainSource
 from tutelage.config.overrides import parse_overrides
 from tutelage.config.section import MAY_CHANGE, Section
 from tutelage.config.settings import Config
@@ -146,10 +147,11 @@ def _assign(raw: dict[str, Any], dotted: str, value: Any) -> None:
 
 def _explain(problem: Any) -> str:
     """One pydantic problem in words: the key, what was wrong, what to do."""
-    path = [str(part) for part in problem["loc"]]
+    several = problem["loc"][:3] == ("data", "train", "several")
+    path = [str(part) for part in problem["loc"] if part not in ("one", "several")]
     dotted = ".".join(path)
     if problem["type"] == "extra_forbidden":
-        known = known_keys()
+        known = [f"data.train.{path[2]}.{key}" for key in TrainSource.model_fields] if several else known_keys()
         if len(path) == 1:  # a section
             known = list(Config.model_fields)
         same_name = [key for key in known if key.split(".")[-1] == path[-1]]
@@ -197,6 +199,11 @@ def _type_name(annotation: Any) -> str:
 
 def shown(value: Any) -> str:
     """A value as it is printed."""
+    if isinstance(value, Section):
+        given = value.model_dump(exclude_defaults=True)
+        return f"{{ {', '.join(f'{name} = {shown(each)}' for name, each in given.items())} }}"
+    if isinstance(value, list) and any(isinstance(each, Section) for each in value):
+        return f"[{', '.join(map(shown, value))}]"
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 

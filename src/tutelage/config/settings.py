@@ -116,8 +116,9 @@ class TrainConfig(Section):
     """A gradient norm is a spike if it is so many times the median of the last 64 norms, and far outside of their spread;
     0: none is."""
     loss: str = "nll"
-    """What a step minimises: "nll" (masked cross-entropy), or "module:function", a function of (log_probs, weights, entropies) of the
-    targets to their sum, at the cost of one more pass over the logits (docs/mathematics.md)."""
+    """What a step minimises: "nll" (masked cross-entropy), "dft" (the same, each target weighted by its own probability), or
+    "module:function", a function of (log_probs, weights, entropies) of the targets to their sum, at the cost of one more pass over the
+    logits (docs/mathematics.md)."""
     loss_normalization: Literal["token", "sequence"] = "token"
     """What the summed loss of a step is divided by: its response tokens, or its rows (the specification's formula)."""
     seed: Seed = 42

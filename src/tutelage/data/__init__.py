@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from tutelage.data.sources import Row, iter_rows, read_rows
     from tutelage.data.specification import filter_correct_dataset, load_data
     from tutelage.data.stops import Stops, end_token
-    from tutelage.data.store import Store, open_store
+    from tutelage.data.store import open_store
+    from tutelage.data.stored import Store
     from tutelage.data.templates import (
         MARK,
         Template,

@@ -17,7 +17,7 @@ from tutelage.data.pool import Pool, read_pool
 from tutelage.data.prepared import Prepared, Sequences, fits
 from tutelage.data.recipe import Recipe
 from tutelage.data.sources import seeded_order
-from tutelage.data.store import Store
+from tutelage.data.stored import Store
 from tutelage.data.templates import Template
 from tutelage.data.texts import is_text
 from tutelage.errors import InputError
@@ -103,8 +103,8 @@ def _fitting(store: Store, rows: np.ndarray, max_length: int, cut: bool, ledger:
 
 def _is_cut(store: Store, row: int, longest: int) -> bool:
     """Whether of a sequence of a row, the longest of which has so many tokens, the start alone was encoded."""
-    recipe = store.recipe
-    return recipe.limit is not None and longest > recipe.limit and any(map(recipe.is_cut, recipe.write(store.parsed(row))))
+    recipe = store.recipe_of(row)
+    return recipe.limit is not None and longest > recipe.limit and any(map(recipe.is_cut, store.turns(row)))
 
 
 def choose_max_length(lengths: np.ndarray) -> int:

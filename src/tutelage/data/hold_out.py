@@ -12,9 +12,9 @@ from tutelage.config import DataConfig
 from tutelage.data.ledger import check_malformed
 from tutelage.data.overlap import Validation
 from tutelage.data.parts import Added
-from tutelage.data.recipe import MALFORMED, Made, Recipe, question_of
+from tutelage.data.recipe import MALFORMED, Made, Recipe
 from tutelage.data.sources import seeded_order
-from tutelage.data.store import Store
+from tutelage.data.stored import Store
 from tutelage.errors import InputError
 
 NO_REFERENCE = "no reference"
@@ -108,12 +108,11 @@ def overlap_column(asked: Asked, recipe: Recipe) -> Added:
     store = asked.store
 
     def validation() -> Validation:
-        template, common = store.recipe.template.text, store.recipe.common | recipe.common
-        parsed = (store.parsed(row) for row in asked.rows.tolist())
-        return Validation(((each.source, question_of(each, template)) for each in parsed), common)
+        asks = ((store.sources[row], store.question(row)) for row in asked.rows.tolist())
+        return Validation(asks, store.common | recipe.common)
 
     # the folder is named after the content of the rows, and the column is kept with the training rows
-    key = xxhash.xxh3_128_hexdigest(store.folder.name.encode() + asked.rows.tobytes())
+    key = xxhash.xxh3_128_hexdigest(store.key.encode() + asked.rows.tobytes())
     return Added(f"overlap-{key}", overlaps, validation)
 
 

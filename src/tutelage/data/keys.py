@@ -19,7 +19,9 @@ from tutelage.errors import InputError, first_line
 def store_key(content: str, source: Source, recipe: Recipe, reward: str) -> str:
     """A name for all that a store depends on."""
     ids = [template_key(recipe.template), tokenizer_key(recipe.tokenizer), recipe.turns, recipe.problems, recipe.limit]
-    values = [content, source.model_dump_json(), *ids, reward, code()]
+    reader = recipe.reader
+    weight = None if reader.weight is None else reader.weight.text
+    values = [content, source.model_dump_json(), *ids, reader.setting, weight, reward, code()]
     return xxhash.xxh3_128_hexdigest(repr(values).encode("utf-8", "surrogatepass"))
 
 

@@ -109,6 +109,7 @@ def make_part(shared: tuple[Recipe, Sequence[Ready]], job: tuple[Path, list[Row]
         "fate": pa.array([row.fate for row in made], pa.string()),
         "why": pa.array([row.why for row in made], pa.string()),
         "reference": pa.array([bool(row.parsed.reference) for row in made], pa.bool_()),
+        "weight": pa.array([row.parsed.weight for row in made], pa.float64()),
         "marked": pa.array([any(MARK in turn.prompt or MARK in turn.response for turn in row.turns) for row in made], pa.bool_()),
         "rendered": pa.array([row.rendered for row in made], pa.bool_()),
         "problem": pa.array([key_of(row.question) for row in made], pa.uint64()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,11 +18,13 @@ from tutelage.data.hold_out import Asked, checked_faults, hold_out, overlap_colu
 from tutelage.data.ledger import Example, Ledger, named_once
 from tutelage.data.longest import limit_of
 from tutelage.data.parts import Added
+from tutelage.data.prepared import are_equal
 from tutelage.data.recipe import Recipe
 from tutelage.data.shapes import BadRow
 from tutelage.data.sources import seeded_order
 from tutelage.data.stops import end_token
-from tutelage.data.store import LOOKED_AT, Store, open_store
+from tutelage.data.store import LOOKED_AT, open_store
+from tutelage.data.stored import Store, joined
 from tutelage.data.templates import Template, foreign_words, plain, rendered_words, template_of
 from tutelage.data.templates.thoughts import CLOSINGS, opens_thought
 from tutelage.data.texts import is_text
@@ -64,20 +67,21 @@ class Pool:
     @functools.cached_property
     def verdicts(self) -> pa.Table:
         """What the grader says of every row of the store."""
-        return self.store.column(verdict_column(self.config.eval.reward), "grading the worked solutions")
+        return self.store.column(lambda _: verdict_column(self.config.eval.reward), "grading the worked solutions")
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """A hash of all rows and problems: what a sweep is continued on is what it was begun on."""
         digest = hashlib.sha256(self.store.hashes[self.candidates].tobytes())
+        weights = self.store.weights[self.candidates]
+        digest.update(b"" if are_equal(weights) else weights.tobytes())
         for example in self.problems:
             digest.update(repr((example.prompt, example.reference)).encode("utf-8", "backslashreplace"))
         return digest.hexdigest()
 
     def example(self, row: int) -> Example:
         """What is asked and learnt last of a row of the store."""
-        parsed = self.store.parsed(row)
-        turn = self.store.recipe.write(parsed)[-1]
+        parsed, turn = self.store.parsed(row), self.store.turns(row)[-1]
         return Example(plain(turn.prompt), plain(turn.response), parsed.reference, parsed.source)
 
 
@@ -89,16 +93,14 @@ def read_pool(config: Config, tokenizer: Any, kept: Template | None = None) -> P
     if source is not None:
         other = template if source.prompt in (None, data.prompt) else template_of(source.prompt, tokenizer, {})
         asked = problems_of(open_store(source, other, tokenizer, reward, setting="data.validation"), data)
-        if source.path == data.train:  # its rows have a fate already, as training rows
+        if source.path in data.paths:  # its rows have a fate already, as training rows
             asked = asked._replace(faults=())
 
     def columns(recipe: Recipe) -> list[Added]:
         overlap = [overlap_column(asked, recipe)] if asked is not None else []
         return [verdict_column(reward), *overlap] if data.filter else overlap
 
-    store = open_store(
-        data.of_training(), template, tokenizer, reward, data.turns, columns=columns, limit=limit_of(data, tokenizer)
-    )
+    store = _training_rows(data, template, tokenizer, reward, columns)
     _check_end(store, config)
     faults = checked_faults(store, data)
     held = np.zeros(0, np.int64)
@@ -121,6 +123,21 @@ def read_pool(config: Config, tokenizer: Any, kept: Template | None = None) -> P
     stays = _without_duplicates(store, stays, data, ledger, notes)
     problems, longest, panel = _problems(asked, config)
     return Pool(config, store, asked, ledger, np.flatnonzero(stays), problems, panel, longest, _unread(store, asked), notes)
+
+
+def _training_rows(
+    data: DataConfig, template: Template, tokenizer: Any, reward: str, columns: Callable[[Recipe], list[Added]]
+) -> Store:
+    """The rows of all sources of `data.train`."""
+    stores = []
+    for index, weighed in enumerate(data.of_training()):
+        prompt = weighed.source.prompt or data.prompt
+        arguments = data.template_arguments if prompt == "chat" else {}
+        its = template if prompt == data.prompt else template_of(prompt, tokenizer, arguments)
+        setting = "data" if isinstance(data.train, str) else f"data.train[{index}]"
+        limit = limit_of(data, tokenizer)
+        stores.append(open_store(weighed, its, tokenizer, reward, data.turns, setting, columns, limit))
+    return joined(stores)
 
 
 def _check_end(store: Store, config: Config) -> None:
@@ -148,7 +165,7 @@ def _notes(store: Store, asked: Asked, data: DataConfig) -> list[str]:
         notes.append(f"{marked} rows hold special tokens in their text; they are learnt as text")
     if store.count_of("rendered"):
         rendered = int(np.flatnonzero(store.table["rendered"].to_numpy())[0])
-        recipe = store.recipe
+        recipe = store.recipe_of(rendered)
         notes.append(foreign_words(store.parsed(rendered).prompt, recipe.specials, recipe.tokenizer.get_vocab()))
     if not data.filter or store.recipe.reader.purpose.reward == "question_only":
         notes.append(_unclosed(store))
@@ -158,10 +175,11 @@ def _notes(store: Store, asked: Asked, data: DataConfig) -> list[str]:
 
 def _unclosed(store: Store) -> str:
     """The sentence that tells of responses that do not close the thought that their prompt opens, by the first rows."""
-    if store.recipe.template.chat or not opens_thought(store.recipe.template.text):
+    opening = [not each.recipe.template.chat and opens_thought(each.recipe.template.text) for each in store.kept]
+    if not any(opening):
         return ""
-    rows = np.flatnonzero(store.well_formed)[:LOOKED_AT].tolist()
-    turns = [store.recipe.write(store.parsed(row))[-1] for row in rows]
+    rows = np.flatnonzero(store.well_formed & np.array(opening)[store.of_source])[:LOOKED_AT].tolist()
+    turns = [store.turns(row)[-1] for row in rows]
     count = sum(opens_thought(turn.prompt) and not any(tag in turn.response for tag in CLOSINGS) for turn in turns)
     if not count:
         return ""
@@ -177,7 +195,8 @@ def _without_overlap(
     """The rows that stay when those of validation problems are left out; the others are marked. Raises InputError: none stays."""
     if asked.store is store and data.test_size == 0:
         return stays
-    whys = store.column(overlap_column(asked, store.recipe), "comparing with the validation problems")["overlap"]
+    title = "comparing with the validation problems"
+    whys = store.column(functools.partial(overlap_column, asked), title)["overlap"]
     same = ~is_text(whys, "") & stays
     found = np.flatnonzero(same).tolist()
     if not found:
@@ -229,9 +248,9 @@ def _problems(asked: Asked, config: Config) -> tuple[list[Example], int, int]:
 def choose_problems(asked: Asked, seed: int, count: int | None = None) -> list[Example]:
     """The first `count` problems (None: all) in the order of a seed."""
     store = asked.store
-    chosen = [store.parsed(int(asked.rows[index])) for index in seeded_order(len(asked.rows), seed)[:count]]
+    chosen = [int(asked.rows[index]) for index in seeded_order(len(asked.rows), seed)[:count]]
     problems = []
-    for parsed, turns in zip(chosen, store.recipe.write_all(chosen), strict=True):
+    for parsed, turns in store.written(chosen):
         if isinstance(turns, BadRow):
             raise AssertionError(
                 f"{parsed.source}: well-formed when the rows were kept, and no longer; this is a bug of Tutelage"
@@ -243,13 +262,15 @@ def choose_problems(asked: Asked, seed: int, count: int | None = None) -> list[E
 def _unread(store: Store, asked: Asked) -> list[str]:
     """What nothing reads of the training data, and of validation data of its own, a line for each."""
     lines = []
-    for what, each in (("training", store), ("validation", asked.store)):
-        if what == "validation" and each is store:
-            continue
+    validation = [] if asked.store is store else asked.store.kept
+    for what, each in [*(("training", each) for each in store.kept), *(("validation", each) for each in validation)]:
+        of = f" of {each.name}" if what == "training" and len(store.kept) > 1 else ""
         if each.unread:
-            lines.append(f"columns of the {what} rows that nothing reads: {named_once(each.unread.items(), each.raw_rows)}")
+            lines.append(f"columns of the {what} rows{of} that nothing reads: {named_once(each.unread.items(), each.raw_rows)}")
+        if what == "training" and "weight" in each.unread and each.recipe.reader.weight is None:
+            lines.append(f'each row{of} counts one: data.weight = "weight" lets its column weight say what it counts')
         if each.files:
-            lines.append(f"files of the {what} data that nothing reads: {_some(each.files)}")
+            lines.append(f"files of the {what} data{of} that nothing reads: {_some(each.files)}")
     return lines
 
 

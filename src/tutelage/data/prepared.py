@@ -11,7 +11,7 @@ from typing import Any, overload
 import numpy as np
 
 from tutelage.data.ledger import Example, Ledger
-from tutelage.data.store import Store
+from tutelage.data.stored import Store
 from tutelage.data.templates import Template, plain
 from tutelage.data.tokens import TokenizedExample, pieces
 
@@ -36,6 +36,8 @@ class Sequences(Sequence[TokenizedExample]):
         self.lengths: np.ndarray = np.minimum(self.prompts + responses[self.indices], max_length)
         """Tokens of each sequence: (sequences,) int64."""
         self.several: np.ndarray = store.first[rows + 1] - store.first[rows] > 1
+        self.weights: np.ndarray = normalised_weights(store.weights[rows][self.of_row], self.lengths - self.prompts)
+        """What each response token of a sequence counts in the loss, one on average: (sequences,) float64."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Sequences, (self.store, self.rows, self.max_length, self.cut)
@@ -54,7 +56,8 @@ class Sequences(Sequence[TokenizedExample]):
             raise IndexError(index)
         prompt, response = self.store.sequence(int(self.indices[index]))
         room = self.max_length - len(prompt)
-        return TokenizedExample(self.source(index), tuple(prompt), tuple(response[:room]), ends=len(response) <= room)
+        ends, weight = len(response) <= room, float(self.weights[index])
+        return TokenizedExample(self.source(index), tuple(prompt), tuple(response[:room]), ends, weight)
 
     def __iter__(self) -> Iterator[TokenizedExample]:
         return (self[index] for index in range(len(self)))
@@ -72,14 +75,45 @@ class Sequences(Sequence[TokenizedExample]):
 
     def asked(self, index: int) -> Example:
         """The texts of a sequence as they are encoded: special tokens that are mere text in them are marked."""
-        parsed = self.store.parsed(int(self.rows[int(self.of_row[index])]))
-        turn = self.store.recipe.write(parsed)[int(self.turns[index])]
+        row = int(self.rows[int(self.of_row[index])])
+        parsed, turn = self.store.parsed(row), self.store.turns(row)[int(self.turns[index])]
         return Example(turn.prompt, turn.response, parsed.reference, self.source(index))
 
     @property
     def first(self) -> np.ndarray:
         """The index of each row's first sequence, and behind them the number of sequences: (rows + 1,) int64."""
         return np.searchsorted(self.of_row, np.arange(len(self.rows) + 1))
+
+    def by_source(self) -> list[dict[str, Any]]:
+        """Of each source: its name, the rows and tokens that are trained on, the mean, least and largest weight of its response
+        tokens, and their share of the loss."""
+        of_row = self.store.of_source[self.rows]
+        of_sequence, responses = of_row[self.of_row], self.lengths - self.prompts
+        found = []
+        for index, each in enumerate(self.store.kept):
+            its = of_sequence == index
+            weights, learnt = self.weights[its], responses[its]
+            counted = float(np.dot(weights, learnt))
+            found.append({
+                "source": each.name, "rows": int((of_row == index).sum()), "tokens": int(self.lengths[its].sum()),
+                "response_tokens": int(learnt.sum()), "weight": counted / max(1, int(learnt.sum())),
+                "weights": [float(weights.min()), float(weights.max())] if len(weights) else [0.0, 0.0],
+                "share": counted / float(np.dot(self.weights, responses)),
+            })  # fmt: skip
+        return found
+
+
+def normalised_weights(weights: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """The weights of sequences over their mean, of which each sequence is a part by its response tokens.
+
+    Equal weights are one, to the bit.
+    """
+    return np.ones(len(weights)) if are_equal(weights) else weights * (tokens.sum() / np.dot(weights, tokens))
+
+
+def are_equal(weights: np.ndarray) -> bool:
+    """Whether all weights are the same one."""
+    return bool((weights == weights[:1]).all())
 
 
 def fits(prompts: np.ndarray, responses: np.ndarray, max_length: int, cut: bool) -> np.ndarray:
@@ -146,10 +180,16 @@ class Prepared:
             return int((self.train.lengths - self.train.prompts).max())
         return max(len(row.response_ids) for row in self.train)
 
+    def by_source(self) -> list[dict[str, Any]]:
+        """As `Sequences.by_source`; [] for sequences that are of no store."""
+        return self.train.by_source() if isinstance(self.train, Sequences) else []
+
     def fingerprint(self) -> str:
         """A hash of all that is trained and validated on: a run is continued only on the same rows."""
         digest = hashlib.sha256(repr((self.max_length, [(each.prompt, each.reference) for each in self.validation])).encode())
         digest.update(b"" if self.hashes is None else self.hashes.tobytes())
+        if isinstance(self.train, Sequences) and not are_equal(self.train.weights):
+            digest.update(self.train.weights.tobytes())
         return digest.hexdigest()
 
     def description(self, tokenizer: Any) -> dict[str, Any]:
@@ -168,6 +208,7 @@ class Prepared:
             "max_length_was_chosen": self.max_length_was_chosen,
             "lengths": [list(pair) for pair in histogram(self.lengths)],
             "fates": dict(self.ledger.counts()),
+            "sources": self.by_source(),
             "unread": self.unread,
             "notes": self.notes,
             "example": {

@@ -17,12 +17,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TokenizedExample:
-    """The ids of one row. `ends` is False when the tail of the response, and with it the end token, was cut off."""
+    """The ids of one row.
+
+    Attributes:
+        ends: whether the response is in full; else its tail, and with it the end token, was cut off.
+        weight: what each of its response tokens counts in the loss.
+    """
 
     source: str
     prompt_ids: tuple[int, ...]
     response_ids: tuple[int, ...]
     ends: bool = True
+    weight: float = 1.0
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.response_ids)

@@ -228,7 +228,7 @@ def _refuse_other_trials(layout: Layout, directory: Path) -> None:
     for group, pool in layout.pools.items():
         if known.get(group, pool.fingerprint) != pool.fingerprint:
             raise InputError(
-                f"--out: {directory} holds trials on other rows or problems: {pool.config.data.train}, or what it is validated on,"
+                f"--out: {directory} holds trials on other rows or problems: {pool.config.data.in_words}, or what it is validated on,"
                 " has changed since; choose another --out"
             )
 
@@ -239,8 +239,15 @@ def with_absolute_paths(config: Config) -> Config:
     def absolute(name: str) -> str:
         return str(Path(name).absolute()) if Path(name).exists() else name
 
-    named = {"model.id": config.model.id, "data.train": config.data.train, "data.prompt": config.data.prompt}
+    named = {"model.id": config.model.id, "data.prompt": config.data.prompt}
     values: dict[str, Any] = {key: absolute(name) for key, name in named.items()}
+    train = config.data.train
+    if isinstance(train, str):
+        values["data.train"] = absolute(train)
+    else:
+        prompts = [None if each.prompt is None else absolute(each.prompt) for each in train]
+        updates = [{"path": absolute(each.path), "prompt": prompt} for each, prompt in zip(train, prompts, strict=True)]
+        values["data.train"] = [each.model_copy(update=update) for each, update in zip(train, updates, strict=True)]
     match config.data.validation:
         case Source() as source:
             values["data.validation"] = source.model_copy(update={"path": absolute(source.path)})

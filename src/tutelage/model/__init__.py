@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         size_in_bytes,
         tokenizer_of,
     )
-    from tutelage.model.losses import Loss, loss_named
+    from tutelage.model.losses import Fused, Loss, loss_named
     from tutelage.model.order import Course, step_batches, steps_per_epoch, total_steps
     from tutelage.model.packs import Costs
     from tutelage.model.policy import RECOMPUTATIONS, Policy, Recomputation, evaluating, score_batch

@@ -25,13 +25,14 @@ class Batch:
     """Tokens that go through the model together, and what they are to predict.
 
     A target is a response token that is learnt: the hidden state of token `sources[i]` (an index into the flattened `input_ids`)
-    predicts `labels[i]`. It counts `weights[i]` times, once for each row that shares the prediction.
+    predicts `labels[i]`. It counts `weights[i]` in the loss: the sum of the weights of the rows that share the prediction.
 
     Attributes:
         input_ids, position_ids: (rows, width) int64; a pack is one row of tokens.
         ends: (tokens,) int64, where each token's subtree ends, for a pack; None for rows that are right-padded.
         sources, labels: (targets,) int64.
         weights: (targets,) float32.
+        counts: (targets,) float32, how many rows share each prediction; None: `weights` says it, because each row counts one.
         of_examples: for each example, in the order given, the targets of its response tokens.
         size: what is computed, counted when the batch is made: nothing has to read it from a device.
         layout: of a pack, once it is `ready` for a kernel.
@@ -46,6 +47,7 @@ class Batch:
     of_examples: tuple[torch.Tensor, ...]
     size: Size
     layout: attention.Layout | None = None
+    counts: torch.Tensor | None = None
 
     @property
     def pairs(self) -> int:
@@ -117,11 +119,14 @@ def pack_rows(rows: SortedRows) -> Batch:
     counts = np.bincount(predicted, minlength=len(trie.ids))
     tokens = np.flatnonzero(counts)
     target = np.cumsum(counts > 0) - 1
+    counted = torch.from_numpy(counts[tokens].astype(np.float32))
+    weighed = None if rows.weights is None else np.bincount(predicted, rows.weights[row[learnt]], len(trie.ids))
     return _of_trie(
         trie,
         sources=torch.from_numpy(source[tokens]),
         labels=torch.from_numpy(trie.ids[tokens]),
-        weights=torch.from_numpy(counts[tokens].astype(np.float32)),
+        weights=counted if weighed is None else torch.from_numpy(weighed[tokens].astype(np.float32)),
+        counts=None if weighed is None else counted,
         of_examples=tuple(map(torch.from_numpy, trie.by_row(target[predicted], rows.lengths - rows.prompts))),
     )
 
@@ -155,7 +160,11 @@ def pad(examples: Sequence[TokenizedExample], pad_id: int) -> Batch:
     Padding needs no attention mask: causal attention of a real token never looks to the right, where padding stands.
     """
     tensors = pad_and_shift([(example.prompt_ids, example.response_ids) for example in examples], pad_id)
-    return padded_batch(tensors["input_ids"], tensors["labels"], tensors["response_mask"])
+    batch = padded_batch(tensors["input_ids"], tensors["labels"], tensors["response_mask"])
+    if all(example.weight == 1 for example in examples):
+        return batch
+    weights = torch.tensor([example.weight for example in examples])
+    return replace(batch, weights=weights.repeat_interleave(tensors["response_mask"].sum(1)), counts=batch.weights)
 
 
 def padded_batch(input_ids: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> Batch:

@@ -1,34 +1,51 @@
 """What a step minimises: a sum over targets, divided once by the denominator of the step (`train.loss`).
 
-"nll" takes the fused road of `scoring.score`. Any other loss takes the plain one, where log-probabilities can be differentiated by
-anything, for one more pass over the logits.
+The losses of `LOSSES` take the fused road of `scoring.score`. A plug-in takes the plain one, where log-probabilities can be
+differentiated by anything, for one more pass over the logits.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
 from tutelage.config import is_plug_in, load_plug_in
 from tutelage.errors import InputError
+from tutelage.model.scoring import Factor
 
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """A function of (log_probs, weights, entropies), all (targets,) float32, to a scalar: the sum over the targets.
 
-`log_probs` carries the graph. `weights` says how often each target counts: rows that share a prefix share its targets. `entropies`
+`log_probs` carries the graph. `weights` says what each target counts: the sum of the weights of the rows that share it. `entropies`
 (nats) are detached. The function must be a sum over targets, as ``-(weights * log_probs).sum()`` is: a step is split into batches,
 and the sums of its batches are added before they are divided.
 """
 
-LOSSES: dict[str, Loss | None] = {"nll": None}
-"""The losses by name. None: the fused negative log-likelihood."""
+
+@dataclass(frozen=True)
+class Fused:
+    """The loss −Σ weight · factor(log-probability) · log-probability, whose factor has no gradient.
+
+    Attributes:
+        factor: None: one.
+    """
+
+    factor: Factor | None = None
+
+
+LOSSES: dict[str, Fused] = {
+    "nll": Fused(),  # the negative log-likelihood
+    "dft": Fused(torch.exp),  # Dynamic Fine-Tuning (Wu et al. 2025): the probability itself is the factor
+}
+"""The fused losses by name."""
 
 
 @functools.cache  # asked in every step, imported and tried once
-def loss_named(name: str) -> Loss | None:
-    """The loss of `train.loss`; None for the fused negative log-likelihood.
+def loss_named(name: str) -> Fused | Loss:
+    """The loss of `train.loss`.
 
     Raises:
         InputError: there is no such loss, or it is no sum over targets.

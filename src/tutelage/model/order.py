@@ -83,7 +83,7 @@ def step_batches(
 
 
 def _of_no_weight(batch: Batch) -> Batch:
-    return replace(batch, weights=torch.zeros_like(batch.weights))
+    return replace(batch, weights=torch.zeros_like(batch.weights), counts=None)
 
 
 @dataclass(frozen=True)

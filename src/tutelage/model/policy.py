@@ -19,7 +19,7 @@ from tutelage.model import attention
 from tutelage.model.batch import Batch, pack, pack_labels, pad, padded_batch
 from tutelage.model.masters import copies_of
 from tutelage.model.packs import lay_out_packs
-from tutelage.model.scoring import CHUNK, Head, Manner, Scores, score
+from tutelage.model.scoring import CHUNK, Factor, Head, Manner, Scores, score
 from tutelage.model.trie import SortedRows
 
 Recomputation = Literal["none", "selective", "full"]
@@ -140,10 +140,12 @@ class Policy:
         weights: torch.Tensor | None = None,
         entropy: bool = False,
         layout: attention.Layout | None = None,
+        factor: Factor | None = None,
     ) -> Scores:
         """`scoring.score` of a batch's targets, whose positions alone meet the vocabulary. Call it within `computing`.
 
         Args:
+            factor: as in `Manner`.
             layout: of a pack, instead of the one that the device's kernels read.
         """
         assert self._is_computing or self.precision != "bf16-mixed", "Policy.score is called outside of Policy.computing"
@@ -157,8 +159,9 @@ class Policy:
             inputs["position_ids"] = batch.position_ids
         inputs["input_ids"] = batch.input_ids
         weights = None if weights is None else weights.to(self.device, non_blocking=True)
+        manner = replace(self.manner, factor=factor)
         with self._offloading() if self.offload else contextlib.nullcontext():
-            total, log_probs, entropies = self.compute(inputs, batch.sources, batch.labels, weights, entropy, self.manner)
+            total, log_probs, entropies = self.compute(inputs, batch.sources, batch.labels, weights, entropy, manner)
         return Scores(total, log_probs, entropies)
 
     def score_rows(self, input_ids: torch.Tensor, labels: torch.Tensor, entropy: bool = False) -> Scores:
@@ -287,9 +290,8 @@ def score_batch(
         sources, labels, weights: (targets,), as in `Batch`.
     """
     hidden = model.base_model(**inputs).last_hidden_state.flatten(0, 1).index_select(0, sources)
-    manner = manner or Manner()
-    head = replace(head_of(model), cast=manner.cast)
-    scores = score(hidden, head, labels, weights, entropy, manner.chunk, manner.compiled)
+    head = replace(head_of(model), cast=None if manner is None else manner.cast)
+    scores = score(hidden, head, labels, weights, entropy, manner)
     return scores.total, scores.log_probs, scores.entropies
 
 

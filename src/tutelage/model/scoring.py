@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 
 import torch
 
+Factor = Callable[[torch.Tensor], torch.Tensor]
+"""A function of detached log-probabilities (targets,) to what each of them counts in a loss beside its weight, (targets,)."""
+
 CHUNK, LARGE_CHUNK = 1024, 4096
 """Targets that meet the vocabulary at a time: at 151,936 entries one float32 chunk is 0.6 or 2.5 GB. The large one is for GPUs."""
 
@@ -43,17 +46,19 @@ class Head:
 
 @dataclass(frozen=True)
 class Manner:
-    """How a head is computed; none of it changes what is computed, but by rounding.
+    """How targets are scored. All but `factor` changes nothing but rounding.
 
     Attributes:
         chunk: targets that meet the vocabulary at a time.
         compiled: whether the element-wise part is compiled.
         cast: as in `Head`.
+        factor: what a target counts beside its weight; it has no gradient. None: one.
     """
 
     chunk: int = CHUNK
     compiled: bool = False
     cast: torch.Tensor | None = None
+    factor: Factor | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ class Scores:
     """What `score` says of its targets.
 
     Attributes:
-        total: the sum of weight · log-probability.
+        total: the sum of weight · factor · log-probability.
         log_probs, entropies: (targets,), at least float32; `entropies` in nats and detached, None unless asked for.
     """
 
@@ -76,25 +81,25 @@ def score(
     labels: torch.Tensor,
     weights: torch.Tensor | None = None,
     entropy: bool = False,
-    chunk: int = CHUNK,
-    compiled: bool = False,
+    manner: Manner | None = None,
 ) -> Scores:
     """Log-probability of each label, and on demand each distribution's entropy, without a (targets × vocabulary) tensor.
 
-    `chunk` targets at a time meet the vocabulary. There are two roads.
+    `manner.chunk` targets at a time meet the vocabulary. There are two roads.
 
-    - With `weights` (fused): what each log-probability counts in `total` is known beforehand, so the gradients are computed in the
-      same pass (as Liger Kernel does, Hsu et al. 2024). Only `total` can be differentiated.
+    - With `weights` (fused): what each log-probability counts in `total` is known as soon as the log-probability is, so the gradients
+      are computed in the same pass (as Liger Kernel does, Hsu et al. 2024). Only `total` can be differentiated.
     - Without `weights` (plain): `log_probs` can be differentiated by anything, and the backward pass computes each chunk's logits
-      again. `total` is the plain sum.
+      again. `total` is the plain sum, and there is no factor.
 
     Args:
         hidden: (targets, hidden size) of the positions that predict the labels.
         labels, weights: (targets,).
-        compiled: whether the element-wise part is compiled.
     """
+    manner = manner or Manner()
+    assert weights is not None or manner.factor is None, "a factor belongs to weights"
     # within a Function gradients are always off, so it is told whether they are wanted
-    asked = _Asked(head, entropy, chunk, compiled, torch.is_grad_enabled())
+    asked = _Asked(head, entropy, manner, torch.is_grad_enabled())
     total, log_probs, entropies = _Score.apply(hidden, head.weight, head.bias, labels, weights, asked)
     return Scores(total if weights is not None else log_probs.sum(), log_probs, entropies if entropy else None)
 
@@ -104,8 +109,7 @@ class _Asked(NamedTuple):
 
     head: Head
     entropy: bool
-    chunk: int
-    compiled: bool
+    manner: Manner
     learns: bool
 
 
@@ -118,7 +122,7 @@ class _Wanted(NamedTuple):
 
 
 class _Gradients(NamedTuple):
-    """Of Σ upstream · log p; those by weight and bias are to be multiplied by `unit` still, so that it costs no pass of its own."""
+    """Of Σ upstream · factor · log p; `unit` is still to be multiplied onto those by weight and bias, which costs no pass of its own."""
 
     hidden: torch.Tensor | None = None
     weight: torch.Tensor | None = None
@@ -151,7 +155,10 @@ class _Score(torch.autograd.Function):
         if weights is not None:
             ctx.mark_non_differentiable(log_probs, entropies)
             ctx.gradients = gradients
-            return torch.dot(weights.to(log_probs.dtype), log_probs), log_probs, entropies
+            counts = weights.to(log_probs.dtype)
+            if asked.manner.factor is not None:
+                counts = counts * asked.manner.factor(log_probs)
+            return torch.dot(counts, log_probs), log_probs, entropies
         ctx.mark_non_differentiable(entropies)
         ctx.save_for_backward(hidden, weight, bias, labels)
         return log_probs.new_zeros(()), log_probs, entropies
@@ -172,41 +179,43 @@ class _Score(torch.autograd.Function):
 def _by_chunks(
     hidden: torch.Tensor, labels: torch.Tensor, upstream: torch.Tensor | None, wanted: _Wanted, asked: _Asked
 ) -> tuple[torch.Tensor, torch.Tensor, _Gradients]:
-    """Log-probabilities, entropies (empty unless asked for), and the wanted gradients of Σ upstream · log p.
+    """Log-probabilities, entropies (empty unless asked for), and the wanted gradients of Σ upstream · factor · log p.
 
     ∂ log p(y) / ∂ logits = onehot(y) − p, through the cap (whose slope is 1 − (logits / cap)²), the scale and the matrix. What is
-    the same for all entries of a row, −upstream · scale, is multiplied onto the (targets × hidden) side of the products.
+    the same for all entries of a row, −upstream · factor · scale, is multiplied onto the (targets × hidden) side of the products.
     """
-    head, size, dtype = asked.head, len(labels), hidden.dtype
+    head, manner, size, dtype = asked.head, asked.manner, len(labels), hidden.dtype
     weight = head.weight_in(dtype)  # cast once, not for each chunk
     exact = dtype in (torch.bfloat16, torch.float16) and adds_in_float32(hidden.device)
     log_probs = torch.empty(size, dtype=torch.promote_types(dtype, torch.float32), device=hidden.device)
     entropies = log_probs.new_empty(size if asked.entropy else 0)
     by_hidden = torch.empty_like(hidden) if wanted.hidden else None
     by_weight = by_bias = None
-    factor, share, unit = (
-        _factors(upstream, head.scale, log_probs) if upstream is not None and any(wanted) else (None, None, None)
-    )
-    elements = _compiled_chunk() if asked.compiled else _one_chunk
-    for start in range(0, size, asked.chunk):
-        part = slice(start, start + asked.chunk)
+    slope, share, unit = _slopes(upstream, head.scale, log_probs) if upstream is not None and any(wanted) else (None, None, None)
+    elements = _compiled_chunk() if manner.compiled else _one_chunk
+    for start in range(0, size, manner.chunk):
+        part = slice(start, start + manner.chunk)
         log_probs[part], entropy_of_part, apart = elements(
             # a compiled function casts without a pass of its own
-            _logits(hidden[part], weight, head.bias, in_float32=exact and not asked.compiled),
-            labels[part], head.scale, head.cap, asked.entropy, None if factor is None else dtype,
+            _logits(hidden[part], weight, head.bias, in_float32=exact and not manner.compiled),
+            labels[part], head.scale, head.cap, asked.entropy, None if slope is None else dtype,
         )  # fmt: skip
         if entropy_of_part is not None:
             entropies[part] = entropy_of_part
-        if apart is None or factor is None or share is None:
+        if apart is None or slope is None or share is None:
             continue
+        slope_of_part, share_of_part = slope[part], share[part]
+        if manner.factor is not None:
+            factor = manner.factor(log_probs[part])[:, None]
+            slope_of_part, share_of_part = slope_of_part * factor, share_of_part * factor
         if by_hidden is not None:
             product = torch.mm(apart, weight, out_dtype=log_probs.dtype) if exact else torch.mm(apart, weight)
-            torch.mul(product, factor[part], out=by_hidden[part])
+            torch.mul(product, slope_of_part, out=by_hidden[part])
             del product
         if wanted.weight:
-            by_weight = _plus(by_weight, apart.T, (hidden[part] * share[part]).to(dtype), log_probs.dtype, exact)
+            by_weight = _plus(by_weight, apart.T, (hidden[part] * share_of_part).to(dtype), log_probs.dtype, exact)
         if wanted.bias:
-            by_bias = _plus(by_bias, apart.T.to(log_probs.dtype), share[part], log_probs.dtype, False)
+            by_bias = _plus(by_bias, apart.T.to(log_probs.dtype), share_of_part, log_probs.dtype, False)
         del apart  # else it would live beside the next chunk's
     if wanted.weight and by_weight is None:  # without a target
         by_weight = torch.zeros_like(head.weight, dtype=log_probs.dtype)
@@ -215,18 +224,19 @@ def _by_chunks(
     return log_probs, entropies, _Gradients(by_hidden, by_weight, by_bias, unit)
 
 
-def _factors(upstream: torch.Tensor, scale: float, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _slopes(upstream: torch.Tensor, scale: float, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """−upstream · scale as (targets, 1), its shares of the largest of them, and that one: at least float32.
 
-    Most targets of a step count the same, so most shares are one: hidden states that are multiplied by them stay as they are, and
-    the gradient of the weight loses nothing in half precision.
+    Without a factor most targets of a step count the same, so most shares are one: hidden states that are multiplied by them stay as
+    they are, and the gradient of the weight loses nothing in half precision. A factor is multiplied onto slopes and shares later,
+    when it is known.
     """
-    factor = (upstream.to(like.dtype) * -scale)[:, None]
-    if not len(factor):
-        return factor, factor, like.new_ones(())
-    largest = factor.abs().amax()
+    slope = (upstream.to(like.dtype) * -scale)[:, None]
+    if not len(slope):
+        return slope, slope, like.new_ones(())
+    largest = slope.abs().amax()
     unit = torch.where(largest > 0, largest, torch.ones_like(largest))
-    return factor, factor / unit, unit
+    return slope, slope / unit, unit
 
 
 def _logits(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, in_float32: bool) -> torch.Tensor:

@@ -40,6 +40,7 @@ class SortedRows:
         prompts: (rows,) int64, how many of them are the prompt's.
         shared: (rows,) int64, how many tokens each row shares with the row before it; 0 for the first row.
         order: (rows,) int64, the index of each row in the order in which the rows were given.
+        weights: (rows,) float64, what each target of a row counts; None: one.
     """
 
     ids: Array
@@ -48,14 +49,17 @@ class SortedRows:
     prompts: Array
     shared: Array
     order: Array
+    weights: Array | None = None
 
     @staticmethod
-    def of(parts: Sequence[Sequence[int]], lengths: Sequence[int], prompts: Sequence[int]) -> SortedRows:
+    def of(
+        parts: Sequence[Sequence[int]], lengths: Sequence[int], prompts: Sequence[int], weights: Sequence[float] = ()
+    ) -> SortedRows:
         """The rows, sorted.
 
         Args:
             parts: the ids of all rows in their order; a row may be cut into several parts.
-            lengths, prompts: of each row.
+            lengths, prompts, weights: of each row; no weights: one for all.
         """
         total = sum(lengths)
         # big-endian numbers, none of them negative, are ordered as their bytes are
@@ -66,7 +70,8 @@ class SortedRows:
         ids = np.frombuffer(b"".join([keys[index] for index in order]), ">i4").astype(np.int32)
         count = np.array(lengths, np.int64)[order]
         starts = np.cumsum(count) - count
-        return SortedRows(ids, starts, count, np.array(prompts, np.int64)[order], _shared(ids, starts, count), order)
+        counts = None if all(weight == 1 for weight in weights) else np.array(weights, np.float64)[order]
+        return SortedRows(ids, starts, count, np.array(prompts, np.int64)[order], _shared(ids, starts, count), order, counts)
 
     @staticmethod
     def of_examples(examples: Sequence[TokenizedExample]) -> SortedRows:
@@ -79,7 +84,8 @@ class SortedRows:
             if not example.prompt_ids:
                 raise ValueError(f"{example.source}: the prompt has no tokens")
         parts = [ids for example in examples for ids in (example.prompt_ids, example.response_ids)]
-        return SortedRows.of(parts, [len(each) for each in examples], [len(each.prompt_ids) for each in examples])
+        lengths, prompts = [len(each) for each in examples], [len(each.prompt_ids) for each in examples]
+        return SortedRows.of(parts, lengths, prompts, [each.weight for each in examples])
 
     def __len__(self) -> int:
         return len(self.order)
@@ -95,7 +101,10 @@ class SortedRows:
         shared = np.zeros(len(chosen), np.int64)
         if len(chosen) > 1:  # what two rows share is the least that neighbours between them share
             shared[1:] = np.minimum.reduceat(self.shared[: chosen[-1] + 1], chosen[:-1] + 1)
-        return SortedRows(self.ids, self.starts[chosen], self.lengths[chosen], self.prompts[chosen], shared, self.order[chosen])
+        weights = None if self.weights is None else self.weights[chosen]
+        return SortedRows(
+            self.ids, self.starts[chosen], self.lengths[chosen], self.prompts[chosen], shared, self.order[chosen], weights
+        )
 
     @property
     def size(self) -> Size:

@@ -34,6 +34,7 @@ def of_run(reading: Reading, price_per_hour: float | None) -> dict[str, Any]:
         "evaluations": [words.evaluation_row(line) for line in reading.evaluations],
         "ledger": _ledger(reading),
         "data": reading.table("data.json"),
+        "sources": words.source_rows(reading.table("data.json").get("sources", [])),
         "settings": _settings(reading.config) if reading.config else [],
         "changed": _changed_from_the_recipe(reading),
         "toml": reading.settings,

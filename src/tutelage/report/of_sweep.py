@@ -70,7 +70,7 @@ def setting(design: dict[str, Any], config: Config) -> str:
 def headline(config: Config, found: list[Found], baseline: tuple[float, float, float] | None, trials: dict[str, Any]) -> str:
     """One sentence: what was trained on what, and the best of it."""
     done = sum(row["status"].startswith("finished") for row in trials.values())
-    said = f"{words.model_name(config)} on {config.data.train}: {done} of {len(trials)} trials finished"
+    said = f"{words.model_name(config)} on {config.data.in_words}: {done} of {len(trials)} trials finished"
     if not found:
         return f"{said}."
     top = max(found, key=lambda point: point.accuracy)

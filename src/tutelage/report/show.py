@@ -13,7 +13,7 @@ from rich.text import Text
 from tutelage import console
 from tutelage.console import percent, within
 from tutelage.data import histogram as histogram_of
-from tutelage.report.words import evaluation_row, number, share_of_evaluations, warnings
+from tutelage.report.words import SOURCE_COLUMNS, evaluation_row, number, share_of_evaluations, source_rows, warnings
 from tutelage.runs import Reading, shown_accuracy
 from tutelage.stats import binned, wilson_interval
 
@@ -42,6 +42,8 @@ def preview(prepared: Prepared, tokenizer: Any) -> None:
         f" ({percent(responses / total)}); validating on a panel of {prepared.panel} problems"
         + (f", and on all {len(prepared.validation)} at the ends" if len(prepared.validation) > prepared.panel else "")
     )
+    if rows := source_rows(prepared.by_source()):
+        console.table("What is trained on, by source", SOURCE_COLUMNS, rows)
     marked_example(prepared.train[0], tokenizer)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tutelage.config import Config
@@ -89,7 +89,7 @@ def headline(reading: Reading) -> str:
     data = reading.table("data.json")
     rows = f"{data['rows']:,} worked solutions" if "rows" in data else "worked solutions"
     seen = rows_seen(steps, config.train.batch_size * config.train.grad_accum, data.get("rows", 0)) if reading.finished else ""
-    said = f"{model_name(config)}, trained for {steps:,} steps on {rows} from {config.data.train}{seen and f' ({seen})'}"
+    said = f"{model_name(config)}, trained for {steps:,} steps on {rows} from {config.data.in_words}{seen and f' ({seen})'}"
     said += "" if reading.finished else " so far"
     if after is None:
         solved = f"; untouched, it solves {shown_accuracy(before)} of {before['examples']} validation problems" if before else ""
@@ -212,6 +212,21 @@ def warnings(reading: Reading) -> list[str]:
             f"Of the steps whose changes were counted, each changed {percent(max(changed))} of the weights or less: updates may be lost"
             " to rounding."
         )
-    if config is not None and config.data.validation is None and config.data.test_size == 0 and config.data.train != "arithmetic":
+    if config is not None and config.data.of_validation() is None and config.data.test_size == 0:
         found.append("The model was validated on its own training rows.")
     return found
+
+
+SOURCE_COLUMNS = ("source", "rows", "tokens", "weight", "share of the loss")
+
+
+def source_rows(sources: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str, str]]:
+    """A line of `SOURCE_COLUMNS` for each source of training rows; none where there is one source whose rows count the same."""
+    if len(sources) < 2 and all(each["weights"] == [1.0, 1.0] for each in sources):
+        return []
+    rows = []
+    for each in sources:
+        least, most = each["weights"]
+        weight = f"{each['weight']:.4g}" + ("" if least == most else f" ({least:.4g} to {most:.4g})")
+        rows.append((each["source"], f"{each['rows']:,}", f"{each['tokens']:,}", weight, percent(each["share"])))
+    return rows

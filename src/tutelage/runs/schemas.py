@@ -169,10 +169,23 @@ class Example(Table):
     tokens: list[str]
 
 
+class OfSource(Table):
+    """What is trained on of a source; `weights` are the least and the largest."""
+
+    source: str
+    rows: Count
+    tokens: Count
+    response_tokens: Count
+    weight: Finite
+    weights: Annotated[list[Finite], Field(min_length=2, max_length=2)]
+    share: Finite
+
+
 class Data(Table):
     sha256: Text
     rows: NotRequired[Count]
     fates: NotRequired[dict[str, Count]]
+    sources: NotRequired[list[OfSource]]
     lengths: NotRequired[list[Annotated[list[Count], Field(min_length=2, max_length=2)]]]
     max_length: NotRequired[Count]
     max_length_was_chosen: NotRequired[bool]

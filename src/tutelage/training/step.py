@@ -17,7 +17,7 @@ from tutelage.config import Config
 from tutelage.data import TokenizedExample
 from tutelage.errors import RunError, first_line
 from tutelage.machines import ALONE, StopWanted, World, full_tensor, is_sharded
-from tutelage.model import Batch, ChangeMeter, Loss, Policy, is_out_of_memory, loss_named, optim
+from tutelage.model import Batch, ChangeMeter, Fused, Loss, Policy, is_out_of_memory, loss_named, optim
 from tutelage.resources import memory_in_use, step_flops
 
 WINDOW, AT_LEAST = 64, 16
@@ -60,8 +60,8 @@ def accumulate_gradients(
 ) -> Gradients:
     """Forward and backward over one step's rows, laid out in this rank's batches; gradients summed over ranks, and clipped.
 
-    The loss is one sum over response tokens. It is divided once, by a number that is known before the first backward pass. So the
-    gradient does not depend on how the rows are laid out, nor on how many ranks share them.
+    The loss is one sum over response tokens, each times the weight of its row. It is divided once, by a number that is known before
+    the first backward pass. So the gradient does not depend on how the rows are laid out, nor on how many ranks share them.
 
     Args:
         examples: the rows of the step, those of all ranks.
@@ -94,17 +94,26 @@ def accumulate_gradients(
     return Gradients(total, nll_total * denominator / tokens, size, tokens, int(distinct), flops)
 
 
-def _loss(policy: Policy, batch: Batch, denominator: int, loss_of: Loss | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """(the loss of a batch, its negative log-likelihood, detached), both divided by the step's denominator."""
-    weights = batch.weights / denominator
-    if loss_of is None:  # the fused road: the gradients are computed with the log-probabilities
-        loss = -policy.score(batch, weights).total
-        return loss, loss.detach()
+def _loss(policy: Policy, batch: Batch, denominator: int, loss_of: Fused | Loss) -> tuple[torch.Tensor, torch.Tensor]:
+    """(the loss of a batch, its negative log-likelihood, detached), both divided by the step's denominator.
+
+    In the likelihood every row counts one, whatever its weight in the loss.
+    """
+    weights, counts = batch.weights / denominator, None if batch.counts is None else batch.counts / denominator
+
+    def nll(log_probs: torch.Tensor) -> torch.Tensor:
+        counted = weights if counts is None else counts
+        return -torch.dot(counted.to(log_probs.device, non_blocking=True), log_probs)
+
+    if isinstance(loss_of, Fused):  # the gradients are computed with the log-probabilities
+        scores = policy.score(batch, weights, factor=loss_of.factor)
+        is_nll = loss_of.factor is None and counts is None
+        return -scores.total, -scores.total.detach() if is_nll else nll(scores.log_probs)
     scores = policy.score(batch, entropy=True)
     assert scores.entropies is not None
-    counts = batch.weights.to(scores.log_probs.device)
-    nll = -torch.dot(counts / denominator, scores.log_probs.detach())  # before the user's function could write to its arguments
-    return loss_of(scores.log_probs, counts.clone(), scores.entropies) / denominator, nll
+    likelihood = nll(scores.log_probs.detach())  # before the user's function could write to its arguments
+    counting = batch.weights.to(policy.device, copy=True)
+    return loss_of(scores.log_probs, counting, scores.entropies) / denominator, likelihood
 
 
 def measures_change(step: int, total: int) -> bool:

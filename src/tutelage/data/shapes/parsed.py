@@ -27,9 +27,10 @@ class Parsed:
         prompt, response: the texts of a row that is no such conversation; of one that is, those of its last user's turn and of its
             last turn.
         tools: what the row offers to be called, as its chat template takes it.
+        weight: what the row counts in the loss.
         unread: columns that hold something and that nothing reads.
         fault: why the row cannot be used ("malformed"); "" if it can.
-        left_out: why `data.where` leaves it out; "" if it does not.
+        left_out: why `data.where`, or a weight of 0, leaves it out; "" if neither does.
     """
 
     source: str
@@ -38,6 +39,7 @@ class Parsed:
     reference: Reference = ""
     messages: tuple[Mapping[str, Any], ...] = ()
     tools: tuple[Mapping[str, Any], ...] = ()
+    weight: float = 1.0
     unread: tuple[str, ...] = ()
     fault: str = ""
     left_out: str = ""

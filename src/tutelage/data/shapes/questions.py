@@ -344,7 +344,7 @@ def _shown(options: Sequence[Option], seen: Seen) -> str:
 def _lines(columns: Columns, seen: Seen, setting: str = "") -> str:
     """The lines of the configuration, to copy."""
     section = setting or seen.setting
-    lines = [f"[{section}]"]
+    lines = [f"# the table of this source, {section}:" if section.startswith("data.train[") else f"[{section}]"]
     if section == "data.validation":
         lines.append(f"path = {json.dumps(seen.path, ensure_ascii=False)}")
     pairs = ", ".join(f"{field} = {json.dumps(text, ensure_ascii=False)}" for field, text in columns.items() if field != "where")

@@ -5,11 +5,12 @@ Rows are recognised by the names of their columns (`names.py`); `data.columns` o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tutelage.config import Source
+from tutelage.config import LARGEST_WEIGHT, LEAST_WEIGHT, Source
 from tutelage.data.shapes.messages import content_of, is_messages
 from tutelage.data.shapes.own import Own, Shape, load_shape, read_by
 from tutelage.data.shapes.parsed import FIELDS, BadRow, Found, Parsed, Purpose, holds
@@ -31,6 +32,7 @@ class Reader:
         way: how all rows are read; None: each by the names of its columns and by `facts`.
         where: the path of `data.where`, if it has no ``[*]``.
         setting: the section of the configuration that messages name.
+        weight: the path of what a row counts in the loss; None: one.
     """
 
     way: Way | None
@@ -38,6 +40,7 @@ class Reader:
     purpose: Purpose
     where: Path | None = None
     setting: str = "data"
+    weight: Path | None = None
     _ways: dict[tuple[str, ...], Way | None] = field(default_factory=dict, compare=False, repr=False)
 
     def read(self, row: Row) -> list[Parsed]:
@@ -53,6 +56,8 @@ class Reader:
                 return [Parsed(row.source, left_out=f'{self.setting}.where = "{self.where.text}"')]
             way, found = self.find(value)
             self._refuse_half_read(way, value, found)
+            if self.weight is not None:
+                found = self._weighed(self.weight, value, found)
         except BadRow as problem:
             return [Parsed(row.source, fault=str(problem))]
         if len(found) == 1 and not _has_items(way):
@@ -69,8 +74,8 @@ class Reader:
         if way is None:
             raise BadRow(no_shape(row))
         found = way.read(row)
-        if self.where is not None:
-            root = self.where.root(row)
+        for path in (each for each in (self.where, self.weight) if each is not None):
+            root = path.root(row)
             for item in found:
                 item["unread"] = tuple(name for name in item.get("unread", ()) if name != root)
         return way, found
@@ -94,6 +99,21 @@ class Reader:
             return False
         return is_true(value, where.text)
 
+    def _weighed(self, path: Path, row: Mapping[str, Any], found: Sequence[Found]) -> list[Found]:
+        """What was found, with its weight; an item that counts nothing is left out. Raises BadRow: a weight is none."""
+        setting = f'{self.setting}.weight = "{path.text}"'
+        try:
+            value = path.read(row)
+        except BadRow:
+            raise BadRow(f"{setting}: the row has no such column") from None
+        values = value if path.each else [value] * len(found)
+        if len(values) != len(found):
+            raise BadRow(f"{setting}: it has {len(values)} items, where {len(found)} rows are made of this one")
+        return [
+            item if item.get("fault") or item.get("left_out") else item | _weight_found(each, setting)
+            for each, item in zip(values, found, strict=True)
+        ]
+
     def _refuse_half_read(self, way: Way, row: Mapping[str, Any], found: Sequence[Found]) -> None:
         """Raises BadRow for what a row holds beside its way, and the first rows did not: another conversation, a context."""
         if isinstance(way, Named) and way.twin and not self.purpose.problems and way.differs(row):
@@ -106,14 +126,19 @@ class Reader:
                     raise BadRow(f"{name} holds something that nothing reads: join it to the prompt in {self.setting}.columns")
 
     def _named(self, found: Found) -> Found:
-        if found.get("left_out"):
+        if found.get("left_out") is True:
             where = next((way.where for way in [self.way] if isinstance(way, Mapped)), None)
             return {"left_out": f'{self.setting}.where = "{where.text if where else ""}"'}
         return found
 
 
 def reader_of(
-    source: Source, head: Sequence[Row], problems: bool = False, reward: str = "r1_zero", setting: str = "data"
+    source: Source,
+    head: Sequence[Row],
+    problems: bool = False,
+    reward: str = "r1_zero",
+    setting: str = "data",
+    weight: str | None = None,
 ) -> Reader:
     """How the rows of a source are read, decided by its first rows.
 
@@ -122,14 +147,28 @@ def reader_of(
         problems: the rows are validation problems: they need no response, and works are not read.
         reward: the grader, as `eval.reward`: its form of an answer is written into responses that are made of several columns.
         setting: the section of the configuration that messages name.
+        weight: the column or path that says what a row counts in the loss; None: each row counts one.
 
     Raises:
         InputError: rows can be read in two ways, or in none; the message has the lines to write.
     """
+    reader = _unweighed(source, head, problems, reward, setting)
+    if weight is None:
+        return reader
+    path = path_of(weight, f"{setting}.weight")
+    _check_there(path, [row.value for row in head if not row.problem], setting, "weight")
+    if path.each and not (reader.way is not None and _has_items(reader.way)):
+        raise InputError(f'{setting}.weight = "{weight}" has [*], but no value of {setting}.columns has it')
+    return replace(reader, weight=path)
+
+
+def _unweighed(source: Source, head: Sequence[Row], problems: bool, reward: str, setting: str) -> Reader:
+    """`reader_of` without a weight."""
     purpose = Purpose(problems, reward)
     rows = [row.value for row in head if not row.problem]
     where = path_of(source.where, f"{setting}.where") if source.where is not None else None
-    _check_where(where, rows, setting)
+    if where is not None:
+        _check_there(where, rows, setting, "where")
     facts = facts_of(rows)
     outer = where if where is not None and not where.each else None
     if source.shape != "auto":
@@ -172,10 +211,35 @@ def _no_items(where: Path | None, setting: str, which: str) -> Path | None:
     return where
 
 
-def _check_where(where: Path | None, rows: Sequence[Mapping[str, Any]], setting: str) -> None:
-    if where is not None and rows and not any(where.root(row) in row for row in rows):
+def _check_there(path: Path, rows: Sequence[Mapping[str, Any]], setting: str, key: str) -> None:
+    if rows and not any(path.root(row) in row for row in rows):
         keys = sorted({key for row in rows for key in row})
-        raise InputError(f'{setting}.where = "{where.text}": no such column in the first rows; their keys are {keys}')
+        raise InputError(f'{setting}.{key} = "{path.text}": no such column in the first rows; their keys are {keys}')
+
+
+def _weight_found(value: Any, setting: str) -> Found:
+    """The weight of a row; of one that counts nothing, why it is left out; of one whose weight is none, its fault."""
+    try:
+        weight = weight_of(value, setting)
+    except BadRow as problem:
+        return {"fault": str(problem)}
+    return {"weight": weight} if weight else {"left_out": f"{setting}: it counts 0"}
+
+
+def weight_of(value: Any, setting: str) -> float:
+    """What a row counts in the loss. Raises BadRow: it is no number from 0 to `LARGEST_WEIGHT`, or too small to count.
+
+    Args:
+        setting: what names it, for messages.
+    """
+    try:
+        weight = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        weight = math.nan
+    if weight == 0 or LEAST_WEIGHT <= weight <= LARGEST_WEIGHT:
+        return weight
+    hint = "; write 1 for a row that counts as any other, 0 for one that is left out" if not holds(value) else ""
+    raise BadRow(f"{setting}: {value!r} is no weight: 0, or a number from {LEAST_WEIGHT:g} to {LARGEST_WEIGHT:g}{hint}")
 
 
 def _fit(columns: Mapping[str, Column], rows: Sequence[Mapping[str, Any]]) -> bool:
