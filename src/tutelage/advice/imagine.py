@@ -36,7 +36,8 @@ class Rows(NamedTuple):
 
 def rows_of(data: DataConfig) -> Rows:
     """How many rows the data have, before any is left out. They are counted and not understood; a hub is not asked."""
-    count = _count(data.train, data.train_split, data.hub_config)
+    counts = [_count(each.source.path, each.source.split, each.source.hub_config) for each in data.of_training()]
+    count = None if None in counts else sum(each for each in counts if each is not None)
     source = data.of_validation()
     problems = None if source is None else _count(source.path, source.split, source.hub_config)
     training = IMAGINED_ROWS if count is None else count
@@ -45,7 +46,7 @@ def rows_of(data: DataConfig) -> Rows:
         validation = max(1, round(data.test_size * count))
         training = count - validation if data.test_size else count
     total = IMAGINED_ROWS if count is None else count
-    return Rows(data.train, total, min(training, data.size or training), validation, count is None)
+    return Rows(data.in_words, total, min(training, data.size or training), validation, count is None)
 
 
 def _count(name: str, split: str, hub_config: str | None) -> int | None:

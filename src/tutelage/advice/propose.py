@@ -191,7 +191,7 @@ def advise(
     tokenizer = None
     if length is None:
         tokenizer, prepared = _prepared(config)
-        rows = Rows(config.data.train, len(prepared.ledger.sources), prepared.rows, len(prepared.validation), imagined=False)
+        rows = Rows(config.data.in_words, len(prepared.ledger.sources), prepared.rows, len(prepared.validation), imagined=False)
     else:
         with console.progress("counting the rows"):
             rows = rows_of(config.data)

@@ -128,5 +128,7 @@ def _problems(arguments: argparse.Namespace, config: Config) -> Source:
     if arguments.problems is not None:
         return Source(path=arguments.problems, prompt=config.data.prompt, **reading)
     reading["hub_config"] = arguments.hub_config or config.data.hub_config
+    if len(config.data.paths) > 1:
+        raise InputError(f"data.train names {len(config.data.paths)} sources: name one that has the problems to solve (--problems)")
     # a problem whose given solution is wrong is a problem too
-    return config.data.of_training().model_copy(update={"where": None, **reading})
+    return config.data.read_as_training(config.data.paths[0]).model_copy(update={"where": None, **reading})

@@ -100,7 +100,7 @@ def read_pool(config: Config, tokenizer: Any, kept: Template | None = None) -> P
         overlap = [overlap_column(asked, recipe)] if asked is not None else []
         return [verdict_column(reward), *overlap] if data.filter else overlap
 
-    store = _training_rows(data, template, tokenizer, reward, columns)
+    store = training_rows(data, template, tokenizer, reward, columns)
     _check_end(store, config)
     faults = checked_faults(store, data)
     held = np.zeros(0, np.int64)
@@ -125,10 +125,10 @@ def read_pool(config: Config, tokenizer: Any, kept: Template | None = None) -> P
     return Pool(config, store, asked, ledger, np.flatnonzero(stays), problems, panel, longest, _unread(store, asked), notes)
 
 
-def _training_rows(
-    data: DataConfig, template: Template, tokenizer: Any, reward: str, columns: Callable[[Recipe], list[Added]]
+def training_rows(
+    data: DataConfig, template: Template, tokenizer: Any, reward: str, columns: Callable[[Recipe], list[Added]] = lambda _: []
 ) -> Store:
-    """The rows of all sources of `data.train`."""
+    """The rows of all sources of `data.train`, with further columns."""
     stores = []
     for index, weighed in enumerate(data.of_training()):
         prompt = weighed.source.prompt or data.prompt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from tutelage.config import Config, Source
 from tutelage.data.hold_out import Asked, hold_out, overlap_column, problems_of
 from tutelage.data.ledger import Example, Ledger, summary
-from tutelage.data.pool import choose_problems
+from tutelage.data.pool import choose_problems, training_rows
 from tutelage.data.store import Store, open_store
 from tutelage.data.templates import Template, template_of
 from tutelage.data.texts import is_text
@@ -46,10 +47,10 @@ def held_out_problems(config: Config, template: Template, tokenizer: Any) -> Ask
         InputError: as `problems_of` and `hold_out`.
     """
     data, named = config.data, config.data.of_validation()
-    source = named or data.of_training()
-    other = template if source.prompt in (None, data.prompt) else template_of(str(source.prompt), tokenizer, {})
-    store = open_store(source, other, tokenizer, config.eval.reward, setting="data.validation")
-    return problems_of(store, data) if named is not None else hold_out(store, data)[0]
+    if named is None:
+        return hold_out(training_rows(data, template, tokenizer, config.eval.reward), data)[0]
+    other = template if named.prompt in (None, data.prompt) else template_of(str(named.prompt), tokenizer, {})
+    return problems_of(open_store(named, other, tokenizer, config.eval.reward, setting="data.validation"), data)
 
 
 def unsolved_problems(source: Source, held: Asked, config: Config, template: Template, tokenizer: Any, seed: int) -> Unsolved:
@@ -68,7 +69,7 @@ def unsolved_problems(source: Source, held: Asked, config: Config, template: Tem
     asked = problems_of(store, config.data)
     ledger = Ledger(store.sources)
     _mark_others(ledger, store, asked)
-    whys = store.column(overlap_column(held, store.recipe), "comparing with the held-out problems")["overlap"]
+    whys = store.column(functools.partial(overlap_column, held), "comparing with the held-out problems")["overlap"]
     same = ~is_text(whys, "")
     for row in np.flatnonzero(same & store.well_formed & store.referenced).tolist():
         ledger.mark(row, "overlap", whys[row].as_py())

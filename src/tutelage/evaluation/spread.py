@@ -27,7 +27,7 @@ class Solve(Protocol):
     """What solves a job, as `solver` yields it."""
 
     def __call__(
-        self, job: Job, on_finished: Callable[[int], None] = nothing, on_part: Callable[[Job, Solved], None] = nothing
+        self, job: Job, on_finished: console.Advance = nothing, on_part: Callable[[Job, Solved], None] = nothing
     ) -> Solved: ...
 
 

@@ -45,7 +45,7 @@ def model_card(
         "---",
         f"# {Path(config.run.dir).name}",
         "",
-        f"`{base}` after {steps} optimizer steps of supervised fine-tuning by Tutelage on `{config.data.train}`:"
+        f"`{base}` after {steps} optimizer steps of supervised fine-tuning by Tutelage on `{config.data.in_words}`:"
         f" {rows} rows ({counts_in_words(fates)}){seen and f', {seen}'}, prompt template `{config.data.prompt}`,"
         f" learning rate {train.lr:g} ({train.schedule}), {train.batch_size} × {train.grad_accum} rows a step,"
         f" {precision}, loss per {train.loss_normalization}.",

@@ -53,12 +53,14 @@ def problems_to_sample(
     def opened(source: Source) -> Store:
         return open_store(source, template, tokenizer, config.eval.reward, setting="data.validation")
 
-    read_as = config.data.of_training().model_copy(update={"where": None})
-    asked = problems_of(opened(read_as.model_copy(update={"path": path})), config.data)
+    def read(source: str) -> Source:
+        return config.data.read_as_training(source).model_copy(update={"where": None})
+
+    asked = problems_of(opened(read(path)), config.data)
     if asked.again:
         console.say(f"{asked.again} rows ask a problem again; each problem is asked once")
     fates = [Fate(*fault) for fault in asked.faults]
-    stores = [opened(read_as.model_copy(update={"path": each})) for each in exclude]
+    stores = [opened(read(each)) for each in exclude]
     excluded: list[Rows] = [(store, np.flatnonzero(store.well_formed).tolist()) for store in stores]
     if config.data.overlap == "drop":
         excluded += _validation_of(config, run, tokenizer, opened)

@@ -35,7 +35,7 @@ def evaluate_start(ground: Ground, directory: Path) -> None:
     write_text(directory / "environment.json", json.dumps(describe_environment(), indent=2) + "\n")
     write_text(directory / "generations.jsonl", to_lines(solved.records))
     summary = {
-        "model": ground.wished.start, "data": f"the held-out problems of {ground.config.data.train}", "backend": solving.eval.backend,
+        "model": ground.wished.start, "data": f"the held-out problems of {ground.config.data.in_words}", "backend": solving.eval.backend,
         **summarize(solved.records, solved.entropy), "certificates": [proof.as_dict() for proof in solved.certificates],
     }  # fmt: skip
     write_text(directory / "summary.json", json.dumps(summary, indent=2) + "\n")

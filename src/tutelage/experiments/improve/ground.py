@@ -117,7 +117,7 @@ def write_problems(ground: Ground) -> None:
     again = held_out_problems(named, ground.template, ground.tokenizer)
     if not same_problems(choose_problems(again, 0), choose_problems(held, 0)):
         raise InputError(
-            f"{ground.config.data.train}: the problems that data.test_size holds out are read otherwise by themselves than among the"
+            f"{ground.config.data.in_words}: the problems that data.test_size holds out are read otherwise by themselves than among the"
             " training rows; name validation problems (data.validation)"
         )
 
