@@ -112,6 +112,7 @@ def _same_function(a: Node, b: Node, log_base: int | None) -> bool:
     known, cancel = _names(a, b), _cancels(a) or _cancels(b)
     approximate = holds(a, Kind.OPAQUE) or holds(b, Kind.OPAQUE)
     of_integers = set(_OF_INTEGERS) - ({"sum", "prod"} if "infty" in known else set())
+    kinks = known & _WITH_KINKS
     integers = bool(known & of_integers) or holds(a, Kind.FACTORIAL) or holds(b, Kind.FACTORIAL)
     for real_only in (False,) if "i" in known else (True, False):
         used = 0
@@ -121,10 +122,11 @@ def _same_function(a: Node, b: Node, log_base: int | None) -> bool:
             if not ((nearly if cancel else close)(x, y) or (approximate and _agree(x, y))):
                 return False
             used += 1
-            if used == (3 if approximate else 8):
+            exact = isinstance(x, Fraction) and isinstance(y, Fraction) and not kinks
+            if used == (3 if approximate or exact else 8):
                 break
         if used >= 3:
-            far_out = _values(a, b, _far_points(a, b) if known & _WITH_KINKS else (), log_base)
+            far_out = _values(a, b, _far_points(a, b) if kinks else (), log_base)
             return all(nearly(x, y) for x, y in far_out if is_real(x) and is_real(y))
     return False
 
@@ -133,7 +135,8 @@ def _far_points(a: Node, b: Node) -> Iterator[dict[str, Fraction]]:
     """|x - 100| and 100 - x are alike near zero: points around the constants of both, multiples of these, and far ones tell."""
     numbers = (abs(part.value) for side in (a, b) for part in nodes_of(side) if part.kind is Kind.NUMBER)
     constants = sorted({number for number in numbers if 9 < number < 2000})
-    reach = [*constants[:4], Fraction(37), Fraction(173), Fraction(811)]
+    summed = holds(a, Kind.OPAQUE) or holds(b, Kind.OPAQUE)  # term by term
+    reach = [*constants[:4], Fraction(37), *((Fraction(173), Fraction(811)) if not summed else ())]
     for index in range(6 * len(reach)):
         base, sign = reach[index % len(reach)], -1 if index // len(reach) % 2 else 1
         at = {}

@@ -31,6 +31,7 @@ from tutelage.grading.numbers import (
     exact_root,
     hash_of,
     is_integer,
+    is_real,
     small_enough,
 )
 from tutelage.grading.tree import Kind, Node, negated, nodes_of, product
@@ -89,6 +90,9 @@ class _Evaluator:
                 return self.both(operator.mul, *self.values(node.args))
             case Kind.DIVIDE | Kind.RATIO if len(node.args) == 2:
                 return self.both(operator.truediv, *self.values(node.args))
+            case Kind.POWER if node.args[0].is_symbol("e") and "e" not in self.at:
+                exponent = self.value(node.args[1])
+                return self.call("exp", [exponent]) if exponent else Fraction(1)
             case Kind.POWER:
                 return self.power(*self.values(node.args))
             case Kind.PERCENT:
@@ -174,7 +178,8 @@ class _Evaluator:
 
     def factorial(self, number: Value) -> Value:
         if not is_integer(number):
-            return self.opaque("factorial", [number])
+            small = is_real(number) and 0 < self.mpf(number) < 10**11
+            return self.finite(self.mp.factorial(self.mpf(number))) if small else self.opaque("factorial", [number])
         if number < 0:
             raise Undefined("the factorial of a negative number")
         if number > MAX_FACTORIAL:
@@ -203,7 +208,9 @@ class _Evaluator:
         if len(arguments) != 1 or name not in _ELEMENTARY:
             return self.opaque(name, arguments)
         argument = self.mpf(arguments[0])
-        if name in ("exp", "sinh", "cosh"):
+        if name in ("exp", "sinh", "cosh") and not self.mp.isinf(argument):
+            if self.far_out and name == "exp" and self.mp.re(argument) < -(10**9):
+                return self.mp.mpf(0)
             self.limit(abs(argument))
         if name in ("sin", "cos", "tan", "cot", "sec", "csc") and abs(argument) > 10**30:
             raise TooLarge(f"{name} of a huge number")
