@@ -53,7 +53,7 @@ def equal_expressions(gold: Node, answer: Node) -> bool:
 
 def _names(*sides: Node) -> set[str]:
     """The names of all functions and symbols."""
-    return {node.value for side in sides for node in nodes_of(side) if isinstance(node.value, str)}
+    return set().union(*(side.words for side in sides))
 
 
 def _readings(gold: Node, answer: Node) -> list[tuple[Node, Node]]:
@@ -84,7 +84,7 @@ def points(names: set[str], count: int, integers: bool = False, seed: object = 0
         integers: the letters that usually stand for integers (n, k, …) get small positive ones.
         seed: what is compared: whoever wrote one side cannot know the points without the other.
     """
-    ranges = [(0, 1), (-1, 0), (1, 4), (-5, -1), (-9, 9), (-2, 2), (0, 3), (2, 9)]
+    ranges = [(0, 1), (2, 9), (-1, 0), (-5, -1), (1, 4), (-9, 9), (-2, 2), (0, 3)]
     written = repr(seed)
     for index in range(count):
         low, high = ranges[index % len(ranges)]
@@ -123,7 +123,7 @@ def _same_function(a: Node, b: Node, log_base: int | None) -> bool:
                 return False
             used += 1
             exact = isinstance(x, Fraction) and isinstance(y, Fraction) and not kinks
-            if used == (3 if approximate or exact else 8):
+            if used == (3 if approximate or exact else 8 if kinks else 5):
                 break
         if used >= 3:
             far_out = _values(a, b, _far_points(a, b) if kinks else (), log_base)

@@ -8,6 +8,7 @@ from hashlib import blake2b
 from typing import Any
 
 from mpmath.ctx_mp import MPContext
+from mpmath.libmp import from_rational
 
 from tutelage.grading.work import TooLarge, spend
 
@@ -28,11 +29,16 @@ def _context(digits: int) -> MPContext:
 
 
 CONTEXTS = {digits: _context(digits) for digits in (DIGITS, MANY_DIGITS)}
+_CLOSE = {digits: context.mpf(10) ** -int(digits * 0.8) for digits, context in CONTEXTS.items()}
+_NEAR = {digits: context.mpf(10) ** -int(digits * 0.9) for digits, context in CONTEXTS.items()}
 
 
 def as_mpf(number: Value, digits: int = DIGITS) -> Value:
     """A rational number with that many digits; another as it is."""
-    return CONTEXTS[digits].mpf(number.numerator) / number.denominator if isinstance(number, Fraction) else number
+    if not isinstance(number, Fraction):
+        return number
+    context = CONTEXTS[digits]
+    return context.make_mpf(from_rational(number.numerator, number.denominator, context.prec, "n"))
 
 
 def alike(*numbers: Value, digits: int = DIGITS) -> list[Value]:
@@ -46,7 +52,7 @@ def close(a: Value, b: Value, digits: int = DIGITS) -> bool:
     x, y = alike(a, b, digits=digits)
     if isinstance(x, Fraction) or not (is_finite(x) and is_finite(y)):
         return bool(x == y)
-    return bool(abs(x - y) <= CONTEXTS[digits].mpf(10) ** -int(digits * 0.8) * max(abs(x), abs(y)))
+    return bool(abs(x - y) <= _CLOSE[digits] * max(abs(x), abs(y)))
 
 
 def nearly(a: Value, b: Value, digits: int = DIGITS) -> bool:
@@ -54,7 +60,7 @@ def nearly(a: Value, b: Value, digits: int = DIGITS) -> bool:
     if close(a, b, digits):
         return True
     x, y = alike(a, b, digits=digits)
-    return not isinstance(x, Fraction) and bool(abs(x - y) <= CONTEXTS[digits].mpf(10) ** -int(digits * 0.9))
+    return not isinstance(x, Fraction) and bool(abs(x - y) <= _NEAR[digits])
 
 
 def is_finite(a: Value) -> bool:

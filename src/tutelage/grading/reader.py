@@ -6,11 +6,13 @@ A recursive-descent parser for what stands in answers: numbers, expressions, rel
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
+from tutelage.grading import work
 from tutelage.grading.lexer import tokenize
 from tutelage.grading.terms import Terms
 from tutelage.grading.tree import Kind, Node, Unreadable, plain_text, symbol
-from tutelage.grading.work import TooLarge
+from tutelage.grading.work import UNITS, TooLarge, limited, spend
 
 MAX_TOKENS = 3_000
 _RELATIONS = {
@@ -33,6 +35,20 @@ def read(text: str, thousands: bool = True, trusted: bool = False) -> Node:
     Raises:
         Unreadable: the grammar does not know the text; TooLarge: it is over a limit.
     """
+    tree, units = _read(text, thousands, trusted)
+    spend(units)
+    return tree
+
+
+@lru_cache(4_096)
+def _read(text: str, thousands: bool, trusted: bool) -> tuple[Node, float]:
+    """The tree, and the work that it costs each time."""
+    with limited():
+        tree = _tree(text, thousands, trusted)
+        return tree, UNITS - work.left
+
+
+def _tree(text: str, thousands: bool, trusted: bool) -> Node:
     if thousands:
         text = _join_thousands(text)
     if "\\int" in text or "\\iint" in text:

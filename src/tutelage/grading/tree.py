@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fractions import Fraction
+from functools import cached_property
 from typing import Any
 
 from tutelage.grading.work import spend
@@ -62,6 +63,24 @@ class Node:
     value: Any = None
     places: int | None = field(default=None, compare=False)
 
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """The symbols in it that need a value; the f of f(x) is no unknown."""
+        if self.kind is Kind.SYMBOL:
+            return frozenset() if self.value in CONSTANTS or self.value.startswith(BOUND) else frozenset((self.value,))
+        return symbols_of(self.args[1:] if self.kind is Kind.APPLY else self.args)
+
+    @cached_property
+    def kinds(self) -> frozenset[Kind]:
+        """The kinds of it and of all nodes in it."""
+        return frozenset((self.kind,)).union(*(part.kinds for part in _nodes(self.args)))
+
+    @cached_property
+    def words(self) -> frozenset[str]:
+        """The names of all functions and symbols in it."""
+        own = frozenset((self.value,)) if isinstance(self.value, str) else frozenset()
+        return own.union(*(part.words for part in _nodes(self.args)))
+
     def is_symbol(self, *names: str) -> bool:
         """It is a symbol, of one of these names if there are any."""
         return self.kind is Kind.SYMBOL and (not names or self.value in names)
@@ -104,32 +123,33 @@ def tuple_of(parts: tuple[Node, ...]) -> Node:
 ZERO = number(0)
 
 
-def nodes_of(part: Any) -> Iterator[Node]:
-    """The node and all below it; of a tuple, those of its elements."""
-    rest = [part]
-    while rest:
-        part = rest.pop()
+def _nodes(args: tuple[Any, ...]) -> Iterator[Node]:
+    """The nodes among arguments, and in the rows of a matrix."""
+    for part in args:
         if isinstance(part, Node):
-            spend()
             yield part
-            rest.extend(part.args)
         elif isinstance(part, tuple):
-            rest.extend(part)
+            yield from _nodes(part)
+
+
+def nodes_of(node: Node) -> Iterator[Node]:
+    """The node and all below it."""
+    rest = [node]
+    while rest:
+        node = rest.pop()
+        spend()
+        yield node
+        rest += _nodes(node.args)
 
 
 def holds(node: Node, *kinds: Kind) -> bool:
     """A node of one of these kinds is in it."""
-    return any(inner.kind in kinds for inner in nodes_of(node))
+    return not node.kinds.isdisjoint(kinds)
 
 
-def symbols_of(part: Any) -> set[str]:
+def symbols_of(part: Node | tuple[Any, ...]) -> frozenset[str]:
     """The names that need a value."""
-    if isinstance(part, Node):
-        spend()
-        if part.kind is Kind.SYMBOL:
-            return set() if part.value in CONSTANTS or part.value.startswith(BOUND) else {part.value}
-        part = part.args[1:] if part.kind is Kind.APPLY else part.args  # the f of f(x) is no unknown
-    return set().union(*map(symbols_of, part)) if isinstance(part, tuple) else set()
+    return part.names if isinstance(part, Node) else frozenset().union(*(inner.names for inner in _nodes(part)))
 
 
 def rewritten(part: Any, change: Callable[[Node], Node]) -> Any:

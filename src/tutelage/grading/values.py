@@ -169,7 +169,8 @@ class _Evaluator:
         if not self.mp.isinf(base) and not self.mp.isinf(exponent):
             if self.far_out and self.mp.re(exponent) * self.mp.log(abs(base)) < -(10**9):
                 return self.mp.mpf(0)
-            self.limit(abs(exponent) * abs(self.mp.log(abs(base))))
+            if abs(self.mp.mag(base)) > 1_000 or abs(exponent) > 10**6:
+                self.limit(abs(exponent) * abs(self.mp.log(abs(base))))
         return self.finite(self.mp.power(base, exponent))
 
     def limit(self, exponent: Value) -> None:
