@@ -145,7 +145,7 @@ def _about(a: Node, b: Node) -> bool:
 # --- matrices
 
 
-def _matrix_arithmetic(kind: Kind, parts: list[Node]) -> Node | None:
+def _matrix_arithmetic(kind: str, parts: list[Node]) -> Node | None:
     """A sum, product, multiple or transpose, entry by entry; None if these are not matrices that go together."""
     first, second = parts[0], parts[-1]
     if kind is Kind.ADD and all(part.kind is Kind.MATRIX for part in parts) and len(set(map(shape, parts))) == 1:

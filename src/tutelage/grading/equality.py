@@ -133,8 +133,10 @@ def _refusal(text: str) -> str | None:
     """Why an answer is not worth handing to a parser, or None. Each test is linear in the length."""
     if "\0" in text or re.search("[\ud800-\udfff]", text):
         return "characters that no text has"
-    if sum(character.isdigit() for character in text) > MAX_DIGITS:
+    if len(text) > MAX_DIGITS and sum(map(str.isdigit, text)) > MAX_DIGITS:
         return f"over {MAX_DIGITS} digits"
+    if sum(map(text.count, "([{")) <= MAX_DEPTH:
+        return None
     depth = deepest = 0
     for character in text:
         depth += (character in "([{") - (character in ")]}")

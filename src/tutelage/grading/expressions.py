@@ -69,7 +69,7 @@ def _readings(gold: Node, answer: Node) -> list[tuple[Node, Node]]:
     return pairs
 
 
-def _without(kind: Kind, node: Node) -> Node | None:
+def _without(kind: str, node: Node) -> Node | None:
     """The 5 of 5 % and the -5 of -5 %; None if the sign is not there."""
     if node.kind is Kind.NEGATE:
         inner = _without(kind, node.args[0])
@@ -77,8 +77,8 @@ def _without(kind: Kind, node: Node) -> Node | None:
     return node.args[0] if node.kind is kind else None
 
 
-def points(names: set[str], count: int, integers: bool = False, seed: object = 0) -> Iterator[dict[str, Fraction]]:
-    """`count` assignments, of one order of size and sign after another.
+def points(names: frozenset[str], count: int, integers: bool = False, seed: object = 0) -> Iterator[dict[str, Fraction]]:
+    """`count` assignments, of one order of size and sign after another; every second one mixes them.
 
     Args:
         integers: the letters that usually stand for integers (n, k, …) get small positive ones.
@@ -87,9 +87,9 @@ def points(names: set[str], count: int, integers: bool = False, seed: object = 0
     ranges = [(0, 1), (2, 9), (-1, 0), (-5, -1), (1, 4), (-9, 9), (-2, 2), (0, 3)]
     written = repr(seed)
     for index in range(count):
-        low, high = ranges[index % len(ranges)]
         at = {}
-        for name in names:
+        for offset, name in enumerate(sorted(names)):  # |a| + |b| is |a + b| where the signs are alike
+            low, high = ranges[(index + 2 * offset * (index % 2)) % len(ranges)]
             drawn = hash_of(f"({index!r}, {name!r}, {written})")
             if integers and (name[0] in INTEGER_LETTERS or index % 2):
                 at[name] = Fraction(1 + drawn % (8 + 2 * index))

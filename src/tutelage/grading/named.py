@@ -33,7 +33,7 @@ def name_of(node: Node) -> str | None:
     return None
 
 
-def _joined(kind: Kind, names: list[str]) -> str | None:
+def _joined(kind: str, names: list[str]) -> str | None:
     """One name of several: AB, V_1 : V_2, AB/CD, (x, y)."""
     match kind:
         case Kind.MULTIPLY:

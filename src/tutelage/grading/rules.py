@@ -15,10 +15,10 @@ _ORDER = (
     Kind.QUANTITY, Kind.RELATION, Kind.BUILDER, *UNORDERED, *SET_OPERATIONS, Kind.SEQUENCE, Kind.MATRIX, Kind.BASED, Kind.RESIDUE,
 )  # fmt: skip
 """The first of these kinds that one of two nodes has says which rule compares them."""
-_RULES: dict[Kind, Rule] = {}
+_RULES: dict[str, Rule] = {}
 
 
-def rule(*kinds: Kind) -> Callable[[Rule], Rule]:
+def rule(*kinds: str) -> Callable[[Rule], Rule]:
     """Make a function the rule for these kinds."""
 
     def keep(compare: Rule) -> Rule:

@@ -41,7 +41,7 @@ def infinite(mp: MPContext, name: str, term: Function, start: int) -> Value:
             return mp.zero
         raise Unknown("its terms vanish too slowly")
     total, totals = mp.mpf(neutral), []
-    for stride in (1, 16):  # the second for terms that vanish like powers of 0.95
+    for stride in (1, 8):  # the second for terms that vanish like powers of 0.9
         for index in range(start + len(totals), start + stride * (TERMS + 5)):
             total = total * term(mp.mpf(index)) if neutral else total + term(mp.mpf(index))
             totals.append(total)

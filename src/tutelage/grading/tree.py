@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from enum import StrEnum
 from fractions import Fraction
 from functools import cached_property
 from typing import Any
@@ -19,7 +17,7 @@ class Unreadable(Exception):
     """The text is not an answer that the grammar knows."""
 
 
-class Kind(StrEnum):
+class Kind:
     """What a node is."""
 
     NUMBER = "number"  # value: a Fraction
@@ -51,17 +49,22 @@ class Kind(StrEnum):
     RATIO = "ratio"
     OPAQUE = "opaque"  # a sum, product, integral, limit or remainder, compared by its parts; value: its name
 
-    __repr__ = str.__repr__  # the points of a comparison are drawn from how a tree is written
-
-
-@dataclass(frozen=True)
 class Node:
-    """A part of an answer; `places` counts the digits of a number behind its decimal point (None: it has no point)."""
+    """A part of an answer, which nothing changes; `places` counts the digits of a number behind its decimal point (None: it has no point)."""
 
-    kind: Kind
-    args: tuple[Any, ...] = ()
-    value: Any = None
-    places: int | None = field(default=None, compare=False)
+    def __init__(self, kind: str, args: tuple[Any, ...] = (), value: Any = None, places: int | None = None) -> None:
+        self.kind, self.args, self.value, self.places = kind, args, value, places
+
+    def __eq__(self, other: object) -> bool:
+        same = isinstance(other, Node) and self.kind == other.kind and self.value == other.value
+        return same and self.args == other.args  # type: ignore[attr-defined]
+
+    def __hash__(self) -> int:
+        return hash((self.kind, self.args, self.value))
+
+    def __repr__(self) -> str:
+        """The points of a comparison are drawn from this."""
+        return f"{self.kind}{self.args!r}{self.value!r}"
 
     @cached_property
     def names(self) -> frozenset[str]:
@@ -71,7 +74,7 @@ class Node:
         return symbols_of(self.args[1:] if self.kind is Kind.APPLY else self.args)
 
     @cached_property
-    def kinds(self) -> frozenset[Kind]:
+    def kinds(self) -> frozenset[str]:
         """The kinds of it and of all nodes in it."""
         return frozenset((self.kind,)).union(*(part.kinds for part in _nodes(self.args)))
 
@@ -142,7 +145,7 @@ def nodes_of(node: Node) -> Iterator[Node]:
         rest += _nodes(node.args)
 
 
-def holds(node: Node, *kinds: Kind) -> bool:
+def holds(node: Node, *kinds: str) -> bool:
     """A node of one of these kinds is in it."""
     return not node.kinds.isdisjoint(kinds)
 

@@ -286,10 +286,10 @@ class _Evaluator:
 
     def calculated(self, name: str, variable: str, bounds: list[Value], body: Node) -> Value | None:
         """The number that an infinite sum, an integral or a limit is; None if none was found. Raises Undefined: it has none."""
+        outer = _Evaluator({name: self.mpf(value) for name, value in self.at.items()}, self.digits, self.log_base)
 
         def at(point: Value) -> Value:
-            exact = Fraction(int(point)) if name in ("sum", "prod") else point
-            inner = self.with_variable(variable, exact)
+            inner = outer.with_variable(variable, Fraction(int(point)) if name in ("sum", "prod") else point)
             inner.far_out = name == "int"
             return self.mpf(inner.value(body))
 

@@ -9,6 +9,7 @@ outlive its owner.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import resource
@@ -31,6 +32,8 @@ def main() -> None:
     signal.signal(signal.SIGPROF, signal.SIG_DFL)  # what the owner ignores or blocks comes down through exec
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     restrict()
+    gc.freeze()
+    gc.set_threshold(20_000)  # trees hold no cycles
     print("ready", file=replies, flush=True)
     for line in sys.stdin.buffer:
         print(json.dumps([_reply(*pair) for pair in json.loads(line)]), file=replies, flush=True)
