@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tutelage.grading.tree import ZERO, Kind, Node, nodes_of, product, symbol, tuple_of
+from tutelage.grading.tree import ZERO, Kind, Node, holds, nodes_of, product, symbol, tuple_of
 
 _POSTFIXED = (Kind.POWER, Kind.FACTORIAL)
 _OF_POINTS = (Kind.SEQUENCE, Kind.RELATION, Kind.LIST, Kind.SET, Kind.MATRIX)
@@ -17,9 +17,9 @@ _OF_POINTS = (Kind.SEQUENCE, Kind.RELATION, Kind.LIST, Kind.SET, Kind.MATRIX)
 
 def resolved(gold: Node, answer: Node) -> tuple[Node, Node]:
     """The two trees with each marked letter as a function or a factor; A(1, 2) beside a tuple is the point A = (1, 2)."""
-    applied = [[node for node in nodes_of(side) if node.kind is Kind.APPLY] for side in (gold, answer)]
-    if not any(applied):
+    if not (holds(gold, Kind.APPLY) or holds(answer, Kind.APPLY)):
         return gold, answer
+    applied = [[node for node in nodes_of(side) if node.kind is Kind.APPLY] for side in (gold, answer)]
     alone = [_alone(side) for side in (gold, answer)]
     functions = {node.args[0].value for side in applied for node in side if node.value is None}
     factors: list[set[int]] = [set(), set()]

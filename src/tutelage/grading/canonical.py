@@ -18,6 +18,8 @@ _COLLECTIONS = (
 
 def simplify(node: Node) -> Node:
     """Chains cut to what they say, brackets around one thing removed, matrices calculated."""
+    if node.kind in (Kind.NUMBER, Kind.SYMBOL):
+        return node
     match node.kind:
         case Kind.SEQUENCE if len(node.args) == 1 and node.value != ("{", "}"):
             return simplify(node.args[0])

@@ -53,7 +53,7 @@ def equal_expressions(gold: Node, answer: Node) -> bool:
 
 def _names(*sides: Node) -> set[str]:
     """The names of all functions and symbols."""
-    return set().union(*(side.words for side in sides))
+    return set().union(*(side.contents[2] for side in sides))
 
 
 def _readings(gold: Node, answer: Node) -> list[tuple[Node, Node]]:
@@ -122,7 +122,7 @@ def _same_function(a: Node, b: Node, log_base: int | None) -> bool:
             if not ((nearly if cancel else close)(x, y) or (approximate and _agree(x, y))):
                 return False
             used += 1
-            exact = isinstance(x, Fraction) and isinstance(y, Fraction) and not kinks
+            exact = type(x) is Fraction and type(y) is Fraction and not kinks
             if used == (3 if approximate or exact else 8 if kinks else 5):
                 break
         if used >= 3:
@@ -152,7 +152,7 @@ def _same_constant(a: Node, b: Node, log_base: int | None) -> bool:
     try:
         for digits in (DIGITS, MANY_DIGITS):
             x, y = (evaluate(node, None, digits, log_base) for node in (a, b))
-            if isinstance(x, Fraction) and isinstance(y, Fraction):
+            if type(x) is Fraction and type(y) is Fraction:
                 return x == y
             if holds(a, Kind.OPAQUE) or holds(b, Kind.OPAQUE):
                 return _agree(x, y)
@@ -219,9 +219,9 @@ def _rounds_to(gold: Node, answer: Node, log_base: int | None) -> bool:
         x, y = evaluate(decimal), evaluate(exact, log_base=log_base)
     except Undefined:
         return False
-    if not (is_real(y) and is_finite(y)) or (isinstance(y, Fraction) and _terminates(y)):
+    if not (is_real(y) and is_finite(y)) or (type(y) is Fraction and _terminates(y)):
         return False
-    scale = abs(x / literal.value) if literal.value and isinstance(x, Fraction) else 1  # the power of ten behind the literal
+    scale = abs(x / literal.value) if literal.value and type(x) is Fraction else 1  # the power of ten behind the literal
     return rounded_or_cut(as_mpf(x), as_mpf(y), Fraction(1, 10 ** (literal.places or 0)) * scale)
 
 
@@ -241,7 +241,7 @@ def _same_float(gold: Node, answer: Node, log_base: int | None) -> bool:
         x, y = as_mpf(evaluate(answer)), evaluate(gold, log_base=log_base)
     except Undefined:
         return False
-    if not (is_real(y) and is_finite(y)) or (isinstance(y, Fraction) and y.denominator == 1 and abs(y) >= 10**15) or y == 0:
+    if not (is_real(y) and is_finite(y)) or (type(y) is Fraction and y.denominator == 1 and abs(y) >= 10**15) or y == 0:
         return False
     return bool(abs(x - as_mpf(y)) <= abs(as_mpf(y)) * as_mpf(Fraction(1, 2**50)))
 

@@ -13,7 +13,7 @@ from itertools import permutations
 from tutelage.grading.expressions import is_scalar
 from tutelage.grading.named import assignment, membership
 from tutelage.grading.numbers import CONTEXTS, DIGITS, Undefined, as_mpf, close, is_real
-from tutelage.grading.tree import Kind, Node, negated, nodes_of, number, rewritten, symbol, symbols_of
+from tutelage.grading.tree import Kind, Node, holds, negated, nodes_of, number, rewritten, symbol, symbols_of
 from tutelage.grading.values import evaluate
 
 _COUNTERS = frozenset("knml")
@@ -66,7 +66,7 @@ def _progression(node: Node) -> Node | None:
     except Undefined:
         return None
     step = rest[0] - start
-    whole = all(isinstance(value, Fraction) and value.denominator == 1 for value in (start, step))
+    whole = all(type(value) is Fraction and value.denominator == 1 for value in (start, step))
     if not whole or abs(step) < 2 or rest[1] != start + 2 * step or rest[2] != start + 5 * step:
         return None
     residue = Node(Kind.RESIDUE, (number(start % abs(step)), number(abs(step))))
@@ -91,9 +91,7 @@ def _without_declarations(node: Node) -> tuple[Node, dict[str, str]]:
 
 def _implied(node: Node) -> set[str]:
     """The k of π/4 + 2kπ."""
-    if not any(part.is_symbol("pi", "degree") or part.kind is Kind.DEGREE for part in nodes_of(node)):
-        return set()
-    return symbols_of(node) & _COUNTERS
+    return set(node.names & _COUNTERS) if holds(node, Kind.DEGREE) or node.contents[2] & {"pi", "degree"} else set()
 
 
 def _counts(node: Node, names: set[str]) -> bool:

@@ -35,7 +35,7 @@ _NEAR = {digits: context.mpf(10) ** -int(digits * 0.9) for digits, context in CO
 
 def as_mpf(number: Value, digits: int = DIGITS) -> Value:
     """A rational number with that many digits; another as it is."""
-    if not isinstance(number, Fraction):
+    if type(number) is not Fraction:
         return number
     context = CONTEXTS[digits]
     return context.make_mpf(from_rational(number.numerator, number.denominator, context.prec, "n"))
@@ -43,14 +43,16 @@ def as_mpf(number: Value, digits: int = DIGITS) -> Value:
 
 def alike(*numbers: Value, digits: int = DIGITS) -> list[Value]:
     """All of them exact if they are, otherwise all of mpmath: the two do not calculate with each other."""
-    exact = all(isinstance(number, Fraction) for number in numbers)
-    return list(numbers) if exact else [as_mpf(number, digits) for number in numbers]
+    for number in numbers:
+        if type(number) is not Fraction:
+            return [as_mpf(number, digits) for number in numbers]
+    return list(numbers)
 
 
 def close(a: Value, b: Value, digits: int = DIGITS) -> bool:
     """Equal: exactly if both are rational, otherwise to 80 % of the digits that were computed."""
     x, y = alike(a, b, digits=digits)
-    if isinstance(x, Fraction) or not (is_finite(x) and is_finite(y)):
+    if type(x) is Fraction or not (is_finite(x) and is_finite(y)):
         return bool(x == y)
     return bool(abs(x - y) <= _CLOSE[digits] * max(abs(x), abs(y)))
 
@@ -60,16 +62,16 @@ def nearly(a: Value, b: Value, digits: int = DIGITS) -> bool:
     if close(a, b, digits):
         return True
     x, y = alike(a, b, digits=digits)
-    return not isinstance(x, Fraction) and bool(abs(x - y) <= _NEAR[digits])
+    return type(x) is not Fraction and bool(abs(x - y) <= _NEAR[digits])
 
 
 def is_finite(a: Value) -> bool:
-    return isinstance(a, Fraction) or not CONTEXTS[DIGITS].isinf(a)
+    return type(a) is Fraction or not CONTEXTS[DIGITS].isinf(a)
 
 
 def is_real(a: Value) -> bool:
     """A real number, up to the digits that were computed."""
-    if isinstance(a, Fraction) or not hasattr(a, "_mpc_"):
+    if type(a) is Fraction or not hasattr(a, "_mpc_"):
         return True
     return bool(abs(a.imag) <= abs(a.real) * CONTEXTS[DIGITS].mpf(10) ** -35)
 
@@ -79,7 +81,7 @@ def hash_of(text: str) -> int:
 
 
 def is_integer(number: Value) -> bool:
-    return isinstance(number, Fraction) and number.denominator == 1
+    return type(number) is Fraction and number.denominator == 1
 
 
 def small_enough(number: Fraction) -> Fraction:

@@ -15,6 +15,8 @@ _SIGN_WORDS = {
     "degree": Kind.DEGREE, "degrees": Kind.DEGREE, "deg": Kind.DEGREE,
 }  # fmt: skip
 _CURRENCIES = ("$", "€", "£", "¥", "¢", "₹")
+_ENDS = frozenset({"", "+", "-", ",", ";", ")", "}", "]", "\\}", "=", "<", ">", ":", "&"})
+"""What ends a term, whatever stands before it."""
 COMPOUND = ("", "")
 """The brackets of 5 ft 6 in, which is a sequence of quantities."""
 
@@ -32,6 +34,8 @@ class Terms(Commands):
             terms.append(self.signed_term())
         self.depth -= 1
         node = terms[0] if len(terms) == 1 else Node(Kind.ADD, tuple(terms))
+        if self.next.text in _ENDS:
+            return node
         if self.takes("bmod"):
             node = Node(Kind.OPAQUE, (node, self.sum()), "mod")
         elif self.sees("pmod", "mod") or self.sees_modulus():
@@ -76,7 +80,7 @@ class Terms(Commands):
 
     def term(self) -> Node:
         node = last = self.factor()
-        while True:
+        while self.next.text not in _ENDS:
             vectors = last.is_symbol() and last.value.startswith("nabla" if self.sees("cdot") else ("nabla", "vec "))
             if vectors and self.sees("times", "cdot"):
                 node = last = call(f"{self.take().text} product", node, self.factor())
@@ -95,7 +99,8 @@ class Terms(Commands):
                 last = self.factor()
                 node = product(_ungrouped(node), last)
             else:
-                return node
+                break
+        return node
 
     def sees_letter_times(self) -> bool:
         """2.5 x 10^3: the letter stands for the sign."""
@@ -149,7 +154,7 @@ class Terms(Commands):
 
     def postfix(self, node: Node) -> Node:
         """What stands behind an atom: !, %, °, the words for them, the base of a number."""
-        while True:
+        while self.next.text not in _ENDS:
             if self.takes("!"):
                 node = call("double factorial", node) if self.takes("!") else Node(Kind.FACTORIAL, (node,))
             elif self.takes("%"):
@@ -161,7 +166,8 @@ class Terms(Commands):
             elif node.kind in (Kind.NUMBER, Kind.SEQUENCE) and node.places is None and self.takes("_"):
                 node = _based(node, self.subscript())
             else:
-                return node
+                break
+        return node
 
     # --- units
 
@@ -204,6 +210,6 @@ def _ungrouped(node: Node) -> Node:
 
 def _based(node: Node, base: str) -> Node:
     value = node.args[0].value if node.kind is Kind.SEQUENCE and len(node.args) == 1 else node.value
-    if not isinstance(value, Fraction) or value.denominator != 1:
+    if type(value) is not Fraction or value.denominator != 1:
         raise Unreadable("a subscript on what is no number")
     return Node(Kind.BASED, (), (str(value), base))

@@ -67,22 +67,26 @@ class Node:
         return f"{self.kind}{self.args!r}{self.value!r}"
 
     @cached_property
+    def contents(self) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
+        """Of it and all nodes in it: the symbols that need a value, the kinds, and the names of functions and symbols."""
+        if self.kind == Kind.SYMBOL:
+            known = self.value in CONSTANTS or self.value.startswith(BOUND)
+            word = frozenset((self.value,))
+            return frozenset() if known else word, _OF_SYMBOL, word
+        names: set[str] = set()
+        kinds, words = {self.kind}, {self.value} if isinstance(self.value, str) else set()
+        for part in _nodes(self.args):
+            inner = part.contents
+            names |= inner[0]
+            kinds |= inner[1]
+            words |= inner[2]
+        if self.kind == Kind.APPLY:  # the f of f(x) is no unknown
+            names = set(symbols_of(self.args[1:]))
+        return frozenset(names), frozenset(kinds), frozenset(words)
+
+    @property
     def names(self) -> frozenset[str]:
-        """The symbols in it that need a value; the f of f(x) is no unknown."""
-        if self.kind is Kind.SYMBOL:
-            return frozenset() if self.value in CONSTANTS or self.value.startswith(BOUND) else frozenset((self.value,))
-        return symbols_of(self.args[1:] if self.kind is Kind.APPLY else self.args)
-
-    @cached_property
-    def kinds(self) -> frozenset[str]:
-        """The kinds of it and of all nodes in it."""
-        return frozenset((self.kind,)).union(*(part.kinds for part in _nodes(self.args)))
-
-    @cached_property
-    def words(self) -> frozenset[str]:
-        """The names of all functions and symbols in it."""
-        own = frozenset((self.value,)) if isinstance(self.value, str) else frozenset()
-        return own.union(*(part.words for part in _nodes(self.args)))
+        return self.contents[0]
 
     def is_symbol(self, *names: str) -> bool:
         """It is a symbol, of one of these names if there are any."""
@@ -94,8 +98,11 @@ BOUND = "•"
 """What the name of a bound variable begins with: the k of a sum, the x of an integral."""
 
 
+_OF_SYMBOL = frozenset((Kind.SYMBOL,))
+
+
 def number(value: int | Fraction, places: int | None = None) -> Node:
-    return Node(Kind.NUMBER, (), value if isinstance(value, Fraction) else Fraction(value), places)
+    return Node(Kind.NUMBER, (), value if type(value) is Fraction else Fraction(value), places)
 
 
 def symbol(name: str) -> Node:
@@ -147,7 +154,7 @@ def nodes_of(node: Node) -> Iterator[Node]:
 
 def holds(node: Node, *kinds: str) -> bool:
     """A node of one of these kinds is in it."""
-    return not node.kinds.isdisjoint(kinds)
+    return not node.contents[1].isdisjoint(kinds)
 
 
 def symbols_of(part: Node | tuple[Any, ...]) -> frozenset[str]:

@@ -136,9 +136,9 @@ class _Evaluator:
         return as_mpf(number, self.digits)
 
     def both(self, operation: Callable[[Value, Value], Value], a: Value, b: Value) -> Value:
-        a, b = alike(a, b, digits=self.digits)
-        if isinstance(a, Fraction):
+        if type(a) is Fraction and type(b) is Fraction:
             return small_enough(operation(a, b))
+        a, b = self.mpf(a), self.mpf(b)
         if self.mp.isinf(a) or self.mp.isinf(b):
             raise Undefined("arithmetic with infinity")
         return self.finite(operation(a, b))
@@ -149,16 +149,16 @@ class _Evaluator:
         return number
 
     def power(self, base: Value, exponent: Value) -> Value:
-        if isinstance(exponent, Fraction) and exponent.denominator == 1:
-            if isinstance(base, Fraction):
+        if type(exponent) is Fraction and exponent.denominator == 1:
+            if type(base) is Fraction:
                 bits = max(base.numerator.bit_length(), base.denominator.bit_length())
                 if base in (0, 1, -1) or bits * abs(exponent) <= MAX_BITS:
                     return base ** int(exponent)
-        elif isinstance(exponent, Fraction):
+        elif type(exponent) is Fraction:
             if exponent.denominator % 2 and isinstance(base, (Fraction, self.mp.mpf)) and base < 0:
                 root = self.power(-base, exponent)  # the real root, as school has it
                 return -root if exponent.numerator % 2 else root
-            if isinstance(base, Fraction) and (exact := exact_root(base, exponent.denominator)) is not None:
+            if type(base) is Fraction and (exact := exact_root(base, exponent.denominator)) is not None:
                 return self.power(exact, Fraction(exponent.numerator))
         spend(self.function_cost)
         base, exponent = self.mpf(base), self.mpf(exponent)
@@ -201,7 +201,7 @@ class _Evaluator:
             case "cis" if len(arguments) == 1:
                 return self.finite(self.mp.expj(self.mpf(arguments[0])))
             case "conj" if len(arguments) == 1:
-                return arguments[0] if isinstance(arguments[0], Fraction) else self.mp.conj(arguments[0])
+                return arguments[0] if type(arguments[0]) is Fraction else self.mp.conj(arguments[0])
             case "gcd" | "lcm" | "binom" | "max" | "min" | "perm":
                 return self.of_several(name, arguments)
             case "log" | "ln" | "lg" | "log_base" | "ln_base" | "lg_base":
@@ -218,7 +218,7 @@ class _Evaluator:
         return self.finite(getattr(self.mp, _ELEMENTARY[name])(argument))
 
     def rounded(self, number: Value, rounding: str) -> Fraction:
-        if isinstance(number, Fraction):
+        if type(number) is Fraction:
             return Fraction(getattr(math, rounding)(number))
         self.limit(abs(number))
         return Fraction(int(getattr(self.mp, rounding)(number)))
@@ -255,7 +255,7 @@ class _Evaluator:
         return Fraction(hash_of(repr((name, list(map(self.written, arguments))))) % 2_000_003 - 1_000_001, 1_000_003)
 
     def remainder(self, number: Value, modulus: Value) -> Value:
-        if isinstance(number, Fraction) and isinstance(modulus, Fraction) and modulus > 0:
+        if type(number) is Fraction and type(modulus) is Fraction and modulus > 0:
             return number % modulus
         return self.opaque("mod", [number, modulus])
 

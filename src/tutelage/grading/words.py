@@ -15,6 +15,7 @@ WORD = re.compile(r"(?<![\\A-Za-z])[^\W\d_]{2}")
 """A word begins, and no command of LaTeX."""
 MATHEMATICAL = FUNCTIONS | GREEK | {"sqrt", "infinity", "inf", "cis", "pi"}
 """What is mathematics, although it is written as a word."""
+_MAY_BE_WORDS = re.compile(rf"{WORD.pattern}|[A-J:]|\(\w\)|\d-\d|^[a-j]$")
 _TEXT_COMMAND = re.compile(rf"\\(?:{TEXT_COMMANDS})\s*\{{([^{{}}]*)\}}")
 _BASED = re.compile(r"\(?([0-9A-F]+)\)?_\{?\w+\}?")
 
@@ -34,6 +35,8 @@ def same_words(gold: str, answer: str) -> bool | None:
         return True
     if _tight(gold) == _tight(answer):
         return True
+    if not (_MAY_BE_WORDS.search(gold) or _MAY_BE_WORDS.search(answer)):
+        return None
     if (sizes := _same_size(gold, answer)) is not None:
         return sizes
     if (labels := _labelled(gold)) is not None and labels == _labelled(answer):
