@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from tutelage.grading import pool
-from tutelage.grading.lexer import MAX_DIGITS
-from tutelage.grading.normalize import HEDGE, normalize
-from tutelage.grading.words import same_words, texts_of_choices
-from tutelage.grading.work import OUT_OF_TIME
+from tutelage.grading.calculating.work import OUT_OF_TIME
+from tutelage.grading.reading.lexer import MAX_DIGITS
+from tutelage.grading.serving import pool
+from tutelage.grading.wording.normalize import HEDGE, normalize
+from tutelage.grading.wording.words import same_words, texts_of_choices
 
 MAX_CHARACTERS = 2_000
 """Longer answers, and references, are only compared as they stand."""
