@@ -223,7 +223,8 @@ def _rounds_to(gold: Node, answer: Node, log_base: int | None) -> bool:
     if not (is_real(y) and is_finite(y)) or (type(y) is Fraction and _terminates(y)):
         return False
     scale = abs(x / literal.value) if literal.value and type(x) is Fraction else 1  # the power of ten behind the literal
-    return rounded_or_cut(*alike(x, y, digits=many), Fraction(1, 10 ** (literal.places or 0)) * scale)
+    x, y = alike(x, y, digits=many)
+    return rounded_or_cut(x, y, Fraction(1, 10 ** (literal.places or 0)) * scale)
 
 
 def rounded_or_cut(decimal: Value, exact: Value, unit: Fraction) -> bool:

@@ -152,6 +152,8 @@ class _Parser(Terms):
         """W(n) before an equals sign is a function, whatever its letter."""
         if self.next.kind != "symbol" or self.ahead().text != "(" or self.ahead().spaced:
             return None
+        if self.is_word(2) and self.ahead(3).text == ")":  # P(\text{red})
+            return symbol("".join(self.take().text for _ in range(4)))
         depth, end = 0, self.at + 1
         while end < len(self.tokens):
             depth += (self.tokens[end].text == "(") - (self.tokens[end].text == ")")

@@ -91,11 +91,11 @@ _OPENERS = frozenset("$\\*_`\"'")
 _COMMAND = re.compile(rf"\\(?:boxed|fbox|ensuremath|{TEXT_COMMANDS})\s*\{{")
 _HENCE = r"(?:so|thus|hence|therefore)\b,?\s*"
 _PROSE = re.compile(
-    rf"(?:{_HENCE})?(?:\*\*)?(?:the\s+)?(?:(?:final|correct)\s+)?(?:answer|ans|result|solution)"
+    rf"(?:{_HENCE})?(?:\*\*)?(?:the\s+)?(?:(?:final|correct)\s+)?(?:answer|ans|result|solution|option|choice)"
     r"\s*(?:\*\*)?\s*(?:is|:|=)(?:\*\*)?\s*:?\s+(?=\S)"
     r"|(?P<subject>(?:the|this|its|his|her|their)\s+(?:[a-z-]{2,}\s+){1,6})(?:is|are|equals|was)\s*:?\s+(?=\S)"
     rf"|{_HENCE}(?=[\d\\$]|[A-Za-z]\s*=)|exactly\s+(?=[\d$\\.-])"
-    r"|(?:\\(?:Rightarrow|therefore|implies)\b|⇒|∴|=(?=\s*[^=])|\\equiv(?![a-z])(?=.*mod))\s*|#+\s+(?=\S)", re.IGNORECASE,
+    r"|(?:\\(?:Rightarrow|therefore|implies)\b|=>|⇒|∴|=(?=\s*[^=])|\\equiv(?![a-z])(?=.*mod))\s*|#+\s+(?=\S)", re.IGNORECASE,
 )  # fmt: skip
 _ANOTHER = re.compile(r"(?:[,;]\s*(?:and\s+)?|\band\s+)(?:the\s+)?[a-z]{3,}[a-z ]*\s(?:is|are)\b", re.IGNORECASE)
 """A second subject: the mean is 6 and the variance is 4."""

@@ -46,6 +46,7 @@ SYNONYMS = table(
     ("\\", r"\^\s*\{?\s*\\(?:text|mathrm|textrm)\s*\{\s*(?:th|st|nd|rd)\s*\}\s*\}?", r"\\text{th}"),
     ("", r"(?<=\d)(?:\^\s*\{?)?(?:th|st|nd|rd)\b\}?", r"\\text{th}"),
     ("\\mathrm", r"\\mathrm\s*\{\s*d\s*\}", "d"),
+    ("\\of", r"\\root\s*\{?\s*(\w)\s*\}?\s*\\of", r"\\sqrt[\1]"),
     ("\\frac", r"\\frac\s*(\d)(?=\s*[\d{\\])", r"\\frac{\1}"),
     ("\\frac", r"(\\frac\s*\{[^{}]*\})\s*(\d)", r"\1{\2}"),
     ("base", r"(?<=[\d\w])\s+(?:in\s+)?base\s+(?=\w)", "_"),

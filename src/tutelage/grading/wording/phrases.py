@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 
 from tutelage.grading.taking.format import TEXT_COMMANDS
+from tutelage.grading.wording.units import is_known
 from tutelage.grading.wording.vocabulary import number_of
 from tutelage.grading.wording.words import WORD
 
@@ -54,7 +55,10 @@ _PHRASES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
         (rf"{_OF_ALL}(integers|rational numbers|real numbers|reals)|all (real) [a-z]|all real numbers [a-z]",
          lambda match: _SETS[(match[1] or "reals").casefold()]),
         (r"at ([a-z] ?= ?.+)", r"\1"),
-        (r"(\d+) (?:out of|in) (\d+)", r"\1/\2"),
+        (r"(\d+) (?:out of|in|over) (\d+)", r"\1/\2"),
+        (r"(-?\d[\d.,/]*) ?[(\[] ?([a-z]+) ?[)\]]", lambda match: rf"{match[1]}\text{{ {match[2]}}}" if is_known(match[2]) else match[0]),
+        (r"(?:(?:I|we) (?:choose|chose|pick|select) (?:option |choice )?)\(?([A-J])\)?"
+         r"|\(?([A-J])\)? is (?:the )?(?:correct|right)(?: answer| option| choice| one)?", lambda match: match[1] or match[2]),
         (r"(?:from|between) (\S+) (?:to|and) (\S+?),? inclusive", r"[\1, \2]"),
         (r"(?:at )?(?:the )?(?:points? |origin )?(\(.+\))", r"\1"),
         (r"(?:the )?(?:ratio )?(\d+(?:\.\d+)?(?: to \d+(?:\.\d+)?)+)", lambda match: match[1].replace(" to ", ":")),
