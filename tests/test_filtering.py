@@ -14,7 +14,8 @@ from tutelage.cli.filter import filter_file
 from tutelage.config import DataConfig
 from tutelage.data import arithmetic, filter, sources
 from tutelage.errors import InputError, RunError
-from tutelage.grading import cache, equality
+from tutelage.grading import equality
+from tutelage.grading.serving import cache
 from tutelage.runs.files import to_lines
 
 

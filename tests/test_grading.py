@@ -9,7 +9,7 @@ import pytest
 from tutelage import question_only_reward_fn, r1_zero_reward_fn
 from tutelage.grading import boxed_answer, grade, grade_all, grade_responses, tagged_answer
 from tutelage.grading.equality import as_fraction
-from tutelage.grading.normalize import normalize
+from tutelage.grading.wording.normalize import normalize
 
 RIGHT = {"reward": 1.0, "format_reward": 1.0, "answer_reward": 1.0}
 WRONG = {"reward": 0.0, "format_reward": 1.0, "answer_reward": 0.0}

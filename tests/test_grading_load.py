@@ -12,7 +12,8 @@ import pytest
 from test_grading_workers import HARD, alive, run, workers_of
 
 from tutelage.errors import RunError
-from tutelage.grading import grade, grade_all, pool, start_workers
+from tutelage.grading import grade, grade_all, start_workers
+from tutelage.grading.serving import pool
 
 pytestmark = pytest.mark.slow
 
@@ -65,7 +66,7 @@ def test_no_reading_of_a_clock_takes_part_in_a_verdict(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(
         textwrap.dedent(f"""
         import itertools, os, sys, time
-        if "tutelage.grading.worker" in sys.orig_argv:
+        if "tutelage.grading.serving.worker" in sys.orig_argv:
             open(os.path.join({str(tmp_path)!r}, f"worker-{{os.getpid()}}"), "w").close()
         days = itertools.count(time.time_ns() // 86_400_000_000_000 + 1)
         for name in ("time", "monotonic", "perf_counter", "process_time", "thread_time"):
@@ -81,7 +82,8 @@ def test_no_reading_of_a_clock_takes_part_in_a_verdict(tmp_path):
 def test_the_same_comparison_costs_the_same_work_whatever_came_before():
     """Exactly so: in one process again and again, and in another process."""
     script = f"""
-    from tutelage.grading import symbolic, work
+    from tutelage.grading.calculating import work
+    from tutelage.grading.comparing import symbolic
     for gold, answer in {2 * PAIRS[:6]!r}:
         with work.limited():
             symbolic._read_and_compare(gold, answer)

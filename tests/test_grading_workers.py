@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 from hostile_inputs import HOSTILE, PWN
 
-from tutelage.grading import grade, grade_all, pool
+from tutelage.grading import grade, grade_all
+from tutelage.grading.serving import pool
 
 HARD = (r"\frac{1}{7}", r"\int_0^1 \int_0^1 \int_0^1 \int_0^1 \sin(a b x y) \, dx \, dy \, da \, db")
 """A pair that costs more work than the limit."""
@@ -70,9 +71,9 @@ def test_no_text_of_an_answer_or_a_reference_becomes_code(tmp_path):
     """Every event of Python's own auditing is watched while all layers read the texts."""
     script = f"""
     import os, sys
-    from tutelage.grading import symbolic
+    from tutelage.grading.comparing import symbolic
     from tutelage.grading.equality import Verdict, _cheap
-    from tutelage.grading.normalize import normalize
+    from tutelage.grading.wording.normalize import normalize
     symbolic.decide(r"\\int_0^1 x dx", "1/2")
     os.chdir({str(tmp_path)!r})
     events = []
@@ -101,7 +102,7 @@ def test_no_text_of_an_answer_or_a_reference_becomes_code(tmp_path):
 def test_the_worker_refuses_code_made_from_text():
     script = """
     import os, subprocess, sys
-    from tutelage.grading.worker import refuse_code
+    from tutelage.grading.serving.worker import refuse_code
     code = compile("1 + 1", "<string>", "eval")
     sys.addaudithook(refuse_code)
     for attempt in (
@@ -152,7 +153,8 @@ def test_a_system_without_affinity_grades_too():
     script = """
     import os
     del os.sched_getaffinity
-    from tutelage.grading import grade, pool
+    from tutelage.grading import grade
+    from tutelage.grading.serving import pool
     print(grade("x^2-1", "(x-1)(x+1)").equal, pool.available_cores() == os.cpu_count())
     """
     assert run(script).stdout == "True True\n"
@@ -161,7 +163,7 @@ def test_a_system_without_affinity_grades_too():
 def test_memory_is_limited():
     script = """
     import os
-    from tutelage.grading import worker
+    from tutelage.grading.serving import worker
     import resource
     child = os.fork()
     if child == 0:
@@ -231,10 +233,10 @@ def test_a_file_in_the_current_directory_is_not_taken_for_a_library(tmp_path):
 
 def test_a_pair_that_ends_its_worker_costs_no_other_pair(monkeypatch):
     pool.close()
-    script = """import signal, os, tutelage.grading.symbolic as s
+    script = """import signal, os, tutelage.grading.comparing.symbolic as s
 compare = s.decide
 s.decide = lambda gold, answer: os.kill(os.getpid(), signal.SIGKILL) if answer == "1+z" else compare(gold, answer)
-from tutelage.grading.worker import main
+from tutelage.grading.serving.worker import main
 main()"""
     monkeypatch.setattr(pool, "_command", lambda: [sys.executable, "-c", script])
     verdicts = grade_all([("x+1", "1+x"), ("z+1", "1+z"), ("x", "y+1")], workers=1)
@@ -350,7 +352,8 @@ def test_importing_the_grader_loads_and_starts_nothing():
     script = """
     import sys
     import tutelage.grading
-    from tutelage.grading import grade, pool, r1_zero_reward_fn
+    from tutelage.grading import grade, r1_zero_reward_fn
+    from tutelage.grading.serving import pool
     r1_zero_reward_fn("<think> x </think> <answer> 0.5 </answer>", "1/2")
     print([name for name in ("torch", "sympy", "mpmath", "math_verify", "datasets") if name in sys.modules], pool._started)
     """

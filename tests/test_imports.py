@@ -104,7 +104,7 @@ def test_only_one_file_knows_vllm():
         ("tutelage.data.filter", ("torch", "transformers", "vllm", "datasets", "sympy")),
         ("tutelage.grading.rewards", ("torch", "transformers", "vllm", "numpy", "sympy", "mpmath", "math_verify", "pydantic")),
         ("tutelage.grading.rewards", ("tutelage.config", "tutelage.machines", "tutelage.data", "tutelage.model", "tutelage.training")),
-        ("tutelage.grading.worker", ("torch", "numpy", "sympy", "math_verify", "subprocess", "tutelage.errors", "importlib.metadata")),
+        ("tutelage.grading.serving.worker", ("torch", "numpy", "sympy", "math_verify", "subprocess", "tutelage.errors", "importlib.metadata")),
         ("tutelage.cli.grade", ("torch", "transformers", "datasets", "sympy", "pydantic")),
         ("tutelage.stats", ("torch", "transformers", "vllm", "numpy")),
         ("tutelage.config", ("torch", "transformers")),

@@ -7,9 +7,9 @@ import unicodedata
 
 import pytest
 
-from tutelage.grading import normalize as rules
-from tutelage.grading import notations as notation_rules
-from tutelage.grading.normalize import normalize
+from tutelage.grading.wording import normalize as rules
+from tutelage.grading.wording import notations as notation_rules
+from tutelage.grading.wording.normalize import normalize
 
 RULE_EXAMPLES = [
     (rules.unicode_symbols, "½", r"\frac{1}{2}"),

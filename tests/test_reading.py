@@ -8,13 +8,13 @@ from fractions import Fraction
 
 import pytest
 
-from tutelage.grading.normalize import normalize
-from tutelage.grading.numbers import close
-from tutelage.grading.reader import read
-from tutelage.grading.symbolic import decide
-from tutelage.grading.tree import Unreadable
-from tutelage.grading.values import evaluate
-from tutelage.grading.work import TooLarge
+from tutelage.grading.calculating.numbers import close
+from tutelage.grading.calculating.values import evaluate
+from tutelage.grading.calculating.work import TooLarge
+from tutelage.grading.comparing.symbolic import decide
+from tutelage.grading.reading.reader import read
+from tutelage.grading.reading.tree import Unreadable
+from tutelage.grading.wording.normalize import normalize
 
 
 def value(text: str):

@@ -19,13 +19,13 @@ from tutelage.grading import (
     VerdictCache,
     grade_response,
     grade_responses,
-    pool,
     question_only_reward_fn,
     r1_zero_reward_fn,
     reference_of,
     reference_text,
     reward_fn_response_vs_gt,
 )
+from tutelage.grading.serving import pool
 from tutelage.report.facts import generations
 from tutelage.runs import read_run
 

@@ -10,12 +10,8 @@ from typing import TYPE_CHECKING
 from tutelage._lazy import lazily
 
 if TYPE_CHECKING:
-    from tutelage.grading.answers import answer_of, boxed_answer, final_after_marks, solution_answer, tagged_answer
-    from tutelage.grading.cache import VerdictCache, grader_version
+    from tutelage.grading.calculating.work import OUT_OF_TIME
     from tutelage.grading.equality import Verdict, grade, grade_all
-    from tutelage.grading.format import boxes
-    from tutelage.grading.pool import start_workers
-    from tutelage.grading.references import GroundTruth, Reference, reference_of, reference_text
     from tutelage.grading.rewards import (
         grade_response,
         grade_responses,
@@ -24,6 +20,10 @@ if TYPE_CHECKING:
         reward_fn_response_vs_gt,
         rewards_of,
     )
-    from tutelage.grading.work import OUT_OF_TIME
+    from tutelage.grading.serving.cache import VerdictCache, grader_version
+    from tutelage.grading.serving.pool import start_workers
+    from tutelage.grading.taking.answers import answer_of, boxed_answer, final_after_marks, solution_answer, tagged_answer
+    from tutelage.grading.taking.format import boxes
+    from tutelage.grading.taking.references import GroundTruth, Reference, reference_of, reference_text
 
 __getattr__, __dir__, __all__ = lazily(__name__)

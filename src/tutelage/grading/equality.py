@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from tutelage.grading import pool
-from tutelage.grading.lexer import MAX_DIGITS
-from tutelage.grading.normalize import HEDGE, normalize
-from tutelage.grading.words import same_words, texts_of_choices
-from tutelage.grading.work import OUT_OF_TIME
+from tutelage.grading.calculating.work import OUT_OF_TIME
+from tutelage.grading.reading.lexer import MAX_DIGITS
+from tutelage.grading.serving import pool
+from tutelage.grading.wording.normalize import HEDGE, normalize
+from tutelage.grading.wording.words import same_words, texts_of_choices
 
 MAX_CHARACTERS = 2_000
 """Longer answers, and references, are only compared as they stand."""
@@ -133,8 +133,10 @@ def _refusal(text: str) -> str | None:
     """Why an answer is not worth handing to a parser, or None. Each test is linear in the length."""
     if "\0" in text or re.search("[\ud800-\udfff]", text):
         return "characters that no text has"
-    if sum(character.isdigit() for character in text) > MAX_DIGITS:
+    if len(text) > MAX_DIGITS and sum(map(str.isdigit, text)) > MAX_DIGITS:
         return f"over {MAX_DIGITS} digits"
+    if sum(map(text.count, "([{")) <= MAX_DEPTH:
+        return None
     depth = deepest = 0
     for character in text:
         depth += (character in "([{") - (character in ")]}")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 
-from tutelage.grading.answers import boxed_answer, tagged_answer
-from tutelage.grading.cache import VerdictCache
 from tutelage.grading.equality import Verdict, grade_all, plainly_equal
-from tutelage.grading.references import GroundTruth, alternatives_of, reference_of
+from tutelage.grading.serving.cache import VerdictCache
+from tutelage.grading.taking.answers import boxed_answer, tagged_answer
+from tutelage.grading.taking.references import GroundTruth, alternatives_of, reference_of
 
 _STYLES: dict[str, tuple[Callable[[str], str | None], str]] = {
     "r1_zero": (tagged_answer, "no single <think>…</think> <answer>…</answer>"),

@@ -1,0 +1,180 @@
+"""Are two trees the same answer? Structure first: kind, brackets, arity, then the elements."""
+
+from __future__ import annotations
+
+import re
+
+from tutelage.grading.comparing import families, relations  # noqa: F401 (its rules)
+from tutelage.grading.comparing.applied import resolved
+from tutelage.grading.comparing.canonical import expand, shape, simplify
+from tutelage.grading.comparing.expressions import equal_expressions, is_scalar
+from tutelage.grading.comparing.named import neutral
+from tutelage.grading.comparing.rules import only_element, ordered, rule, same
+from tutelage.grading.reading.tree import ZERO, Kind, Node, difference, plain_text, product, symbols_of, tuple_of
+from tutelage.grading.wording.units import unit_of
+from tutelage.grading.wording.vocabulary import number_of
+
+_SIGNS = (Kind.PERCENT, Kind.DEGREE)
+
+
+def equal(gold: Node, answer: Node) -> bool:
+    """Whether a careful human would call the two the same answer.
+
+    Raises:
+        TooLarge: a limit of evaluation was met.
+    """
+    gold, answer = (expand(simplify(node)) for node in resolved(gold, answer))
+    both_builders = gold.kind is answer.kind is Kind.BUILDER
+    gold, answer = (neutral(node, both_builders) for node in (gold, answer))
+    gold, answer = _as_mixed(gold, answer), _as_mixed(answer, gold)
+    if same(only_element(gold, answer), only_element(answer, gold)):
+        return True
+    return any(same(*reading) for reading in families.readings(gold, answer))
+
+
+def _as_mixed(node: Node, other: Node) -> Node:
+    """3 and 1/2, where the other side is one number."""
+    if node.kind is not Kind.LIST or node.value != "and" or len(node.args) != 2 or not is_scalar(other):
+        return node
+    full, part = node.args
+    proper = (
+        part.kind is Kind.DIVIDE
+        and all(inner.kind is Kind.NUMBER for inner in part.args)
+        and part.args[0].value < part.args[1].value
+    )
+    return Node(Kind.ADD, node.args) if proper and full.kind is Kind.NUMBER and full.places is None else node
+
+
+# --- numbers with something added
+
+
+@rule(Kind.RATIO)
+def _equal_ratios(gold: Node, answer: Node) -> bool:
+    """1 : 2 and 2 : 4 are one ratio."""
+    if len(gold.args) != len(answer.args):
+        return False
+    crossed = [(product(a, answer.args[0]), product(b, gold.args[0])) for a, b in zip(gold.args, answer.args, strict=True)]
+    return all(equal_expressions(a, b) for a, b in crossed) and not any(
+        equal_expressions(a, ZERO) for a in (gold.args[0], answer.args[0])
+    )
+
+
+@rule(Kind.QUANTITY)
+def _equal_quantities(gold: Node, answer: Node) -> bool:
+    """A unit may be left out, but two units must be the same."""
+    gold, answer = _with_letter_unit(gold, answer), _with_letter_unit(answer, gold)
+    units = [
+        unit_of(node.value) if node.kind is Kind.QUANTITY else node.kind if node.kind in _SIGNS else "" for node in (gold, answer)
+    ]
+    if units[0] and units[1] and units[0] != units[1]:
+        return False
+    inner = [node.args[0] if node.kind is Kind.QUANTITY else node for node in (gold, answer)]
+    return same(inner[0], inner[1])
+
+
+def _with_letter_unit(node: Node, other: Node) -> Node:
+    """7.5 m where the other side says 7.5 meters, 9 N·m beside newton meters: only then are letters units."""
+    if other.kind is not Kind.QUANTITY or node.kind not in (Kind.MULTIPLY, Kind.DIVIDE):
+        return node
+    value, letters = _value_and_letters(node)
+    return Node(Kind.QUANTITY, (value,), other.value) if letters and unit_of(letters) == unit_of(other.value) else node
+
+
+def _value_and_letters(node: Node) -> tuple[Node, str]:
+    """(5, "m^2") of 5m^2; no letters where they are no factors."""
+    if node.kind not in (Kind.MULTIPLY, Kind.DIVIDE) or not symbols_of(node):
+        return node, "" if symbols_of(node) else " "
+    value, letters = _value_and_letters(node.args[0])
+    factor, sign = node.args[1], " / " if node.kind is Kind.DIVIDE else " "
+    if factor.kind is Kind.DIVIDE and node.kind is Kind.MULTIPLY:  # 3 \\frac{m}{s}
+        return _value_and_letters(Node(Kind.DIVIDE, (product(node.args[0], factor.args[0]), factor.args[1])))
+    base, power = factor.args if factor.kind is Kind.POWER else (factor, None)
+    exponent = plain_text(power) if power is not None else ""
+    if not letters or not base.is_symbol() or not re.fullmatch(r"(?:-?\d+)?", exponent):
+        return node, ""
+    return value, f"{letters}{sign}{_SYMBOLS_OF_UNITS.get(base.value, base.value)}{exponent and '^' + exponent}"
+
+
+_SYMBOLS_OF_UNITS = {"Omega": "ohm"}
+
+
+@rule(Kind.BASED)
+def _equal_based(gold: Node, answer: Node) -> bool:
+    """52_8 is 52_8, and 52 where the question has said the base; never a number in another base."""
+    if gold.kind is answer.kind:
+        return _in_base(gold) == _in_base(answer)
+    return gold.kind is Kind.BASED and answer.kind is Kind.NUMBER and answer.places is None and str(answer.value) == gold.value[0]
+
+
+def _in_base(node: Node) -> int | tuple[str, str]:
+    """The value, or what is written if that has none."""
+    digits, base = node.value
+    number = number_of(base) or (int(base) if base.isdigit() else 0)
+    try:
+        return int(digits, number) if 2 <= number <= 36 else (digits, base)
+    except ValueError:
+        return digits, base
+
+
+@rule(Kind.RESIDUE)
+def _equal_residues(gold: Node, answer: Node) -> bool:
+    """2 (mod 5) is 7 (mod 5), and nothing in another modulus."""
+    if gold.kind is not answer.kind or not same(gold.args[1], answer.args[1]):
+        return False
+    remainder = Node(Kind.OPAQUE, (difference(gold.args[0], answer.args[0]), gold.args[1]), "mod")
+    return equal_expressions(remainder, ZERO) or same(gold.args[0], answer.args[0])
+
+
+# --- tuples and matrices
+
+
+@rule(Kind.SEQUENCE)
+def _equal_sequences(gold: Node, answer: Node) -> bool:
+    """Tuples by position; for two numbers the brackets count, since they may be an interval; a column is a tuple too."""
+    gold, answer = _column_as_tuple(gold), _column_as_tuple(answer)
+    if gold.kind is answer.kind:
+        half_open = {("(", "]"), ("[", ")")} & {gold.value, answer.value}
+        if gold.value != answer.value and (half_open or len(gold.args) == 2):
+            return False
+        return ordered(gold.args, answer.args)
+    return Kind.MATRIX in (gold.kind, answer.kind) and _equal_matrices(_rows_as_matrix(gold), _rows_as_matrix(answer))
+
+
+def _column_as_tuple(node: Node) -> Node:
+    if node.kind is Kind.MATRIX and 1 in shape(node) and node.value is None:
+        return tuple_of(tuple(entry for row in node.args for entry in row))
+    return node
+
+
+def _rows_as_matrix(node: Node) -> Node:
+    """((1, 2), (3, 4)) as a matrix."""
+    if node.kind is Kind.SEQUENCE and all(row.kind is Kind.SEQUENCE for row in node.args):
+        return Node(Kind.MATRIX, tuple(row.args for row in node.args))
+    return node
+
+
+@rule(Kind.MATRIX)
+def _equal_matrices(gold: Node, answer: Node) -> bool:
+    """Entry by entry; the cases of a definition have no order."""
+    if gold.kind is not answer.kind or gold.value != answer.value or shape(gold) != shape(answer):
+        return False
+    if gold.value == "cases":
+        return _equal_cases(gold.args, answer.args)
+    return all(map(ordered, gold.args, answer.args))
+
+
+def _equal_cases(gold: tuple[tuple[Node, ...], ...], answer: tuple[tuple[Node, ...], ...]) -> bool:
+    """Cases in any order; "otherwise" is the condition that is left."""
+    left = list(answer)
+    for row in sorted(gold, key=lambda row: _otherwise(row) or not any(same(row[-1], other[-1]) for other in answer)):
+        found = [other for other in left if len(row) == len(other) and all(map(same, row, other))] or [
+            other for other in left if same(row[0], other[0]) and _otherwise(row) is not _otherwise(other) and len(left) == 1
+        ]
+        if not found:
+            return False
+        left.remove(found[0])
+    return not left
+
+
+def _otherwise(row: tuple[Node, ...]) -> bool:
+    return row[-1].is_symbol("otherwise")

@@ -1,0 +1,1 @@
+"""From text to tree: tokens, then expressions, then what is made of them."""

@@ -1,0 +1,242 @@
+"""From a normalised answer to tokens (numbers, symbols, commands, words, marks), and a cursor that moves over them."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+from tutelage.grading.calculating.work import TooLarge, spend
+from tutelage.grading.reading.tree import Unreadable
+from tutelage.grading.taking.format import TEXT_COMMANDS
+
+MAX_DIGITS = 1_000
+MAX_DEPTH = 60
+FUNCTIONS = {
+    "sin", "cos", "tan", "cot", "sec", "csc", "csch", "sinh", "cosh", "tanh", "coth", "sech", "arcsin", "arccos", "arctan",
+    "arccot", "arcsec", "arccsc", "arcsinh", "arccosh", "arctanh", "ln", "log", "lg", "exp", "gcd", "lcm", "max", "min",
+    "floor", "ceil", "abs", "det", "deg", "Re", "Im", "cis", "conj", "perm",
+}  # fmt: skip
+GREEK = {
+    "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu", "nu", "xi", "pi",
+    "rho", "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega", "Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma",
+    "Upsilon", "Phi", "Psi", "Omega", "hbar", "ell", "infty", "emptyset", "partial", "nabla",
+}  # fmt: skip
+ACCENTS = {
+    "overline": "bar", "bar": "bar", "hat": "hat", "widehat": "hat", "vec": "vec", "overrightarrow": "vec", "tilde": "tilde",
+    "dot": "dot", "ddot": "ddot", "underline": "underline",
+}  # fmt: skip
+ENVIRONMENTS = {"matrix", "pmatrix", "bmatrix", "Bmatrix", "vmatrix", "Vmatrix", "smallmatrix", "array", "cases"}
+_SAME_FUNCTION = {
+    "arsinh": "arcsinh", "arcosh": "arccosh", "artanh": "arctanh", "asin": "arcsin", "acos": "arccos", "atan": "arctan",
+    "asinh": "arcsinh", "acosh": "arccosh", "atanh": "arctanh", "cosec": "csc", "ceiling": "ceil", "tg": "tan", "ctg": "cot",
+    "arctg": "arctan",
+}  # fmt: skip
+_SAME_SYMBOL = {
+    "inf": "infty", "infinity": "infty", "oo": "infty", "varnothing": "emptyset", "varphi": "phi", "varepsilon": "epsilon",
+    "vartheta": "theta", "rightarrow": "to", "union": "cup", "bigcup": "cup", "backslash": "setminus", "ast": "cdot",
+    "star": "cdot", "lbrace": "{", "rbrace": "}", "lvert": "|", "rvert": "|", "vert": "|",
+    "iff": "equiv", "simeq": "approx", "thickapprox": "approx", "lbrack": "[", "rbrack": "]",
+}  # fmt: skip
+_PLAIN_NAMES = FUNCTIONS | set(_SAME_FUNCTION) | {
+    "sqrt", "cbrt", "root", "pi", "theta", "alpha", "beta", "gamma", "delta", "lambda", "phi", "omega", "sigma", "infinity", "inf",
+    "oo", "in", "union", "or", "and", "mod",
+}  # fmt: skip
+_LONG_NAMES = sorted((n for n in _PLAIN_NAMES - {"inf", "and", "deg", "det", "min", "max"} if len(n) > 2), key=len, reverse=True)
+_WITHIN_RUN = re.compile(f"({'|'.join(_LONG_NAMES)}|pi)")
+_UNIT_WORDS = {
+    "cm", "mm", "km", "kg", "mg", "ml", "ft", "in", "yd", "lb", "lbs", "oz", "hr", "hrs", "sec", "min", "mph", "kph", "day",
+    "sq", "cu", "rad", "pts", "deg", "pct", "percent", "degree", "degrees", "th", "st", "nd", "rd", "per", "am", "pm",
+    "cents", "cent", "AM", "PM", "USD", "EUR", "Hz", "kW", "kWh", "kJ", "mL", "hours", "hour", "unit", "units",
+    "dm", "mol", "kPa", "kcal", "cal", "bpm", "rpm", "wk", "yr", "ohm", "ohms", "Rs",
+}  # fmt: skip
+_TOKEN = re.compile(
+    r"(?P<space>\s+)"
+    rf"|\\(?:{TEXT_COMMANDS})(?![A-Za-z])\s*(?:\{{(?P<text>[^{{}}\\]*)\}}|(?P<bare>[A-Za-z0-9]))"
+    r"|(?P<repeat>\d*\.\d*(?:\(\d+\)|\\overline\s*(?:\{\d+\}|\d)|\\bar\s*(?:\{\d+\}|\d)|\\dot\s*(?:\{\d\}|\d)(?:\d*\\dot\s*(?:\{\d\}|\d))?|\d(?:\\ldots)))"
+    r"|(?P<number>(?:\d+(?:\.(?!\.)\d*)?|\.\d+)(?:[eE](?:[+-]?\d+)(?![A-Za-z0-9.]))?)"
+    r"|(?P<rate>(?<=[\d }])(?<![A-Za-z] )(?:k?m|cm|ft|mi|k?g|mol|rad|L)/(?:h|hr|min|sec|s|c?m|mL|L|kg|mol|day)"
+    r"(?:\^\{?[23]\}?)?(?![A-Za-z]))"
+    r"|(?P<command>\\[A-Za-z]+|\\.)"
+    r"|(?P<letters>[A-Za-z]+)"
+    r"|(?P<mark><=|>=|=<|=>|!=|<>|==|:=|\*\*|'+|_|[^\w\s])"
+)  # fmt: skip
+
+
+class Token(NamedTuple):
+    kind: str  # number, command, word, symbol, text, mark, separator, end
+    text: str
+    spaced: bool
+    value: Any = None
+
+
+def tokenize(text: str) -> list[Token]:
+    tokens: list[Token] = []
+    position, spaced = 0, False
+    while position < len(text):
+        match = _TOKEN.match(text, position)
+        if match is None:
+            raise Unreadable(f"{text[position]!r} is not known")
+        position, kind = match.end(), match.lastgroup
+        if kind == "space":
+            spaced = True
+            continue
+        tokens += _tokens_of(kind or "", match, spaced, tokens)
+        spaced = False
+    return [*tokens, Token("end", "", spaced)]
+
+
+def _tokens_of(kind: str, match: re.Match[str], spaced: bool, before: list[Token]) -> list[Token]:
+    found = match[0]
+    if kind == "number":
+        if sum(map(str.isdigit, found)) > MAX_DIGITS or len(found.lower().partition("e")[2].lstrip("+-")) > 3:
+            raise TooLarge(f"a number has over {MAX_DIGITS} digits or a huge exponent")
+        return [Token("number", found, spaced, Fraction(found))]
+    if kind == "repeat":
+        return [Token("number", found, spaced, _repeating(found))]
+    if kind == "rate":
+        return [Token("text", found, spaced)]
+    if kind in ("text", "bare"):
+        return _text_tokens(match[kind].strip(), spaced, before)
+    if kind == "letters":
+        return _letter_tokens(found, spaced, before)
+    if kind == "command":
+        name = found[1:]
+        name = _SAME_FUNCTION.get(name, _SAME_SYMBOL.get(name, name))
+        if name in ("and", "or"):
+            return [Token("separator", name, spaced)]
+        if name in ("{", "}", "|", "[", "]"):
+            return [Token("mark", "\\" + name if name in "{}" else name, spaced)]
+        return [Token("command", name, spaced)]
+    return [Token("mark", {"**": "^"}.get(found, found), spaced)]
+
+
+def _repeating(text: str) -> Fraction:
+    """0.(3), 0.1\\overline{6}, 0.\\dot{1}4\\dot{2}, 0.333\\ldots: the exact value."""
+    before, _, rest = text.partition(".")
+    if rest.endswith("\\ldots"):
+        digits = rest.removesuffix("\\ldots")
+        for length in range(1, len(digits) // 2 + 1):
+            period = digits[-length:]
+            times = 1
+            while digits.endswith(period * (times + 1)):
+                times += 1
+            if times * length >= 3 and times >= 2:
+                fixed = digits[: len(digits) - length * times]
+                break
+        else:
+            raise Unreadable(f"{text} does not say which digits repeat")
+    else:
+        fixed, _, period = rest.partition("(" if "(" in rest else "\\")
+        period = re.sub(r"\D", "", period)
+    if len(fixed) + len(period) > MAX_DIGITS:
+        raise TooLarge("a number has too many digits")
+    scale = 10 ** len(fixed)
+    return Fraction(int(before + fixed or "0"), scale) + Fraction(int(period), (10 ** len(period) - 1) * scale)
+
+
+def _text_tokens(inner: str, spaced: bool, before: list[Token]) -> list[Token]:
+    """\\text{and} separates, \\text{cm} is a unit or a name, \\mathrm{e} and \\text{2/3} are mathematics."""
+    follows_value = bool(before) and (before[-1].kind == "number" or before[-1].text in (")", "}", "]", "$", "pi"))
+    if inner.strip(" ,") in ("and", "or", "And", "Or", ","):
+        return [Token("separator", inner, spaced)]
+    if not inner:
+        return []
+    if len(inner) == 1 and inner.isalpha():
+        return [Token("text" if follows_value and inner not in "eidx" else "symbol", inner, spaced)]
+    is_unit = follows_value and inner.lower() in _UNIT_WORDS
+    is_name = inner in _PLAIN_NAMES and inner not in ("max", "min")
+    is_formula = not re.search(r"[A-Za-z]{2}", inner) and not (follows_value and inner[0].isalpha())
+    return tokenize(inner)[:-1] if (is_name or is_formula) and not is_unit else [Token("text", inner, spaced)]
+
+
+def _letter_tokens(run: str, spaced: bool, before: list[Token]) -> list[Token]:
+    """A run of letters: a known name, a unit or a word, or a product of one-letter symbols."""
+    lower = run.lower()
+    follows_value = bool(before) and (before[-1].kind in ("number", "text", "word") or before[-1].text in (")", "}", "]", "pi"))
+    if len(before) > 1 and before[-1].text == "/" and before[-2].kind in ("word", "text"):
+        follows_value = True  # dollars/day
+    if lower in ("and", "or") and len(run) > 1:
+        return [Token("separator", lower, spaced)]
+    is_preposition = lower == "in" and spaced and bool(before) and before[-1].kind != "number"
+    if {lower, run} & _UNIT_WORDS and follows_value and not is_preposition:
+        return [Token("word", run, spaced)]
+    if run in _PLAIN_NAMES:
+        name = _SAME_FUNCTION.get(run, _SAME_SYMBOL.get(run, run))
+        return [Token("command", name, spaced)]
+    if len(run) == 1:
+        return [Token("symbol", run, spaced)]
+    pieces = [piece for piece in _WITHIN_RUN.split(run) if piece]
+    if len(pieces) > 1 and sum(len(p) for p in pieces if p not in _PLAIN_NAMES) <= 2:
+        return [t for i, p in enumerate(pieces) for t in _letter_tokens(p, spaced and i == 0, before if i == 0 else [])]
+    if (len(run) >= 4 and not run.isupper()) or (len(run) == 3 and follows_value and spaced and run.islower()):
+        return [Token("word", run, spaced)]
+    if run.isupper():  # AB/AC is not A·B/A·C
+        return [Token("symbol", run, spaced)]
+    return [Token("symbol", letter, spaced and index == 0) for index, letter in enumerate(run)]
+
+
+class Cursor:
+    """Moves over tokens. Each token taken costs a unit of work, since some rules read a part twice."""
+
+    def __init__(self, tokens: list[Token]) -> None:
+        self.tokens = tokens
+        self.at = self.depth = 0
+
+    @property
+    def next(self) -> Token:
+        return self.tokens[self.at]
+
+    def ahead(self, steps: int = 1) -> Token:
+        return self.tokens[min(self.at + steps, len(self.tokens) - 1)]
+
+    def take(self) -> Token:
+        token = self.tokens[self.at]
+        if token.kind == "end":
+            raise Unreadable("the text ends too early")
+        spend()
+        self.at += 1
+        return token
+
+    def sees(self, *texts: str) -> bool:
+        """A mark or command comes next, one of these."""
+        token = self.tokens[self.at]
+        return token.text in texts and token.kind in ("mark", "command")
+
+    def takes(self, *texts: str) -> bool:
+        """Take such a mark or command, if it comes next."""
+        if self.sees(*texts):
+            self.take()
+            return True
+        return False
+
+    def expect(self, text: str) -> None:
+        if not self.takes(text):
+            raise Unreadable(f"expected {text!r}, found {self.next.text!r}")
+
+    def skip_to(self, text: str) -> str:
+        """Take all tokens up to this one, and it; the text between."""
+        skipped = ""
+        while not self.takes(text):
+            skipped += self.take().text
+        return skipped
+
+    def is_number(self) -> bool:
+        return self.next.kind == "number"
+
+    def is_word(self, steps: int = 0) -> bool:
+        """Words stand there: of plain text, or in a \\text command."""
+        return self.ahead(steps).kind in ("word", "text")
+
+    def calls(self) -> bool:
+        """An opening bracket follows without a space, as behind the name of a function."""
+        return self.sees("(") and not self.next.spaced
+
+    def follows(self, *texts: str) -> bool:
+        """The tokens behind the next one have these texts."""
+        return all(self.ahead(steps).text == text for steps, text in enumerate(texts, 1))
+
+    def deeper(self) -> None:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise TooLarge(f"nested over {MAX_DEPTH} deep")

@@ -1,0 +1,1 @@
+"""The processes that read and compare, and the verdicts that are kept."""

@@ -1,0 +1,127 @@
+"""What has a symbol, said in words: no solution, two thirds, all real numbers except 1, 3 to 4, k is an integer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from tutelage.grading.taking.format import TEXT_COMMANDS
+from tutelage.grading.wording.units import is_known
+from tutelage.grading.wording.vocabulary import number_of
+from tutelage.grading.wording.words import WORD
+
+LONGEST = 200
+"""Characters of a phrase, at most."""
+_PLAIN = {
+    "empty set": r"\emptyset", "none": r"\emptyset", r"\{\}": r"\emptyset", "infinity": r"\infty", "negative infinity": r"-\infty",
+    "dne": "does not exist", "undefined": "does not exist",
+}  # fmt: skip
+_SETS = {
+    "integers": r"\mathbb{Z}", "rational numbers": r"\mathbb{Q}", "real numbers": r"\mathbb{R}", "reals": r"\mathbb{R}",
+    "nonnegative": r"[0, \infty)", "positive": r"(0, \infty)", "negative": r"(-\infty, 0)",
+}  # fmt: skip
+_NUMBERS = r"(?:real\s+numbers?|reals?|numbers?|values)"
+_OF_ALL = r"(?:the )?(?:set of )?(?:all )?(?:the )?"
+_RELATION = r"(?:[<>]|\\[lg]e |\\ne )"
+
+
+def _compared(match: re.Match[str]) -> str:
+    word = match["word"].casefold()
+    sign = ">" if word[0] in "gm" or word == "at least" else "<"
+    sign = {">": r"\ge", "<": r"\le"}[sign] if match["equal"] or not word.endswith("than") else sign
+    return f"{match['name'] or 'x'} {sign} {match['value']}"
+
+
+def _with_parameter(match: re.Match[str]) -> str:
+    """kπ, where k is an integer → kπ, k ∈ ℤ; that c is a constant says nothing more."""
+    name, kind = sorted(match.groups()[1:], key=len)
+    return match[1].rstrip(" ,") + (rf", {name} \in \mathbb{{Z}}" if "integer" in kind.casefold() else "")
+
+
+_PHRASES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
+    (re.compile(pattern, re.IGNORECASE), replacement)
+    for pattern, replacement in (
+        (r"(?:there (?:is|are|exists?) |the (?:system|equation) has )?no "
+         r"(?:(?:real|integer|such|positive|valid|possible) )*(?:solutions?|roots?|values?)(?: exists?)?",
+         r"\\emptyset"),
+        (rf"{_OF_ALL}(?:real numbers|reals)(?: [a-z])?(?: except(?: for)?| other than| excluding| but| not equal to)(?: [a-z] =)? (.+)",
+         lambda match: rf"\mathbb{{R}} \setminus \{{{re.sub(' and | or ', ', ', match[1])}\}}"),
+        (rf"(?:all )?(?:{_NUMBERS} )?(?:[a-z] )?(?:(?:such that|with|where|satisfying|for which) )?([a-z] ?{_RELATION}.+)", r"\1"),
+        (rf"(?:all )?integers ([k-n] ?{_RELATION}.+)", r"\1"),
+        (rf"(?:(?:all )?{_NUMBERS}(?: [a-z])?|(?P<name>[a-z])(?: is)?) (?P<word>(?:greater|more|larger|less|smaller) than|at least|at most)"
+         r" (?P<equal>or equal to )?(?P<value>\S+)", _compared),
+        (r"(?:all )?(?:real numbers? )?(non-?negative|(?:positive|negative)(?= real)) (?:real numbers?|reals|numbers?)",
+         lambda match: _SETS[match[1].casefold().replace("-", "")]),
+        (rf"{_OF_ALL}(integers|rational numbers|real numbers|reals)|all (real) [a-z]|all real numbers [a-z]",
+         lambda match: _SETS[(match[1] or "reals").casefold()]),
+        (r"at ([a-z] ?= ?.+)", r"\1"),
+        (r"(\d+) (?:out of|in|over) (\d+)", r"\1/\2"),
+        (r"(-?\d[\d.,/]*) ?[(\[] ?([a-z]+) ?[)\]]", lambda match: rf"{match[1]}\text{{ {match[2]}}}" if is_known(match[2]) else match[0]),
+        (r"(?:(?:I|we) (?:choose|chose|pick|select) (?:option |choice )?)\(?([A-J])\)?"
+         r"|\(?([A-J])\)? is (?:the )?(?:correct|right)(?: answer| option| choice| one)?", lambda match: match[1] or match[2]),
+        (r"(?:from|between) (\S+) (?:to|and) (\S+?),? inclusive", r"[\1, \2]"),
+        (r"(?:at )?(?:the )?(?:points? |origin )?(\(.+\))", r"\1"),
+        (r"(?:the )?(?:ratio )?(\d+(?:\.\d+)?(?: to \d+(?:\.\d+)?)+)", lambda match: match[1].replace(" to ", ":")),
+        (r"(\d+(?::\d+)+) ratio", r"\1"),
+        (r"(?:min|max)(?:imum)?(?: value)? ?[:=] ?(\S+)", r"\1"),
+        (r"(.*[\w})])[ ,]* \(?where ([a-z]) is an? ((?:real |arbitrary )?constant|(?:positive |nonnegative )?integer|real number|real)\)?",
+         _with_parameter),
+        (r"(.*[\w})])[ ,]+for (?:any |every |all |each |some |an )?(integers?|constants?|real numbers?|real|reals)(?: constants?)? ([a-z])",
+         _with_parameter),
+        (r"(.*=.*[\w})])[ ,]+(?:for (?:all|any|every|each)|\\forall) "
+         r"(?:real |positive |natural |integers? |numbers? )*[a-z](?: ?\\in ?\\mathbb ?\{?[A-Z]\}?)?", r"\1"),
+    )
+]  # fmt: skip
+
+
+def phrases(text: str) -> str:
+    """What has a symbol, said in words: no solution → \\emptyset, two thirds → 2/3, all reals except 1 → \\mathbb{R} \\setminus \\{1\\}."""
+    if len(text) > LONGEST or not WORD.search(text) or "\\begin" in text:
+        return text
+    plain = re.sub(r"\s+", " ", re.sub(rf"\\(?:{TEXT_COMMANDS})\s*\{{([^{{}}\\]*)\}}", r" \1 ", text)).strip()
+    if (known := _PLAIN.get(plain.casefold().removeprefix("the "))) is not None:
+        return known
+    for pattern, replacement in _PHRASES:
+        if (match := pattern.fullmatch(plain)) is not None:
+            return replacement(match) if callable(replacement) else match.expand(replacement)
+    return _spoken_number(text) if len(text) < 80 and re.match(r"[A-Za-z]|\d+ and an? ", text) else text
+
+
+# ── numbers in words ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+_PARTS = ["half", "third", "quarter", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh", "twelfth"]
+_PART = re.compile(
+    r"(?:(?P<full>[a-z\d -]+?) and )?(?P<top>[a-z -]+?|\d+)[ -](?P<part>hal(?:f|ves)|quarters?|fourths?|[a-z]+?(?:th|rd)s?)(?P<rest> .+)?"
+)
+
+
+def _spoken_number(text: str) -> str:
+    """two thirds → 2/3, two and a half → 5/2, minus eight → -8, twenty-four ways → 24 ways; other words as they are."""
+    words = re.sub(r"\s+", " ", text.strip().casefold())
+    sign = "-" if (signed := re.match(r"(?:minus|negative) (?!.*(?:minus|negative))", words)) else ""
+    words = words[signed.end() :] if signed else words
+    if sign and re.fullmatch(r"[\d.,/]+", words):
+        return sign + words
+    words = re.sub(r"^half (?=an? )", "a half ", re.sub(r"^half$", "one half", words))
+    if words.startswith("a half a dozen"):
+        return sign + "6"
+    if (part := _PART.fullmatch(words)) is not None:
+        named = part["part"].replace("halves", "half").removesuffix("s").replace("fourth", "quarter")
+        top, full = (1 if name in ("a", "an") else _integer(name) for name in (part["top"], part["full"] or "zero"))
+        if named in _PARTS and top and full is not None and (top > 1) is (part["part"] not in ("half", named, "fourth")):
+            below = _PARTS.index(named) + 2
+            rest = re.sub("^ (?:of )?an? ", " ", part["rest"] or "")
+            if not re.search(r"\b(?:of|and|or|times)\b", rest):
+                return f"{sign}{full * below + top}/{below}{rest}"
+    words = re.sub(r"^a (?=hundred|thousand|million|dozen)", "one ", words)
+    known = words.split(" ")
+    for count in range(len(known), max(0, len(known) - 3), -1):
+        nouns = known[count:]
+        value = number_of(" ".join(known[:count]))
+        if value is not None and (not nouns or (len(nouns[-1]) > 3 and nouns[-1].endswith("s")) or nouns[0] == "dozen"):
+            return f"{sign}{value}{''.join(f' {word}' for word in nouns)}"
+    return text
+
+
+def _integer(name: str) -> int | None:
+    return int(name) if name.isdigit() else number_of(name)
