@@ -74,8 +74,8 @@ def checked(config: Config, wished: Improvement, directory: Path, where: str = "
     ground = read_ground(config, wished, directory, Template.from_json(state["template"]) if state else None)
     if state and ground.fingerprint != state["problems"]["fingerprint"]:
         raise InputError(
-            f"--out: {directory} holds rounds on other rows or problems: {config.data.in_words}, {wished.problems.path}, or what is validated"
-            " on, has changed since; undo that, or choose another --out"
+            f"--out: {directory} holds rounds on other rows or problems: {config.data.in_words}, {wished.problems.path}, or what is"
+            " validated on, has changed since; undo that, or choose another --out"
         )
     return ground
 
