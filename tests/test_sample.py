@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from scripted import Scripted, right
 
-from tutelage.data import Example, template_of
+from tutelage.data import Example, protect, template_of
 from tutelage.data.chosen import prepare
 from tutelage.errors import InputError
-from tutelage.evaluation import Wanted, sample_problems
+from tutelage.evaluation import Wanted, prompt_ids, sample_problems, summarize
 from tutelage.evaluation.sample import ask
 from tutelage.evaluation.sample.choose import chosen, duplicates, final_steps, spread
 from tutelage.evaluation.sample.run import Meter
 from tutelage.evaluation.sample.totals import Totals
+from tutelage.grading import Verdict
 from tutelage.runs import read_lines
 
 WANTED = Wanted(4)
@@ -100,8 +102,6 @@ def test_hard_problems_keep_more_where_they_are_favoured():
 
 
 def test_totals_agree_with_the_summary_of_an_evaluation():
-    from tutelage.evaluation import summarize
-
     counts, totals, records = [0, 1, 3, 4, 4], Totals(4), []
     for count in counts:
         fates = ["right"] * min(count, 1) + ["duplicate"] * (count - 1) + ["wrong"] * (4 - count)
@@ -170,9 +170,8 @@ def test_rows_train_with_the_ids_that_were_asked_and_said(sampling_config, token
         prompt = str(tmp_path / prompt)
     config = sampling_config(data__prompt=prompt, eval__reward=reward, data__test_size=0)
     asked = problems_for(config, tokenizer, 4, "What is {} + 1?")
+    asked[0] = Example(asked[0].prompt, "", ("one", "1"), asked[0].source)
     template, special = template_of(prompt, tokenizer, {}), tokenizer.eos_token
-    from tutelage.data import protect
-
     asked.append(Example(template.wrap(protect(f"What does {special} say?", (special,))), "", "5", "p.jsonl:5"))
 
     def say(index, sample):
@@ -182,8 +181,6 @@ def test_rows_train_with_the_ids_that_were_asked_and_said(sampling_config, token
     scripted(say)
     out = tmp_path / "traces.jsonl"
     assert sample_problems(asked, config, out, Wanted(3))["fates"] == {"right": 15}
-    from tutelage.evaluation import prompt_ids
-
     trained = prepare(config.model_copy(update={"data": config.data.model_copy(update={"train": str(out)})}), tokenizer)
     end = tokenizer.eos_token_id
     ids = {index: tuple(each) for index, each in enumerate(prompt_ids(tokenizer, asked))}
@@ -196,8 +193,6 @@ def test_rows_train_with_the_ids_that_were_asked_and_said(sampling_config, token
 
 def test_a_generated_response_that_training_tokenizes_otherwise_is_told(sampling_config, tokenizer, tmp_path, monkeypatch):
     """A model without training says bytes at random; each row tells whether training has other ids than it said."""
-    from tutelage.grading import Verdict
-
     monkeypatch.setattr(
         "tutelage.evaluation.sample.judge.grade_responses", lambda pairs, style: [Verdict(True, "string")] * len(pairs)
     )
@@ -370,8 +365,6 @@ def test_no_more_responses_are_held_than_one_portion_has(sampling_config, tokeni
 
 def test_a_model_that_says_no_number_is_asked_once(sampling_config, tokenizer, scripted, tmp_path):
     """What JSON does not know is written as null, not taken for damage."""
-    from dataclasses import replace
-
     config, script = sampling_config(data__prompt="plain"), scripted(varied)
     original = script._completion
     nan = (float("nan"),) * 3

@@ -48,6 +48,7 @@ def without_numbers(lines):
     return [{key: value for key, value in line.items() if key not in NUMBERS} for line in lines]
 
 
+@pytest.mark.slow
 def test_engines_on_two_devices_say_what_the_model_itself_says(sampling_config, tokenizer, tmp_path, inside, monkeypatch):
     """A response depends on its problem, its sample and the seed alone; what an engine does not tell is scored afterwards."""
     monkeypatch.setattr(ask, "AT_ONCE", 4)
