@@ -107,6 +107,7 @@ def test_own_rows_of_a_round_have_the_ids_that_they_have_in_round_0(improved, tm
     ]
 
 
+@pytest.mark.slow
 def test_rounds_of_a_chat_template_ask_and_train_as_they_began(tmp_path):
     """Its date is that of the first day; the end of turn ends the responses that are sampled."""
     dated = make_chain_model(tmp_path / "dated", "Today is {{ strftime_now('%d %b %Y') }}\n" + CHATML)
