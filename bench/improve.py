@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("/tmp/improve"), help="where everything is kept, to go on from")
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--temperature", type=float, default=0.7)
+    parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--tokens", type=int, default=80, help="of a response at most")
     parser.add_argument("--toy", action="store_true")
     given = parser.parse_args()

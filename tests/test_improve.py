@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import runpy
 import sys
 from collections import Counter
@@ -106,16 +107,17 @@ def test_own_rows_of_a_round_have_the_ids_that_they_have_in_round_0(improved, tm
     ]
 
 
+@pytest.mark.slow
 def test_rounds_of_a_chat_template_ask_and_train_as_they_began(tmp_path):
     """Its date is that of the first day; the end of turn ends the responses that are sampled."""
     dated = make_chain_model(tmp_path / "dated", "Today is {{ strftime_now('%d %b %Y') }}\n" + CHATML)
     config = replaced(config_in(tmp_path, dated), {"data.prompt": "chat"})
-    kept = replace(
-        read_ground(config, wished(problems_in(tmp_path)), tmp_path).template, text="On a day: {question}", now="2026-01-01"
-    )
+    today = read_ground(config, wished(problems_in(tmp_path)), tmp_path).template
+    kept = replace(today, text=re.sub(r"Today is [^\n]*", "Today is 01 Jan 2026", today.text), now="2026-01-01")
     ground = read_ground(config, wished(problems_in(tmp_path)), tmp_path, kept)
     (tmp_path / mix.KEPT).write_text(ground.template.to_json())
     sampling = replaced(mix.config_of_sampling(ground, 1), {"model.id": dated})
+    assert all(problem.prompt.startswith("Today is 01 Jan 2026") for problem in ground.unsolved.problems)
     tokenizer = tokenizer_of(sampling)
     assert tokenizer.eos_token == ground.tokenizer.eos_token == "<|im_end|>"
     assert template_of(sampling.data.prompt, tokenizer, {}).to_json() == kept.to_json()

@@ -73,7 +73,7 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--favour-hard", action="store_true", help="problems that are rarely solved keep more of them")
     parser.add_argument("--seed", type=integer(0, 2**53), default=42, help="of responses and choices (default 42)")
     parser.add_argument(
-        "--temperature", type=float, default=0.7, help="of sampling; evaluations have eval.temperature (default 0.7)"
+        "--temperature", type=float, default=1.0, help="of sampling; evaluations have eval.temperature (default 1)"
     )
 
 

@@ -41,7 +41,7 @@ class Improvement:
     with_rows: bool = True
     start: str | None = None
     wanted: Wanted = field(default_factory=Wanted)
-    temperature: float = 0.7
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         if self.rounds < 1:
