@@ -2,8 +2,8 @@
 
     python bench/report.py                # 2,000 problems at 10 evaluations; needs playwright and chromium
 
-Opening is timed from the navigation to the moment when the generations can be browsed, and to the moment when the curves in sight
-are drawn. An empty page beside it, in turns, says what the browser takes by itself.
+Opening is timed from the navigation to the moment when the generations can be browsed, and to the moment when all curves are
+drawn. An empty page beside it, in turns, says what the browser takes by itself.
 """
 
 from __future__ import annotations
