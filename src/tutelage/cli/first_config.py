@@ -98,10 +98,17 @@ class Answers:
     def look(self, source: str, columns: dict[str, str] | None, problems: bool = False) -> Look:
         key = source, repr(columns), problems
         if key not in self.looks:
-            of_hub = {name: self.said[f"data.{name}"] for name in ("hub_config", "where", "shape") if self.said.get(f"data.{name}")}
-            of_hub["split"] = self.setting("data.validation_split", "test") if problems else self.setting("data.train_split", "train")
-            self.looks[key] = look(source, columns, problems, **of_hub)
+            self.looks[key] = look(source, columns, problems, **self._options(problems))
         return self.looks[key]
+
+    def _options(self, problems: bool) -> dict[str, Any]:
+        """Further settings of how a source is read, as fields of a `Source`."""
+        given = self.setting("data.validation", None)
+        if problems and isinstance(given, dict):
+            return {name: given[name] for name in ("split", "hub_config", "shape", "where") if name in given}
+        names = {"split": "validation_split" if problems else "train_split", "hub_config": "hub_config", "shape": "shape"}
+        names |= {} if problems else {"where": "where"}
+        return {field: value for field, name in names.items() if (value := self.setting(f"data.{name}", None)) is not None}
 
     def setting(self, dotted: str, default: Any) -> Any:
         return self.said.get(dotted, self.before.get(dotted, default))

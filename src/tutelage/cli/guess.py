@@ -106,7 +106,8 @@ def look(source: str, columns: Mapping[str, str] | None = None, problems: bool =
     """
     setting = "data.validation" if problems else "data"
     head: list[Row] = []
-    rows = iter_rows(source, options.get("split", "train"), options.get("hub_config"))
+    options = {"split": "test" if problems else "train", **options}
+    rows = iter_rows(source, options["split"], options.get("hub_config"))
     for row in rows:
         head.append(row)
         if len(head) == LOOKED_AT:
