@@ -19,6 +19,7 @@ from improve_cases import Solver, config_in, problems_in, remove, trained_rows, 
 from tutelage.config import Config, Source, load_config, replaced, to_toml
 from tutelage.data import arithmetic, template_of
 from tutelage.errors import InputError, RunError
+from tutelage.evaluation import Wanted
 from tutelage.experiments.improve import forecast, loop, mix
 from tutelage.experiments.improve.ground import read_ground
 from tutelage.experiments.improve.wished import Improvement
@@ -311,6 +312,7 @@ def test_what_cannot_be_is_refused_before_anything_is_computed(config, solver, t
         ({"rounds": 0}, "--rounds 0: at least one"),
         ({"origin": "first"}, "--from first: write base or last"),
         ({"temperature": 0.0}, "--samples 8 at --temperature 0 would be the same"),
+        ({"wanted": Wanted(favour_hard=True)}, "--favour-hard divides a number of rows per problem: give --keep N, not right"),
         ({"start": str(tmp_path / "nothing")}, "nothing"),
     ):
         with pytest.raises(InputError, match=message):

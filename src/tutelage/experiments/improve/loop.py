@@ -55,6 +55,10 @@ def run_improve(config: Config, wished: Improvement, directory: Path, where: str
         try:
             for index in range(wished.rounds + 1):
                 _round(ground, state, index, where, workers)
+        except KeyboardInterrupt as stop:
+            if str(stop):  # of training, which says where it stands
+                raise
+            raise KeyboardInterrupt("interrupted; the same command goes on where it is") from None
         finally:
             _write_state(state, directory)
             page = _show(directory)
@@ -238,7 +242,7 @@ def _show(directory: Path) -> Path:
     """Print the rounds and write their page, as far as they are."""
     page = directory / "report.html"
     if rounds.is_done(rounds.reading_of(directory, 0)):
-        with suppress(RunError):  # the rounds are there all the same, and `tutelage report` says what is wrong
+        with suppress(RunError, InputError):  # the rounds are there all the same, and `tutelage report` says what is wrong
             rounds.show(directory)
             page = report.write(directory)
             console.say(f"The page is {page}")

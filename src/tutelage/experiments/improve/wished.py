@@ -50,6 +50,8 @@ class Improvement:
             raise InputError(f"--from {self.origin}: write {' or '.join(get_args(Origin))}")
         if not 0 <= self.temperature < math.inf:
             raise InputError(f"--temperature {self.temperature:g}: a temperature is a number, zero or more")
+        if self.wanted.favour_hard and not isinstance(self.wanted.keep, int):
+            raise InputError(f"--favour-hard divides a number of rows per problem: give --keep N, not {self.wanted.keep}")
         if self.wanted.samples > 1 and self.temperature == 0:
             raise InputError(
                 f"--samples {self.wanted.samples} at --temperature 0 would be the same response again; set a temperature above zero"
