@@ -43,7 +43,7 @@ def preview(prepared: Prepared, tokenizer: Any) -> None:
         + (f", and on all {len(prepared.validation)} at the ends" if len(prepared.validation) > prepared.panel else "")
     )
     if rows := source_rows(prepared.by_source()):
-        console.table("What is trained on, by source", SOURCE_COLUMNS, rows)
+        console.table("What is trained on, by source (weight: what a response token counts, 1 on average)", SOURCE_COLUMNS, rows)
     marked_example(prepared.train[0], tokenizer)
 
 
