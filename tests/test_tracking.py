@@ -92,7 +92,8 @@ def texts_of(directory, name):
 
         (event,) = EventAccumulator(str(directory / "tensorboard")).Reload().Tensors("eval/samples/text_summary")
         return event.step, event.tensor_proto.string_val[0].decode()
-    logged = {"/".join(item.nested_key) or item.key: item.value_json for record in wandb_records(directory) for item in record.history.item}
+    items = [item for record in wandb_records(directory) for item in record.history.item]
+    logged = {"/".join(item.nested_key) or item.key: item.value_json for item in items}
     path = json.loads(logged["eval/samples/path"])
     (file,) = directory.glob(f"wandb/offline-run-*/files/{path}")
     return int(logged["eval_step"]), file.read_text()

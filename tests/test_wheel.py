@@ -46,7 +46,7 @@ def installed(wheel, tmp_path_factory) -> Path:
 @pytest.mark.slow
 def test_the_wheel_holds_templates_scripts_prompts_and_types(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    for name in ("report/run.html", "report/page.js", "report/page.css", "prompts/r1_zero.txt", "py.typed", "check/rank.py"):
+    for name in ("report/run.html", "report/compare.html", "report/page.js", "report/problems.js", "report/page.css", "prompts/r1_zero.txt", "py.typed", "check/rank.py"):
         assert any(found.endswith(name) for found in names), name
     assert not any("tests/" in name or "bench/" in name for name in names)
 

@@ -18,7 +18,9 @@ def add(commands: Commands) -> None:
         help="a directory of a run, of `tutelage eval`, of a sweep, or of `tutelage improve`; several runs are shown beside each other,"
         " the first is what the others are compared with, and RUN@STEP names another evaluation than the last",
     )  # fmt: skip
-    parser.add_argument("--out", type=Path, help="the page (default: report.html in the directory; of several, compare.html in the first)")
+    parser.add_argument(
+        "--out", type=Path, help="the page (default: report.html in the directory; of several runs, compare.html in the first)"
+    )
     parser.add_argument(
         "--price", type=price, metavar="PER_HOUR", help="what an hour of the machine costs (default: run.price_per_hour)"
     )

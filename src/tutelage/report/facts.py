@@ -186,7 +186,7 @@ def _is_well_formed(record: dict[str, Any]) -> bool:
 def generations(reading: Reading) -> dict[str, Any]:
     """Every problem with what was answered at each evaluation, as the page's script reads it.
 
-    ``steps``: of the evaluations; ``labels``: their names; ``beside``: whether the chosen one stands beside the "first" or beside "all".
+    ``steps``: of the evaluations; ``labels``: their names; ``beside``: whether the chosen one stands beside the "first" or "all";
     ``problems``: as `problems_of`.
     """
     steps = reading.evaluated
