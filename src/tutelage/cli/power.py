@@ -102,7 +102,8 @@ def sentences(found: dict[str, Any]) -> list[str]:
     said.append(f"For {100 * found['difference']:g} points, {found['questions_needed']:,} questions are needed.")
     if found["questions"] < FEW_QUESTIONS:
         said.append(
-            f"Below {FEW_QUESTIONS} questions, intervals of accuracies near 0 % or 100 % are too narrow: more questions help, more samples do not."
+            f"Below {FEW_QUESTIONS} questions, intervals of accuracies near 0 % or 100 % are too narrow: more questions help, more"
+            " samples do not."
         )
     said.append(
         "This is of two models. The spread between training seeds comes on top: --seeds 3 of `tutelage sweep` measures it."
