@@ -75,8 +75,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
     except ValueError as error:
         raise InputError(str(error)) from None
     found = {
-        "questions": questions, "difference": difference, **model, "wanted_power": wanted, "power": power,
-        "smallest_difference": smallest, "questions_needed": needed,
+        "questions": questions, "difference": difference, **model, "correlation": None if arguments.unpaired else correlation,
+        "wanted_power": wanted, "power": power, "smallest_difference": smallest, "questions_needed": needed,
     }  # fmt: skip
     for line in sentences(found):
         console.say(line)
