@@ -27,7 +27,6 @@ from tutelage.stats import (
     student_quantile,
     wilson_interval,
 )
-
 from tutelage.stats.quantiles import student_beyond
 
 
