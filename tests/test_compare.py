@@ -82,8 +82,24 @@ def test_several_samples_have_an_interval_without_a_test(tmp_path):
     both = [{**line, "sample": sample, **({"answer_reward": 0.0} if sample else {})} for line in lines for sample in (0, 1)]
     (run / "generations.jsonl").write_text(to_lines(both))
     found = pair(side(f"{run}@0"), side(str(run)))
-    assert found.difference.p_value is None and found.difference.estimate == pytest.approx(0.25)
+    assert not found.difference.exact and found.difference.estimate == pytest.approx(0.25)
     assert len(found.kinds["gained"]) == 4  # half of its samples are right
+
+
+def test_a_side_below_its_untouched_model_is_said_to_be(tmp_path, capsys):
+    """The last evaluation solves nothing of what the first one solved. The p-values are adjusted for the comparisons made."""
+    run, other = make_run(tmp_path / "run", problems=12), make_run(tmp_path / "other", problems=12)
+    records = read_lines(run / "generations.jsonl")
+    last = max(line["step"] for line in records)
+    for line in records:
+        line["answer_reward"] = float(line["step"] == 0)
+    (run / "generations.jsonl").write_text(to_lines(records))
+    assert main(["compare", f"{run}@0", str(run)]) == 0
+    assert f"below the untouched model: run (step {last}) is worse than run (step 0)" in capsys.readouterr().out
+    assert main(["compare", str(other), str(run)]) == 0
+    said = capsys.readouterr().out
+    assert f"below the untouched model: run (step {last}) is worse than the untouched model" in said
+    assert "as one of 3 comparisons" in said and "one seed cannot tell the spread between seeds" in said
 
 
 @pytest.mark.slow

@@ -10,9 +10,12 @@ import pytest
 
 from tutelage.cli import main
 from tutelage.config import Source, load_config
-from tutelage.data import Example, reader_of
+from tutelage.data import Example, arithmetic, reader_of
 from tutelage.data.filter import judge
 from tutelage.data.sources.source import read_rows
+from tutelage.experiments.design import Design
+from tutelage.experiments.layout import lay_out
+from tutelage.runs.files import to_lines
 
 ROOT = Path(__file__).parent.parent
 GSM8K = ROOT.parent / "shared" / "data" / "gsm8k"
@@ -37,6 +40,25 @@ def test_the_a10g_recipe_is_the_specifications_configuration():
     assert (evaluation.examples, evaluation.backend, evaluation.device) == (16, "vllm", "cuda:1")
     assert (config.data.truncate, config.data.prompt, config.data.seed) == ("tail", "none", 42)
     assert (evaluation.gpu_memory_utilization, train.loss_normalization) == (0.4, "sequence")
+
+
+def test_the_course_recipe_is_laid_out_with_its_control_and_three_seeds(tiny_model, tmp_path):
+    """Nine trials on rows of the recipe's shape, by a model of the tests; the control is as many random rows as are right."""
+    train, validation = tmp_path / "train.jsonl", tmp_path / "validation.jsonl"
+    train.write_text(to_lines(arithmetic.rows("train", 24)))
+    validation.write_text(to_lines(arithmetic.rows("validation", 6)))
+    names = {"model.id": tiny_model, "data.train": train, "data.validation": validation}
+    small = {
+        "eval.max_new_tokens": 8,
+        "data.max_length": 400,
+        "train.pack_tokens": 400,
+        "model.precision": "fp32",
+        "model.device": "cpu",
+    }
+    config = load_config(ROOT / "recipes/cs336-math.toml", [f"--{key}={value}" for key, value in {**names, **small}.items()])
+    layout = lay_out(config, Design((None,), ("raw", "filtered", "control"), 3), tmp_path / "out")
+    rows = {point.kind: point.rows for point in layout.points}
+    assert len(layout.trials) == 9 and rows["control"] == rows["filtered"] < rows["raw"]
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ from tutelage.stats import (
     student_quantile,
     wilson_interval,
 )
+from tutelage.stats.quantiles import student_beyond
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 64), (1, 64), (32, 64), (63, 64), (64, 64), (1, 1), (481, 1319)])
@@ -245,9 +246,14 @@ def test_the_interval_of_one_seed_is_wilsons():
     assert crossed_interval([[0.0]] * 20) == wilson_interval(0, 20) and crossed_interval([]) == (0.0, 1.0)
 
 
-@pytest.mark.parametrize(("freedom", "probability"), [(1, 0.995), (1, 0.9), (1.7, 0.975), (5.5, 0.995), (30, 0.9), (400, 0.975)])
+@pytest.mark.parametrize(
+    ("freedom", "probability"),
+    [(1, 0.995), (1, 0.9), (1.7, 0.975), (5.5, 0.995), (30, 0.9), (400, 0.975), (20_000, 0.975), (1e8, 0.9)],
+)
 def test_students_quantile_is_scipys(freedom, probability):
-    assert student_quantile(probability, freedom) == pytest.approx(scipy.stats.t.ppf(probability, freedom), rel=1e-6)
+    quantile = student_quantile(probability, freedom)
+    assert quantile == pytest.approx(scipy.stats.t.ppf(probability, freedom), rel=1e-6)
+    assert student_beyond(quantile, freedom) == pytest.approx(1 - probability, rel=1e-5)
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 5), (5, 5), (3, 9), (40, 57), (1, 1)])

@@ -75,8 +75,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
     except ValueError as error:
         raise InputError(str(error)) from None
     found = {
-        "questions": questions, "difference": difference, **model, "wanted_power": wanted, "power": power,
-        "smallest_difference": smallest, "questions_needed": needed,
+        "questions": questions, "difference": difference, **model, "correlation": None if arguments.unpaired else correlation,
+        "wanted_power": wanted, "power": power, "smallest_difference": smallest, "questions_needed": needed,
     }  # fmt: skip
     for line in sentences(found):
         console.say(line)
@@ -102,8 +102,8 @@ def sentences(found: dict[str, Any]) -> list[str]:
     said.append(f"For {100 * found['difference']:g} points, {found['questions_needed']:,} questions are needed.")
     if found["questions"] < FEW_QUESTIONS:
         said.append(
-            f"Below {FEW_QUESTIONS} questions, intervals of accuracies near 0 % or 100 % are too narrow: more questions help,"
-            " more samples do not."
+            f"Below {FEW_QUESTIONS} questions, intervals of accuracies near 0 % or 100 % are too narrow: more questions help, more"
+            " samples do not."
         )
     said.append(
         "This is of two models. The spread between training seeds comes on top: --seeds 3 of `tutelage sweep` measures it."

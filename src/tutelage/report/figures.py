@@ -263,7 +263,7 @@ def _size_curve_of(curve: Sequence[Found], index: int, beside: float) -> list[di
     name, colour, symbol = curve[0].name, COLOURS[index % len(COLOURS)], SYMBOLS[index % len(SYMBOLS)]
     ys = [point.accuracy for point in curve]
     line = line_trace(
-        name, [point.rows * beside for point in curve], ys, colour, DASHES[index % len(DASHES)],
+        name, [point.rows * beside for point in curve], ys, colour,  # solid: dashed is what is continued
         error_y=error_bars(ys, [point.low for point in curve], [point.high for point in curve], colour),
         text=[f"{point.rows} rows: {within(point.accuracy, point.low, point.high, digits=1)}" for point in curve],
         hovertemplate="%{text}", legendgroup=name, mode="lines+markers",
