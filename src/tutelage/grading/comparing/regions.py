@@ -96,8 +96,13 @@ def _roots(left: Node, right: Node, variable: str) -> set[Value]:
         a, b = alike(a, b)
         return a - b
 
-    if any(not symbols_of(side) and not is_finite(evaluate(side)) for side in (left, right)):
-        return set()
+    for side, other in ((left, right), (right, left)):
+        if not symbols_of(side):
+            value = evaluate(side)
+            if not is_finite(value):
+                return set()
+            if name_of(other) == variable and is_real(value):
+                return {value}
     kinks = {root for side in (left, right) for inner in _absolute_values(side) for root in _roots(inner, ZERO, variable)}
     ends = sorted(alike(*kinks)) or [Fraction(0)]
     spans = [(ends[0] - 8, ends[0], True), *((a, b, False) for a, b in pairwise(ends)), (ends[-1], ends[-1] + 8, True)]

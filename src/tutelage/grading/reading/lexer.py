@@ -9,47 +9,17 @@ from typing import Any, NamedTuple
 from tutelage.grading.calculating.work import TooLarge, spend
 from tutelage.grading.reading.tree import Unreadable
 from tutelage.grading.taking.format import TEXT_COMMANDS
+from tutelage.grading.wording.vocabulary import listed, replacements
 
 MAX_DIGITS = 1_000
 MAX_DEPTH = 60
-FUNCTIONS = {
-    "sin", "cos", "tan", "cot", "sec", "csc", "csch", "sinh", "cosh", "tanh", "coth", "sech", "arcsin", "arccos", "arctan",
-    "arccot", "arcsec", "arccsc", "arcsinh", "arccosh", "arctanh", "ln", "log", "lg", "exp", "gcd", "lcm", "max", "min",
-    "floor", "ceil", "abs", "det", "deg", "Re", "Im", "cis", "conj", "perm",
-}  # fmt: skip
-GREEK = {
-    "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu", "nu", "xi", "pi",
-    "rho", "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega", "Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma",
-    "Upsilon", "Phi", "Psi", "Omega", "hbar", "ell", "infty", "emptyset", "partial", "nabla",
-}  # fmt: skip
-ACCENTS = {
-    "overline": "bar", "bar": "bar", "hat": "hat", "widehat": "hat", "vec": "vec", "overrightarrow": "vec", "tilde": "tilde",
-    "dot": "dot", "ddot": "ddot", "underline": "underline",
-}  # fmt: skip
-ENVIRONMENTS = {"matrix", "pmatrix", "bmatrix", "Bmatrix", "vmatrix", "Vmatrix", "smallmatrix", "array", "cases"}
-_SAME_FUNCTION = {
-    "arsinh": "arcsinh", "arcosh": "arccosh", "artanh": "arctanh", "asin": "arcsin", "acos": "arccos", "atan": "arctan",
-    "asinh": "arcsinh", "acosh": "arccosh", "atanh": "arctanh", "cosec": "csc", "ceiling": "ceil", "tg": "tan", "ctg": "cot",
-    "arctg": "arctan",
-}  # fmt: skip
-_SAME_SYMBOL = {
-    "inf": "infty", "infinity": "infty", "oo": "infty", "varnothing": "emptyset", "varphi": "phi", "varepsilon": "epsilon",
-    "vartheta": "theta", "rightarrow": "to", "union": "cup", "bigcup": "cup", "backslash": "setminus", "ast": "cdot",
-    "star": "cdot", "lbrace": "{", "rbrace": "}", "lvert": "|", "rvert": "|", "vert": "|",
-    "iff": "equiv", "simeq": "approx", "thickapprox": "approx", "lbrack": "[", "rbrack": "]",
-}  # fmt: skip
-_PLAIN_NAMES = FUNCTIONS | set(_SAME_FUNCTION) | {
-    "sqrt", "cbrt", "root", "pi", "theta", "alpha", "beta", "gamma", "delta", "lambda", "phi", "omega", "sigma", "infinity", "inf",
-    "oo", "in", "union", "or", "and", "mod",
-}  # fmt: skip
-_LONG_NAMES = sorted((n for n in _PLAIN_NAMES - {"inf", "and", "deg", "det", "min", "max"} if len(n) > 2), key=len, reverse=True)
+FUNCTIONS, GREEK, ENVIRONMENTS = listed("known functions"), listed("greek"), listed("environments")
+ACCENTS = replacements("accents")
+_SAME_FUNCTION, _SAME_SYMBOL = replacements("same functions"), replacements("same symbols")
+_PLAIN_NAMES = FUNCTIONS | _SAME_FUNCTION.keys() | listed("plain names")
+_LONG_NAMES = sorted((n for n in _PLAIN_NAMES - {"inf", "and", "deg", "det", "min", "max"} if len(n) > 2), key=lambda n: (-len(n), n))
 _WITHIN_RUN = re.compile(f"({'|'.join(_LONG_NAMES)}|pi)")
-_UNIT_WORDS = {
-    "cm", "mm", "km", "kg", "mg", "ml", "ft", "in", "yd", "lb", "lbs", "oz", "hr", "hrs", "sec", "min", "mph", "kph", "day",
-    "sq", "cu", "rad", "pts", "deg", "pct", "percent", "degree", "degrees", "th", "st", "nd", "rd", "per", "am", "pm",
-    "cents", "cent", "AM", "PM", "USD", "EUR", "Hz", "kW", "kWh", "kJ", "mL", "hours", "hour", "unit", "units",
-    "dm", "mol", "kPa", "kcal", "cal", "bpm", "rpm", "wk", "yr", "ohm", "ohms", "Rs",
-}  # fmt: skip
+_UNIT_WORDS = listed("unit words")
 _TOKEN = re.compile(
     r"(?P<space>\s+)"
     rf"|\\(?:{TEXT_COMMANDS})(?![A-Za-z])\s*(?:\{{(?P<text>[^{{}}\\]*)\}}|(?P<bare>[A-Za-z0-9]))"
