@@ -77,9 +77,7 @@ def _of_evaluation(advice: Advice, config: Config, proposal: Option) -> dict[str
         "backend": settings.backend if is_asked_for(settings) else "vllm",
         "ranks": advice.ranks,
         "needs": in_gb(sum(proposal.needs.evaluation.values())),
-        "waits": "the optimizer's state waits in the host's memory"
-        if settings.offload_optimizer
-        else "beside the optimizer's state",
+        "waits": "the optimizer's state waits in the host's memory" if settings.offload_optimizer else "beside the optimizer's state",
         "why_native": why_native,
     }
     found = {key: (value.format(**facts), why.format(**facts)) for key, (value, why) in SEATS[seat].items()}

@@ -33,18 +33,14 @@ def add(commands: Commands) -> None:
     parser.add_argument("--columns", metavar="TABLE", help='as data.columns: { prompt = "problem", reference = "answer" }')
     parser.add_argument("--prompt", help="the prompt template (default: what the model was trained with)")
     parser.add_argument("--where", default="local", help=WHERE)
-    parser.add_argument(
-        "--workers", type=integer(1, 10_000), default=2, help="with Ray: how many jobs share the problems (default 2)"
-    )
+    parser.add_argument("--workers", type=integer(1, 10_000), default=2, help="with Ray: how many jobs share the problems (default 2)")
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
     start()
     backend = [] if arguments.backend is None else [f"--eval.backend={arguments.backend}"]
     overrides = [*arguments.overrides, *backend]
-    reading = {
-        name: getattr(arguments, name) for name in ("split", "hub_config", "prompt") if getattr(arguments, name) is not None
-    }
+    reading = {name: getattr(arguments, name) for name in ("split", "hub_config", "prompt") if getattr(arguments, name) is not None}
     if arguments.columns is not None:
         reading["columns"] = _table(arguments.columns)
     return Outcome(
@@ -59,9 +55,7 @@ def _table(text: str) -> dict[str, str]:
     try:
         return Source(path="rows", columns=tomllib.loads(f"columns = {text}")["columns"]).columns  # type: ignore[return-value]
     except (tomllib.TOMLDecodeError, ValueError) as error:
-        raise InputError(
-            f'--columns {text}: write a table, such as {{ prompt = "problem", reference = "answer" }}: {error}'
-        ) from None
+        raise InputError(f"--columns {text}: write a table, such as {{ prompt = \"problem\", reference = \"answer\" }}: {error}") from None
 
 
 def evaluate_file(
@@ -167,9 +161,7 @@ def _begin(directory: Path, config: Config, template: Template) -> None:
         if answers.exists():
             kept = directory / f"generations.before-restart-{len(list(directory.glob('generations.before-restart-*'))) + 1}.jsonl"
             answers.rename(kept)
-            console.say(
-                f"{directory}: holds an evaluation that was not finished; all is asked again, and {kept.name} has what was there"
-            )
+            console.say(f"{directory}: holds an evaluation that was not finished; all is asked again, and {kept.name} has what was there")
     except OSError as error:
         raise InputError(f"{directory}: cannot be written: {error.strerror}") from None
     write_text(directory / "settings.toml", to_toml(config))
@@ -184,11 +176,7 @@ def _show(summary: dict[str, Any], asked: int, directory: Path) -> None:
     if "entropy_failed" in summary:
         console.say(f"entropies could not be computed ({summary['entropy_failed']}); all else counts", style="yellow")
     show.summary_table(f"{summary['model']} on {summary['data']}", summary)
-    named = {
-        "malformed_rows": "are malformed",
-        "rows_without_reference": "have no reference",
-        "rows_that_ask_again": "ask a problem again",
-    }
+    named = {"malformed_rows": "are malformed", "rows_without_reference": "have no reference", "rows_that_ask_again": "ask a problem again"}
     problems = summary["rows"] - sum(summary[key] for key in named)
     others = "".join(f"; {summary[key]} rows {what}" for key, what in named.items() if summary[key])
     console.say(f"{asked} of the {problems} problems were asked{others}; every response is in {directory}/generations.jsonl")

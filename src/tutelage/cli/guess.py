@@ -49,9 +49,7 @@ def guess(rows: Sequence[Row], train: str, instruct: bool = False) -> Guess:
         read = _read(rows, train, columns)
     faults = [f"{each.source}: {each.fault}" for each in read["r1_zero"] if each.fault]
     if len(faults) > (1 - ENOUGH) * len(read["r1_zero"]):
-        raise InputError(
-            f"{faults[0]}; {len(faults)} of the first {len(rows)} rows cannot be read; mend them, or write data.columns"
-        )
+        raise InputError(f"{faults[0]}; {len(faults)} of the first {len(rows)} rows cannot be read; mend them, or write data.columns")
     parsed = {reward: [each for each in found if not each.fault] for reward, found in read.items()}
     return _settle(columns, parsed, faults, len(rows), instruct)
 
@@ -62,18 +60,14 @@ def require_problems(rows: Sequence[Row], validation: str, columns: dict[Any, st
     parsed = [each for row in rows for each in reader.read(row)]
     fault = next((f"{each.source}: {each.fault}" for each in parsed if each.fault), None)
     if fault is None and not any(each.reference for each in parsed):
-        fault = (
-            f"{validation}: no row has a reference answer, so nothing can be graded; name its column in data.validation.columns"
-        )
+        fault = f"{validation}: no row has a reference answer, so nothing can be graded; name its column in data.validation.columns"
     if fault is not None:
         raise InputError(fault)
 
 
 def _read(rows: Sequence[Row], train: str, columns: dict[Any, str]) -> dict[str, list[Parsed]]:
     """What the rows say for each grader."""
-    readers = {
-        reward: reader_of(Source(path=train, columns=columns), rows, reward=reward) for reward in ("r1_zero", "question_only")
-    }
+    readers = {reward: reader_of(Source(path=train, columns=columns), rows, reward=reward) for reward in ("r1_zero", "question_only")}
     return {reward: [each for row in rows for each in reader.read(row)] for reward, reader in readers.items()}
 
 

@@ -95,9 +95,7 @@ def read_pool(config: Config, tokenizer: Any, kept: Template | None = None) -> P
         overlap = [overlap_column(asked, recipe)] if asked is not None else []
         return [verdict_column(reward), *overlap] if data.filter else overlap
 
-    store = open_store(
-        data.of_training(), template, tokenizer, reward, data.turns, columns=columns, limit=limit_of(data, tokenizer)
-    )
+    store = open_store(data.of_training(), template, tokenizer, reward, data.turns, columns=columns, limit=limit_of(data, tokenizer))
     _check_end(store, config)
     faults = checked_faults(store, data)
     held = np.zeros(0, np.int64)
@@ -232,9 +230,7 @@ def choose_problems(asked: Asked, seed: int, count: int | None = None) -> list[E
     problems = []
     for parsed, turns in zip(chosen, store.recipe.write_all(chosen), strict=True):
         if isinstance(turns, BadRow):
-            raise AssertionError(
-                f"{parsed.source}: well-formed when the rows were kept, and no longer; this is a bug of Tutelage"
-            )
+            raise AssertionError(f"{parsed.source}: well-formed when the rows were kept, and no longer; this is a bug of Tutelage")
         problems.append(Example(turns[-1].prompt, "", parsed.reference, parsed.source))
     return problems
 

@@ -35,9 +35,7 @@ class Evaluation:
     job: Job
     draft: Draft
     started: float
-    stood_still: dict[Part, float] = field(
-        default_factory=lambda: {"weights": 0.0, "waiting": 0.0, "entropies": 0.0, "grading": 0.0}
-    )
+    stood_still: dict[Part, float] = field(default_factory=lambda: {"weights": 0.0, "waiting": 0.0, "entropies": 0.0, "grading": 0.0})
 
     @property
     def cost(self) -> float:

@@ -184,9 +184,7 @@ def _by_chunks(
     entropies = log_probs.new_empty(size if asked.entropy else 0)
     by_hidden = torch.empty_like(hidden) if wanted.hidden else None
     by_weight = by_bias = None
-    factor, share, unit = (
-        _factors(upstream, head.scale, log_probs) if upstream is not None and any(wanted) else (None, None, None)
-    )
+    factor, share, unit = _factors(upstream, head.scale, log_probs) if upstream is not None and any(wanted) else (None, None, None)
     elements = _compiled_chunk() if asked.compiled else _one_chunk
     for start in range(0, size, asked.chunk):
         part = slice(start, start + asked.chunk)

@@ -95,7 +95,9 @@ class SortedRows:
         shared = np.zeros(len(chosen), np.int64)
         if len(chosen) > 1:  # what two rows share is the least that neighbours between them share
             shared[1:] = np.minimum.reduceat(self.shared[: chosen[-1] + 1], chosen[:-1] + 1)
-        return SortedRows(self.ids, self.starts[chosen], self.lengths[chosen], self.prompts[chosen], shared, self.order[chosen])
+        return SortedRows(
+            self.ids, self.starts[chosen], self.lengths[chosen], self.prompts[chosen], shared, self.order[chosen]
+        )
 
     @property
     def size(self) -> Size:

@@ -148,9 +148,7 @@ def first_steps(course: Course) -> list[Step]:
     return [(examples, course.batches(examples)) for examples in rows]
 
 
-def training_seconds(
-    work: Work, kind: Recomputation, held: float, device: Device, dtype: torch.dtype, ranks: int = 1
-) -> float | None:
+def training_seconds(work: Work, kind: Recomputation, held: float, device: Device, dtype: torch.dtype, ranks: int = 1) -> float | None:
     """Seconds of all optimizer steps; None where the device's speed is not known.
 
     Args:
@@ -164,9 +162,7 @@ def training_seconds(
     return work.operations * AGAIN[kind] / (USUAL_SHARE * rate * busy) + work.steps * 2 * held / device.reads
 
 
-def evaluation_seconds(
-    policy: Policy, config: EvalConfig, prepared: Prepared, total: int, device: Device, together: int
-) -> float | None:
+def evaluation_seconds(policy: Policy, config: EvalConfig, prepared: Prepared, total: int, device: Device, together: int) -> float | None:
     """Seconds in which the responses of all evaluations of a run are generated; None where the device's speed is not known.
 
     Every token of a batch takes as long as its matrix products, or as reading all weights from memory, whichever is longer. A trained

@@ -69,9 +69,7 @@ class VllmInstance:
             raise InputError(f"{self.handle.title} does not take vLLM's SamplingParams: pass a tutelage.evaluation.Sampling")
         for each in params if isinstance(params, (list, tuple)) else [params]:
             if each is not None and not hasattr(each, "max_tokens"):
-                raise InputError(
-                    f"sampling_params: vLLM's SamplingParams or a tutelage.evaluation.Sampling is needed, not {_kind(each)}"
-                )
+                raise InputError(f"sampling_params: vLLM's SamplingParams or a tutelage.evaluation.Sampling is needed, not {_kind(each)}")
         answers: list[RequestOutput] = self.handle.remote.call("answer", prompts, params, on_progress=on_finished)
         return answers
 
