@@ -121,11 +121,7 @@ def grader(subject: Subject) -> Finding:
     references = list(dict.fromkeys(reference for reference in each if reference))[: MOST_ROWS // 10]
     cases = [(says.format(answer), reference, equal) for answer, reference, equal in SELF_TEST]
     for reference in references:
-        cases += [
-            (says.format(reference), reference, True),
-            (says.format(WRONG), reference, False),
-            ("no answer", reference, False),
-        ]
+        cases += [(says.format(reference), reference, True), (says.format(WRONG), reference, False), ("no answer", reference, False)]
     for response, reference, equal in cases:
         if grade(response, reference)["reward"] != float(equal):
             return Finding(False, f"{response!r} for the reference {reference!r} should be {'right' if equal else 'wrong'}")

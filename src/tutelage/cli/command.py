@@ -35,14 +35,7 @@ Run: TypeAlias = Callable[[argparse.Namespace], Outcome]
 
 
 def add_command(
-    commands: Commands,
-    name: str,
-    run: Run,
-    summary: str,
-    *,
-    takes_settings: bool = False,
-    prints_json: bool = True,
-    **options: Any,
+    commands: Commands, name: str, run: Run, summary: str, *, takes_settings: bool = False, prints_json: bool = True, **options: Any
 ) -> argparse.ArgumentParser:
     """Add a command to the parser; the command's own parser.
 
@@ -111,13 +104,7 @@ def config_of(model: str, overrides: list[str]) -> Config:
         kept = next(file for name in ("template.json", "prompt.txt") if (file := run / name).is_file() or name == "prompt.txt")
         return load_config(
             run / "config.toml",
-            [
-                f"--model.id={run / 'model'}",
-                f"--data.prompt={kept}",
-                "--data.template_arguments={}",
-                "--eval.mode=auto",
-                *overrides,
-            ],
+            [f"--model.id={run / 'model'}", f"--data.prompt={kept}", "--data.template_arguments={}", "--eval.mode=auto", *overrides],
         )
     if (path / "config.toml").is_file():
         raise InputError(

@@ -34,9 +34,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--columns", metavar="TABLE", help='as data.columns: { prompt = "problem", reference = "answer" }')
     parser.add_argument("--prompt", help="the prompt template (default: what the model was trained with)")
     parser.add_argument("--where", default="local", help=WHERE)
-    parser.add_argument(
-        "--workers", type=integer(1, 10_000), default=2, help="with Ray: how many jobs share the problems (default 2)"
-    )
+    parser.add_argument("--workers", type=integer(1, 10_000), default=2, help="with Ray: how many jobs share the problems (default 2)")
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
@@ -110,9 +108,7 @@ def _table(text: str) -> dict[str, str]:
     try:
         return Source(path="rows", columns=tomllib.loads(f"columns = {text}")["columns"]).columns  # type: ignore[return-value]
     except (tomllib.TOMLDecodeError, ValueError) as error:
-        raise InputError(
-            f'--columns {text}: write a table, such as {{ prompt = "problem", reference = "answer" }}: {error}'
-        ) from None
+        raise InputError(f"--columns {text}: write a table, such as {{ prompt = \"problem\", reference = \"answer\" }}: {error}") from None
 
 
 def evaluate_file(

@@ -26,9 +26,7 @@ SHOWN = 5
 
 
 def add(commands: Commands) -> None:
-    parser = add_command(
-        commands, "grade", run, "are two answers equal? or the two of each row of a file? says which layer decided"
-    )
+    parser = add_command(commands, "grade", run, "are two answers equal? or the two of each row of a file? says which layer decided")
     parser.add_argument("gold", nargs="?", help="the reference answer")
     parser.add_argument("answer", nargs="?", help="the answer to grade")
     parser.add_argument("--file", help="rows to grade instead: JSON Lines, JSON, CSV, or Parquet")
@@ -124,9 +122,7 @@ def _grade_file(file: str, out: Path | None, style: str, reference: str | None, 
 def _pairs(rows: list[Row], reference: str | None, response: str | None) -> list[Pair]:
     """The pair of each row. Raises InputError with the rows that hold none."""
     first = next((row.value for row in rows if not row.problem), {})
-    columns = [
-        _column(first, *wanted) for wanted in (("--reference", reference, REFERENCES), ("--response", response, RESPONSES))
-    ]
+    columns = [_column(first, *wanted) for wanted in (("--reference", reference, REFERENCES), ("--response", response, RESPONSES))]
     label = next((name for name in LABELS if name not in columns and _truth(first.get(name)) is not None), None)
     pairs, bad = [], []
     for row in rows:
@@ -134,9 +130,7 @@ def _pairs(rows: list[Row], reference: str | None, response: str | None) -> list
         if problem:
             bad.append(f"{row.source}: {problem}")
         else:
-            pairs.append(
-                Pair(row.source, row.value[columns[1]], row.value[columns[0]], _truth(row.value.get(label)) if label else None)
-            )
+            pairs.append(Pair(row.source, row.value[columns[1]], row.value[columns[0]], _truth(row.value.get(label)) if label else None))
     if bad:
         more = f"\n  and {len(bad) - SHOWN:,} more" if len(bad) > SHOWN else ""
         raise InputError(f"{len(bad):,} of {len(rows):,} rows cannot be graded:\n  " + "\n  ".join(bad[:SHOWN]) + more)
@@ -147,11 +141,7 @@ def _column(first: dict[str, Any], option: str, chosen: str | None, names: tuple
     """The column that was chosen, or the one with a known name. Raises InputError where there is none, or several."""
     found = [name for name in ((chosen,) if chosen else names) if name in first]
     if len(found) != 1:
-        several = (
-            f"the columns {' and '.join(found)} may both be meant"
-            if found
-            else f"there is no column {chosen or ', '.join(names)}"
-        )
+        several = f"the columns {' and '.join(found)} may both be meant" if found else f"there is no column {chosen or ', '.join(names)}"
         raise InputError(f"{several}: choose with {option} one of {', '.join(first)}")
     return found[0]
 
@@ -181,9 +171,7 @@ def _truth(value: Any) -> bool | None:
 
 def _agreement(pairs: list[Pair], verdicts: list[Verdict]) -> dict[str, int]:
     """Counts of the rows with a label; an undecided row that should be right is refused."""
-    judged = [
-        (pair.label, verdict.equal is True) for pair, verdict in zip(pairs, verdicts, strict=True) if pair.label is not None
-    ]
+    judged = [(pair.label, verdict.equal is True) for pair, verdict in zip(pairs, verdicts, strict=True) if pair.label is not None]
     return {
         "labelled": len(judged),
         "agree": sum(label == equal for label, equal in judged),

@@ -41,10 +41,7 @@ def load_config(path: str | Path | None = None, overrides: list[str] | None = No
             raise InputError(f"config file not found: {path}") from None
         except OSError as error:
             raise InputError(f"config file {str(path)!r:.{SHOWN}}: cannot be read: {error.strerror}") from None
-        except (
-            ValueError,
-            RecursionError,
-        ) as error:  # no TOML, no UTF-8 text, or no name of a file; thousands of digits or brackets
+        except (ValueError, RecursionError) as error:  # no TOML, no UTF-8 text, or no name of a file; thousands of digits or brackets
             raise InputError(f"{path}: cannot be read as TOML: {error}") from None
     return with_settings(raw, parse_overrides(overrides or []), where=str(path) if path else "config")
 
@@ -88,9 +85,7 @@ def replaced(config: Config, values: Mapping[str, Any]) -> Config:
     for dotted, value in values.items():
         section, _, key = dotted.partition(".")
         sections.setdefault(section, {})[key] = value
-    return config.model_copy(
-        update={name: getattr(config, name).model_copy(update=changed) for name, changed in sections.items()}
-    )
+    return config.model_copy(update={name: getattr(config, name).model_copy(update=changed) for name, changed in sections.items()})
 
 
 def parse_config(raw: dict[str, Any], where: str = "config", flags: Collection[str] = ()) -> Config:

@@ -93,9 +93,7 @@ def _fitting(store: Store, rows: np.ndarray, max_length: int, cut: bool, ledger:
             ledger.mark(int(rows[index]), "too long", f"{least}{longest[index]} tokens, max_length is {max_length}")
         elif fitting[index] < count[index]:
             lost = int(count[index] - fitting[index])
-            ledger.mark(
-                int(rows[index]), "truncated", f"{lost} of {int(count[index])} turns are longer than max_length, {max_length}"
-            )
+            ledger.mark(int(rows[index]), "truncated", f"{lost} of {int(count[index])} turns are longer than max_length, {max_length}")
         else:
             ledger.mark(int(rows[index]), "truncated", f"{longest[index]} tokens cut to {max_length}")
     return rows[fitting > 0]

@@ -144,15 +144,11 @@ def nothing_survives(counts: Counter[str], first: Example, style: str) -> InputE
         asks = f'"{other}"' if other == "r1_zero" else f'"{other}" or "chat"'
         hint = f' (it answers in {form}: eval.reward = "{other}" reads that, and data.prompt = {asks} asks for it)'
     elif first.reference and answer_of(first.response, style) == first.response.strip():
-        hint = (
-            " (it marks no answer: data.columns can write one behind the work, "
-            + (
-                'response = "<think>\\n{work}\\n</think>\\n<answer> {answer} </answer>"'
-                if style == "r1_zero"
-                else 'response = "{work}\\n\\n\\\\boxed{{{answer}}}"'
-            )
-            + ", with your columns' names)"
-        )
+        hint = " (it marks no answer: data.columns can write one behind the work, " + (
+            'response = "<think>\\n{work}\\n</think>\\n<answer> {answer} </answer>"'
+            if style == "r1_zero"
+            else 'response = "{work}\\n\\n\\\\boxed{{{answer}}}"'
+        ) + ", with your columns' names)"
     return InputError(
         f"nothing survives the filter ({summary(counts)}); the first row, {first.source}: reference {first.reference!r},"
         f" response ends {first.response[-80:]!r}{hint}. Mend the data, or set data.filter = false"
@@ -202,7 +198,9 @@ def count_well_formed(rows: Iterable[Row], reader: Reader, on_bad_row: str, skip
     return well_formed
 
 
-def judge_rows(rows: Iterable[Row], reader: Reader, style: str, where: str, on_graded: Callable[[int], None]) -> Iterator[Judged]:
+def judge_rows(
+    rows: Iterable[Row], reader: Reader, style: str, where: str, on_graded: Callable[[int], None]
+) -> Iterator[Judged]:
     """What `judge` says of each row, in their order. Verdicts are kept some hundreds at a time, and found again the next time."""
     parsed = parsed_rows(rows, reader)
     with verdict_cache() as cache:

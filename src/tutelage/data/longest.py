@@ -60,9 +60,7 @@ def _knows_every_byte(model: dict[str, Any], byte_level: bool) -> bool:
     """Whether the model has a token for each byte, so that none of them is skipped, or becomes part of an unknown token."""
     from tokenizers.pre_tokenizers import ByteLevel
 
-    names = (
-        ByteLevel.alphabet() if byte_level else [f"<0x{byte:02X}>" for byte in range(256)] if model.get("byte_fallback") else [""]
-    )
+    names = ByteLevel.alphabet() if byte_level else [f"<0x{byte:02X}>" for byte in range(256)] if model.get("byte_fallback") else [""]
     return all(name in model["vocab"] for name in names)
 
 

@@ -38,9 +38,7 @@ _BASE = np.uint64(0x9E3779B97F4A7C15)
 _MARKUP = re.compile(r"<\|[^<>|]*\|>|<｜[^<>｜]*｜>|\[/?INST\]|</?(?:s|bos|eos|start_of_turn|end_of_turn)>")
 """What chat templates write between turns."""
 _ROLE = re.compile(r"\s*(?:system|user|assistant|model|developer|tool)\s*(?:\n|\Z)")
-_SENTENCE_END = re.compile(
-    r"(?<=[.!?])\s+|\s*\n\s*|(?i:(?<=\bquestion:)|(?<=\bproblem:)|(?<=\bq:)|(?<=\buser:)|(?<=\bhuman:))\s+"
-)
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\s*\n\s*|(?i:(?<=\bquestion:)|(?<=\bproblem:)|(?<=\bq:)|(?<=\buser:)|(?<=\bhuman:))\s+")
 COMMON = 0.5
 """A sentence is common if more than this share of a file's questions begin or end with it."""
 

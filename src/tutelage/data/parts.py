@@ -311,11 +311,7 @@ class Part:
 
     def made(self, recipe: Recipe) -> Iterator[Made]:
         """The rows as they were made, again."""
-        read = [
-            (raw, item, parsed)
-            for raw in range(self.raw.num_rows)
-            for item, parsed in enumerate(recipe.reader.read(self.row(raw)))
-        ]
+        read = [(raw, item, parsed) for raw in range(self.raw.num_rows) for item, parsed in enumerate(recipe.reader.read(self.row(raw)))]
         for index, row in enumerate(made_of(recipe, read)):
             row.fate, row.why = self.rows["fate"][index].as_py(), self.rows["why"][index].as_py()
             yield row

@@ -252,9 +252,7 @@ def choose_problems(asked: Asked, seed: int, count: int | None = None) -> list[E
     problems = []
     for parsed, turns in store.written(chosen):
         if isinstance(turns, BadRow):
-            raise AssertionError(
-                f"{parsed.source}: well-formed when the rows were kept, and no longer; this is a bug of Tutelage"
-            )
+            raise AssertionError(f"{parsed.source}: well-formed when the rows were kept, and no longer; this is a bug of Tutelage")
         problems.append(Example(turns[-1].prompt, "", parsed.reference, parsed.source))
     return problems
 

@@ -55,9 +55,7 @@ def load_data(
     if isinstance(subset, str | os.PathLike):
         subset, source = None, _named_first(subset, seed, source)
     if not isinstance(source, str | os.PathLike):
-        raise InputError(
-            f"source is of type {type(source).__name__}; it is the name of a file, of a directory, or of a hub data set"
-        )
+        raise InputError(f"source is of type {type(source).__name__}; it is the name of a file, of a directory, or of a hub data set")
     name, seed = os.fspath(source), _whole(seed, "seed is {}; it is a whole number")
     rows = read_rows(name, split, hub_config)
     for row in rows:
@@ -92,9 +90,7 @@ def load_data(
 def _named_first(name: Any, seed: int, source: Any) -> Any:
     """The source that stands where the number of rows should. Raises InputError if more is said than it alone."""
     if seed is not SEED or source != "arithmetic":
-        raise InputError(
-            f"load_data takes the number of rows first: load_data(512, seed=42, test_size=0.1, source={os.fspath(name)!r})"
-        )
+        raise InputError(f"load_data takes the number of rows first: load_data(512, seed=42, test_size=0.1, source={os.fspath(name)!r})")
     return name
 
 

@@ -106,9 +106,7 @@ def grade_responses(
     left = [index for index, answer in enumerate(answers) if answer is not None and references[index]]
     on_graded(len(answers) - len(left))
     count = on_graded
-    for turn in range(
-        max(map(len, references), default=0)
-    ):  # the first answer of each reference, then the second where that is not met
+    for turn in range(max(map(len, references), default=0)):  # the first answer of each reference, then the second where that is not met
         questions = [(references[index][turn], answers[index] or "") for index in left]
         known: Mapping[tuple[str, str], Verdict] = cache.find(questions) if cache is not None else {}
         found = grade_pairs(questions, known=known, on_graded=count)

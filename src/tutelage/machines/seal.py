@@ -176,9 +176,7 @@ def _content_fault(path: Path, checksum: str) -> str:
 
 def bytes_in_words(*sizes: float) -> list[str]:
     """Sizes in one unit, with so many digits that those which differ look different: ``["129 MB", "74 MB"]``."""
-    unit, name = next(
-        ((unit, name) for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if max(sizes) >= unit), (1, "bytes")
-    )
+    unit, name = next(((unit, name) for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if max(sizes) >= unit), (1, "bytes"))
     for digits in range(0 if max(sizes) >= 10 * unit or unit == 1 else 1, 10):
         shown = [f"{size / unit:.{digits}f} {name}" for size in sizes]
         if len(set(shown)) == len(set(sizes)):

@@ -61,7 +61,9 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def over_processes(function: Callable[[Any, Job], Answer], jobs: Iterable[Job], shared: Any, count: int) -> Iterator[Answer]:
+def over_processes(
+    function: Callable[[Any, Job], Answer], jobs: Iterable[Job], shared: Any, count: int
+) -> Iterator[Answer]:
     """``function(shared, job)`` of each job, in their order, by `count` processes.
 
     Args:

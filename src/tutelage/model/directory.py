@@ -155,9 +155,7 @@ def require_tokenizer(folder: Path, model_id: str) -> None:
         )
     hollow = [name for name in ("tokenizer.json", "tokenizer.model") if name in names and is_pointer(folder / name)]
     if hollow:
-        raise InputError(
-            f"{model_id}: the tokenizer cannot be loaded: {hollow[0]} is a pointer of Git LFS; run `git lfs pull` there"
-        )
+        raise InputError(f"{model_id}: the tokenizer cannot be loaded: {hollow[0]} is a pointer of Git LFS; run `git lfs pull` there")
 
 
 def cannot_load(what: str, model_id: str, error: Exception) -> InputError:
@@ -193,11 +191,7 @@ def _no_config(folder: Path) -> str:
     """What a directory without config.json is."""
     if (folder / "config.toml").is_file():
         saved = folder / "model"
-        return (
-            f'it is a run directory; set model.id = "{saved}"'
-            if saved.is_dir()
-            else "it is a run directory without a saved model"
-        )
+        return f'it is a run directory; set model.id = "{saved}"' if saved.is_dir() else "it is a run directory without a saved model"
     gguf = sorted(file.name for file in folder.glob("*.gguf"))
     if gguf:
         return (
@@ -244,9 +238,7 @@ def _encoder(config: dict[str, Any]) -> str:
     decodes = config.get("is_decoder") or any("CausalLM" in name or "LMHead" in name for name in architectures)
     if kind in causal and not config.get("is_encoder_decoder") and (kind not in masked or decodes):
         return ""
-    sort = (
-        "an encoder and a decoder" if config.get("is_encoder_decoder") else "an encoder" if kind in masked else "no text decoder"
-    )
+    sort = "an encoder and a decoder" if config.get("is_encoder_decoder") else "an encoder" if kind in masked else "no text decoder"
     named = f"{architectures[0]}, " if architectures else ""
     return (
         f"config.json describes {sort} ({named}model_type {kind}), not a causal language model, which continues a text;"

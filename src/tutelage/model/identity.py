@@ -39,12 +39,7 @@ def identity_of(model_id: str) -> dict[str, Any]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    found = {
-        file
-        for kind in KINDS
-        for file in [*folder.glob(kind), *folder.glob(f"additional_chat_templates/{kind}")]
-        if file.is_file()
-    }
+    found = {file for kind in KINDS for file in [*folder.glob(kind), *folder.glob(f"additional_chat_templates/{kind}")] if file.is_file()}
     yield from sorted(found)
 
 

@@ -19,14 +19,7 @@ from tutelage.model.policy import Policy
 from tutelage.model.probe import gap_beyond_rounding, with_gradient
 
 PACKAGE = "liger_kernel"
-WANTED = {
-    "rope": True,
-    "rms_norm": True,
-    "swiglu": True,
-    "geglu": True,
-    "cross_entropy": False,
-    "fused_linear_cross_entropy": False,
-}
+WANTED = {"rope": True, "rms_norm": True, "swiglu": True, "geglu": True, "cross_entropy": False, "fused_linear_cross_entropy": False}
 """What is asked of its patches, as far as the one for a model knows the argument: the head is ours."""
 ROPE = "apply_rotary_pos_emb"
 """The function of transformers' model files that the patches replace; modules are patched one by one."""

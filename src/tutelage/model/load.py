@@ -226,9 +226,7 @@ def _pretrained(config: ModelConfig, tokenizer: Any) -> tuple[Any, str]:
 
 def _check_finite(model: Any, path: str, model_id: str) -> None:
     """Raises InputError: a weight is not a number. Only then the files are looked through for its name."""
-    broken = next(
-        (name for name, weight in model.named_parameters() if weight.is_floating_point() and not is_finite(weight)), None
-    )
+    broken = next((name for name, weight in model.named_parameters() if weight.is_floating_point() and not is_finite(weight)), None)
     if broken is None:
         return
     folder = at_hand(path)

@@ -105,9 +105,7 @@ def bytes_of_state(weight: torch.Tensor, config: Config) -> int:
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> float:
     """Bytes of the state that an optimizer has by now; of sharded weights, of this rank's part."""
-    tensors = [
-        local_part(value) for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)
-    ]
+    tensors = [local_part(value) for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
     return float(sum(tensor.numel() * tensor.element_size() for tensor in tensors))
 
 

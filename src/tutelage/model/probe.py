@@ -55,14 +55,7 @@ def check_head(policy: Policy, model_id: str) -> None:
         with torch.no_grad():
             ours = policy.head(policy.model.base_model(input_ids=ids, use_cache=False).last_hidden_state)
             theirs = policy.model(input_ids=ids, use_cache=False).logits.float()
-    except (
-        ValueError,
-        TypeError,
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        RuntimeError,
-    ) as error:  # of what config.json says
+    except (ValueError, TypeError, ArithmeticError, AttributeError, LookupError, RuntimeError) as error:  # of what config.json says
         if isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError) or "memory" in str(error):
             raise
         raise InputError(f"{model_id}: the model cannot compute: {first_line(error)}; look at its config.json") from None

@@ -66,17 +66,13 @@ def _write_model(policy: Policy, weights: dict[str, torch.Tensor], target: Path,
         model.save_pretrained(folder, state_dict=weights, max_shard_size=SHARD_SIZE)
         policy.tokenizer.save_pretrained(folder)
         (folder / "README.md").write_text(card + _left_out(policy), encoding="utf-8")
-        files = [
-            path for path in sorted(folder.rglob("*")) if path.parent == folder and path.is_file() and path.name != "README.md"
-        ]
+        files = [path for path in sorted(folder.rglob("*")) if path.parent == folder and path.is_file() and path.name != "README.md"]
         write_seal(folder, {path.name: Sealed(path.stat().st_size, checksum_of_file(path)) for path in files})
         shutil.rmtree(target, ignore_errors=True)  # of a run that died before it could say that it was finished
         folder.rename(target)
     except Exception as error:  # safetensors reports a full disk with an error of its own
         shutil.rmtree(folder, ignore_errors=True)
-        size = sum(
-            tensor.numel() * tensor.element_size() for tensor in {id(tensor): tensor for tensor in weights.values()}.values()
-        )
+        size = sum(tensor.numel() * tensor.element_size() for tensor in {id(tensor): tensor for tensor in weights.values()}.values())
         reason = why_not_written(error, target.parent, size)
         raise RunError(f"{target}: the model could not be written: {reason}") from None
 

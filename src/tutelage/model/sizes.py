@@ -10,14 +10,7 @@ from typing import Any
 from tutelage.model.weights import headers, quoted
 
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers")
-MORE_LAYERS = (
-    "depth",
-    "encoder_layers",
-    "decoder_layers",
-    "num_encoder_layers",
-    "num_nextn_predict_layers",
-    "mtp_num_hidden_layers",
-)
+MORE_LAYERS = ("depth", "encoder_layers", "decoder_layers", "num_encoder_layers", "num_nextn_predict_layers", "mtp_num_hidden_layers")
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "n_shared_experts", "moe_num_experts")
 ROWS = ("vocab_size",)
 WIDTHS = (
@@ -26,9 +19,7 @@ WIDTHS = (
 )  # fmt: skip
 POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx")
 BOUNDS = {
-    **dict.fromkeys(
-        (*LAYERS, *MORE_LAYERS), (1000, "layers are made one by one, in time and memory, and no model has a thousand")
-    ),
+    **dict.fromkeys((*LAYERS, *MORE_LAYERS), (1000, "layers are made one by one, in time and memory, and no model has a thousand")),
     **dict.fromkeys(EXPERTS, (1 << 14, "experts are made in each layer, and no model has so many")),
     **dict.fromkeys(ROWS, (1 << 24, "each is a row of the embedding, and no tokenizer has so many tokens")),
     **dict.fromkeys(WIDTHS, (1 << 20, "matrices have that many rows or columns, and no model has such")),
@@ -89,9 +80,7 @@ def beyond_weights(config: dict[str, Any], folder: Path) -> str:
         return f"config.json describes {layers:,} layers, and the weights are {len(tensors):,} tensors: they are of another model"
     width, rows = _first(given, ("hidden_size", "n_embd", "d_model")), _first(given, ROWS)
     # factorized embeddings are narrower than the model
-    if width * rows > numbers and not any(
-        "embed" in key and key.endswith(("size", "dim", "rank")) for key in {**config, **inner}
-    ):
+    if width * rows > numbers and not any("embed" in key and key.endswith(("size", "dim", "rank")) for key in {**config, **inner}):
         return (
             f"config.json describes an embedding of {rows:,} × {width:,} numbers, and all the weights together hold {numbers:,}: they are"
             " of another model"

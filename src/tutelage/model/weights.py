@@ -39,9 +39,7 @@ def read_object(file: Path) -> dict[str, Any]:
     """A file that holds a JSON object. Raises UnreadableError."""
     try:
         if file.stat().st_size > LARGEST_JSON:
-            raise UnreadableError(
-                f"{file.name} has {file.stat().st_size / 1e9:.1f} GB, and is read up to {LARGEST_JSON / 1e9:.1f} GB"
-            )
+            raise UnreadableError(f"{file.name} has {file.stat().st_size / 1e9:.1f} GB, and is read up to {LARGEST_JSON / 1e9:.1f} GB")
         read = json.loads(file.read_text(encoding="utf-8"))
     except UnreadableError:
         raise
@@ -67,9 +65,7 @@ def why_not(folder: Path, config: dict[str, Any], weights: bool, complete: bool)
     reason = _named_by(config, folder)
     if reason or not complete:
         return reason
-    reason = (
-        _without_safetensors(folder, shards, weights) or _two_readings(folder, shards) or _unfinished(folder, shards, weights)
-    )
+    reason = _without_safetensors(folder, shards, weights) or _two_readings(folder, shards) or _unfinished(folder, shards, weights)
     if not reason and weights and shards is not None and not isinstance(read_object(folder / INDEX).get("metadata"), dict):
         return f'{INDEX} has no "metadata", which transformers wants there; write "metadata": {{}} into it'
     return reason
@@ -115,9 +111,7 @@ def _named_by(config: dict[str, Any], folder: Path) -> str:
     named = config.get("transformers_weights")
     if named is None or named == (WEIGHTS if (folder / WEIGHTS).is_file() else INDEX):
         return ""
-    return (
-        f"config.json: transformers_weights is {quoted(named)}; only {WEIGHTS} and what {INDEX} names are read: take the key out"
-    )
+    return f"config.json: transformers_weights is {quoted(named)}; only {WEIGHTS} and what {INDEX} names are read: take the key out"
 
 
 def _without_safetensors(folder: Path, shards: dict[str, str] | None, weights: bool) -> str:

@@ -163,7 +163,9 @@ class Estimator:
             waiting = 0.0
         return Estimate(kind, work.load, seat, training, evaluation, fits, work.tokens / seconds, (seconds, waiting), shared)
 
-    def _shared(self, policy: Policy, config: Config, prepared: Prepared, training: dict[str, float]) -> dict[Seat, Sharing]:
+    def _shared(
+        self, policy: Policy, config: Config, prepared: Prepared, training: dict[str, float]
+    ) -> dict[Seat, Sharing]:
         if self.device.kind != "cuda":
             return {}
         longest = prepared.longest_prompt + config.eval.max_new_tokens

@@ -16,11 +16,7 @@ MEANINGS: dict[str, dict[Any, str]] = {
         "fp32": "float32 throughout",
     },
     "train.optimizer": {"adamw": "moments in full precision", "adamw-8bit": "moments in 8-bit blocks"},
-    "model.lora": {
-        "none": "all weights are trained",
-        "lora": "adapters over frozen weights",
-        "dora": "adapters over frozen weights",
-    },
+    "model.lora": {"none": "all weights are trained", "lora": "adapters over frozen weights", "dora": "adapters over frozen weights"},
 }
 """What the values of a setting mean that says how a model is trained."""
 # an adapter's frozen weights are bfloat16 under bf16-mixed

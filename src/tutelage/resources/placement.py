@@ -157,12 +157,7 @@ class Placement:
 
 
 def place_engine(
-    policy: Policy,
-    config: Config,
-    optimizer: torch.optim.Optimizer,
-    pack_tokens: int,
-    longest: int,
-    ranks: int,
+    policy: Policy, config: Config, optimizer: torch.optim.Optimizer, pack_tokens: int, longest: int, ranks: int,
     missing: Callable[[str], str],
 ) -> Placement | None:
     """Where an engine is to run, by the memory that is free now, or None where the policy generates by itself; says what was decided.

@@ -190,9 +190,7 @@ def training_seconds(
     return max(products, launches) + work.steps * 2 * held / device.reads
 
 
-def evaluation_seconds(
-    policy: Policy, config: EvalConfig, prepared: Prepared, total: int, device: Device, together: int
-) -> float | None:
+def evaluation_seconds(policy: Policy, config: EvalConfig, prepared: Prepared, total: int, device: Device, together: int) -> float | None:
     """Seconds in which the responses of all evaluations of a run are generated; None where the device's speed is not known.
 
     Every token of a batch takes as long as its matrix products, or as reading all weights from memory, whichever is longer; on a GPU

@@ -203,9 +203,7 @@ def damage_of(path: Path) -> str:
         FileSystemReader(path).read_metadata()
     except Exception as error:  # whatever a damaged pickle raises
         return f".metadata cannot be read: {_reason(error)}"
-    console.say(
-        f"{path} is of an earlier version and has no checksums: the sizes of its files alone were compared", style="yellow"
-    )
+    console.say(f"{path} is of an earlier version and has no checksums: the sizes of its files alone were compared", style="yellow")
     return ""
 
 

@@ -21,7 +21,7 @@ SECTIONS = ("model", "data", "train", "eval", "run")
 FOLLOWS = {
     "environment.json": "machine, versions and commands are not known",
     "data.json": "sizes and fates of the data are not known",
-    "plan.json": 'what the settings "auto" decided is not known',
+    "plan.json": "what the settings \"auto\" decided is not known",
     "result.json": "the last step that is logged counts as the last one",
     "template.json": "the prompts of a run that goes on are made again",
     "settings.toml": "the settings of the evaluation are not known",
@@ -72,9 +72,7 @@ def faults(reading: Reading, until: int | None = None) -> list[str]:
         if name != KEPT_TEMPLATE
         and (fault := _settings_fault(reading.directory / name) if name == "settings.toml" else reading.fault_of(name))
     ]
-    found += [
-        f"{name} is not there; {FOLLOWS[name]}." for name in _expected(reading, until) if not (reading.directory / name).is_file()
-    ]
+    found += [f"{name} is not there; {FOLLOWS[name]}." for name in _expected(reading, until) if not (reading.directory / name).is_file()]
     if wrong := template(reading.directory)[1]:
         found.append(f"prompt.txt {wrong}.")
     found += in_words("metrics.jsonl", reading.metrics.faults, "the line is left out")
@@ -113,11 +111,7 @@ def _lost_fates(reading: Reading) -> list[str]:
     rows, there = reading.fates.total(), sum(line["fate"] != UNREAD for line in reading.ledger.lines)
     if not reading.ledger.lines and not rows:
         return ["ledger.jsonl is empty or not there: nothing says what became of each row."]
-    return (
-        [f"ledger.jsonl holds {there} of the {rows} rows: nothing says what became of each of the others."]
-        if there < rows
-        else []
-    )
+    return [f"ledger.jsonl holds {there} of the {rows} rows: nothing says what became of each of the others."] if there < rows else []
 
 
 def _holes(reading: Reading, until: int | None) -> list[str]:
@@ -126,9 +120,7 @@ def _holes(reading: Reading, until: int | None) -> list[str]:
     if not lost:
         return []
     several = "s" if "–" in lost or "," in lost else ""
-    return [
-        f"metrics.jsonl lacks step{several} {lost}: the curves have a hole, and times and tokens are those of the other steps."
-    ]
+    return [f"metrics.jsonl lacks step{several} {lost}: the curves have a hole, and times and tokens are those of the other steps."]
 
 
 def _lost_responses(reading: Reading, until: int | None) -> list[str]:

@@ -199,9 +199,7 @@ class RunLog:
         for name, lines, records in ((METRICS, metrics, reading.metrics), (GENERATIONS, generations, reading.responses)):
             if records.faults:
                 kept = Path(shutil.copy(self.directory / name, self._unused(name, "damaged")))
-                console.say(
-                    f"{self.directory / name}: as it was, with its damaged lines, it is kept as {kept.name}", style="yellow"
-                )
+                console.say(f"{self.directory / name}: as it was, with its damaged lines, it is kept as {kept.name}", style="yellow")
             write_text(self.directory / name, to_lines(lines))
         if new := [fault for fault in self._damage if fault not in known]:
             self.metrics(kind="damaged", step=step, faults=new)

@@ -36,9 +36,7 @@ def checked_name(path: Path, setting: str) -> Path:
     if not path.name or path.name == "..":
         raise InputError(f"{setting}: {text!r} is no name for a file or directory to write; give one")
     if any(len(os.fsencode(part)) > LONGEST_NAME for part in path.parts) or len(os.fsencode(path.absolute())) > LONGEST_PATH:
-        raise InputError(
-            f"{setting}: a name in {_short(text)} is longer than {LONGEST_NAME} bytes, or the path than {LONGEST_PATH}"
-        )
+        raise InputError(f"{setting}: a name in {_short(text)} is longer than {LONGEST_NAME} bytes, or the path than {LONGEST_PATH}")
     return path
 
 

@@ -114,9 +114,6 @@ def _parsed(text: bytes) -> tuple[Any, str]:
     except UnicodeDecodeError:
         return None, "not UTF-8"
     except json.JSONDecodeError as error:
-        return (
-            None,
-            f"no JSON: {first_line(error).partition(':')[0].lower()} (character {error.pos + 1})" if text.strip() else "empty",
-        )
+        return None, f"no JSON: {first_line(error).partition(':')[0].lower()} (character {error.pos + 1})" if text.strip() else "empty"
     except (ValueError, RecursionError) as error:  # a number of thousands of digits; brackets within brackets
         return None, "no JSON: brackets too deep" if isinstance(error, RecursionError) else f"no JSON: {first_line(error)}"

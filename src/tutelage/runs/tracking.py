@@ -90,9 +90,7 @@ def start(config: Config, directory: Path, after: int | None) -> Tracker:
         (directory / IDS).write_text(json.dumps(ids) + "\n")
 
     def send(kind: str, step: int, values: Mapping[str, Any]) -> None:
-        known = (
-            (key, value) for key, value in flattened(values, "/").items() if isinstance(value, int | float) and key != "step"
-        )
+        known = ((key, value) for key, value in flattened(values, "/").items() if isinstance(value, int | float) and key != "step")
         numbers = {f"{kind}/{key}": value for key, value in known}
         with turn:
             for name, tracker in list(running.items()):
@@ -166,10 +164,7 @@ def _wandb(config: Config, directory: Path, ids: dict[str, str], after: int | No
         allow_val_change=True,
         settings=wandb.Settings(finish_timeout=60),  # then the rest is on the disk for `wandb sync`, and the process may end
     )
-    for kind in (
-        "train",
-        "eval",
-    ):  # as CS336 has it; W&B's own step only ever grows, and an evaluation may come in later than its step
+    for kind in ("train", "eval"):  # as CS336 has it; W&B's own step only ever grows, and an evaluation may come in later than its step
         run.define_metric(f"{kind}_step")
         run.define_metric(f"{kind}/*", step_metric=f"{kind}_step")
 
@@ -188,11 +183,7 @@ def _trackio(config: Config, directory: Path, ids: dict[str, str], after: int | 
 
     name = ids.setdefault("trackio", f"{_name(config, directory)}-{uuid.uuid4().hex[:8]}")
     trackio.init(
-        project=_project(config),
-        name=name,
-        group=config.run.tracking_group,
-        resume="allow",
-        config=config.model_dump(mode="json"),
+        project=_project(config), name=name, group=config.run.tracking_group, resume="allow", config=config.model_dump(mode="json")
     )
 
     def texts(step: int, rows: Rows) -> None:

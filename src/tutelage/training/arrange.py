@@ -77,9 +77,7 @@ def _decide(course: Course, held: float, matrix_rate: float | None, record: Path
     decided |= {"activation_checkpointing": recomputation, "compile": compiled}
     decided["chunk"] = _chunk(course, free, recomputation, known)
     # a run that goes on has them if it began with them
-    decided["liger"] = not compiled and (
-        bool(known.get("liger")) if "activation_checkpointing" in known else liger.is_usable(policy)
-    )
+    decided["liger"] = not compiled and (bool(known.get("liger")) if "activation_checkpointing" in known else liger.is_usable(policy))
     if "parts" in known:  # batches were halved when memory ran out
         decided["parts"] = known["parts"]
     decided["always_sync"] = ranks > 1 and _syncs_always(course, free, recomputation, known)
@@ -104,7 +102,9 @@ def _syncs_always(course: Course, free: float, recomputation: Recomputation, kno
     return not fits
 
 
-def _recomputation(course: Course, free: float, choices: Sequence[Recomputation], known: dict[str, Any]) -> Recomputation:
+def _recomputation(
+    course: Course, free: float, choices: Sequence[Recomputation], known: dict[str, Any]
+) -> Recomputation:
     policy, wanted = course.policy, course.config.model.activation_checkpointing
     if not policy.model.supports_gradient_checkpointing:
         if wanted not in ("auto", "none"):
@@ -139,16 +139,10 @@ def _chunk(course: Course, free: float, recomputation: Recomputation, known: dic
 
 def _gives_kernels(policy: Policy, began_with: bool) -> bool:
     """Give the model Liger's kernels, and say so in one line. Raises InputError if the run began with them and they are not there."""
-    reason = (
-        liger.give_kernels(policy) if liger.is_usable(policy) else "liger-kernel is not installed, or the device is not the same"
-    )
+    reason = liger.give_kernels(policy) if liger.is_usable(policy) else "liger-kernel is not installed, or the device is not the same"
     if reason and began_with:
-        raise InputError(
-            f"the run began with Liger's kernels and can continue only with them: {reason}; pip install 'tutelage[gpu]'"
-        )
-    console.say(
-        f"Liger's RMSNorm, RoPE and SwiGLU: {f'not used, {reason}' if reason else 'used, because layers are not compiled'}"
-    )
+        raise InputError(f"the run began with Liger's kernels and can continue only with them: {reason}; pip install 'tutelage[gpu]'")
+    console.say(f"Liger's RMSNorm, RoPE and SwiGLU: {f'not used, {reason}' if reason else 'used, because layers are not compiled'}")
     return not reason
 
 

@@ -62,8 +62,7 @@ def train_one_size(
         settings["run"]["dir"] = _named(chosen.run.dir, rows, filtered)
     raw = chosen.model_dump()
     return fine_tune(
-        parse_config(raw | {section: raw[section] | changed for section, changed in settings.items()}),
-        allow_changes=allow_changes,
+        parse_config(raw | {section: raw[section] | changed for section, changed in settings.items()}), allow_changes=allow_changes
     )
 
 
@@ -88,9 +87,5 @@ def _rows(subset: Any) -> int | None:
 
 
 def _named(directory: str, rows: int | None, filtered: bool | None) -> str:
-    parts = [
-        directory,
-        *([] if rows is None else [str(rows)]),
-        *([] if filtered is None else ["filtered" if filtered else "raw"]),
-    ]
+    parts = [directory, *([] if rows is None else [str(rows)]), *([] if filtered is None else ["filtered" if filtered else "raw"])]
     return "-".join(parts)

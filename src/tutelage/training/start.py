@@ -50,9 +50,7 @@ def require(config: Config, world: World, allow_changes: Collection[str]) -> Non
     if config.parallel.shard is not None and world.size % config.parallel.shard:
         raise InputError(f"parallel.shard = {config.parallel.shard} does not divide the {world.size} ranks of this job")
     if config.train.on_oom == "adapt" and world.size > 1:
-        raise InputError(
-            'train.on_oom = "adapt": not with several ranks, where one that runs out of memory leaves the others waiting'
-        )
+        raise InputError('train.on_oom = "adapt": not with several ranks, where one that runs out of memory leaves the others waiting')
     for key in allow_changes:
         if key not in known_keys():
             raise InputError(f"--allow {key}: there is no such setting")
@@ -106,12 +104,7 @@ def same_model(config: Config, directory: Path, allow_changes: Collection[str]) 
 
 
 def explain(
-    policy: Policy,
-    config: Config,
-    prepared: Prepared,
-    log: RunLog,
-    allow_changes: Collection[str] = (),
-    changed: Sequence[str] = (),
+    policy: Policy, config: Config, prepared: Prepared, log: RunLog, allow_changes: Collection[str] = (), changed: Sequence[str] = ()
 ) -> None:
     """Write what explains the run, and what a run that goes on has changed.
 

@@ -56,12 +56,7 @@ def is_messages(value: Any) -> bool:
         return '"role"' in value[:200] or '"from"' in value[:200]
     if isinstance(value, Mapping):
         return bool({"role", "from"} & set(value)) and all(isinstance(each, list) for each in value.values())
-    return (
-        isinstance(value, list | tuple)
-        and bool(value)
-        and isinstance(value[0], Mapping)
-        and bool({"role", "from"} & set(value[0]))
-    )
+    return isinstance(value, list | tuple) and bool(value) and isinstance(value[0], Mapping) and bool({"role", "from"} & set(value[0]))
 
 
 def tools_of(value: Any, column: str) -> tuple[Mapping[str, Any], ...]:

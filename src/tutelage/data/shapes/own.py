@@ -54,6 +54,7 @@ for _name in ("__iter__", "keys", "items", "values", "copy", "popitem", "__or__"
     setattr(Watched, _name, _all_of(_name))
 
 
+
 @dataclass(frozen=True)
 class Own:
     """A function of the user's own, by name; each process loads it for itself. Whatever it raises is that row's fault."""
@@ -108,3 +109,5 @@ def read_by(function: Shape, row: Mapping[str, Any], purpose: Purpose) -> list[F
             raise BadRow(f"{field} is empty or missing")
     left = unread(row, watched.asked if not watched.all else frozenset(row))
     return [{**texts, "reference": checked_reference(found.get("reference")), "unread": left}]
+
+

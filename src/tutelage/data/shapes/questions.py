@@ -63,10 +63,7 @@ def ask_of(seen: Seen, find: Find) -> str:
     options = _of_works(base, works, readings, seen.facts) if works else [("", base)]
     if contexts:
         options = _with_contexts(options, contexts, readings)
-    what = [
-        f"{_and(works)} may be the worked solution" if works else "",
-        f"{_and(contexts)} may belong to the prompt" if contexts else "",
-    ]
+    what = [f"{_and(works)} may be the worked solution" if works else "", f"{_and(contexts)} may belong to the prompt" if contexts else ""]
     them = "it" if len(works + contexts) == 1 else "them"
     read = f" (the response is {base['response']})" if works and "response" in base else ""
     lines = _shown(options, seen) + (_of_boxes(works, readings) if works and seen.purpose.reward != "question_only" else "")
@@ -112,9 +109,7 @@ def _open_works(readings: Sequence[Reading], facts: Facts) -> list[str]:
     usual = median_length(reading.response for reading in readings)
     found = []
     for name in _unread(readings):
-        held = [
-            (reading, _text(reading.row[name])) for reading in readings if name in reading.unread and holds(reading.row[name])
-        ]
+        held = [(reading, _text(reading.row[name])) for reading in readings if name in reading.unread and holds(reading.row[name])]
         if kind_of(name) == "conversation":
             is_open = mostly(name == getattr(reading.way, "twin", "") for reading, _ in held)
         elif kind_of(name) == "work":
@@ -123,8 +118,7 @@ def _open_works(readings: Sequence[Reading], facts: Facts) -> list[str]:
             is_open = False
         else:
             long = (
-                len(text) >= LONG and len(text) >= 3 * usual and " " in text and not _is_rendering(text, reading)
-                for reading, text in held
+                len(text) >= LONG and len(text) >= 3 * usual and " " in text and not _is_rendering(text, reading) for reading, text in held
             )
             is_open = len(held) * 2 >= len(readings) and mostly(long)
         if is_open:
@@ -205,9 +199,7 @@ def _base(readings: Sequence[Reading], seen: Seen) -> Columns:
 def _of_turns(way: Conversation, readings: Sequence[Reading]) -> Columns:
     """Paths to the question and the answer of a conversation; where it has more turns, the conversation itself."""
     messages = [reading.row[way.column] for reading in readings if isinstance(reading.row[way.column], list)]
-    content = (
-        "value" if any("value" in message for each in messages for message in each if isinstance(message, Mapping)) else "content"
-    )
+    content = "value" if any("value" in message for each in messages for message in each if isinstance(message, Mapping)) else "content"
     turns = max((len(each) for each in messages), default=0)
     if way.completion:
         return {"prompt": f"{way.column}[-1].{content}" if turns == 1 else way.column, "response": way.completion}
@@ -327,11 +319,7 @@ def _nothing_reads(seen: Seen, faults: Counter[str]) -> str:
     if WITHOUT in fault:
         answer = next((name for name in ("solution", "answer") if name in seen.rows[0]), "")
         prompt = likely_columns(seen.rows, problems=True).get("prompt", "")
-        aside = (
-            f". To learn the bare {answer}, write:\n{_lines({'prompt': prompt, 'response': answer}, seen)}"
-            if answer and prompt
-            else ""
-        )
+        aside = f". To learn the bare {answer}, write:\n{_lines({'prompt': prompt, 'response': answer}, seen)}" if answer and prompt else ""
         return fault + aside
     return fault if all("of no known shape" in each for each in faults) else ""
 

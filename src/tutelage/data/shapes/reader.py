@@ -117,9 +117,7 @@ class Reader:
     def _refuse_half_read(self, way: Way, row: Mapping[str, Any], found: Sequence[Found]) -> None:
         """Raises BadRow for what a row holds beside its way, and the first rows did not: another conversation, a context."""
         if isinstance(way, Named) and way.twin and not self.purpose.problems and way.differs(row):
-            raise BadRow(
-                f"{way.twin} says something else than {way.prompt} and {way.work}: name one of them in {self.setting}.columns"
-            )
+            raise BadRow(f"{way.twin} says something else than {way.prompt} and {way.work}: name one of them in {self.setting}.columns")
         if isinstance(way, Named | Conversation) and self.way is None:
             for name in found[0]["unread"]:
                 if is_context(name, "") and not _is_said(row[name], found[0]):
@@ -281,9 +279,7 @@ def parse_row(row: dict[str, Any], shape: Mapping[Any, str] | Shape | None = Non
     if len(found) != 1 or "fault" in found[0] or "left_out" in found[0]:
         raise BadRow(found[0].get("fault") or found[0].get("left_out") or f"the row has {len(found)} items, and one is wanted")
     if found[0].get("messages"):
-        raise BadRow(
-            "the row is a conversation that a prompt and a response do not tell (several turns, a system turn, tools, …)"
-        )
+        raise BadRow("the row is a conversation that a prompt and a response do not tell (several turns, a system turn, tools, …)")
     if not needs_response and not found[0]["reference"]:
         raise BadRow("reference is empty or missing")
     return {name: found[0].get(name, "") for name in FIELDS}
@@ -312,9 +308,7 @@ def build_text_pairs(example: dict[str, Any]) -> dict[str, Any]:
         if message["role"] in by_role and message["role"] in ("user", "assistant"):
             raise BadRow(f"messages has more than one {message['role']} turn; a prompt and a response are one of each")
         by_role[message["role"]] = message
-    lost = next(
-        (role for role, message in by_role.items() if role not in ("user", "assistant") and holds(message.get("content"))), None
-    )
+    lost = next((role for role, message in by_role.items() if role not in ("user", "assistant") and holds(message.get("content"))), None)
     if lost is not None:
         raise BadRow(f"messages has a {lost} turn, which a prompt and a response do not tell")
     user, assistant = by_role.get("user"), by_role.get("assistant", {})

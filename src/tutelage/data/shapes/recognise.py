@@ -75,9 +75,7 @@ def way_of(names: Sequence[str], facts: Facts, purpose: Purpose) -> Way | None:
     if talks and not (prompts and works):
         known = frozenset({talks[0], system, tools}) | needless
         return Conversation(talks[0], "", system, tools, references, known, purpose)
-    if not prompts or (
-        not works and not references and kind_of(prompts[0]) == "prompt" and prompts[0] in ("input", "text", "task")
-    ):
+    if not prompts or (not works and not references and kind_of(prompts[0]) == "prompt" and prompts[0] in ("input", "text", "task")):
         return None
     prompt, work = prompts[0], works[0] if works else ""
     if work in facts.lists and not purpose.problems:
@@ -107,9 +105,7 @@ def is_context(name: str, prompt: str) -> bool:
 def likely_columns(rows: Sequence[Mapping[str, Any]], problems: bool = False) -> dict[str, str]:
     """`data.columns` that rows of no known shape probably need: known names, also within tables; {} where none are likely."""
     paths = list(dict.fromkeys(path for row in rows for path in _paths_of(row)))
-    wanted = (
-        {"prompt": PROMPT, "reference": REFERENCE} if problems else {"prompt": PROMPT, "response": WORK, "reference": REFERENCE}
-    )
+    wanted = {"prompt": PROMPT, "reference": REFERENCE} if problems else {"prompt": PROMPT, "response": WORK, "reference": REFERENCE}
     kinds = {"prompt": "prompt", "response": "work", "reference": "reference"}
     found = {}
     for field, known in wanted.items():

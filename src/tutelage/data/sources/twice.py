@@ -46,6 +46,4 @@ def noticed(name: str, rows: Iterable[Row]) -> Iterator[Row]:
     said = (name, count, first)
     if count and said not in _said:
         _said.add(said)
-        console.say(
-            f"{name}: a key stands twice in {count:,} rows, and its last value counts (the first: {first})", style="yellow"
-        )
+        console.say(f"{name}: a key stands twice in {count:,} rows, and its last value counts (the first: {first})", style="yellow")

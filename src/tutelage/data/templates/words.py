@@ -100,9 +100,7 @@ class Words:
     def _prove(self, texts: Sequence[str], found: Sequence[list[int]]) -> None:
         start = -self.seen % PROOF
         self.seen += len(texts)
-        for text, ids, again in zip(
-            texts[start::PROOF], found[start::PROOF], self._by_tokenizer(texts[start::PROOF]), strict=True
-        ):
+        for text, ids, again in zip(texts[start::PROOF], found[start::PROOF], self._by_tokenizer(texts[start::PROOF]), strict=True):
             if ids != again:
                 raise AssertionError(f"the ids of {text[:200]!r} are not those of its words; this is a bug of Tutelage")
 

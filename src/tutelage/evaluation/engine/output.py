@@ -78,7 +78,8 @@ def _positions(found: Any) -> Any:
     if found is None:
         return None
     return [
-        position and {token: Logprob(entry.logprob, entry.rank, entry.decoded_token) for token, entry in position.items()}
+        position
+        and {token: Logprob(entry.logprob, entry.rank, entry.decoded_token) for token, entry in position.items()}
         for position in found
     ]
 
@@ -97,9 +98,7 @@ def of_completions(
 
 def _output(index: int, completion: Completion, sampling: Sampling) -> CompletionOutput:
     tokens, known = list(completion.token_ids), completion.log_probs
-    stopped_by = (
-        [string for string in sampling.stop if completion.text.endswith(string)] if completion.finish_reason == "stop" else []
-    )
+    stopped_by = [string for string in sampling.stop if completion.text.endswith(string)] if completion.finish_reason == "stop" else []
     return CompletionOutput(
         index, completion.text, tokens, sum(known) if known else None,
         [{token: Logprob(value)} for token, value in zip(tokens, known, strict=True)] if known else None,

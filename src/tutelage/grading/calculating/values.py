@@ -107,9 +107,7 @@ class _Evaluator:
                 name, arguments = node.args[0].value, [self.argument(part) for part in node.args[1:]]
                 if name in _KNOWN_NAMES and len(arguments) == 1:
                     return self.finite(getattr(self.mp, name.lower())(self.mpf(arguments[0])))
-                return (
-                    self.of_several("perm", arguments) if name in "PA" and len(arguments) == 2 else self.opaque(name, arguments)
-                )
+                return self.of_several("perm", arguments) if name in "PA" and len(arguments) == 2 else self.opaque(name, arguments)
             case Kind.CALL:
                 self.in_function += 1
                 arguments = self.values(node.args)
@@ -294,9 +292,7 @@ class _Evaluator:
             inner.far_out = name == "int"
             return self.mpf(inner.value(body))
 
-        if self.digits != DIGITS or any(
-            part.kind is Kind.APPLY and part.args[0].value not in _KNOWN_NAMES for part in nodes_of(body)
-        ):
+        if self.digits != DIGITS or any(part.kind is Kind.APPLY and part.args[0].value not in _KNOWN_NAMES for part in nodes_of(body)):
             return None  # f(x) has no value, and nothing is calculated at many digits
         try:
             if name == "int":

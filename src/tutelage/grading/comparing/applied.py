@@ -39,11 +39,7 @@ def resolved(gold: Node, answer: Node) -> tuple[Node, Node]:
 
 def _alone(side: Node) -> set[str]:
     """The symbols that stand there without a bracket behind them; what "=" defines does not count."""
-    heads = [
-        id(node.args[0])
-        for node in nodes_of(side)
-        if node.kind is Kind.APPLY or (node.kind is Kind.RELATION and "=" in node.value)
-    ]
+    heads = [id(node.args[0]) for node in nodes_of(side) if node.kind is Kind.APPLY or (node.kind is Kind.RELATION and "=" in node.value)]
     return {node.value for node in nodes_of(side) if node.kind is Kind.SYMBOL and id(node) not in heads}
 
 

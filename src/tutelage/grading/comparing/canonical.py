@@ -27,9 +27,7 @@ def simplify(node: Node) -> Node:
             return Node(Kind.LIST, tuple(simplify(row[0]) for row in node.args), "and")  # a system of equations
         case Kind.MATRIX:
             return _entries(node, simplify)
-        case Kind.POWER if (
-            node.args[0].kind is Kind.SEQUENCE and len(node.args[0].args) > 1 and node.args[1].is_symbol("T", "top")
-        ):
+        case Kind.POWER if node.args[0].kind is Kind.SEQUENCE and len(node.args[0].args) > 1 and node.args[1].is_symbol("T", "top"):
             return tuple_of(tuple(map(simplify, node.args[0].args)))
         case Kind.ADD if (
             len(node.args) == 2 and node.args[0].is_symbol()
@@ -40,19 +38,13 @@ def simplify(node: Node) -> Node:
             return line
         case Kind.LIST if node.value == "or" and all(map(is_scalar, node.args)):
             return _without_repetitions(node)
-        case Kind.LIST if (
-            node.args[0].kind is Kind.RELATION and node.args[0].value == ("!=",) and all(map(is_scalar, node.args[1:]))
-        ):
+        case Kind.LIST if node.args[0].kind is Kind.RELATION and node.args[0].value == ("!=",) and all(map(is_scalar, node.args[1:])):
             name, first = node.args[0].args  # x ≠ 1, -1
-            return Node(
-                Kind.LIST, tuple(Node(Kind.RELATION, (name, value), ("!=",)) for value in (first, *node.args[1:])), node.value
-            )
+            return Node(Kind.LIST, tuple(Node(Kind.RELATION, (name, value), ("!=",)) for value in (first, *node.args[1:])), node.value)
         case kind if kind in _COLLECTIONS:
             parts = tuple(map(simplify, node.args))
             if kind is Kind.LIST:  # x = y = 2, z = -1
-                parts = tuple(
-                    one for part in parts for one in (part.args if part.kind is kind and part.value == "chain" else (part,))
-                )
+                parts = tuple(one for part in parts for one in (part.args if part.kind is kind and part.value == "chain" else (part,)))
             if kind is Kind.QUANTITY and parts[0].kind is Kind.QUANTITY:  # \$5 million: the inner unit stays
                 return Node(kind, parts[0].args, f"{parts[0].value} {node.value}")
             return Node(kind, parts, node.value)
@@ -75,9 +67,7 @@ def _line(point: Node, step: Node) -> Node | None:
         return None
     if point.kind is not Kind.SEQUENCE or len(point.args) != len(direction) or len(direction) < 2 or not is_scalar(letter):
         return None
-    return tuple_of(
-        tuple(Node(Kind.ADD, (start, product(letter, along))) for start, along in zip(point.args, direction, strict=True))
-    )
+    return tuple_of(tuple(Node(Kind.ADD, (start, product(letter, along))) for start, along in zip(point.args, direction, strict=True)))
 
 
 _UNIT_VECTORS = ("hat i", "hat j", "hat k")

@@ -37,11 +37,7 @@ def _as_mixed(node: Node, other: Node) -> Node:
     if node.kind is not Kind.LIST or node.value != "and" or len(node.args) != 2 or not is_scalar(other):
         return node
     full, part = node.args
-    proper = (
-        part.kind is Kind.DIVIDE
-        and all(inner.kind is Kind.NUMBER for inner in part.args)
-        and part.args[0].value < part.args[1].value
-    )
+    proper = part.kind is Kind.DIVIDE and all(inner.kind is Kind.NUMBER for inner in part.args) and part.args[0].value < part.args[1].value
     return Node(Kind.ADD, node.args) if proper and full.kind is Kind.NUMBER and full.places is None else node
 
 
@@ -54,9 +50,7 @@ def _equal_ratios(gold: Node, answer: Node) -> bool:
     if len(gold.args) != len(answer.args):
         return False
     crossed = [(product(a, answer.args[0]), product(b, gold.args[0])) for a, b in zip(gold.args, answer.args, strict=True)]
-    return all(equal_expressions(a, b) for a, b in crossed) and not any(
-        equal_expressions(a, ZERO) for a in (gold.args[0], answer.args[0])
-    )
+    return all(equal_expressions(a, b) for a, b in crossed) and not any(equal_expressions(a, ZERO) for a in (gold.args[0], answer.args[0]))
 
 
 @rule(Kind.QUANTITY)

@@ -37,13 +37,8 @@ def _equal_collections(gold: Node, answer: Node) -> bool:
     if (by_name := _equal_by_name(gold, answer)) is not None:
         return by_name
     names = all_names(gold), all_names(answer)
-    if (
-        names[0]
-        and names[1]
-        and names[0] != names[1]
-        and (
-            len(set(map(without_subscript, names[0] | names[1]))) > 1 or all(any("_" in name for name in side) for side in names)
-        )
+    if names[0] and names[1] and names[0] != names[1] and (
+        len(set(map(without_subscript, names[0] | names[1]))) > 1 or all(any("_" in name for name in side) for side in names)
     ):
         return False
     items = unnamed_values(gold), unnamed_values(answer)
@@ -80,11 +75,7 @@ def _equal_by_name(gold: Node, answer: Node) -> bool | None:
 def _equal_named(gold: Named, answer: Named) -> bool:
     """By their names; x(t) may be called x."""
     first, second = ({name.removesuffix("()"): value for name, value in side} for side in (gold, answer))
-    return (
-        len(first) == len(gold)
-        and first.keys() == second.keys()
-        and all(same(value, second[name]) for name, value in first.items())
-    )
+    return len(first) == len(gold) and first.keys() == second.keys() and all(same(value, second[name]) for name, value in first.items())
 
 
 # --- relations
@@ -123,15 +114,8 @@ def _equal_relations(gold: Node, answer: Node) -> bool:
 def _equal_assignments(gold: Node, answer: Node, first: tuple[str, Node], second: tuple[str, Node]) -> bool:
     """x = 5 and x = 5.0, f(x) = 2x and f(t) = 2t; under two names only as one equation (x = 2y and y = x/2)."""
     names = sorted((first[0], second[0]))
-    if (
-        names[0] == names[1]
-        or _argument_dropped(gold, answer)
-        or (
-            names[1].rstrip("'") == "y"
-            and names[0][0] in "fgh"
-            and names[0].endswith("()")
-            and names[0].count("'") == names[1].count("'")
-        )
+    if names[0] == names[1] or _argument_dropped(gold, answer) or (
+        names[1].rstrip("'") == "y" and names[0][0] in "fgh" and names[0].endswith("()") and names[0].count("'") == names[1].count("'")
     ):  # a function may be called y
         variables = _argument_of(gold.args[0]), _argument_of(answer.args[0])
         if all(variables) and variables[0] != variables[1]:
@@ -147,10 +131,8 @@ def _argument_dropped(gold: Node, answer: Node) -> bool:
     """V(r) on one side and V on the other, where the value speaks of r."""
     for side, other in ((gold, answer), (answer, gold)):
         call, value = side.args
-        if (
-            call.kind is Kind.APPLY
-            and call.args[0] == other.args[0]
-            and (call.args[0].is_symbol("P") or symbols_of(call.args[1:]) <= symbols_of(value) | VARIABLES)
+        if call.kind is Kind.APPLY and call.args[0] == other.args[0] and (
+            call.args[0].is_symbol("P") or symbols_of(call.args[1:]) <= symbols_of(value) | VARIABLES
         ):
             return all(part.is_symbol() for part in call.args[1:])
     return False

@@ -61,11 +61,6 @@ def unordered(gold: tuple[Node, ...], answer: tuple[Node, ...]) -> bool:
 
 def only_element(node: Node, other: Node) -> Node:
     """The 5 of {5}, where the other side is no collection."""
-    if (
-        node.kind not in UNORDERED
-        or len(node.args) != 1
-        or other.kind in (*UNORDERED, Kind.RELATION)
-        or node.args[0].is_symbol("emptyset")
-    ):
+    if node.kind not in UNORDERED or len(node.args) != 1 or other.kind in (*UNORDERED, Kind.RELATION) or node.args[0].is_symbol("emptyset"):
         return node
     return node.args[0] if other.kind is not Kind.SEQUENCE or node.args[0].kind is Kind.SEQUENCE else node

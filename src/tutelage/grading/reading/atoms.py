@@ -116,13 +116,7 @@ class Atoms(Cursor):
         if self.sees("[") and len(name) == 1 and name.isupper() and not self.next.spaced and not self.closes(("[",)):  # E[X]
             self.take()
             return Node(Kind.APPLY, (symbol(name), *self.inside("]")))
-        if (
-            not self.sees("(")
-            or self.follows("mod")
-            or name in NO_FUNCTIONS
-            or points
-            or (" " in name and not self.follows("t", ")"))
-        ):
+        if not self.sees("(") or self.follows("mod") or name in NO_FUNCTIONS or points or (" " in name and not self.follows("t", ")")):
             return symbol(name)
         self.take()
         return Node(Kind.APPLY, (symbol(name), *self.inside(")")), None if is_function else mark)

@@ -127,9 +127,7 @@ class Commands(Atoms):
             else:
                 token = self.take()
                 bounds[which] = number(token.value) if token.kind == "number" else symbol(token.text)
-        body = (
-            self.sum() if "int" in name and any(token.text == "differential" for token in self.tokens[self.at :]) else self.term()
-        )
+        body = self.sum() if "int" in name and any(token.text == "differential" for token in self.tokens[self.at :]) else self.term()
         below, above, variable = bounds.get("_"), bounds.get("^"), None
         if "int" in name and self.takes("differential"):
             variable = self.argument()

@@ -94,12 +94,7 @@ class Terms(Commands):
             elif self.starts_factor():
                 numeric = last.kind is Kind.FACTORIAL or (last.kind is Kind.POWER and last.args[0].kind is Kind.NUMBER)
                 numeric = numeric or (last.kind is Kind.CALL and last.value == "binom")
-                if (
-                    self.is_number()
-                    and not numeric
-                    and last.kind is not Kind.APPLY
-                    and not (last.is_symbol() and self.follows("^"))
-                ):
+                if self.is_number() and not numeric and last.kind is not Kind.APPLY and not (last.is_symbol() and self.follows("^")):
                     raise Unreadable("a number stands behind another factor without a sign")
                 last = self.factor()
                 node = product(_ungrouped(node), last)

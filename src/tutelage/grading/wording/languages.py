@@ -34,11 +34,7 @@ def translated(text: str) -> str:
             return text.strip(" .")
     text = re.sub(f"(?<=[^{_EAST}])\\s*(?:或者|或|または|또는)\\s*(?=[^{_EAST}])", " or ", text)
     text = re.sub(f"(?<=[^{_EAST}])\\s*(?:以及|和|与|及|と|와)\\s*(?=[^{_EAST}])", ", ", text)
-    parts = [
-        part.strip(" ,.:;$")
-        for part in _RUN.split(text.replace("\\text{", " ").replace("\\text {", " "))
-        if part.strip(" ,.:;${}")
-    ]
+    parts = [part.strip(" ,.:;$") for part in _RUN.split(text.replace("\\text{", " ").replace("\\text {", " ")) if part.strip(" ,.:;${}")]
     runs = _RUN.findall(text)
     if len(parts) != 1 or not all(map(_SAYS.fullmatch, runs)):
         return text
@@ -46,3 +42,4 @@ def translated(text: str) -> str:
     unit = unit_of(behind[1]) if behind is not None else ""
     part = parts[0].rstrip("}") if parts[0].count("}") > parts[0].count("{") else parts[0]
     return f"{part}\\text{{ {unit}}}" if unit and part[-1:].isdigit() else part
+

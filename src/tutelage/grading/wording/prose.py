@@ -30,18 +30,14 @@ _SUPPOSES = frozenset({"suppose", "supposing", "assume", "assuming"})
 _CLAIMED = _GLUE | {"valid", "possible", "unique", "smallest", "largest", "integer", "root", "works", "value"}
 _ONLY = (["works"], ["only"], ["suffices"])
 _VERB = re.compile("[a-z]{3,}(?:ed|[^s]s)|can|will|must")
-_LEAVES_OPEN = (listed("prepositions") | {"besides", "near", "but", "by", "than", "across", "towards", "de", "von", "di"}) - {
-    "at"
-}
+_LEAVES_OPEN = (listed("prepositions") | {"besides", "near", "but", "by", "than", "across", "towards", "de", "von", "di"}) - {"at"}
 _OF_ALL = (["total", "of"], ["profit", "of"], ["average", "of"])
 _FOREIGN_PLURALS = ("lösungen", "способов")
 LONGEST_SUBJECT = 12
 """Words of a subject, or of a phrase behind a value."""
 _BEHIND, _ADJECTIVES = listed("behind"), listed("adjectives")
 _VERBS, _QUANTITIES, _DETERMINERS = listed("verbs"), listed("quantities"), listed("determiners")
-_LEADING_CLAUSE = re.compile(
-    r"^(?:\w+ing|after|by|in|from|so|thus|hence|therefore|finally|now|then|first)\b[^,]*,\s*", re.IGNORECASE
-)
+_LEADING_CLAUSE = re.compile(r"^(?:\w+ing|after|by|in|from|so|thus|hence|therefore|finally|now|then|first)\b[^,]*,\s*", re.IGNORECASE)
 _REMARK = re.compile(
     r"(?:[\s,;]|\\q?quad|\\text\s*\{)*"
     r"(?:(?P<bracket>\()(?:\\text\s*\{\s*)?|[\s,](?=since|because)|,\s*(?=as (?:required|desired|expected)\b|which (?:is|are)\b|not\b))"
@@ -91,9 +87,7 @@ def said(text: str) -> str:
     text = re.sub(r"^Il y a\b", "There are", without_remark(text))
     if _NO_PROSE.search(text) or not any(len(word) > 3 or word in _SHORT for word in words_of(_COMMAND.sub(" ", text))):
         return text
-    plain = _DISPLAY.sub(lambda shown: f"\n$ {(shown[1] or shown[2]).strip(' .,')} $\n", _TEXT.sub(r" \1 ", text)).replace(
-        "**", " "
-    )
+    plain = _DISPLAY.sub(lambda shown: f"\n$ {(shown[1] or shown[2]).strip(' .,')} $\n", _TEXT.sub(r" \1 ", text)).replace("**", " ")
     sentences = [part.strip() for part in _SENTENCE_END.split(plain) if part.strip(" .")]
     valued = [index for index, sentence in enumerate(sentences) if re.search(r"\d|\$|\\", sentence)]
     others = (sentence for index, sentence in enumerate(sentences) if index not in valued)
@@ -128,11 +122,7 @@ def without_remark(text: str) -> str:
         return value if _TRUE_OF_ALL.fullmatch(tail) else text
     of_words = re.match(r"\W*(?:\(?[A-J]|yes|no|true|false)\b(?!\s*=)", value, re.IGNORECASE) is not None
     words = words_of(_COMMAND.sub("", tail))
-    if (
-        doubted(words)
-        or not _RECKONING.isdisjoint(words)
-        or (not of_words and (changed(words) or not _ANSWERS.isdisjoint(words)))
-    ):
+    if doubted(words) or not _RECKONING.isdisjoint(words) or (not of_words and (changed(words) or not _ANSWERS.isdisjoint(words))):
         return text
     if of_words or not re.search(r"\d", tail):
         return value
@@ -158,9 +148,7 @@ def _pieces(sentence: str) -> list[tuple[str, str]]:
             kind = "words" if _is_word(text, before, behind) else kind
         elif text in ":=" and before == "words":
             kind, text = "words", f" {text} "
-        elif text in ",;.!?" and (
-            before != "mathematics" or not behind.strip(" .") or re.match(r"\s*[^\W\d_]{2,}(?!\s*=)", behind)
-        ):
+        elif text in ",;.!?" and (before != "mathematics" or not behind.strip(" .") or re.match(r"\s*[^\W\d_]{2,}(?!\s*=)", behind)):
             kind = "words"
         if before == kind:
             found[-1] = kind, found[-1][1] + text
@@ -195,9 +183,7 @@ def _value(sentence: str, many: bool) -> str | None:
     if not DOUBTS.isdisjoint(words_of(" ".join((*lead, behind)))):
         return None
     copula = next((at for at, word in enumerate(lead) if at and word.strip(",") in _COPULAS), None)
-    if (
-        copula is not None and _FORMULA not in lead and _GLUE.issuperset(words_of(" ".join(lead)))
-    ):  # final answer: the answer is 5
+    if copula is not None and _FORMULA not in lead and _GLUE.issuperset(words_of(" ".join(lead))):  # final answer: the answer is 5
         copula = max(at for at, word in enumerate(lead) if word.strip(",") in _COPULAS)
     if copula is None:
         spoken = " ".join(lead)

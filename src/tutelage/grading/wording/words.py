@@ -70,9 +70,7 @@ _YEAR_FIRST = re.compile(r"(\d{4})-(\d{2})-(\d{2})")
 _MARKED = re.compile(
     r"(?:[A-J]{2,8}|(?:\(?[A-J]\)?[\s,;]*(?:and\s+|&\s*)?){2,8}|(?:\(\d{1,2}\)[\s,;]*(?:and\s+)?){2,9}|[A-J]|\([A-J]\)|\d+)"
 )
-_CHOICE = re.compile(
-    r"(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s*:?\s*)?(?:\(([A-Ja-j])\)|([A-J])(?:[.:)](?=\s|$)|$)|([a-j])$)\s*(.*)"
-)
+_CHOICE = re.compile(r"(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s*:?\s*)?(?:\(([A-Ja-j])\)|([A-J])(?:[.:)](?=\s|$)|$)|([a-j])$)\s*(.*)")
 _OTHER_CHOICE = re.compile(r"(?:ed|ful|ly)\b|[^\x00-\u024f]|(?:^|(?<=[\s(]))[a-j](?:\)|$)|(?<![A-Za-z\\])[A-J](?![A-Za-z])")
 _LAST_OF_LIST = re.compile(r"(?<=\d),?\s+and(?=\s+-?\d)")
 _TAKES_BACK = listed("other choices")
@@ -166,9 +164,7 @@ def texts_of_choices(gold: str, answer: str) -> tuple[str, str] | None:
 
 # ── yes, no and other words ───────────────────────────────────────────────────────────────────────────────────────────
 
-_AGREED = re.compile(
-    r"(yes|no|true|false)(?:[,;:!]\s*(?=\w)|\.\s+|\s+[—–-]+\s*|\s+(?=(?:it|they|this|that)\b)|[.!]?$)", re.IGNORECASE
-)
+_AGREED = re.compile(r"(yes|no|true|false)(?:[,;:!]\s*(?=\w)|\.\s+|\s+[—–-]+\s*|\s+(?=(?:it|they|this|that)\b)|[.!]?$)", re.IGNORECASE)
 _SAYS_SO = re.compile(
     r"(?:(?:it|they|this|that|he|she|there|the (?P<subject>[a-z]+))\b )?"
     r"(?:is|are|does|do|can|will|has|have|holds|converges|exists|diverges)?(?: not|n't|not)?"

@@ -34,9 +34,7 @@ class CpuLayout:
         return CpuLayout(*_blocks(ends))
 
     def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
-        attended: torch.Tensor = _attend_cpu(
-            *(tensor.squeeze(0) for tensor in (query, key, value)), self.blocks, self.above, scaling
-        )
+        attended: torch.Tensor = _attend_cpu(*(tensor.squeeze(0) for tensor in (query, key, value)), self.blocks, self.above, scaling)
         return attended.unsqueeze(0)
 
 

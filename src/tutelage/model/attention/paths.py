@@ -89,9 +89,7 @@ def _(key: torch.Tensor, value: torch.Tensor, keys: torch.Tensor) -> tuple[torch
 
 
 @torch.library.custom_op("tutelage::sum_copies", mutates_args=())
-def _sum_copies(
-    by_key: torch.Tensor, by_value: torch.Tensor, keys: torch.Tensor, tokens: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _sum_copies(by_key: torch.Tensor, by_value: torch.Tensor, keys: torch.Tensor, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The transpose of `gather`: (keys, key heads, size) → (tokens, key heads, size).
 
     `index_add_` adds with atomic operations on a GPU, so its order may change from run to run; it is the same each time
