@@ -487,7 +487,7 @@ class Opened:
         self.ready()
 
     def ready(self) -> None:
-        self.page.wait_for_selector("html[data-ready=all]", timeout=30_000)
+        self.page.wait_for_selector("html[data-ready=all]", timeout=180_000)
 
     def at(self, address: str):
         """The page at another address, which it finds by itself."""
