@@ -174,9 +174,9 @@ def _value(sentence: str, many: bool) -> str | None:
     """The one value of a sentence: subject, copula, value and what it counts, or words that lead to a value."""
     pieces = _pieces(sentence)
     if len(pieces) > 2 and pieces[-3][0] == "mathematics" and re.fullmatch("[a-z]", pieces[-1][1]):  # 42 possible values of n
-        counted = pieces[-2][1]
-        if re.search(r"\b(?:of|for|in)$", counted) and not changed(words_of(counted)):
-            pieces[-2:] = [("words", f"{counted} {pieces[-1][1]}")]
+        phrase = pieces[-2][1]
+        if re.search(r"\b(?:of|for|in)$", phrase) and not changed(words_of(phrase)):
+            pieces[-2:] = [("words", f"{phrase} {pieces[-1][1]}")]
     last = max((index for index, (kind, _) in enumerate(pieces) if kind == "mathematics"), default=None)
     if last is None or len(pieces) == 1:
         return pieces[0][1] if last is not None and many else None
