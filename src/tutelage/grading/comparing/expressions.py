@@ -77,11 +77,12 @@ def _without(kind: str, node: Node) -> Node | None:
     return node.args[0] if node.kind is kind else None
 
 
-def points(names: frozenset[str], count: int, integers: bool = False, seed: object = 0) -> Iterator[dict[str, Fraction]]:
+def points(names: frozenset[str], count: int, integers: bool = False, seed: object = 0, scale: int = 1) -> Iterator[dict[str, Fraction]]:
     """`count` assignments, of one order of size and sign after another; every second one mixes them.
 
     Args:
         integers: the letters that usually stand for integers (n, k, …) get small positive ones.
+        scale: what other numbers are divided by: 2 brings them to where infinite sums converge quickly.
         seed: what is compared: whoever wrote one side cannot know the points without the other.
     """
     ranges = [(0, 1), (2, 9), (-1, 0), (-5, -1), (1, 4), (-9, 9), (-2, 2), (0, 3)]
@@ -94,7 +95,7 @@ def points(names: frozenset[str], count: int, integers: bool = False, seed: obje
             if integers and (name[0] in INTEGER_LETTERS or index % 2):
                 at[name] = Fraction(1 + drawn % (8 + 2 * index))
             else:
-                at[name] = Fraction(low * 99_991 + (high - low) * (drawn % 99_991), 99_991)
+                at[name] = Fraction(low * 99_991 + (high - low) * (drawn % 99_991), 99_991 * scale)
         yield at
 
 
@@ -116,7 +117,7 @@ def _same_function(a: Node, b: Node, log_base: int | None) -> bool:
     integers = bool(known & of_integers) or holds(a, Kind.FACTORIAL) or holds(b, Kind.FACTORIAL)
     for real_only in (False,) if "i" in known else (True, False):
         used = 0
-        for x, y in _values(a, b, points(names, 30, integers, (a, b)), log_base):
+        for x, y in _values(a, b, points(names, 30, integers, (a, b), 2 if approximate else 1), log_base):
             if real_only and not (is_real(x) and is_real(y)):
                 continue
             if not ((nearly if cancel else close)(x, y) or (approximate and _agree(x, y))):
@@ -193,7 +194,7 @@ def constant_factor(a: Node, b: Node) -> Value | None:
         if factor is not None and not nearly(quotient, factor):
             return None
         factor, used = quotient, used + 1
-        if used == 6:
+        if used == (3 if type(quotient) is Fraction else 6):
             break
     return factor if used >= 3 else None
 

@@ -16,7 +16,7 @@ from tutelage.grading.comparing.expressions import is_scalar
 from tutelage.grading.comparing.named import assignment, membership
 from tutelage.grading.reading.tree import Kind, Node, holds, negated, nodes_of, number, rewritten, symbol, symbols_of
 
-_COUNTERS = frozenset("knml")
+_COUNTERS, _COUNTING = frozenset("knml"), frozenset("knmltjq")
 _CONSTANT = re.compile(r"[CcKkABD](?:_\d)?$")
 _VARIABLES = frozenset("xytuzsrvw") | {"theta"}
 _STEPS = [(1, 0), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1)]
@@ -24,7 +24,8 @@ _STEPS = [(1, 0), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1)]
 
 def readings(gold: Node, answer: Node) -> Iterator[tuple[Node, Node]]:
     """The pairs to compare where the answers as they stand are not equal."""
-    if not symbols_of(gold) and not symbols_of(answer):
+    letters = gold.names | answer.names
+    if not (letters & _COUNTING or any(map(_CONSTANT.match, letters)) or holds(gold, Kind.LIST) or holds(answer, Kind.LIST)):
         return
     sides = [_without_declarations(node) for node in (gold, answer)]
     (first, domains), (second, others) = sides
@@ -58,7 +59,7 @@ def _progression(node: Node) -> Node | None:
     """n = 6k + 5 as n ≡ 5 (mod 6), 6k + 5 as 5 (mod 6)."""
     pair = assignment(node) or ("", node)
     letters = symbols_of(pair[1])
-    counts = len(letters) == 1 and letters <= _COUNTERS | {"t", "j", "q"} - {pair[0]}
+    counts = len(letters) == 1 and letters <= _COUNTING - {pair[0]}
     if len(pair[0]) > 1 or pair[0] == "y" or not is_scalar(pair[1]) or not counts:
         return None
     try:

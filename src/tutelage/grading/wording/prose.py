@@ -21,7 +21,9 @@ _FIGURES = frozenset({"triangle", "segment", "side", "angle", "point", "year", "
 _LEADS_ON = _COPULAS | listed("between") | {""}
 _FORMULA = "#"
 """What stands for mathematics in a subject."""
-_SAYS_ALL = re.compile(r"(?:is|are|was|works|only)\b|(?:[a-z]+ )?[a-z]{3,} (?:in (?:total|all)|altogether|to (?!the\b)[a-z]{3,} (?:them|it))\b")
+_SAYS_ALL = re.compile(
+    r"(?:is|are|was|works|only)\b|(?:[a-z]+ )?[a-z]{3,} (?:in (?:total|all)|altogether|to (?!the\b)[a-z]{3,} (?:them|it))\b"
+)
 _MUST = frozenset({"must", "should", "has", "to"})
 _CALLED = frozenset({"is", "are", "was", "which", "as"})
 _RELATION = re.compile(r"[=<>]|\\[lg]e|\\in")
@@ -172,9 +174,9 @@ def _value(sentence: str, many: bool) -> str | None:
     """The one value of a sentence: subject, copula, value and what it counts, or words that lead to a value."""
     pieces = _pieces(sentence)
     if len(pieces) > 2 and pieces[-3][0] == "mathematics" and re.fullmatch("[a-z]", pieces[-1][1]):  # 42 possible values of n
-        between = pieces[-2][1]
-        if re.search(r"\b(?:of|for|in)$", between) and not changed(words_of(between)):
-            pieces[-2:] = [("words", f"{between} {pieces[-1][1]}")]
+        phrase = pieces[-2][1]
+        if re.search(r"\b(?:of|for|in)$", phrase) and not changed(words_of(phrase)):
+            pieces[-2:] = [("words", f"{phrase} {pieces[-1][1]}")]
     last = max((index for index, (kind, _) in enumerate(pieces) if kind == "mathematics"), default=None)
     if last is None or len(pieces) == 1:
         return pieces[0][1] if last is not None and many else None
