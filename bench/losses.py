@@ -24,7 +24,7 @@ import harness
 from tutelage.cli.demo import TRAINING_ROWS, demo_config
 from tutelage.config import load_config, replaced, to_toml
 from tutelage.data import arithmetic
-from tutelage.runs import Reading, results, to_lines, write_text
+from tutelage.runs import Reading, results, to_lines, verdicts, write_text
 from tutelage.stats import compare, in_words
 
 ROOT = Path(__file__).parent.parent
@@ -111,7 +111,7 @@ def read(out: Path) -> dict[str, Any]:
         for loss, point in found.items()
         if (shared := [q for q in untouched if all(q in scores for scores in point.scores.values())])
     ]  # fmt: skip
-    apart = results.difference(found["nll"], found["dft"]) if set(LOSSES) <= set(found) else None
+    apart = verdicts.difference(found["nll"], found["dft"]) if set(LOSSES) <= set(found) else None
     return {
         "problems": max((row["problems"] or 0 for row in table), default=0),
         "rows": max(row["rows"] for row in table),
