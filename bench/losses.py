@@ -111,7 +111,7 @@ def read(out: Path) -> dict[str, Any]:
         for loss, point in found.items()
         if (shared := [q for q in untouched if all(q in scores for scores in point.scores.values())])
     ]  # fmt: skip
-    apart = verdicts.difference(found["nll"], found["dft"]) if set(LOSSES) <= set(found) else None
+    apart = verdicts.difference(found["nll"].scores, found["dft"].scores) if set(LOSSES) <= set(found) else None
     return {
         "problems": max((row["problems"] or 0 for row in table), default=0),
         "rows": max(row["rows"] for row in table),
