@@ -34,7 +34,8 @@ _ONLY = (["works"], ["only"], ["suffices"])
 _VERB = re.compile("[a-z]{3,}(?:ed|[^s]s)|can|will|must")
 _LEAVES_OPEN = (listed("prepositions") | {"besides", "near", "but", "by", "than", "across", "towards", "de", "von", "di"}) - {"at"}
 _OF_ALL = tuple(
-    phrase.split() for phrase in ("total of", "profit of", "average of", "started with", "starts with", "up with", "calls for", "come to", "comes to")
+    phrase.split()
+    for phrase in ("total of", "profit of", "average of", "started with", "starts with", "up with", "calls for", "come to", "comes to")
 )
 _FOREIGN_PLURALS = ("lösungen", "способов")
 LONGEST_SUBJECT = 12
@@ -250,7 +251,8 @@ def _is_lead(lead: str) -> bool:
 
 def _harmless(words: list[str]) -> bool:
     """Words behind a value that only say what it counts: a plural noun, and a phrase behind that."""
-    words = words[1:] if words[:1] == ["more"] and len(words) > 1 else words
+    if words[:1] == ["more"] and len(words) > 1 and words[1] not in _BEHIND | _PREPOSITIONS:  # 24 more days; not $18 more every day
+        words = words[1:]
     if not _ANSWERS.isdisjoint(words) or changed(words):
         return False
     words = list(dropwhile(_ADJECTIVES.__contains__, words))
