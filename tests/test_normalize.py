@@ -95,7 +95,7 @@ TABLE_EXAMPLES = {
         (r"\left\{\begin{array}{l}x=3 \\ y=1\end{array}\right.", r"\begin{cases}x=3 \\ y=1\end{cases}"), (r"\tfrac{a}{b}", r"\frac{a}{b}"),
         (r"f^{\prime\prime}(x)", "f''(x)"), (r"0^{+}", "0^+"), (r"\left(1, 2\right)", "(1, 2)"), (r"11,\! 111", "11,111"), (r"1\,000", "1,000"),
         (r"1\quad 2", "1 2"), ("a~b", "a b"), (r"12^{\text{th}}", r"12\text{th}"), ("12^{th}", r"12\text{th}"),
-        (r"\frac{\mathrm{d}}{\mathrm{d}x}", r"\frac{d}{dx}"), (r"\frac1{72}", r"\frac{1}{72}"), (r"\frac{a}2", r"\frac{a}{2}"),
+        (r"\frac{\mathrm{d}}{\mathrm{d}x}", r"\frac{d}{dx}"), (r"\root 3 \of 7", r"\sqrt[3] 7"), (r"\frac1{72}", r"\frac{1}{72}"), (r"\frac{a}2", r"\frac{a}{2}"),
         ("321 in base 5", "321_5"), ("1{,}000", "1,000"), (r"x \not= 1", r"x \ne 1"), (r"90^{\circ}", r"90\degree"),
         (r"\operatorname{lcm}(a)", r"\lcm (a)"), (r"0.\bar 3", r"0.\overline 3"), ("0.333...", r"0.333\ldots"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from tutelage.grading.calculating.work import spend
 from tutelage.grading.comparing import families, relations  # noqa: F401 (its rules)
 from tutelage.grading.comparing.applied import resolved
 from tutelage.grading.comparing.canonical import expand, shape, simplify
@@ -24,6 +25,7 @@ def equal(gold: Node, answer: Node) -> bool:
         TooLarge: a limit of evaluation was met.
     """
     gold, answer = (expand(simplify(node)) for node in resolved(gold, answer))
+    spend(gold.contents[3] + answer.contents[3])  # a product of many matrices may be huge when it is written out
     both_builders = gold.kind is answer.kind is Kind.BUILDER
     gold, answer = (neutral(node, both_builders) for node in (gold, answer))
     gold, answer = _as_mixed(gold, answer), _as_mixed(answer, gold)

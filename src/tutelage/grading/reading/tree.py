@@ -67,22 +67,24 @@ class Node:
         return f"{self.kind}{self.args!r}{self.value!r}"
 
     @cached_property
-    def contents(self) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
-        """Of it and all nodes in it: the symbols that need a value, the kinds, and the names of functions and symbols."""
+    def contents(self) -> tuple[frozenset[str], frozenset[str], frozenset[str], int]:
+        """Of it and all nodes in it: the symbols that need a value, the kinds, the names of functions and symbols, their count."""
         if self.kind == Kind.SYMBOL:
             known = self.value in CONSTANTS or self.value.startswith(BOUND)
             word = frozenset((self.value,))
-            return frozenset() if known else word, _OF_SYMBOL, word
+            return frozenset() if known else word, _OF_SYMBOL, word, 1
         names: set[str] = set()
         kinds, words = {self.kind}, {self.value} if isinstance(self.value, str) else set()
+        size = 1
         for part in _nodes(self.args):
             inner = part.contents
             names |= inner[0]
             kinds |= inner[1]
             words |= inner[2]
+            size += inner[3]
         if self.kind == Kind.APPLY:  # the f of f(x) is no unknown
             names = set(symbols_of(self.args[1:]))
-        return frozenset(names), frozenset(kinds), frozenset(words)
+        return frozenset(names), frozenset(kinds), frozenset(words), size
 
     @property
     def names(self) -> frozenset[str]:

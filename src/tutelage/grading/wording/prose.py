@@ -33,7 +33,10 @@ _CLAIMED = _GLUE | {"valid", "possible", "unique", "smallest", "largest", "integ
 _ONLY = (["works"], ["only"], ["suffices"])
 _VERB = re.compile("[a-z]{3,}(?:ed|[^s]s)|can|will|must")
 _LEAVES_OPEN = (listed("prepositions") | {"besides", "near", "but", "by", "than", "across", "towards", "de", "von", "di"}) - {"at"}
-_OF_ALL = (["total", "of"], ["profit", "of"], ["average", "of"])
+_OF_ALL = tuple(
+    phrase.split()
+    for phrase in ("total of", "profit of", "average of", "started with", "starts with", "up with", "calls for", "come to", "comes to")
+)
 _FOREIGN_PLURALS = ("lösungen", "способов")
 LONGEST_SUBJECT = 12
 """Words of a subject, or of a phrase behind a value."""
@@ -68,7 +71,7 @@ _UNIT = re.compile(r"[^\W\d_]+(?:[ /-](?:per|square|cubic|and)\s[^\W\d_]+|/[^\W\
 _PARTLY = re.compile(r"\b(?:one|some|any|each|part) of\b", re.IGNORECASE)
 _PIECE = re.compile(
     r"(?P<formula>\$[^$]+\$|\\\((?:.+?)\\\))|(?P<rate>(?<=[\d }])(?:[a-z]{1,3}/[a-z]{1,3})(?![A-Za-z])(?:\^\{?-?\d\}?)?)"
-    r"|(?P<word>(?<![\\A-Za-z_^{])[^\W\d_]+(?:['’-][^\W\d_]+)*\.?(?![\w(^]))|(?P<space>\s+)|(?P<other>\\[A-Za-z]+|.)",
+    r"|(?P<word>(?<![\\A-Za-z_^{])[^\W\d_]+(?:['’-][^\W\d_]+)*(?:(?<=s)['’](?=\s))?\.?(?![\w(^]))|(?P<space>\s+)|(?P<other>\\[A-Za-z]+|.)",
     re.DOTALL,
 )
 _NO_PROSE = re.compile(
@@ -181,7 +184,7 @@ def _value(sentence: str, many: bool) -> str | None:
     if last is None or len(pieces) == 1:
         return pieces[0][1] if last is not None and many else None
     value, behind = pieces[last][1], " ".join(text for _, text in pieces[last + 1 :])
-    lead = " ".join(text.casefold() if kind == "words" else _FORMULA for kind, text in pieces[:last]).split()
+    lead = " ".join(text.replace("May", "").casefold() if kind == "words" else _FORMULA for kind, text in pieces[:last]).split()
     if not DOUBTS.isdisjoint(words_of(" ".join((*lead, behind)))):
         return None
     copula = next((at for at, word in enumerate(lead) if at and word.strip(",") in _COPULAS), None)
@@ -248,10 +251,13 @@ def _is_lead(lead: str) -> bool:
 
 def _harmless(words: list[str]) -> bool:
     """Words behind a value that only say what it counts: a plural noun, and a phrase behind that."""
-    words = words[1:] if words[:1] == ["more"] and len(words) > 1 else words
+    if words[:1] == ["more"] and len(words) > 1 and words[1] not in _BEHIND | _PREPOSITIONS:  # 24 more days; not $18 more every day
+        words = words[1:]
     if not _ANSWERS.isdisjoint(words) or changed(words):
         return False
     words = list(dropwhile(_ADJECTIVES.__contains__, words))
+    while len(words) > 2 and words[-1] in _BEHIND:  # video games now
+        words.pop()
     if words in _ONLY or not (words := list(dropwhile(_BEHIND.__contains__, words))):
         return True
     if words[0] in _PREPOSITIONS and len(words) < LONGEST_SUBJECT:
