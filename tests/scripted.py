@@ -26,7 +26,7 @@ class Scripted:
 
     @contextlib.contextmanager
     def generating(self, model, tokenizer, sampling):
-        def generate(prompts, batch_size, indices, on_finished=lambda count: None):
+        def generate(prompts, batch_size, indices, on_finished=lambda count: None, on_tokens=lambda count: None):
             found = []
             for index in indices:
                 for sample in range(sampling.samples):

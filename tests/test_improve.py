@@ -292,7 +292,7 @@ def test_problems_that_are_all_held_out_are_refused(config, tmp_path):
 def test_training_problems_that_are_held_out_by_the_configuration_are_not_sampled(config, tmp_path):
     """Without other problems, those of the training rows are solved, but for those that data.test_size holds out."""
     split = replaced(config, {"data.validation": None, "data.test_size": 0.25})
-    ground = read_ground(split, wished(split.data.of_training()), tmp_path)
+    ground = read_ground(split, wished(split.data.read_as_training(str(split.data.train))), tmp_path)
     asked, held = ({problem.prompt for problem in problems} for problems in (ground.unsolved.problems, ground.validated_on))
     assert len(held) == 4 and len(asked) == 12 and not asked & held
 

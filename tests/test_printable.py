@@ -18,7 +18,7 @@ SOURCE = Path(tutelage.__file__).parent
 MAY_PRINT = {
     "console.py",  # `out`, `complain` and plain progress
     "cli/completion.py", "cli/train.py", "cli/entry.py",  # a script, the settings, the version: texts of ours
-    "grading/worker.py", "evaluation/engine/fake.py",  # a pipe to the process that asks; the engine's own log
+    "grading/serving/worker.py", "evaluation/engine/fake.py",  # a pipe to the process that asks; the engine's own log
 }  # fmt: skip
 
 
