@@ -33,7 +33,8 @@ def test_the_band_holds_what_twice_the_rows_bring(shape, sizes, seeds):
     told = [each for each in found if not each.why_not]
     gain = truth(2 * sizes[-1]) - truth(sizes[-1])
     assert len(told) > 35
-    assert np.mean([each.gain_low <= gain <= each.gain_high for each in told]) > 0.9
+    # 300 curves of the first case gave 96 %; fewer than 34 of 40 would be a chance of 1 in 1,000
+    assert np.mean([each.gain_low <= gain <= each.gain_high for each in told]) >= 0.85
 
 
 @pytest.mark.parametrize(("shape", "exponents"), [("log-linear", {0.0}), ("saturating", {0.25, 0.5, 1.0})])
