@@ -16,10 +16,10 @@ import pytest
 from chain import CHATML, make_chain_model
 from improve_cases import Solver, config_in, problems_in, remove, trained_rows, wished
 
-from tutelage.config import Config, Source, load_config, replaced, to_toml
+from tutelage.config import Config, Source, TrainSource, load_config, replaced, to_toml
 from tutelage.data import arithmetic, template_of
 from tutelage.errors import InputError, RunError
-from tutelage.evaluation import Wanted
+from tutelage.evaluation import Form, Wanted
 from tutelage.experiments.improve import forecast, loop, mix
 from tutelage.experiments.improve.ground import read_ground
 from tutelage.experiments.improve.wished import Improvement
@@ -99,7 +99,7 @@ def test_own_rows_of_a_round_have_the_ids_that_they_have_in_round_0(improved, tm
     """Rows that are written for a round with nothing sampled are those of the configuration, token by token."""
     ground = read_ground(improved.config, improved.wished, tmp_path)
     path = tmp_path / "rows.jsonl"
-    path.write_text(to_lines(mix.own_rows(ground.own)))
+    path.write_text(to_lines(mix.own_rows(ground.own, Form(ground.template, ground.tokenizer))))
     again = loop.prepare(
         replaced(improved.config, {"data.train": str(path), "data.filter": False}), ground.tokenizer, ground.template
     )
@@ -123,7 +123,7 @@ def test_rounds_of_a_chat_template_ask_and_train_as_they_began(tmp_path):
     assert tokenizer.eos_token == ground.tokenizer.eos_token == "<|im_end|>"
     assert template_of(sampling.data.prompt, tokenizer, {}).to_json() == kept.to_json()
     path = tmp_path / "own.jsonl"
-    path.write_text(to_lines(mix.own_rows(ground.own)))
+    path.write_text(to_lines(mix.own_rows(ground.own, Form(ground.template, ground.tokenizer))))
     again = loop.prepare(replaced(config, {"data.train": str(path), "data.filter": False}), ground.tokenizer, kept)
     assert [(row.prompt_ids, row.response_ids) for row in again.train] == [
         (row.prompt_ids, row.response_ids) for row in ground.own.train
@@ -380,6 +380,29 @@ def test_collapse_is_said_by_its_numbers(series, said):
     ]
     found = rounds.collapses(measured)
     assert len(found) == len(said) and all(part in line for part, line in zip(said, found, strict=True))
+
+
+@pytest.mark.parametrize("case", ["a file", "a prompt of its own"])
+def test_own_rows_of_any_prompt_and_weight_are_those_of_round_0(config, tmp_path, case):
+    """A template that is not recognised in a prompt, and sources with other prompts and weights than the configuration's."""
+    (tmp_path / "short.txt").write_text("{question}\n\nA:")
+    if case == "a file":
+        config = replaced(config, {"data.prompt": str(tmp_path / "short.txt")})
+    else:
+        second = tmp_path / "second.jsonl"
+        second.write_text(to_lines(arithmetic.rows("train", 80)[70:]))
+        sources = [TrainSource(path=str(config.data.train)), TrainSource(path=str(second), prompt="none", weight=3.0)]
+        config = replaced(config, {"data.train": sources, "data.prompt": "none"})
+    ground = read_ground(config, wished(problems_in(tmp_path)), tmp_path)
+    written = tmp_path / "own.jsonl"
+    written.write_text(to_lines(mix.own_rows(ground.own, Form(ground.template, ground.tokenizer))))
+    alone = replaced(config, {"data.train": str(written), "data.weight": "weight", "data.filter": False})
+    again = loop.prepare(alone, ground.tokenizer, ground.template)
+
+    def rows(prepared):
+        return [(row.prompt_ids, row.response_ids, pytest.approx(row.weight)) for row in prepared.train]
+
+    assert len(rows(again)) > 10 and rows(again) == [(row.prompt_ids, row.response_ids, row.weight) for row in ground.own.train]
 
 
 # ---- the command

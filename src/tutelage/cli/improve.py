@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from tutelage.config import Config, Source
     from tutelage.experiments import Improvement
 
+MOST_ROUNDS = 1000
+
 
 def add(commands: Commands) -> None:
     parser = add_command(
@@ -24,7 +26,7 @@ def add(commands: Commands) -> None:
         ),
     )  # fmt: skip
     add_config(parser)
-    parser.add_argument("--rounds", type=integer(1, 1000), default=3, help="rounds after round 0 (default 3)")
+    parser.add_argument("--rounds", type=integer(1, MOST_ROUNDS), default=3, help="rounds after round 0 (default 3)")
     parser.add_argument(
         "--out", type=Path, default=Path("runs/improve"), help="the directory of all rounds (default runs/improve)"
     )
@@ -71,7 +73,7 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
         help="which ones, where --keep is a number (default random)",
     )
     parser.add_argument("--favour-hard", action="store_true", help="problems that are rarely solved keep more of them")
-    parser.add_argument("--seed", type=integer(0, 2**53), default=42, help="of responses and choices (default 42)")
+    parser.add_argument("--seed", type=integer(0, 2**32 - 1 - MOST_ROUNDS), default=42, help="of responses and choices (default 42)")
     parser.add_argument(
         "--temperature", type=float, default=1.0, help="of sampling; evaluations have eval.temperature (default 1)"
     )

@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     fanout.require(arguments.where)
     checked_name(arguments.out, "--out")
     backend = [] if arguments.backend is None else [f"--eval.backend={arguments.backend}"]
-    config = config_of(arguments.model, [f"--eval.temperature={TEMPERATURE}", *arguments.overrides, *backend])
+    config = config_of(arguments.model, [f"--eval.temperature={TEMPERATURE}", "--data.overlap=drop", *arguments.overrides, *backend])
     problems, left_out = problems_to_sample(arguments.problems, config, arguments.exclude, _run_of(arguments.model))
     wanted = Wanted(arguments.samples, arguments.keep, arguments.choose, arguments.favour_hard, arguments.seed)
     summary = sample_problems(problems, config, arguments.out, wanted, arguments.where, arguments.workers, left_out)

@@ -6,7 +6,15 @@ from tutelage._lazy import lazily
 
 if TYPE_CHECKING:
     from tutelage.data import arithmetic
-    from tutelage.data.benchmarks import BENCHMARKS, TEMPERATURE, Benchmark, Named, named_source, named_sources
+    from tutelage.data.benchmarks import (
+        BENCHMARKS,
+        TEMPERATURE,
+        Benchmark,
+        Named,
+        named_source,
+        named_sources,
+        validation_source,
+    )
     from tutelage.data.chosen import choose, prepare
     from tutelage.data.filter import Tally, count_well_formed, draw_rows, judge_rows
     from tutelage.data.hold_out import Asked, problems_of

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tutelage.config import Config, Source
+from tutelage.data.benchmarks import validation_source
 from tutelage.data.hold_out import Asked, hold_out, overlap_column, problems_of
 from tutelage.data.ledger import Example, Ledger, summary
 from tutelage.data.pool import choose_problems, training_rows
@@ -46,7 +47,7 @@ def held_out_problems(config: Config, template: Template, tokenizer: Any) -> Ask
     Raises:
         InputError: as `problems_of` and `hold_out`.
     """
-    data, named = config.data, config.data.of_validation()
+    data, named = config.data, validation_source(config.data)
     if named is None:
         return hold_out(training_rows(data, template, tokenizer, config.eval.reward), data)[0]
     other = template if named.prompt in (None, data.prompt) else template_of(str(named.prompt), tokenizer, {})

@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 
 from tutelage import console
-from tutelage.config import Config, EvalConfig
+from tutelage.config import Config, EvalConfig, replaced
 from tutelage.evaluation.certificate import expected_of
 from tutelage.evaluation.engine import EngineHandle, Handover, engine_setting, registry
 from tutelage.evaluation.solve import PORTION, Job, Solved, nothing, solve, solve_by_engine
@@ -214,8 +214,6 @@ def solve_elsewhere(
 
 
 def with_absolute_path(config: Config) -> Config:
-    """The configuration for another machine, which sees the model's directory under the same path."""
-    model = Path(config.model.id)
-    if not model.exists():
-        return config
-    return config.model_copy(update={"model": config.model.model_copy(update={"id": str(model.absolute())})})
+    """The configuration for another machine, which sees the model's directory and the prompt's file under the same paths."""
+    named = {"model.id": config.model.id, "data.prompt": config.data.prompt}
+    return replaced(config, {key: str(Path(name).absolute()) for key, name in named.items() if Path(name).exists()})

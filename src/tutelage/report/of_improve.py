@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from tutelage.config import Config
+from tutelage.config import Config, inline
 from tutelage.console import duration, percent, within
 from tutelage.report import facts, words
 from tutelage.report.figures import BLUE, DASHES, GREEN, GREY, ORANGE, Figure, error_bars, figure, line_trace
@@ -176,7 +176,10 @@ def command(directory: Path, design: dict[str, Any]) -> str:
     """The command that makes the rounds again."""
     wanted = design["wanted"]
     parts = ["tutelage", "improve", str(directory / "config.toml"), "--rounds", str(design["rounds"]), "--from", design["origin"]]
-    parts += ["--problems", design["problems"]["path"], "--split", design["problems"]["split"]]
+    problems = design["problems"]
+    parts += ["--problems", problems["path"], "--split", problems["split"]]
+    parts += ["--hub-config", problems["hub_config"]] if problems["hub_config"] else []
+    parts += ["--columns", inline(problems["columns"])] if problems["columns"] else []
     parts += ["--with-rows" if design["with_rows"] else "--without-rows"]
     parts += ["--start", design["start"]] if design["start"] else []
     parts += [word for key in ("samples", "keep", "choose", "seed") for word in (f"--{key}", str(wanted[key]))]

@@ -18,7 +18,7 @@ import torch
 from tutelage import console
 from tutelage.config import Config
 from tutelage.data import Example, TokenizedExample
-from tutelage.errors import RunError, first_line
+from tutelage.errors import InputError, RunError, first_line
 from tutelage.evaluation.engine import Completion, EngineError, EngineHandle, registry
 from tutelage.evaluation.sample.answers import Answers
 from tutelage.evaluation.sample.form import Form
@@ -209,8 +209,10 @@ def ask_elsewhere(asked: Asked, answers: Answers, where: str, workers: int, on_l
         ) as found,
     ):
         for _, answer in found:
-            if isinstance(answer, BaseException):
+            if isinstance(answer, InputError | RunError | KeyboardInterrupt):
                 raise answer
+            if isinstance(answer, BaseException):
+                raise RunError(f"a worker failed: {type(answer).__name__}: {first_line(answer)}") from answer
             lines, reason = answer
             answers.said.add(lines, time.monotonic() - last)
             last, failed = time.monotonic(), failed or reason

@@ -54,10 +54,14 @@ class Form:
         """
         asked, seen = encode_prompt(self.tokenizer, problem.prompt), plain(problem.prompt)
         for text in (seen, *self._question_in(seen)):
-            turn = self._turn(text, "a response")
-            if turn is not None and encode_prompt(self.tokenizer, turn) == asked:
+            if self.gives(text, asked):
                 return text
         raise BadRow("no row gives its prompt's ids: training would read the prompt otherwise than the model is asked")
+
+    def gives(self, text: str, asked: Sequence[int]) -> bool:
+        """Whether training makes these ids of a row with this prompt."""
+        turn = self._turn(text, "a response")
+        return turn is not None and list(encode_prompt(self.tokenizer, turn)) == list(asked)
 
     def _question_in(self, prompt: str) -> list[str]:
         """The question of a prompt that a template of text alone was put around; none where that is not so."""

@@ -21,6 +21,7 @@ from tutelage.data import (
     question_of,
     read_pool,
     template_of,
+    validation_source,
 )
 from tutelage.errors import InputError
 from tutelage.model import tokenizer_of
@@ -102,7 +103,7 @@ def _validation_of(config: Config, run: Config | None, tokenizer: Any, opened: A
 
 
 def _named(data: DataConfig, opened: Any) -> Rows:
-    store = opened(data.of_validation())
+    store = opened(validation_source(data))
     return store, np.flatnonzero(store.well_formed).tolist()
 
 

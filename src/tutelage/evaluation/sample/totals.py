@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from tutelage.evaluation.sample.judge import FATES
 from tutelage.stats import clustered_interval, mean, pass_at_k, powers_of_two, wilson_interval
 
 
@@ -49,7 +50,7 @@ class Totals:
             "samples": samples,
             "responses": problems * samples,
             "kept": self.kept,
-            "fates": dict(self.fates),
+            "fates": {fate: self.fates[fate] for fate in FATES if self.fates[fate]},
             "rows_whose_ids_differ": self.ids_differ,
             "solved_at_least_once": solved,
             "solved_share_ci95": list(wilson_interval(solved, problems)),

@@ -49,6 +49,8 @@ def check(wanted: Wanted, config: EvalConfig) -> None:
         raise InputError(f"choose = {wanted.choose!r}: write one of {', '.join(CHOICES)}")
     if wanted.favour_hard and not isinstance(wanted.keep, int):
         raise InputError(f'favour_hard needs a number of rows per problem to divide: give keep = N, not "{wanted.keep}"')
+    if wanted.choose != "random" and not isinstance(wanted.keep, int):
+        raise InputError(f'choose = "{wanted.choose}" chooses so many of the right responses: give keep = N, not "{wanted.keep}"')
     if wanted.samples > 1 and config.temperature == 0:
         raise InputError(
             f"{wanted.samples} samples at eval.temperature = 0 would be the same response again; set a temperature, such as"

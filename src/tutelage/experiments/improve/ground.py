@@ -23,12 +23,14 @@ from tutelage.data import (
     read_pool,
     template_of,
     unsolved_problems,
+    validation_source,
 )
 from tutelage.errors import InputError
 from tutelage.experiments.improve.wished import Improvement
 from tutelage.model import tokenizer_of
 from tutelage.runs import to_lines, write_text
 
+FATES_OF_ROWS = "problems.ledger.jsonl"
 HELD_OUT = "held-out.jsonl"
 """The rows of the problems that were held out of the training rows: later rounds, which train on other rows, validate on them."""
 
@@ -71,7 +73,7 @@ class Ground:
     def validation(self) -> Source:
         """Where rounds that train on other rows than the configuration's find the problems that are held out."""
         data = self.config.data
-        named = data.of_validation()
+        named = validation_source(data)  # the source of a benchmark is no name of one any more
         path = str(self.directory / HELD_OUT)
         return named or Source(path=path, shape=data.shape, columns=data.columns, prompt=data.prompt)
 
@@ -107,7 +109,7 @@ def write_problems(ground: Ground) -> None:
         InputError: these rows would be read as other problems than those that are held out.
     """
     fates = (vars(fate) for fate in ground.unsolved.ledger)
-    write_text(ground.directory / "problems.ledger.jsonl", to_lines(fates))
+    write_text(ground.directory / FATES_OF_ROWS, to_lines(fates))
     if ground.config.data.of_validation() is not None:
         return
     held = ground.held

@@ -22,7 +22,7 @@ from tutelage.data import Prepared, Template, prepare
 from tutelage.errors import InputError, RunError
 from tutelage.evaluation import sample_problems
 from tutelage.experiments.improve.first import evaluate_start, resolved_start
-from tutelage.experiments.improve.ground import Ground, read_ground, same_problems, write_problems
+from tutelage.experiments.improve.ground import FATES_OF_ROWS, HELD_OUT, Ground, read_ground, same_problems, write_problems
 from tutelage.experiments.improve.mix import KEPT, config_of_round, config_of_sampling, samples_of, solved_so_far, write_rows
 from tutelage.experiments.improve.wished import Improvement
 from tutelage.experiments.sweep import with_absolute_paths
@@ -86,7 +86,9 @@ def checked(config: Config, wished: Improvement, directory: Path, where: str = "
 
 def _state_of(config: Config, wished: Improvement, directory: Path) -> State:
     """What a directory holds of these rounds. Raises InputError: it holds something else, or rounds of other settings or models."""
-    others = [path.name for path in directory.iterdir() if not path.name.startswith(".")] if directory.is_dir() else []
+    ours = {HELD_OUT, FATES_OF_ROWS, KEPT, "config.toml"}  # of a beginning that was refused or interrupted
+    there = directory.iterdir() if directory.is_dir() else ()
+    others = [path.name for path in there if not path.name.startswith(".") and path.name not in ours]
     if not rounds.is_improvement(directory):
         if others:
             raise InputError(

@@ -9,9 +9,11 @@ from typing import Any
 
 from tutelage import console
 from tutelage.config import Config, replaced
-from tutelage.data import MARK, Prepared, plain
+from tutelage.data import BadRow, Example, Parsed, Prepared, encode_prompt, plain
 from tutelage.errors import RunError
+from tutelage.evaluation import Form
 from tutelage.experiments.improve.ground import Ground
+from tutelage.model import tokenizer_of
 from tutelage.runs import rounds, to_lines, writing
 
 Row = dict[str, Any]
@@ -42,34 +44,44 @@ def accepted(directory: Path, index: int) -> Iterator[Row]:
         ) from None
 
 
-def own_rows(own: Prepared) -> Iterator[Row]:
-    """The configuration's own rows as they are trained on, one for each sequence: the prompt as the model sees it, and the response.
+def own_rows(own: Prepared, form: Form) -> Iterator[Row]:
+    """The configuration's own rows as they are trained on, one for each sequence: prompt, response, and what it counts in the loss.
 
-    A row whose prompt holds special tokens as mere text keeps its bare question, which is wrapped, and marked, again.
+    The prompt is the text from which a round makes the ids that the configuration's own run makes: what the model sees, or the bare
+    question. A sequence of which neither is true is left out, and counted.
     """
-    left_out = 0
-    for index in range(len(own.train)):
-        asked = own.train.asked(index)  # type: ignore[attr-defined]
-        prompt = plain(asked.prompt)
-        if MARK in asked.prompt:
-            parsed = own.train.store.parsed(int(own.train.rows[int(own.train.of_row[index])]))  # type: ignore[attr-defined]
-            if parsed.messages:
-                left_out += 1
-                continue
-            prompt = parsed.prompt
-        yield {"prompt": prompt, "response": plain(asked.response), "reference_answer": asked.reference}
+    left_out, example = 0, ""
+    train: Any = own.train
+    for index in range(len(train)):
+        asked = train.asked(index)
+        prompt = _prompt_of(asked, train.store.parsed(int(train.rows[int(train.of_row[index])])), form)
+        if prompt is None:
+            left_out, example = left_out + 1, example or asked.source
+            continue
+        weight = float(train.weights[index])  # over the mean: one where all count the same
+        yield {"prompt": prompt, "response": plain(asked.response), "reference_answer": asked.reference, "weight": weight}
     if left_out:
         console.say(
-            f"{left_out} turns of the configuration's rows hold special tokens in the text of their history; rounds leave them out",
+            f"{left_out} turns of the configuration's rows cannot be written as rows of the rounds' prompt template (the first: {example});"
+            " rounds leave them out",
             style="yellow",
         )
+
+
+def _prompt_of(asked: Example, parsed: Parsed, form: Form) -> str | None:
+    """The prompt of a row that gives the same ids by the template of the rounds; None where there is none."""
+    try:
+        return form.prompt_of(asked)
+    except BadRow:
+        gives = not parsed.messages and form.gives(parsed.prompt, encode_prompt(form.tokenizer, asked.prompt))
+        return parsed.prompt if gives else None
 
 
 def write_rows(ground: Ground, index: int) -> dict[str, int]:
     """Write the rows that a round trains on; how many are the configuration's own, and how many were sampled."""
     path, wished = rows_of(ground.directory, index), ground.wished
     path.parent.mkdir(exist_ok=True)
-    own = own_rows(ground.own) if ground.own is not None and wished.with_rows else iter(())
+    own = own_rows(ground.own, Form(ground.template, ground.tokenizer)) if ground.own is not None and wished.with_rows else iter(())
     sources = range(1, index + 1) if wished.origin == "base" else (index,)
     counts = {"own": 0, "sampled": 0}
     with writing(path) as file:
@@ -79,7 +91,8 @@ def write_rows(ground: Ground, index: int) -> dict[str, int]:
         for source in sources:
             for row in accepted(ground.directory, source):
                 counts["sampled"] += 1
-                file.write(to_lines([{key: row[key] for key in ("prompt", "response", "reference_answer")}]))
+                kept = {key: row[key] for key in ("prompt", "response", "reference_answer")}
+                file.write(to_lines([kept | {"weight": 1.0}]))
     return counts
 
 
@@ -112,7 +125,7 @@ def config_of_round(ground: Ground, index: int) -> Config:
         "data.train": str(rows_of(ground.directory, index)), "data.train_split": "train", "data.validation": ground.validation,
         "data.hub_config": None, "data.shape": "auto", "data.columns": {}, "data.where": None,
         "data.filter": False,  # rows were graded when they were accepted, and the configuration's own are those that it trains on
-        "data.size": None, "data.duplicates": "drop", "data.overlap": "drop",
+        "data.weight": "weight", "data.size": None, "data.duplicates": "drop", "data.overlap": "drop",
     }  # fmt: skip
     if ground.wished.origin == "last":
         values |= {"model.id": model_of(ground, index - 1), "eval.before": False}  # the round before has evaluated it
@@ -121,8 +134,11 @@ def config_of_round(ground: Ground, index: int) -> Config:
 
 def config_of_sampling(ground: Ground, index: int) -> Config:
     """The configuration by which the model of the round before is asked, with the prompts and the end token of all rounds."""
+    config, model = ground.config, model_of(ground, index - 1)
+    # a model that was given ends by its own token, as it is evaluated
+    tokenizer = tokenizer_of(replaced(config, {"model.id": model})) if model == ground.wished.start else ground.tokenizer
     values = {
-        "model.id": model_of(ground, index - 1), "model.end_token": ground.tokenizer.eos_token,
+        "model.id": model, "model.end_token": tokenizer.eos_token,
         "eval.temperature": ground.wished.temperature, "data.prompt": str(ground.directory / KEPT), "data.template_arguments": {},
     }  # fmt: skip
-    return replaced(ground.config, values)
+    return replaced(config, values)
