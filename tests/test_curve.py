@@ -60,6 +60,7 @@ def test_what_the_curve_says_is_a_gain_with_its_interval():
         ({64: 0.2, 128: 0.5, 256: 0.5, 512: 0.2}, 3, "no curve of either shape"),
         ({64: 0.2, 128: 0.6, 256: 0.5, 512: 0.2}, 1, "points wide"),
         ({64: 0.0, 128: 0.0, 256: 0.0}, 2, "the same score"),
+        ({64: 1.0, 128: 1.0, 256: 1.0}, 2, "the same score"),
     ],
 )
 def test_what_cannot_be_told_says_why(accuracies, seeds, why):

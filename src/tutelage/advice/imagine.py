@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tutelage.config import Config, DataConfig
-from tutelage.data import Example, Ledger, Prepared, Template, TokenizedExample, iter_rows, panel_size
+from tutelage.data import BENCHMARKS, Example, Ledger, Prepared, Template, TokenizedExample, iter_rows, panel_size
 from tutelage.errors import InputError
 
 IMAGINED_ROWS, IMAGINED_PROBLEMS = 1000, 500
@@ -41,7 +41,8 @@ def rows_of(data: DataConfig) -> Rows:
     source = data.of_validation()
     problems = None if source is None else _count(source.path, source.split, source.hub_config)
     training = IMAGINED_ROWS if count is None else count
-    validation = IMAGINED_PROBLEMS if problems is None else problems
+    named = BENCHMARKS.get(source.path) if source is not None else None
+    validation = problems if problems is not None else named.questions if named is not None else IMAGINED_PROBLEMS
     if source is None and count is not None:
         validation = max(1, round(data.test_size * count))
         training = count - validation if data.test_size else count

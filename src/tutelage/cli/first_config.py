@@ -65,6 +65,10 @@ class Answers:
         if isinstance(path, str) and any(name.startswith("data.validation.") for name, _ in pairs):
             base["data"]["validation"] = {"path": path}
         now = flat(with_settings(base, pairs).model_dump(mode="json", exclude_unset=True))
+        if isinstance(now.get("data.train"), list):
+            raise InputError(
+                f"{where}: data.train names several sources, which init does not change: edit the file, or name one source (--train)"
+            )
         names = {*given, *(".".join(name.split(".")[:2]) for name, _ in pairs)}
         said = {name: now[name] for name in now if name in names}
         validation = now.get("data.validation")
@@ -137,8 +141,10 @@ def check_train(known: Answers) -> Look | None:
 
 def check_validation(known: Answers) -> Look | None:
     """What the validation problems are; None for the built-in ones, and where there are none. Raises InputError as `look`."""
+    from tutelage.data import BENCHMARKS
+
     source = known.values["validation"]
-    if source in ("", "arithmetic"):
+    if source in ("", "arithmetic") or source in BENCHMARKS:
         return None
     if known.validation_columns is None and known.columns:
         try:  # columns of the training rows, if it has those
@@ -286,7 +292,7 @@ def _written_before(known: Answers) -> dict[str, Any]:
     validation = old.get("data.validation") or ""
     table: dict[str, Any] = validation if isinstance(validation, dict) else {"path": validation}
     values = {name: old.get(setting, "") for name, setting in SETTINGS.items()} | {"validation": table["path"]}
-    if not (values["model"] and values["train"]):
+    if not (values["model"] and isinstance(values["train"], str) and values["train"]):
         return {}
     try:
         raw, _, _ = composed(Answers(values, old.get("data.columns"), table.get("columns"), {}, old))

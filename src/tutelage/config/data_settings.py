@@ -162,11 +162,12 @@ class DataConfig(Section):
         return ", ".join(self.paths[:MOST_NAMED]) + (f" and {more} more sources" if more > 0 else "")
 
     def read_as_training(self, path: str) -> Source:
-        """A source that is read as `[data]` says of training rows."""
-        return Source(
-            path=path, split=self.train_split, hub_config=self.hub_config, shape=self.shape, columns=self.columns,
+        """A source that is read as `[data]` says of training rows. Whether there is one of this name is seen when it is read."""
+        source = Source(
+            path="rows", split=self.train_split, hub_config=self.hub_config, shape=self.shape, columns=self.columns,
             where=self.where, prompt=self.prompt,
         )  # fmt: skip
+        return source.model_copy(update={"path": path})
 
     def of_training(self) -> list[Weighed]:
         """Where training rows come from, and what they count."""

@@ -172,7 +172,8 @@ def parsed_rows(rows: Iterable[Row], reader: Reader) -> Iterator[tuple[Row, Pars
     for row in rows:
         for parsed in reader.read(row):
             if parsed.source != row.source and not parsed.fault:
-                value = {"prompt": parsed.prompt, "response": parsed.response, "reference_answer": parsed.reference}
+                value: dict[str, Any] = {"prompt": parsed.prompt, "response": parsed.response, "reference_answer": parsed.reference}
+                value |= {"weight": parsed.weight} if reader.weight is not None else {}
                 yield Row(parsed.source, value), parsed
             else:
                 yield row, parsed

@@ -265,7 +265,7 @@ def _unread(store: Store, asked: Asked) -> list[str]:
         of = f" of {each.name}" if what == "training" and len(store.kept) > 1 else ""
         if each.unread:
             lines.append(f"columns of the {what} rows{of} that nothing reads: {named_once(each.unread.items(), each.raw_rows)}")
-        if what == "training" and "weight" in each.unread and each.recipe.reader.weight is None:
+        if what == "training" and "weight" in each.unread and each.recipe.reader.weight is None and each.weight == 1:
             lines.append(f'each row{of} counts one: data.weight = "weight" lets its column weight say what it counts')
         if each.files:
             lines.append(f"files of the {what} data{of} that nothing reads: {_some(each.files)}")

@@ -13,8 +13,9 @@ from tutelage.config import Config, Source
 from tutelage.data.benchmarks import validation_source
 from tutelage.data.hold_out import Asked, hold_out, overlap_column, problems_of
 from tutelage.data.ledger import Example, Ledger, summary
-from tutelage.data.pool import choose_problems, training_rows
+from tutelage.data.pool import choose_problems
 from tutelage.data.store import Store, open_store
+from tutelage.data.stored import joined
 from tutelage.data.templates import Template, template_of
 from tutelage.data.texts import is_text
 from tutelage.errors import InputError
@@ -48,10 +49,14 @@ def held_out_problems(config: Config, template: Template, tokenizer: Any) -> Ask
         InputError: as `problems_of` and `hold_out`.
     """
     data, named = config.data, validation_source(config.data)
+
+    def opened(source: Source) -> Store:
+        its = template if source.prompt in (None, data.prompt) else template_of(str(source.prompt), tokenizer, {})
+        return open_store(source, its, tokenizer, config.eval.reward, setting="data.validation")
+
     if named is None:
-        return hold_out(training_rows(data, template, tokenizer, config.eval.reward), data)[0]
-    other = template if named.prompt in (None, data.prompt) else template_of(str(named.prompt), tokenizer, {})
-    return problems_of(open_store(named, other, tokenizer, config.eval.reward, setting="data.validation"), data)
+        return hold_out(joined([opened(weighed.source) for weighed in data.of_training()]), data)[0]
+    return problems_of(opened(named), data)
 
 
 def unsolved_problems(source: Source, held: Asked, config: Config, template: Template, tokenizer: Any, seed: int) -> Unsolved:

@@ -98,7 +98,8 @@ def _asked_as(named: Named, config: EvalConfig, overrides: Sequence[str]) -> Eva
         return config
     said = {key.removeprefix("eval.") for key, _ in parse_overrides(list(overrides))}
     own: dict[str, Any] = {"samples": named.benchmark.samples, "tolerance": named.benchmark.tolerance, "examples": None}
-    if own["samples"] > 1 and config.temperature == 0:
+    samples = config.samples if "samples" in said else named.benchmark.samples
+    if samples > 1 and config.temperature == 0:
         own |= {"samples": 1} if "temperature" in said else {"temperature": TEMPERATURE}  # greedy responses to a question are one
     return config.model_copy(update={key: value for key, value in own.items() if key not in said})
 

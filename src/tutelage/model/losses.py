@@ -65,18 +65,23 @@ def _require_a_sum(name: str, loss: Loss) -> None:
     log_probs = -4 * torch.rand(12, dtype=torch.float64, generator=random)
     weights, entropies = torch.tensor([1.0, 2.0, 1.0] * 4, dtype=torch.float64), -log_probs / 2
     try:
-        full, *halves = (
-            loss(log_probs[part].clone().requires_grad_(), weights[part], entropies[part])
-            for part in (slice(None), slice(0, 5), slice(5, None))
+        full, twice, *halves = (
+            loss(log_probs[part].clone().requires_grad_(), times * weights[part], entropies[part])
+            for part, times in ((slice(None), 1), (slice(None), 2), (slice(0, 5), 1), (slice(5, None), 1))
         )
     except Exception as error:  # whatever the user's own function raises
         raise InputError(f'train.loss = "{name}": {type(error).__name__}: {error}; it is called as {_CALL}') from None
-    if not all(isinstance(value, torch.Tensor) and value.shape == () for value in (full, *halves)):
+    if not all(isinstance(value, torch.Tensor) and value.shape == () for value in (full, twice, *halves)):
         raise InputError(f'train.loss = "{name}": it does not return a scalar tensor; it is called as {_CALL}')
     if not full.requires_grad:
         raise InputError(f'train.loss = "{name}": what it returns does not depend on log_probs, so nothing could be learnt')
     if not full.isfinite():
         raise InputError(f'train.loss = "{name}": it is {full.item()} for ordinary log-probabilities; it is called as {_CALL}')
+    if not torch.allclose(twice, 2 * full, rtol=1e-6, atol=1e-9):
+        raise InputError(
+            f'train.loss = "{name}": twice the weights do not give twice the loss ({full.item():.6g}, then {twice.item():.6g}), so a'
+            " prediction that rows share would count once; multiply what each target adds by its weight"
+        )
     together = halves[0] + halves[1]
     if not torch.allclose(full, together, rtol=1e-6, atol=1e-9):
         raise InputError(

@@ -100,7 +100,8 @@ def _snippet(template: Template, config: Config) -> list[str]:
         "tokenizer, model = AutoTokenizer.from_pretrained(name), AutoModelForCausalLM.from_pretrained(name)",
         'question = "What is 12 + 30?"',
         *asks.splitlines(),
-        'asked = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)',
+        # a chat template writes the token that begins a text by itself
+        f'asked = tokenizer(prompt, return_tensors="pt", add_special_tokens={not template.chat})',
         f"answered = model.generate(**asked, max_new_tokens={config.eval.max_new_tokens}, do_sample=False, tokenizer=tokenizer)",
         'print(tokenizer.decode(answered[0, asked["input_ids"].shape[1] :], skip_special_tokens=True))',
         "```",

@@ -130,7 +130,8 @@ def _against_untouched(first: Side, second: Side) -> dict[str, Difference]:
         if each.step > 0 and 0 in each.reading.evaluated:
             pairs = aligned([each.reading.scores(0), each.reading.scores(each.step)])
             if pairs:
-                found[each.name] = difference_of(pairs)
+                name = each.name if first.name != second.name else f"{each.reading.directory} (step {each.step})"
+                found[name] = difference_of(pairs)
     return found
 
 

@@ -70,7 +70,10 @@ def _pairs(found: Sequence[Found]) -> list[tuple[Found, Found]]:
         if len(curve) > 1:
             least, *_, most = sorted(curve, key=lambda point: point.rows)
             pairs.append((least, most))
-    return pairs
+    beside: dict[tuple[str, str], list[Found]] = {}
+    for point in found:
+        beside.setdefault((point.kind, point.label), []).append(point)
+    return pairs + [(first, other) for first, *others in beside.values() for other in others]
 
 
 def difference(first: dict[int, Scores], second: dict[int, Scores]) -> Difference:

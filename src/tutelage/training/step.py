@@ -91,7 +91,9 @@ def accumulate_gradients(
     computed = [float(sum(batch.input_ids.numel() for batch in batches)), step_flops(policy, *batches)]
     total, nll_total, size = torch.stack([loss, nll, norm.double()]).tolist()  # all at once: each would wait for the device
     total, nll_total, size, distinct, flops = world.sum([total, nll_total, size if world.leads else 0.0, *computed])
-    return Gradients(total, nll_total * denominator / tokens, size, tokens, int(distinct), flops)
+    # times and over the same number would be another last digit
+    nll_of_token = nll_total if denominator == tokens else nll_total * denominator / tokens
+    return Gradients(total, nll_of_token, size, tokens, int(distinct), flops)
 
 
 def _loss(policy: Policy, batch: Batch, denominator: int, loss_of: Fused | Loss) -> tuple[torch.Tensor, torch.Tensor]:
