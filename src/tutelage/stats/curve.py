@@ -83,7 +83,7 @@ def continued(
     low, high = np.quantile(curves, ends, axis=0)
     gain_low, gain_high = np.quantile(curves[:, -1] - curves[:, 0], ends)
     gain = float(curve[-1] - curve[0])
-    if np.ptp(curves[:, -1] - curves[:, 0]) < 1e-9:  # rounding aside
+    if np.abs(curves[:, -1] - curves[:, 0]).max() < 1e-9:  # no drawn curve rises or falls, rounding aside
         return Continued("all sizes have the same score on every question", sizes=len(sizes))
     if np.mean(_misfit(drawn - means.mean(0), sizes) + 1e-12 >= _misfit(means.mean(0)[None], sizes)) < FIT:
         return Continued("no curve of either shape goes through the points and their intervals", sizes=len(sizes))
