@@ -201,7 +201,7 @@ def warnings(reading: Reading) -> list[str]:
         low, high = last["accuracy_ci95"]
         if high - low > 0.3:
             found.append(
-                f"The accuracy is known to ± {50 * (high - low):.0f} points only: evaluate on more problems (eval.examples)."
+                f"The accuracy may be anything from {100 * low:.0f} to {100 * high:.0f} %: evaluate on more problems (eval.examples)."
             )
     changed = [line["weights_changed"] for line in reading.steps if line.get("lr", 0) > 0 and "weights_changed" in line]
     config = reading.config
