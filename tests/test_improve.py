@@ -312,6 +312,7 @@ def test_what_cannot_be_is_refused_before_anything_is_computed(config, solver, t
         ({"rounds": 0}, "--rounds 0: at least one"),
         ({"origin": "first"}, "--from first: write base or last"),
         ({"temperature": 0.0}, "--samples 8 at --temperature 0 would be the same"),
+        ({"wanted": Wanted(choose="shortest")}, 'choose = "shortest" chooses so many of the right responses: give keep = N'),
         ({"wanted": Wanted(favour_hard=True)}, "--favour-hard divides a number of rows per problem: give --keep N, not right"),
         ({"start": str(tmp_path / "nothing")}, "nothing"),
     ):

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from same_steps import assert_same
 
 from tutelage.cli import main
 from tutelage.config import to_toml
@@ -71,13 +72,6 @@ def step_of(config, tokenizer, **layout):
     batches = step_batches(examples, **{"budget": 10**6, "rows": 8} | layout)
     found = accumulate_gradients(policy, examples, batches, config, step=0)
     return found, {name: weight.grad.clone() for name, weight in policy.model.named_parameters()}
-
-
-def assert_same(one, other):
-    (a, by_a), (b, by_b) = one, other
-    assert a.loss == pytest.approx(b.loss, rel=1e-5) and a.nll == pytest.approx(b.nll, rel=1e-5)
-    for name, gradient in by_a.items():
-        torch.testing.assert_close(by_b[name], gradient, rtol=1e-4, atol=1e-6)
 
 
 def test_the_plain_road_gives_the_gradients_of_the_fused_one(plug_in, make_config, tokenizer):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from same_steps import assert_same
 
 from tutelage.check import doctor
 from tutelage.cli import main
@@ -55,13 +56,6 @@ def gradients_of(config, tokenizer, examples, **layout):
     batches = step_batches(examples, **{"budget": 10**6, "rows": len(examples)} | layout)
     found = accumulate_gradients(policy, examples, batches, config, step=0)
     return found, {name: weight.grad.clone() for name, weight in policy.model.named_parameters()}
-
-
-def assert_same(one, other):
-    (a, by_a), (b, by_b) = one, other
-    assert a.loss == pytest.approx(b.loss, rel=1e-5) and a.nll == pytest.approx(b.nll, rel=1e-5)
-    for name, gradient in by_a.items():
-        torch.testing.assert_close(by_b[name], gradient, rtol=1e-4, atol=1e-6)
 
 
 def test_a_shared_target_counts_the_sum_of_its_rows():

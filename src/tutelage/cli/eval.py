@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     options = ("split", "hub_config", "prompt", "folder")
     reading = {name: getattr(arguments, name) for name in options if getattr(arguments, name) is not None}
     if arguments.columns is not None:
-        reading["columns"] = _table(arguments.columns)
+        reading["columns"] = columns_of(arguments.columns)
     return Outcome(
         evaluate_file(arguments.model, arguments.data, overrides, arguments.out, arguments.where, arguments.workers, reading)
     )
@@ -101,7 +101,7 @@ def _settings_in(path: str | None) -> list[str]:
     ]
 
 
-def _table(text: str) -> dict[str, str]:
+def columns_of(text: str) -> dict[str, str]:
     """The columns that a TOML table names. Raises InputError."""
     from tutelage.config import Source
 

@@ -121,12 +121,12 @@ def _kept(text: str) -> Any:
 
 def _problems(arguments: argparse.Namespace, config: Config) -> Source:
     """Where the problems come from, and how they are read: as the training rows are, if nothing else is said."""
-    from tutelage.cli.eval import _table
+    from tutelage.cli.eval import columns_of
     from tutelage.config import Source
 
     reading: dict[str, Any] = {"split": arguments.split or config.data.train_split, "hub_config": arguments.hub_config}
     if arguments.columns is not None:
-        reading |= {"columns": _table(arguments.columns), "shape": "auto"}
+        reading |= {"columns": columns_of(arguments.columns), "shape": "auto"}
     if arguments.problems is not None:
         return Source(path=arguments.problems, prompt=config.data.prompt, **reading)
     reading["hub_config"] = arguments.hub_config or config.data.hub_config

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from tutelage.data.store import open_store
     from tutelage.data.stored import Store
     from tutelage.data.templates import (
-        MARK,
         Template,
         Turn,
         encode_prompt,

@@ -38,19 +38,23 @@ class Wanted:
             return self.keep
         return max(1, -(-self.keep * (self.samples - right) // self.samples))
 
+    def check(self) -> None:
+        """Raises InputError: what is wanted contradicts itself."""
+        if self.samples < 1:
+            raise InputError(f"samples = {self.samples}: ask for one response per problem at least")
+        if self.keep not in ("all", "right") and not (isinstance(self.keep, int) and self.keep > 0):
+            raise InputError(f'keep = {self.keep!r}: write "all", "right", or a number of responses per problem')
+        if self.choose not in CHOICES:
+            raise InputError(f"choose = {self.choose!r}: write one of {', '.join(CHOICES)}")
+        if self.favour_hard and not isinstance(self.keep, int):
+            raise InputError(f'favour_hard needs a number of rows per problem to divide: give keep = N, not "{self.keep}"')
+        if self.choose != "random" and not isinstance(self.keep, int):
+            raise InputError(f'choose = "{self.choose}" chooses so many of the right responses: give keep = N, not "{self.keep}"')
+
 
 def check(wanted: Wanted, config: EvalConfig) -> None:
     """Raises InputError: what is wanted contradicts itself, or the configuration."""
-    if wanted.samples < 1:
-        raise InputError(f"samples = {wanted.samples}: ask for one response per problem at least")
-    if wanted.keep not in ("all", "right") and not (isinstance(wanted.keep, int) and wanted.keep > 0):
-        raise InputError(f'keep = {wanted.keep!r}: write "all", "right", or a number of responses per problem')
-    if wanted.choose not in CHOICES:
-        raise InputError(f"choose = {wanted.choose!r}: write one of {', '.join(CHOICES)}")
-    if wanted.favour_hard and not isinstance(wanted.keep, int):
-        raise InputError(f'favour_hard needs a number of rows per problem to divide: give keep = N, not "{wanted.keep}"')
-    if wanted.choose != "random" and not isinstance(wanted.keep, int):
-        raise InputError(f'choose = "{wanted.choose}" chooses so many of the right responses: give keep = N, not "{wanted.keep}"')
+    wanted.check()
     if wanted.samples > 1 and config.temperature == 0:
         raise InputError(
             f"{wanted.samples} samples at eval.temperature = 0 would be the same response again; set a temperature, such as"

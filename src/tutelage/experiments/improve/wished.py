@@ -56,6 +56,7 @@ class Improvement:
             raise InputError(
                 f"--samples {self.wanted.samples} at --temperature 0 would be the same response again; set a temperature above zero"
             )
+        self.wanted.check()  # before a round has trained
 
     @property
     def needs_rows(self) -> bool:
