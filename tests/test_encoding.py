@@ -10,9 +10,9 @@ from chat_templates import SPECIALS, tokenizer_of
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from tutelage.data import MARK, encode_prompt, encode_response, encode_texts, plain, protect, special_tokens
+from tutelage.data import encode_prompt, encode_response, encode_texts, plain, protect, special_tokens
 from tutelage.data.shapes.reader import BadRow
-from tutelage.data.templates.marks import TAGS, protect_all, strip_end
+from tutelage.data.templates.marks import MARK, TAGS, protect_all, strip_end
 
 LETTERS = "▁<>/|sabcdefghijklmnopqrtuvwxyz_+=?.[]INST0123456789"
 
