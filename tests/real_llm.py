@@ -14,7 +14,7 @@ SMALL = {"dtype": "float32", "max_model_len": 256, "kv_cache_memory_bytes": 1 <<
 
 
 def as_llm(directory: str) -> None:
-    """What `init_vllm` returned answers as a `vllm.LLM` of the same model does, field by field."""
+    """What `init_vllm` returned answers as a `vllm.LLM` of the same model does, field by field. Then that LLM is synced."""
     with init_vllm(directory, "cpu", 1, dtype="float32", max_model_len=256) as ours:
         assert "vllm" not in sys.modules
         (said,) = ours.generate("a", Sampling(20, 0.0, stop=("STOP",)), use_tqdm=False)
@@ -37,6 +37,23 @@ def as_llm(directory: str) -> None:
                 assert [each[:compared] for each in found] == [each[:compared] for each in theirs], (prompts, params)
         each = [SamplingParams(max_tokens=2, temperature=0), SamplingParams(max_tokens=3, temperature=0)]
         assert [len(answer.outputs[0].token_ids) for answer in ours.generate(["a", "a"], each, use_tqdm=False)] == [2, 3]
+    synced(llm, random_weights(directory))
+
+
+def own_llm(directory: str) -> None:
+    """As the end of `as_llm`, with an LLM that runs in a process of its own."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"
+    from vllm import LLM
+
+    synced(LLM(model=directory, **SMALL), random_weights(directory))
+
+
+def random_weights(directory: str):
+    """A model of the same shape, with weights that the LLM does not have yet."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(1)
+    return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(directory), dtype=torch.float32)
 
 
 def fields(answer):
@@ -57,19 +74,14 @@ def rounded(positions):
     ]
 
 
-def own_llm(directory: str, separate: str) -> None:
+def synced(llm, model) -> None:
     """A real LLM of the user's own gets a plain model's weights, before and after a training step."""
-    from transformers import AutoModelForCausalLM
+    from vllm import SamplingParams
 
     from tutelage.evaluation.certificate import compare, cuts_of, expected_of
     from tutelage.evaluation.engine import instance_of
     from tutelage.evaluation.engine.instance import as_policy
 
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = separate
-    from vllm import LLM, SamplingParams
-
-    llm = LLM(model=directory, **SMALL)
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
     tokenizer = llm.get_tokenizer()
     first = load_policy_into_vllm_instance(model, llm)
     assert first.holds and first.max_gap < 1e-3 and first.cached_tokens > 100, first

