@@ -48,7 +48,7 @@ def ask(model: str, question: str, overrides: list[str]) -> str:
         ids = encode_prompt(tokenizer, prompt)
     except BadRow as error:
         raise InputError(f"the question cannot be asked: {error}") from None
-    saved = config.model.model_copy(update={"lora": "none"})  # a run's adapters are merged into the model that it saved
+    saved = config.model.as_saved()
     with console.progress("loading the model"):
         policy = load_policy(saved, tokenizer, to_train=False)
     sampling = sampling_of(config.eval, policy.stops)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from tutelage._lazy import lazily
 
 if TYPE_CHECKING:
-    from tutelage.model import attention, liger, lora, optim
+    from tutelage.model import attention, liger, lora, optim, quantized
     from tutelage.model.batch import Batch, pack, pad
     from tutelage.model.change import ChangeMeter
     from tutelage.model.directory import require_undamaged, resolve

@@ -1,0 +1,140 @@
+"""Frozen weights in 4 bits: adapters over them train in packs as over plain ones, and the model that is saved computes the same."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+
+import pytest
+import torch
+
+from tutelage.data.tokens import TokenizedExample
+from tutelage.errors import InputError
+from tutelage.evaluation.engine.native import generate
+from tutelage.model import quantized
+from tutelage.model.batch import pack, pad
+from tutelage.model.exact import in_float32
+from tutelage.model.load import load_policy, outline, size_in_bytes
+from tutelage.model.lora import merged_weights
+
+pytestmark = pytest.mark.skipif(
+    not all(importlib.util.find_spec(name) for name in ("peft", "bitsandbytes")), reason="PEFT or bitsandbytes is not installed"
+)
+ROWS = [TokenizedExample("a", (5, 6, 7), (8, 9)), TokenizedExample("b", (5, 6), (10, 11, 12))]
+QLORA = {"model__lora": "lora", "model__lora_rank": 4, "model__quantize": "nf4"}
+
+
+def trained(policy):
+    """The policy with adapters that are not nothing."""
+    torch.manual_seed(0)
+    for name, parameter in policy.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return policy
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("sizes", [(96, 40), (33, 7), (64, 64)])
+def test_a_quantized_layer_computes_as_a_plain_one_with_its_dense_weight(bias, sizes):
+    torch.manual_seed(0)
+    plain = torch.nn.Linear(*sizes, bias=bias)
+    layer = quantized.QuantizedLinear(plain, torch.device("cpu"))
+    dense = layer.dense(torch.float32)
+    assert dense.shape == plain.weight.shape and quantized.count_of(layer.weight) in (dense.numel(), dense.numel() + 1)
+    # 16 levels: the widest step between two is 0.3 of the largest number
+    assert 0 < (dense - plain.weight).abs().max() < 0.16 * plain.weight.abs().max()
+    rows = torch.randn(2, 5, sizes[0], requires_grad=True)
+    layer(rows).square().sum().backward()
+    ours, rows.grad = rows.grad, None
+    torch.nn.functional.linear(rows, dense, plain.bias).square().sum().backward()
+    torch.testing.assert_close(ours, rows.grad, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16-mixed"])
+def test_packs_over_quantized_weights_give_the_gradients_of_padded_rows(make_config, tokenizer, precision):
+    policy = trained(load_policy(make_config(**QLORA, model__precision=precision).model, tokenizer))
+    assert policy.packs
+    gradients = []
+    for batch in (pack(ROWS), pad(ROWS, 0)):
+        policy.model.zero_grad()
+        with policy.computing():
+            policy.score(batch, batch.weights).total.backward()
+        gradients.append({name: p.grad.clone() for name, p in policy.model.named_parameters() if p.grad is not None})
+    packed, padded = gradients
+    assert packed.keys() == padded.keys() and all("lora_" in name for name in packed)
+    if precision == "fp32":
+        for name, gradient in packed.items():
+            torch.testing.assert_close(gradient, padded[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("targets", [["all-linear"], ["q_proj"]])
+def test_the_saved_weights_compute_what_the_quantized_model_does(make_config, tokenizer, targets):
+    policy = trained(load_policy(make_config(**QLORA, model__lora_targets=targets).model, tokenizer))
+    before = {name: tensor.clone() for name, tensor in policy.model.state_dict().items()}
+    plain = load_policy(make_config().model, tokenizer)
+    with torch.no_grad():
+        adapted = policy.score(pack(ROWS)).log_probs
+        unchanged = plain.score(pack(ROWS)).log_probs
+        state = dict(merged_weights(policy.model))
+        with policy.holding(state):
+            held = policy.score(pack(ROWS)).log_probs
+        with in_float32(policy, torch.float32) as exact:
+            sent = exact.score(pad(ROWS, 0)).log_probs
+        plain.model.load_state_dict(state)
+        saved = plain.score(pack(ROWS)).log_probs
+        assert torch.equal(policy.score(pack(ROWS)).log_probs, adapted)
+    for other in (held, sent, saved):
+        torch.testing.assert_close(other, adapted, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(unchanged, adapted, atol=1e-3)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in policy.model.state_dict().items())
+
+
+@pytest.mark.slow
+def test_a_run_over_quantized_weights_is_interrupted_goes_on_and_saves_a_plain_model(make_config, tokenizer, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    from tutelage.cli.export import export
+    from tutelage.training import fine_tune
+    from tutelage.training.loop import train_one_size
+
+    del train_one_size
+    config = make_config(**QLORA, train__lr=1e-2)
+    result = fine_tune(config)
+    lines = [json.loads(line) for line in (result.directory / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if line["kind"] == "train"]
+    assert losses[-1] < losses[0]
+    assert AutoModelForCausalLM.from_pretrained(export(result.directory)).lm_head.weight.dtype == torch.float32
+
+
+def test_the_outline_of_a_quantized_model_has_its_sizes(make_config, tokenizer):
+    config = make_config(**QLORA).model
+    made, real = outline(config, tokenizer, torch.device("cpu")).model, load_policy(config, tokenizer).model
+    shapes = [
+        {name: (tensor.shape, tensor.dtype) for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+        for model in (made, real)
+    ]
+    assert shapes[0] == shapes[1] and quantized.bytes_beside(made) == quantized.bytes_beside(real) > 0
+    assert size_in_bytes(made) == size_in_bytes(load_policy(make_config(**{**QLORA, "model__quantize": "none"}).model, tokenizer).model)
+
+
+def test_a_model_without_linear_layers_is_not_quantized(make_config):
+    class Bare(torch.nn.Module):
+        def get_output_embeddings(self):
+            return None
+
+    with pytest.raises(InputError, match="has no linear layers beside its head"):
+        quantized.quantize(Bare(), make_config(**QLORA).model, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model__lora": "none"}, 'write model.lora = "lora"'),
+        ({"model__lora": "dora"}, 'write model.lora = "lora"'),
+        ({"model__compile": "on"}, "compiled layers would keep every weight in full"),
+        ({"model__precision": "bf16-sr"}, "nothing to round"),
+    ],
+)
+def test_what_cannot_be_quantized_is_refused(make_config, changes, message):
+    with pytest.raises(InputError, match=message):
+        make_config(**{**QLORA, **changes})
