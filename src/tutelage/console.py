@@ -68,6 +68,11 @@ def out(text: str) -> None:
     print(printable(text), flush=True)
 
 
+def stream(text: str) -> None:
+    """A part of a line on standard output, which somebody reads while it grows."""
+    print(printable(text), end="", flush=True)
+
+
 def complain(text: str) -> None:
     """A line on standard error."""
     print(printable(text), file=sys.stderr, flush=True)

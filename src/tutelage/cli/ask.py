@@ -1,60 +1,163 @@
-"""``tutelage ask``: ask a model one question."""
+"""``tutelage ask``: ask a model a question, or several, and read the answers as they are written."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from tutelage.cli.command import MODEL, OVERRIDES, Commands, Outcome, add_command, config_of, start
 from tutelage.errors import InputError
 
+if TYPE_CHECKING:
+    from tutelage.data import Parsed
+
+Answer = Callable[["Parsed", Callable[[str], None]], str]
+"""Answers what a row asks; it tells of the text so far, again and again. The answer is what was said, without blanks around it."""
+HELP = "/reset forgets the conversation, /quit or Ctrl-D ends; Ctrl-C stops an answer"
+
 
 def add(commands: Commands) -> None:
     parser = add_command(
-        commands, "ask", run, "ask a model one question", takes_settings=True, prints_json=False, description=OVERRIDES
+        commands,
+        "ask",
+        run,
+        "ask a model a question, or talk with it",
+        takes_settings=True,
+        prints_json=False,
+        description=OVERRIDES,
     )
     parser.add_argument("model", help=MODEL)
-    parser.add_argument("question")
+    parser.add_argument("question", nargs="?", help="without it: a conversation, or one question for each line of standard input")
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    from tutelage import console
-
-    with contextlib.redirect_stdout(sys.stderr):  # standard output is for the answer
+    question, talks = arguments.question, arguments.question is None and sys.stdin.isatty()
+    config = config_of(arguments.model, arguments.overrides)
+    if question is not None and not question.strip():
+        raise InputError("the question is empty")
+    answers = sys.stdout
+    with contextlib.redirect_stdout(sys.stderr):  # standard output is for the answers
         start()
-        answer = ask(arguments.model, arguments.question, arguments.overrides)
-    console.out(answer)
+        with answering(config) as answer, contextlib.redirect_stdout(answers):
+            if talks:
+                talk(answer, _typed(), config.data.prompt == "chat")
+            else:
+                for asked in [question] if question is not None else _lines(sys.stdin):
+                    answer_aloud(answer, row_of([], asked))
     return Outcome()
 
 
-def ask(model: str, question: str, overrides: list[str]) -> str:
-    """The model's response to one question, in the prompt it was trained with."""
+@contextlib.contextmanager
+def answering(config: Any) -> Iterator[Answer]:
+    """What answers questions as the model of a configuration was taught to be asked."""
     from tutelage import console
-    from tutelage.data import BadRow, Parsed, encode_prompt, guarded, special_tokens, template_of, write_problem
+    from tutelage.data import BadRow, encode_prompt, guarded, special_tokens, template_of, write_problem
     from tutelage.evaluation import native, sampling_of
-    from tutelage.model import load_policy, tokenizer_of
+    from tutelage.model import check_positions, load_policy, tokenizer_of
 
-    config = config_of(model, overrides)
-    if not question.strip():
-        raise InputError("the question is empty")
     tokenizer = tokenizer_of(config)
     template, specials = template_of(config.data.prompt, tokenizer, config.data.template_arguments), special_tokens(tokenizer)
-    parsed = Parsed(source="the question", prompt=question)
-    try:
-        [prompt] = guarded(lambda row: write_problem(row, template, specials), [parsed], lambda row: row.source)
-        if isinstance(prompt, BadRow):
-            raise prompt
-        ids = encode_prompt(tokenizer, prompt)
-    except BadRow as error:
-        raise InputError(f"the question cannot be asked: {error}") from None
-    saved = config.model.as_saved()
     with console.progress("loading the model"):
-        policy = load_policy(saved, tokenizer, to_train=False)
+        policy = load_policy(config.model.as_saved(), tokenizer, to_train=False)
     sampling = sampling_of(config.eval, policy.stops)
-    with console.progress("answering"), policy.computing(with_head=True):
-        completion = native.generate(policy.model, policy.tokenizer, [ids], sampling)[0]
-    answer = completion.text.strip()
-    if completion.finish_reason == "stop":
-        return answer
-    return f"{answer}\n[cut off after {config.eval.max_new_tokens} tokens; --eval.max_new_tokens allows more]"
+
+    with policy.computing(with_head=True), native.generating(policy.model, tokenizer, sampling) as generate:
+
+        def answer(row: Parsed, on_text: Callable[[str], None]) -> str:
+            try:
+                [prompt] = guarded(lambda row: write_problem(row, template, specials), [row], lambda row: row.source)
+                if isinstance(prompt, BadRow):
+                    raise prompt
+                ids = encode_prompt(tokenizer, prompt)
+            except BadRow as error:
+                raise InputError(f"the question cannot be asked: {error}") from None
+            check_positions(policy, len(ids), "what is asked")
+            [completion] = generate([ids], on_text=on_text)
+            if completion.finish_reason == "stop":
+                return str(completion.text).strip()
+            more = f"[cut off after {sampling.max_new_tokens} tokens; --eval.max_new_tokens allows more]"
+            return f"{completion.text.strip()}\n{more}"
+
+        yield answer
+
+
+def row_of(turns: list[dict[str, str]], question: str) -> Parsed:
+    """A question, after the turns of a conversation, if there are any."""
+    from tutelage.data import Parsed
+
+    asked = {"role": "user", "content": question}
+    return Parsed(source="the question", prompt=question, messages=(*turns, asked) if turns else ())
+
+
+def answer_aloud(answer: Answer, row: Parsed) -> str:
+    """Answer on standard output as tokens come; what was said."""
+    from tutelage import console
+
+    shown = ""
+
+    def show(text: str) -> None:
+        nonlocal shown
+        text = text.strip()
+        if text.startswith(shown):  # a tokenizer may spell a word anew when the next one is there
+            console.stream(text[len(shown) :])
+            shown = text
+
+    said = answer(row, show)
+    if not said.startswith(shown):
+        console.stream("\n")
+        shown = ""
+    console.out(said[len(shown) :])
+    return said
+
+
+def talk(answer: Answer, questions: Iterable[str], chat: bool) -> None:
+    """A conversation on a terminal.
+
+    Args:
+        chat: whether the prompt template shows earlier turns; without that, each question is asked by itself.
+    """
+    from tutelage import console
+
+    console.out(HELP if chat else f"each question is asked by itself; {HELP.partition(', ')[2]}")
+    turns: list[dict[str, str]] = []
+    for question in questions:
+        if question == "/quit":
+            return
+        if question == "/reset":
+            turns.clear()
+        elif question.startswith("/") and question.strip("/").isalpha():
+            console.out(f"there is no {question}; {HELP}")
+        elif question.strip():
+            try:
+                said = answer_aloud(answer, row_of(turns, question))
+            except KeyboardInterrupt:
+                console.out(" [stopped]")
+            except InputError as error:  # a word of the template, or a conversation that is longer than the model's positions
+                console.out(str(error))
+            else:
+                if chat:
+                    turns += [{"role": "user", "content": question}, {"role": "assistant", "content": said}]
+
+
+def _typed() -> Iterator[str]:
+    """Lines that are typed, until Ctrl-D, or Ctrl-C where no answer is on its way."""
+    with contextlib.suppress(ImportError):  # lines can then be edited, and earlier ones be had again
+        import readline  # noqa: F401
+    with contextlib.suppress(EOFError, KeyboardInterrupt):
+        while True:
+            yield input("> ")
+    print()
+
+
+def _lines(lines: Iterable[str]) -> Iterator[str]:
+    """The lines that hold something. Raises InputError: none does."""
+    asked = 0
+    for line in lines:
+        if line.strip():
+            asked += 1
+            yield line.strip()
+    if not asked:
+        raise InputError("there is no question: give one, or write one on each line of standard input")

@@ -117,7 +117,9 @@ def bytes_beside(model: Any) -> int:
 
 def largest_dense(model: Any) -> int:
     """Numbers of the largest quantized weight, which is dense while a product needs it; 0 where none is quantized."""
-    return max((module.out_features * module.in_features for module in model.modules() if isinstance(module, QuantizedLinear)), default=0)
+    return max(
+        (module.out_features * module.in_features for module in model.modules() if isinstance(module, QuantizedLinear)), default=0
+    )
 
 
 def _quantized(plain: torch.nn.Linear, device: torch.device) -> tuple[torch.Tensor, ...]:
@@ -133,7 +135,13 @@ def _shapes(plain: torch.nn.Linear) -> tuple[torch.Tensor, ...]:
     count = plain.weight.numel()
     blocks = -(-count // BLOCK)
     single, byte = torch.float32, torch.uint8
-    shaped = [((-(-count // 2), 1), byte), ((blocks,), byte), ((-(-blocks // OUTER_BLOCK),), single), ((256,), single), ((), single)]
+    shaped = [
+        ((-(-count // 2), 1), byte),
+        ((blocks,), byte),
+        ((-(-blocks // OUTER_BLOCK),), single),
+        ((256,), single),
+        ((), single),
+    ]
     return tuple(torch.empty(shape, dtype=dtype, device="meta") for shape, dtype in shaped)
 
 
