@@ -121,7 +121,9 @@ def test_a_gguf_file_says_what_the_model_says(exported, kind, gap, capsys):
 def test_a_converter_that_fails_is_quoted_and_leaves_nothing(exported, monkeypatch):
     monkeypatch.setenv("FAILS", "1")
     exported.mkdir()
-    with pytest.raises(RunError, match=r"exported was exported, but not converted: to_gguf.py: NotImplementedError: BPE pre-tokenizer"):
+    with pytest.raises(
+        RunError, match=r"exported was exported, but not converted: to_gguf.py: NotImplementedError: BPE pre-tokenizer"
+    ):
         gguf.convert(gguf.converter(STAND_IN), exported, "f16")
     assert not list(exported.iterdir())
 
