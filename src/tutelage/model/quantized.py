@@ -109,10 +109,9 @@ def count_of(weight: torch.Tensor) -> int:
     return weight.numel() * (2 if weight.dtype == torch.uint8 else 1)
 
 
-def bytes_beside(model: Any) -> int:
-    """Bytes that quantized layers hold beside their parameters: magnitudes of blocks."""
-    layers = [module for module in model.modules() if isinstance(module, QuantizedLinear)]
-    return sum(buffer.numel() * buffer.element_size() for layer in layers for buffer in layer.buffers())
+def beside(model: Any) -> list[torch.Tensor]:
+    """What quantized layers hold beside their parameters: magnitudes of blocks, and what those mean."""
+    return [buffer for module in model.modules() if isinstance(module, QuantizedLinear) for buffer in module.buffers()]
 
 
 def largest_dense(model: Any) -> int:

@@ -148,8 +148,8 @@ def numbers_of_a_key(policy: Policy) -> int:
 
 def weight_bytes(policy: Policy) -> float:
     """Bytes of all weights; of sharded ones, of this rank's part."""
-    held = sum(local_part(weight).numel() * weight.element_size() for weight in policy.model.parameters())
-    return float(held + quantized.bytes_beside(policy.model))
+    held = (*policy.model.parameters(), *quantized.beside(policy.model))
+    return float(sum(local_part(weight).numel() * weight.element_size() for weight in held))
 
 
 def state_bytes(policy: Policy, config: Config) -> dict[str, float]:
