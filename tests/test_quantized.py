@@ -6,11 +6,13 @@ import importlib.util
 import json
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from test_train import interrupt_at_call, weights_of
+from tiny import make_tiny_model
 
 from tutelage.data.tokens import TokenizedExample
 from tutelage.errors import InputError
@@ -19,12 +21,15 @@ from tutelage.model.batch import pack, pad
 from tutelage.model.exact import in_float32
 from tutelage.model.load import load_policy, outline, size_in_bytes
 from tutelage.model.lora import merged_weights
-from tutelage.training import fine_tune
+from tutelage.resources import memory
+from tutelage.resources.seconds import Operations
+from tutelage.training import fine_tune, start
 from tutelage.training.ending import Interrupted
 
 pytestmark = pytest.mark.skipif(
     not all(importlib.util.find_spec(name) for name in ("peft", "bitsandbytes")), reason="PEFT or bitsandbytes is not installed"
 )
+CPU = torch.device("cpu")
 ROWS = [TokenizedExample("a", (5, 6, 7), (8, 9)), TokenizedExample("b", (5, 6), (10, 11, 12))]
 QLORA = {"model__lora": "lora", "model__lora_rank": 4, "model__quantize": "nf4"}
 
@@ -43,7 +48,7 @@ def trained(policy):
 def test_a_quantized_layer_computes_as_a_plain_one_with_its_dense_weight(bias, sizes):
     torch.manual_seed(0)
     plain = torch.nn.Linear(*sizes, bias=bias)
-    layer = quantized.QuantizedLinear(plain, torch.device("cpu"))
+    layer = quantized.QuantizedLinear(plain, CPU)
     dense = layer.dense(torch.float32)
     assert dense.shape == plain.weight.shape and quantized.count_of(layer.weight) in (dense.numel(), dense.numel() + 1)
     # of 16 levels the two that are furthest apart differ by 0.3 of a block's largest number, whose 8 bits add to it
@@ -117,15 +122,14 @@ def test_a_run_over_quantized_weights_that_was_interrupted_ends_the_same(make_co
 
 def test_the_outline_of_a_quantized_model_has_its_sizes(make_config, tokenizer):
     config = make_config(**QLORA).model
-    made, real = outline(config, tokenizer, torch.device("cpu")).model, load_policy(config, tokenizer).model
+    plain = config.model_copy(update={"quantize": "none"})
+    made, real = outline(config, tokenizer, CPU).model, load_policy(config, tokenizer).model
     shapes = [
         {name: (tensor.shape, tensor.dtype) for name, tensor in (*model.named_parameters(), *model.named_buffers())}
         for model in (made, real)
     ]
-    assert shapes[0] == shapes[1] and quantized.bytes_beside(made) == quantized.bytes_beside(real) > 0
-    assert size_in_bytes(made) == size_in_bytes(
-        load_policy(make_config(**{**QLORA, "model__quantize": "none"}).model, tokenizer).model
-    )
+    assert shapes[0] == shapes[1] and len(quantized.beside(made)) == 4 * 14
+    assert size_in_bytes(made) == size_in_bytes(outline(plain, tokenizer, CPU).model)
 
 
 def test_a_model_without_linear_layers_is_not_quantized(make_config):
@@ -134,7 +138,7 @@ def test_a_model_without_linear_layers_is_not_quantized(make_config):
             return None
 
     with pytest.raises(InputError, match="has no linear layers beside its head"):
-        quantized.quantize(Bare(), make_config(**QLORA).model, torch.device("cpu"))
+        quantized.quantize(Bare(), make_config(**QLORA).model, CPU)
 
 
 @pytest.mark.parametrize(
@@ -149,3 +153,29 @@ def test_a_model_without_linear_layers_is_not_quantized(make_config):
 def test_what_cannot_be_quantized_is_refused(make_config, changes, message):
     with pytest.raises(InputError, match=message):
         make_config(**{**QLORA, **changes})
+
+
+def test_weights_in_4_bits_are_reckoned_so_and_an_engine_gets_full_ones(make_config, tmp_path):
+    sizes = dict(hidden_size=512, intermediate_size=1024, num_hidden_layers=4, num_attention_heads=8)
+    config = make_config(**QLORA, model__id=make_tiny_model(tmp_path / "wide", **sizes), model__precision="bf16-mixed").model
+    policy, plain = (outline(each, None, CPU) for each in (config, config.model_copy(update={"quantize": "none"})))
+    layers = sum(module.out_features * module.in_features for module in policy.model.modules() if is_quantized(module))
+    saved = memory.weight_bytes(plain) - memory.weight_bytes(policy)
+    # two bytes became half a byte and a 64th of one, beside a table of 1 KiB and 4 bytes for each 16,384 numbers
+    assert saved == pytest.approx(layers * (2 - 1 / 2 - 1 / 64 - 4 / 16384), abs=28 * 1100)
+    assert memory.engine_parts(policy, 100) == memory.engine_parts(plain, 100)
+    assert Operations.of(policy) == Operations.of(plain)
+    assert memory.Shapes.of(policy).dense == 1024 * 512 and memory.Shapes.of(plain).dense == 0
+
+
+def is_quantized(module) -> bool:
+    return isinstance(module, quantized.QuantizedLinear)
+
+
+def test_several_ranks_and_a_missing_package_are_refused_before_anything_is_read(make_config, monkeypatch):
+    monkeypatch.setattr(start, "device_for", lambda *arguments: CPU)
+    with pytest.raises(InputError, match="on one GPU alone"):
+        start.require(make_config(**QLORA), SimpleNamespace(size=2, local_size=2), ())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"pip install 'tutelage\[qlora\]'"):
+        quantized.require()
