@@ -8,9 +8,9 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
-import huggingface_hub
 import pytest
 import torch
+from huggingface_hub import HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from tutelage.cli import export as exporting
@@ -34,7 +34,7 @@ def trained(policy):
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora"])
-def test_a_saved_adapter_is_read_by_peft_and_computes_as_it_was_trained(make_config, tokenizer, tmp_path, kind):
+def test_a_saved_adapter_computes_in_peft_as_it_was_trained(make_config, tokenizer, tmp_path, kind):
     peft = pytest.importorskip("peft")
     config = make_config(model__lora=kind, model__lora_rank=4, model__lora_targets=["q_proj", "down_proj"])
     policy = trained(load_policy(config.model, tokenizer))
@@ -128,7 +128,7 @@ def test_a_converter_that_fails_is_quoted_and_leaves_nothing(exported, monkeypat
     assert not list(exported.iterdir())
 
 
-def test_a_converter_is_named_or_found_on_the_path_or_told_how_to_get(tmp_path, monkeypatch):
+def test_a_converter_is_named_or_on_the_path_or_told_how_to_get(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match="git clone --depth 1 https://github.com/ggml-org/llama.cpp"):
         gguf.converter(None)
@@ -157,7 +157,7 @@ class Hub:
         raise RepositoryNotFoundError("404", response=SimpleNamespace(headers={}, request=None))
 
     def _called(self, name, *given, **named):
-        inspect.signature(getattr(huggingface_hub.HfApi, name)).bind(self, *given, **named)
+        inspect.signature(getattr(HfApi, name)).bind(self, *given, **named)
         self.calls.append((name, given, named))
 
     def create_repo(self, *given, **named):

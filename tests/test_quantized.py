@@ -45,7 +45,7 @@ def trained(policy):
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("sizes", [(96, 40), (34, 7), (64, 64)])
-def test_a_quantized_layer_computes_as_a_plain_one_with_its_dense_weight(bias, sizes):
+def test_a_quantized_layer_computes_as_a_plain_one_of_its_dense_weight(bias, sizes):
     torch.manual_seed(0)
     plain = torch.nn.Linear(*sizes, bias=bias)
     layer = quantized.QuantizedLinear(plain, CPU)
@@ -61,7 +61,7 @@ def test_a_quantized_layer_computes_as_a_plain_one_with_its_dense_weight(bias, s
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16-mixed"])
-def test_packs_over_quantized_weights_give_the_gradients_of_padded_rows(make_config, tokenizer, precision):
+def test_packs_over_4_bits_give_the_gradients_of_padded_rows(make_config, tokenizer, precision):
     policy = trained(load_policy(make_config(**QLORA, model__precision=precision).model, tokenizer))
     assert policy.packs
     gradients = []
@@ -100,7 +100,7 @@ def test_the_saved_weights_compute_what_the_quantized_model_does(make_config, to
 
 
 @pytest.mark.slow
-def test_a_run_over_quantized_weights_that_was_interrupted_ends_the_same(make_config, monkeypatch, tmp_path):
+def test_an_interrupted_run_over_quantized_weights_ends_the_same(make_config, monkeypatch, tmp_path):
     same = {**QLORA, "train__lr": 1e-2, "eval__every": 0, "run__save_every": 2}
     through = fine_tune(make_config(**same, run__dir=str(tmp_path / "through")))
     config = make_config(**same)
@@ -155,7 +155,7 @@ def test_what_cannot_be_quantized_is_refused(make_config, changes, message):
         make_config(**{**QLORA, **changes})
 
 
-def test_weights_in_4_bits_are_reckoned_so_and_an_engine_gets_full_ones(make_config, tmp_path):
+def test_weights_in_4_bits_are_reckoned_so_and_full_for_an_engine(make_config, tmp_path):
     sizes = dict(hidden_size=512, intermediate_size=1024, num_hidden_layers=4, num_attention_heads=8)
     config = make_config(**QLORA, model__id=make_tiny_model(tmp_path / "wide", **sizes), model__precision="bf16-mixed").model
     policy, plain = (outline(each, None, CPU) for each in (config, config.model_copy(update={"quantize": "none"})))
@@ -172,7 +172,7 @@ def is_quantized(module) -> bool:
     return isinstance(module, quantized.QuantizedLinear)
 
 
-def test_several_ranks_and_a_missing_package_are_refused_before_anything_is_read(make_config, monkeypatch):
+def test_several_ranks_and_a_missing_package_are_refused(make_config, monkeypatch):
     monkeypatch.setattr(start, "device_for", lambda *arguments: CPU)
     with pytest.raises(InputError, match="on one GPU alone"):
         start.require(make_config(**QLORA), SimpleNamespace(size=2, local_size=2), ())
