@@ -100,7 +100,7 @@ def test_each_line_of_standard_input_is_a_question(chain, monkeypatch, capsys):
     assert capsys.readouterr().out == "éSTOPx\néSTOPx\n"
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
     assert main(["ask", chain, *flags]) == 2
-    assert "write one on each line of standard input" in capsys.readouterr().err
+    assert "the question is empty; give one, or write one on each line" in capsys.readouterr().err
 
 
 def test_a_conversation_goes_through_the_chat_template(chain, monkeypatch):

@@ -108,7 +108,7 @@ def test_a_gguf_file_says_what_the_model_says(exported, kind, gap, capsys):
 
     assert main(["export", "run", "--gguf", kind, "--gguf-converter", str(STAND_IN), "--json"]) == 0
     made = json.loads(capsys.readouterr().out)
-    assert made == {"directory": str(exported), "gguf": str(exported / f"exported-{kind}.gguf")}
+    assert made == {"directory": str(exported), "gguf": str(exported / f"run-{kind}.gguf")}
     plain = AutoModelForCausalLM.from_pretrained(exported, dtype=torch.float32)
     read = AutoModelForCausalLM.from_pretrained(exported, gguf_file=Path(made["gguf"]).name, dtype=torch.float32)
     asked = torch.tensor([[5, 6, 7, 8, 9]])
@@ -124,7 +124,7 @@ def test_a_converter_that_fails_is_quoted_and_leaves_nothing(exported, monkeypat
     with pytest.raises(
         RunError, match=r"exported was exported, but not converted: to_gguf.py: NotImplementedError: BPE pre-tokenizer"
     ):
-        gguf.convert(gguf.converter(STAND_IN), exported, "f16")
+        gguf.convert(gguf.converter(STAND_IN), exported, "f16", "run")
     assert not list(exported.iterdir())
 
 

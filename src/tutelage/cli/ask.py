@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -34,19 +35,17 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    question, talks = arguments.question, arguments.question is None and sys.stdin.isatty()
+    answers, talks = sys.stdout, arguments.question is None and sys.stdin.isatty() and sys.stdout.isatty()
     config = config_of(arguments.model, arguments.overrides)
-    if question is not None and not question.strip():
-        raise InputError("the question is empty")
-    answers = sys.stdout
+    questions = _typed() if talks else _asked(sys.stdin if arguments.question is None else [arguments.question])
     with contextlib.redirect_stdout(sys.stderr):  # standard output is for the answers
         start()
         with answering(config) as answer, contextlib.redirect_stdout(answers):
             if talks:
-                talk(answer, _typed(), config.data.prompt == "chat")
+                talk(answer, questions, config.data.prompt == "chat")
             else:
-                for asked in [question] if question is not None else _lines(sys.stdin):
-                    answer_aloud(answer, row_of([], asked))
+                for question in questions:
+                    answer_aloud(answer, row_of([], question))
     return Outcome()
 
 
@@ -152,12 +151,10 @@ def _typed() -> Iterator[str]:
     print()
 
 
-def _lines(lines: Iterable[str]) -> Iterator[str]:
-    """The lines that hold something. Raises InputError: none does."""
-    asked = 0
-    for line in lines:
-        if line.strip():
-            asked += 1
-            yield line.strip()
-    if not asked:
-        raise InputError("there is no question: give one, or write one on each line of standard input")
+def _asked(lines: Iterable[str]) -> Iterator[str]:
+    """The lines that hold something; the first one is waited for. Raises InputError: none does."""
+    questions = (line for line in lines if line.strip())
+    first = next(questions, None)
+    if first is None:
+        raise InputError("the question is empty; give one, or write one on each line of standard input")
+    return itertools.chain([first], questions)

@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     directory = export(arguments.directory, arguments.step, arguments.out, arguments.adapter)
     made = {"directory": str(directory)}
     if arguments.gguf:
-        made["gguf"] = str(gguf.convert(command, directory, arguments.gguf))
+        made["gguf"] = str(gguf.convert(command, directory, arguments.gguf, arguments.directory.resolve().name))
     if to is not None:
         made["hub"] = hub.upload(directory, to)
     for line in made.values():
@@ -173,17 +173,13 @@ def _write(run: Path, found: Path, target: Path, config: Config, adapter: bool) 
 
 
 def _complete_adapter(folder: Path, config: Config, tokenizer: Any, card: str) -> None:
-    """Add the name of the model that the adapter is of, as it is known elsewhere, the tokenizer and the card."""
-    from tutelage.model import resolve
-
-    settings = folder / "adapter_config.json"
-    name, _, revision = config.model.id.partition("@")
-    local = Path(config.model.id).exists() or config.model.id == "smollm2"
-    named = {"base_model_name_or_path": resolve(config.model.id), "revision": None} if local else {
-        "base_model_name_or_path": name, "revision": revision or None,
-    }  # fmt: skip
-    written = json.loads(settings.read_text(encoding="utf-8")) | named
-    settings.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+    """Add the tokenizer, the card, and the pinned revision of the model that the adapter is of."""
+    name, pinned, revision = config.model.id.partition("@")
+    if pinned and not Path(config.model.id).exists():
+        settings = folder / "adapter_config.json"
+        written = json.loads(settings.read_text(encoding="utf-8"))
+        written |= {"base_model_name_or_path": name, "revision": revision}
+        settings.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
     tokenizer.save_pretrained(folder)
     (folder / "README.md").write_text(card, encoding="utf-8")
 

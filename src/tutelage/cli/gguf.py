@@ -39,19 +39,20 @@ def converter(given: Path | None) -> list[str]:
     return [sys.executable, str(path)] if path.suffix == ".py" else [str(path)]
 
 
-def convert(command: list[str], model: Path, kind: str) -> Path:
+def convert(command: list[str], model: Path, kind: str, name: str) -> Path:
     """Write a GGUF file into a model directory; its path.
 
     Args:
         command: as `converter` gives it.
         kind: of `TYPES`.
+        name: of the file, before its kind.
 
     Raises:
         RunError: the converter fails, which it says why; nothing half-written is left.
     """
     from tutelage import console
 
-    target = model / f"{model.resolve().name}-{kind}.gguf"
+    target = model / f"{name}-{kind}.gguf"
     beside = target.with_name(f".{target.name}.tmp")
     try:
         with console.progress(f"writing {target.name}"):

@@ -107,7 +107,9 @@ def save(model: Any, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
     from safetensors.torch import save_file
 
     settings = copy.copy(model.peft_config["default"])
-    settings.base_model_name_or_path, settings.inference_mode = model.config._name_or_path, True
+    base = model.config._name_or_path
+    settings.base_model_name_or_path = str(Path(base).resolve()) if Path(base).is_dir() else base
+    settings.inference_mode = True
     settings.save_pretrained(folder)
     named = get_peft_model_state_dict(model, state_dict=dict(weights))
     made = {f"base_model.model.{name}": tensor.contiguous() for name, tensor in named.items()}
