@@ -16,6 +16,8 @@ from tiny import make_tiny_model
 
 from tutelage.data.tokens import TokenizedExample
 from tutelage.errors import InputError
+from tutelage.evaluation.engine import native
+from tutelage.evaluation.engine.contract import Sampling
 from tutelage.model import quantized
 from tutelage.model.batch import pack, pad
 from tutelage.model.exact import in_float32
@@ -179,3 +181,29 @@ def test_several_ranks_and_a_missing_package_are_refused(make_config, monkeypatc
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'tutelage\[qlora\]'"):
         quantized.require()
+
+
+@pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="needs a CUDA card: kernels of 4-bit weights, and captured steps over them"
+)
+@pytest.mark.parametrize("precision", ["fp32", "bf16-mixed"])
+def test_a_card_trains_and_answers_over_4_bits(make_config, tokenizer, precision):
+    config = make_config(**QLORA, model__precision=precision, model__device="cuda").model
+    policy = trained(load_policy(config, tokenizer))
+    assert policy.packs and all(parameter.is_cuda for parameter in policy.model.parameters())
+    scored = []
+    for batch in (pack(ROWS), pad(ROWS, 0)):
+        policy.model.zero_grad()
+        with policy.computing():
+            scores = policy.score(batch, batch.weights)
+            scores.total.backward()
+        scored.append(scores.log_probs.detach())
+    torch.testing.assert_close(*scored, **({"rtol": 1e-3, "atol": 1e-3} if precision == "fp32" else {"rtol": 0.1, "atol": 0.1}))
+    with torch.no_grad(), policy.holding(dict(merged_weights(policy.model))), policy.computing():
+        held = policy.score(pad(ROWS, 0)).log_probs
+    torch.testing.assert_close(held, scored[1], rtol=0.1, atol=0.1)
+    prompts = [list(row.prompt_ids) for row in ROWS]
+    with policy.computing(with_head=True):
+        assert all(
+            len(completion.token_ids) == 8 for completion in native.generate(policy.model, tokenizer, prompts, Sampling(8, 0.0))
+        )
