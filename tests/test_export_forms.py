@@ -224,3 +224,23 @@ def test_an_upload_that_fails_says_where_the_model_is(api, exported, monkeypatch
 def test_flags_that_contradict_each_other_are_refused(flags, message, capsys):
     assert main(["export", "run", *flags]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_llama_cpps_own_converter_keeps_what_the_model_says(tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from tutelage.model import resolve
+
+    try:
+        command = gguf.converter(None)
+    except InputError:
+        pytest.skip("llama.cpp's converter is not on PATH; the other tests have a stand-in for it")
+    model = Path(shutil.copytree(resolve("smollm2"), tmp_path / "model"))
+    made = gguf.convert(command, model, "q8_0", "smollm2")
+    asked = AutoTokenizer.from_pretrained(model)("The capital of France is", return_tensors="pt")
+    said = []
+    for name in (None, made.name):
+        read = AutoModelForCausalLM.from_pretrained(model, gguf_file=name, dtype=torch.float32)
+        said.append(read.generate(**asked, max_new_tokens=12, do_sample=False)[0].tolist())
+    assert said[0] == said[1]

@@ -1,4 +1,4 @@
-"""A GGUF file of an exported model, by the converter of llama.cpp, which no Python package of theirs carries."""
+"""A GGUF file of an exported model, by the converter of llama.cpp, which no wheel carries."""
 
 from __future__ import annotations
 
