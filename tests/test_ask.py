@@ -13,6 +13,7 @@ from tutelage.config import load_config
 from tutelage.errors import InputError
 from tutelage.evaluation.engine.contract import Sampling
 from tutelage.evaluation.engine.native import generate, generating
+from tutelage.machines import Asked
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def answers(*texts):
         if isinstance(text, BaseException):
             raise text
         on_text(text[:2])
-        return text
+        return text, "[cut off]" if text == "eight" else ""
 
     return answer, asked
 
@@ -61,7 +62,16 @@ def test_a_conversation_keeps_its_turns_until_it_is_reset(capsys):
     assert [len(row.messages) for row in asked] == [0, 3, 5, 5, 0]
     assert [turn["content"] for turn in asked[2].messages] == ["2 + 2?", "four", "twice?", "eight", "stop me"]
     out = capsys.readouterr().out
-    assert out.startswith("/reset forgets") and "four\neight\n [stopped]\ntoo long\none\n" in out
+    assert out.startswith("/reset forgets") and "four\neight\n[cut off]\n [stopped]\ntoo long\none\n" in out
+
+
+def test_a_polite_signal_ends_a_conversation_as_it_ends_any_command(monkeypatch):
+    answer, _ = answers(Asked("SIGTERM: interrupted", 130))
+    with pytest.raises(Asked):
+        ask.talk(answer, ["1?", "2?"], chat=True)
+    monkeypatch.setattr("builtins.input", lambda prompt: (_ for _ in ()).throw(Asked("SIGTERM: interrupted", 130)))
+    with pytest.raises(Asked):
+        list(ask._typed())
 
 
 def test_without_a_chat_template_each_question_is_asked_by_itself(capsys):
@@ -74,7 +84,7 @@ def test_without_a_chat_template_each_question_is_asked_by_itself(capsys):
 
 def test_a_word_that_is_spelt_anew_is_not_lost(capsys):
     answer, _ = answers("four")
-    assert ask.answer_aloud(lambda row, on_text: on_text("fur") or "four", ask.row_of([], "?")) == "four"
+    assert ask.answer_aloud(lambda row, on_text: on_text("fur") or ("four", ""), ask.row_of([], "?")) == "four"
     assert capsys.readouterr().out == "fur\nfour\n"
     assert ask.answer_aloud(answer, ask.row_of([], "?")) == "four" and capsys.readouterr().out == "four\n"
 

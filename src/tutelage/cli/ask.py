@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from tutelage.cli.command import MODEL, OVERRIDES, Commands, Outcome, add_command, config_of, start
 from tutelage.errors import InputError
+from tutelage.machines import Asked
 
 if TYPE_CHECKING:
     from tutelage.data import Parsed
 
-Answer = Callable[["Parsed", Callable[[str], None]], str]
-"""Answers what a row asks; it tells of the text so far, again and again. The answer is what was said, without blanks around it."""
+Answer = Callable[["Parsed", Callable[[str], None]], tuple[str, str]]
+"""Answers what a row asks, and tells of the text so far, again and again: what was said in the end, and a remark on that ("": none)."""
 HELP = "/reset forgets the conversation, /quit or Ctrl-D ends; Ctrl-C stops an answer"
 
 
@@ -65,7 +66,7 @@ def answering(config: Any) -> Iterator[Answer]:
 
     with policy.computing(with_head=True), native.generating(policy.model, tokenizer, sampling) as generate:
 
-        def answer(row: Parsed, on_text: Callable[[str], None]) -> str:
+        def answer(row: Parsed, on_text: Callable[[str], None]) -> tuple[str, str]:
             try:
                 [prompt] = guarded(lambda row: write_problem(row, template, specials), [row], lambda row: row.source)
                 if isinstance(prompt, BadRow):
@@ -75,10 +76,8 @@ def answering(config: Any) -> Iterator[Answer]:
                 raise InputError(f"the question cannot be asked: {error}") from None
             check_positions(policy, len(ids), "what is asked")
             [completion] = generate([ids], on_text=on_text)
-            if completion.finish_reason == "stop":
-                return str(completion.text).strip()
             more = f"[cut off after {sampling.max_new_tokens} tokens; --eval.max_new_tokens allows more]"
-            return f"{completion.text.strip()}\n{more}"
+            return completion.text.strip(), "" if completion.finish_reason == "stop" else more
 
         yield answer
 
@@ -104,11 +103,13 @@ def answer_aloud(answer: Answer, row: Parsed) -> str:
             console.stream(text[len(shown) :])
             shown = text
 
-    said = answer(row, show)
+    said, remark = answer(row, show)
     if not said.startswith(shown):
         console.stream("\n")
         shown = ""
     console.out(said[len(shown) :])
+    if remark:
+        console.out(remark)
     return said
 
 
@@ -132,7 +133,9 @@ def talk(answer: Answer, questions: Iterable[str], chat: bool) -> None:
         elif question.strip():
             try:
                 said = answer_aloud(answer, row_of(turns, question))
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as stop:
+                if isinstance(stop, Asked):  # SIGTERM and the like, no Ctrl-C
+                    raise
                 console.out(" [stopped]")
             except InputError as error:  # a word of the template, or a conversation that is longer than the model's positions
                 console.out(str(error))
@@ -145,9 +148,12 @@ def _typed() -> Iterator[str]:
     """Lines that are typed, until Ctrl-D, or Ctrl-C where no answer is on its way."""
     with contextlib.suppress(ImportError):  # lines can then be edited, and earlier ones be had again
         import readline  # noqa: F401
-    with contextlib.suppress(EOFError, KeyboardInterrupt):
+    try:
         while True:
             yield input("> ")
+    except (EOFError, KeyboardInterrupt) as stop:
+        if isinstance(stop, Asked):
+            raise
     print()
 
 
