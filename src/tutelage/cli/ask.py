@@ -7,13 +7,14 @@ import contextlib
 import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tutelage.cli.command import MODEL, OVERRIDES, Commands, Outcome, add_command, config_of, start
 from tutelage.errors import InputError
 from tutelage.machines import Asked
 
 if TYPE_CHECKING:
+    from tutelage.config import Config
     from tutelage.data import Parsed
 
 Answer = Callable[["Parsed", Callable[[str], None]], tuple[str, str]]
@@ -38,10 +39,12 @@ def add(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> Outcome:
     answers, talks = sys.stdout, arguments.question is None and sys.stdin.isatty() and sys.stdout.isatty()
     config = config_of(arguments.model, arguments.overrides)
-    questions = _typed() if talks else _asked(sys.stdin if arguments.question is None else [arguments.question])
+    first, questions = None, _typed()
+    if not talks:
+        first, questions = _asked(sys.stdin if arguments.question is None else [arguments.question])
     with contextlib.redirect_stdout(sys.stderr):  # standard output is for the answers
         start()
-        with answering(config) as answer, contextlib.redirect_stdout(answers):
+        with answering(config, first) as answer, contextlib.redirect_stdout(answers):
             if talks:
                 talk(answer, questions, config.data.prompt == "chat")
             else:
@@ -51,8 +54,12 @@ def run(arguments: argparse.Namespace) -> Outcome:
 
 
 @contextlib.contextmanager
-def answering(config: Any) -> Iterator[Answer]:
-    """What answers questions as the model of a configuration was taught to be asked."""
+def answering(config: Config, first: str | None = None) -> Iterator[Answer]:
+    """What answers questions as the model of a configuration was taught to be asked.
+
+    Args:
+        first: a question that is to be possible. Raises InputError before the model is loaded: it is not.
+    """
     from tutelage import console
     from tutelage.data import BadRow, encode_prompt, guarded, special_tokens, template_of, write_problem
     from tutelage.evaluation import native, sampling_of
@@ -60,23 +67,29 @@ def answering(config: Any) -> Iterator[Answer]:
 
     tokenizer = tokenizer_of(config)
     template, specials = template_of(config.data.prompt, tokenizer, config.data.template_arguments), special_tokens(tokenizer)
+
+    def ids_of(row: Parsed) -> list[int]:
+        try:
+            [prompt] = guarded(lambda row: write_problem(row, template, specials), [row], lambda row: row.source)
+            if isinstance(prompt, BadRow):
+                raise prompt
+            return list(encode_prompt(tokenizer, prompt))
+        except BadRow as error:
+            raise InputError(f"the question cannot be asked: {error}") from None
+
+    if first is not None:
+        ids_of(row_of([], first))
     with console.progress("loading the model"):
         policy = load_policy(config.model.as_saved(), tokenizer, to_train=False)
     sampling = sampling_of(config.eval, policy.stops)
+    more = f"[cut off after {sampling.max_new_tokens} tokens; --eval.max_new_tokens allows more]"
 
     with policy.computing(with_head=True), native.generating(policy.model, tokenizer, sampling) as generate:
 
         def answer(row: Parsed, on_text: Callable[[str], None]) -> tuple[str, str]:
-            try:
-                [prompt] = guarded(lambda row: write_problem(row, template, specials), [row], lambda row: row.source)
-                if isinstance(prompt, BadRow):
-                    raise prompt
-                ids = encode_prompt(tokenizer, prompt)
-            except BadRow as error:
-                raise InputError(f"the question cannot be asked: {error}") from None
+            ids = ids_of(row)
             check_positions(policy, len(ids), "what is asked")
             [completion] = generate([ids], on_text=on_text)
-            more = f"[cut off after {sampling.max_new_tokens} tokens; --eval.max_new_tokens allows more]"
             return completion.text.strip(), "" if completion.finish_reason == "stop" else more
 
         yield answer
@@ -157,10 +170,10 @@ def _typed() -> Iterator[str]:
     print()
 
 
-def _asked(lines: Iterable[str]) -> Iterator[str]:
-    """The lines that hold something; the first one is waited for. Raises InputError: none does."""
-    questions = (line for line in lines if line.strip())
+def _asked(lines: Iterable[str]) -> tuple[str, Iterator[str]]:
+    """The first line that holds something, which is waited for, and all of them. Raises InputError: none does."""
+    questions = (line.rstrip("\r\n") for line in lines if line.strip())
     first = next(questions, None)
     if first is None:
         raise InputError("the question is empty; give one, or write one on each line of standard input")
-    return itertools.chain([first], questions)
+    return first, itertools.chain([first], questions)
