@@ -8,6 +8,7 @@ backward. So the numbers of a layer are those of a plain one whose weight is `de
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -72,15 +73,15 @@ class QuantizedLinear(torch.nn.Linear):
 
     def dense(self, dtype: torch.dtype) -> torch.Tensor:
         """The weight in full: (out_features, in_features)."""
-        return _dense(self.weight, *self._rest(), (self.out_features, self.in_features), dtype)
+        return _dense(self._parts(), (self.out_features, self.in_features), dtype)
 
-    def _rest(self) -> tuple[Any, ...]:
-        return self.magnitudes, self.outer, self.levels, self.offset
+    def _parts(self) -> tuple[Any, ...]:
+        return self.weight, self.magnitudes, self.outer, self.levels, self.offset
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if self.weight.is_floating_point():
             return linear(input, self.weight, self.bias)
-        product: torch.Tensor = _Product.apply(input, self.weight, *self._rest(), (self.out_features, self.in_features))
+        product: torch.Tensor = _Product.apply(input, (self.out_features, self.in_features), *self._parts())
         return product if self.bias is None else product + self.bias
 
 
@@ -88,14 +89,14 @@ class _Product(torch.autograd.Function):
     """A product with a quantized weight, which is made dense once more in the backward pass and never kept."""
 
     @staticmethod
-    def forward(ctx: Any, input: torch.Tensor, *quantized: Any) -> torch.Tensor:
-        *tensors, ctx.shape = quantized
-        ctx.save_for_backward(*tensors)
-        return linear(input, _dense(*tensors, ctx.shape, input.dtype))
+    def forward(ctx: Any, input: torch.Tensor, shape: tuple[int, int], *parts: torch.Tensor) -> torch.Tensor:
+        ctx.shape = shape
+        ctx.save_for_backward(*parts)
+        return linear(input, _dense(parts, shape, input.dtype))
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return gradient @ _dense(*ctx.saved_tensors, ctx.shape, gradient.dtype), *(None,) * 6
+        return gradient @ _dense(ctx.saved_tensors, ctx.shape, gradient.dtype), *(None,) * 6
 
 
 def dense_weight(module: Any) -> torch.Tensor:
@@ -144,17 +145,11 @@ def _shapes(plain: torch.nn.Linear) -> tuple[torch.Tensor, ...]:
     return tuple(torch.empty(shape, dtype=dtype, device="meta") for shape, dtype in shaped)
 
 
-def _dense(
-    codes: torch.Tensor,
-    magnitudes: torch.Tensor,
-    outer: torch.Tensor,
-    levels: torch.Tensor,
-    offset: torch.Tensor,
-    shape: tuple[int, int],
-    dtype: torch.dtype,
-) -> torch.Tensor:
+def _dense(parts: Sequence[torch.Tensor], shape: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:
+    """The weight that codes, magnitudes, and what `QuantizedLinear` holds besides stand for."""
     from bitsandbytes.functional import QuantState, dequantize_4bit
 
+    codes, magnitudes, outer, levels, offset = parts
     of_magnitudes = QuantState(absmax=outer, code=levels, blocksize=OUTER_BLOCK, dtype=torch.float32)
     state = QuantState(magnitudes, torch.Size(shape), None, BLOCK, "nf4", dtype, offset, of_magnitudes)
     return dequantize_4bit(codes, state)
