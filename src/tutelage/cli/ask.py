@@ -159,6 +159,8 @@ def talk(answer: Answer, questions: Iterable[str], chat: bool) -> None:
 
 def _typed() -> Iterator[str]:
     """Lines that are typed, until Ctrl-D, or Ctrl-C where no answer is on its way."""
+    from tutelage import console
+
     with contextlib.suppress(ImportError):  # lines can then be edited, and earlier ones be had again
         import readline  # noqa: F401
     try:
@@ -167,7 +169,7 @@ def _typed() -> Iterator[str]:
     except (EOFError, KeyboardInterrupt) as stop:
         if isinstance(stop, Asked):
             raise
-    print()
+    console.out("")
 
 
 def _asked(lines: Iterable[str]) -> tuple[str, Iterator[str]]:
