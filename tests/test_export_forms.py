@@ -102,6 +102,7 @@ def exported(tiny_model, tmp_path, monkeypatch) -> Path:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "gap"), [("f32", 1e-5), ("q8_0", 0.05)])
 def test_a_gguf_file_says_what_the_model_says(exported, kind, gap, capsys):
     from transformers import AutoModelForCausalLM
@@ -118,6 +119,7 @@ def test_a_gguf_file_says_what_the_model_says(exported, kind, gap, capsys):
     assert said[0] == said[1]
 
 
+@pytest.mark.slow
 def test_a_converter_that_fails_is_quoted_and_leaves_nothing(exported, monkeypatch):
     monkeypatch.setenv("FAILS", "1")
     exported.mkdir()
