@@ -205,5 +205,6 @@ def test_a_card_trains_and_answers_over_4_bits(make_config, tokenizer, precision
     prompts = [list(row.prompt_ids) for row in ROWS]
     with policy.computing(with_head=True):
         assert all(
-            len(completion.token_ids) == 8 for completion in native.generate(policy.model, tokenizer, prompts, Sampling(8, 0.0, min_new_tokens=8))
+            len(completion.token_ids) == 8
+            for completion in native.generate(policy.model, tokenizer, prompts, Sampling(8, 0.0, min_new_tokens=8))
         )
