@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import torch
 
@@ -22,7 +23,7 @@ def as_llm(directory: str) -> None:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         from vllm import LLM, SamplingParams
 
-        llm = LLM(model=directory, enable_chunked_prefill=False, **SMALL)
+        llm = LLM(model=directory, enable_chunked_prefill=False, enable_lora=True, max_lora_rank=8, **SMALL)
         ids = llm.get_tokenizer().encode("a")
         for prompts in ("a", ["a", "b"], ids, [ids], {"prompt": "a"}, [{"prompt_token_ids": ids}, "a"], []):
             for params in (
@@ -37,7 +38,35 @@ def as_llm(directory: str) -> None:
                 assert [each[:compared] for each in found] == [each[:compared] for each in theirs], (prompts, params)
         each = [SamplingParams(max_tokens=2, temperature=0), SamplingParams(max_tokens=3, temperature=0)]
         assert [len(answer.outputs[0].token_ids) for answer in ours.generate(["a", "a"], each, use_tqdm=False)] == [2, 3]
+        takes_an_adapter(llm, directory, SamplingParams(max_tokens=9, temperature=0))
     synced(llm, random_weights(directory))
+
+
+def takes_an_adapter(llm, directory: str, params) -> None:
+    """An adapter that was saved by itself says through the LLM what it says natively, and something else than the model under it."""
+    from vllm.lora.request import LoRARequest
+
+    from tutelage.config import ModelConfig
+    from tutelage.evaluation.engine import native
+    from tutelage.model import load_policy, load_tokenizer, lora
+
+    config = ModelConfig(id=directory, device="cpu", precision="fp32", lora="lora", lora_rank=8)
+    policy = load_policy(config, load_tokenizer(directory), to_train=False)
+    torch.manual_seed(0)
+    for name, parameter in policy.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    lora.save(policy.model, lora.adapter_weights(policy.model), Path(directory) / "adapter")
+    ids = [policy.tokenizer.encode(text) for text in ("a", "S", "pens")]
+    asked = [{"prompt_token_ids": prompt} for prompt in ids]
+    adapter = LoRARequest("trained", 1, str(Path(directory) / "adapter"))
+    plain, adapted = (
+        [list(answer.outputs[0].token_ids) for answer in llm.generate(asked, params, use_tqdm=False, lora_request=request)]
+        for request in (None, adapter)
+    )
+    expected = native.generate(policy.model, policy.tokenizer, ids, Sampling(9, 0.0))
+    assert adapted == [list(completion.token_ids) for completion in expected], (adapted, expected)
+    assert plain != adapted, plain
 
 
 def own_llm(directory: str) -> None:

@@ -171,7 +171,7 @@ def test_data_to_evaluate_on_are_read_as_validation_data_are(settings, split, wh
         (["trian"], "did you mean train?"),
         (["train", "--learning-rate", "1"], "in Tutelage: train.lr"),
         (["train", "--lr=1"], "did you mean --train.lr?"),
-        (["train", "--load_in_4bit", "1"], "4-bit"),
+        (["train", "--load_in_4bit", "1"], "in Tutelage: model.quantize"),
         (["completion", "tcsh"], "'fish'"),
     ],
 )

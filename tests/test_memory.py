@@ -79,8 +79,11 @@ def test_the_formula_is_within_minus_5_and_plus_20_percent_of_traces(shapes, nam
 
 
 @pytest.mark.slow
-def test_the_formula_is_as_close_to_a_trace_with_adapters(shapes):
-    config = parse_config({"model": {"id": shapes["qwen"], "lora": "lora", "device": "cpu"}})
+@pytest.mark.parametrize("quantize", ["none", "nf4"])
+def test_the_formula_is_as_close_to_a_trace_with_adapters(shapes, quantize):
+    for package in ("peft", "bitsandbytes"):
+        pytest.importorskip(package)
+    config = parse_config({"model": {"id": shapes["qwen"], "lora": "lora", "quantize": quantize, "device": "cpu"}})
     check_against_traces(config, {"none": (SEVERAL,), "selective": (SEVERAL,), "full": (SEVERAL,)})
 
 

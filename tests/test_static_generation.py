@@ -166,12 +166,14 @@ def test_what_is_finished_is_told_block_by_block(model, tokenizer, prompts, smal
     assert model.training
 
 
-@pytest.mark.parametrize("kind", ["lora", "dora"])
-def test_adapters_take_part(kind, tiny_model, tokenizer, prompts, small):
+@pytest.mark.parametrize("how", [{"lora": "lora"}, {"lora": "dora"}, {"lora": "lora", "quantize": "nf4"}], ids=str)
+def test_adapters_take_part(how, tiny_model, tokenizer, prompts, small):
     from tutelage.config import parse_config
     from tutelage.model import load_policy
 
-    config = parse_config({"model": {"id": tiny_model, "precision": "fp32", "device": "cpu", "lora": kind}})
+    for package in ("peft", *(["bitsandbytes"] if "quantize" in how else [])):
+        pytest.importorskip(package)
+    config = parse_config({"model": {"id": tiny_model, "precision": "fp32", "device": "cpu", **how}})
     policy = load_policy(config.model, tokenizer)
     plain = native.generate(policy.model, tokenizer, prompts, Sampling(12, 0.0, stop=()))
     with torch.no_grad():

@@ -68,6 +68,11 @@ def out(text: str) -> None:
     print(printable(text), flush=True)
 
 
+def stream(text: str) -> None:
+    """A part of a line on standard output, which somebody reads while it grows."""
+    print(printable(text), end="", flush=True)
+
+
 def complain(text: str) -> None:
     """A line on standard error."""
     print(printable(text), file=sys.stderr, flush=True)
@@ -263,9 +268,9 @@ def percent(share: float | None) -> str:
 
 
 def quiet_libraries() -> None:
-    """Silence the progress bars of libraries, and the remarks of torchao, which libraries import where it is installed."""
+    """Silence the progress bars of libraries, and the remarks of packages that libraries import where they are installed."""
     warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # at each checkpoint of a single process
-    for name in ("torchao", "torch.utils._pytree"):
+    for name in ("torchao", "torch.utils._pytree", "bitsandbytes"):
         logging.getLogger(name).setLevel(logging.ERROR)
     from transformers.utils import logging as of_transformers
 

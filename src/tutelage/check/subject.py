@@ -71,7 +71,7 @@ def make_subject(config: Config, scratch: Path) -> Subject:
     check_positions(outline(config.model, tokenizer, torch.device("cpu")), prepared.max_length, "data.max_length")
     rows = sorted(prepared.train[:LOOKED_AT], key=len)[:ROWS]
     # everything is trained, so that everything is compared; adapters have tests of their own
-    wide = replaced(config, {"model.precision": "fp32", "model.lora": "none", "train.clip_grad": 1e12})
+    wide = replaced(config, {"model.precision": "fp32", "model.lora": "none", "model.quantize": "none", "train.clip_grad": 1e12})
     with console.progress("loading the model"):
         policy = load_policy(wide.model, tokenizer)
     policy.packs = policy.packs and config.train.pack

@@ -13,6 +13,7 @@ ALIASES = {
     "model.lora_alpha": "lora_alpha",
     "model.lora_targets": "lora_target_modules target_modules lora_target",
     "model.lora_seed": "random_state",
+    "model.quantize": "load_in_4bit bnb_4bit_quant_type quantization_bit",
     "model.end_token": "eos_token pad_to_eos",
     "data.train": "dataset dataset_name datasets train_file train_dataset dataset_path",
     "data.train_split": "dataset_train_split train_on_split",
@@ -65,6 +66,7 @@ MIND = {
     "train.betas": "both numbers in a list",
     "data.test_size": "a share of the problems",
     "train.pack": "always exact, and on",
+    "model.quantize": '"nf4", with model.lora = "lora"',
     "run.tracking": "a list",
     "parallel.shard": "set by itself: FSDP2 over all ranks of `--launch N`",
 }
@@ -72,10 +74,8 @@ MIND = {
 ELSEWHERE = {
     name: what
     for names, what in (
-        (
-            "load_in_4bit load_in_8bit bnb_4bit_quant_type bnb_4bit_compute_dtype quantization_bit",
-            "4-bit training (QLoRA) is not here",
-        ),
+        ("bnb_4bit_compute_dtype", "model.precision says in what all computes"),
+        ("load_in_8bit", 'frozen weights are in 4 bits (model.quantize = "nf4"), or in bfloat16'),
         ("lora_dropout", "LoRA has no dropout here"),
         ("completion_only_loss train_on_inputs train_on_prompt mask_prompt", "the prompt never carries loss"),
         ("logging_steps log_steps log_every_n_steps", "each step is logged in metrics.jsonl"),

@@ -52,6 +52,9 @@ class ModelConfig(Section):
     """Names of the layers that get adapters; all-linear: every linear layer but the head."""
     lora_seed: Seed = 42
     """Seed of the adapters' first values."""
+    quantize: Literal["none", "nf4"] = "none"
+    """nf4: the frozen weights under `lora` are 4-bit numbers (QLoRA, by bitsandbytes), a quarter of their memory. The model that is saved
+    has those weights, made dense, and the adapters merged into them."""
     end_token: str | None = None
     """The token that ends a response: rows learn it, evaluation stops at it, the saved model holds it. None: the end of turn that the
     chat template writes where `data.prompt` is "chat", else the tokenizer's end token."""
@@ -74,6 +77,24 @@ class ModelConfig(Section):
                 " which holds the frozen weights in bfloat16"
             )
         return raw
+
+    @model_validator(mode="after")
+    def _refuse_what_cannot_be_quantized(self) -> ModelConfig:
+        if self.quantize != "none" and self.lora != "lora":
+            raise ValueError(
+                f'model.quantize = "{self.quantize}" with model.lora = "{self.lora}": 4-bit weights are frozen, and what is trained over'
+                ' them are low-rank adapters: write model.lora = "lora", or leave model.quantize out'
+            )
+        if self.quantize != "none" and self.compile == "on":
+            raise ValueError(
+                f'model.quantize = "{self.quantize}" with model.compile = "on": compiled layers would keep every weight in full; leave'
+                " model.compile out"
+            )
+        return self
+
+    def as_saved(self) -> ModelConfig:
+        """That of the model that a run saves: its adapters are merged, and nothing is quantized."""
+        return self.model_copy(update={"lora": "none", "quantize": "none"})
 
 
 class TrainConfig(Section):

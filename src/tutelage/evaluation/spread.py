@@ -55,7 +55,7 @@ def loaded(config: Config, longest: int) -> Policy:
     Args:
         longest: prompt + response in tokens, at most.
     """
-    saved = config.model.model_copy(update={"lora": "none"})  # a run's adapters are merged into the model that it saved
+    saved = config.model.as_saved()
     with console.progress("loading the model"):
         policy = load_policy(saved, tokenizer_of(config), to_train=False)
     check_positions(policy, longest, "the longest prompt + eval.max_new_tokens")

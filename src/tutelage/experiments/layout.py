@@ -94,7 +94,7 @@ def _group(config: Config) -> str:
         f"{section}.{key}": value
         for section in ("model", "data", "eval")
         for key, value in getattr(config, section).model_dump().items()
-        if not key.startswith("lora")
+        if not key.startswith("lora") and key != "quantize"
     }
     shared = sorted((key, value) for key, value in values.items() if key not in aside)
     return hashlib.sha256(repr(shared).encode()).hexdigest()[:8]

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tutelage.machines.request import (
         BEFORE_TRAINING,
         POLITE_SIGNALS,
+        Asked,
         StopWanted,
         asked_in_vain,
         importing,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from tutelage._lazy import lazily
 
 if TYPE_CHECKING:
-    from tutelage.model import attention, liger, lora, optim
+    from tutelage.model import attention, liger, lora, optim, quantized
     from tutelage.model.batch import Batch, pack, pad
     from tutelage.model.change import ChangeMeter
     from tutelage.model.directory import require_undamaged, resolve
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tutelage.model.order import Course, step_batches, steps_per_epoch, total_steps
     from tutelage.model.packs import Costs
     from tutelage.model.policy import RECOMPUTATIONS, Policy, Recomputation, evaluating, score_batch
-    from tutelage.model.save import save_model
+    from tutelage.model.save import ADAPTER, save_model
     from tutelage.model.scoring import CHUNK, LARGE_CHUNK
     from tutelage.model.specification import (
         compute_entropy,

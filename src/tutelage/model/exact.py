@@ -12,6 +12,7 @@ import torch
 from tutelage.machines import is_sharded
 from tutelage.model import lora
 from tutelage.model.policy import Policy, layers_of
+from tutelage.model.quantized import dense_weight
 
 MERGED = "in float32"
 """A layer of PEFT that has a merged adapter, of whatever name, computes with the weight under it alone."""
@@ -64,9 +65,13 @@ class _Copies:
             module.merged_adapters.append(MERGED)
         for module in self.modules:
             for name, weight in module._parameters.items():
-                if weight is not None and weight.is_floating_point():
+                if weight is None:
+                    continue
+                value = weight
+                if name == "weight":
+                    value = merged[id(module)] if id(module) in merged else dense_weight(module)
+                if value.is_floating_point():
                     self.kept.append((module, name, weight))
-                    value = merged.get(id(module), weight) if name == "weight" else weight
                     module._parameters[name] = value.detach().to(self.sent).float()
 
     def give_back(self, *_: Any) -> None:

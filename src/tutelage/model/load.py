@@ -15,7 +15,7 @@ from tutelage.config import Config, ModelConfig
 from tutelage.data import Stops, end_token
 from tutelage.errors import InputError
 from tutelage.machines import ALONE, World, make_mesh, materialize, rank_device
-from tutelage.model import lora
+from tutelage.model import lora, quantized
 from tutelage.model.directory import at_hand, cannot_load, is_directory, require_tokenizer, resolve
 from tutelage.model.policy import Policy, shard_policy
 from tutelage.model.probe import check_head, prove_packable, structure_against_packs
@@ -118,6 +118,7 @@ def load_policy(
     if world.size > 1:
         return _load_sharded(config, tokenizer, to_train, world, shard_ranks, device)
     model, left_out = _pretrained(config, tokenizer)
+    quantized.quantize(model, config, device)
     policy = _policy(model, config, tokenizer, device, left_out)
     check_head(policy, config.id)
     if to_train:
@@ -176,6 +177,7 @@ def outline(config: ModelConfig, tokenizer: Any, device: torch.device) -> Policy
         raise
     except Exception as error:
         raise cannot_load("model", config.id, error) from None
+    quantized.quantize(model, config, torch.device("meta"))
     lora.attach(model, config)
     stops = Stops.of(tokenizer) if tokenizer is not None else Stops(-1)
     return Policy(model, tokenizer, stops, device, config.precision, packs=True)
@@ -310,8 +312,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def size_in_bytes(model: Any, trained: bool = False) -> int:
-    """Bytes of all distinct parameters, or of those alone that are trained. Those of a sharded model count in full."""
-    return sum(weight.numel() * weight.element_size() for weight in model.parameters() if weight.requires_grad or not trained)
+    """Bytes of all distinct parameters as they are saved, or of those alone that are trained. Those of a sharded model count in full."""
+    weights = [weight for weight in model.parameters() if weight.requires_grad or not trained]
+    dense = {id(module.weight): module.dtype.itemsize for module in model.modules() if isinstance(module, quantized.QuantizedLinear)}
+    return sum(quantized.count_of(weight) * dense.get(id(weight), weight.element_size()) for weight in weights)
 
 
 def embedding_rows(model_id: str) -> int:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from tutelage.errors import InputError, first_line
-from tutelage.machines import full_parameters
+from tutelage.machines import full_parameters, full_tensor
+from tutelage.model.quantized import QuantizedLinear, dense_weight
 
 if TYPE_CHECKING:
     from tutelage.config import ModelConfig
@@ -59,24 +62,55 @@ def attach(model: Any, config: ModelConfig) -> None:
 def merged_weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """The weights of a model under the names of one without adapters, each adapter merged into the weight under it.
 
-    Merged ones are made one at a time, in float32, and rounded once to the precision of the weight; the model is left as it was.
+    Quantized ones are given as the model computes with them, in the precision that they were loaded in. Merged ones
+    are made one at a time, in float32, and rounded once to the precision of the weight; the model is left as it was.
     Of a sharded model, merged weights are full and the others sharded. All ranks go through them together.
     """
     adapted = {f"{name}.base_layer.weight": module for name, module in model.named_modules() if hasattr(module, "base_layer")}
+    quantized = {f"{name}.weight": module for name, module in model.named_modules() if isinstance(module, QuantizedLinear)}
     for name, tensor in model.state_dict().items():
+        if name in adapted:
+            tensor = merged_weight(adapted[name])
+        elif name in quantized:
+            tensor = dense_weight(quantized[name])
         if "lora_" not in name:
-            yield name.replace(".base_layer.", "."), merged_weight(adapted[name]) if name in adapted else tensor
+            yield name.replace(".base_layer.", "."), tensor
 
 
 def merged_weight(module: Any) -> torch.Tensor:
     """The weight of one adapted layer. PEFT merges into a copy that stands in for the weight meanwhile, whatever interrupts it."""
     with full_parameters(module):
-        weight, before = module.base_layer.weight, module.base_layer.weight.data
+        weight, before, plain = module.base_layer.weight, module.base_layer.weight.data, dense_weight(module.base_layer)
         try:
-            weight.data = before.float().clone()
+            weight.data = plain.detach().float().clone()
             module.merge()
-            merged: torch.Tensor = weight.data.to(before.dtype)
+            merged: torch.Tensor = weight.data.to(plain.dtype)
         finally:
             weight.data = before
             module.merged_adapters.clear()
     return merged
+
+
+def adapter_weights(model: Any) -> dict[str, torch.Tensor]:
+    """The weights of all adapters by their names in the model, gathered where they are sharded; then all ranks take part."""
+    return {name: full_tensor(tensor).detach().cpu() for name, tensor in model.state_dict().items() if "lora_" in name}
+
+
+def save(model: Any, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """Write adapters as PEFT, and engines that take its adapters, read them: settings, and weights in float32.
+
+    Args:
+        weights: as `adapter_weights` gives them.
+        folder: is made.
+    """
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    settings = copy.copy(model.peft_config["default"])
+    base = model.config._name_or_path
+    settings.base_model_name_or_path = str(Path(base).resolve()) if Path(base).is_dir() else base
+    settings.inference_mode = True
+    settings.save_pretrained(folder)
+    named = get_peft_model_state_dict(model, state_dict=dict(weights))
+    made = {f"base_model.model.{name}": tensor.contiguous() for name, tensor in named.items()}
+    save_file(made, folder / "adapter_model.safetensors", metadata={"format": "pt"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -225,8 +226,9 @@ class Policy:
                 module._disable_adapters = False
 
     def _offloading(self) -> contextlib.AbstractContextManager[Any]:
-        """What the backward pass needs waits in the host's memory, but for weights, which stay on the device anyway."""
-        weights = {parameter.untyped_storage().data_ptr() for parameter in self.model.parameters()}
+        """What the backward pass needs waits in the host's memory, but for weights and buffers, which stay on the device anyway."""
+        stay = itertools.chain(self.model.parameters(), self.model.buffers())
+        weights = {tensor.untyped_storage().data_ptr() for tensor in stay}
 
         def leave(tensor: torch.Tensor) -> torch.Tensor | tuple[torch.device, torch.Tensor]:
             if tensor.untyped_storage().data_ptr() in weights:

@@ -13,12 +13,16 @@ from tutelage.machines import ALONE, Sealed, World, checksum_of_file, full_tenso
 from tutelage.model import lora
 from tutelage.model.policy import Policy
 
+ADAPTER = "adapter"
+"""The folder in a saved model that holds its adapters by themselves, where they are merged into its weights."""
 SHARD_SIZE = "5GB"
 """Largest file of weights in a saved model."""
 
 
 def save_model(policy: Policy, target: Path, card: str, world: World = ALONE) -> None:
     """A Hugging Face directory with weights, tokenizer, stop token and model card, renamed into place when complete.
+
+    Adapters are merged, and also written by themselves, into the folder `ADAPTER`.
 
     Sharded weights are gathered one by one, and written by rank 0.
 
@@ -37,7 +41,8 @@ def save_model(policy: Policy, target: Path, card: str, world: World = ALONE) ->
         else:
             gathered = full_tensor(tensor)
             weights[name] = gathered.detach().cpu() if world.leads else torch.empty(0)
-    world.first(lambda: _write_model(policy, weights, target, card))
+    adapters = lora.adapter_weights(policy.model)
+    world.first(lambda: _write_model(policy, weights, adapters, target, card))
 
 
 def _first_names(model: Any) -> dict[str, str]:
@@ -46,7 +51,9 @@ def _first_names(model: Any) -> dict[str, str]:
     return {name: first.setdefault(id(parameter), name) for name, parameter in model.named_parameters(remove_duplicate=False)}
 
 
-def _write_model(policy: Policy, weights: dict[str, torch.Tensor], target: Path, card: str) -> None:
+def _write_model(
+    policy: Policy, weights: dict[str, torch.Tensor], adapters: dict[str, torch.Tensor], target: Path, card: str
+) -> None:
     from transformers import GenerationConfig
 
     folder = target.with_name(f".{target.name}.tmp")
@@ -65,6 +72,8 @@ def _write_model(policy: Policy, weights: dict[str, torch.Tensor], target: Path,
     try:
         model.save_pretrained(folder, state_dict=weights, max_shard_size=SHARD_SIZE)
         policy.tokenizer.save_pretrained(folder)
+        if adapters:
+            lora.save(model, adapters, folder / ADAPTER)
         (folder / "README.md").write_text(card + _left_out(policy), encoding="utf-8")
         files = [path for path in sorted(folder.rglob("*")) if path.parent == folder and path.is_file() and path.name != "README.md"]
         write_seal(folder, {path.name: Sealed(path.stat().st_size, checksum_of_file(path)) for path in files})

@@ -25,19 +25,21 @@ def model_card(
     steps: int,
     template: Template,
     precision: str,
+    adapter: bool = False,
 ) -> str:
     """The model card, written from the run.
 
     Args:
         fates: how many rows met which fate.
         precision: what was computed in, which a device may have decided.
+        adapter: whether it is the card of the adapter alone.
     """
     base, train = model_id(config), config.train
     rows = fates["kept"] + fates["truncated"]
     seen = rows_seen(steps, train.batch_size * train.grad_accum, rows)
     card = [
         "---",
-        "library_name: transformers",
+        f"library_name: {'peft' if adapter else 'transformers'}",
         "pipeline_tag: text-generation",
         *([] if Path(base).exists() else [f"base_model: {base}"]),
         *([f"license: {name}"] if (name := licence_of(base)) else []),
@@ -49,10 +51,11 @@ def model_card(
         f" {rows} rows ({counts_in_words(fates)}){seen and f', {seen}'}, prompt template `{config.data.prompt}`,"
         f" learning rate {train.lr:g} ({train.schedule}), {train.batch_size} × {train.grad_accum} rows a step,"
         f" {precision}, loss per {train.loss_normalization}.",
+        *_of_adapters(config, adapter),
         "",
         "## Use",
         "",
-        *_snippet(template, config),
+        *_snippet(template, config, adapter),
         "",
     ]
     if evaluations:
@@ -75,6 +78,22 @@ def model_card(
     return "\n".join(card)
 
 
+def _of_adapters(config: Config, alone: bool) -> list[str]:
+    """A paragraph on the adapters of a run, if there are any: of what rank they are, and over which weights they were trained."""
+    model = config.model
+    if model.lora == "none":
+        return []
+    name = {"lora": "LoRA", "dora": "DoRA"}[model.lora]
+    text = f"{name} adapters of rank {model.lora_rank} (alpha {model.lora_alpha}) on {', '.join(model.lora_targets)}"
+    if model.quantize != "none":
+        text += f", trained over weights in 4 bits ({model.quantize}, blocks of 64)"
+    if not alone:
+        return ["", f"{text}, merged into the weights of this model{' as they were rounded' if model.quantize != 'none' else ''}."]
+    if model.quantize != "none":
+        text += "; over the base model as it was published, it computes nearly the same"
+    return ["", f"{text}. This directory holds the adapter alone."]
+
+
 def licence_of(base: str) -> str:
     """The licence that the card in a model's directory names; "" where there is no such directory, card or licence."""
     card = Path(base) / "README.md"
@@ -89,15 +108,18 @@ def licence_of(base: str) -> str:
     return named if named.replace("-", "").replace(".", "").isalnum() else ""
 
 
-def _snippet(template: Template, config: Config) -> list[str]:
+def _snippet(template: Template, config: Config, adapter: bool) -> list[str]:
     """Lines of Markdown: a program that asks the model a question as it was taught to be asked."""
     asks = CHAT if template.chat else f'prompt = {template.text!r}.replace("{{question}}", question)'
+    imports = ["from transformers import AutoModelForCausalLM, AutoTokenizer"]
+    if adapter:
+        imports = ["from peft import AutoPeftModelForCausalLM", "from transformers import AutoTokenizer"]
     return [
         "```python",
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        *imports,
         "",
         'name = "."  # this directory',
-        "tokenizer, model = AutoTokenizer.from_pretrained(name), AutoModelForCausalLM.from_pretrained(name)",
+        f"tokenizer, model = AutoTokenizer.from_pretrained(name), {imports[0].split()[3].rstrip(',')}.from_pretrained(name)",
         'question = "What is 12 + 30?"',
         *asks.splitlines(),
         # a chat template writes the token that begins a text by itself

@@ -14,7 +14,7 @@ import torch
 
 from tutelage.config import Config
 from tutelage.machines import local_part
-from tutelage.model import Batch, Policy, Recomputation, optim
+from tutelage.model import Batch, Policy, Recomputation, optim, quantized
 
 GIB = float(1 << 30)
 HEADROOM = 0.9
@@ -80,6 +80,7 @@ class Shapes:
         trained_in_layers: bytes of the weights that are trained, but for head and embedding.
         tied: head and embedding are the same weight. learns_head: it is trained.
         adapters: rank of the adapters, 0 without.
+        dense: numbers of the largest quantized weight, which is dense while a product needs it; 0 where none is quantized.
         chunk: targets that meet the vocabulary at a time.
     """
 
@@ -96,6 +97,7 @@ class Shapes:
     learns_head: bool
     mixed: bool
     adapters: int
+    dense: int
     chunk: int
 
     @staticmethod
@@ -122,6 +124,7 @@ class Shapes:
             learns_head=head.requires_grad,
             mixed=policy.precision == "bf16-mixed",
             adapters=max(ranks, default=0),
+            dense=quantized.largest_dense(policy.model),
             chunk=policy.chunk,
         )
 
@@ -145,7 +148,8 @@ def numbers_of_a_key(policy: Policy) -> int:
 
 def weight_bytes(policy: Policy) -> float:
     """Bytes of all weights; of sharded ones, of this rank's part."""
-    return float(sum(local_part(weight).numel() * weight.element_size() for weight in policy.model.parameters()))
+    held = (*policy.model.parameters(), *quantized.beside(policy.model))
+    return float(sum(local_part(weight).numel() * weight.element_size() for weight in held))
 
 
 def state_bytes(policy: Policy, config: Config) -> dict[str, float]:
@@ -200,6 +204,7 @@ def activations_of(s: Shapes, load: Load, kind: Recomputation) -> float:
     last_norm = load.tokens * norm + load.targets * h * w
     kept = s.depth * own
     flowing = load.tokens * w * (2 * s.intermediate + 2 * h) + (0 if s.mixed else w * h * s.intermediate * s.learns_head)
+    flowing += w * s.dense
     head = s.vocabulary * h
     embedding = float(head * s.stored * s.learns_head)
     grown = 0.0 if load.several else s.trained_in_layers
@@ -271,7 +276,7 @@ def engine_bytes(policy: Policy, longest: int) -> float:
 def engine_parts(policy: Policy, longest: int) -> dict[str, float]:
     """`engine_bytes` by name: its weights, the keys and values of eight longest sequences, and what it computes in."""
     width = 4 if policy.precision == "fp32" else 2
-    weights = float(width * sum(weight.numel() for name, weight in policy.model.named_parameters() if "lora_" not in name))
+    weights = float(width * sum(quantized.count_of(weight) for name, weight in policy.model.named_parameters() if "lora_" not in name))
     return {"weights": weights, "cache": 8.0 * longest * engine_key_bytes(policy), "overhead": ENGINE_OVERHEAD}
 
 

@@ -10,7 +10,7 @@ import torch
 
 from tutelage.config import EvalConfig
 from tutelage.data import Prepared, TokenizedExample
-from tutelage.model import Batch, Costs, Course, Policy, Recomputation
+from tutelage.model import Batch, Costs, Course, Policy, Recomputation, quantized
 from tutelage.resources.device import Device
 from tutelage.resources.memory import Load, gathers, kernel_name, numbers_of_a_key
 
@@ -115,8 +115,15 @@ def _attention_share(kernel: str) -> float:
     return 12 * 12 * 128 * pairs / (H100_ATTENTION[kernel] * H100_PRODUCTS)
 
 
+def _bytes_read(weight: torch.Tensor, width: int) -> float:
+    """Bytes that a product in numbers of `width` bytes moves of a weight. A quantized one is read, written dense, and read again."""
+    if weight.dtype == torch.uint8:
+        return weight.numel() + 2.0 * width * quantized.count_of(weight)
+    return float(weight.numel() * min(weight.element_size(), width))
+
+
 def _of_a_weight(weight: torch.Tensor) -> int:
-    return weight.numel() * (6 if weight.requires_grad else 4)
+    return quantized.count_of(weight) * (6 if weight.requires_grad else 4)
 
 
 @dataclass(frozen=True)
@@ -160,7 +167,7 @@ def first_steps(course: Course) -> list[Step]:
 
 def starting_seconds(policy: Policy, device: Device) -> float:
     """Seconds that a run takes before its steps are as fast as the later ones: weights are loaded, the first step allocates."""
-    weights = 2.0 * sum(weight.numel() for weight in policy.model.parameters())
+    weights = 2.0 * sum(quantized.count_of(weight) for weight in policy.model.parameters())
     return weights / BYTES_LOADED + (FIRST_STEP if device.kind == "cuda" else 0.0)
 
 
@@ -205,8 +212,8 @@ def evaluation_seconds(policy: Policy, config: EvalConfig, prepared: Prepared, t
     if rate is None or device.reads is None:
         return None
     weights = list(policy.model.parameters())
-    operations = 2.0 * sum(weight.numel() for weight in weights)
-    reading = sum(weight.numel() * min(weight.element_size(), policy.compute_dtype.itemsize) for weight in weights) / device.reads
+    operations = 2.0 * sum(quantized.count_of(weight) for weight in weights)
+    reading = sum(_bytes_read(weight, policy.compute_dtype.itemsize) for weight in weights) / device.reads
     least = max(reading, LAYER_OF_A_TOKEN * layers_of(policy) if device.kind == "cuda" else 0.0)
     trained = min(prepared.longest_response, config.max_new_tokens)
     seconds = 0.0

@@ -13,7 +13,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from tutelage.config import Config
 from tutelage.errors import InputError, first_line
-from tutelage.model import Policy, Recomputation, attention, outline
+from tutelage.model import Policy, Recomputation, attention, outline, quantized
 from tutelage.resources import memory
 from tutelage.resources.memory import Load
 
@@ -79,7 +79,7 @@ def _traced(policy: Policy, config: Config, load: Load, kind: Recomputation, gat
         policy.model.train()
         policy.recompute(kind)
         tracker = Tracker()
-        for tensor in policy.model.parameters():
+        for tensor in (*policy.model.parameters(), *quantized.beside(policy.model)):
             tracker.see(tensor)
         with tracker, policy.computing():
             for _ in range(1 + load.several):

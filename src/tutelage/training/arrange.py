@@ -148,6 +148,9 @@ def _gives_kernels(policy: Policy, began_with: bool) -> bool:
 
 def _compiles(course: Course, matrix_rate: float | None, known: dict[str, Any]) -> bool:
     model = course.config.model
+    if model.quantize != "none":
+        console.say("compilation: off (compiled layers would keep their 4-bit weights in full)")
+        return False
     if model.compile != "auto":
         return model.compile == "on"
     if "compile" in known:

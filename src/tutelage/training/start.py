@@ -25,6 +25,7 @@ from tutelage.model import (
     lora,
     loss_named,
     optim,
+    quantized,
     resolve,
     size_in_bytes,
 )
@@ -47,6 +48,10 @@ def require(config: Config, world: World, allow_changes: Collection[str]) -> Non
     loss_named(config.train.loss)
     if config.model.lora != "none":
         lora.require()
+    if config.model.quantize != "none":
+        quantized.require()
+        if world.size > 1:
+            raise InputError(f'model.quantize = "{config.model.quantize}": on one GPU alone; 4-bit weights are not shared among ranks')
     if config.parallel.shard is not None and world.size % config.parallel.shard:
         raise InputError(f"parallel.shard = {config.parallel.shard} does not divide the {world.size} ranks of this job")
     if config.train.on_oom == "adapt" and world.size > 1:

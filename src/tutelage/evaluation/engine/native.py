@@ -70,8 +70,8 @@ def generating(
         way: how to decode; None: as is fastest on the model's device.
 
     Yields:
-        `generate` without its arguments `model`, `tokenizer` and `sampling`; its `on_tokens` is called with the number of tokens that
-        have just been generated, before `on_finished` is.
+        `generate` without its arguments `model`, `tokenizer` and `sampling`. Its `on_tokens` is called with the number of tokens that
+        have just been generated, before `on_finished` is; its `on_text` with the text so far of each response that goes on.
     """
     ends = end_token_ids(sampling, tokenizer, getattr(getattr(model, "generation_config", None), "eos_token_id", None))
     decoder = (way or way_for(model))(model, sampling, ends)
@@ -108,6 +108,7 @@ def _generate(
     indices: Sequence[int] | None = None,
     on_finished: Callable[[int], None] = lambda count: None,
     on_tokens: Callable[[int], None] = lambda count: None,
+    on_text: Callable[[str], None] | None = None,
 ) -> list[Completion]:
     by_index = dict(zip(indices if indices is not None else range(len(prompts)), prompts, strict=True))
     requests = [(index, sample) for index in by_index for sample in range(sampling.samples)]
@@ -118,7 +119,7 @@ def _generate(
             batch = order[start : start + batch_size]
             decoder.begin([by_index[index] for index, _ in batch])
             responses = {request: _Response(tokenizer, sampling, ends) for request in batch}
-            done.update(_continued(decoder, responses, sampling, on_finished, on_tokens))
+            done.update(_continued(decoder, responses, sampling, on_finished, on_tokens, on_text))
     return [done[request] for request in requests]
 
 
@@ -128,6 +129,7 @@ def _continued(
     sampling: Sampling,
     on_finished: Callable[[int], None],
     on_tokens: Callable[[int], None],
+    on_text: Callable[[str], None] | None,
 ) -> Iterator[tuple[Request, Completion]]:
     """The responses to a batch of prompts, as they end."""
     draws = {request: random.Random(sampling.seed_of(*request)) for request in responses}
@@ -142,6 +144,8 @@ def _continued(
             completion = responses[request].extended(tokens, entropies, log_probs)
             if completion is None:
                 staying.append(row)
+                if on_text is not None:
+                    on_text(responses[request].text)
             else:
                 yield request, completion
         on_tokens(count * len(active))
@@ -180,6 +184,11 @@ class _Response:
                 in_nats = tuple(self.entropies[:length]), tuple(self.log_probs[:length])
                 return Completion(text, tuple(self.tokens[:length]), "stop" if stopped else "length", *in_nats)
         return None
+
+    @property
+    def text(self) -> str:
+        """What the tokens so far spell, without a character that still lacks bytes."""
+        return to_text(self.tokenizer, self.tokens, self.ends, self.sampling)[: complete_characters(self.tokenizer, self.tokens)]
 
     def _says_stop(self, tail: list[int]) -> bool:
         """Whether the last token completes a stop string."""
