@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from tutelage.config import Config
 from tutelage.console import percent
 from tutelage.data import Template
 from tutelage.data import summary as counts_in_words
-from tutelage.report.words import evaluation_row, model_id, rows_seen
+from tutelage.report.words import evaluation_row, model_id, rows_seen, stopped_early
 from tutelage.runs import shown_accuracy
 
 CHAT = """messages = [{"role": "user", "content": question}]
@@ -25,12 +25,14 @@ def model_card(
     steps: int,
     template: Template,
     precision: str,
+    stopped: Mapping[str, Any] | None = None,
 ) -> str:
     """The model card, written from the run.
 
     Args:
         fates: how many rows met which fate.
         precision: what was computed in, which a device may have decided.
+        stopped: how the run was ended before its planned length, as ``result.json`` says.
     """
     base, train = model_id(config), config.train
     rows = fates["kept"] + fates["truncated"]
@@ -49,6 +51,7 @@ def model_card(
         f" {rows} rows ({counts_in_words(fates)}){seen and f', {seen}'}, prompt template `{config.data.prompt}`,"
         f" learning rate {train.lr:g} ({train.schedule}), {train.batch_size} × {train.grad_accum} rows a step,"
         f" {precision}, loss per {train.loss_normalization}.",
+        *(["", stopped_early(stopped, steps)] if stopped else []),
         "",
         "## Use",
         "",

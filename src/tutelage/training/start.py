@@ -32,6 +32,7 @@ from tutelage.resources import costs_of, engine_device, matrix_rate
 from tutelage.runs import RunLog, changes, checkpoint, refuse_another_model, refuse_to_overwrite, tracking
 from tutelage.training import arrange
 from tutelage.training.fit import Fitting, MemoryRanOut
+from tutelage.training.prolong import LENGTH, in_words, made_longer
 
 
 def save_every(config: Config) -> int:
@@ -39,8 +40,25 @@ def save_every(config: Config) -> int:
     return config.run.save_every if config.run.save_every is not None else config.eval.every
 
 
-def require(config: Config, world: World, allow_changes: Collection[str]) -> None:
-    """What can be wrong with settings and packages is found before anything is read or computed. Raises InputError."""
+def keeps_end(config: Config) -> bool:
+    """Whether the checkpoint of a finished run's end stays."""
+    return config.run.keep_end and config.run.save_every != 0
+
+
+def saves_at(config: Config, step: int, total: int) -> bool:
+    """Whether a checkpoint is taken after `step` of `total` optimizer steps."""
+    if step == total:
+        return keeps_end(config)
+    return save_every(config) > 0 and step % save_every(config) == 0
+
+
+def require(config: Config, world: World, allow_changes: Collection[str]) -> frozenset[str]:
+    """What can be wrong with settings and packages is found before anything is read or computed. Raises InputError.
+
+    Returns:
+        The settings in which the configuration may differ from that of the run in `run.dir`: those that say how long it is, where it
+        is made longer, beside `allow_changes`.
+    """
     trains_on = device_for(config.model.device, world)
     optim.require(config, world.size)
     arrange.require(config)
@@ -63,7 +81,10 @@ def require(config: Config, world: World, allow_changes: Collection[str]) -> Non
         generates_on = engine_device(config.eval.device, trains_on, world.local_size)
         registry.require(config.eval.backend, generates_on.type)
     resolve(config.model.id)
-    refuse_to_overwrite(config, allow_changes)
+    longer = made_longer(config, allow_changes)
+    allowed = frozenset(allow_changes) | (LENGTH if longer else frozenset())
+    refuse_to_overwrite(config, allowed, reopens=longer is not None)
+    return allowed
 
 
 def check_size(policy: Policy, prepared: Prepared, config: Config, directory: Path) -> None:
@@ -112,11 +133,18 @@ def explain(
         changed: of the model (`same_model`).
     """
     found = checkpoint.latest(log.directory)
-    changed = [*changed, *changes(config, changeable() - set(allow_changes))] if found is not None else []
+    longer = made_longer(config, allow_changes)
+    kept = changeable() - set(allow_changes) | (LENGTH if longer else frozenset())
+    changed = [*changed, *changes(config, kept)] if found is not None else []
     description, model = prepared.description(policy.tokenizer), identity_of(config.model.id)
     log.begin(config, prepared.template, description, prepared.ledger, model, allow_changes)
     if found is not None and changed:
         log.metrics(kind="config_changed", step=checkpoint.step_of(found), changes=changed)
+    if found is not None and longer is not None:
+        step = checkpoint.step_of(found)
+        said = in_words(log.reading(), config, step, longer[1])
+        log.metrics(kind="prolonged", step=step, planned=longer[0], total=longer[1], said=said)
+        console.say(f"Made longer after step {step:,}: {said}.", style="bold")
 
 
 @dataclass(frozen=True)
