@@ -77,7 +77,7 @@ def fine_tune(
         tokenizer = world.first(lambda: tokenizer_of(config), may_stop=True)
         ready = world.first(lambda: prepared or prepare(config, tokenizer, kept_template(config)), may_stop=True)
         log = _open(config, allow_changes, world, held)
-        if world.leads:
+        if world.leads and checkpoint.latest(log.directory) is None:  # who goes on has seen it
             show.preview(ready, tokenizer)
         changed = world.first(lambda: same_model(config, log.directory, allow_changes))
         with console.progress("loading the model"):

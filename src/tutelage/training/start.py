@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -186,11 +187,13 @@ def set_up(
     rate = _describe_device(policy, log)
     if trains:
         _fill_state(optimizer, course, log)
-    step = _resume(policy, optimizer, log, world, until)
+    step = _resume(course, optimizer, log, until)
     record = log.directory / "plan.json"
     if step == 0 and log.leads:
         record.unlink(missing_ok=True)
-    arrange.arrange(course, optim.state_bytes(optimizer), rate, record, writes=log.leads)
+    as_before = step > 0 and arrange.recorded(record).get("ranks") == world.size  # then what was decided has been said
+    with console.quiet() if as_before else contextlib.nullcontext():
+        arrange.arrange(course, optim.state_bytes(optimizer), rate, record, writes=log.leads)
     policy.model.config.use_cache = False
     policy.model.train()
     return Start(course, optimizer, step, rate)
@@ -219,8 +222,9 @@ def _fill_state(optimizer: torch.optim.Optimizer, course: Course, log: RunLog) -
         raise agreed(MemoryRanOut(f"no room for the optimizer's state, so nothing was trained: {explained}"), course.world)
 
 
-def _resume(policy: Policy, optimizer: torch.optim.Optimizer, log: RunLog, world: World, until: int | None) -> int:
+def _resume(course: Course, optimizer: torch.optim.Optimizer, log: RunLog, until: int | None) -> int:
     """Restore the newest checkpoint if there is one; the number of optimizer steps already done."""
+    policy, world = course.policy, course.world
     found = world.first(lambda: checkpoint.latest(log.directory, until))
     if found is None:
         log.set_aside()
@@ -229,7 +233,8 @@ def _resume(policy: Policy, optimizer: torch.optim.Optimizer, log: RunLog, world
         return 0
     with console.progress("loading the checkpoint"):
         step = checkpoint.load(found, policy.model, optimizer, world)
-    console.say(f"continuing after step {step} ({found})", style="bold")
+    rows = "" if step == 0 else "; rows, prompts and validation problems are those that it began with"
+    console.say(f"going on after step {step:,} of {course.total:,} ({found}){rows}", style="bold")
     log.forget_after(step)
     if log.leads:
         forget_drafts(log.directory, but_of=step)
