@@ -7,14 +7,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from test_train import assert_same_run, interrupt_at_call, lines_of, weights_of
+from test_train import assert_same_run, lines_of
 
-from tutelage.config import parse_config, replaced
+from tutelage.config import replaced
 from tutelage.errors import InputError
 from tutelage.report import words
 from tutelage.runs import Reading, checkpoint
 from tutelage.training import fine_tune, prolong
-from tutelage.training.ending import Interrupted
 from tutelage.training.patience import best_of, stop_of, without_a_rise
 
 
@@ -96,6 +95,23 @@ def test_what_cannot_be_made_longer_is_refused_with_its_reason(make_config, tmp_
     by_epochs = replaced(config, {"train.num_steps": None, "train.num_epochs": 2.0})
     assert prolong.made_longer(by_epochs, ())[1] == prolong.length_of(by_epochs, Reading(run).table("data.json")["rows"])
     checkpoint.remove_all(run)
-    with pytest.raises(InputError, match=r"cannot be made longer: the state of its end .* is not there. run.keep_end = true keeps it"):
+    with pytest.raises(
+        InputError, match=r"cannot be made longer: the state of its end .* is not there. run.keep_end = true keeps it"
+    ):
         fine_tune(longer)
     assert Reading(run).trained
+
+
+def test_a_run_without_a_rise_ends_and_goes_on_with_more_patience(make_config, capsys):
+    """No answer of the tiny model is right, so the first evaluation after the untouched model's is no better."""
+    config = make_config(eval__patience=1, eval__every=1, **LONG)
+    first = fine_tune(config)
+    stopped = json.loads((first.directory / "result.json").read_text())["stopped"]
+    assert first.steps == 1 and (stopped["patience"], stopped["best_step"], stopped["planned_steps"]) == (1, 0, 4)
+    said = "Ended after step 1 of 4 by eval.patience = 1: the last evaluation was no better than the best one"
+    assert said in capsys.readouterr().out and said in (first.directory / "model" / "README.md").read_text()
+    assert said in (first.directory / "report.html").read_text()
+    with pytest.raises(InputError, match=r"eval.patience = 1 would end it at once.*a larger --eval.patience"):
+        fine_tune(config)
+    again = fine_tune(replaced(config, {"eval.patience": 2}))
+    assert again.steps == 2 and [line["step"] for line in again.evaluations] == [0, 1, 2]

@@ -172,8 +172,9 @@ def not_in_the_table(directory: Path, found: Sequence[Found]) -> list[str]:
     said = []
     for row, point in zip(table(directory), read_state(directory)["points"], strict=True):
         if (row["data"], row["size"], tuple(point["varied"].items())) not in there:
-            why = f": {row['failure']}" if row["failure"] else ""
-            said.append(f"not in the table: {curve_name(row['data'], point['varied'])}, {row['size']} ({row['trial']}): {row['status']}{why}")
+            name = f"{curve_name(row['data'], point['varied'])}, {row['size']}"
+            why = f"{row['status']}{': ' if row['failure'] else ''}{row['failure'] or ''}"
+            said.append(f"not in the table: {name} ({row['trial']}): {why}")
     return said
 
 

@@ -84,6 +84,6 @@ def in_words(reading: Reading, config: Config, done: int, total: int) -> str:
     ends = "" if train.schedule == "constant" else f" and falls to zero by the end ({train.schedule}, over {total:,} steps)"
     return (
         f"to {total:,} steps; the learning rate {before}is {optim.lr_at(done, total, train):.2e} in step {done + 1:,}{ends}."
-        f" A run of {total:,} steps from the start would have had other rates before; train.schedule = \"constant\" without warm-up"
+        f' A run of {total:,} steps from the start would have had other rates before; train.schedule = "constant" without warm-up'
         " has the same"
     )
