@@ -10,7 +10,7 @@ from rich.text import Text
 
 from tutelage import console
 from tutelage.cli.entry import build_parser
-from tutelage.console import _rich_progress, lines_to, paragraph, per_second, progress, quiet, say, table
+from tutelage.console import _rich_progress, column_widths, lines_to, paragraph, per_second, progress, quiet, say, table
 from tutelage.report import show
 from tutelage.runs import RunLog
 
@@ -58,6 +58,17 @@ def test_a_narrow_terminal_gets_whole_words_and_whole_commands(narrow):
     assert all(cell_len(line) <= 80 for line in lines if line not in (path, command))
     assert all(line.startswith("  ") for line in lines[: lines.index(path)]) and lines[-1].startswith("# why")
     assert " ".join(" ".join(lines[: lines.index(path)]).split()) == " ".join(words.split())
+
+
+def test_a_table_gives_way_between_words_in_its_widest_column(narrow):
+    rows = [
+        ("filtered-full-lr=0.0005-seed42", 1234, "a sentence of some length that says why", "arithmetic/train:112: too long")
+    ] * 2
+    table("Trials", ("trial", "rows", "reason", "for example"), rows)
+    shown = narrow.getvalue()
+    assert all(cell_len(line) <= 80 for line in shown.splitlines())
+    assert all(word in shown for row in rows for cell in row for word in str(cell).split())
+    assert column_widths([["abc", "de"]], 80) == column_widths([["abcdef", "ghijkl"]], 12) == [None, None]
 
 
 def test_bars_and_help_fit_a_narrow_terminal(narrow):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import logging
 import re
 import shutil
@@ -186,13 +187,37 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     """A table; the first column is text, the others are aligned to the right."""
     if _muted or _quiet:
         return
-    made = Table(title=escape(printable(title)), title_justify="left", title_style="bold")
-    for index, column in enumerate(columns):
-        made.add_column(escape(printable(column)), justify="left" if index == 0 else "right", overflow="fold")
-    for row in rows:
-        made.add_row(*(escape(printable(str(cell))) for cell in row))
     console = _bars.console if _bars is not None else _console()
+    cells = [[printable(str(cell)) for cell in row] for row in (columns, *rows)]
+    made = Table(title=escape(printable(title)), title_justify="left", title_style="bold")
+    for index, (name, width) in enumerate(zip(cells[0], column_widths(cells, console.width), strict=False)):
+        made.add_column(escape(name), justify="left" if index == 0 else "right", overflow="fold", width=width)
+    for row in cells[1:]:
+        made.add_row(*map(escape, row))
     console.print(made, soft_wrap=False)
+
+
+def column_widths(cells: Sequence[Sequence[str]], width: int) -> list[int | None]:
+    """How wide each column of a table is, so that no word is broken: the widest column gives way first, down to its longest word.
+
+    Args:
+        cells: by row.
+        width: of the table; each column has three characters of border and padding beside its text, and one closes the row.
+
+    Returns:
+        None for each column where all of them have their room, or where the longest words alone have none.
+    """
+    by_column = list(itertools.zip_longest(*cells, fillvalue=""))
+    wanted = [max(cell_len(line) for cell in column for line in cell.split("\n")) for column in by_column]
+    least = [max((cell_len(word) for cell in column for word in cell.split()), default=0) for column in by_column]
+    room = width - 3 * len(wanted) - 1
+    if sum(wanted) <= room or sum(least) > room:
+        return [None] * len(wanted)
+    given = list(wanted)
+    while sum(given) > room:
+        widest = max((index for index in range(len(given)) if given[index] > least[index]), key=given.__getitem__)
+        given[widest] -= 1
+    return list(given)
 
 
 @contextlib.contextmanager

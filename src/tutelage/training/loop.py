@@ -147,12 +147,13 @@ def run(
     guard = world.first(lambda: Guard.of_lines(config.train.spike_ratio, log.reading().steps))
     fitting, patience = Fitting(course, config, log, world), Patience(config.eval.patience, total, log, world)
     saves = Checkpoints(log.directory, world, config.run.keep_last, lambda: _worth_keeping(log, config, total))
+    stopped: dict[str, Any] | None = None
     settling = policy.compiled  # the first step after a start compiles, which takes long
     with contextlib.closing(saves), contextlib.closing(evaluator) as evaluate, world.listening():
         try:
             evaluate(step)
             with console.progress("training", total, done=step) as advance, prefetched(course.at, range(step, total)) as ahead:
-                clock, stopped = Clock(), None
+                clock = Clock()
                 for examples, batches in ahead:
                     if stopped := patience.stop(step, evaluate.recorded):
                         break
