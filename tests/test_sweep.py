@@ -217,7 +217,7 @@ def test_finished_trials_are_never_repeated_and_only_the_best_model_stays(config
 
 
 @pytest.mark.slow
-def test_a_trial_whose_last_evaluation_failed_has_no_accuracy(config, ran, tmp_path, monkeypatch):
+def test_a_trial_whose_last_evaluation_failed_has_no_accuracy(config, ran, tmp_path, monkeypatch, capsys):
     """An earlier evaluation, or that of the untouched model, is not the trained one's."""
     from tutelage.evaluation import live
 
@@ -227,6 +227,7 @@ def test_a_trial_whose_last_evaluation_failed_has_no_accuracy(config, ran, tmp_p
     (row,) = results.table(tmp_path / "out")
     assert (row["status"], row["accuracy"], row["gained"]) == ("finished, not evaluated", None, None)
     assert results.points(tmp_path / "out") == []
+    assert "not in the table: raw, 8 (raw-8-seed42): finished, not evaluated" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -167,14 +167,14 @@ def equal_sets(points: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def not_in_the_table(directory: Path, found: Sequence[Found]) -> list[str]:
-    """What was asked for and has no accuracy, with the reason."""
+    """What was asked for and has no accuracy although nothing more will come of it, and why."""
     there = {(point.kind, point.label, tuple(point.varied.items())) for point in found}
     said = []
     for row, point in zip(table(directory), read_state(directory)["points"], strict=True):
-        if (row["data"], row["size"], tuple(point["varied"].items())) not in there:
+        ended = row["status"] in ("failed", "finished, not evaluated")
+        if ended and (row["data"], row["size"], tuple(point["varied"].items())) not in there:
             name = f"{curve_name(row['data'], point['varied'])}, {row['size']}"
-            why = f"{row['status']}{': ' if row['failure'] else ''}{row['failure'] or ''}"
-            said.append(f"not in the table: {name} ({row['trial']}): {why}")
+            said.append(f"not in the table: {name} ({row['trial']}): {row['status']}")
     return said
 
 
