@@ -36,9 +36,8 @@ def test_a_quiet_command_says_what_stands_out_and_nothing_else(capsys):
     assert capsys.readouterr().out == "beware\nagain\n"
 
 
-@pytest.fixture
-def narrow(monkeypatch):
-    """A terminal of 80 columns; what it gets."""
+def narrow_terminal(monkeypatch) -> io.StringIO:
+    """A terminal of 80 columns in the place of standard output; what it gets."""
     screen = io.StringIO()
     screen.isatty = lambda: True
     monkeypatch.setattr(sys, "stdout", screen)
@@ -47,7 +46,8 @@ def narrow(monkeypatch):
     return screen
 
 
-def test_a_narrow_terminal_gets_whole_words_and_whole_commands(narrow):
+def test_a_narrow_terminal_gets_whole_words_and_whole_commands(monkeypatch):
+    narrow = narrow_terminal(monkeypatch)
     words = "  of rows that nothing reads, " * 6
     path, command = f"runs/{'x' * 90}/report.html", f"tutelage train runs/{'y' * 70}/config.toml --launch 2"
     say(f"  {words}\n{path}\n{command}", style="yellow")
@@ -60,7 +60,8 @@ def test_a_narrow_terminal_gets_whole_words_and_whole_commands(narrow):
     assert " ".join(" ".join(lines[: lines.index(path)]).split()) == " ".join(words.split())
 
 
-def test_a_table_gives_way_between_words_in_its_widest_column(narrow):
+def test_a_table_gives_way_between_words_in_its_widest_column(monkeypatch):
+    narrow = narrow_terminal(monkeypatch)
     rows = [
         ("filtered-full-lr=0.0005-seed42", 1234, "a sentence of some length that says why", "arithmetic/train:112: too long")
     ] * 2
@@ -71,7 +72,8 @@ def test_a_table_gives_way_between_words_in_its_widest_column(narrow):
     assert column_widths([["abc", "de"]], 80) == column_widths([["abcdef", "ghijkl"]], 12) == [None, None]
 
 
-def test_bars_and_help_fit_a_narrow_terminal(narrow):
+def test_bars_and_help_fit_a_narrow_terminal(monkeypatch):
+    narrow = narrow_terminal(monkeypatch)
     with pytest.raises(SystemExit):
         build_parser().parse_args(["train", "--help"])
     with pytest.raises(SystemExit):
