@@ -50,12 +50,13 @@ def test_a_narrow_terminal_gets_whole_words_and_whole_commands(monkeypatch):
     narrow = narrow_terminal(monkeypatch)
     words = "  of rows that nothing reads, " * 6
     path, command = f"runs/{'x' * 90}/report.html", f"tutelage train runs/{'y' * 70}/config.toml --launch 2"
-    say(f"  {words}\n{path}\n{command}", style="yellow")
+    setting = f"data.columns = {{ prompt = {'z' * 50!r}, response = 'a', reference = 'b' }}"
+    say(f"  {words}\n{path}\n{command}\n{setting}", style="yellow")
     say(Text("漢字 " * 60))
     paragraph("# " + "why " * 40, indent="# ")
     lines = narrow.getvalue().splitlines()
-    assert path in lines and command in lines
-    assert all(cell_len(line) <= 80 for line in lines if line not in (path, command))
+    assert path in lines and command in lines and setting in lines
+    assert all(cell_len(line) <= 80 for line in lines if line not in (path, command, setting))
     assert all(line.startswith("  ") for line in lines[: lines.index(path)]) and lines[-1].startswith("# why")
     assert " ".join(" ".join(lines[: lines.index(path)]).split()) == " ".join(words.split())
 

@@ -38,8 +38,8 @@ class Advance(Protocol):
 PLAIN_EVERY_SECONDS = 10.0
 NARROW = 100
 """A terminal of fewer columns has bars without the time that has passed."""
-COMMANDS = ("tutelage ", "pip install ")
-"""What a line begins with that a reader copies: it is not broken, so that it is copied as one line."""
+COPIED = re.compile(r"(tutelage|pip install|export) |[\w.]+ = |--\w+\.\w")
+"""How a line begins that a reader copies, a command or a setting: it is not broken, so that it is copied as one line."""
 
 CONTROLS = (*range(0x20), *range(0x7F, 0xA0))
 """Of the first 256 characters, those that move the cursor, ring, colour, or name a window; a line end and a tab are harmless."""
@@ -141,7 +141,7 @@ def columns() -> int:
 
 
 def fitted(text: str | Text, width: int, indent: str = "") -> Text:
-    """A text in lines of at most `width` cells, broken between words. A longer word, and a line that is a command, stay whole.
+    """A text in lines of at most `width` cells, broken between words. A longer word, and a line to copy, stay whole.
 
     Args:
         indent: of the lines that a line is continued in; "": as that one is indented.
@@ -149,7 +149,7 @@ def fitted(text: str | Text, width: int, indent: str = "") -> Text:
     lines = []
     for line in (Text(text) if isinstance(text, str) else text).split("\n", allow_blank=True):
         start = len(line.plain) - len(line.plain.lstrip())
-        if line.cell_len <= width or line.plain[start:].startswith(COMMANDS):
+        if line.cell_len <= width or COPIED.match(line.plain, start):
             lines.append(line)
             continue
         before = Text(indent) if indent else line[:start]
