@@ -38,7 +38,7 @@ class Advance(Protocol):
 PLAIN_EVERY_SECONDS = 10.0
 NARROW = 100
 """A terminal of fewer columns has bars without the time that has passed."""
-COPIED = re.compile(r"(tutelage|pip install|export) |[\w.]+ = |--\w+\.\w")
+COPIED = re.compile(r"(tutelage|pip install|export) |[\w.]+ = |--\w+\.\w+[ =]\S")
 """How a line begins that a reader copies, a command or a setting: it is not broken, so that it is copied as one line."""
 
 CONTROLS = (*range(0x20), *range(0x7F, 0xA0))
