@@ -41,6 +41,7 @@ def test_patience_ends_a_run_whose_last_evaluations_brought_nothing():
 LONG = {"train__schedule": "constant", "train__warmup_ratio": 0.0}
 
 
+@pytest.mark.slow
 def test_a_run_made_longer_is_the_run_that_long_bit_for_bit(make_config, tmp_path, capsys):
     full = fine_tune(make_config(run__dir=str(tmp_path / "full"), train__num_steps=6, **LONG)).directory
     short = make_config(**LONG)
@@ -67,6 +68,7 @@ def without_its_seams(run: Path, folder: Path) -> Path:
     return copy
 
 
+@pytest.mark.slow
 def test_a_falling_rate_of_a_longer_run_is_said_before_it_trains(make_config, capsys):
     config = make_config(train__num_steps=2, eval__every=0, eval__before=False)
     fine_tune(config)
@@ -102,6 +104,7 @@ def test_what_cannot_be_made_longer_is_refused_with_its_reason(make_config, tmp_
     assert Reading(run).trained
 
 
+@pytest.mark.slow
 def test_a_run_without_a_rise_ends_and_goes_on_with_more_patience(make_config, capsys):
     """No answer of the tiny model is right, so the first evaluation after the untouched model's is no better."""
     config = make_config(eval__patience=1, eval__every=1, **LONG)
