@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -171,7 +172,8 @@ def test_a_run_of_two_ranks_is_the_run_of_one_and_goes_on_as_either(ranks, raw_o
     one, two, parts, mixed = (raw_of(name) for name in ("one", "two", "parts", "mixed"))
     assert ranks.run("job_train", raw=two) == ["", ""]
     assert_close_runs(directory_of(one), directory_of(two))
-    assert {path.name for path in directory_of(one).rglob("*")} == {path.name for path in directory_of(two).rglob("*")}
+    names = [{path.name for path in directory_of(raw).rglob("*") if path.suffix != ".distcp"} for raw in (one, two)]
+    assert names[0] == names[1]
     told = ranks.run("job_train", raw=parts, stop_at=3)
     assert "SIGUSR1" in "".join(told)  # the other rank hears of it within a second
     assert all(re.search(r"stopped after step [34] of 6(.|\n)*--launch 2", each) for each in told)
@@ -181,6 +183,32 @@ def test_a_run_of_two_ranks_is_the_run_of_one_and_goes_on_as_either(ranks, raw_o
     assert_same_run(directory_of(two), directory_of(parts))
     fine_tune(parse_config(mixed))
     assert_close_runs(directory_of(one), directory_of(mixed))
+
+
+@pytest.mark.slow
+def test_a_run_of_one_process_is_made_longer_by_two_ranks(ranks, raw_of):
+    """It is the longer run within rounding, each line once, and says what it was before."""
+    short, longer = raw_of("grown"), raw_of("straight")
+    for raw in (short, longer):
+        raw["train"] |= {"num_steps": 4, "schedule": "constant", "warmup_ratio": 0.0}
+    fine_tune(parse_config(short))
+    for raw in (short, longer):
+        raw["train"]["num_steps"] = 6
+    fine_tune(parse_config(longer))
+    assert ranks.run("job_train", raw=short) == ["", ""]
+    run = directory_of(short)
+    kept = [line for line in lines_of(run / "metrics.jsonl") if line["kind"] != "prolonged"]
+    assert len(kept) + 1 == len(lines_of(run / "metrics.jsonl"))
+    (run / "metrics.jsonl").write_text(to_lines(kept))
+    assert_close_runs(directory_of(longer), run)
+
+
+@pytest.mark.slow
+def test_patience_ends_all_ranks_at_the_same_step(ranks, raw_of):
+    """No answer of the tiny model is right: the second evaluation is no better than the first."""
+    assert ranks.run("job_train", raw=raw_of("patient", patience=1, every=2)) == ["", ""]
+    result = json.loads((directory_of(raw_of("patient")) / "result.json").read_text())
+    assert result["steps"] == 2 and result["stopped"]["best_step"] == 0
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])

@@ -216,7 +216,7 @@ def test_a_job_that_hung_and_was_stopped_ends_as_if_undisturbed(job, ranks, make
     wait_for_new_checkpoint(run, stopped)
     stopped.send_signal(signal.SIGTERM)
     out, told = stopped.communicate(timeout=300)
-    assert stopped.returncode == 0 and "continuing after step" in out and "SIGTERM: stopped after step" in told
+    assert stopped.returncode == 0 and "going on after step" in out and "SIGTERM: stopped after step" in told
 
     assert ranks.run("job_train", raw=make_config(**changes).model_dump(mode="json")) == ["", ""]
     assert_same_run(calm, run)

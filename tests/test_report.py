@@ -373,7 +373,7 @@ def test_a_page_that_cannot_be_written_leaves_the_run_finished(make_config, monk
     from tutelage.training import fine_tune
 
     monkeypatch.setattr(report, "write", lambda directory: {}["nothing"])
-    result = fine_tune(make_config())
+    result = fine_tune(make_config(run__keep_end=False))
     assert (result.directory / "result.json").is_file() and not (result.directory / "checkpoints").exists()
     assert "the report was not written: KeyError" in capsys.readouterr().out
 

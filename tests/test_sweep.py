@@ -217,7 +217,7 @@ def test_finished_trials_are_never_repeated_and_only_the_best_model_stays(config
 
 
 @pytest.mark.slow
-def test_a_trial_whose_last_evaluation_failed_has_no_accuracy(config, ran, tmp_path, monkeypatch):
+def test_a_trial_whose_last_evaluation_failed_has_no_accuracy(config, ran, tmp_path, monkeypatch, capsys):
     """An earlier evaluation, or that of the untouched model, is not the trained one's."""
     from tutelage.evaluation import live
 
@@ -227,6 +227,7 @@ def test_a_trial_whose_last_evaluation_failed_has_no_accuracy(config, ran, tmp_p
     (row,) = results.table(tmp_path / "out")
     assert (row["status"], row["accuracy"], row["gained"]) == ("finished, not evaluated", None, None)
     assert results.points(tmp_path / "out") == []
+    assert "not in the table: raw, 8 (raw-8-seed42): finished, not evaluated" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -284,6 +285,21 @@ def test_any_setting_can_be_swept(config, ran, tmp_path):
     assert len(ran) == 3  # the baseline is shared: the learning rate does not change it
     assert [point.name for point in results.points(tmp_path / "out")] == ["raw, lr = 1e-3", "raw, lr = 1e-2"]
     assert "equal optimizer steps" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_equal_sets_are_trained_once_and_said_to_be_equal(config, tmp_path, capsys):
+    """Nothing is wrong in these rows, so filtered rows and the control are the raw ones; 21 rows are all there are."""
+    right = [row for row in arithmetic.rows("train", 24) if not row["planted_error"]]
+    Path(config.data.train).write_text(to_lines(right), encoding="utf-8")
+    design = Design((8, 21, None), ("raw", "filtered", "control"), 1)
+    layout = lay_out(config, design, tmp_path / "out")
+    assert list(layout.trials) == ["raw-8-seed42", "raw-21-seed42"]
+    assert [point.trial for point in layout.points] == ["raw-8-seed42"] * 3 + ["raw-21-seed42"] * 6
+    sweep.predict_sweep(config, design, tmp_path / "out")
+    said = capsys.readouterr().out
+    assert "raw, 8, filtered, 8 and control, 8 are the same 8 rows, and trained once (raw-8-seed42)" in said
+    apart = lay_out(config, Design((8,), ("raw",), 2, (("train.lr", ("1e-3", "2e-3")),)), tmp_path / "out")
+    assert len(apart.trials) == 4  # other seeds and settings are other trials
 
 
 def test_equal_steps_and_equal_tokens_are_what_they_say(config, tmp_path):

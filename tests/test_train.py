@@ -126,7 +126,7 @@ def test_a_run_directory_explains_itself_and_its_model_loads_anywhere(make_confi
     run = result.directory
     assert {path.name for path in run.iterdir() if not path.name.startswith(".")} == {
         "config.toml", "environment.json", "identity.json", "plan.json", "prompt.txt", "template.json", "data.json", "ledger.jsonl", "metrics.jsonl", "generations.jsonl", "model", "result.json",
-        "report.html",
+        "report.html", "checkpoints",
     }  # fmt: skip
     metrics = lines_of(run / "metrics.jsonl")
     assert [line["step"] for line in metrics if line["kind"] == "train"] == [1, 2, 3, 4]

@@ -7,7 +7,9 @@ import json
 import pytest
 
 from tutelage.cli.entry import main
-from tutelage.report import figures
+from tutelage.config import parse_config
+from tutelage.report import figures, of_sweep
+from tutelage.runs import verdicts
 from tutelage.runs.results import Found
 from tutelage.runs.verdicts import ONE_SEED, judge, sentences
 
@@ -37,6 +39,23 @@ def test_ties_at_nothing_solved_are_ties():
     verdicts = judge([point("raw", 64, 0, 0, untouched=0), point("filtered", 64, 0, 0, untouched=0)])
     assert all(not each.significant and each.estimate == 0 for _, each in verdicts.untouched)
     assert any(line.startswith("not told apart from the untouched model: raw, 64 (+0.0 points [") for line in sentences(verdicts))
+
+
+def test_points_of_one_trial_are_not_compared_and_count_once():
+    def trained(kind: str, trial: str) -> Found:
+        right = {("q", index): float(index < 3) for index in range(8)}
+        return Found(kind, "8", 8, {}, 0.0, 1.0, {42: right}, {42: dict.fromkeys(right, 0.0)}, (trial,))
+
+    shared = [trained("raw", "raw-8-seed42"), trained("filtered", "raw-8-seed42")]
+    judged = verdicts.judge(shared)
+    assert judged.pairs == [] and len(judged.untouched) == 2 and len({id(each) for _, each in judged.untouched}) == 1
+    assert not any("comparisons were judged" in line for line in verdicts.sentences(judged))
+    assert "a tie" not in of_sweep.headline(parse_config({}), shared, None, {})
+    other = trained("control", "raw-8-seed43")
+    assert len(verdicts.judge([*shared, other]).pairs) == 1
+    assert "a tie: all points at 37.5 %" in of_sweep.headline(parse_config({}), [*shared, other], None, {})
+    known = [{"trial": "raw-8-seed42", "kind": "control", "size": None, "rows": 8, "varied": {}}]
+    assert verdicts.equal_sets(known) == ["control, full is a raw set of 8 rows (raw-8-seed42)"]
 
 
 def test_verdicts_are_judged_as_one_of_their_number():

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import logging
+import re
 import shutil
 import sys
-import textwrap
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TextIO
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -23,7 +25,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 
@@ -34,6 +36,10 @@ class Advance(Protocol):
 
 
 PLAIN_EVERY_SECONDS = 10.0
+NARROW = 100
+"""A terminal of fewer columns has bars without the time that has passed."""
+COPIED = re.compile(r"(tutelage|pip install|export) |[\w.]+ = |--\w+\.\w+[ =]\S")
+"""How a line begins that a reader copies, a command or a setting: it is not broken, so that it is copied as one line."""
 
 CONTROLS = (*range(0x20), *range(0x7F, 0xA0))
 """Of the first 256 characters, those that move the cursor, ring, colour, or name a window; a line end and a tab are harmless."""
@@ -74,8 +80,9 @@ def stream(text: str) -> None:
 
 
 def complain(text: str) -> None:
-    """A line on standard error."""
-    print(printable(text), file=sys.stderr, flush=True)
+    """A line on standard error, or several; a terminal gets them broken between words."""
+    said = printable(text)
+    print(fitted(said, columns()).plain if sys.stderr.isatty() else said, file=sys.stderr, flush=True)
 
 
 def mute() -> None:
@@ -118,44 +125,104 @@ def _console() -> Console:
     return Console(file=sys.stdout, highlight=False, soft_wrap=True, width=None if terminal else 120)
 
 
-def say(text: str | Text = "", style: str | None = None) -> None:
-    """One line (or several), printed as it is; where it has no style, it is no warning, and a quiet command leaves it out."""
+def say(text: str | Text = "", style: str | None = None, indent: str = "") -> None:
+    """One line, or several; where it has no style, it is no warning, and a quiet command leaves it out.
+
+    A terminal gets lines that are broken between words (`fitted`); a file, or another program, gets its lines as they are.
+
+    Args:
+        indent: as `fitted`.
+    """
     if _muted or (_quiet and style is None):
         return
     console = _bars.console if _bars is not None else _console()
-    console.print(_printable(text), style=style, markup=False)
+    said = _printable(text)
+    console.print(fitted(said, columns(), indent) if sys.stdout.isatty() else said, style=style, markup=False)
+
+
+def columns() -> int:
+    """The width of the terminal, as COLUMNS or the terminal says it; 80 where there is none."""
+    return shutil.get_terminal_size().columns
+
+
+def fitted(text: str | Text, width: int, indent: str = "") -> Text:
+    """A text in lines of at most `width` cells, broken between words. A longer word, and a line to copy, stay whole.
+
+    Args:
+        indent: of the lines that a line is continued in; "": as that one is indented.
+    """
+    lines = []
+    for line in (Text(text) if isinstance(text, str) else text).split("\n", allow_blank=True):
+        start = len(line.plain) - len(line.plain.lstrip())
+        if line.cell_len <= width or COPIED.match(line.plain, start):
+            lines.append(line)
+            continue
+        before = Text(indent) if indent else line[:start]
+        room = max(width // 2, width - max(start, len(before)))
+        first, *others = line[start:].divide(_breaks(line.plain[start:], room))
+        lines += [line[:start] + first, *(before + other for other in others)]
+    for line in lines:
+        line.rstrip()
+    return Text("\n").join(lines)
+
+
+def _breaks(text: str, width: int) -> list[int]:
+    """Where lines begin, after the first one, that hold so many cells at most."""
+    offsets, used = [], 0
+    for word in re.finditer(r"\s*\S+\s*", text):
+        if used and used + cell_len(word[0].rstrip()) > width:
+            offsets.append(word.start())
+            used = 0
+        used += cell_len(word[0])
+    return offsets
 
 
 def is_narrower_than(line: str) -> bool:
     """Whether the output is a terminal that would break a line."""
-    return sys.stdout.isatty() and shutil.get_terminal_size().columns < len(line)
+    return sys.stdout.isatty() and columns() < len(line)
 
 
 def paragraph(text: str, indent: str = "") -> None:
-    """Text of some lines, which a terminal gets broken between words; a file, or another program, gets its lines as they are.
-
-    Args:
-        indent: of the lines that come of a line; "": as that one is indented.
-    """
+    """`say` line by line; `indent` as `fitted`."""
     for line in text.splitlines():
-        before = indent or " " * (len(line) - len(line.lstrip()))
-        if is_narrower_than(line):
-            width = shutil.get_terminal_size().columns
-            line = "\n".join(textwrap.wrap(line, width, subsequent_indent=before, break_long_words=False, break_on_hyphens=False))
-        say(line)
+        say(line, indent=indent)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """A table; the first column is text, the others are aligned to the right."""
     if _muted or _quiet:
         return
-    made = Table(title=escape(printable(title)), title_justify="left", title_style="bold")
-    for index, column in enumerate(columns):
-        made.add_column(escape(printable(column)), justify="left" if index == 0 else "right", overflow="fold")
-    for row in rows:
-        made.add_row(*(escape(printable(str(cell))) for cell in row))
     console = _bars.console if _bars is not None else _console()
+    cells = [[printable(str(cell)) for cell in row] for row in (columns, *rows)]
+    made = Table(title=escape(printable(title)), title_justify="left", title_style="bold")
+    for index, (name, width) in enumerate(zip(cells[0], column_widths(cells, console.width), strict=False)):
+        made.add_column(escape(name), justify="left" if index == 0 else "right", overflow="fold", width=width)
+    for row in cells[1:]:
+        made.add_row(*map(escape, row))
     console.print(made, soft_wrap=False)
+
+
+def column_widths(cells: Sequence[Sequence[str]], width: int) -> list[int | None]:
+    """How wide each column of a table is, so that no word is broken: the widest column gives way first, down to its longest word.
+
+    Args:
+        cells: by row.
+        width: of the table; each column has three characters of border and padding beside its text, and one closes the row.
+
+    Returns:
+        None for each column where all of them have their room, or where the longest words alone have none.
+    """
+    by_column = list(itertools.zip_longest(*cells, fillvalue=""))
+    wanted = [max(cell_len(line) for cell in column for line in cell.split("\n")) for column in by_column]
+    least = [max((cell_len(word) for cell in column for word in cell.split()), default=0) for column in by_column]
+    room = width - 3 * len(wanted) - 1
+    if sum(wanted) <= room or sum(least) > room:
+        return [None] * len(wanted)
+    given = list(wanted)
+    while sum(given) > room:
+        widest = max((index for index in range(len(given)) if given[index] > least[index]), key=given.__getitem__)
+        given[widest] -= 1
+    return list(given)
 
 
 @contextlib.contextmanager
@@ -177,25 +244,29 @@ def progress(what: str, total: int | None = None, done: int = 0) -> Iterator[Adv
 def _rich_progress(what: str, total: int | None, done: int) -> Iterator[Advance]:
     global _bars
     outermost = _bars is None
-    bars = _bars or Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[count]}"),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[left]}"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        transient=True,
-        console=_console(),
-    )
+    if _bars is None:
+        console = _console()
+        passed = [] if console.width < NARROW else [TimeElapsedColumn(table_column=Column(no_wrap=True))]
+        bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),  # gives way where the others leave no room
+            TextColumn("{task.fields[count]}"),
+            *passed,
+            TextColumn("{task.fields[left]}"),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[note]}"),
+            transient=True,
+            console=console,
+        )
+    else:
+        bars = _bars
     if outermost:
         _bars = bars
         bars.start()
     task = bars.add_task(
-        escape(what), total=total, count=f"{done}/{total}" if total else "", left="left" if total else "", note=""
+        escape(what), total=total, completed=done, count=f"{done}/{total}" if total else "", left="left" if total else "", note=""
     )
-    bars.update(task, completed=done)
     over = False
     try:
 

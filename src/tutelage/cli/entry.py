@@ -44,8 +44,10 @@ COMMANDS = (
 )  # fmt: skip
 """The commands' files, in the order in which ``--help`` lists them. Each has `add`, its arguments, and `run`, its work."""
 EXIT_CODES = """exit codes:
-  0    done; also a training run that SIGTERM or SIGUSR1 stopped: before training, or with its state saved
-  1    it failed after it had begun, `check` found a failure, or nothing that `plan` knows fits
+  0    done; also a training run that SIGTERM or SIGUSR1 stopped: before
+       training, or with its state saved
+  1    it failed after it had begun, `check` found a failure, or nothing that
+       `plan` knows fits
   2    bad input, found before compute was spent
   130  Ctrl-C; SIGTERM and SIGUSR1 too where nothing trains"""
 
@@ -57,7 +59,9 @@ class Parser(argparse.ArgumentParser):
         super().error(message + _meant(message))
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        super()._print_message(console.printable(message), file)
+        said = console.printable(message)
+        to_a_terminal = (file or sys.stderr).isatty()
+        super()._print_message(console.fitted(said, console.columns()).plain if to_a_terminal else said, file)
 
 
 def _meant(message: str) -> str:

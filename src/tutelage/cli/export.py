@@ -103,7 +103,7 @@ def _checkpoint(run: Path, step: int | None) -> Path:
         there = [str(checkpoint.step_of(path)) for path in checkpoint.complete(run / "checkpoints")]
         raise InputError(
             f"{run}: no complete checkpoint{'' if step is None else f' of step {step}'}; there are: {', '.join(there) or 'none'}"
-            " (a finished run keeps its model only, and with run.keep_best the best checkpoint)"
+            " (a finished run keeps its model, the checkpoint of its end, and with run.keep_best the best one)"
         )
     damage = "" if step is None else checkpoint.damage_of(found)
     if damage:

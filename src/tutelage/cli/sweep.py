@@ -62,11 +62,11 @@ def run(arguments: argparse.Namespace) -> Outcome:
         config, design, arguments.out, where=arguments.where, workers=arguments.workers,
         gpus_per_trial=arguments.gpus_per_trial, models=arguments.models,
     )  # fmt: skip
-    judged = verdicts.judge(results.points(arguments.out))
+    growth = verdicts.growth(results.points(arguments.out))
     return Outcome(
         {
             "directory": str(arguments.out), "page": str(page), "points": results.table(arguments.out),
-            "verdicts": verdicts.sentences(judged), "growth": {name: vars(found) for name, found in judged.growth.items()},
+            "verdicts": verdicts.of_sweep(arguments.out), "growth": {name: vars(found) for name, found in growth.items()},
         }
     )  # fmt: skip
 

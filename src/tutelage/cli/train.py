@@ -22,13 +22,15 @@ class SettingsHelp(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from tutelage.config import describe
+        from tutelage.console import columns, fitted
 
         lines, last = [parser.format_help()], ""
         for section, key, kind, default, text in describe():
             if section != last:
                 lines.append(f"\n[{section}]")
                 last = section
-            lines.append(f"  --{section}.{key}  ({kind}; default {default})\n      {text}")
+            lines.append(fitted(f"  --{section}.{key}  ({kind}; default {default})", columns(), " " * 6).plain)
+            lines.append(fitted(f"      {' '.join(text.split())}", columns()).plain)
         print("\n".join(lines))
         parser.exit()
 

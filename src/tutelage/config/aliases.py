@@ -44,6 +44,7 @@ ALIASES = {
     "train.seed": "seed",
     "eval.every": "eval_steps eval_strategy evaluation_strategy evals_per_epoch eval_interval",
     "eval.before": "eval_on_start",
+    "eval.patience": "early_stopping_patience",
     "eval.batch_size": "per_device_eval_batch_size eval_batch_size",
     "eval.max_new_tokens": "max_new_tokens max_completion_length max_tokens",
     "eval.temperature": "temperature",
@@ -52,6 +53,7 @@ ALIASES = {
     "run.save_every": "save_steps save_strategy save_interval",
     "run.keep_last": "save_total_limit",
     "run.keep_best": "load_best_model_at_end",
+    "run.keep_end": "save_only_model",
     "run.tracking": "report_to logger use_wandb",
     "run.tracking_name": "run_name wandb_name wandb_run_id",
     "run.tracking_project": "wandb_project project_name",
@@ -67,6 +69,7 @@ MIND = {
     "data.test_size": "a share of the problems",
     "train.pack": "always exact, and on",
     "model.quantize": '"nf4", with model.lora = "lora"',
+    "run.keep_end": "the opposite: false keeps the model alone",
     "run.tracking": "a list",
     "parallel.shard": "set by itself: FSDP2 over all ranks of `--launch N`",
 }

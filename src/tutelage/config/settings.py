@@ -151,6 +151,9 @@ class EvalConfig(Section):
     """Evaluate after every so many optimizer steps; 0: only before and after training."""
     before: bool = True
     """Evaluate the untouched model first."""
+    patience: Annotated[Count | None, MAY_CHANGE] = None
+    """End the run where so many evaluations in a row were no better than the best one before them, by the accuracy of the panel;
+    equal is not better, and the untouched model counts as one to be better than. None: the run has its planned length."""
     examples: RowsOrZero | None = None
     """The panel: validation problems that every evaluation asks, the same ones each time. 0: all; none: as `interval_width` needs."""
     interval_width: Annotated[float, above(0, 0.999, "wider says nothing")] = 0.25
@@ -253,11 +256,14 @@ class ParallelConfig(Section):
 
 class RunConfig(Section):
     dir: Annotated[Name, MAY_CHANGE] = "runs/tutelage"
-    """The run directory. A finished run there is never overwritten; an unfinished one is continued."""
+    """The run directory. An unfinished run there is continued; a finished one is never overwritten, but can be made longer."""
     save_every: Annotated[StepsOrZero | None, MAY_CHANGE] = None
     """Optimizer steps between checkpoints (weights and optimizer state). None: at each evaluation. 0: only when interrupted."""
     keep_last: Annotated[Count, MAY_CHANGE] = 2
-    """How many of the newest checkpoints stay while the run goes on; when it is finished, they are removed."""
+    """How many of the newest checkpoints stay while the run goes on; when it is finished, they are removed, but for `keep_end`."""
+    keep_end: Annotated[bool, MAY_CHANGE] = True
+    """Keep the checkpoint of a finished run's end, so that the run can be made longer (`--train.num_epochs`): 12 bytes per trained
+    weight, 16 with the model. None is kept where `save_every` is 0."""
     keep_best: Annotated[bool, MAY_CHANGE] = False
     """Keep the checkpoint with the best accuracy of the panel too, and keep it when the run is finished
     (`tutelage export RUN --step N`)."""

@@ -62,11 +62,16 @@ class Evaluator:
     """Evaluates a run while it trains. All ranks call each method together; rank 0 writes the log.
 
     Here the policy solves the problems by itself while training waits, and nothing is ever in flight.
+
+    Attributes:
+        total: optimizer steps of the run.
+        recorded: how many evaluations rank 0 has logged in this process.
     """
 
     def __init__(self, course: Course, log: RunLog) -> None:
         self.policy, self.prepared, self.config, self.world = course.policy, course.prepared, course.config, course.world
         self.total, self.log = course.total, log
+        self.recorded = 0
 
     def __call__(self, step: int) -> None:
         """Evaluate if it is time to. Raises StopWanted if the job is asked to stop meanwhile."""
@@ -91,6 +96,11 @@ class Evaluator:
 
     def give_up(self, step: int) -> None:
         """Wait for what is in flight for `live.GRACE` seconds, and no longer: the job was asked to stop."""
+
+    def end_at(self, step: int) -> None:
+        """Let the run end before its planned length, after `step` optimizer steps: these weights are evaluated, if they were not."""
+        self.total = step
+        self(step)
 
     def close(self) -> None:
         """End the engine; what is still in flight is lost, and said to be."""
@@ -155,5 +165,6 @@ class Evaluator:
             kind="eval", step=evaluation.step, **summary, logged_at_step=now,
             seconds=round(time.monotonic() - evaluation.started, 2), **evaluation.cost_as_metrics(), **solved.seconds_as_metrics(),
         )  # fmt: skip
+        self.recorded += 1
         evaluation.draft.forget()
         show.evaluation(evaluation.step, summary, now)

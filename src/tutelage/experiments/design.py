@@ -132,7 +132,8 @@ def _parted(text: str) -> list[str]:
 class Point:
     """One point of a curve: which rows, which seed, which varied values, and the trial that has its result.
 
-    Several points may have one trial: where no row has to be dropped, the control of a size is the raw set of that size.
+    Several points may have one trial: the control of a size is the raw set of that size, and where the filter drops nothing, filtered
+    rows are the raw ones.
 
     Attributes:
         size: as in the design; None: full.
@@ -194,6 +195,7 @@ def trial_config(
         "train.seed": point.seed,
         "train.num_steps": num_steps,
         "run.dir": directory,
+        "run.keep_end": False,  # trials of a sweep stay as long as they are
     }
     if config.run.tracking_name is not None:
         values["run.tracking_name"] = f"{config.run.tracking_name}-{point.trial}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from tutelage.data import Pool, Prepared, choose
 from tutelage.experiments.layout import Layout, Trial
 from tutelage.model import for_device
 from tutelage.resources import USUAL_SHARE, Estimate, Estimator, device_here, in_gib
-from tutelage.runs import Reading
+from tutelage.runs import Reading, verdicts
 
 Known = dict[tuple[str, str, str], tuple[Estimator, str]]
 """The estimator and the precision of a group, a device and a configured precision."""
@@ -58,6 +58,8 @@ def show(layout: Layout, gpus_per_trial: int, models: int) -> list[dict[str, Any
         else f"as `tutelage plan` reckons: {100 * USUAL_SHARE:.0f} % of the rate of matrix products; the first trial's evaluation"
         " includes that of the untouched model"
     )
+    for line in verdicts.equal_sets([asdict(point) for point in layout.points]):
+        console.say(line)
     console.say(f"About {console.duration(total)} of one device, and {models} models of {in_gib(size)} on the disk ({how}).")
     return found
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tutelage.config import Config, changeable
+from tutelage.config import Config, changeable, replaced
 from tutelage.data import Pool, Template, choose, read_pool
 from tutelage.errors import InputError
 from tutelage.experiments.design import Design, Point, name_of, rows_of, steps_for, trial_config
@@ -52,7 +52,35 @@ def lay_out(config: Config, design: Design, directory: Path) -> Layout:
             points.append(point)
             if trials.setdefault(trial.name, trial).config != trial.config:
                 raise InputError(f"two different trials would have the name {trial.name}; sweep their settings apart")
-    return Layout(points, trials, pools)
+    first = _first_of_equals(points, trials, pools)
+    points = [replace(point, trial=first[point.trial]) for point in points]
+    return Layout(points, {name: trial for name, trial in trials.items() if first[name] == name}, pools)
+
+
+def _first_of_equals(points: list[Point], trials: dict[str, Trial], pools: dict[str, Pool]) -> dict[str, str]:
+    """For each trial the first one that trains on the same set of rows by the same settings: itself, if there is none before it.
+
+    Rows are compared only where their number and all other settings are the same.
+    """
+    rows = {point.trial: point.rows for point in points}
+    alike: dict[tuple[str, int, str], list[str]] = {}
+    for name, trial in trials.items():
+        others = replaced(trial.config, dict.fromkeys(("data.filter", "data.size", "run.dir", "run.tracking_name")))
+        alike.setdefault((trial.group, rows[name], repr(others)), []).append(name)
+    first = {}
+    for names in alike.values():
+        known: dict[tuple[bytes, ...], str] = {}
+        for name in names:
+            trial = trials[name]
+            first[name] = known.setdefault(_row_set(pools[trial.group], trial) if len(names) > 1 else (), name)
+    return first
+
+
+def _row_set(pool: Pool, trial: Trial) -> tuple[bytes, ...]:
+    """The hashes of the rows of a trial, in an order of their own."""
+    hashes = choose(pool, trial.config.data).hashes
+    assert hashes is not None  # rows of a store have some
+    return tuple(sorted(each.tobytes() for each in hashes))
 
 
 def _of_one_variation(

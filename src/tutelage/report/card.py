@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from tutelage.config import Config
 from tutelage.console import percent
 from tutelage.data import Template
 from tutelage.data import summary as counts_in_words
-from tutelage.report.words import evaluation_row, model_id, rows_seen
+from tutelage.report.words import evaluation_row, model_id, rows_seen, stopped_early
 from tutelage.runs import shown_accuracy
 
 CHAT = """messages = [{"role": "user", "content": question}]
@@ -26,6 +26,7 @@ def model_card(
     template: Template,
     precision: str,
     adapter: bool = False,
+    stopped: Mapping[str, Any] | None = None,
 ) -> str:
     """The model card, written from the run.
 
@@ -33,6 +34,7 @@ def model_card(
         fates: how many rows met which fate.
         precision: what was computed in, which a device may have decided.
         adapter: whether it is the card of the adapter alone.
+        stopped: how the run was ended before its planned length, as ``result.json`` says.
     """
     base, train = model_id(config), config.train
     rows = fates["kept"] + fates["truncated"]
@@ -52,6 +54,7 @@ def model_card(
         f" learning rate {train.lr:g} ({train.schedule}), {train.batch_size} × {train.grad_accum} rows a step,"
         f" {precision}, loss per {train.loss_normalization}.",
         *_of_adapters(config, adapter),
+        *(["", stopped_early(stopped, steps)] if stopped else []),
         "",
         "## Use",
         "",

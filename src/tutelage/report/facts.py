@@ -30,6 +30,7 @@ def of_run(reading: Reading, price_per_hour: float | None) -> dict[str, Any]:
         "problems": (after or before or {}).get("examples"),
         "cost": words.cost(reading, price_per_hour),
         "currency": reading.config.run.currency if reading.config else None,
+        "course": words.course(reading),
         "warnings": words.warnings(reading),
         "evaluations": [words.evaluation_row(line) for line in reading.evaluations],
         "ledger": _ledger(reading),

@@ -31,9 +31,9 @@ def content(directory: Path, page: Path, price_per_hour: float | None) -> dict[s
         "title": f"{words.model_name(config)} on {facts.data_name(config.data.train)}: accuracy by training rows",
         "finished": all(row["status"].startswith("finished") for row in table),
         "headline": headline(config, found, baseline, trials),
-        "best": [curve(max(points, key=lambda point: point.accuracy), judged) for points in results.curves(found).values()],
+        "best": [_best(points, judged) for points in results.curves(found).values()],
         "caption": caption,
-        "verdicts": verdicts.sentences(judged),
+        "verdicts": verdicts.of_sweep(directory),
         "time": duration(seconds),
         "tokens": sum(row["response_tokens"] or 0 for row in trials.values()),
         "environment": facts.environment(next((results.trial_of(directory, name) for name in trials), Reading(directory))),
@@ -75,7 +75,18 @@ def headline(config: Config, found: list[Found], baseline: tuple[float, float, f
         return f"{said}."
     top = max(found, key=lambda point: point.accuracy)
     before = f", from {percent(baseline[0])} untouched" if baseline else ""
+    equals = [point for point in found if point.accuracy == top.accuracy]
+    if any(not point.is_trained_with(top) for point in equals if point is not top):
+        which = "all points" if len(equals) == len(found) else ", ".join(verdicts.named(point) for point in equals)
+        return f"{said}; a tie: {which} at {percent(top.accuracy)}{before}."
     return f"{said}; {top.name} data, {top.rows} rows, came furthest: {top.shown}{before}."
+
+
+def _best(points: list[Found], judged: verdicts.Verdicts) -> dict[str, str]:
+    """The best point of a curve in the cells of a table; of equal ones, the rows of each."""
+    top = max(points, key=lambda point: point.accuracy)
+    rows = dict.fromkeys(str(point.rows) for point in points if point.accuracy == top.accuracy)
+    return curve(top, judged) | {"rows": ", ".join(rows)}
 
 
 def curve(point: Found, judged: verdicts.Verdicts) -> dict[str, str]:

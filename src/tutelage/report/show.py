@@ -13,7 +13,16 @@ from rich.text import Text
 from tutelage import console
 from tutelage.console import percent, within
 from tutelage.data import histogram as histogram_of
-from tutelage.report.words import SOURCE_COLUMNS, evaluation_row, number, share_of_evaluations, source_rows, warnings
+from tutelage.report.words import (
+    SOURCE_COLUMNS,
+    course,
+    evaluation_row,
+    number,
+    share_of_evaluations,
+    source_rows,
+    stopped_early,
+    warnings,
+)
 from tutelage.runs import Reading, shown_accuracy
 from tutelage.stats import binned, wilson_interval
 
@@ -127,6 +136,15 @@ def before_after(before: dict[str, Any], after: dict[str, Any]) -> None:
     console.table(f"Before and after ({after['examples']} validation problems, 95 % intervals)", ("", "before", "after"), rows)
 
 
+def stopped(record: Mapping[str, Any], step: int) -> None:
+    """A line of a run that ends after `step` optimizer steps, before its planned length.
+
+    Args:
+        record: as in ``result.json``.
+    """
+    console.say(stopped_early(record, step), style="bold")
+
+
 def summary_table(title: str, summary: dict[str, Any]) -> None:
     """One evaluation as a table."""
     several = summary["samples"] > 1
@@ -151,7 +169,10 @@ def finished(directory: Path, evaluations: Sequence[dict[str, Any]], cost: Mappi
         before_after(evaluations[0], evaluations[-1])
     if cost is not None and (said := share_of_evaluations(cost)):
         console.say(said)
-    for line in warnings(Reading(directory)):
+    reading = Reading(directory)
+    for line in course(reading):
+        console.say(line, style="bold")
+    for line in warnings(reading):
         console.say(f"Beware: {line}", style="yellow")
     console.say(
         f"The page to look at is {directory}/report.html; the model is in {directory}/model, every generation in"

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tutelage.config import Config
-from tutelage.console import duration, percent
+from tutelage.console import duration, percent, within
 from tutelage.data import summary as counts_in_words
 from tutelage.runs import Reading, aligned, difference_of, of_all_problems, shown_accuracy, verdict_of
 
@@ -104,6 +104,35 @@ def rows_seen(steps: int, rows_per_step: int, rows: int) -> str:
     """How much of the data a run has seen, where that is less than all of it: ``12 of 299 rows seen (0.04 epochs)``; else ""."""
     seen = steps * rows_per_step
     return f"{seen:,} of {rows:,} rows seen ({seen / rows:.2g} epochs)" if seen < rows else ""
+
+
+def stopped_early(stopped: Mapping[str, Any], steps: int) -> str:
+    """Why a run ended before its planned length.
+
+    Args:
+        stopped: of ``result.json``.
+        steps: after how many optimizer steps it ended.
+    """
+    count, best = stopped["patience"], within(stopped["best_accuracy"], *stopped["best_accuracy_ci95"])
+    in_a_row = "the last evaluation was" if count == 1 else f"the last {count} evaluations were"
+    of = "of the untouched model" if stopped["best_step"] == 0 else f"at step {stopped['best_step']:,}"
+    return (
+        f"Ended after step {steps:,} of {stopped['planned_steps']:,} by eval.patience = {count}: {in_a_row} no better than the best"
+        f" one, {best} {of}."
+    )
+
+
+def course(reading: Reading) -> list[str]:
+    """How a run came to its length: where it was made longer, and why it ended before its planned length."""
+    said = [f"Made longer after step {line['step']:,}: {line['said']}." for line in reading.lines if line["kind"] == "prolonged"]
+    stopped = reading.table("result.json").get("stopped")
+    if not stopped or not reading.trained:
+        return said
+    best, steps = stopped["best_step"], reading.last_step
+    kept = (reading.directory / "checkpoints" / f"step-{best:08d}").is_dir()
+    how = f": tutelage export {reading.directory} --step {best}" if kept else "; run.keep_best would have kept the best one too"
+    which = f" The saved model is that of step {steps:,}{how}." if best else ""
+    return [*said, stopped_early(stopped, steps) + which]
 
 
 def verdict(reading: Reading) -> str:

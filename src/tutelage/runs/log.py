@@ -124,6 +124,7 @@ class RunLog:
             self._damage = damage.faults(self.reading(), checkpoint.step_of(found))
             damage.say(self._damage, self.directory)
         try:
+            (self.directory / "result.json").unlink(missing_ok=True)  # of a finished run that is made longer
             write_text(self.directory / "config.toml", to_toml(config))
             write_text(self.directory / "environment.json", json.dumps(self._environment(found is not None), indent=2) + "\n")
             write_text(self.directory / "prompt.txt", template.text)
@@ -249,18 +250,19 @@ class SilentRunLog(RunLog):
 
 
 @contextlib.contextmanager
-def open_run(config: Config, allowed: Collection[str] = ()) -> Iterator[RunLog]:
+def open_run(config: Config, allowed: Collection[str] = (), reopens: bool = False) -> Iterator[RunLog]:
     """Create the run directory, or reopen an unfinished one, and hold its lock. `RunLog.begin` writes what explains the run.
 
     Args:
         allowed: settings whose change does not keep an unfinished run from being continued, besides `config.changeable`.
+        reopens: whether a finished run may be opened, which is made longer.
 
     Raises:
         InputError: the directory is in use, or each of its checkpoints is damaged, or as `refuse_to_overwrite`.
     """
     directory = Path(config.run.dir)
     with locked(directory, "run.dir"):
-        refuse_to_overwrite(config, allowed)
+        refuse_to_overwrite(config, allowed, reopens)
         checkpoint.set_damaged_aside(directory)
         log = RunLog(directory)
         try:
@@ -278,15 +280,19 @@ def _lock_of(directory: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def refuse_to_overwrite(config: Config, allowed: Collection[str] = ()) -> None:
-    """Raises InputError if the run directory holds a finished run, a begun one of another configuration, or something else."""
+def refuse_to_overwrite(config: Config, allowed: Collection[str] = (), reopens: bool = False) -> None:
+    """Raises InputError if the run directory holds a finished run, a begun one of another configuration, or something else.
+
+    Args:
+        allowed, reopens: as `open_run`.
+    """
     directory = Path(config.run.dir)
     if not directory.is_dir():
         return
     for name, what in (("sweep.json", "a sweep"), ("improve.json", "rounds of `tutelage improve`")):
         if (directory / name).exists():
             raise InputError(f"run.dir: {directory} holds {what}; give this run another --run.dir")
-    if Reading(directory).trained:
+    if Reading(directory).trained and not reopens:
         raise InputError(
             f"run.dir: {directory} holds a finished run, which is never overwritten; give this run another --run.dir, or remove it"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from tutelage.stats import crossed_interval, holm, mean
 class Found:
     """A point of a curve over its seeds: the scores by seed, and the 95 % interval of the mean accuracy.
 
-    `untouched`: the untouched model's scores, for each seed whose trial began with them.
+    `untouched`: the untouched model's scores, for each seed whose trial began with them. `trials`: of each seed of the design.
     """
 
     kind: str
@@ -32,6 +32,7 @@ class Found:
     high: float
     scores: dict[int, Scores]
     untouched: dict[int, Scores] = field(default_factory=dict)
+    trials: tuple[str, ...] = ()
 
     @property
     def accuracies(self) -> list[float]:
@@ -45,12 +46,21 @@ class Found:
     @property
     def name(self) -> str:
         """Of the curve: ``filtered, lr = 1e-5``."""
-        return ", ".join([self.kind, *(f"{key.rpartition('.')[2]} = {value}" for key, value in self.varied.items())])
+        return curve_name(self.kind, self.varied)
+
+    def is_trained_with(self, other: Found) -> bool:
+        """Whether both are the same trained models."""
+        return bool(self.trials) and self.trials == other.trials
 
     @property
     def shown(self) -> str:
         """``71.9 % [60–81]``."""
         return within(self.accuracy, self.low, self.high)
+
+
+def curve_name(kind: str, varied: Mapping[str, str]) -> str:
+    """``filtered, lr = 1e-5``."""
+    return ", ".join([kind, *(f"{key.rpartition('.')[2]} = {value}" for key, value in varied.items())])
 
 
 def read_state(directory: Path) -> dict[str, Any]:
@@ -183,7 +193,8 @@ def points(directory: Path) -> list[Found]:
         )
         if scores:
             low, high = crossed_interval(list(aligned(list(scores.values())).values()))
-            found.append(Found(kind, label, members[0]["rows"], dict(varied), low, high, scores, untouched))
+            trials = tuple(member["trial"] for member in members)
+            found.append(Found(kind, label, members[0]["rows"], dict(varied), low, high, scores, untouched, trials))
     return found
 
 

@@ -107,6 +107,12 @@ class Changed(Line):
     changes: list[str]
 
 
+class Prolonged(Line):
+    """A line of kind "prolonged": the run was made longer after `step`; what its learning rate does then."""
+
+    said: Text
+
+
 class Damage(Line):
     """A line of kind "damaged": what was found damaged or missing when the run went on after `step`."""
 
@@ -115,7 +121,7 @@ class Damage(Line):
 
 KINDS: Mapping[str, Any] = {
     "train": Step, "eval": Evaluation, "eval_failed": FailedEvaluation, "eval_lost": NoEvaluation, "save_failed": Reason,
-    "engine_failed": Reason, "config_changed": Changed, "damaged": Damage,
+    "engine_failed": Reason, "config_changed": Changed, "prolonged": Prolonged, "damaged": Damage,
 }  # fmt: skip
 """The schema of a line of metrics, by its kind; that of other kinds is `Line`."""
 
@@ -232,9 +238,20 @@ class Plan(Table):
     always_sync: NotRequired[bool]
 
 
+class Stopped(Table):
+    """How a run was ended before its planned length by `eval.patience`."""
+
+    patience: AtLeastOne
+    planned_steps: Count
+    best_step: Count
+    best_accuracy: Share
+    best_accuracy_ci95: Interval
+
+
 class Result(Table):
     steps: Count
     evaluations: NotRequired[list[Evaluation]]
+    stopped: NotRequired[Stopped]
 
 
 class Evaluated(Summary):

@@ -5,14 +5,15 @@ All comparisons of a sweep are judged together: p-values are adjusted for their 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tutelage import console
 from tutelage.runs import damage
 from tutelage.runs.reading import Scores, aligned
-from tutelage.runs.results import Found, curves, failures, faults, points, read_state
+from tutelage.runs.results import Found, curve_name, curves, failures, faults, points, read_state, table
 from tutelage.stats import Continued, Difference, compare, continued, gain_in_words, in_points, in_words, judged_together
 
 ONE_SEED = "one seed cannot tell the spread between seeds; --seeds 3"
@@ -43,17 +44,20 @@ class Verdicts:
 def judge(found: Sequence[Found]) -> Verdicts:
     """Compare what there is to compare: kinds of data at each size, the largest size with the smallest, and each point with the
     untouched model."""
-    pairs = _pairs(found)
+    pairs = [(first, second) for first, second in _pairs(found) if not second.is_trained_with(first)]
     with_untouched = [point for point in found if point.untouched]
+    once = [next(each for each in with_untouched if each is point or each.is_trained_with(point)) for point in with_untouched]
+    distinct = list({id(each): each for each in once}.values())
     differences = judged_together(
         [
             *(difference(first.scores, second.scores) for first, second in pairs),
-            *(difference(point.untouched, point.scores) for point in with_untouched),
+            *(difference(point.untouched, point.scores) for point in distinct),
         ]
     )
+    of_point = dict(zip(map(id, distinct), differences[len(pairs) :], strict=True))
     return Verdicts(
         [(*pair, each) for pair, each in zip(pairs, differences, strict=False)],
-        list(zip(with_untouched, differences[len(pairs) :], strict=True)),
+        [(point, of_point[id(first)]) for point, first in zip(with_untouched, once, strict=True)],
         growth(found),
         max((len(point.scores) for point in found), default=0),
     )
@@ -129,7 +133,7 @@ def sentences(verdicts: Verdicts) -> list[str]:
     if alike:
         said.append(f"not told apart from the untouched model: {'; '.join(alike)}")
     said += [f"{name}: {gain_in_words(each)}" for name, each in verdicts.growth.items()]
-    count = len(verdicts.pairs) + len(verdicts.untouched)
+    count = len(verdicts.pairs) + len({id(each) for _, each in verdicts.untouched})
     if count > 1:
         said.append(
             f"{count} comparisons were judged together: their p-values are adjusted by Holm's rule, so that one is falsely called"
@@ -138,6 +142,50 @@ def sentences(verdicts: Verdicts) -> list[str]:
     if verdicts.seeds == 1:
         said.append(ONE_SEED)
     return said
+
+
+def equal_sets(points: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Which points of a design are the same trained model, since their rows and settings are the same; and what a control is.
+
+    Args:
+        points: as ``sweep.json`` has them.
+    """
+    names: dict[str, list[str]] = {}
+    of_trial = {point["trial"]: point for point in points}
+    for point in points:
+        label = "full" if point["size"] is None else point["size"]
+        name = f"{curve_name(point['kind'], point['varied'])}, {label}"
+        names.setdefault(point["trial"], []).extend([] if name in names.get(point["trial"], ()) else [name])
+    said = []
+    for trial, alike in names.items():
+        rows = of_trial[trial]["rows"]
+        if len(alike) > 1:
+            said.append(f"{', '.join(alike[:-1])} and {alike[-1]} are the same {rows:,} rows, and trained once ({trial})")
+        elif of_trial[trial]["kind"] == "control":
+            said.append(f"{alike[0]} is a raw set of {rows:,} rows ({trial})")
+    return said
+
+
+def not_in_the_table(directory: Path, found: Sequence[Found]) -> list[str]:
+    """What was asked for and has no accuracy although nothing more will come of it, and why."""
+    there = {(point.kind, point.label, tuple(point.varied.items())) for point in found}
+    said = []
+    for row, point in zip(table(directory), read_state(directory)["points"], strict=True):
+        ended = row["status"] in ("failed", "finished, not evaluated")
+        if ended and (row["data"], row["size"], tuple(point["varied"].items())) not in there:
+            name = f"{curve_name(row['data'], point['varied'])}, {row['size']}"
+            said.append(f"not in the table: {name} ({row['trial']}): {row['status']}")
+    return said
+
+
+def of_sweep(directory: Path) -> list[str]:
+    """Everything that a sweep says."""
+    found = points(directory)
+    return [
+        *sentences(judge(found)),
+        *equal_sets(read_state(directory)["points"]),
+        *not_in_the_table(directory, found),
+    ]
 
 
 def named(point: Found, with_rows: bool = False) -> str:
@@ -158,7 +206,7 @@ def show(directory: Path) -> None:
         ("rows", *names),
         [(label, *(cells.get((name, label), "–") for name in names)) for label in labels],
     )
-    for line in sentences(verdicts):
+    for line in of_sweep(directory):
         console.say(f"- {line}")
     for path, damaged in faults(directory).items():
         damage.say(damaged, path)

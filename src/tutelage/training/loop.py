@@ -26,7 +26,9 @@ from tutelage.resources import place_engine
 from tutelage.runs import Checkpoints, RunLog, SilentRunLog, checkpoint, kept_template, open_run, write_text
 from tutelage.training.ending import Nonsense, Preempted, Stand, Wait, ending_of
 from tutelage.training.fit import Fitting
-from tutelage.training.start import Start, check_size, explain, require, same_model, save_every, set_up
+from tutelage.training.patience import Patience, best_of
+from tutelage.training.prolong import made_longer
+from tutelage.training.start import Start, check_size, explain, keeps_end, require, same_model, saves_at, set_up
 from tutelage.training.step import Clock, Guard, measures_change, share_changed, speed_of, update_weights
 
 T = TypeVar("T")
@@ -71,11 +73,11 @@ def fine_tune(
     """
     console.quiet_libraries()
     with join(config.model.device, config.parallel.timeout) as world, contextlib.ExitStack() as held, _stoppable(world):
-        world.first(lambda: require(config, world, allow_changes), may_stop=True)
+        allow_changes = world.first(lambda: require(config, world, allow_changes), may_stop=True)
         tokenizer = world.first(lambda: tokenizer_of(config), may_stop=True)
         ready = world.first(lambda: prepared or prepare(config, tokenizer, kept_template(config)), may_stop=True)
         log = _open(config, allow_changes, world, held)
-        if world.leads:
+        if world.leads and checkpoint.latest(log.directory) is None:  # who goes on has seen it
             show.preview(ready, tokenizer)
         changed = world.first(lambda: same_model(config, log.directory, allow_changes))
         with console.progress("loading the model"):
@@ -104,7 +106,8 @@ def _open(config: Config, allow_changes: Collection[str], world: World, held: co
 
     def take_directory() -> None:
         nonlocal log
-        log = held.enter_context(open_run(config, allow_changes))
+        reopens = made_longer(config, allow_changes) is not None
+        log = held.enter_context(open_run(config, allow_changes, reopens))
 
     world.first(take_directory)
     return log
@@ -142,8 +145,9 @@ def run(
     total = course.total
     evaluator = _evaluator(start, log)
     guard = world.first(lambda: Guard.of_lines(config.train.spike_ratio, log.reading().steps))
-    fitting = Fitting(course, config, log, world)
+    fitting, patience = Fitting(course, config, log, world), Patience(config.eval.patience, total, log, world)
     saves = Checkpoints(log.directory, world, config.run.keep_last, lambda: _worth_keeping(log, config, total))
+    stopped: dict[str, Any] | None = None
     settling = policy.compiled  # the first step after a start compiles, which takes long
     with contextlib.closing(saves), contextlib.closing(evaluator) as evaluate, world.listening():
         try:
@@ -151,6 +155,8 @@ def run(
             with console.progress("training", total, done=step) as advance, prefetched(course.at, range(step, total)) as ahead:
                 clock = Clock()
                 for examples, batches in ahead:
+                    if stopped := patience.stop(step, evaluate.recorded):
+                        break
                     clock.lap("data")
                     gradients = fitting.gradients(examples, batches, step, may_stop=settling)
                     clock.lap("forward_backward")
@@ -172,26 +178,20 @@ def run(
                     show.step(line, total)
                     advance(1, f"loss {gradients.loss:.4f}, {line['tokens_per_second']:,.0f} tokens/s")
                     evaluate.collect(step)  # what is logged outlasts the checkpoint
-                    if save_every(config) and step % save_every(config) == 0 and step < total:
+                    if saves_at(config, step, total):
                         _save(saves, step, policy, optimizer, log)
                     if stops:
                         raise StopWanted
                     evaluate(step)
                     world.arm()
                     clock = Clock()
-            evaluate.finish(total)
-            _report_failures(saves.wait(), total, log)
-            result = _finished(policy, prepared, config, log, total, world)
+            result = _finished(start, log, evaluate, saves, step, stopped)
         except (StopWanted, KeyboardInterrupt, RuntimeError, MemoryError) as stop:
             ending = ending_of(stop, Stand(step, total, log.directory), world, fitting.elsewhere)
             error = _saved(ending.error, policy, optimizer, step, saves, log) if ending.saves else ending.error
-            with contextlib.suppress(KeyboardInterrupt, RunError, StopWanted):  # a second Ctrl-C gives up what is in flight
-                if ending.waits is Wait.SHORTLY:
-                    evaluate.give_up(step)
-                elif ending.waits is Wait.LONG:
-                    evaluate.finish(step)
+            _wait(ending.waits, evaluate, step)
             raise agreed(error, world) if ending.agreed else error from None
-    _tidy(config, log, world)
+    _tidy(config, log, world, step)
     return result
 
 
@@ -225,22 +225,48 @@ def prefetched(make: Callable[[int], T], steps: Iterable[int]) -> Iterator[Itera
         yield ahead()
 
 
-def _finished(policy: Policy, prepared: Prepared, config: Config, log: RunLog, total: int, world: World) -> Result:
-    """Save the model, and say in the log that the run is finished."""
+def _wait(waits: Wait, evaluate: Evaluator, step: int) -> None:
+    """Wait for evaluations in flight, as an ending says; a second Ctrl-C gives them up."""
+    with contextlib.suppress(KeyboardInterrupt, RunError, StopWanted):
+        if waits is Wait.SHORTLY:
+            evaluate.give_up(step)
+        elif waits is Wait.LONG:
+            evaluate.finish(step)
+
+
+def _finished(
+    start: Start, log: RunLog, evaluate: Evaluator, saves: Checkpoints, total: int, stopped: dict[str, Any] | None
+) -> Result:
+    """Wait for what is under way, save the model, and say in the log that the run is finished after `total` optimizer steps.
+
+    Args:
+        stopped: why that is before its planned length (`patience.stop_of`).
+    """
+    course = start.course
+    policy, prepared, config, world = course.policy, course.prepared, course.config, course.world
+    if stopped:
+        show.stopped(stopped, total)
+        evaluate.end_at(total)
+    if keeps_end(config):  # nothing, where that was done before the last evaluation
+        _save(saves, total, policy, start.optimizer, log)
+    evaluate.finish(total)
+    _report_failures(saves.wait(), total, log)
     world.first(log.require_there)
     evaluations, cost = world.first(lambda: (log.reading().evaluations, log.reading().evaluation_cost))
     with console.progress("saving the model"):
-        card = model_card(config, prepared.ledger.counts(), evaluations, total, prepared.template, policy.precision)
+        card = model_card(config, prepared.ledger.counts(), evaluations, total, prepared.template, policy.precision, stopped)
         save_model(policy, log.directory / "model", card, world)
-    log.finish({"steps": total, "evaluations": evaluations, "evaluation_cost": cost, "model": "model"})
+    early = {"stopped": stopped} if stopped else {}
+    log.finish({"steps": total, "evaluations": evaluations, "evaluation_cost": cost, "model": "model", **early})
     nothing_left_to_stop()
     return Result(log.directory, evaluations, total, cost)
 
 
-def _tidy(config: Config, log: RunLog, world: World) -> None:
-    """Remove what only a run under way needs, and write the report of a finished one."""
+def _tidy(config: Config, log: RunLog, world: World, step: int) -> None:
+    """Remove what only a run under way needs, and write the report of one that is finished after `step` optimizer steps."""
     if world.leads:
-        checkpoint.remove_all(log.directory, _best(log) if config.run.keep_best else ())
+        best = _best(log) if config.run.keep_best else []
+        checkpoint.remove_all(log.directory, [*best, *([step] if keeps_end(config) else [])])
         forget_drafts(log.directory)
         world.long_task("writing the report")
         _report(log.directory)
@@ -257,8 +283,8 @@ def _report(directory: Path) -> None:
 
 def _best(log: RunLog) -> list[int]:
     """The step of the best evaluation so far, the earliest of equals; none before there is one."""
-    evaluations = [line for line in log.reading().evaluations if line["step"] > 0]
-    return [max(evaluations, key=lambda line: (line["accuracy"], -line["step"]))["step"]] if evaluations else []
+    best = best_of(line for line in log.reading().evaluations if line["step"] > 0)
+    return [] if best is None else [best["step"]]
 
 
 def _worth_keeping(log: RunLog, config: Config, total: int) -> list[int]:

@@ -46,6 +46,7 @@ def replay_step(config: Config, step: int) -> list[dict[str, Any]]:
         if not 1 <= step <= course.total:
             raise agreed(InputError(f"--replay {step}: the run has steps 1 to {course.total}"), world)
         lines = world.first(lambda: log.reading().steps)
+        rates = {line["step"]: line["lr"] for line in lines if "lr" in line}  # a run that was made longer had others
         guard = Guard.of_lines(config.train.spike_ratio, [line for line in lines if line["step"] <= done])
         with console.progress("training up to the step", step - 1 - done) as advance:
             for earlier in range(done, step - 1):
@@ -54,7 +55,7 @@ def replay_step(config: Config, step: int) -> list[dict[str, Any]]:
                 examples, batches = course.at(earlier)
                 gradients = accumulate_gradients(policy, examples, batches, config, earlier, world)
                 if not guard.objection(gradients.loss, gradients.grad_norm):
-                    lr = optim.lr_at(earlier, course.total, config.train)
+                    lr = rates.get(earlier + 1, optim.lr_at(earlier, course.total, config.train))
                     update_weights(policy, start.optimizer, lr, measures=False)
                 advance(1)
         examples, batches = course.at(step - 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from tutelage.resources import costs_of, engine_device, matrix_rate
 from tutelage.runs import RunLog, changes, checkpoint, refuse_another_model, refuse_to_overwrite, tracking
 from tutelage.training import arrange
 from tutelage.training.fit import Fitting, MemoryRanOut
+from tutelage.training.prolong import LENGTH, in_words, made_longer
 
 
 def save_every(config: Config) -> int:
@@ -40,8 +42,25 @@ def save_every(config: Config) -> int:
     return config.run.save_every if config.run.save_every is not None else config.eval.every
 
 
-def require(config: Config, world: World, allow_changes: Collection[str]) -> None:
-    """What can be wrong with settings and packages is found before anything is read or computed. Raises InputError."""
+def keeps_end(config: Config) -> bool:
+    """Whether the checkpoint of a finished run's end stays."""
+    return config.run.keep_end and config.run.save_every != 0
+
+
+def saves_at(config: Config, step: int, total: int) -> bool:
+    """Whether a checkpoint is taken after `step` of `total` optimizer steps."""
+    if step == total:
+        return keeps_end(config)
+    return save_every(config) > 0 and step % save_every(config) == 0
+
+
+def require(config: Config, world: World, allow_changes: Collection[str]) -> frozenset[str]:
+    """What can be wrong with settings and packages is found before anything is read or computed. Raises InputError.
+
+    Returns:
+        The settings in which the configuration may differ from that of the run in `run.dir`: those that say how long it is, where it
+        is made longer, beside `allow_changes`.
+    """
     trains_on = device_for(config.model.device, world)
     optim.require(config, world.size)
     arrange.require(config)
@@ -68,7 +87,10 @@ def require(config: Config, world: World, allow_changes: Collection[str]) -> Non
         generates_on = engine_device(config.eval.device, trains_on, world.local_size)
         registry.require(config.eval.backend, generates_on.type)
     resolve(config.model.id)
-    refuse_to_overwrite(config, allow_changes)
+    longer = made_longer(config, allow_changes)
+    allowed = frozenset(allow_changes) | (LENGTH if longer else frozenset())
+    refuse_to_overwrite(config, allowed, reopens=longer is not None)
+    return allowed
 
 
 def check_size(policy: Policy, prepared: Prepared, config: Config, directory: Path) -> None:
@@ -117,11 +139,18 @@ def explain(
         changed: of the model (`same_model`).
     """
     found = checkpoint.latest(log.directory)
-    changed = [*changed, *changes(config, changeable() - set(allow_changes))] if found is not None else []
+    longer = made_longer(config, allow_changes)
+    kept = changeable() - set(allow_changes) | (LENGTH if longer else frozenset())
+    changed = [*changed, *changes(config, kept)] if found is not None else []
     description, model = prepared.description(policy.tokenizer), identity_of(config.model.id)
     log.begin(config, prepared.template, description, prepared.ledger, model, allow_changes)
     if found is not None and changed:
         log.metrics(kind="config_changed", step=checkpoint.step_of(found), changes=changed)
+    if found is not None and longer is not None:
+        step = checkpoint.step_of(found)
+        said = in_words(log.reading(), config, step, longer[1])
+        log.metrics(kind="prolonged", step=step, planned=longer[0], total=longer[1], said=said)
+        console.say(f"Made longer after step {step:,}: {said}.", style="bold")
 
 
 @dataclass(frozen=True)
@@ -163,11 +192,13 @@ def set_up(
     rate = _describe_device(policy, log)
     if trains:
         _fill_state(optimizer, course, log)
-    step = _resume(policy, optimizer, log, world, until)
+    step = _resume(course, optimizer, log, until)
     record = log.directory / "plan.json"
     if step == 0 and log.leads:
         record.unlink(missing_ok=True)
-    arrange.arrange(course, optim.state_bytes(optimizer), rate, record, writes=log.leads)
+    as_before = step > 0 and arrange.recorded(record).get("ranks") == world.size  # then what was decided has been said
+    with console.quiet() if as_before else contextlib.nullcontext():
+        arrange.arrange(course, optim.state_bytes(optimizer), rate, record, writes=log.leads)
     policy.model.config.use_cache = False
     policy.model.train()
     return Start(course, optimizer, step, rate)
@@ -196,8 +227,9 @@ def _fill_state(optimizer: torch.optim.Optimizer, course: Course, log: RunLog) -
         raise agreed(MemoryRanOut(f"no room for the optimizer's state, so nothing was trained: {explained}"), course.world)
 
 
-def _resume(policy: Policy, optimizer: torch.optim.Optimizer, log: RunLog, world: World, until: int | None) -> int:
+def _resume(course: Course, optimizer: torch.optim.Optimizer, log: RunLog, until: int | None) -> int:
     """Restore the newest checkpoint if there is one; the number of optimizer steps already done."""
+    policy, world = course.policy, course.world
     found = world.first(lambda: checkpoint.latest(log.directory, until))
     if found is None:
         log.set_aside()
@@ -206,7 +238,8 @@ def _resume(policy: Policy, optimizer: torch.optim.Optimizer, log: RunLog, world
         return 0
     with console.progress("loading the checkpoint"):
         step = checkpoint.load(found, policy.model, optimizer, world)
-    console.say(f"continuing after step {step} ({found})", style="bold")
+    rows = "" if step == 0 else "; rows, prompts and validation problems are those that it began with"
+    console.say(f"going on after step {step:,} of {course.total:,} ({found}){rows}", style="bold")
     log.forget_after(step)
     if log.leads:
         forget_drafts(log.directory, but_of=step)

@@ -116,7 +116,7 @@ def model_of(ground: Ground, index: int) -> str:
 def config_of_round(ground: Ground, index: int) -> Config:
     """The configuration of a round's run: `tutelage train` on it alone gives the same run."""
     config, name = ground.config, rounds.name_of(index)
-    values: dict[str, Any] = {"run.dir": str(ground.directory / name)}
+    values: dict[str, Any] = {"run.dir": str(ground.directory / name), "run.keep_end": False}
     if config.run.tracking_name is not None:
         values["run.tracking_name"] = f"{config.run.tracking_name}-{name}"
     if index == 0:
