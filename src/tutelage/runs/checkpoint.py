@@ -123,7 +123,7 @@ class Checkpoints:
 def state_of(model: Any, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Every tensor that training changes, by name: trained weights as ``model.NAME``, moments as ``optimizer.NAME.KEY``.
 
-    Those are the tensors themselves, not copies.
+    What an optimizer remembers of all weights together is ``optimizer.KEY``. Those are the tensors themselves, not copies.
     """
     state: dict[str, Any] = {}
     for name, parameter in model.named_parameters():
@@ -131,6 +131,9 @@ def state_of(model: Any, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
             state[f"model.{name}"] = parameter.detach()
             for key, value in optimizer.state.get(parameter, {}).items():
                 state[f"optimizer.{name}.{key}"] = value
+    for owner, values in optimizer.state.items():
+        if isinstance(owner, str):
+            state |= {f"optimizer.{key}": value for key, value in values.items()}
     return state
 
 
@@ -230,6 +233,9 @@ def load(path: Path, model: Any, optimizer: torch.optim.Optimizer | None, world:
     if not any(name.startswith("optimizer.") for name in there):  # taken before the first step
         wanted = {name: value for name, value in wanted.items() if name.startswith("model.")}
     unknown = set(wanted) ^ {name for name in there if optimizer is not None or name.startswith("model.")}
+    of_all = {name for name in unknown if name.startswith("optimizer.") and name.count(".") == 1}
+    wanted = {name: value for name, value in wanted.items() if name not in of_all}  # not every way to update remembers something
+    unknown -= of_all
     if unknown:
         raise RunError(f"{path}: the checkpoint is of another model or optimizer: {min(unknown)}")
     try:

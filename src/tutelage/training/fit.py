@@ -16,6 +16,7 @@ from tutelage.model import Batch, Course, is_out_of_memory
 from tutelage.resources import Load, exact_rungs, held_bytes, in_parts, smaller_state, training_bytes
 from tutelage.runs import RunLog, write_text
 from tutelage.training.arrange import recorded
+from tutelage.training.in_backward import InBackward
 from tutelage.training.step import Gradients, accumulate_gradients
 
 ONE_BY_ONE = 1 << 40
@@ -32,8 +33,8 @@ class Fitting:
     The loss of a step is one sum over one denominator, so its gradient is that of the larger batches, to rounding.
     """
 
-    def __init__(self, course: Course, config: Config, log: RunLog, world: World) -> None:
-        self.course, self.config, self.log, self.world = course, config, log, world
+    def __init__(self, course: Course, config: Config, log: RunLog, world: World, updates: InBackward | None = None) -> None:
+        self.course, self.config, self.log, self.world, self.updates = course, config, log, world, updates
         self._record = log.directory / "plan.json"
         self.parts: int = recorded(self._record).get("parts", 1)
         """Into how many times smaller batches than planned the rows are laid out by now."""
@@ -41,12 +42,14 @@ class Fitting:
     def gradients(
         self, examples: Sequence[TokenizedExample], batches: Sequence[Batch], step: int, may_stop: bool = False
     ) -> Gradients:
-        """`accumulate_gradients` of a step's rows, planned as `batches`. Raises MemoryRanOut."""
+        """`accumulate_gradients` of a step's rows, planned as `batches`, or what updates weights on the way. Raises MemoryRanOut."""
         policy = self.course.policy
         if self.parts > 1:
             batches = self.course.batches(examples, self.parts)
         while True:
             try:
+                if self.updates is not None:
+                    return self.updates.step(examples, batches, step, may_stop)
                 return accumulate_gradients(policy, examples, batches, self.config, step, self.world, may_stop=may_stop)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
@@ -78,7 +81,7 @@ class Fitting:
         return smaller
 
     def _explained(self, batches: Sequence[Batch], reason: str, alone: bool) -> str:
-        policy, load = self.course.policy, Load.of([batches])
+        policy, load = self.course.policy, Load.of([batches], self.config)
         needed = training_bytes(policy, self.config, load, policy.recomputation)
         return (
             f"the memory of {policy.device} is too small: {reason}\n"

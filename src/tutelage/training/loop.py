@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from tutelage.data import Prepared, TokenizedExample, prepare
 from tutelage.errors import InputError, RunError
 from tutelage.evaluation import Evaluator, evaluator_for, forget_drafts, registry
 from tutelage.machines import ALONE, BEFORE_TRAINING, StopWanted, World, agreed, join, nothing_left_to_stop, uninterrupted
-from tutelage.model import Policy, load_policy, optim, save_model, tokenizer_of
+from tutelage.model import Batch, Policy, load_policy, optim, save_model, tokenizer_of
 from tutelage.report import model_card, show
 from tutelage.report import page as report
 from tutelage.resources import place_engine
@@ -27,7 +28,16 @@ from tutelage.runs import Checkpoints, RunLog, SilentRunLog, checkpoint, kept_te
 from tutelage.training.ending import Nonsense, Preempted, Stand, Wait, ending_of
 from tutelage.training.fit import Fitting
 from tutelage.training.start import Start, check_size, explain, require, same_model, save_every, set_up
-from tutelage.training.step import Clock, Guard, measures_change, share_changed, speed_of, update_weights
+from tutelage.training.step import (
+    Clock,
+    Gradients,
+    Guard,
+    HalfUpdated,
+    measures_change,
+    share_changed,
+    speed_of,
+    update_weights,
+)
 
 T = TypeVar("T")
 
@@ -142,7 +152,7 @@ def run(
     total = course.total
     evaluator = _evaluator(start, log)
     guard = world.first(lambda: Guard.of_lines(config.train.spike_ratio, log.reading().steps))
-    fitting = Fitting(course, config, log, world)
+    fitting = Fitting(course, config, log, world, start.updates)
     saves = Checkpoints(log.directory, world, config.run.keep_last, lambda: _worth_keeping(log, config, total))
     settling = policy.compiled  # the first step after a start compiles, which takes long
     with contextlib.closing(saves), contextlib.closing(evaluator) as evaluate, world.listening():
@@ -150,27 +160,21 @@ def run(
             evaluate(step)
             with console.progress("training", total, done=step) as advance, prefetched(course.at, range(step, total)) as ahead:
                 clock = Clock()
-                for examples, batches in ahead:
+                for rows in ahead:
                     clock.lap("data")
-                    gradients = fitting.gradients(examples, batches, step, may_stop=settling)
-                    clock.lap("forward_backward")
-                    objection = guard.objection(gradients.loss, gradients.grad_norm)
-                    if objection:
-                        _refuse(objection, step, examples, guard, config, log)
-                    with uninterrupted():  # no signal comes between weights, optimizer, step number and log
-                        lr = optim.lr_at(step, total, config.train)
-                        counted = (0.0, 1.0) if objection else update_weights(policy, optimizer, lr, measures_change(step, total))
+                    # no signal comes between weights, optimizer, step number and log
+                    with _taken(start, fitting, guard, clock, rows, step, settling) as taken:
                         step, settling = step + 1, False
                         clock.lap("optimizer")
-                        changed, weights, stops = world.sum([*(counted or (0.0, 0.0)), world.stop.wanted])
+                        changed, weights, stops = world.sum([*(taken.counted or (0.0, 0.0)), world.stop.wanted])
                         line = {
-                            "step": step, "epoch": round(step / course.epoch, 4), "lr": lr, **gradients.as_metrics(),
-                            **share_changed(changed, weights), **({"skipped": objection} if objection else {}),
-                            **speed_of(policy, examples, gradients, clock, world.size, start.matrix_rate),
+                            "step": step, "epoch": round(step / course.epoch, 4), "lr": taken.lr, **taken.gradients.as_metrics(),
+                            **share_changed(changed, weights), **({"skipped": taken.objection} if taken.objection else {}),
+                            **speed_of(policy, rows[0], taken.gradients, clock, world.size, start.matrix_rate),
                         }  # fmt: skip
                         log.metrics(kind="train", **line)
                     show.step(line, total)
-                    advance(1, f"loss {gradients.loss:.4f}, {line['tokens_per_second']:,.0f} tokens/s")
+                    advance(1, f"loss {taken.gradients.loss:.4f}, {line['tokens_per_second']:,.0f} tokens/s")
                     evaluate.collect(step)  # what is logged outlasts the checkpoint
                     if save_every(config) and step % save_every(config) == 0 and step < total:
                         _save(saves, step, policy, optimizer, log)
@@ -193,6 +197,53 @@ def run(
             raise agreed(error, world) if ending.agreed else error from None
     _tidy(config, log, world)
     return result
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """An optimizer step that was taken, or refused: then with an objection, and no weight changed.
+
+    Attributes:
+        counted: how many weights it changed, of how many that this rank has; None where they were not counted.
+    """
+
+    lr: float
+    gradients: Gradients
+    objection: str
+    counted: tuple[float, float] | None
+
+
+@contextlib.contextmanager
+def _taken(
+    start: Start,
+    fitting: Fitting,
+    guard: Guard,
+    clock: Clock,
+    rows: tuple[Sequence[TokenizedExample], Sequence[Batch]],
+    step: int,
+    settling: bool,
+) -> Iterator[_Taken]:
+    """Take optimizer step `step` (from 0), and keep signals waiting from its first change of a weight until the block is done."""
+    course, updates, config, log = start.course, start.updates, fitting.config, fitting.log
+    lr, measures = optim.lr_at(step, course.total, config.train), measures_change(step, course.total)
+    with contextlib.ExitStack() as deaf:
+        if updates is not None:  # weights change in the backward pass
+            deaf.enter_context(uninterrupted())
+            updates.expect(lr, measures)
+        gradients = fitting.gradients(*rows, step, may_stop=settling)
+        clock.lap("forward_backward")
+        objection = guard.objection(gradients.loss, gradients.grad_norm)
+        if objection:
+            changed = updates is not None and math.isfinite(gradients.loss)
+            _refuse(objection, step, rows[0], guard, config, log, changed)
+        deaf.enter_context(uninterrupted())
+        if objection:
+            counted: tuple[float, float] | None = (0.0, 1.0)
+        elif updates is not None:
+            counted = updates.changed()
+        else:
+            counted = update_weights(course.policy, start.optimizer, lr, measures)
+        yield _Taken(lr, gradients, objection, counted)
 
 
 def _evaluator(start: Start, log: RunLog) -> Evaluator:
@@ -281,8 +332,24 @@ def _report_failures(failures: Sequence[str], step: int, log: RunLog) -> None:
         log.metrics(kind="save_failed", step=step, reason=reason)
 
 
-def _refuse(objection: str, step: int, examples: Sequence[TokenizedExample], guard: Guard, config: Config, log: RunLog) -> None:
-    """Write down a step that is not applied. Raises Nonsense if the run is not to go on without it."""
+def _refuse(
+    objection: str,
+    step: int,
+    examples: Sequence[TokenizedExample],
+    guard: Guard,
+    config: Config,
+    log: RunLog,
+    changed: bool,
+) -> None:
+    """Write down a step that is not applied.
+
+    Args:
+        changed: whether it has changed weights in its backward pass all the same.
+
+    Raises:
+        Nonsense: the run is not to go on without it.
+        HalfUpdated: it has changed weights, so the run cannot.
+    """
     sources = [example.source for example in examples]
     guard.skipped += 1
     record = log.directory / "nonsense" / f"step-{step + 1}.json"
@@ -291,6 +358,12 @@ def _refuse(objection: str, step: int, examples: Sequence[TokenizedExample], gua
         record.parent.mkdir(exist_ok=True)
         write_text(
             record, json.dumps({"step": step + 1, "reason": objection, "rows": sources, "replay": replay}, indent=2) + "\n"
+        )
+    if changed:
+        raise HalfUpdated(
+            f"step {step + 1}: {objection}, which an update in the backward pass knows when weights have changed. The step's rows:"
+            f" {', '.join(sources)} ({record}). To look into it: {replay}\nA run with --train.update step --allow train.update finds"
+            " it before a weight changes, and stops there, or leaves it out (train.on_nonsense)"
         )
     what = f"step {step + 1}: {objection}; no weight was changed. The step's rows: {', '.join(sources)} ({record})"
     stops = config.train.on_nonsense == "stop"

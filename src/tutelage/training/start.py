@@ -30,8 +30,9 @@ from tutelage.model import (
 )
 from tutelage.resources import costs_of, engine_device, matrix_rate
 from tutelage.runs import RunLog, changes, checkpoint, refuse_another_model, refuse_to_overwrite, tracking
-from tutelage.training import arrange
+from tutelage.training import arrange, in_backward
 from tutelage.training.fit import Fitting, MemoryRanOut
+from tutelage.training.in_backward import InBackward
 
 
 def save_every(config: Config) -> int:
@@ -42,7 +43,8 @@ def save_every(config: Config) -> int:
 def require(config: Config, world: World, allow_changes: Collection[str]) -> None:
     """What can be wrong with settings and packages is found before anything is read or computed. Raises InputError."""
     trains_on = device_for(config.model.device, world)
-    optim.require(config, world.size)
+    optim.require(config)
+    in_backward.require(config)
     arrange.require(config)
     loss_named(config.train.loss)
     if config.model.lora != "none":
@@ -126,12 +128,14 @@ class Start:
     Attributes:
         step: optimizer steps that are done already.
         matrix_rate: floating-point operations per second of the device; None: they could not be measured.
+        updates: what takes steps whose weights change in the backward pass; None: they change after it.
     """
 
     course: Course
     optimizer: torch.optim.Optimizer
     step: int
     matrix_rate: float | None
+    updates: InBackward | None
 
 
 def set_up(
@@ -151,10 +155,12 @@ def set_up(
 
     Raises:
         MemoryRanOut: there is no memory for the optimizer's state; nothing was trained.
+        InputError: weights change in the backward pass, and a step could have several batches.
     """
     policy.packs = policy.packs and config.train.pack
     optimizer = optim.make_optimizer(policy.model, config)
     course = Course(prepared, config, policy, world.first(lambda: costs_of(policy)), world)
+    world.first(lambda: in_backward.require_one_batch(course))
     rate = _describe_device(policy, log)
     if trains:
         _fill_state(optimizer, course, log)
@@ -165,7 +171,7 @@ def set_up(
     arrange.arrange(course, optim.state_bytes(optimizer), rate, record, writes=log.leads)
     policy.model.config.use_cache = False
     policy.model.train()
-    return Start(course, optimizer, step, rate)
+    return Start(course, optimizer, step, rate, InBackward.of(course, optimizer))
 
 
 def _describe_device(policy: Policy, log: RunLog) -> float | None:
