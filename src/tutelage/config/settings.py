@@ -115,7 +115,7 @@ class TrainConfig(Section):
     on_oom: Annotated[Literal["stop", "adapt"], MAY_CHANGE] = "stop"
     """When the memory runs out in a step. stop: the run ends with what was predicted, what happened and the next setting down, its
     state saved. adapt: the step is computed again in batches half as large, and the run goes on with those: the same gradients, to
-    rounding (in a single process)."""
+    rounding. With several ranks, or in the middle of an update, the run goes on from its last checkpoint in such batches."""
     max_skips: Annotated[Steps, MAY_CHANGE] = 5
     """After so many skipped steps the run stops all the same."""
     spike_ratio: Annotated[float, between(0, 1e12, "which nothing exceeds"), MAY_CHANGE] = 10.0

@@ -89,6 +89,15 @@ def recorded(record: Path) -> dict[str, Any]:
     return Reading(record.parent).table(record.name)
 
 
+def forget(record: Path, config: Config) -> None:
+    """Forget what was decided before, for a run that begins; not that batches were halved because memory ran out, if they may be."""
+    kept = {key: value for key, value in recorded(record).items() if key in ("ranks", "parts")}
+    if config.train.on_oom == "adapt" and "parts" in kept:
+        write_text(record, json.dumps(kept) + "\n")
+    else:
+        record.unlink(missing_ok=True)
+
+
 def _syncs_always(course: Course, free: float, recomputation: Recomputation, known: dict[str, Any]) -> bool:
     policy, sync = course.policy, course.config.parallel.sync
     if sync != "auto":

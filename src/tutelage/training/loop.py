@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -20,13 +21,13 @@ from tutelage.data import Prepared, TokenizedExample, prepare
 from tutelage.errors import InputError, RunError
 from tutelage.evaluation import Evaluator, evaluator_for, forget_drafts, registry
 from tutelage.machines import ALONE, BEFORE_TRAINING, StopWanted, World, agreed, join, nothing_left_to_stop, uninterrupted
-from tutelage.model import Batch, Policy, load_policy, optim, save_model, tokenizer_of
+from tutelage.model import Batch, Policy, is_out_of_memory, load_policy, optim, save_model, tokenizer_of
 from tutelage.report import model_card, show
 from tutelage.report import page as report
 from tutelage.resources import place_engine
 from tutelage.runs import Checkpoints, RunLog, SilentRunLog, checkpoint, kept_template, open_run, write_text
 from tutelage.training.ending import Nonsense, Preempted, Stand, Wait, ending_of
-from tutelage.training.fit import Fitting
+from tutelage.training.fit import Fitting, StartAgain
 from tutelage.training.start import Start, check_size, explain, require, same_model, save_every, set_up
 from tutelage.training.step import (
     Clock,
@@ -88,15 +89,29 @@ def fine_tune(
         if world.leads:
             show.preview(ready, tokenizer)
         changed = world.first(lambda: same_model(config, log.directory, allow_changes))
-        with console.progress("loading the model"):
-            policy = load_policy(
-                config.model, tokenizer, to_train=config.train.pack, world=world, shard_ranks=config.parallel.shard
-            )
+
+        def loaded() -> Policy:
+            with console.progress("loading the model"):
+                return load_policy(
+                    config.model, tokenizer, to_train=config.train.pack, world=world, shard_ranks=config.parallel.shard
+                )
+
+        policy = loaded()
         world.first(lambda: check_size(policy, ready, config, log.directory))
         world.first(lambda: explain(policy, config, ready, log, allow_changes, changed))
         if world.any(world.stop.wanted):
             raise StopWanted
-        return run(policy, ready, config, log, world, baseline)
+        while True:
+            try:
+                return run(policy, ready, config, log, world, baseline)
+            except StartAgain as again:
+                if world.size > 1:  # the other ranks wait in the middle of a step: the job starts again
+                    raise
+                console.say(str(again), style="yellow")
+            log.write_metrics()
+            del policy  # with its gradients; the checkpoint, or the untouched model, takes its place
+            gc.collect()
+            policy = loaded()
 
 
 @contextlib.contextmanager
@@ -187,6 +202,11 @@ def run(
             _report_failures(saves.wait(), total, log)
             result = _finished(policy, prepared, config, log, total, world)
         except (StopWanted, KeyboardInterrupt, RuntimeError, MemoryError) as stop:
+            if isinstance(stop, HalfUpdated) and is_out_of_memory(stop.__cause__ or stop):
+                try:
+                    fitting.go_back(step, str(stop))
+                except StartAgain as again:
+                    stop = again
             ending = ending_of(stop, Stand(step, total, log.directory), world, fitting.elsewhere)
             error = _saved(ending.error, policy, optimizer, step, saves, log) if ending.saves else ending.error
             with contextlib.suppress(KeyboardInterrupt, RunError, StopWanted):  # a second Ctrl-C gives up what is in flight
@@ -389,7 +409,7 @@ def _saved(
         except RunError as failure:
             failures = [str(failure)]
         if not saves.world.any(bool(failures)):
-            failures = [*saves.save(step, policy.model, optimizer), *saves.wait()]
+            failures = saves.save(step, policy.model, optimizer, at_once=True)
     if failures:
         return RunError(f"{error}\nBut not from this step: {failures[0]}")
     return error

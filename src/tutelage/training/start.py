@@ -51,8 +51,6 @@ def require(config: Config, world: World, allow_changes: Collection[str]) -> Non
         lora.require()
     if config.parallel.shard is not None and world.size % config.parallel.shard:
         raise InputError(f"parallel.shard = {config.parallel.shard} does not divide the {world.size} ranks of this job")
-    if config.train.on_oom == "adapt" and world.size > 1:
-        raise InputError('train.on_oom = "adapt": not with several ranks, where one that runs out of memory leaves the others waiting')
     for key in allow_changes:
         if key not in known_keys():
             raise InputError(f"--allow {key}: there is no such setting")
@@ -167,7 +165,7 @@ def set_up(
     step = _resume(policy, optimizer, log, world, until)
     record = log.directory / "plan.json"
     if step == 0 and log.leads:
-        record.unlink(missing_ok=True)
+        arrange.forget(record, config)
     arrange.arrange(course, optim.state_bytes(optimizer), rate, record, writes=log.leads)
     policy.model.config.use_cache = False
     policy.model.train()
