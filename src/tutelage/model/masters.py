@@ -32,5 +32,5 @@ def _pass_on(master: torch.Tensor, copy: torch.Tensor) -> None:
     else:
         master.grad.add_(copy.grad)
     copy.grad = None
-    for hook in (master._post_accumulate_grad_hooks or {}).values():  # type: ignore[attr-defined]
+    for hook in (master._post_accumulate_grad_hooks or {}).values():
         hook(master)
