@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         write_seal,
     )
     from tutelage.machines.sharding import (
+        first_row,
         full_parameters,
         full_tensor,
         gathered,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
         make_mesh,
         materialize,
         reshard,
+        send_weights,
         shard,
     )
     from tutelage.machines.transfer import to_device

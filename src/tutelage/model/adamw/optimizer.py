@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
 
-from tutelage.machines import local_part
+from tutelage.machines import first_row, local_part
 from tutelage.model.adamw import blocks, plain, rounding
 
 
@@ -126,24 +126,10 @@ def part_of(parameter: torch.Tensor, state: dict[str, torch.Tensor], index: int)
         return local_part(state[name]).view(-1)
 
     assert parameter.grad is not None
+    start = first_row(parameter) * math.prod(parameter.shape[1:])  # so ranks draw what one process draws
     weight, gradient = local_part(parameter.detach()).view(-1), local_part(parameter.grad).contiguous().view(-1)
     scales = (flat("exp_avg_scale"), flat("exp_avg_sq_scale")) if "exp_avg_scale" in state else (None, None)
-    return plain.Part(weight, gradient, flat("exp_avg"), flat("exp_avg_sq"), *scales, index, _start(parameter))
-
-
-def _start(parameter: torch.Tensor) -> int:
-    """Index, in the full weight, of the first element that this rank holds: so ranks draw what one process draws."""
-    if not isinstance(parameter, DTensor):
-        return 0
-    start, rows = 0, parameter.shape[0] if parameter.ndim else 1
-    for dimension, placement in enumerate(parameter.placements):
-        if isinstance(placement, Replicate):
-            continue
-        if not (isinstance(placement, Shard) and placement.dim == 0) or start:
-            raise NotImplementedError(f"weights that are split as {parameter.placements} cannot be updated")
-        each = -(-rows // parameter.device_mesh.size(dimension))  # as torch.chunk splits
-        start = min(rows, each * parameter.device_mesh.get_local_rank(dimension))
-    return start * math.prod(parameter.shape[1:])
+    return plain.Part(weight, gradient, flat("exp_avg"), flat("exp_avg_sq"), *scales, index, start)
 
 
 def rates_of(group: dict[str, Any], steps: torch.Tensor, salts: torch.Tensor) -> plain.Rates:
