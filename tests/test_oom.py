@@ -126,12 +126,16 @@ def test_equal_rows_share_a_batch_and_there_is_an_end_to_halving(make_config, ro
         fine_tune(make_config(data__train=str(tmp_path / "same.jsonl"), data__validation="arithmetic", data__filter=False, train__on_oom="adapt"))
 
 
-def test_a_rank_without_memory_records_smaller_batches_and_has_the_job_started_again(make_config, tokenizer, tmp_path, room_for):
+def test_a_rank_without_memory_records_smaller_batches_and_has_the_job_started_again(make_config, tokenizer, tmp_path, monkeypatch):
     """The other ranks wait in the middle of the step, so nothing is computed again; batches of one row cannot be smaller."""
     config = make_config(train__on_oom="adapt", train__batch_size=8, train__grad_accum=1)
     start = set_up(load_policy(config.model, tokenizer), prepare(config, tokenizer), config, SilentRunLog(tmp_path))
     (tmp_path / "plan.json").write_text('{"ranks": 2}')
-    room_for(10)
+
+    def no_room(*arguments, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(oom, "accumulate_gradients", no_room)
     parts = 1
     while parts < 64:
         fitting = oom.Fitting(start.course, config, SilentRunLog(tmp_path), ALONE)
