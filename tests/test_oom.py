@@ -130,7 +130,7 @@ def test_a_rank_without_memory_records_smaller_batches_and_has_the_job_started_a
     """The other ranks wait in the middle of the step, so nothing is computed again; batches of one row cannot be smaller."""
     config = make_config(train__on_oom="adapt", train__batch_size=8, train__grad_accum=1)
     start = set_up(load_policy(config.model, tokenizer), prepare(config, tokenizer), config, SilentRunLog(tmp_path))
-    (tmp_path / "plan.json").write_text('{"ranks": 2}')
+    (tmp_path / "plan.json").write_text('{"ranks": 2}\n')
 
     def no_room(*arguments, **options):
         raise torch.OutOfMemoryError("CUDA out of memory.")
@@ -233,6 +233,7 @@ def test_a_host_without_memory_has_its_state_saved_with_no_thread_and_no_copy(ma
     monkeypatch.setattr(oom, "accumulate_gradients", nothing_left)
     with pytest.raises(RunError, match="(?s)too small.*stopped after step 2 of 4") as stop:
         fine_tune(make_config(eval__before=False, eval__every=0, run__save_every=0))
+    monkeypatch.undo()
     assert "not from this step" not in str(stop.value)
     assert checkpoint.damage_of(tmp_path / "run" / "checkpoints" / "step-00000002") == ""
 

@@ -127,11 +127,10 @@ class Fitting:
 
     def _next_down(self, load: Load, alone: bool) -> str:
         """The next setting to turn down: first what changes nothing, then what changes least."""
-        ranks = self.world.size
-        rung = next(exact_rungs(self.config, self.course.policy, ranks, None if alone else load.tokens), None)
+        ranks, one_batch = self.world.size, self.config.train.update == "in_backward"
+        rung = next(exact_rungs(self.config, self.course.policy, ranks, None if alone or one_batch else load.tokens), None)
         if rung is None:
             return self._smaller_state()
-        one_batch = self.config.train.update == "in_backward"
         adapt = "" if alone or one_batch else ", or --train.on_oom adapt, which finds out by itself"
         return f"The next setting down: {rung}{adapt} ({rung.means})"
 
