@@ -17,7 +17,7 @@ from tutelage.resources import Load, exact_rungs, held_bytes, in_parts, smaller_
 from tutelage.runs import RunLog, write_text
 from tutelage.training.arrange import recorded
 from tutelage.training.in_backward import InBackward
-from tutelage.training.step import Gradients, accumulate_gradients
+from tutelage.training.step import Gradients, HalfUpdated, accumulate_gradients
 
 ONE_BY_ONE = 1 << 40
 """So many times smaller batches hold one row each."""
@@ -72,6 +72,15 @@ class Fitting:
             if policy.device.type == "cuda":
                 torch.cuda.empty_cache()
             batches = self._smaller(examples, batches, step, reason)
+
+    def again(self, stop: BaseException, step: int) -> BaseException:
+        """What has stopped a run; where an update failed for want of memory, and `go_back` knows better, StartAgain."""
+        if isinstance(stop, HalfUpdated) and is_out_of_memory(stop.__cause__ or stop):
+            try:
+                self.go_back(step, str(stop))
+            except StartAgain as better:
+                return better
+        return stop
 
     def go_back(self, step: int, reason: str) -> None:
         """Raises StartAgain, with batches half as large on record, where `train.on_oom` says so and there are smaller ones."""

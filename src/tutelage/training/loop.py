@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,24 +20,16 @@ from tutelage.data import Prepared, TokenizedExample, prepare
 from tutelage.errors import InputError, RunError
 from tutelage.evaluation import Evaluator, evaluator_for, forget_drafts, registry
 from tutelage.machines import ALONE, BEFORE_TRAINING, StopWanted, World, agreed, join, nothing_left_to_stop, uninterrupted
-from tutelage.model import Batch, Policy, is_out_of_memory, load_policy, optim, save_model, tokenizer_of
+from tutelage.model import Batch, Policy, load_policy, optim, save_model, tokenizer_of
 from tutelage.report import model_card, show
 from tutelage.report import page as report
 from tutelage.resources import place_engine
-from tutelage.runs import Checkpoints, RunLog, SilentRunLog, checkpoint, kept_template, open_run, write_text
-from tutelage.training.ending import Nonsense, Preempted, Stand, Wait, ending_of
+from tutelage.runs import Checkpoints, RunLog, SilentRunLog, checkpoint, kept_template, open_run
+from tutelage.training.ending import Preempted, Stand, Wait, ending_of
 from tutelage.training.fit import Fitting, StartAgain
+from tutelage.training.refuse import Taken, refuse
 from tutelage.training.start import Start, check_size, explain, require, same_model, save_every, set_up
-from tutelage.training.step import (
-    Clock,
-    Gradients,
-    Guard,
-    HalfUpdated,
-    measures_change,
-    share_changed,
-    speed_of,
-    update_weights,
-)
+from tutelage.training.step import Clock, Guard, measures_change, share_changed, speed_of, update_weights
 
 T = TypeVar("T")
 
@@ -202,12 +193,7 @@ def run(
             _report_failures(saves.wait(), total, log)
             result = _finished(policy, prepared, config, log, total, world)
         except (StopWanted, KeyboardInterrupt, RuntimeError, MemoryError) as stop:
-            if isinstance(stop, HalfUpdated) and is_out_of_memory(stop.__cause__ or stop):
-                try:
-                    fitting.go_back(step, str(stop))
-                except StartAgain as again:
-                    stop = again
-            ending = ending_of(stop, Stand(step, total, log.directory), world, fitting.elsewhere)
+            ending = ending_of(fitting.again(stop, step), Stand(step, total, log.directory), world, fitting.elsewhere)
             error = _saved(ending.error, policy, optimizer, step, saves, log) if ending.saves else ending.error
             with contextlib.suppress(KeyboardInterrupt, RunError, StopWanted):  # a second Ctrl-C gives up what is in flight
                 if ending.waits is Wait.SHORTLY:
@@ -219,20 +205,6 @@ def run(
     return result
 
 
-@dataclass(frozen=True)
-class _Taken:
-    """An optimizer step that was taken, or refused: then with an objection, and no weight changed.
-
-    Attributes:
-        counted: how many weights it changed, of how many that this rank has; None where they were not counted.
-    """
-
-    lr: float
-    gradients: Gradients
-    objection: str
-    counted: tuple[float, float] | None
-
-
 @contextlib.contextmanager
 def _taken(
     start: Start,
@@ -242,7 +214,7 @@ def _taken(
     rows: tuple[Sequence[TokenizedExample], Sequence[Batch]],
     step: int,
     settling: bool,
-) -> Iterator[_Taken]:
+) -> Iterator[Taken]:
     """Take optimizer step `step` (from 0), and keep signals waiting from its first change of a weight until the block is done."""
     course, updates, config, log = start.course, start.updates, fitting.config, fitting.log
     lr, measures = optim.lr_at(step, course.total, config.train), measures_change(step, course.total)
@@ -255,7 +227,7 @@ def _taken(
         objection = guard.objection(gradients.loss, gradients.grad_norm)
         if objection:
             changed = updates is not None and math.isfinite(gradients.loss)
-            _refuse(objection, step, rows[0], guard, config, log, changed)
+            refuse(objection, step, rows[0], guard, config, log, changed)
         deaf.enter_context(uninterrupted())
         if objection:
             counted: tuple[float, float] | None = (0.0, 1.0)
@@ -263,7 +235,7 @@ def _taken(
             counted = updates.changed()
         else:
             counted = update_weights(course.policy, start.optimizer, lr, measures)
-        yield _Taken(lr, gradients, objection, counted)
+        yield Taken(lr, gradients, objection, counted)
 
 
 def _evaluator(start: Start, log: RunLog) -> Evaluator:
@@ -350,50 +322,6 @@ def _report_failures(failures: Sequence[str], step: int, log: RunLog) -> None:
     for reason in failures:
         console.say(f"step {step}: {reason}; training goes on, the checkpoint before that one is safe", style="bold red")
         log.metrics(kind="save_failed", step=step, reason=reason)
-
-
-def _refuse(
-    objection: str,
-    step: int,
-    examples: Sequence[TokenizedExample],
-    guard: Guard,
-    config: Config,
-    log: RunLog,
-    changed: bool,
-) -> None:
-    """Write down a step that is not applied.
-
-    Args:
-        changed: whether it has changed weights in its backward pass all the same.
-
-    Raises:
-        Nonsense: the run is not to go on without it.
-        HalfUpdated: it has changed weights, so the run cannot.
-    """
-    sources = [example.source for example in examples]
-    guard.skipped += 1
-    record = log.directory / "nonsense" / f"step-{step + 1}.json"
-    replay = f"tutelage train {log.directory / 'config.toml'} --replay {step + 1}"
-    if log.leads:
-        record.parent.mkdir(exist_ok=True)
-        write_text(
-            record, json.dumps({"step": step + 1, "reason": objection, "rows": sources, "replay": replay}, indent=2) + "\n"
-        )
-    if changed:
-        raise HalfUpdated(
-            f"step {step + 1}: {objection}, which an update in the backward pass knows when weights have changed. The step's rows:"
-            f" {', '.join(sources)} ({record}). To look into it: {replay}\nA run with --train.update step --allow train.update finds"
-            " it before a weight changes, and stops there, or leaves it out (train.on_nonsense)"
-        )
-    what = f"step {step + 1}: {objection}; no weight was changed. The step's rows: {', '.join(sources)} ({record})"
-    stops = config.train.on_nonsense == "stop"
-    if stops or guard.skipped > config.train.max_skips:
-        why = "" if stops else f"\n{guard.skipped} steps were not applied, and train.max_skips is {config.train.max_skips}."
-        raise Nonsense(
-            f"{what}{why}\nTo look into it: {replay}\nTo leave such steps out: --train.on_nonsense skip"
-            " (--train.spike_ratio says what counts as a spike)"
-        )
-    console.say(f"{what}; skipped, as train.on_nonsense says", style="yellow")
 
 
 def _saved(
