@@ -112,14 +112,14 @@ def test_a_gradient_is_clipped_by_the_norm_of_the_step_before_and_the_first_by_i
 
 @pytest.mark.slow
 def test_clipping_by_the_norm_of_the_step_before_trains_as_true_clipping_does(make_config, tokenizer, tmp_path):
-    """Each step's gradient is clipped, to a share of 0.05 to 0.2; the norms of following steps differ by up to half."""
+    """Every gradient is clipped, from norms of 0.8 to 1.5 to 0.2; those of following steps differ by up to 14 %."""
     losses = {}
     for how in ("step", "in_backward"):
         start = started(make_config, tokenizer, tmp_path, train__update=how, train__clip_grad=0.2, train__num_steps=40)
         losses[how] = [take(start, step, 2e-3).loss for step in range(40)]
     assert losses["step"][-1] < 0.8 * losses["step"][0]
     gaps = [abs(ours / true - 1) for ours, true in zip(losses["in_backward"], losses["step"], strict=True)]
-    assert 0 < max(gaps) < 0.02, max(gaps)
+    assert 0 < max(gaps) < 0.01, max(gaps)
 
 
 def test_a_loss_that_is_not_finite_changes_nothing(make_config, tokenizer, tmp_path, monkeypatch):

@@ -219,7 +219,7 @@ def activations_of(s: Shapes, load: Load, kind: Recomputation) -> float:
     again = {"none": 0.0, "selective": layer - products, "full": layer}[kind]
     last_norm = load.tokens * norm + load.targets * h * w
     kept = s.depth * own
-    flowing = load.tokens * w * (2 * s.intermediate + 2 * h) + (0 if s.mixed else w * h * s.intermediate * s.learns_head)
+    flowing: float = load.tokens * w * (2 * s.intermediate + 2 * h) + (0 if s.mixed else w * h * s.intermediate * s.learns_head)
     head = s.vocabulary * h
     embedding = float(head * s.stored * s.learns_head)
     grown = 0.0 if load.several or load.freed else s.trained_in_layers

@@ -107,4 +107,6 @@ def _copy(sources: list[torch.Tensor], targets: list[torch.Tensor]) -> None:
 
 def _with(piece: Part, near: list[torch.Tensor]) -> Part:
     """The piece with moments of the device."""
-    return replace(piece, **dict(zip(("first", "second", "first_scale", "second_scale"), near, strict=False)))
+    first, second, *scales = near
+    first_scale, second_scale = scales or (None, None)
+    return replace(piece, first=first, second=second, first_scale=first_scale, second_scale=second_scale)

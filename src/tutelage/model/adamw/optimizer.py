@@ -110,7 +110,7 @@ def _zeros(weight: torch.Tensor, shape: Sequence[int], dtype: torch.dtype, host:
         return zeros
     # not `from_local`, which moves what is on the host to the device of the mesh
     meta = TensorMeta(torch.Size(shape), torch.empty(shape, device="meta").stride(), dtype)
-    return DTensor(zeros, DTensorSpec(weight.device_mesh, weight.placements, meta), requires_grad=False)  # type: ignore[no-any-return, call-arg]
+    return DTensor(zeros, DTensorSpec(weight.device_mesh, weight.placements, meta), requires_grad=False)
 
 
 def moment_bytes(weight: torch.Tensor, eight_bit: bool) -> int:
@@ -128,8 +128,8 @@ def part_of(parameter: torch.Tensor, state: dict[str, torch.Tensor], index: int)
     assert parameter.grad is not None
     start = first_row(parameter) * math.prod(parameter.shape[1:])  # so ranks draw what one process draws
     weight, gradient = local_part(parameter.detach()).view(-1), local_part(parameter.grad).contiguous().view(-1)
-    scales = (flat("exp_avg_scale"), flat("exp_avg_sq_scale")) if "exp_avg_scale" in state else (None, None)
-    return plain.Part(weight, gradient, flat("exp_avg"), flat("exp_avg_sq"), *scales, index, start)
+    first, second = (flat(f"{name}_scale") if f"{name}_scale" in state else None for name in ("exp_avg", "exp_avg_sq"))
+    return plain.Part(weight, gradient, flat("exp_avg"), flat("exp_avg_sq"), first, second, index, start)
 
 
 def rates_of(group: dict[str, Any], steps: torch.Tensor, salts: torch.Tensor) -> plain.Rates:
