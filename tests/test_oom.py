@@ -130,7 +130,7 @@ def test_a_rank_without_memory_records_smaller_batches_and_has_the_job_started_a
     """The other ranks wait in the middle of the step, so nothing is computed again; batches of one row cannot be smaller."""
     config = make_config(train__on_oom="adapt", train__batch_size=8, train__grad_accum=1)
     start = set_up(load_policy(config.model, tokenizer), prepare(config, tokenizer), config, SilentRunLog(tmp_path))
-    (tmp_path / "plan.json").write_text('{"ranks": 2}\n')
+    (tmp_path / "plan.json").write_text(json.dumps(decided := {"activation_checkpointing": "none", "ranks": 2}))
 
     def no_room(*arguments, **options):
         raise torch.OutOfMemoryError("CUDA out of memory.")
@@ -145,11 +145,12 @@ def test_a_rank_without_memory_records_smaller_batches_and_has_the_job_started_a
         if stop.type is oom.MemoryRanOut:
             break
         parts *= 2
-        assert json.loads((tmp_path / "plan.json").read_text()) == {"ranks": 2, "parts": parts} and stop.value.exit_code == AGAIN
+        assert json.loads((tmp_path / "plan.json").read_text()) == {**decided, "parts": parts}
+        assert stop.value.exit_code == AGAIN
         assert "the same command does" in str(stop.value)
     assert 4 <= parts < 64
     arrange.forget(tmp_path / "plan.json", config)
-    assert json.loads((tmp_path / "plan.json").read_text()) == {"ranks": 2, "parts": parts}
+    assert json.loads((tmp_path / "plan.json").read_text()) == {**decided, "parts": parts}
     arrange.forget(tmp_path / "plan.json", make_config())
     assert not (tmp_path / "plan.json").exists()
 

@@ -90,11 +90,8 @@ def recorded(record: Path) -> dict[str, Any]:
 
 
 def forget(record: Path, config: Config) -> None:
-    """Forget what was decided before, for a run that begins; not that batches were halved because memory ran out, if they may be."""
-    kept = {key: value for key, value in recorded(record).items() if key in ("ranks", "parts")}
-    if config.train.on_oom == "adapt" and "parts" in kept:
-        write_text(record, json.dumps(kept) + "\n")
-    else:
+    """Forget what was decided before, for a run that begins; not where batches were halved because memory ran out, and may be."""
+    if config.train.on_oom == "stop" or "parts" not in recorded(record):
         record.unlink(missing_ok=True)
 
 
