@@ -10,7 +10,8 @@ import torch
 
 from tutelage.model.adamw import optimizer as of_adamw
 
-SIZES = [(8192,), (61, 82), (4097,), (10, 10), (1,), (7 * 256 + 3,)]
+SIZES = [(32, 256), (61, 96), (4097,), (10, 10), (1,), (7 * 256 + 3,)]
+"""The first two have blocks of 8-bit moments, of 256 and of 32 numbers."""
 CASES = {
     "float32": (torch.float32, False), "bfloat16": (torch.bfloat16, False),
     "float32, 8-bit moments": (torch.float32, True), "bfloat16, 8-bit moments": (torch.bfloat16, True),
@@ -21,11 +22,11 @@ RATES = [1e-3, 3e-4, 2e-3, 1e-4]
 
 @contextmanager
 def updated_by(update):
-    original, of_adamw._update = of_adamw._update, lambda parts, rates: update(parts, rates)
+    original, of_adamw.update = of_adamw.update, lambda parts, rates: update(parts, rates)
     try:
         yield
     finally:
-        of_adamw._update = original
+        of_adamw.update = original
 
 
 def begun(dtype: torch.dtype, eight_bit: bool, device: str = "cpu") -> of_adamw.AdamW:

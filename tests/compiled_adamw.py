@@ -22,7 +22,7 @@ def accesses(weight: str, moment: str, card: int) -> dict[str, int]:
     signature = {name: SCALARS.get(name) or kinds.get(name, "*fp32") for name in names}
     constants = {
         "EVEN": True, "CODED": moment == "*u8", "ROUND_WEIGHT": weight == "*bf16", "ROUND_MOMENTS": moment == "*bf16",
-        "ROWS": kernel.ROWS,
+        "ROWS": kernel.ELEMENTS // 256, "WIDTH": 256,
     }  # fmt: skip
     aligned = {(index,): [["tt.divisibility", 16]] for index, name in enumerate(names) if name not in SCALARS}
     source = ASTSource(kernel._kernel, signature | dict.fromkeys(constants, "constexpr"), constants, aligned)

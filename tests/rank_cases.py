@@ -27,8 +27,14 @@ from tutelage.training.start import set_up
 from tutelage.training.step import accumulate_gradients, update_weights
 
 
-def set_up_here(world: World, raw: dict, architecture: dict | None = None):
+def set_up_here(world: World, raw: dict):
     """(policy, course, optimizer) of a configuration, with plain SGD where `train.sgd` is set; nothing is written."""
+    start, optimizer = begun_here(world, raw)
+    return start.course.policy, start.course, optimizer
+
+
+def begun_here(world: World, raw: dict):
+    """(start, optimizer) as `set_up_here`."""
     raw = {section: dict(values) for section, values in raw.items()}
     sgd = raw["train"].pop("sgd", False)
     config = parse_config(raw)
@@ -36,25 +42,35 @@ def set_up_here(world: World, raw: dict, architecture: dict | None = None):
     prepared = prepare(config, tokenizer)
     policy = load_policy(config.model, tokenizer, world=world, shard_ranks=config.parallel.shard)
     start = set_up(policy, prepared, config, SilentRunLog(Path("/nowhere")), world)
-    course, optimizer = start.course, start.optimizer
+    optimizer = start.optimizer
     if sgd:
         trained = [parameter for parameter in policy.model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.SGD(trained, lr=config.train.lr)
-    return policy, course, optimizer
+    return start, optimizer
+
+
+def taken(start, optimizer, examples, batches, step: int, lr: float):
+    """An optimizer step, whose weights change after the backward pass or in it."""
+    course = start.course
+    if start.updates is not None:
+        start.updates.expect(lr, False)
+        return start.updates.step(examples, batches, step)
+    gradients = accumulate_gradients(course.policy, examples, batches, course.config, step, course.world)
+    update_weights(course.policy, optimizer, lr)
+    return gradients
 
 
 def train_steps(world: World, raw: dict, steps: int = 3, rows: int | None = None) -> dict:
     """Losses, gradient norms, and on rank 0 the weights, after some optimizer steps."""
-    policy, course, optimizer = set_up_here(world, raw)
+    start, optimizer = begun_here(world, raw)
+    policy, course = start.course.policy, start.course
     losses, norms, tokens = [], [], []
     for step in range(steps):
         examples = course.examples(step)[:rows]
-        batches = course.batches(examples)
-        gradients = accumulate_gradients(policy, examples, batches, course.config, step, world)
+        gradients = taken(start, optimizer, examples, course.batches(examples), step, course.config.train.lr)
         losses.append(gradients.loss)
         norms.append(gradients.grad_norm)
         tokens.append(gradients.response_tokens)
-        update_weights(policy, optimizer, course.config.train.lr)
     weights = {name: full_tensor(tensor).float().clone() for name, tensor in lora.merged_weights(policy.model)}
     local = sum(local_part(parameter).numel() for parameter in policy.model.parameters())
     return {
@@ -85,11 +101,10 @@ def saved(run: Path, step: int, model, optimizer, world: World = ALONE, keep: in
 
 
 def save_after_steps(world: World, raw: dict, run: str, steps: int = 2) -> str:
-    policy, course, optimizer = set_up_here(world, raw)
+    start, optimizer = begun_here(world, raw)
+    policy = start.course.policy
     for step in range(steps):
-        examples, batches = course.at(step)
-        accumulate_gradients(policy, examples, batches, course.config, step, world)
-        update_weights(policy, optimizer, 1e-3)
+        taken(start, optimizer, *start.course.at(step), step, 1e-3)
     saved(Path(run), steps, policy.model, optimizer, world)
     return fingerprint(checkpoint.state_of(policy.model, optimizer))
 

@@ -66,7 +66,7 @@ def test_eight_bit_moments_follow_the_reference():
     before = [weight.detach().clone() for weight in weights_of(optimizer)]
     train(optimizer, range(4), RATES)
     for weight, right, was in zip(weights_of(optimizer), exact, before):
-        if weight.numel() >= blocks.SMALL:
+        if blocks.width_of(weight.shape):
             assert (weight - right).norm() < 0.02 * (right - was).norm()
         else:
             assert (weight - right).abs().max() < 1e-6
@@ -231,10 +231,10 @@ def test_blocks_of_any_size_are_kept(scale):
 
 def test_gradients_that_come_once_make_no_large_steps():
     """A second moment coded as 0 under a first one that is not would be a division by eps."""
-    weight = torch.nn.Parameter(torch.zeros(4096))
+    weight = torch.nn.Parameter(torch.zeros(16, 256))
     optimizer = AdamW([weight], 1e-3, seed=0, eight_bit=True)
     for gradient in (torch.cat([torch.full((16, 1), 1.0), torch.full((16, 255), 1e-5)], 1), torch.zeros(16, 256), torch.zeros(16, 256)):
-        weight.grad = gradient.flatten()
+        weight.grad = gradient
         optimizer.step()
     assert weight.detach().abs().max() < 4e-3
 

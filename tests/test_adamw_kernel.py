@@ -69,7 +69,7 @@ def test_the_kernel_compiles_for_cards_with_wide_loads(tmp_path, monkeypatch):
     pytest.importorskip("triton")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     found = json.loads(run("compiled_adamw.py"))
-    assert found.pop("constants") == ["EVEN", "CODED", "ROUND_WEIGHT", "ROUND_MOMENTS", "ROWS"]
+    assert found.pop("constants") == ["EVEN", "CODED", "ROUND_WEIGHT", "ROUND_MOMENTS", "ROWS", "WIDTH"]
     assert found.pop("whatever their value") == ["index", "start", "count"]
     assert len(found) == 10
     for kind, accesses in found.items():

@@ -89,6 +89,29 @@ def test_the_formula_is_as_close_to_a_trace_with_adapters(shapes, quantize):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
+    ("name", "precision", "kind"), [("qwen", "bf16-mixed", "full"), ("llama", "bf16-sr", "none"), ("deep", "fp32", "selective")]
+)
+def test_the_formula_is_as_close_to_a_trace_whose_gradients_are_freed(shapes, name, precision, kind):
+    model = {"id": shapes[name], "precision": precision, "device": "cpu"}
+    config = parse_config({"model": model, "train": {"update": "in_backward", "optimizer_offload": True}})
+    check_against_traces(config, {kind: (replace(ONE, freed=True),)})
+
+
+def test_moments_on_the_host_leave_a_card_their_pieces_and_no_gradient_is_held(shapes):
+    """For a CPU, the host's memory is its own; ranks share moments, and each has pieces of its own."""
+    away = {"train": {"update": "in_backward", "optimizer_offload": True}}
+    config = parse_config({"model": {"id": shapes["llama"], "precision": "bf16-sr"}, **away})
+    card, host = (outline(config.model, None, torch.device(name)) for name in ("cuda", "cpu"))
+    on_card, on_host = (memory.state_bytes(policy, config) for policy in (card, host))
+    count = sum(weight.numel() for weight in card.model.parameters())
+    assert on_card["gradients"] == on_host["gradients"] == 0 and on_card["moments"] < 1000
+    assert on_host["moments"] == pytest.approx(4 * count, rel=1e-3)
+    assert on_card["pieces"] == on_host["pieces"] == pytest.approx(2 * 4 * 2**24, rel=1e-6)
+    assert memory.sharded_bytes(on_card, card, 2)["pieces"] == on_card["pieces"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
     ("name", "precision", "keys"), [("qwen", "bf16-mixed", 12_000), ("llama", "bf16-sr", 9_000), ("llama", "fp32", 6_000)]
 )
 def test_the_formula_is_as_close_to_a_trace_that_gathers_keys(shapes, monkeypatch, name, precision, keys):

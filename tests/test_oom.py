@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import pytest
 import torch
 
-from tutelage.errors import InputError, RunError
-from tutelage.machines.world import World
+from tutelage.data import prepare
+from tutelage.errors import RunError
+from tutelage.machines import AGAIN, launch
+from tutelage.machines.world import ALONE, World
+from tutelage.model.load import load_policy
+from tutelage.runs import SilentRunLog, checkpoint
 from tutelage.runs.files import read_lines
-from tutelage.training import fine_tune
+from tutelage.training import arrange, fine_tune
 from tutelage.training import fit as oom
 from tutelage.training.ending import Interrupted
-from tutelage.training.start import require
+from tutelage.training.start import set_up
 from tutelage.training.step import accumulate_gradients
 
 
@@ -121,9 +126,42 @@ def test_equal_rows_share_a_batch_and_there_is_an_end_to_halving(make_config, ro
         fine_tune(make_config(data__train=str(tmp_path / "same.jsonl"), data__validation="arithmetic", data__filter=False, train__on_oom="adapt"))
 
 
-def test_adapting_is_refused_with_several_ranks(make_config):
-    with pytest.raises(InputError, match=r"train\.on_oom.*not with several ranks"):
-        require(make_config(train__on_oom="adapt"), World(0, 2, 0, 2), ())
+def test_a_rank_without_memory_records_smaller_batches_and_has_the_job_started_again(make_config, tokenizer, tmp_path, monkeypatch):
+    """The other ranks wait in the middle of the step, so nothing is computed again; batches of one row cannot be smaller."""
+    config = make_config(train__on_oom="adapt", train__batch_size=8, train__grad_accum=1)
+    start = set_up(load_policy(config.model, tokenizer), prepare(config, tokenizer), config, SilentRunLog(tmp_path))
+    (tmp_path / "plan.json").write_text(json.dumps(decided := {"activation_checkpointing": "none", "ranks": 2}))
+
+    def no_room(*arguments, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(oom, "accumulate_gradients", no_room)
+    parts = 1
+    while parts < 64:
+        fitting = oom.Fitting(start.course, config, SilentRunLog(tmp_path), ALONE)
+        fitting.world = World(0, 2, 0, 2)
+        with pytest.raises((oom.StartAgain, oom.MemoryRanOut)) as stop:
+            fitting.gradients(*start.course.at(0), 0)
+        if stop.type is oom.MemoryRanOut:
+            break
+        parts *= 2
+        assert json.loads((tmp_path / "plan.json").read_text()) == {**decided, "parts": parts}
+        assert stop.value.exit_code == AGAIN
+        assert "the same command does" in str(stop.value)
+    assert 4 <= parts < 64
+    arrange.forget(tmp_path / "plan.json", config)
+    assert json.loads((tmp_path / "plan.json").read_text()) == {**decided, "parts": parts}
+    arrange.forget(tmp_path / "plan.json", make_config())
+    assert not (tmp_path / "plan.json").exists()
+
+
+@pytest.mark.slow
+def test_a_job_whose_rank_wants_it_is_started_again(tmp_path, monkeypatch):
+    script = "import os, pathlib, sys\nbegun = pathlib.Path(sys.argv[1] + os.environ['RANK'])\n"
+    (tmp_path / "once.py").write_text(script + "first = not begun.exists()\nbegun.touch()\nsys.exit(75 if first else 0)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert launch(2, [str(tmp_path / "begun-")], "once") == 0
+    assert len(list(tmp_path.glob("begun-*"))) == 2
 
 
 def test_memory_that_runs_out_in_an_evaluation_is_one_clear_error_too(make_config, monkeypatch):
@@ -171,6 +209,34 @@ def test_no_room_for_the_moments_is_found_before_training(make_config, optimizer
         patch.undo()
     monkeypatch.undo()
     assert len(steps_of(fine_tune(make_config()))) == 4
+
+
+def test_an_update_without_memory_is_gone_back_from_in_smaller_batches(make_config, optimizer_that_fails, capsys):
+    """The checkpoint takes the place of weights that are half updated; its steps are not computed again."""
+    optimizer_that_fails(1 + 4)  # the first call makes the moments
+    result = fine_tune(make_config(train__on_oom="adapt", train__batch_size=8, train__grad_accum=1, run__save_every=2))
+    assert [line["step"] for line in steps_of(result)] == [1, 2, 3, 4]
+    told = capsys.readouterr().out
+    assert "step 4: memory ran out" in told and "continuing after step 2" in told
+
+
+def test_a_host_without_memory_has_its_state_saved_with_no_thread_and_no_copy(make_config, tmp_path, monkeypatch):
+    calls = []
+
+    def nothing_left(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 3:
+            monkeypatch.setattr(threading.Thread, "start", lambda self: 1 / 0)
+            monkeypatch.setattr("torch.distributed.checkpoint.async_save", lambda *given, **more: 1 / 0)
+            raise MemoryError
+        return accumulate_gradients(*arguments, **options)
+
+    monkeypatch.setattr(oom, "accumulate_gradients", nothing_left)
+    with pytest.raises(RunError, match="(?s)too small.*stopped after step 2 of 4") as stop:
+        fine_tune(make_config(eval__before=False, eval__every=0, run__save_every=0))
+    monkeypatch.undo()
+    assert "not from this step" not in str(stop.value)
+    assert checkpoint.damage_of(tmp_path / "run" / "checkpoints" / "step-00000002") == ""
 
 
 @pytest.mark.parametrize("update", [1, 3])

@@ -81,12 +81,6 @@ def test_a_missing_compiler_is_named_with_its_remedy(make_config, monkeypatch):
     require(make_config(model__device="auto"))
 
 
-def test_moments_in_blocks_are_refused_where_ranks_share_weights(make_config):
-    with pytest.raises(InputError, match="cannot be shared among ranks"):
-        require(make_config(train__optimizer="adamw-8bit"), 2)
-    require(make_config(model__precision="bf16-sr"), 2)
-
-
 @pytest.mark.parametrize("precision", ["fp32", "bf16-mixed", "bf16-sr"])
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw-8bit"])
 def test_the_state_has_the_bytes_that_are_reckoned(make_config, tokenizer, precision, optimizer):

@@ -183,7 +183,7 @@ def test_costs_are_those_of_the_table(large, monkeypatch):
 def test_the_forecast_is_near_the_step_that_was_measured(large, monkeypatch):
     """An H100 took 1.18 s for 16 rows of 2,048 tokens that share 90, layers compiled, FlexAttention, 1.54 billion weights."""
     operations = seconds.Operations(28 * 6 * 46_792_704, 6 * 151_936 * 1536, 28 * 12 * 12 * 128)
-    course = SimpleNamespace(total=1)
+    course = SimpleNamespace(total=1, config=parse_config({}))
     batches = [pack_rows(each) for each in layout(ROWS["equal"], 8192)]
     device = Device("H100", "cuda", 79e9, (780e12, 50e12), 3.0e12)
     found = {}

@@ -76,6 +76,9 @@ def test_two_ranks_are_one_process_on_the_union_batch(ranks, make_config, untied
         assert all(torch.equal(rank["buffers"][name], buffer) for rank in many)
 
 
+IN_BACKWARD = {"train__update": "in_backward", "train__optimizer_offload": True, "train__batch_size": 8, "train__grad_accum": 1}
+
+
 @pytest.mark.parametrize(
     ("needs", "changes", "bound"),
     [
@@ -83,8 +86,10 @@ def test_two_ranks_are_one_process_on_the_union_batch(ranks, make_config, untied
         ("peft", {"model__lora": "lora", "model__lora_rank": 4, "model__precision": "bf16-mixed"}, 2e-3),
         ("torch", {"model__precision": "bf16-mixed"}, 3e-3),
         ("torch", {"model__precision": "bf16-sr"}, 2**-6),  # two units in the last place of a norm's weight, which is near 1
+        ("torch", {"train__optimizer": "adamw-8bit", **IN_BACKWARD}, 1e-4),  # a code that falls on the other side: 2 % of a step
+        ("torch", {"parallel__shard": 1, **IN_BACKWARD}, 1e-6),
     ],
-    ids=["DoRA", "LoRA on bfloat16", "bf16-mixed", "bf16-sr"],
+    ids=["DoRA", "LoRA on bfloat16", "bf16-mixed", "bf16-sr", "8 bits, offload, in backward", "HSDP, offload, in backward"],
 )
 def test_two_ranks_are_one_process_within_what_the_precision_allows(ranks, make_config, needs, changes, bound):
     """Three steps of at most 0.001 each; in bfloat16 the order of sums decides the sign of small gradients, and so of AdamW's steps."""
@@ -97,16 +102,24 @@ def test_two_ranks_are_one_process_within_what_the_precision_allows(ranks, make_
     assert many[0]["norms"] == pytest.approx(one["norms"], rel=10 * tolerance)
 
 
-@pytest.mark.parametrize("changes", [{}, {"parallel__shard": 1}], ids=["FSDP", "HSDP"])
+@pytest.mark.parametrize(
+    "changes", [{}, {"parallel__shard": 1}, {"train__optimizer": "adamw-8bit", "train__optimizer_offload": True}],
+    ids=["FSDP", "HSDP", "8 bits, offload"],
+)  # fmt: skip
 def test_ranks_round_as_one_process_does(ranks, make_config, changes):
-    """The random bits of an element depend on its index in the full weight, so not on which rank holds it."""
+    """The random bits of an element depend on its index in the full weight, so not on which rank holds it; no block is shared."""
     configuration = raw(make_config, model__precision="bf16-sr", **changes)
     one = rank_cases.rounded_steps(ALONE, configuration)
     assert ranks.run("rounded_steps", raw=configuration) == [one, one]
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"parallel__shard": 1, "model__lora": "lora", "model__lora_rank": 3}, {"model__precision": "bf16-sr"}], ids=str
+    "changes",
+    [
+        {}, {"parallel__shard": 1, "model__lora": "lora", "model__lora_rank": 3},
+        {"model__precision": "bf16-sr", "train__optimizer": "adamw-8bit", **IN_BACKWARD},
+    ],
+    ids=str,
 )
 def test_checkpoints_are_read_by_any_number_of_ranks_bit_for_bit(ranks, make_config, tmp_path, changes):
     pytest.importorskip("peft")

@@ -44,7 +44,7 @@ def resumed(subject: Subject) -> Finding:
     model = for_device(given.model, subject.policy.device).model_copy(update={"compile": "off"})
     settings = {
         "train.num_steps": STEPS, "train.batch_size": 2, "train.grad_accum": 2, "train.pack_tokens": None,
-        "train.lr": 1e-4, "train.warmup_ratio": 0.0, "run.dir": str(subject.scratch / "run"),
+        "train.update": "step", "train.lr": 1e-4, "train.warmup_ratio": 0.0, "run.dir": str(subject.scratch / "run"),
     }  # fmt: skip
     config = replaced(given.model_copy(update={"model": model}), settings)
     log = RunLog(subject.scratch / "run")

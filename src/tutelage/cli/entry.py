@@ -151,7 +151,7 @@ def _answered(words: list[str], overrides: list[str]) -> int:
         return 2
     except (RunError, MemoryError) as error:
         _show(error)
-        return 1
+        return int(getattr(error, "exit_code", 1))
     except (ImportError, SystemError):  # what becomes of a signal while a package is imported
         asked = asked_in_vain()
         if asked is None:

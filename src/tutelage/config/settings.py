@@ -120,6 +120,12 @@ class TrainConfig(Section):
     """AdamW's decay rates of the first and second moment."""
     optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
     """adamw: fused, or with stochastic rounding for bf16-sr. adamw-8bit: moments in blocks of 8-bit numbers, a quarter of the state."""
+    update: Literal["step", "in_backward"] = "step"
+    """When weights change. step: all of them, after the backward passes of a step. in_backward: each as soon as its gradient is
+    complete, which is then freed, so that no full gradient is ever held. A step is then one batch, and its gradient is clipped by the
+    norm of the step before (docs/scaling.md)."""
+    optimizer_offload: Annotated[bool, MAY_CHANGE] = False
+    """Keep the optimizer's moments in the host's memory. Pieces of them visit the device while it computes."""
     pack: Annotated[bool, MAY_CHANGE] = True
     """Lay the rows of a step out in packs where every shared prefix is computed once: exact, and faster than padded rows."""
     pack_tokens: Annotated[Tokens | None, MAY_CHANGE] = None
@@ -130,7 +136,7 @@ class TrainConfig(Section):
     on_oom: Annotated[Literal["stop", "adapt"], MAY_CHANGE] = "stop"
     """When the memory runs out in a step. stop: the run ends with what was predicted, what happened and the next setting down, its
     state saved. adapt: the step is computed again in batches half as large, and the run goes on with those: the same gradients, to
-    rounding (in a single process)."""
+    rounding. With several ranks, or in the middle of an update, the run goes on from its last checkpoint in such batches."""
     max_skips: Annotated[Steps, MAY_CHANGE] = 5
     """After so many skipped steps the run stops all the same."""
     spike_ratio: Annotated[float, between(0, 1e12, "which nothing exceeds"), MAY_CHANGE] = 10.0

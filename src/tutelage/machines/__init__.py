@@ -7,7 +7,7 @@ from tutelage._lazy import lazily
 if TYPE_CHECKING:
     from tutelage.machines import fanout
     from tutelage.machines.fanout import run_map
-    from tutelage.machines.launcher import launch
+    from tutelage.machines.launcher import AGAIN, launch
     from tutelage.machines.process import available_cores, cache_directory, end_with, prepare_process, uninterrupted
     from tutelage.machines.request import (
         BEFORE_TRAINING,
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         write_seal,
     )
     from tutelage.machines.sharding import (
+        first_row,
         full_parameters,
         full_tensor,
         gathered,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
         make_mesh,
         materialize,
         reshard,
+        send_weights,
         shard,
     )
     from tutelage.machines.transfer import to_device

@@ -17,6 +17,8 @@ from tutelage import console
 from tutelage.errors import InputError
 from tutelage.machines.request import BEFORE_TRAINING, CTRL_C, POLITE_SIGNALS
 
+AGAIN = 75
+"""The exit code of a rank that wants the job to start again: it goes on from the last checkpoint, otherwise than before."""
 PARTING_SECONDS = 10.0
 """What ranks get to notice that one of them is gone, and to say so, before they are killed."""
 
@@ -24,8 +26,16 @@ PARTING_SECONDS = 10.0
 def launch(ranks: int, arguments: Sequence[str], module: str = "tutelage") -> int:
     """Run `tutelage` (or another module) with these arguments as so many ranks; the exit code: 0 if all ended well, else the largest.
 
-    SIGTERM, SIGUSR1 and Ctrl-C are passed on, and ask the ranks to stop with their state saved; a second Ctrl-C kills them.
+    SIGTERM, SIGUSR1 and Ctrl-C are passed on, and ask the ranks to stop with their state saved; a second Ctrl-C kills them. The job is
+    started again when a rank ends with `AGAIN`.
     """
+    code = AGAIN
+    while code == AGAIN:
+        code = _launch_once(ranks, arguments, module)
+    return code
+
+
+def _launch_once(ranks: int, arguments: Sequence[str], module: str) -> int:
     if ranks < 1:
         raise InputError(f"--launch {ranks}: at least one rank is needed")
     if "WORLD_SIZE" in os.environ:
@@ -68,7 +78,7 @@ def launch(ranks: int, arguments: Sequence[str], module: str = "tutelage") -> in
             process.wait()
     if received and module != "tutelage":
         raise KeyboardInterrupt
-    return code
+    return 1 if received and code == AGAIN else code
 
 
 def _stopped_early(received: Sequence[int], module: str) -> int:
@@ -105,4 +115,6 @@ def _wait(processes: Sequence[subprocess.Popen[Any]], how_it_goes_on: str) -> in
         if None not in codes:
             break
         time.sleep(0.05)
+    if AGAIN in failed.values():
+        return AGAIN
     return max([0, *(code if code > 0 else 1 for code in failed.values())])

@@ -8,12 +8,12 @@ averaged: the loss is divided once, by the denominator of the step.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Replicate, Shard
 
 
 def is_sharded(model: Any) -> bool:
@@ -59,19 +59,23 @@ def make_mesh(device_type: str, size: int, shard_ranks: int | None) -> Any:
     return init_device_mesh(device_type, (size // shard_ranks, shard_ranks), mesh_dim_names=("replicate", "shard"))
 
 
-def materialize(model: Any, device: torch.device, weights: dict[str, Any]) -> None:
-    """Give a sharded model without memory its weights, which rank 0 has; the others pass {}.
+def materialize(model: Any, device: torch.device, fill: Callable[[Any], None]) -> None:
+    """Give a sharded model memory, and let `fill` give it its weights.
 
-    They are sent one at a time, so that no rank holds the model twice. Buffers are the model's own: they were computed when it
-    was made, and are no weights.
+    Buffers are the model's own: they were computed when it was made, and are no weights.
     """
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
-
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     model.to_empty(device=device)
     for name, buffer in model.named_buffers():
         buffer.copy_(buffers[name])
     model.tie_weights()
+    fill(model)
+
+
+def send_weights(model: Any, weights: dict[str, Any]) -> None:
+    """Fill a sharded model with full weights, which rank 0 has; the others pass {}. They are sent one at a time, and never held twice."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+
     set_model_state_dict(model, weights, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True))
 
 
@@ -123,6 +127,21 @@ def full_parameters(module: Any) -> Iterator[None]:
 def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor, gathered if it is sharded; then all ranks take part."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def first_row(tensor: torch.Tensor) -> int:
+    """The index, in the full tensor, of the first row that this rank holds of it."""
+    if not isinstance(tensor, DTensor):
+        return 0
+    first, rows = 0, tensor.shape[0] if tensor.ndim else 1
+    for dimension, placement in enumerate(tensor.placements):
+        if isinstance(placement, Replicate):
+            continue
+        if not (isinstance(placement, Shard) and placement.dim == 0) or first:
+            raise NotImplementedError(f"a tensor that is split as {tensor.placements} has no first row of a rank")
+        each = -(-rows // tensor.device_mesh.size(dimension))  # as torch.chunk splits
+        first = min(rows, each * tensor.device_mesh.get_local_rank(dimension))
+    return first
 
 
 def local_part(tensor: torch.Tensor) -> torch.Tensor:

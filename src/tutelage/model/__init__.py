@@ -6,6 +6,7 @@ from tutelage._lazy import lazily
 
 if TYPE_CHECKING:
     from tutelage.model import attention, liger, lora, optim, quantized
+    from tutelage.model.adamw import ByWeight
     from tutelage.model.batch import Batch, pack, pad
     from tutelage.model.change import ChangeMeter
     from tutelage.model.directory import require_undamaged, resolve

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +12,12 @@ from tutelage import console
 from tutelage.config import Config, ModelConfig
 from tutelage.data import Stops, end_token
 from tutelage.errors import InputError
-from tutelage.machines import ALONE, World, make_mesh, materialize, rank_device
+from tutelage.machines import ALONE, World, make_mesh, materialize, rank_device, send_weights
 from tutelage.model import lora, quantized
 from tutelage.model.directory import at_hand, cannot_load, is_directory, require_tokenizer, resolve
+from tutelage.model.mapped import Files, files_of_weights, give_views, left_out_of, read_rows
 from tutelage.model.policy import Policy, shard_policy
-from tutelage.model.probe import check_head, prove_packable, structure_against_packs
+from tutelage.model.probe import check_head, in_float32_by_layer, prove_packable, structure_against_packs
 from tutelage.model.weights import is_finite, not_a_number, weight_names
 
 
@@ -130,29 +129,60 @@ def load_policy(
 def _load_sharded(
     config: ModelConfig, tokenizer: Any, to_train: bool, world: World, shard_ranks: int | None, device: torch.device
 ) -> Policy:
-    source: list[Any] = []  # the full model, on rank 0 and there on the CPU
+    source: list[Any] = []  # the full model, on rank 0 and there on the CPU, or views of its files
 
-    def read() -> tuple[Any, Any, str, str]:
-        model, left_out = _pretrained(config, tokenizer)
+    def read() -> tuple[Any, Any, str, str, Files | None]:
+        model, left_out, files = _mapped(config, tokenizer) or (*_pretrained(config, tokenizer), None)
         source.append(model)
         on_cpu = _policy(model, config, tokenizer, torch.device("cpu"))
-        check_head(on_cpu, config.id)
+        with in_float32_by_layer(model):
+            check_head(on_cpu, config.id)
         structure = structure_against_packs(on_cpu) if to_train else ""
         own = model.config, model.generation_config
         lora.attach(model, config)
-        return *own, structure, left_out
+        return *own, structure, left_out, files
 
-    architecture, generation_config, structure, left_out = world.first(read)
+    architecture, generation_config, structure, left_out, files = world.first(read)
+    if files is not None and world.any(not all(file.is_file() for file in files.values())):
+        files = None  # another machine has no such files
     model = _without_memory(architecture, _dtype(config))
     model.generation_config = generation_config
     policy = _policy(model, config, tokenizer, device, left_out)
     lora.attach(model, config)
     shard_policy(policy, make_mesh(device.type, world.size, shard_ranks))
-    materialize(model, device, source[0].state_dict() if source else {})
+    weights = {name: weight.to(_dtype(config)) for name, weight in source[0].state_dict().items()} if source and not files else {}
+    materialize(model, device, functools.partial(read_rows, files=files) if files else functools.partial(send_weights, weights=weights))
     source.clear()
     if to_train:
         prove_packable(policy, structure, world)
     return policy
+
+
+def _mapped(config: ModelConfig, tokenizer: Any) -> tuple[Any, str, Files] | None:
+    """The model as it was published, as views of its files; what it left out; and the files. None where it has to be read in full."""
+    from transformers import AutoConfig, GenerationConfig
+
+    path = resolve(config.id)
+    folder = at_hand(path)
+    if folder is None or config.lora != "none":
+        return None
+    try:
+        architecture = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        model = _without_memory(architecture, _dtype(config))
+        files = files_of_weights(model, folder)
+        if files is None or len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+            return None
+        give_views(model, files)
+        if (folder / "generation_config.json").is_file():
+            model.generation_config = GenerationConfig.from_pretrained(path)
+    except Exception as error:
+        raise cannot_load("model", config.id, error) from None
+    model.config.dtype = _dtype(config)  # the files may have another
+    _check_finite(model, path, config.id)
+    left_out = left_out_of(model, weight_names(folder) - set(model.state_dict()), path)
+    if left_out:
+        _say_once(f"{config.id}: {left_out}")
+    return model, left_out, files
 
 
 def outline(config: ModelConfig, tokenizer: Any, device: torch.device) -> Policy:
@@ -220,7 +250,7 @@ def _pretrained(config: ModelConfig, tokenizer: Any) -> tuple[Any, str]:
         _add_rows(model, rows)
         untrained = "; model.lora does not train them" if config.lora != "none" else ""
         _say_once(f"{config.id}: the embedding gets {rows - old} rows more, each the mean of the {old} that it has{untrained}")
-    left_out = _left_out(model, report["unexpected_keys"], path)
+    left_out = left_out_of(model, report["unexpected_keys"], path)
     if left_out:
         _say_once(f"{config.id}: {left_out}")
     return model, left_out
@@ -261,31 +291,6 @@ def _add_rows(model: Any, rows: int) -> None:
     for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
         for tensor in layer.parameters(recurse=False):
             tensor[old:] = tensor[:old].float().mean(dim=0).to(tensor.dtype)
-
-
-def _left_out(model: Any, unexpected: set[str], path: str) -> str:
-    """A sentence on the tensors of a checkpoint that the loaded model has no part for, some of which loading passes over in silence.
-
-    Buffers that older versions stored and that are computed now do not count.
-
-    Args:
-        unexpected: the names that loading reports.
-        path: of the checkpoint, or its name on the hub.
-    """
-    folder, silent = at_hand(path), getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
-    passed = {name for name in (weight_names(folder) if folder else ()) if any(re.search(pattern, name) for pattern in silent)}
-    own = {name for name, _ in model.named_buffers()} | set(model.state_dict())
-    computed = ("inv_freq", "position_ids", "masked_bias")
-    names = sorted(name for name in passed | set(unexpected) if name not in own and name.rpartition(".")[2] not in computed)
-    if not names:
-        return ""
-    parts = Counter(".".join(name.split(".")[: 2 if name.startswith("model.") else 1]) for name in names)
-    shown = ", ".join(f"{part}.…" for part, _ in parts.most_common(3)) + (" and others" if len(parts) > 3 else "")
-    one = len(names) == 1
-    return (
-        f"{len(names)} tensor{'' if one else 's'} of the checkpoint ({shown}) belong{'s' if one else ''} to no part of"
-        f" {type(model).__name__}: {'it is' if one else 'they are'} neither trained nor saved"
-    )
 
 
 def _without_memory(architecture: Any, dtype: torch.dtype) -> Any:

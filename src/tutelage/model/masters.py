@@ -25,10 +25,12 @@ def copies_of(masters: Sequence[torch.Tensor]) -> list[torch.Tensor]:
 
 
 def _pass_on(master: torch.Tensor, copy: torch.Tensor) -> None:
-    """Add the gradient of a copy to that of its master, and free it."""
+    """Add the gradient of a copy to that of its master, and free it; then call the master's hooks, as for a leaf of the graph."""
     assert copy.grad is not None
     if master.grad is None:
         master.grad = copy.grad.to(master.dtype)
     else:
         master.grad.add_(copy.grad)
     copy.grad = None
+    for hook in (master._post_accumulate_grad_hooks or {}).values():
+        hook(master)

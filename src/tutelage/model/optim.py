@@ -13,7 +13,7 @@ import torch
 from tutelage.config import Config, TrainConfig
 from tutelage.errors import InputError
 from tutelage.machines import local_part
-from tutelage.model.adamw import AdamW, moment_bytes
+from tutelage.model.adamw import ROOMS, AdamW, ByWeight, moment_bytes, piece_bytes
 
 
 def of_torch(config: Config) -> bool:
@@ -21,13 +21,8 @@ def of_torch(config: Config) -> bool:
     return config.model.precision != "bf16-sr" and config.train.optimizer == "adamw"
 
 
-def require(config: Config, ranks: int = 1) -> None:
-    """Raises InputError where the configured optimizer lacks its compiler, or cannot work on weights that `ranks` share."""
-    if ranks > 1 and config.train.optimizer == "adamw-8bit":
-        raise InputError(
-            'train.optimizer = "adamw-8bit": a block of 8-bit moments cannot be shared among ranks yet; use "adamw", of which'
-            f" each of the {ranks} ranks holds a part only"
-        )
+def require(config: Config) -> None:
+    """Raises InputError where the configured optimizer lacks its compiler."""
     on_cuda = config.model.device != "cpu" and torch.cuda.is_available()
     if on_cuda and not of_torch(config) and importlib.util.find_spec("triton") is None:
         raise InputError(
@@ -37,15 +32,21 @@ def require(config: Config, ranks: int = 1) -> None:
 
 
 def make_optimizer(model: Any, config: Config) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov & Hutter 2019), weight decay on matrices only: torch's fused one where all is float32, else `adamw.AdamW`."""
+    """AdamW (Loshchilov & Hutter 2019), weight decay on matrices only: torch's fused one where all is float32, else `adamw.AdamW`.
+
+    Weight by weight (`ByWeight`) where weights change in the backward pass, or moments are in the host's memory.
+    """
     train = config.train
     matrices = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.ndim >= 2]
     vectors = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.ndim < 2]
     groups = [{"params": matrices, "weight_decay": train.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
+    eight_bit = train.optimizer == "adamw-8bit"
+    if train.update == "in_backward" or train.optimizer_offload:
+        return ByWeight(groups, train.lr, train.betas, seed=train.seed, eight_bit=eight_bit, host=train.optimizer_offload)
     if of_torch(config):
         return torch.optim.AdamW(groups, lr=train.lr, betas=train.betas, fused=True)
-    return AdamW(groups, train.lr, train.betas, seed=train.seed, eight_bit=train.optimizer == "adamw-8bit")
+    return AdamW(groups, train.lr, train.betas, seed=train.seed, eight_bit=eight_bit)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -99,14 +100,25 @@ def fill_state(optimizer: torch.optim.Optimizer) -> None:
 
 def bytes_of_state(weight: torch.Tensor, config: Config) -> int:
     """Bytes of the state that `make_optimizer`'s optimizer will hold for a weight; of a sharded one, for this rank's part."""
-    part = local_part(weight)
-    return moment_bytes(part.numel(), part.element_size(), config.train.optimizer == "adamw-8bit")
+    return moment_bytes(weight, config.train.optimizer == "adamw-8bit")
+
+
+def bytes_of_pieces(model: Any, config: Config) -> int:
+    """Bytes of a device that moments in the host's memory need there: of the largest pieces that are under way at a time."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return ROOMS * max(piece_bytes(parameter, config.train.optimizer == "adamw-8bit") for parameter in trained)
 
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> float:
-    """Bytes of the state that an optimizer has by now; of sharded weights, of this rank's part."""
-    tensors = [local_part(value) for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
-    return float(sum(tensor.numel() * tensor.element_size() for tensor in tensors))
+    """Bytes of the state that an optimizer has by now beside its weights, on their device; of sharded weights, of this rank's part."""
+    tensors = [
+        local_part(value)
+        for weight, state in optimizer.state.items()
+        for value in state.values()
+        if isinstance(weight, torch.Tensor) and isinstance(value, torch.Tensor)
+    ]
+    device = next((local_part(weight).device for group in optimizer.param_groups for weight in group["params"]), None)
+    return float(sum(tensor.nbytes for tensor in tensors if tensor.device == device))
 
 
 def lr_at(step: int, total: int, config: TrainConfig) -> float:

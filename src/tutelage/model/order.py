@@ -15,7 +15,7 @@ from tutelage.config import Config
 from tutelage.data import Prepared, TokenizedExample
 from tutelage.machines import ALONE, World
 from tutelage.model.batch import Batch, pack, pack_rows, pad
-from tutelage.model.packs import Costs, lay_out_packs
+from tutelage.model.packs import AS_FEW, Costs, lay_out_packs
 from tutelage.model.policy import Policy
 from tutelage.model.trie import SortedRows
 
@@ -137,7 +137,10 @@ class Course:
         """This rank's batches of a step with these rows, each `parts` times smaller than planned, though of one row at least."""
         budget, rows = max(1, self.budget // parts), max(1, self.config.train.batch_size // parts)
         pad_id = None if self.policy.packs else self.policy.pad_token_id
-        return step_batches(examples, budget, rows, pad_id, self.world.rank, self.world.size, self.costs)
+        costs = self.costs
+        if self.config.train.update == "in_backward":  # a step is one batch
+            costs = replace(costs or Costs(), pack=AS_FEW)
+        return step_batches(examples, budget, rows, pad_id, self.world.rank, self.world.size, costs)
 
     def at(self, step: int) -> tuple[list[TokenizedExample], list[Batch]]:
         """The rows of optimizer step `step` (from 0), and this rank's batches of them, ready for the model.

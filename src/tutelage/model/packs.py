@@ -10,6 +10,9 @@ import numpy as np
 
 from tutelage.model.trie import Array, Size, SortedRows
 
+AS_FEW = 1e12
+"""The cost of a pack, in tokens, where a step is to have as few as it can."""
+
 
 @dataclass(frozen=True)
 class Costs:
@@ -56,7 +59,7 @@ def lay_out_packs(rows: SortedRows, budget: int, ranks: int = 1, costs: Costs | 
     """
     costs = costs or Costs()
     shared = _packed(rows, _by_prompt(rows, budget), rows.common, budget, ranks, costs.pair)
-    if not costs.of_sharing:
+    if not costs.of_sharing and costs.pack < AS_FEW:
         return shared
     in_full = _packed(rows, _one_by_one(rows), 0, budget, ranks, costs.pair)
     equal = _packed(rows, *_by_length(rows, budget), budget, ranks, costs.pair)

@@ -125,9 +125,11 @@ class Policy:
             self._is_computing = True
             if not with_head and not is_sharded(self.model):
                 self._head = head.weight.detach().to(torch.bfloat16)
-            copies = copies_of([parameter for _, _, parameter in masters])
-            for (module, name, _), copy in zip(masters, copies, strict=True):
-                module._parameters[name] = copy
+            distinct = list({id(parameter): parameter for _, _, parameter in masters}.values())
+            # one copy of a weight that several modules share: its gradient is complete once
+            copies = dict(zip(map(id, distinct), copies_of(distinct), strict=True))
+            for module, name, parameter in masters:
+                module._parameters[name] = copies[id(parameter)]
             yield
         finally:
             self._is_computing, self._head = False, None

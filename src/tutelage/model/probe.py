@@ -106,7 +106,7 @@ def structure_against_packs(policy: Policy) -> str:
     if not model._supports_attention_backend:
         return "attention of its own kind"
     rows = _rows(policy)
-    with torch.no_grad(), evaluating(model), _in_float32(model):
+    with torch.no_grad(), evaluating(model), in_float32_by_layer(model):
         alone = torch.cat([_log_probs(policy, pad([row], 0), {}) for row in rows])
         attention.register()
         model.set_attn_implementation(attention.NAME)
@@ -278,7 +278,7 @@ def _frozen(model: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _in_float32(model: Any) -> Iterator[None]:
+def in_float32_by_layer(model: Any) -> Iterator[None]:
     """Within it, each layer (and each module outside of layers) has its half-precision weights in float32 while it is passed."""
     layers = layers_of(model)
     inside = {id(module) for layer in layers for module in layer.modules()}

@@ -44,6 +44,7 @@ class Load:
     Attributes:
         tokens: of the largest batch, those that rows share counted once; targets: how many of them predict a response token.
         several: whether a step has several batches, so that gradients of the earlier ones are there beside the last one.
+        freed: whether each gradient is freed as soon as it is complete (`train.update = "in_backward"`): a step has one batch then.
         keys: that attention by paths gathers, as `Batch.keys`. None: not known; reckoned as twice the tokens, which is more than
             four solutions under a prompt of their length need.
     """
@@ -52,6 +53,7 @@ class Load:
     targets: int
     several: bool = True
     keys: int | None = None
+    freed: bool = False
 
     @property
     def gathered(self) -> int:
@@ -59,13 +61,22 @@ class Load:
         return 2 * self.tokens if self.keys is None else self.keys
 
     @staticmethod
-    def of(steps: Iterable[Sequence[Batch]]) -> Load:
-        """That of the largest batch of some steps, with the most keys that any batch gathers."""
+    def of(steps: Iterable[Sequence[Batch]], config: Config | None = None) -> Load:
+        """That of the largest batch of some steps, with the most keys that any batch gathers.
+
+        Args:
+            config: of the run; None: gradients are kept for a step.
+        """
         steps = list(steps)
         batches = [batch for step in steps for batch in step]
         largest = max(batches, key=lambda batch: batch.input_ids.numel())
         several, keys = any(len(step) > 1 for step in steps), max(batch.keys for batch in batches)
-        return Load(largest.input_ids.numel(), len(largest.sources), several, keys)
+        return Load(largest.input_ids.numel(), len(largest.sources), several, keys, config is not None and frees(config))
+
+    @staticmethod
+    def at_most(tokens: int, config: Config) -> Load:
+        """A batch of so many tokens that all predict a response token, in a run of this configuration."""
+        return Load(tokens, tokens, several=not frees(config), freed=frees(config))
 
 
 @dataclass(frozen=True)
@@ -155,19 +166,28 @@ def weight_bytes(policy: Policy) -> float:
 def state_bytes(policy: Policy, config: Config) -> dict[str, float]:
     """Bytes of what training adds to the loaded weights, by name: gradients, moments, and bfloat16 copies under bf16-mixed.
 
-    Of sharded weights, for this rank's part.
+    Of sharded weights, for this rank's part. Moments in the host's memory are on a GPU a piece at a time, by name `pieces`; for a CPU
+    both are the same memory. Gradients that are freed in the backward pass count as activations.
     """
     head, embedding = policy.head.weight, policy.model.get_input_embeddings().weight
     needed = {"gradients": 0.0, "moments": 0.0, "copies": 0.0}
+    if config.train.optimizer_offload:
+        needed["pieces"] = float(optim.bytes_of_pieces(policy.model, config))
+    elsewhere = config.train.optimizer_offload and policy.device.type == "cuda"
     for weight in policy.model.parameters():
         size, count = weight.element_size(), local_part(weight).numel()
         # the embedding is looked up in float32
         if policy.precision == "bf16-mixed" and size == 4 and (weight is head or weight is not embedding):
             needed["copies"] += 2.0 * count
         if weight.requires_grad:
-            needed["gradients"] += count * size
-            needed["moments"] += optim.bytes_of_state(weight, config)
+            needed["gradients"] += 0 if frees(config) else count * size
+            needed["moments"] += 4 if elsewhere else optim.bytes_of_state(weight, config)
     return needed
+
+
+def frees(config: Config) -> bool:
+    """Whether each gradient is freed in the backward pass."""
+    return config.train.update == "in_backward"
 
 
 def held_bytes(policy: Policy, config: Config) -> dict[str, float]:
@@ -203,19 +223,23 @@ def activations_of(s: Shapes, load: Load, kind: Recomputation) -> float:
     again = {"none": 0.0, "selective": layer - products, "full": layer}[kind]
     last_norm = load.tokens * norm + load.targets * h * w
     kept = s.depth * own
-    flowing = load.tokens * w * (2 * s.intermediate + 2 * h) + (0 if s.mixed else w * h * s.intermediate * s.learns_head)
+    flowing: float = load.tokens * w * (2 * s.intermediate + 2 * h) + (0 if s.mixed else w * h * s.intermediate * s.learns_head)
     flowing += w * s.dense
     head = s.vocabulary * h
     embedding = float(head * s.stored * s.learns_head)
-    grown = 0.0 if load.several else s.trained_in_layers
+    grown = 0.0 if load.several or load.freed else s.trained_in_layers
     every_gradient = s.trained_in_layers + (1 if s.tied else 2) * embedding
-    of_head = 0.0 if load.several and not s.tied else embedding
+    if load.freed:
+        # the gradient of one matrix, beside that of its bfloat16 copy
+        flowing += 6.0 * h * s.intermediate if s.mixed and s.trained_in_layers else 0.0
+        every_gradient = 0.0
+    of_head = 0.0 if (load.several or load.freed) and not s.tied else embedding
     moments = [
         kept + last_norm + _head_bytes(s, load),
         kept + last_norm + head * (6.0 if s.learns_head and s.stored == 2 else 0.0),
         kept + of_head + again + flowing,
         grown + own + of_head + again + flowing,
-        grown + (3 if s.tied else 2 - load.several) * embedding,
+        grown + (3 if s.tied else 2 - (load.several or load.freed)) * embedding,
     ]
     # with a single batch gradients come into being while activations go
     return max(moments) if load.several else max(0.0, max(moments) - every_gradient)
@@ -239,7 +263,8 @@ def sharded_bytes(needed: Mapping[str, float], policy: Policy, ranks: int) -> di
     """What each of several ranks needs where one alone would need `needed`: its part of the state, and what is full while it computes
     (two layers; embedding and head, which are gathered in their own precision), by name `gathered`."""
     shapes = Shapes.of(policy)
-    state = {name: size if name == "activations" else size / ranks for name, size in needed.items() if name != "copies"}
+    own = ("activations", "pieces")
+    state = {name: size if name in own else size / ranks for name, size in needed.items() if name != "copies"}
     head = (1 if shapes.tied else 2) * shapes.vocabulary * shapes.hidden
     layers = sum(weight.numel() for weight in policy.model.parameters()) - head
     return {**state, "gathered": shapes.stored * head + shapes.width * 2.0 * layers / shapes.depth}

@@ -212,7 +212,7 @@ def _rooms_now(
         wanted = config.eval.gpu_memory_utilization * torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else free
         return rooms(config.eval, policy.device.type, ranks, free, {}, own=min(free, wanted))
     kept: Recomputation = "selective" if policy.model.is_gradient_checkpointing else "none"
-    training = {**state_bytes(policy, config), "activations": activation_bytes(policy, Load(pack_tokens, pack_tokens), kept)}
+    training = {**state_bytes(policy, config), "activations": activation_bytes(policy, Load.at_most(pack_tokens, config), kept)}
     return rooms(config.eval, device.type, ranks, free + optim.state_bytes(optimizer), training)
 
 

@@ -149,7 +149,7 @@ class Work:
         share = course.total / len(first)
         batches = [batch for _, step in first for batch in step]
         return Work(
-            Load.of([step for _, step in first]),
+            Load.of([step for _, step in first], course.config),
             share * sum(operations.as_products(batch, costs) for batch in batches),
             share * sum(len(example) for examples, _ in first for example in examples),
             course.total,

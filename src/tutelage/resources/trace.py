@@ -81,13 +81,21 @@ def _traced(policy: Policy, config: Config, load: Load, kind: Recomputation, gat
         tracker = Tracker()
         for tensor in (*policy.model.parameters(), *quantized.beside(policy.model)):
             tracker.see(tensor)
+            if tensor.requires_grad and load.freed:
+                tensor.register_post_accumulate_grad_hook(_free)
         with tracker, policy.computing():
             for _ in range(1 + load.several):
                 total, _, _ = policy.compute(*_inputs(load, load.gathered if gathers else 0), policy.manner)
                 (-total).backward()
                 del total
     known = memory.held_bytes(policy, config)
-    return {**known, "activations": max(0.0, tracker.peak - sum(known.values()) + known["moments"])}
+    unseen = known["moments"] + known.get("pieces", 0.0)
+    return {**known, "activations": max(0.0, tracker.peak - sum(known.values()) + unseen)}
+
+
+def _free(weight: torch.Tensor) -> None:
+    """What an update in the backward pass does with a gradient in the end."""
+    weight.grad = None
 
 
 def _make_fake(model: Any) -> None:

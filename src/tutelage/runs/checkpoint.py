@@ -45,19 +45,25 @@ class Checkpoints:
         self.last: dict[str, float] = {}
         self._failures: list[str] = []
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writer.submit(int).result()  # its thread is there from now on: later the host may have no memory for one
         self._writing: Future[None] | None = None
 
-    def save(self, step: int, model: Any, optimizer: torch.optim.Optimizer) -> list[str]:
+    def save(self, step: int, model: Any, optimizer: torch.optim.Optimizer, at_once: bool = False) -> list[str]:
         """Copy trained weights and optimizer state after `step` optimizer steps, and write the copy in the background.
 
         Order of rows and randomness are functions of (seed, step), so nothing else is needed to continue exactly. An earlier
         checkpoint that is still being written is waited for. What was complete is untouched, whatever happens; a step that has a
         complete checkpoint is not written again.
 
+        Args:
+            at_once: write them as they are, by this thread: a host that has run out of memory has neither room for a copy nor for
+                a thread.
+
         Returns:
             What could not be written since it was asked last, in words.
         """
         from torch.distributed.checkpoint import async_save
+        from torch.distributed.checkpoint import save as write
 
         from tutelage.runs.summing import writer_to
 
@@ -70,29 +76,29 @@ class Checkpoints:
         if failure:
             return [*failures, failure]
         state = state_of(model, optimizer)
+        size = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+        how = {"storage_writer": writer_to(beside), "process_group": self.world.saving, "no_dist": self.world.size == 1}
+        if at_once:
+            self.last = {"step": step}
+            self._finish(step, beside, lambda: write(state, **how), size, started)
+            return [*failures, *self.wait()]
         try:
-            pending: Any = async_save(
-                state,
-                storage_writer=writer_to(beside),
-                process_group=self.world.saving,
-                no_dist=self.world.size == 1,
-            )
+            pending: Any = async_save(state, **how)
         except (MemoryError, RuntimeError) as error:  # no room for the copy
             if self.world.size > 1:
                 raise
             return [*failures, f"{self.directory / _name(step)}: the checkpoint could not be copied: {_reason(error)}"]
         self.last = {"step": step, "call_seconds": round(time.monotonic() - started, 3)}
-        size = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
-        self._writing = self._writer.submit(self._finish, step, beside, pending, size, started)
+        self._writing = self._writer.submit(self._finish, step, beside, pending.result, size, started)
         return failures
 
-    def _finish(self, step: int, beside: Path, pending: Any, size: int, started: float) -> None:
-        """In a thread of its own: when every rank has written, seal the checkpoint, and remove those that are no longer wanted."""
+    def _finish(self, step: int, beside: Path, write: Callable[[], Any], size: int, started: float) -> None:
+        """Mostly in a thread of its own: when every rank has written, seal the checkpoint, and remove those that are no longer wanted."""
         from torch.distributed.checkpoint.api import CheckpointException
 
         target = self.directory / _name(step)
         try:
-            pending.result()
+            write()
             if self.world.leads:
                 _seal(beside, step, self.world.size)
                 if target.exists():  # one that was damaged
@@ -123,7 +129,7 @@ class Checkpoints:
 def state_of(model: Any, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Every tensor that training changes, by name: trained weights as ``model.NAME``, moments as ``optimizer.NAME.KEY``.
 
-    Those are the tensors themselves, not copies.
+    What an optimizer remembers of all weights together is ``optimizer.KEY``. Those are the tensors themselves, not copies.
     """
     state: dict[str, Any] = {}
     for name, parameter in model.named_parameters():
@@ -131,6 +137,9 @@ def state_of(model: Any, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
             state[f"model.{name}"] = parameter.detach()
             for key, value in optimizer.state.get(parameter, {}).items():
                 state[f"optimizer.{name}.{key}"] = value
+    for owner, values in optimizer.state.items():
+        if isinstance(owner, str):
+            state |= {f"optimizer.{key}": value for key, value in values.items()}
     return state
 
 
@@ -230,6 +239,9 @@ def load(path: Path, model: Any, optimizer: torch.optim.Optimizer | None, world:
     if not any(name.startswith("optimizer.") for name in there):  # taken before the first step
         wanted = {name: value for name, value in wanted.items() if name.startswith("model.")}
     unknown = set(wanted) ^ {name for name in there if optimizer is not None or name.startswith("model.")}
+    of_all = {name for name in unknown if name.startswith("optimizer.") and name.count(".") == 1}
+    wanted = {name: value for name, value in wanted.items() if name not in of_all}  # not every way to update remembers something
+    unknown -= of_all
     if unknown:
         raise RunError(f"{path}: the checkpoint is of another model or optimizer: {min(unknown)}")
     try:

@@ -89,6 +89,12 @@ def recorded(record: Path) -> dict[str, Any]:
     return Reading(record.parent).table(record.name)
 
 
+def forget(record: Path, config: Config) -> None:
+    """Forget what was decided before, for a run that begins; not where batches were halved because memory ran out, and may be."""
+    if config.train.on_oom == "stop" or "parts" not in recorded(record):
+        record.unlink(missing_ok=True)
+
+
 def _syncs_always(course: Course, free: float, recomputation: Recomputation, known: dict[str, Any]) -> bool:
     policy, sync = course.policy, course.config.parallel.sync
     if sync != "auto":
@@ -97,7 +103,7 @@ def _syncs_always(course: Course, free: float, recomputation: Recomputation, kno
         return bool(known["always_sync"])
     # between exchanges a rank holds a full gradient, in float32
     gradient = 4.0 * sum(weight.numel() for weight in policy.model.parameters() if weight.requires_grad)
-    fits = gradient + _activations(policy, course.largest, recomputation) <= free
+    fits = gradient + _activations(policy, course.config, course.largest, recomputation) <= free
     console.say(f"gradients are exchanged after {'the last' if fits else 'each'} micro-batch of a step")
     return not fits
 
@@ -115,15 +121,17 @@ def _recomputation(
     if wanted != "auto":
         return wanted
     tokens = course.largest
-    fitting = (kind for kind in choices if _activations(policy, tokens, kind) <= free)
+    fitting = (kind for kind in choices if _activations(policy, course.config, tokens, kind) <= free)
     chosen: Recomputation = known.get("activation_checkpointing") or next(fitting, RECOMPUTATIONS[-1])
     console.say(f"activation checkpointing: {chosen} (planned for packs of {tokens:,} tokens)")
     return chosen
 
 
-def _activations(policy: Policy, tokens: int, kind: Recomputation, chunk: int | None = None) -> float:
+def _activations(
+    policy: Policy, config: Config, tokens: int, kind: Recomputation, chunk: int | None = None
+) -> float:
     """Bytes of a batch of so many tokens that all predict a response token; `chunk` as `activation_bytes`."""
-    return activation_bytes(policy, Load(tokens, tokens), kind, chunk)
+    return activation_bytes(policy, Load.at_most(tokens, config), kind, chunk)
 
 
 def _chunk(course: Course, free: float, recomputation: Recomputation, known: dict[str, Any]) -> int:
@@ -133,7 +141,7 @@ def _chunk(course: Course, free: float, recomputation: Recomputation, known: dic
         return int(known.get("chunk", CHUNK))
     if policy.device.type != "cuda":
         return CHUNK
-    fits = _activations(policy, course.largest, recomputation, LARGE_CHUNK) <= free
+    fits = _activations(policy, course.config, course.largest, recomputation, LARGE_CHUNK) <= free
     return LARGE_CHUNK if fits else CHUNK
 
 

@@ -11,6 +11,7 @@ from tutelage.errors import RunError, first_line
 from tutelage.machines import StopWanted, World, of_a_collective
 from tutelage.model import is_out_of_memory
 from tutelage.runs import RunGone
+from tutelage.training.fit import StartAgain
 from tutelage.training.step import HalfUpdated
 
 
@@ -74,6 +75,7 @@ def ending_of(stop: BaseException, stand: Stand, world: World, on_memory: Callab
     |---|---|---|---|
     | one of several ranks failed, the others wait for it | RunError | no | lost |
     | an update failed in the middle | RunError | no | lost |
+    | memory ran out amid a step, and batches can be smaller (StartAgain) | itself | no | lost |
     | the run directory is gone | RunError | no | lost |
     | SIGTERM or SIGUSR1 (StopWanted) | Preempted | yes | waited for shortly |
     | Ctrl-C | Interrupted | yes | waited for |
@@ -85,6 +87,8 @@ def ending_of(stop: BaseException, stand: Stand, world: World, on_memory: Callab
     """
     how = stand.how_to_go_on()
     alone = not (isinstance(stop, StopWanted | Nonsense) or getattr(stop, "agreed", False))
+    if isinstance(stop, StartAgain):
+        return Ending(stop, saves=False, agreed=False)
     if world.size > 1 and alone:
         return Ending(_left_alone(stop, world), saves=False, agreed=False)
     if isinstance(stop, HalfUpdated):

@@ -11,15 +11,22 @@ from tutelage import console
 from tutelage.config import Config
 from tutelage.data import TokenizedExample
 from tutelage.errors import RunError, first_line
-from tutelage.machines import World
+from tutelage.machines import AGAIN, World
 from tutelage.model import Batch, Course, is_out_of_memory
 from tutelage.resources import Load, exact_rungs, held_bytes, in_parts, smaller_state, training_bytes
 from tutelage.runs import RunLog, write_text
 from tutelage.training.arrange import recorded
-from tutelage.training.step import Gradients, accumulate_gradients
+from tutelage.training.in_backward import InBackward
+from tutelage.training.step import Gradients, HalfUpdated, accumulate_gradients
 
 ONE_BY_ONE = 1 << 40
 """So many times smaller batches hold one row each."""
+
+
+class StartAgain(RunError):
+    """Memory ran out in a step that cannot be computed again as it is; the run goes on from its last checkpoint, in smaller batches."""
+
+    exit_code = AGAIN
 
 
 class MemoryRanOut(RunError):
@@ -32,30 +39,62 @@ class Fitting:
     The loss of a step is one sum over one denominator, so its gradient is that of the larger batches, to rounding.
     """
 
-    def __init__(self, course: Course, config: Config, log: RunLog, world: World) -> None:
-        self.course, self.config, self.log, self.world = course, config, log, world
+    def __init__(self, course: Course, config: Config, log: RunLog, world: World, updates: InBackward | None = None) -> None:
+        self.course, self.config, self.log, self.world, self.updates = course, config, log, world, updates
         self._record = log.directory / "plan.json"
-        self.parts: int = recorded(self._record).get("parts", 1)
+        self.parts: int = world.first(lambda: recorded(self._record).get("parts", 1))
         """Into how many times smaller batches than planned the rows are laid out by now."""
 
     def gradients(
         self, examples: Sequence[TokenizedExample], batches: Sequence[Batch], step: int, may_stop: bool = False
     ) -> Gradients:
-        """`accumulate_gradients` of a step's rows, planned as `batches`. Raises MemoryRanOut."""
+        """`accumulate_gradients` of a step's rows, planned as `batches`, or what updates weights on the way.
+
+        Raises:
+            MemoryRanOut: there is no memory for them.
+            StartAgain: there may be for smaller ones, and the other ranks wait in the middle of the step.
+        """
         policy = self.course.policy
         if self.parts > 1:
             batches = self.course.batches(examples, self.parts)
         while True:
             try:
+                if self.updates is not None:
+                    return self.updates.step(examples, batches, step, may_stop)
                 return accumulate_gradients(policy, examples, batches, self.config, step, self.world, may_stop=may_stop)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
                 reason = first_line(error)
+            if self.world.size > 1:
+                self.go_back(step, reason)
             policy.model.zero_grad(set_to_none=True)  # what the step had so far; its activations went with the error
             if policy.device.type == "cuda":
                 torch.cuda.empty_cache()
             batches = self._smaller(examples, batches, step, reason)
+
+    def again(self, stop: BaseException, step: int) -> BaseException:
+        """What has stopped a run; where an update failed for want of memory, and `go_back` knows better, StartAgain."""
+        if isinstance(stop, HalfUpdated) and is_out_of_memory(stop.__cause__ or stop):
+            try:
+                self.go_back(step, str(stop))
+            except StartAgain as better:
+                return better
+        return stop
+
+    def go_back(self, step: int, reason: str) -> None:
+        """Raises StartAgain, with batches half as large on record, where `train.on_oom` says so and there are smaller ones."""
+        examples = self.course.examples(step)
+        sizes = [len(self.course.batches(examples, parts)) for parts in (self.parts, ONE_BY_ONE)]
+        if self.config.train.on_oom == "stop" or sizes[0] >= sizes[1]:
+            return
+        # whichever rank it is, it writes the same
+        write_text(self._record, json.dumps({**recorded(self._record), "parts": 2 * self.parts}) + "\n")
+        raise StartAgain(
+            f"step {step + 1}: memory ran out ({reason}) in the middle of a step; the run goes on from its last checkpoint, in batches"
+            f" {2 * self.parts} times smaller than planned (train.on_oom = adapt)"
+            + ("; where nothing starts the job again, the same command does" if self.world.size > 1 else "")
+        )
 
     def _smaller(self, examples: Sequence[TokenizedExample], batches: Sequence[Batch], step: int, reason: str) -> list[Batch]:
         """The step's rows in batches half as large. Raises MemoryRanOut where that is not wanted, or impossible."""
@@ -78,7 +117,7 @@ class Fitting:
         return smaller
 
     def _explained(self, batches: Sequence[Batch], reason: str, alone: bool) -> str:
-        policy, load = self.course.policy, Load.of([batches])
+        policy, load = self.course.policy, Load.of([batches], self.config)
         needed = training_bytes(policy, self.config, load, policy.recomputation)
         return (
             f"the memory of {policy.device} is too small: {reason}\n"
@@ -97,11 +136,11 @@ class Fitting:
 
     def _next_down(self, load: Load, alone: bool) -> str:
         """The next setting to turn down: first what changes nothing, then what changes least."""
-        ranks = self.world.size
-        rung = next(exact_rungs(self.config, self.course.policy, ranks, None if alone else load.tokens), None)
+        ranks, one_batch = self.world.size, self.config.train.update == "in_backward"
+        rung = next(exact_rungs(self.config, self.course.policy, ranks, None if alone or one_batch else load.tokens), None)
         if rung is None:
             return self._smaller_state()
-        adapt = "" if alone or ranks > 1 else ", or --train.on_oom adapt, which finds out by itself"
+        adapt = "" if alone or one_batch else ", or --train.on_oom adapt, which finds out by itself"
         return f"The next setting down: {rung}{adapt} ({rung.means})"
 
     def _smaller_state(self) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import gc
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,15 +20,16 @@ from tutelage.data import Prepared, TokenizedExample, prepare
 from tutelage.errors import InputError, RunError
 from tutelage.evaluation import Evaluator, evaluator_for, forget_drafts, registry
 from tutelage.machines import ALONE, BEFORE_TRAINING, StopWanted, World, agreed, join, nothing_left_to_stop, uninterrupted
-from tutelage.model import Policy, load_policy, optim, save_model, tokenizer_of
+from tutelage.model import Batch, Policy, load_policy, optim, save_model, tokenizer_of
 from tutelage.report import model_card, show
 from tutelage.report import page as report
 from tutelage.resources import place_engine
-from tutelage.runs import Checkpoints, RunLog, SilentRunLog, checkpoint, kept_template, open_run, write_text
-from tutelage.training.ending import Nonsense, Preempted, Stand, Wait, ending_of
-from tutelage.training.fit import Fitting
+from tutelage.runs import Checkpoints, RunLog, SilentRunLog, checkpoint, kept_template, open_run
+from tutelage.training.ending import Preempted, Stand, Wait, ending_of
+from tutelage.training.fit import Fitting, StartAgain
 from tutelage.training.patience import Patience, best_of
 from tutelage.training.prolong import made_longer
+from tutelage.training.refuse import Taken, refuse
 from tutelage.training.start import Start, check_size, explain, keeps_end, require, same_model, saves_at, set_up
 from tutelage.training.step import Clock, Guard, measures_change, share_changed, speed_of, update_weights
 
@@ -80,15 +82,29 @@ def fine_tune(
         if world.leads and checkpoint.latest(log.directory) is None:  # who goes on has seen it
             show.preview(ready, tokenizer)
         changed = world.first(lambda: same_model(config, log.directory, allow_changes))
-        with console.progress("loading the model"):
-            policy = load_policy(
-                config.model, tokenizer, to_train=config.train.pack, world=world, shard_ranks=config.parallel.shard
-            )
+
+        def loaded() -> Policy:
+            with console.progress("loading the model"):
+                return load_policy(
+                    config.model, tokenizer, to_train=config.train.pack, world=world, shard_ranks=config.parallel.shard
+                )
+
+        policy = loaded()
         world.first(lambda: check_size(policy, ready, config, log.directory))
         world.first(lambda: explain(policy, config, ready, log, allow_changes, changed))
         if world.any(world.stop.wanted):
             raise StopWanted
-        return run(policy, ready, config, log, world, baseline)
+        while True:
+            try:
+                return run(policy, ready, config, log, world, baseline)
+            except StartAgain as again:
+                if world.size > 1:  # the other ranks wait in the middle of a step: the job starts again
+                    raise
+                console.say(str(again), style="yellow")
+            log.write_metrics()
+            del policy  # with its gradients; the checkpoint, or the untouched model, takes its place
+            gc.collect()
+            policy = loaded()
 
 
 @contextlib.contextmanager
@@ -145,7 +161,7 @@ def run(
     total = course.total
     evaluator = _evaluator(start, log)
     guard = world.first(lambda: Guard.of_lines(config.train.spike_ratio, log.reading().steps))
-    fitting, patience = Fitting(course, config, log, world), Patience(config.eval.patience, total, log, world)
+    fitting, patience = Fitting(course, config, log, world, start.updates), Patience(config.eval.patience, total, log, world)
     saves = Checkpoints(log.directory, world, config.run.keep_last, lambda: _worth_keeping(log, config, total))
     stopped: dict[str, Any] | None = None
     settling = policy.compiled  # the first step after a start compiles, which takes long
@@ -154,29 +170,23 @@ def run(
             evaluate(step)
             with console.progress("training", total, done=step) as advance, prefetched(course.at, range(step, total)) as ahead:
                 clock = Clock()
-                for examples, batches in ahead:
+                for rows in ahead:
                     if stopped := patience.stop(step, evaluate.recorded):
                         break
                     clock.lap("data")
-                    gradients = fitting.gradients(examples, batches, step, may_stop=settling)
-                    clock.lap("forward_backward")
-                    objection = guard.objection(gradients.loss, gradients.grad_norm)
-                    if objection:
-                        _refuse(objection, step, examples, guard, config, log)
-                    with uninterrupted():  # no signal comes between weights, optimizer, step number and log
-                        lr = optim.lr_at(step, total, config.train)
-                        counted = (0.0, 1.0) if objection else update_weights(policy, optimizer, lr, measures_change(step, total))
+                    # no signal comes between weights, optimizer, step number and log
+                    with _taken(start, fitting, guard, clock, rows, step, settling) as taken:
                         step, settling = step + 1, False
                         clock.lap("optimizer")
-                        changed, weights, stops = world.sum([*(counted or (0.0, 0.0)), world.stop.wanted])
+                        changed, weights, stops = world.sum([*(taken.counted or (0.0, 0.0)), world.stop.wanted])
                         line = {
-                            "step": step, "epoch": round(step / course.epoch, 4), "lr": lr, **gradients.as_metrics(),
-                            **share_changed(changed, weights), **({"skipped": objection} if objection else {}),
-                            **speed_of(policy, examples, gradients, clock, world.size, start.matrix_rate),
+                            "step": step, "epoch": round(step / course.epoch, 4), "lr": taken.lr, **taken.gradients.as_metrics(),
+                            **share_changed(changed, weights), **({"skipped": taken.objection} if taken.objection else {}),
+                            **speed_of(policy, rows[0], taken.gradients, clock, world.size, start.matrix_rate),
                         }  # fmt: skip
                         log.metrics(kind="train", **line)
                     show.step(line, total)
-                    advance(1, f"loss {gradients.loss:.4f}, {line['tokens_per_second']:,.0f} tokens/s")
+                    advance(1, f"loss {taken.gradients.loss:.4f}, {line['tokens_per_second']:,.0f} tokens/s")
                     evaluate.collect(step)  # what is logged outlasts the checkpoint
                     if saves_at(config, step, total):
                         _save(saves, step, policy, optimizer, log)
@@ -187,12 +197,45 @@ def run(
                     clock = Clock()
             result = _finished(start, log, evaluate, saves, step, stopped)
         except (StopWanted, KeyboardInterrupt, RuntimeError, MemoryError) as stop:
-            ending = ending_of(stop, Stand(step, total, log.directory), world, fitting.elsewhere)
+            ending = ending_of(fitting.again(stop, step), Stand(step, total, log.directory), world, fitting.elsewhere)
             error = _saved(ending.error, policy, optimizer, step, saves, log) if ending.saves else ending.error
             _wait(ending.waits, evaluate, step)
             raise agreed(error, world) if ending.agreed else error from None
     _tidy(config, log, world, step)
     return result
+
+
+@contextlib.contextmanager
+def _taken(
+    start: Start,
+    fitting: Fitting,
+    guard: Guard,
+    clock: Clock,
+    rows: tuple[Sequence[TokenizedExample], Sequence[Batch]],
+    step: int,
+    settling: bool,
+) -> Iterator[Taken]:
+    """Take optimizer step `step` (from 0), and keep signals waiting from its first change of a weight until the block is done."""
+    course, updates, config, log = start.course, start.updates, fitting.config, fitting.log
+    lr, measures = optim.lr_at(step, course.total, config.train), measures_change(step, course.total)
+    with contextlib.ExitStack() as deaf:
+        if updates is not None:  # weights change in the backward pass
+            deaf.enter_context(uninterrupted())
+            updates.expect(lr, measures)
+        gradients = fitting.gradients(*rows, step, may_stop=settling)
+        clock.lap("forward_backward")
+        objection = guard.objection(gradients.loss, gradients.grad_norm)
+        if objection:
+            changed = updates is not None and math.isfinite(gradients.loss)
+            refuse(objection, step, rows[0], guard, config, log, changed)
+        deaf.enter_context(uninterrupted())
+        if objection:
+            counted: tuple[float, float] | None = (0.0, 1.0)
+        elif updates is not None:
+            counted = updates.changed()
+        else:
+            counted = update_weights(course.policy, start.optimizer, lr, measures)
+        yield Taken(lr, gradients, objection, counted)
 
 
 def _evaluator(start: Start, log: RunLog) -> Evaluator:
@@ -254,7 +297,7 @@ def _finished(
     world.first(log.require_there)
     evaluations, cost = world.first(lambda: (log.reading().evaluations, log.reading().evaluation_cost))
     with console.progress("saving the model"):
-        card = model_card(config, prepared.ledger.counts(), evaluations, total, prepared.template, policy.precision, stopped)
+        card = model_card(config, prepared.ledger.counts(), evaluations, total, prepared.template, policy.precision, stopped=stopped)
         save_model(policy, log.directory / "model", card, world)
     early = {"stopped": stopped} if stopped else {}
     log.finish({"steps": total, "evaluations": evaluations, "evaluation_cost": cost, "model": "model", **early})
@@ -307,28 +350,6 @@ def _report_failures(failures: Sequence[str], step: int, log: RunLog) -> None:
         log.metrics(kind="save_failed", step=step, reason=reason)
 
 
-def _refuse(objection: str, step: int, examples: Sequence[TokenizedExample], guard: Guard, config: Config, log: RunLog) -> None:
-    """Write down a step that is not applied. Raises Nonsense if the run is not to go on without it."""
-    sources = [example.source for example in examples]
-    guard.skipped += 1
-    record = log.directory / "nonsense" / f"step-{step + 1}.json"
-    replay = f"tutelage train {log.directory / 'config.toml'} --replay {step + 1}"
-    if log.leads:
-        record.parent.mkdir(exist_ok=True)
-        write_text(
-            record, json.dumps({"step": step + 1, "reason": objection, "rows": sources, "replay": replay}, indent=2) + "\n"
-        )
-    what = f"step {step + 1}: {objection}; no weight was changed. The step's rows: {', '.join(sources)} ({record})"
-    stops = config.train.on_nonsense == "stop"
-    if stops or guard.skipped > config.train.max_skips:
-        why = "" if stops else f"\n{guard.skipped} steps were not applied, and train.max_skips is {config.train.max_skips}."
-        raise Nonsense(
-            f"{what}{why}\nTo look into it: {replay}\nTo leave such steps out: --train.on_nonsense skip"
-            " (--train.spike_ratio says what counts as a spike)"
-        )
-    console.say(f"{what}; skipped, as train.on_nonsense says", style="yellow")
-
-
 def _saved(
     error: BaseException, policy: Policy, optimizer: torch.optim.Optimizer, step: int, saves: Checkpoints, log: RunLog
 ) -> BaseException:
@@ -342,7 +363,7 @@ def _saved(
         except RunError as failure:
             failures = [str(failure)]
         if not saves.world.any(bool(failures)):
-            failures = [*saves.save(step, policy.model, optimizer), *saves.wait()]
+            failures = saves.save(step, policy.model, optimizer, at_once=True)
     if failures:
         return RunError(f"{error}\nBut not from this step: {failures[0]}")
     return error

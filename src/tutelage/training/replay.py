@@ -53,9 +53,13 @@ def replay_step(config: Config, step: int) -> list[dict[str, Any]]:
                 if world.any(world.stop.wanted):
                     raise agreed(KeyboardInterrupt("the replay was stopped"), world)
                 examples, batches = course.at(earlier)
-                gradients = accumulate_gradients(policy, examples, batches, config, earlier, world)
-                if not guard.objection(gradients.loss, gradients.grad_norm):
-                    lr = rates.get(earlier + 1, optim.lr_at(earlier, course.total, config.train))
+                lr = rates.get(earlier + 1, optim.lr_at(earlier, course.total, config.train))
+                if start.updates is not None:
+                    start.updates.expect(lr, measures=False)
+                    gradients = start.updates.step(examples, batches, earlier)
+                else:
+                    gradients = accumulate_gradients(policy, examples, batches, config, earlier, world)
+                if not guard.objection(gradients.loss, gradients.grad_norm) and start.updates is None:
                     update_weights(policy, start.optimizer, lr, measures=False)
                 advance(1)
         examples, batches = course.at(step - 1)

@@ -32,8 +32,9 @@ from tutelage.model import (
 )
 from tutelage.resources import costs_of, engine_device, matrix_rate
 from tutelage.runs import RunLog, changes, checkpoint, refuse_another_model, refuse_to_overwrite, tracking
-from tutelage.training import arrange
+from tutelage.training import arrange, in_backward
 from tutelage.training.fit import Fitting, MemoryRanOut
+from tutelage.training.in_backward import InBackward
 from tutelage.training.prolong import LENGTH, in_words, made_longer
 
 
@@ -62,7 +63,8 @@ def require(config: Config, world: World, allow_changes: Collection[str]) -> fro
         is made longer, beside `allow_changes`.
     """
     trains_on = device_for(config.model.device, world)
-    optim.require(config, world.size)
+    optim.require(config)
+    in_backward.require(config)
     arrange.require(config)
     loss_named(config.train.loss)
     if config.model.lora != "none":
@@ -73,8 +75,6 @@ def require(config: Config, world: World, allow_changes: Collection[str]) -> fro
             raise InputError(f'model.quantize = "{config.model.quantize}": on one GPU alone; 4-bit weights are not shared among ranks')
     if config.parallel.shard is not None and world.size % config.parallel.shard:
         raise InputError(f"parallel.shard = {config.parallel.shard} does not divide the {world.size} ranks of this job")
-    if config.train.on_oom == "adapt" and world.size > 1:
-        raise InputError('train.on_oom = "adapt": not with several ranks, where one that runs out of memory leaves the others waiting')
     for key in allow_changes:
         if key not in known_keys():
             raise InputError(f"--allow {key}: there is no such setting")
@@ -160,12 +160,14 @@ class Start:
     Attributes:
         step: optimizer steps that are done already.
         matrix_rate: floating-point operations per second of the device; None: they could not be measured.
+        updates: what takes steps whose weights change in the backward pass; None: they change after it.
     """
 
     course: Course
     optimizer: torch.optim.Optimizer
     step: int
     matrix_rate: float | None
+    updates: InBackward | None
 
 
 def set_up(
@@ -185,23 +187,25 @@ def set_up(
 
     Raises:
         MemoryRanOut: there is no memory for the optimizer's state; nothing was trained.
+        InputError: weights change in the backward pass, and a step could have several batches.
     """
     policy.packs = policy.packs and config.train.pack
     optimizer = optim.make_optimizer(policy.model, config)
     course = Course(prepared, config, policy, world.first(lambda: costs_of(policy)), world)
+    world.first(lambda: in_backward.require_one_batch(course))
     rate = _describe_device(policy, log)
     if trains:
         _fill_state(optimizer, course, log)
     step = _resume(course, optimizer, log, until)
     record = log.directory / "plan.json"
     if step == 0 and log.leads:
-        record.unlink(missing_ok=True)
+        arrange.forget(record, config)
     as_before = step > 0 and arrange.recorded(record).get("ranks") == world.size  # then what was decided has been said
     with console.quiet() if as_before else contextlib.nullcontext():
         arrange.arrange(course, optim.state_bytes(optimizer), rate, record, writes=log.leads)
     policy.model.config.use_cache = False
     policy.model.train()
-    return Start(course, optimizer, step, rate)
+    return Start(course, optimizer, step, rate, InBackward.of(course, optimizer))
 
 
 def _describe_device(policy: Policy, log: RunLog) -> float | None:

@@ -67,8 +67,7 @@ def accumulate_gradients(
         examples: the rows of the step, those of all ranks.
         may_stop: whether ranks look after each batch whether the job was asked to stop, and then raise StopWanted.
     """
-    tokens = sum(len(example.response_ids) for example in examples)
-    denominator = tokens if config.train.loss_normalization == "token" else len(examples)
+    denominator = denominator_of(examples, config)
     loss_of = loss_named(config.train.loss)
     policy.model.zero_grad(set_to_none=True)  # also what an interrupted step had left
     loss, nll = (torch.zeros((), dtype=torch.float64, device=policy.device) for _ in range(2))
@@ -77,26 +76,52 @@ def accumulate_gradients(
             world.passed(f"step {step + 1}, micro-batch {index + 1} of {len(batches)}")
             if is_sharded(policy.model):
                 policy.model.set_requires_gradient_sync(policy.always_sync or index == len(batches) - 1)
-            # dropout is a function of (seed, step, batch): a resumed run draws the same
-            batch_index = index * world.size + world.rank
-            torch.manual_seed(random.Random(f"{config.train.seed}-{step}-{batch_index}").getrandbits(63))
-            of_batch, nll_of_batch = _loss(policy, batch, denominator, loss_of)
+            seed_dropout(config, step, index, world)
+            of_batch, nll_of_batch = loss_of_batch(policy, batch, denominator, loss_of)
             of_batch.backward()
             loss += of_batch.detach().double()
             nll += nll_of_batch.double()
             if may_stop and world.any(world.stop.wanted):
                 raise StopWanted
     norm = full_tensor(torch.nn.utils.clip_grad_norm_(policy.model.parameters(), config.train.clip_grad))
-    # counted while the device is busy: all that follows the next line, it waits for
-    computed = [float(sum(batch.input_ids.numel() for batch in batches)), step_flops(policy, *batches)]
+    computed = computed_of(policy, batches)  # while the device is busy: all that follows the next line, it waits for
     total, nll_total, size = torch.stack([loss, nll, norm.double()]).tolist()  # all at once: each would wait for the device
-    total, nll_total, size, distinct, flops = world.sum([total, nll_total, size if world.leads else 0.0, *computed])
+    total, nll_total, size, *computed = world.sum([total, nll_total, size if world.leads else 0.0, *computed])
+    return gradients_of(examples, config, (total, nll_total, size), computed)
+
+
+def denominator_of(examples: Sequence[TokenizedExample], config: Config) -> int:
+    """What the summed loss of a step is divided by."""
+    return _tokens(examples) if config.train.loss_normalization == "token" else len(examples)
+
+
+def _tokens(examples: Sequence[TokenizedExample]) -> int:
+    return sum(len(example.response_ids) for example in examples)
+
+
+def seed_dropout(config: Config, step: int, index: int, world: World) -> None:
+    """Dropout is a function of (seed, step, batch): a resumed run draws the same. `index`: of this rank's batches in the step."""
+    batch_index = index * world.size + world.rank
+    torch.manual_seed(random.Random(f"{config.train.seed}-{step}-{batch_index}").getrandbits(63))
+
+
+def computed_of(policy: Policy, batches: Sequence[Batch]) -> list[float]:
+    """Distinct tokens of this rank's batches, and the floating-point operations that they take."""
+    return [float(sum(batch.input_ids.numel() for batch in batches)), step_flops(policy, *batches)]
+
+
+def gradients_of(
+    examples: Sequence[TokenizedExample], config: Config, found: tuple[float, float, float], computed: Sequence[float]
+) -> Gradients:
+    """What is known of a step by (its loss, its likelihood over its denominator, the norm of its gradient), summed over ranks."""
+    total, nll_total, size = found
+    tokens, denominator = _tokens(examples), denominator_of(examples, config)
     # times and over the same number would be another last digit
     nll_of_token = nll_total if denominator == tokens else nll_total * denominator / tokens
-    return Gradients(total, nll_of_token, size, tokens, int(distinct), flops)
+    return Gradients(total, nll_of_token, size, tokens, int(computed[0]), computed[1])
 
 
-def _loss(policy: Policy, batch: Batch, denominator: int, loss_of: Fused | Loss) -> tuple[torch.Tensor, torch.Tensor]:
+def loss_of_batch(policy: Policy, batch: Batch, denominator: int, loss_of: Fused | Loss) -> tuple[torch.Tensor, torch.Tensor]:
     """(the loss of a batch, its negative log-likelihood, detached), both divided by the step's denominator.
 
     In the likelihood every row counts one, whatever its weight in the loss.

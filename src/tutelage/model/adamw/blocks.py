@@ -1,4 +1,7 @@
-"""Moments in blocks of 256 numbers of 8 bits: the largest magnitude of a block in float32, and for each number the index of its share.
+"""Moments in blocks of 8-bit numbers: the largest magnitude of a block in float32, and for each number the index of its share.
+
+A block is a part of a row of its weight: 256 numbers, or the largest power of two that divides the row. So no block is shared by
+ranks, which hold rows, and the moments of several ranks are those of one process.
 
 The shares are the dynamic quantiles of Dettmers et al. 2022 (8-bit Optimizers via Block-wise Quantization): seven decades, each
 with twice as many evenly spaced numbers as the one below, and 0 and 1. First moments have signs, second ones do not.
@@ -7,10 +10,13 @@ with twice as many evenly spaced numbers as the one below, and 0 and 1. First mo
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Sequence
 
 import torch
 
-BLOCK = 256
+BLOCK, NARROWEST = 256, 16
+"""Numbers of the widest and of the narrowest block."""
 SMALL = 4096
 """Weights of fewer elements keep float32 moments."""
 DECADES = 7
@@ -18,8 +24,15 @@ TINIEST = 2.0**-126
 """The least positive float32 of full precision."""
 
 
-def blocks_in(count: int) -> int:
-    return -(-count // BLOCK)
+def width_of(shape: Sequence[int]) -> int:
+    """Numbers in a block of the moments of a weight of this shape; 0 where they stay float32.
+
+    They do in vectors, in small weights, and where rows do not divide into blocks.
+    """
+    if len(shape) < 2 or math.prod(shape) < SMALL:
+        return 0
+    width = math.gcd(math.prod(shape[1:]), BLOCK)
+    return width if width >= NARROWEST else 0
 
 
 @functools.cache
@@ -59,26 +72,24 @@ def tables(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def decode(codes: torch.Tensor, scales: torch.Tensor, sign: bool, out: torch.Tensor, spare: torch.Tensor) -> torch.Tensor:
-    """The numbers that codes stand for; beyond the last one, `out` (float32, full blocks) is zero.
+    """The numbers that codes stand for, in `out` (float32).
 
     Args:
         spare: as long as `out`, int32.
     """
-    count = len(codes)
     numbers, _ = tables(codes.device)
-    torch.index_select(numbers[0 if sign else 1], 0, spare[:count].copy_(codes), out=out[:count])
-    out[count:].zero_()
-    out.view(-1, BLOCK).mul_(scales[:, None])
+    torch.index_select(numbers[0 if sign else 1], 0, spare.copy_(codes), out=out)
+    out.view(len(scales), -1).mul_(scales[:, None])
     return out
 
 
 def encode(values: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor, sign: bool, spare: torch.Tensor) -> None:
-    """Write the codes nearest to `values` (float32, full blocks, which are lost), and each block's largest magnitude."""
+    """Write the codes nearest to `values` (float32, which are lost), and each block's largest magnitude."""
     numbers, guesses = (table[0 if sign else 1] for table in tables(values.device))
-    count, blocked = len(codes), values.view(-1, BLOCK)
-    torch.amax(torch.abs(blocked, out=spare.view(torch.float32).view(-1, BLOCK)), 1, out=scales)
+    blocked = values.view(len(scales), -1)
+    torch.amax(torch.abs(blocked, out=spare.view(torch.float32).view_as(blocked)), 1, out=scales)
     blocked.div_(torch.where(scales > 0, scales, 1.0)[:, None])
-    upper = torch.bitwise_right_shift(values.view(torch.int32), 16, out=spare).bitwise_and_(0xFFFF)[:count]
+    upper = torch.bitwise_right_shift(values.view(torch.int32), 16, out=spare).bitwise_and_(0xFFFF)
     guess = guesses.index_select(0, upper)
     boundary = numbers[256:].index_select(0, upper.copy_(guess))
-    codes.copy_(guess.add_(values[:count] >= boundary))
+    codes.copy_(guess.add_(values >= boundary))

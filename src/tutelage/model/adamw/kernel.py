@@ -14,10 +14,11 @@ import triton.language as tl
 from tutelage.model.adamw import blocks, rounding
 from tutelage.model.adamw.plain import Part, Rates
 
-ROWS = 4
-"""Blocks of 256 elements that one program updates."""
+ELEMENTS = 1024
+"""How many one program updates: four blocks of 256, or more narrower ones."""
 FIRST, SECOND, THIRD = (tl.constexpr(factor) for factor in (rounding.FIRST, rounding.SECOND, rounding.THIRD))
-BLOCK, SHARES, CODES = tl.constexpr(blocks.BLOCK), tl.constexpr(512), tl.constexpr(65536)
+SHARES, CODES = tl.constexpr(512), tl.constexpr(65536)
+BOUNDARIES = tl.constexpr(256)
 
 
 @triton.jit
@@ -50,7 +51,7 @@ def _encode(values, numbers, guesses):
     scale = tl.max(tl.abs(values), axis=1)
     share = values / tl.where(scale > 0, scale, 1.0)[:, None]
     guess = tl.load(guesses + (share.to(tl.uint32, bitcast=True) >> 16)).to(tl.int32)
-    boundary = tl.load(numbers + BLOCK + guess)
+    boundary = tl.load(numbers + BOUNDARIES + guess)
     return (guess + (share >= boundary).to(tl.int32)).to(tl.uint8), scale
 
 
@@ -58,16 +59,17 @@ def _encode(values, numbers, guesses):
 def _kernel(
     weights, gradients, firsts, seconds, first_scales, second_scales, numbers, guesses, sizes, all_eps, keys,
     index, start, count, gain1, gain2, decay,
-    EVEN: tl.constexpr, CODED: tl.constexpr, ROUND_WEIGHT: tl.constexpr, ROUND_MOMENTS: tl.constexpr, ROWS: tl.constexpr,
+    EVEN: tl.constexpr, CODED: tl.constexpr, ROUND_WEIGHT: tl.constexpr, ROUND_MOMENTS: tl.constexpr,
+    ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    at = row.to(tl.int64)[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
+    at = row.to(tl.int64)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
     # said by sixteens, it is the same for 16 neighbours: they are loaded together
     inside = at // 16 < count // 16 if EVEN else at < count
     weight = tl.load(weights + at, inside, 0.0).to(tl.float32)
     gradient = tl.load(gradients + at, inside, 0.0).to(tl.float32)
     if CODED:
-        filled = row < tl.cdiv(count, BLOCK)
+        filled = row < tl.cdiv(count, WIDTH)
         first = _decode(tl.load(firsts + at, inside, 0), tl.load(first_scales + row, filled, 0.0), numbers)
         second = _decode(tl.load(seconds + at, inside, 0), tl.load(second_scales + row, filled, 0.0), numbers + SHARES)
         first, second = tl.where(inside, first, 0.0), tl.where(inside, second, 0.0)
@@ -109,9 +111,10 @@ def update(parts: Sequence[Part], rates: Rates) -> None:
         for part in parts:
             count, coded = part.weight.numel(), part.first_scale is not None
             scales: Any = (part.first_scale, part.second_scale) if coded else (numbers, numbers)
-            _kernel[(triton.cdiv(count, ROWS * blocks.BLOCK),)](
+            width = part.width or blocks.BLOCK
+            _kernel[(triton.cdiv(count, ELEMENTS),)](
                 part.weight, part.gradient, part.first, part.second, *scales, numbers, guesses,
                 rates.sizes, rates.eps, rates.keys, part.index, part.start, count, rates.gain1, rates.gain2, rates.decay,
                 EVEN=count % 16 == 0, CODED=coded, ROUND_WEIGHT=part.weight.dtype == torch.bfloat16,
-                ROUND_MOMENTS=part.first.dtype == torch.bfloat16, ROWS=ROWS,
+                ROUND_MOMENTS=part.first.dtype == torch.bfloat16, ROWS=ELEMENTS // width, WIDTH=width,
             )  # fmt: skip

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
 
-from tutelage.machines import local_part
+from tutelage.machines import first_row, local_part
 from tutelage.model.adamw import blocks, plain, rounding
 
 
@@ -18,7 +19,7 @@ class AdamW(torch.optim.Optimizer):
 
     Moments have the precision of their weight. Bfloat16 ones are rounded stochastically too: rounded to the nearest number, a second
     moment stands still, since a step changes it by a share of 1 − β₂ = 0.001 and bfloat16 knows steps of 0.004. With `eight_bit`,
-    moments are `blocks` of 8-bit numbers, and float32 in weights of fewer than `blocks.SMALL` elements.
+    moments are `blocks` of 8-bit numbers, and float32 where a weight has none (`blocks.width_of`).
 
     A step asks the device for nothing, so the host does not wait: steps are counted on the device, and what depends on them is
     computed there. On CUDA one Triton kernel does all; it is compiled once for each kind of weight and moment.
@@ -46,7 +47,7 @@ class AdamW(torch.optim.Optimizer):
         """Moments of zero and no step counted, for each parameter that has no state yet."""
         for parameter in (parameter for group in self.param_groups for parameter in group["params"]):
             if parameter not in self.state:
-                self.state[parameter] = _fresh(parameter.detach(), self.eight_bit)
+                self.state[parameter] = fresh(parameter.detach(), self.eight_bit)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -58,7 +59,7 @@ class AdamW(torch.optim.Optimizer):
         self.make_state()
         for group, salts in zip(self.param_groups, self._salts, strict=True):
             parts = [
-                _part(parameter, self.state[parameter], index)
+                part_of(parameter, self.state[parameter], index)
                 for index, parameter in enumerate(group["params"])
                 if parameter.grad is not None
             ]
@@ -66,12 +67,12 @@ class AdamW(torch.optim.Optimizer):
                 continue
             counted = [self.state[parameter]["step"] for parameter in group["params"]]
             torch._foreach_add_([counted[part.index] for part in parts], 1.0)
-            rates = _rates(group, torch.stack(counted), salts)
-            _update([part for part in parts if part.weight.numel()], rates)  # a rank may hold nothing of a weight
+            rates = rates_of(group, torch.stack(counted), salts)
+            update([part for part in parts if part.weight.numel()], rates)  # a rank may hold nothing of a weight
         return loss
 
 
-def _update(parts: list[plain.Part], rates: plain.Rates) -> None:
+def update(parts: list[plain.Part], rates: plain.Rates) -> None:
     if not parts:
         return
     if parts[0].weight.is_cuda:
@@ -82,52 +83,56 @@ def _update(parts: list[plain.Part], rates: plain.Rates) -> None:
         plain.update(parts, rates)
 
 
-def _fresh(weight: torch.Tensor, eight_bit: bool) -> dict[str, torch.Tensor]:
-    """The state of a weight before its first step. Steps are float32, as torch's own AdamW has them."""
-    device = local_part(weight).device
-    state = {"step": torch.zeros((), device=device)}
-    coded = eight_bit and weight.numel() >= blocks.SMALL
-    dtype = torch.uint8 if coded else torch.float32 if eight_bit else weight.dtype
+def fresh(weight: torch.Tensor, eight_bit: bool, host: bool = False) -> dict[str, torch.Tensor]:
+    """The state of a weight before its first step. Steps are float32, as torch's own AdamW has them.
+
+    Args:
+        host: whether moments are in the host's memory.
+    """
+    state = {"step": torch.zeros((), device=local_part(weight).device)}
+    width = blocks.width_of(weight.shape) if eight_bit else 0
+    dtype = torch.uint8 if width else torch.float32 if eight_bit else weight.dtype
     for name in ("exp_avg", "exp_avg_sq"):
-        state[name] = torch.zeros_like(weight, dtype=dtype)
-        if coded:
-            state[f"{name}_scale"] = torch.zeros(blocks.blocks_in(weight.numel()), device=device)
+        state[name] = _zeros(weight, weight.shape, dtype, host)
+        if width:
+            blocks_of_rows = (weight.shape[0], math.prod(weight.shape[1:]) // width)
+            state[f"{name}_scale"] = _zeros(weight, blocks_of_rows, torch.float32, host)
     return state
 
 
-def moment_bytes(count: int, element_size: int, eight_bit: bool) -> int:
-    """Bytes of the state of a weight of `count` elements of so many bytes."""
-    if not eight_bit:
-        return 4 + 2 * count * element_size
-    return 4 + 2 * (count + 4 * blocks.blocks_in(count) if count >= blocks.SMALL else 4 * count)
+def _zeros(weight: torch.Tensor, shape: Sequence[int], dtype: torch.dtype, host: bool) -> torch.Tensor:
+    """Zeros of a shape, whose rows are shared by ranks as those of a weight; in the host's memory, pinned for a weight on CUDA."""
+    own = local_part(weight)
+    local = (own.shape[0], *shape[1:]) if shape else ()
+    device = torch.device("cpu") if host else own.device
+    zeros = torch.zeros(local, dtype=dtype, device=device, pin_memory=host and own.is_cuda)
+    if not isinstance(weight, DTensor):
+        return zeros
+    # not `from_local`, which moves what is on the host to the device of the mesh
+    meta = TensorMeta(torch.Size(shape), torch.empty(shape, device="meta").stride(), dtype)
+    return DTensor(zeros, DTensorSpec(weight.device_mesh, weight.placements, meta), requires_grad=False)
 
 
-def _part(parameter: torch.Tensor, state: dict[str, torch.Tensor], index: int) -> plain.Part:
+def moment_bytes(weight: torch.Tensor, eight_bit: bool) -> int:
+    """Bytes of the state of a weight; of a sharded one, of this rank's part."""
+    count, width = local_part(weight).numel(), blocks.width_of(weight.shape) if eight_bit else 0
+    if width:
+        return 4 + 2 * (count + 4 * count // width)
+    return 4 + 2 * count * (4 if eight_bit else weight.element_size())
+
+
+def part_of(parameter: torch.Tensor, state: dict[str, torch.Tensor], index: int) -> plain.Part:
     def flat(name: str) -> torch.Tensor:
         return local_part(state[name]).view(-1)
 
     assert parameter.grad is not None
+    start = first_row(parameter) * math.prod(parameter.shape[1:])  # so ranks draw what one process draws
     weight, gradient = local_part(parameter.detach()).view(-1), local_part(parameter.grad).contiguous().view(-1)
-    scales = (state.get("exp_avg_scale"), state.get("exp_avg_sq_scale"))
-    return plain.Part(weight, gradient, flat("exp_avg"), flat("exp_avg_sq"), *scales, index, _start(parameter))
+    first, second = (flat(f"{name}_scale") if f"{name}_scale" in state else None for name in ("exp_avg", "exp_avg_sq"))
+    return plain.Part(weight, gradient, flat("exp_avg"), flat("exp_avg_sq"), first, second, index, start)
 
 
-def _start(parameter: torch.Tensor) -> int:
-    """Index, in the full weight, of the first element that this rank holds: so ranks draw what one process draws."""
-    if not isinstance(parameter, DTensor):
-        return 0
-    start, rows = 0, parameter.shape[0] if parameter.ndim else 1
-    for dimension, placement in enumerate(parameter.placements):
-        if isinstance(placement, Replicate):
-            continue
-        if not (isinstance(placement, Shard) and placement.dim == 0) or start:
-            raise NotImplementedError(f"weights that are split as {parameter.placements} cannot be updated")
-        each = -(-rows // parameter.device_mesh.size(dimension))  # as torch.chunk splits
-        start = min(rows, each * parameter.device_mesh.get_local_rank(dimension))
-    return start * math.prod(parameter.shape[1:])
-
-
-def _rates(group: dict[str, Any], steps: torch.Tensor, salts: torch.Tensor) -> plain.Rates:
+def rates_of(group: dict[str, Any], steps: torch.Tensor, salts: torch.Tensor) -> plain.Rates:
     lr, (beta1, beta2) = group["lr"], group["betas"]
     # 1 − β^step, which a power would round to nothing in float32
     first, second = (-torch.expm1(steps * (math.log(beta) if beta else -math.inf)) for beta in (beta1, beta2))

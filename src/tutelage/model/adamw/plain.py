@@ -31,11 +31,16 @@ class Part:
     index: int
     start: int
 
+    @property
+    def width(self) -> int:
+        """Numbers in a block of 8-bit moments; 0 where there are none."""
+        return 0 if self.first_scale is None else len(self.first) // len(self.first_scale)
+
     def chunk(self, begin: int, end: int) -> Part:
-        """The elements from `begin` (a multiple of a block) to `end`."""
+        """The elements from `begin` to `end`, both at the border of a block."""
 
         def cut(scale: torch.Tensor | None) -> torch.Tensor | None:
-            return scale if scale is None else scale[begin // blocks.BLOCK : blocks.blocks_in(end)]
+            return scale if scale is None else scale[begin // self.width : end // self.width]
 
         weight, gradient, first, second = (flat[begin:end] for flat in (self.weight, self.gradient, self.first, self.second))
         scales = cut(self.first_scale), cut(self.second_scale)
@@ -73,7 +78,7 @@ class Rooms:
 def update(parts: Sequence[Part], rates: Rates) -> None:
     """One step of some of a group's parameters; weights and moments change in place."""
     largest = max(part.weight.numel() for part in parts)
-    rooms = Rooms(min(CHUNK, blocks.BLOCK * blocks.blocks_in(largest)), parts[0].weight.device)
+    rooms = Rooms(min(CHUNK, largest), parts[0].weight.device)
     for part in parts:
         for begin in range(0, part.weight.numel(), CHUNK):
             _update(part.chunk(begin, min(begin + CHUNK, part.weight.numel())), rates, rooms)
@@ -85,12 +90,12 @@ def _update(part: Part, rates: Rates, rooms: Rooms) -> None:
     weight = _read(part.weight, None, True, rooms.weight, rooms)
     first = _read(part.first, part.first_scale, True, rooms.first, rooms)
     second = _read(part.second, part.second_scale, False, rooms.second, rooms)
-    first[:count].lerp_(gradient, rates.gain1)
-    second[:count].lerp_(gradient.square_(), rates.gain2)
-    root = torch.sqrt(second[:count], out=rooms.root[:count]).add_(rates.eps[part.index])
+    first.lerp_(gradient, rates.gain1)
+    second.lerp_(gradient.square_(), rates.gain2)
+    root = torch.sqrt(second, out=rooms.root[:count]).add_(rates.eps[part.index])
     if rates.decay != 1.0:
         weight.mul_(rates.decay)
-    weight.sub_(torch.div(first[:count], root, out=gradient).mul_(rates.sizes[part.index]))
+    weight.sub_(torch.div(first, root, out=gradient).mul_(rates.sizes[part.index]))
     hashed = rooms.hashed[:count]
     if torch.bfloat16 in (part.weight.dtype, part.first.dtype):
         rounding.hashes(rooms.indices[:count], part.start, rates.keys[part.index], hashed, rooms.spare[:count])
@@ -100,10 +105,9 @@ def _update(part: Part, rates: Rates, rooms: Rooms) -> None:
 
 
 def _read(stored: torch.Tensor, scale: torch.Tensor | None, sign: bool, room: torch.Tensor, rooms: Rooms) -> torch.Tensor:
-    """The float32 values of what is stored: itself, or a copy; of 8-bit codes, full blocks."""
+    """The float32 values of what is stored: itself, or a copy."""
     if scale is not None:
-        size = len(scale) * blocks.BLOCK
-        return blocks.decode(stored, scale, sign, room[:size], rooms.spare[:size])
+        return blocks.decode(stored, scale, sign, room[: len(stored)], rooms.spare[: len(stored)])
     return stored if stored.dtype == torch.float32 else room[: len(stored)].copy_(stored)
 
 
