@@ -95,7 +95,8 @@ def test_the_formula_is_as_close_to_a_trace_that_gathers_keys(shapes, monkeypatc
     policy, load = outline(config.model, None, CPU), replace(SEVERAL, keys=keys)
     for kind in ("none", "selective", "full"):
         reckoned = [memory.activation_bytes(policy, each, kind) for each in (replace(load, keys=0), load)]
-        traced = [traced_bytes(config, load, kind, gathers)["activations"] for gathers in (False, True)]
+        shapes_of = memory.Shapes.of(policy)
+        traced = [traced_bytes(config, load, kind, each)["activations"] for each in (replace(shapes_of, gathered=0), shapes_of)]
         state = sum(memory.held_bytes(policy, config).values())
         assert -0.05 <= (reckoned[1] + state) / (traced[1] + state) - 1 <= 0.20, (kind, reckoned, traced)
         if kind == "none":  # of two layers, in place of the tokens' own

@@ -13,12 +13,14 @@ if TYPE_CHECKING:
         visible_name,
     )
     from tutelage.resources.estimate import Estimate, Estimator, device_here
+    from tutelage.resources.fitting import chunk_for, tile_for
     from tutelage.resources.ladder import MEANINGS, exact_rungs, smaller_state, way_of, ways
     from tutelage.resources.memory import (
         GIB,
         HEADROOM,
         Load,
-        activation_bytes,
+        Shapes,
+        activations_of,
         held_bytes,
         in_gib,
         in_parts,

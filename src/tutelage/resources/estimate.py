@@ -143,7 +143,7 @@ class Estimator:
         way, ranks = self._way(config), self.ranks(config)
         work = self._work(config, prepared, way)
         activations = {"activations": memory.activations_of(way.shapes, work.load, kind)}
-        training = traced_bytes(config, work.load, kind, way.shapes.gathered > 0) if trace else way.held | activations
+        training = traced_bytes(config, work.load, kind, way.shapes) if trace else way.held | activations
         if ranks > 1:
             training = memory.sharded_bytes(training, way.policy, ranks)
         seat, evaluation = self._seated(way.policy, config, prepared, training)

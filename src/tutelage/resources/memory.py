@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from tutelage.config import Config
 from tutelage.machines import local_part
-from tutelage.model import Batch, Policy, Recomputation, optim
+from tutelage.model import IN_FLIGHT, Batch, Policy, Recomputation, optim
 
 GIB = float(1 << 30)
 HEADROOM = 0.9
 """The share of free memory that a plan may use: a GPU's context and fragments of its allocator take the rest."""
+ON_THE_WAY = IN_FLIGHT + 1
+"""Tensors on a device of those that wait in the host's memory: the one that is wanted, and those that are on their way."""
 ENGINE_OVERHEAD = 2e9
 """Bytes that vLLM takes beyond weights and cache: its libraries, its buffers, on a GPU its context and graphs."""
 ENGINE_ASLEEP = 1e9
@@ -81,6 +83,8 @@ class Shapes:
         tied: head and embedding are the same weight. learns_head: it is trained.
         adapters: rank of the adapters, 0 without.
         chunk: targets that meet the vocabulary at a time.
+        tile: tokens that MLPs and norms compute at a time; 0: all. has_tiles: whether the model can.
+        offload: whether what is kept waits in the host's memory.
     """
 
     hidden: int
@@ -97,6 +101,9 @@ class Shapes:
     mixed: bool
     adapters: int
     chunk: int
+    tile: int = 0
+    has_tiles: bool = True
+    offload: bool = False
 
     @staticmethod
     def of(policy: Policy) -> Shapes:
@@ -123,6 +130,9 @@ class Shapes:
             mixed=policy.precision == "bf16-mixed",
             adapters=max(ranks, default=0),
             chunk=policy.chunk,
+            tile=policy.tile,
+            has_tiles=policy.has_tiles,
+            offload=policy.offload,
         )
 
 
@@ -189,17 +199,8 @@ def activations_of(s: Shapes, load: Load, kind: Recomputation) -> float:
     to the precision of the weight, in the backward pass of the last layer, in that of the first one, and when the gradient of the
     embedding joins that of the head.
     """
-    h, w = s.hidden, s.width
-    norm = (12 if w == 4 else 8) * h  # in float32: input, normed, output; else a float32 copy of the input beside those two
-    # the copies of keys and values are kept in place of the tokens' own
-    copies = max(0, load.gathered - load.tokens) * w * s.gathered
-    layer = load.tokens * (2 * norm + w * (s.attended + 4 * s.intermediate + 7 * s.adapters)) + copies
-    products = load.tokens * w * (s.attended + 2 * h + 2 * s.intermediate) * (2 if s.adapters else 1)
-    own = {"none": layer, "selective": load.tokens * w * h + products, "full": float(load.tokens * w * h)}[kind]
-    again = {"none": 0.0, "selective": layer - products, "full": layer}[kind]
-    last_norm = load.tokens * norm + load.targets * h * w
-    kept = s.depth * own
-    flowing = load.tokens * w * (2 * s.intermediate + 2 * h) + (0 if s.mixed else w * h * s.intermediate * s.learns_head)
+    h = s.hidden
+    kept, first, again, flowing, last_norm = _of_layers(s, load, kind)
     head = s.vocabulary * h
     embedding = float(head * s.stored * s.learns_head)
     grown = 0.0 if load.several else s.trained_in_layers
@@ -209,11 +210,52 @@ def activations_of(s: Shapes, load: Load, kind: Recomputation) -> float:
         kept + last_norm + _head_bytes(s, load),
         kept + last_norm + head * (6.0 if s.learns_head and s.stored == 2 else 0.0),
         kept + of_head + again + flowing,
-        grown + own + of_head + again + flowing,
+        grown + first + of_head + again + flowing,
         grown + (3 if s.tied else 2 - load.several) * embedding,
     ]
     # with a single batch gradients come into being while activations go
     return max(moments) if load.several else max(0.0, max(moments) - every_gradient)
+
+
+class _Layers(NamedTuple):
+    """Bytes of activations.
+
+    Attributes:
+        kept: on the device, for all layers; first: for the first layer alone, when the others are done.
+        again: what one layer computes again. flowing: what passes through a layer in its backward pass.
+        last_norm: kept by the norm behind the layers, with the hidden states of the targets.
+    """
+
+    kept: float
+    first: float
+    again: float
+    flowing: float
+    last_norm: float
+
+
+def _of_layers(s: Shapes, load: Load, kind: Recomputation) -> _Layers:
+    h, w, tokens, tiled = s.hidden, s.width, load.tokens, 0 < s.tile < load.tokens
+    norm = (12 if w == 4 else 8) * h  # in float32: input, normed, output; else a float32 copy of the input beside those two
+    # the copies of keys and values are kept in place of the tokens' own
+    copies = max(0, load.gathered - tokens) * w * s.gathered
+    products = w * (s.attended + 2 * h + 2 * s.intermediate) * (2 if s.adapters else 1)
+    layer = 2 * norm + w * (s.attended + 4 * s.intermediate + 7 * s.adapters)
+    flowing = tokens * w * (2 * s.intermediate + 2 * h) + (0 if s.mixed else w * h * s.intermediate * s.learns_head)
+    if tiled:  # inputs and outputs alone; within a tile what a layer's MLP keeps and passes on, beside sums of its gradients
+        norm, layer = 2 * w * h, w * (4 * h + s.attended + 4 * s.adapters)
+        weights = 3.0 * h * s.intermediate * (4 + w) * s.learns_head
+        of_mlp = s.tile * w * (6 * s.intermediate + 4 * h) + weights
+        flowing = tokens * w * 2 * h + max(of_mlp, tokens * w * s.attended)
+    every, entering = tokens * layer + copies, float(tokens * w * h)
+    first = {"none": every, "selective": entering + tokens * products, "full": entering}[kind]
+    again = {"none": 0.0, "selective": every - tokens * products, "full": every}[kind]
+    kept = s.depth * first
+    if s.offload and kind == "none":  # tensors on their way, the largest of them, and what is made beside them
+        largest = tokens * w * (h if tiled else s.intermediate)
+        first = kept = min(kept, ON_THE_WAY * largest + (0 if tiled else largest))
+    elif s.offload:  # what selective recomputation keeps of products stays
+        kept -= max(0, s.depth - ON_THE_WAY) * entering
+    return _Layers(kept, first, again, flowing, tokens * norm + load.targets * h * w)
 
 
 def _head_bytes(s: Shapes, load: Load) -> float:

@@ -13,9 +13,9 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from tutelage.config import Config
 from tutelage.errors import InputError, first_line
-from tutelage.model import Policy, Recomputation, attention, outline
+from tutelage.model import Host, Policy, Recomputation, attention, outline
 from tutelage.resources import memory
-from tutelage.resources.memory import Load
+from tutelage.resources.memory import Load, Shapes
 
 
 class Tracker(TorchDispatchMode):
@@ -49,21 +49,36 @@ class Tracker(TorchDispatchMode):
         return results
 
 
-def traced_bytes(config: Config, load: Load, kind: Recomputation, gathers: bool = False) -> dict[str, float]:
+class NoMemory(Host):
+    """Stands for the host's memory, which is not counted."""
+
+    def put(self, tensor: torch.Tensor) -> Any:
+        return tensor.shape, tensor.dtype
+
+    def like(self, there: Any, device: torch.device) -> torch.Tensor:
+        shape, dtype = there
+        return torch.empty(shape, dtype=dtype, device=device)
+
+    def get(self, there: Any, made: torch.Tensor) -> None:
+        """Nothing is copied."""
+
+
+def traced_bytes(config: Config, load: Load, kind: Recomputation, shapes: Shapes | None = None) -> dict[str, float]:
     """What `memory.training_bytes` reckons, traced: the forward and backward pass of two batches (of one, where a step has no more)
     of the real code, by the operations of a CPU. Nothing is computed, and no weight is read.
 
     Attention's own working memory is not seen; moments are reckoned.
 
     Args:
-        gathers: whether attention gathers the keys of all paths, as some kernels do where rows share a prefix.
+        shapes: says the tile, the chunk, whether activations wait in the host's memory, and whether attention gathers the keys of
+            all paths, as some kernels do where rows share a prefix. None: none of it, and the usual chunk.
 
     Raises:
         InputError: the model cannot be traced, or not be had.
     """
     policy = outline(config.model, None, torch.device("cpu"))
     try:
-        return _traced(policy, config, load, kind, gathers)
+        return _traced(policy, config, load, kind, shapes or Shapes.of(policy))
     except Exception as error:  # models do what they like with tensors; not all of it can be faked
         reason = first_line(error)
         raise InputError(
@@ -71,19 +86,22 @@ def traced_bytes(config: Config, load: Load, kind: Recomputation, gathers: bool 
         ) from None
 
 
-def _traced(policy: Policy, config: Config, load: Load, kind: Recomputation, gathers: bool) -> dict[str, float]:
+def _traced(policy: Policy, config: Config, load: Load, kind: Recomputation, shapes: Shapes) -> dict[str, float]:
     with FakeTensorMode():
         _make_fake(policy.model)
         attention.register()
         policy.model.set_attn_implementation(attention.NAME)
         policy.model.train()
         policy.recompute(kind)
+        policy.compute_by_tiles(shapes.tile)
+        policy.chunk, policy.offload, policy.host = shapes.chunk, shapes.offload, NoMemory()
         tracker = Tracker()
         for tensor in policy.model.parameters():
             tracker.see(tensor)
         with tracker, policy.computing():
             for _ in range(1 + load.several):
-                total, _, _ = policy.compute(*_inputs(load, load.gathered if gathers else 0), policy.manner)
+                with policy.offloading():
+                    total, _, _ = policy.compute(*_inputs(load, load.gathered if shapes.gathered else 0), policy.manner)
                 (-total).backward()
                 del total
     known = memory.held_bytes(policy, config)
