@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tutelage.model.offload import IN_FLIGHT, Host
     from tutelage.model.order import Course, step_batches, steps_per_epoch, total_steps
     from tutelage.model.packs import Costs
-    from tutelage.model.policy import RECOMPUTATIONS, Policy, Recomputation, evaluating, score_batch
+    from tutelage.model.policy import RECOMPUTATIONS, Policy, Recomputation, evaluating, score_batch, shard_policy
     from tutelage.model.save import save_model
     from tutelage.model.scoring import CHUNK, LARGE_CHUNK
     from tutelage.model.specification import (

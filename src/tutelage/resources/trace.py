@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,7 +15,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from tutelage.config import Config
 from tutelage.errors import InputError, first_line
-from tutelage.model import Host, Policy, Recomputation, attention, outline
+from tutelage.machines import local_part, make_mesh
+from tutelage.model import Host, Policy, Recomputation, attention, outline, shard_policy
 from tutelage.resources import memory
 from tutelage.resources.memory import Load, Shapes
 
@@ -63,49 +66,77 @@ class NoMemory(Host):
         """Nothing is copied."""
 
 
-def traced_bytes(config: Config, load: Load, kind: Recomputation, shapes: Shapes | None = None) -> dict[str, float]:
+def traced_bytes(
+    config: Config, load: Load, kind: Recomputation, shapes: Shapes | None = None, ranks: int = 1
+) -> dict[str, float]:
     """What `memory.training_bytes` reckons, traced: the forward and backward pass of two batches (of one, where a step has no more)
     of the real code, by the operations of a CPU. Nothing is computed, and no weight is read.
 
-    Attention's own working memory is not seen; moments are reckoned.
+    Attention's own working memory is not seen; moments are reckoned. Of several ranks, the first is traced with FSDP's own code:
+    its parts, what is gathered, and the gradients that are exchanged after each batch. Nothing is sent.
 
     Args:
         shapes: says the tile, the chunk, whether activations wait in the host's memory, and whether attention gathers the keys of
             all paths, as some kernels do where rows share a prefix. None: none of it, and the usual chunk.
+        ranks: that share the weights.
 
     Raises:
         InputError: the model cannot be traced, or not be had.
     """
     policy = outline(config.model, None, torch.device("cpu"))
+    shapes = shapes or Shapes.of(policy)
+    known = memory.held_bytes(policy, config)
+    if ranks > 1:
+        known = memory.sharded_bytes(known, policy, ranks)
     try:
-        return _traced(policy, config, load, kind, shapes or Shapes.of(policy))
+        if ranks == 1:
+            peak = _traced(policy, load, kind, shapes)
+        else:
+            with _imagined_ranks(ranks) as mesh:
+                peak = _traced(policy, load, kind, shapes, mesh)
     except Exception as error:  # models do what they like with tensors; not all of it can be faked
         reason = first_line(error)
         raise InputError(
             f"{config.model.id}: {type(policy.model).__name__} cannot be traced ({reason}); leave out --trace"
         ) from None
+    return {**known, "activations": max(0.0, peak - sum(known.values()) + known["moments"])}
 
 
-def _traced(policy: Policy, config: Config, load: Load, kind: Recomputation, shapes: Shapes) -> dict[str, float]:
-    with FakeTensorMode():
+@contextlib.contextmanager
+def _imagined_ranks(ranks: int) -> Iterator[Any]:
+    """Within it this process is the first of so many ranks that answer nothing; their mesh."""
+    from torch import distributed
+    from torch.testing._internal.distributed.fake_pg import FakeStore  # torch has no other; where it is gone, the trace says so
+
+    distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
+    try:
+        yield make_mesh("cpu", ranks, None)
+    finally:
+        distributed.destroy_process_group()
+
+
+def _traced(policy: Policy, load: Load, kind: Recomputation, shapes: Shapes, mesh: Any = None) -> int:
+    """The most bytes of tensors that were alive at once, moments aside."""
+    with FakeTensorMode(allow_non_fake_inputs=mesh is not None):  # the mesh is none
         _make_fake(policy.model)
         attention.register()
         policy.model.set_attn_implementation(attention.NAME)
         policy.model.train()
         policy.recompute(kind)
+        if mesh is not None:
+            shard_policy(policy, mesh)
         policy.compute_by_tiles(shapes.tile)
         policy.chunk, policy.offload, policy.host = shapes.chunk, shapes.offload, NoMemory()
         tracker = Tracker()
         for tensor in policy.model.parameters():
-            tracker.see(tensor)
+            tracker.see(local_part(tensor))
         with tracker, policy.computing():
             for _ in range(1 + load.several):
                 with policy.offloading():
                     total, _, _ = policy.compute(*_inputs(load, load.gathered if shapes.gathered else 0), policy.manner)
                 (-total).backward()
                 del total
-    known = memory.held_bytes(policy, config)
-    return {**known, "activations": max(0.0, tracker.peak - sum(known.values()) + known["moments"])}
+    return tracker.peak
 
 
 def _make_fake(model: Any) -> None:
