@@ -131,8 +131,8 @@ def prepared_for(folder: str, rung: str, arguments: argparse.Namespace) -> tuple
 
     rows = [TokenizedExample(str(n), ids(n, length // 5), ids(7 * n, length - length // 5)) for n in range(8)]
     prepared = Prepared(
-        train=rows, validation=[Example("", "", "", "problem")], ledger=None, lengths=np.full(len(rows), length), max_length=length, max_length_was_chosen=False,
-        template=Template(), panel=1, longest_prompt=length // 5,
+        train=rows, validation=[Example("", "", "", "problem")], ledger=None, lengths=np.full(len(rows), length), max_length=length,
+        max_length_was_chosen=False, template=Template(), panel=1, longest_prompt=length // 5,
     )  # fmt: skip
     return replaced(parse_config(raw), settings), prepared
 

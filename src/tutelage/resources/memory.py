@@ -211,8 +211,10 @@ def activations_of(s: Shapes, load: Load, kind: Recomputation) -> float:
         load = replace(load, several=True)
     kept, first, again, flowing, last_norm = _of_layers(s, load, kind)
     head, ends = s.vocabulary * s.hidden, 1 if s.tied else 2
-    cast = s.width * head if s.shared and s.stored != s.width else 0  # made for each batch where no copy serves a step
-    sent = 4.0 * s.trained_in_layers / s.stored / s.depth if s.shared else 0.0  # a layer's gradient on its way, in float32
+    # of several ranks: a cast for each batch, where no copy serves a step, while no layer is there; a layer's gradient as it is sent
+    alone = -2.0 * s.width * (s.own - ends * head) / s.depth if s.shared else 0.0
+    cast = alone + (s.width * head if s.shared and s.stored != s.width else 0)
+    sent = 4.0 * s.trained_in_layers / s.stored / s.depth if s.shared else 0.0
     embedding = float(head * s.stored * s.learns_head)
     grown = 0.0 if load.several else s.trained_in_layers
     every_gradient = s.trained_in_layers + ends * embedding
@@ -222,10 +224,10 @@ def activations_of(s: Shapes, load: Load, kind: Recomputation) -> float:
         kept + last_norm + head * (6.0 if s.learns_head and s.stored == 2 else 0.0) + cast,
         sent + kept + of_head + again + flowing,
         sent + grown + first + of_head + again + flowing,
-        sent + grown + (3 if s.tied else 2 - load.several) * embedding,
+        grown + (3 if s.tied else 2 - load.several) * embedding,
     ]
-    if s.shared and s.learns_head:  # gradients of embedding and head, and both as they are sent, while no layer is received
-        moments.append(sent + ends * head * (s.stored + 4.0) - 2 * s.width * (s.own - ends * head) / s.depth)
+    if s.shared and s.learns_head:  # gradients of embedding and head, and both as they are sent in float32
+        moments.append(alone + ends * head * (s.stored + 4.0))
     # with a single batch gradients come into being while activations go
     return max(moments) if load.several else max(0.0, max(moments) - every_gradient)
 
@@ -258,10 +260,11 @@ def _of_layers(s: Shapes, load: Load, kind: Recomputation) -> _Layers:
         norm, layer = 2 * w * h, w * (4 * h + s.attended + 4 * s.adapters)
         weights = 3.0 * h * s.intermediate * (4 + w) * s.learns_head
         of_mlp = s.tile * w * (6 * s.intermediate + 4 * h) + weights
-        flowing = tokens * w * 2 * h + max(of_mlp, tokens * w * s.attended)
+        # when the gradient reaches attention, input and output of the second norm are gone
+        flowing = tokens * w * 2 * h + max(of_mlp, tokens * w * (s.attended - 2 * h))
     every, entering = tokens * layer + copies, float(tokens * w * h)
     first = {"none": every, "selective": entering + tokens * products, "full": entering}[kind]
-    again = {"none": 0.0, "selective": every - tokens * products, "full": every}[kind]
+    again = {"none": 0.0, "selective": max(every - tokens * products, 2.0 * tokens * norm), "full": every}[kind]
     kept = s.depth * first
     if s.offload and kind == "none":  # tensors on their way, the largest of them, and what is made beside them
         largest = tokens * w * (h if tiled else s.intermediate)
@@ -287,9 +290,9 @@ def training_bytes(policy: Policy, config: Config, load: Load, kind: Recomputati
 
 def sharded_bytes(needed: Mapping[str, float], policy: Policy, ranks: int) -> dict[str, float]:
     """What each of several ranks needs where one alone would need `needed`: its part of the state, and what is full while it computes
-    (two layers, each once more as it was received; embedding and head, which are gathered in their own precision), by name `gathered`."""
+    (two layers; embedding and head, which are gathered in their own precision), by name `gathered`."""
     shapes, weights = shapes_and_weights(policy)
     state = {name: size if name == "activations" else size / ranks for name, size in needed.items() if name != "copies"}
     head = (1 if shapes.tied else 2) * shapes.vocabulary * shapes.hidden
     layers = sum(weight.numel() for weight in weights) - head
-    return {**state, "gathered": shapes.stored * head + shapes.width * 4.0 * layers / shapes.depth}
+    return {**state, "gathered": shapes.stored * head + shapes.width * 2.0 * layers / shapes.depth}

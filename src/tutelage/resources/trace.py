@@ -24,32 +24,56 @@ from tutelage.resources.memory import Load, Shapes
 class Tracker(TorchDispatchMode):
     """The bytes of all storages that operations have made and that are still alive, and the most there ever were.
 
-    torch's own MemTracker wants the parameters of a module to be leaves, which the copies of bf16-mixed are not.
+    torch's own MemTracker wants the parameters of a module to be leaves, which the copies of bf16-mixed are not. FSDP gives up a layer's
+    full weights by making their storages small, which is no operation: storages that are made empty are measured again and again.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.alive = self.peak = 0
         self._known: Any = WeakIdKeyDictionary()
+        self._may_shrink: list[tuple[weakref.ref[Any], list[int]]] = []
 
-    def see(self, tensor: torch.Tensor) -> None:
+    def see(self, tensor: torch.Tensor, may_shrink: bool = False) -> None:
         storage = tensor.untyped_storage()
         if storage not in self._known:
-            size = storage.nbytes()
+            size = [storage.nbytes()]
             self._known[storage] = size
-            self.alive += size
-            self.peak = max(self.peak, self.alive)
+            self._count(size[0])
             weakref.finalize(storage, self._gone, size)
+            if may_shrink:
+                self._may_shrink.append((weakref.ref(storage), size))
 
-    def _gone(self, size: int) -> None:
-        self.alive -= size
+    def _count(self, more: int) -> None:
+        self.alive += more
+        self.peak = max(self.peak, self.alive)
+
+    def _gone(self, size: list[int]) -> None:
+        self.alive -= size[0]
+        size[0] = 0
+
+    def _measure_again(self) -> None:
+        still = []
+        for reference, size in self._may_shrink:
+            storage = reference()
+            if storage is not None:
+                still.append((reference, size))
+                if (now := storage.nbytes()) != size[0]:
+                    more, size[0] = now - size[0], now
+                    self._count(more)
+            del storage
+        self._may_shrink = still
 
     def __torch_dispatch__(self, operation: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
         results = operation(*arguments, **(options or {}))
+        self._measure_again()
         for result in tree_leaves(results):
             if isinstance(result, torch.Tensor):
-                self.see(result)
+                self.see(result, may_shrink=operation in _EMPTY)
         return results
+
+
+_EMPTY = {torch.ops.aten.empty.memory_format, torch.ops.aten.new_empty.default, torch.ops.aten.empty_like.default}
 
 
 class NoMemory(Host):
