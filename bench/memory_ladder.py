@@ -23,7 +23,7 @@ from harness import alternate, answer, tabulate, write
 LLAMA = {"vocab_size": 128_256, "num_key_value_heads": 8, "rope_theta": 500_000.0, "max_position_embeddings": 131_072}
 SHAPES: dict[str, dict[str, Any]] = {
     "toy": {
-        "vocab_size": 16_000, "hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 6, "num_attention_heads": 6,
+        "vocab_size": 8000, "hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 4,
         "num_key_value_heads": 2, "max_position_embeddings": 8192, "tie_word_embeddings": True,
     },
     "1.5b": {

@@ -211,9 +211,9 @@ def activations_of(s: Shapes, load: Load, kind: Recomputation) -> float:
         load = replace(load, several=True)
     kept, first, again, flowing, last_norm = _of_layers(s, load, kind)
     head, ends = s.vocabulary * s.hidden, 1 if s.tied else 2
-    # of several ranks: a cast for each batch, where no copy serves a step, while no layer is there; a layer's gradient as it is sent
-    alone = -2.0 * s.width * (s.own - ends * head) / s.depth if s.shared else 0.0
-    cast = alone + (s.width * head if s.shared and s.stored != s.width else 0)
+    layer = s.width * (s.own - ends * head) / s.depth if s.shared else 0.0
+    # of several ranks: a cast for each batch, where no copy serves a step, while no layer is there; a layer's gradient, and as it is sent
+    cast = (s.width * head if s.shared and s.stored != s.width else 0) - 2 * layer
     sent = 4.0 * s.trained_in_layers / s.stored / s.depth if s.shared else 0.0
     embedding = float(head * s.stored * s.learns_head)
     grown = 0.0 if load.several else s.trained_in_layers
@@ -223,11 +223,11 @@ def activations_of(s: Shapes, load: Load, kind: Recomputation) -> float:
         kept + last_norm + _head_bytes(s, load) + cast,
         kept + last_norm + head * (6.0 if s.learns_head and s.stored == 2 else 0.0) + cast,
         sent + kept + of_head + again + flowing,
-        sent + grown + first + of_head + again + flowing,
+        layer + sent + grown + first + (embedding if s.shared else of_head) + again + flowing,
         grown + (3 if s.tied else 2 - load.several) * embedding,
     ]
     if s.shared and s.learns_head:  # gradients of embedding and head, and both as they are sent in float32
-        moments.append(alone + ends * head * (s.stored + 4.0))
+        moments.append(ends * head * (s.stored + 4.0) - 2 * layer)
     # with a single batch gradients come into being while activations go
     return max(moments) if load.several else max(0.0, max(moments) - every_gradient)
 
