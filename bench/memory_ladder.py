@@ -43,7 +43,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 RUNGS: dict[str, dict[str, Any]] = {
     "all kept": {"model.activation_checkpointing": "none", "model.tile": 0},
     "full checkpointing": {"model.activation_checkpointing": "full"},
-    "tiles": {"model.tile": 1024},
+    "tiles": {"model.tile": 128},
     "bf16-sr": {"model.precision": "bf16-sr"},
     "adamw-8bit": {"train.optimizer": "adamw-8bit"},
     "in_backward": {"train.update": "in_backward"},
@@ -141,13 +141,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=sorted(SHAPES), default="toy")
     parser.add_argument("--device", default="", help="cpu or cuda (default: cpu for the toy, else cuda)")
-    parser.add_argument("--length", type=int, default=2048, help="tokens of a row, and of a pack")
+    parser.add_argument("--length", type=int, help="tokens of a row, and of a pack (default: 512 for the toy, else 2,048)")
     parser.add_argument("--seconds", type=float, default=20.0, help="of real steps, for each rung")
     parser.add_argument("--only", nargs="+", help="rungs")
     parser.add_argument("--folder", default="", help="where the models lie, or are written")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     arguments.device = arguments.device or ("cpu" if arguments.shape == "toy" else "cuda")
+    arguments.length = arguments.length or (512 if arguments.shape == "toy" else 2048)
     arguments.has = rungs(arguments.device)
     arguments.folder = arguments.folder or os.environ.get("LADDER_FOLDER", "")
     if arguments.child:

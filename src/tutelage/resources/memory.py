@@ -213,7 +213,7 @@ def activations_of(s: Shapes, load: Load, kind: Recomputation) -> float:
     head, ends = s.vocabulary * s.hidden, 1 if s.tied else 2
     layer = s.width * (s.own - ends * head) / s.depth if s.shared else 0.0
     # of several ranks: a cast for each batch, where no copy serves a step, while no layer is there; a layer's gradient, and as it is sent
-    cast = (s.width * head if s.shared and s.stored != s.width else 0) - 2 * layer
+    cast = float(s.width * head if s.shared and s.stored != s.width else 0) - 2 * layer
     sent = 4.0 * s.trained_in_layers / s.stored / s.depth if s.shared else 0.0
     embedding = float(head * s.stored * s.learns_head)
     grown = 0.0 if load.several else s.trained_in_layers
@@ -255,7 +255,7 @@ def _of_layers(s: Shapes, load: Load, kind: Recomputation) -> _Layers:
     copies = max(0, load.gathered - tokens) * w * s.gathered
     products = w * (s.attended + 2 * h + 2 * s.intermediate) * (2 if s.adapters else 1)
     layer = 2 * norm + w * (s.attended + 4 * s.intermediate + 7 * s.adapters)
-    flowing = tokens * w * (2 * s.intermediate + 2 * h) + (0 if s.mixed else w * h * s.intermediate * s.learns_head)
+    flowing: float = tokens * w * (2 * s.intermediate + 2 * h) + (0 if s.mixed else w * h * s.intermediate * s.learns_head)
     if tiled:  # inputs and outputs alone; within a tile what a layer's MLP keeps and passes on, beside sums of its gradients
         norm, layer = 2 * w * h, w * (4 * h + s.attended + 4 * s.adapters)
         weights = 3.0 * h * s.intermediate * (4 + w) * s.learns_head
@@ -278,9 +278,11 @@ def _head_bytes(s: Shapes, load: Load) -> float:
     """What `scoring.score` holds at its peak: a chunk's logits twice in float32, or the gradient of a chunk's logits beside its
     product with the hidden states; the head's gradient in float32; that of the hidden states."""
     chunk, head = min(s.chunk, load.targets), s.vocabulary * s.hidden
+    second = min(chunk, load.targets - chunk)  # the gradient of the head comes into being with the first chunk
     # a product in half precision stands beside the float32 gradient that it is added to
     product = s.width * (chunk * s.vocabulary + (head if s.learns_head and s.width == 2 else 0))
-    return 4.0 * head * s.learns_head + max(8.0 * chunk * s.vocabulary, product) + load.targets * s.hidden * s.width
+    beside = 4.0 * head * s.learns_head + max(8.0 * second * s.vocabulary, product)
+    return max(8.0 * chunk * s.vocabulary, beside) + load.targets * s.hidden * s.width
 
 
 def training_bytes(policy: Policy, config: Config, load: Load, kind: Recomputation) -> dict[str, float]:
