@@ -91,7 +91,7 @@ def drawn(seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(8))
 def test_the_formula_is_near_traces_for_combinations_of_settings(shapes, seed):
     each = drawn(seed)
     model = {"id": shapes[each["name"]], "precision": each["precision"], "lora": each["lora"], "device": "cpu"}
@@ -111,7 +111,7 @@ def test_nothing_that_is_kept_grows_with_the_square_of_a_rows_length(shapes):
     """Twice the tokens are twice the bytes, for each kind of what is kept, with tiles and without."""
     config = parse_config({"model": {"id": shapes["deep"], "precision": "bf16-mixed", "device": "cpu"}})
     plain = memory.Shapes.of(outline(config.model, None, CPU))
-    for kind, tile in (("none", 0), ("full", 1024)):
+    for kind, tile in (("none", 0), ("full", 8192)):
         found = [
             traced_bytes(config, Load(tokens, 64), kind, replace(plain, tile=tile))["activations"] for tokens in (16_384, 32_768, 65_536)
         ]
