@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -14,7 +15,8 @@ from tutelage.machines.world import ALONE
 from tutelage.model import CHUNK, LARGE_CHUNK, liger
 from tutelage.model.load import load_policy
 from tutelage.resources.device import matrix_rate
-from tutelage.resources.memory import Load, activation_bytes, state_to_come
+from tutelage.resources.fitting import CHUNKS
+from tutelage.resources.memory import Load, Shapes, activation_bytes, activations_of, state_to_come
 from tutelage.training import arrange as room
 from tutelage.training.arrange import arrange
 
@@ -44,6 +46,42 @@ def test_activations_are_kept_as_far_as_they_fit(make_config, tokenizer, arrange
     monkeypatch.setattr(room, "free_memory", lambda device: (state + needed[kind]) / room.HEADROOM + 1)
     assert arranged(config, 4096, policy=policy)[1]["activation_checkpointing"] == kind
     assert policy.recomputation == kind
+
+
+def test_long_packs_go_by_tiles_where_they_would_not_fit(make_config, tokenizer, tmp_path, monkeypatch, capsys):
+    """The tile is the largest that fits; a run that goes on keeps it, whatever is free by then, and a wish counts more than both."""
+    config = make_config(model__compile="off")
+    policy, tokens = load_policy(config.model, tokenizer), 4096
+    needed = [activations_of(replace(Shapes.of(policy), tile=tile), Load(tokens, tokens), "full") for tile in (0, 2048, 1024)]
+    assert needed == sorted(needed, reverse=True)
+    for free, tile in zip([needed[0], needed[0] - 1, needed[1] - 1, 0.0], [0, 2048, 1024, 1024], strict=True):
+        decided = decided_for(policy, config, free, tmp_path, monkeypatch)
+        assert (decided["activation_checkpointing"], decided["tile"]) == ("full", tile)
+    assert "MLPs and norms compute 1,024 tokens at a time" in capsys.readouterr().out
+    began = {"ranks": 1, "activation_checkpointing": "full", "compile": False, "tile": 2048}
+    assert decided_for(policy, config, 1e12, tmp_path, monkeypatch, **began)["tile"] == 2048
+    del began["tile"]
+    assert decided_for(policy, config, 0.0, tmp_path, monkeypatch, **began)["tile"] == 0  # by a version without tiles
+    asked = make_config(model__compile="off", model__tile=64)
+    assert decided_for(policy, asked, 1e12, tmp_path, monkeypatch, **began)["tile"] == 64
+    kept = make_config(model__compile="off", model__activation_checkpointing="selective")
+    assert decided_for(policy, kept, 0.0, tmp_path, monkeypatch, ranks=2)["tile"] == 0  # it keeps the products all the same
+
+
+def test_tiles_beside_kept_products_are_refused(make_config):
+    with pytest.raises(InputError, match=r"model\.tile.*tiles save nothing"):
+        room.require(make_config(model__tile=64, model__activation_checkpointing="selective"))
+
+
+def test_the_head_takes_fewer_targets_at_a_time_where_memory_is_short(make_config, tokenizer, tmp_path, monkeypatch):
+    config = make_config(model__compile="off", model__activation_checkpointing="full", model__tile=64)
+    policy = load_policy(config.model, tokenizer)
+    shapes = replace(Shapes.of(policy), tile=64, vocabulary=100_000)
+    needed = {size: activations_of(replace(shapes, chunk=size), Load(4096, 4096), "full") for size in CHUNKS}
+    monkeypatch.setattr(room.Shapes, "of", staticmethod(lambda policy: shapes))
+    for size in CHUNKS:
+        assert decided_for(policy, config, needed[size], tmp_path, monkeypatch)["chunk"] == size
+    assert decided_for(policy, config, 0.0, tmp_path, monkeypatch)["chunk"] == CHUNKS[-1]
 
 
 def test_moments_that_are_allocated_already_are_not_counted_twice(make_config, tokenizer, arranged, monkeypatch):

@@ -33,6 +33,20 @@ def test_the_memory_of_the_fused_objective_is_measured(tmp_path, monkeypatch):
     assert point["tokens"] == 1024 and point["fused_gb"] > 0 and point["whole_gb"] > 0
 
 
+def test_the_ladder_of_settings_is_measured_beside_what_was_predicted(tmp_path, monkeypatch):
+    for name in ("LADDER_FOLDER", "MALLOC_MMAP_THRESHOLD_", "ONEDNN_MAX_CPU_ISA"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))  # what the bench sets is taken back
+    result = run_here(tmp_path, monkeypatch, "memory_ladder.py", "--only", "all kept", "--length", "64", "--seconds", "0")
+    (rung,) = result["rungs"]
+    assert rung["rung"] == "all kept" and rung["peak_gb"] > 0 and rung["predicted_gb"] > 0 and rung["tokens_per_second"] > 0
+
+
+def test_the_table_of_sizes_and_cards_is_reckoned(tmp_path, monkeypatch):
+    result = run_here(tmp_path, monkeypatch, "plan_sizes.py", "--sizes", "1.5B", "--most", "1", "--length", "64")
+    assert [row["cards"] for row in result["table"]] == ["1 × rtx4090", "1 × h100", "1 × h200"]
+    assert all(row["gib"] > 0 and row["step_network"] is None for row in result["table"])
+
+
 def test_the_gain_of_shared_prefixes_is_measured(tmp_path, tiny_model, monkeypatch):
     arguments = ("--model", tiny_model, "--rows", "8", "--length", "20", "--repeats", "1")
     result = run_here(tmp_path, monkeypatch, "shared_prefix.py", *arguments)

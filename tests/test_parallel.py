@@ -43,10 +43,10 @@ CASES = {
     "tied": {},
     "tied, one row: a rank has no response tokens": {"rows": 1},
     "untied, gradients exchanged after each of many small packs": {
-        "model__id": "untied", "parallel__sync": "always", "train__pack_tokens": 120,
+        "model__id": "untied", "parallel__sync": "always", "train__pack_tokens": 120, "model__tile": 30,
     },
-    "a copy of the weights on each rank (HSDP), activations computed again": {
-        "parallel__shard": 1, "model__activation_checkpointing": "full",
+    "a copy of the weights on each rank (HSDP), activations computed again, by tiles": {
+        "parallel__shard": 1, "model__activation_checkpointing": "full", "model__tile": 40,
     },
     "padded rows, per sequence": {  # with so few tokens in a row, this lr gives steps as large
         "train__pack": False, "train__loss_normalization": "sequence", "train__lr": 0.1 / 28,

@@ -10,7 +10,7 @@ import torch
 
 from tutelage.config import parse_config
 from tutelage.errors import InputError
-from tutelage.resources import estimate, memory, placement
+from tutelage.resources import estimate, generation, placement
 from tutelage.resources.device import Device
 from tutelage.resources.placement import Seat, place_engine, rooms, seat_of
 
@@ -111,8 +111,8 @@ def test_training_and_the_plan_give_the_engine_the_same_seat(two_gpus, place, mo
     if gpus == 1:
         del two_gpus[1]
     config = config_of(**changes)
-    monkeypatch.setattr(memory, "engine_bytes", lambda policy, longest: 5e9)
-    monkeypatch.setattr(memory, "native_bytes", lambda *_: 0.0)
+    monkeypatch.setattr(generation, "engine_bytes", lambda policy, longest: 5e9)
+    monkeypatch.setattr(generation, "native_bytes", lambda *_: 0.0)
     estimator = estimate.Estimator(None, Device("a GPU", "cuda", 24e9), gpus)
     prepared = SimpleNamespace(longest_prompt=10, panel=4)
     seats = set()

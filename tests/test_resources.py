@@ -10,8 +10,10 @@ import torch
 from tutelage.config import parse_config
 from tutelage.errors import InputError
 from tutelage.resources import device as devices
-from tutelage.resources.device import matrix_rate, memory_rate, this_machine, visible_name
-from tutelage.resources.ladder import exact_rungs, smaller_state, ways
+from tutelage.resources.device import KNOWN, Device, joined_by, matrix_rate, memory_rate, this_machine, visible_name
+from tutelage.resources.ladder import _MEANINGS, _WAYS, AWAITED, MEANINGS, WAYS, exact_rungs, smaller_state, ways
+from tutelage.resources.memory import Load
+from tutelage.resources.seconds import Pace, Work, total_of, training_seconds
 
 CPU = torch.device("cpu")
 
@@ -69,18 +71,23 @@ def test_gpus_have_the_names_of_the_environment(monkeypatch):
         visible_name(2)
 
 
-def policy_of(kind="none", packs=True, device="cuda"):
+def policy_of(kind="none", packs=True, device="cuda", tile=0):
     model = SimpleNamespace(supports_gradient_checkpointing=True)
-    return SimpleNamespace(packs=packs, model=model, recomputation=kind, device=torch.device(device))
+    return SimpleNamespace(packs=packs, model=model, recomputation=kind, device=torch.device(device), tile=tile, has_tiles=True)
 
 
 def test_the_ladder_goes_from_what_changes_nothing_to_what_changes_least():
     config = parse_config({})
-    assert [str(rung) for rung in exact_rungs(config, policy_of(), 1, 4096)] == [
+    assert [str(rung) for rung in exact_rungs(config, policy_of(), 4096)] == [
         "--train.pack_tokens 2048", "--model.activation_checkpointing selective", "--model.activation_checkpointing full",
-        "--model.activation_offload true",
+        "--model.activation_checkpointing full with --model.tile 2048",
+        "--model.activation_checkpointing full with --model.activation_offload true",
     ]  # fmt: skip
-    assert [str(rung) for rung in exact_rungs(config, policy_of("full", device="cpu"), 1, None)] == []
+    assert [str(rung) for rung in exact_rungs(config, policy_of("full", device="cpu"), None, 1000)] == []
+    full = parse_config({"model": {"activation_checkpointing": "full"}})
+    assert [str(rung) for rung in exact_rungs(full, policy_of("full", device="cpu", tile=4096), None, 10**5)] == ["--model.tile 2048"]
+    tiled = parse_config({"model": {"tile": 1024}})  # products that are kept would make tiles useless
+    assert not any("selective" in str(rung) for rung in exact_rungs(tiled, policy_of(), None, 4096))
     down, names = config, []
     while rung := smaller_state(down, 1):
         names.append(str(rung))
@@ -108,10 +115,10 @@ def test_the_next_way_down_never_needs_more_of_anything(model, train, ranks, exp
 
 def test_padded_batches_are_split_without_changing_the_rows_of_a_step():
     config = parse_config({"train": {"batch_size": 6, "grad_accum": 5}})
-    rung = next(exact_rungs(config, policy_of(packs=False), 1, 600))
+    rung = next(exact_rungs(config, policy_of(packs=False), 600))
     assert rung.settings == {"train.batch_size": 3, "train.grad_accum": 10}
     odd = parse_config({"train": {"batch_size": 5, "grad_accum": 2}})
-    assert next(exact_rungs(odd, policy_of(packs=False), 1, 600)).settings == {"train.batch_size": 2, "train.grad_accum": 5}
+    assert next(exact_rungs(odd, policy_of(packs=False), 600)).settings == {"train.batch_size": 2, "train.grad_accum": 5}
 
 
 def test_a_plan_tries_ways_that_the_device_and_the_ranks_can_have():
@@ -119,3 +126,35 @@ def test_a_plan_tries_ways_that_the_device_and_the_ranks_can_have():
     assert len(list(ways(config, "cuda", 1))) == 5 and len(list(ways(config, "cuda", 2))) == 4
     assert list(ways(config, "cpu", 1)) == [{}, {"model.lora": "lora", "train.optimizer": "adamw"}]
     assert list(ways(parse_config({"model": {"lora": "lora"}}), "cuda", 1)) == [{}]
+
+
+def test_a_network_takes_the_place_of_the_cards_own_link():
+    h100, l4 = KNOWN["h100"], KNOWN["l4"]
+    assert joined_by(h100, None) is joined_by(h100, "nvlink") is h100 and h100.link == 450e9
+    assert joined_by(h100, "100gb").link == 12.5e9 and joined_by(l4, "400gb").link == 50e9
+    with pytest.raises(InputError, match="no NVLink of NVIDIA L4"):
+        joined_by(l4, "nvlink")
+    with pytest.raises(InputError, match="write one of nvlink, pcie, 100gb, 400gb"):
+        joined_by(l4, "infiniband")
+
+
+def test_what_goes_on_at_the_same_time_takes_as_long_as_the_slowest():
+    work = Work(Load(4096, 4096), operations=1e15, tokens=1e5, distinct=1e5, steps=10, batches=16.0)
+    device = Device("a card", "cuda", 80e9, (1e14, 1e13), 1e12, link=1e10, host=1e10)
+    alone = training_seconds(work, Pace(1.0, 4), 1e9, device, torch.bfloat16)
+    assert set(alone) == {"products", "launches", "optimizer"}
+    assert total_of(alone) == max(alone["products"], alone["launches"]) + alone["optimizer"]
+    shared = training_seconds(work, Pace(1.0, 4, 8, traffic=1e9, to_host=1e6), 1e9, device, torch.bfloat16)
+    assert shared["network"] == 10 * 2 * 1e9 / (0.8 * 1e10) and shared["host"] == 1e5 / 8 * 1e6 / (0.8 * 1e10)
+    assert total_of(shared) == max(shared["products"], shared["launches"], shared["network"], shared["host"]) + shared["optimizer"]
+
+
+def test_rungs_that_wait_for_their_settings_are_written_and_left_out():
+    """Switched on, they stand before what changes more of what is learnt; each is leaner than the one that it follows from."""
+    assert all(not AWAITED & way.keys() for way in WAYS) and not AWAITED & MEANINGS.keys()
+    for way in _WAYS:
+        for name, value in way.items():
+            assert value in _MEANINGS[name]
+    assert [way for way in _WAYS if AWAITED & way.keys()]
+    first_rounded = next(index for index, way in enumerate(_WAYS) if way["model.precision"] == "bf16-sr")
+    assert all(way["train.optimizer"] == "adamw" for way in _WAYS[:first_rounded])

@@ -171,7 +171,7 @@ def test_what_is_held_is_what_a_plan_reckons_or_less(tiny_model, tokenizer, prom
     """A plan is more careful with a card, where shapes are fixed, than with a CPU."""
     from tutelage.config import parse_config
     from tutelage.model import load_policy
-    from tutelage.resources import memory
+    from tutelage.resources import generation
 
     policy = load_policy(parse_config({"model": {"id": tiny_model, "precision": "fp32", "device": "cpu"}}).model, tokenizer)
     decoder = Static(policy.model, Sampling(200, 0.0), {0}, capture=lambda step: step)
@@ -184,8 +184,8 @@ def test_what_is_held_is_what_a_plan_reckons_or_less(tiny_model, tokenizer, prom
     held = sum(each.nbytes for layer in decoder.cache.layers for each in layer.memory.values())
     tensors = (decoder.masks, decoder.said, decoder.uniforms, decoder.token, decoder.position)
     held += sum(each.nbytes for each in tensors)
-    on_cpu = memory.native_bytes(policy, len(rows), prompt, prompt + 200)
+    on_cpu = generation.native_bytes(policy, len(rows), prompt, prompt + 200)
     monkeypatch.setattr(policy, "device", torch.device("cuda"))
-    on_cuda = memory.native_bytes(policy, len(rows), prompt, prompt + 200)
+    on_cuda = generation.native_bytes(policy, len(rows), prompt, prompt + 200)
     logits = 2 * 48 * 8 * len(tokenizer)
     assert on_cpu < on_cuda and held <= on_cuda - logits < 3 * held

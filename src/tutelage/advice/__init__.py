@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from tutelage._lazy import lazily
 
 if TYPE_CHECKING:
-    from tutelage.advice.tell import as_json, plan_run
+    from tutelage.advice.document import as_json
+    from tutelage.advice.plan import Asked, plan_run
 
 __getattr__, __dir__, __all__ = lazily(__name__)

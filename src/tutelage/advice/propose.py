@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from tutelage import console
 from tutelage.advice.imagine import Rows, imagined, rows_of
+from tutelage.advice.measure import Measured
 from tutelage.config import Config, replaced
 from tutelage.data import Prepared, prepare
 from tutelage.errors import InputError
@@ -19,6 +20,8 @@ from tutelage.resources import (
     Seat,
     device_here,
     device_named,
+    joined_by,
+    keeps,
     starting_seconds,
     way_of,
     ways,
@@ -51,6 +54,7 @@ class Advice:
         others: the best of each way to train that was tried before the proposed one, and does not fit.
         less_again: the proposal with each kind of recomputation that computes less again.
         doubled: the proposal with packs twice as large. None: rows are padded.
+        measured: what real steps of the proposal took. None: none were computed.
     """
 
     asked: Config
@@ -63,6 +67,7 @@ class Advice:
     others: list[Option]
     less_again: list[Option]
     doubled: Option | None
+    measured: Measured | None = None
 
     @property
     def ranks(self) -> int:
@@ -118,10 +123,13 @@ class Planner:
         if not self.estimator.policy(self.config).packs:
             splits = [2**power for power in range(8) if rows % 2**power == 0]
             sizes = [{"train.batch_size": together, "train.grad_accum": rows // together} for together in splits]
-        wanted = self.config.model.activation_checkpointing
-        kinds = RECOMPUTATIONS if wanted == "auto" else (wanted, "selective", "full")
-        options = [self.option({**changes, **size}, kind) for size in sizes for kind in dict.fromkeys(kinds)]
-        fitting = [option for option in options if option.needs.fits]
+        options: list[Option] = []
+        tried = keeps(self.config, self.estimator.device.kind)
+        for beyond in (False, True):  # what takes the host's memory, where nothing fits without
+            options += [self.option({**changes, **size, **more}, kind) for size in sizes for kind, more in tried if bool(more) == beyond]
+            fitting = [option for option in options if option.needs.fits]
+            if fitting:
+                break
         if not fitting:
             return min(options, key=lambda option: option.needs.peak)
         if fitting[0].needs.seconds is None:
@@ -163,7 +171,12 @@ def _unfilled(option: Option) -> tuple[int, float, float]:
 
 
 def advise(
-    config: Config, device_name: str | None = None, gpus: int = 1, length: int | None = None, trace: bool = False
+    config: Config,
+    device_name: str | None = None,
+    gpus: int = 1,
+    length: int | None = None,
+    trace: bool = False,
+    network: str | None = None,
 ) -> Advice:
     """What a run needs and takes on a device, and the settings to use there.
 
@@ -175,6 +188,7 @@ def advise(
         gpus: how many such devices the machine has. With several, the last one is the engine's, and the others share the weights.
         length: plan for rows of so many tokens, without looking at data or tokenizer.
         trace: trace the memory of training for the settings given and for the proposal.
+        network: what joins the cards, as `resources.joined_by`.
 
     Raises:
         InputError: the device, the model's configuration or the data are not there.
@@ -182,7 +196,7 @@ def advise(
     if gpus < 1:
         raise InputError(f"--gpus {gpus}: at least one is needed")
     with console.progress("looking at the device"):
-        device = device_named(device_name) if device_name is not None else device_here(config.model)
+        device = joined_by(device_named(device_name) if device_name is not None else device_here(config.model), network)
     if device.kind == "cpu" and gpus > 1:
         raise InputError(f"--gpus {gpus}: the device is a CPU")
     asked = config

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from tutelage import console
-from tutelage.advice.propose import Advice, Option, advise
+from tutelage.advice.measure import Measured
+from tutelage.advice.propose import Advice, Option
 from tutelage.config import Config, edited, inline, parse_config, replaced
-from tutelage.errors import InputError
 from tutelage.resources import MEANINGS, Estimate, Seat, engine_name, in_gib, is_asked_for, way_of
-from tutelage.runs import write_text
 
 PARTS = ("weights", "copies", "gradients", "moments", "activations", "gathered", "engine asleep")
 GIVEN_UP = {"bf16-sr", "adamw-8bit", "lora", "dora"}
@@ -32,10 +29,6 @@ SEATS: dict[Seat, dict[str, tuple[str, str]]] = {
 }
 """What is proposed for each seat of an engine: the value of each setting, and why."""
 
-SHARED = {Seat.BESIDE: "beside", Seat.IN_TURNS: "in_turns"}
-"""The names of the seats on the card that is trained on, in what `--json` prints."""
-
-
 def reasons(advice: Advice) -> dict[str, tuple[Any, str]]:
     """(value, why) of each setting that a plan decides on, by its dotted name; nothing where nothing fits."""
     if advice.proposal is None:
@@ -52,6 +45,8 @@ def reasons(advice: Advice) -> dict[str, tuple[Any, str]]:
     would = ", ".join(f"{less.kind} would need {in_gib(less.peak)}" for _, less in advice.less_again if not less.fits)
     otherwise = "about as fast, in less memory" if advice.less_again else "everything is kept, and nothing computed twice"
     found["model.activation_checkpointing"] = needs.kind, would or otherwise
+    if config.model.activation_offload:
+        found["model.activation_offload"] = True, "the inputs of layers wait in the host's memory; on the device they would not fit"
     if not advice.packs:
         padded = "rows are padded (train.pack is off, or the model's attention is not to be packed); the rows of a step stay"
         found["train.batch_size"] = config.train.batch_size, f"{padded}: {needs.load.tokens:,} tokens at a time"
@@ -177,20 +172,19 @@ def show(advice: Advice) -> None:
     lines += [(what, *(cell(advice, option) for option in columns.values())) for what, cell in LINES.items()]
     lines = [line for line in lines if any(cell != NOTHING for cell in line[1:])]
     console.table("The plan (reckoned, not measured)", ("", *columns), lines)
+    if advice.measured is not None:
+        console.say(_measured(advice.measured))
     if advice.others:
         console.table(
             "Ways to train that were tried first, each at its best",
-            ("precision", "optimizer", "adapters", "peak", "fits"),
+            (*(name.partition(".")[2].replace("lora", "adapters") for name in MEANINGS), "peak", "fits"),
             [
-                (*way_of(replaced(advice.config, changes)), in_gib(needs.peak), "yes" if needs.fits else "no")
+                (*map(str, way_of(replaced(advice.config, changes))), in_gib(needs.peak), "yes" if needs.fits else "no")
                 for changes, needs in advice.others
             ],
         )
     if advice.proposal is None:
-        console.say(
-            f"Nothing that is known to the planner fits into {allowed}: a smaller model, a shorter data.max_length, or more cards"
-            " (--gpus) would", style="bold red",
-        )  # fmt: skip
+        console.say(_why_nothing_fits(advice, allowed), style="bold red")
         return
     if stays:
         console.say("It fits as it is: nothing to change.", style="bold")
@@ -204,7 +198,30 @@ def show(advice: Advice) -> None:
         console.say(line)
 
 
-def _seat(advice: Advice, needs: Estimate) -> str:
+def _measured(trial: Measured) -> str:
+    peak = "" if trial.peak_bytes is None else f", {in_gib(trial.peak_bytes)} at the peak"
+    return (
+        f"Measured with the settings of the last column: {trial.steps} steps of {trial.seconds:.2f} s,"
+        f" {trial.tokens_per_second:,.0f} tokens per second{peak}. So training takes {console.duration(trial.training_seconds)}."
+    )
+
+
+def _why_nothing_fits(advice: Advice, allowed: str) -> str:
+    trains = [option for option in advice.others if sum(option.needs.training.values()) <= advice.estimator.allowed]
+    if not trains:
+        return (
+            f"Nothing that is known to the planner fits into {allowed}: a smaller model, a shorter data.max_length, or more cards"
+            " (--gpus) would"
+        )
+    first, needs = trains[0]
+    way = ", ".join(map(str, way_of(replaced(advice.config, first))))
+    return (
+        f"Training alone would fit ({way}: {in_gib(sum(needs.training.values()))} of {allowed}); evaluation would not: it needs"
+        f" {in_gib(sum(needs.evaluation.values()))} on one card, where all weights are needed to generate. A smaller model would fit"
+    )
+
+
+def seat_in_words(advice: Advice, needs: Estimate) -> str:
     return needs.seat.value.format(engine=engine_name(advice.config.eval))
 
 
@@ -231,6 +248,17 @@ def _rate(needs: Estimate) -> str:
     return NOTHING if needs.tokens_per_second is None else f"{needs.tokens_per_second:,.0f}"
 
 
+def _waits(needs: Estimate) -> str:
+    """What training waits for, where that is not what it computes."""
+    beside = {name: taken for name, taken in needs.takes.items() if name != "optimizer"}
+    slowest = max(beside, key=beside.__getitem__, default="products")
+    return NOTHING if slowest == "products" else SLOWEST[slowest]
+
+
+SLOWEST = {"launches": "the launches of its kernels", "network": "the network between the cards", "host": "copies to the host's memory"}
+"""What a step may wait for, beside its products."""
+
+
 def _starting(advice: Advice, option: Option) -> str:
     return NOTHING if option.needs.seconds is None or advice.starting < 1 else console.duration(advice.starting)
 
@@ -239,71 +267,18 @@ NOTHING = "–"
 LINES: dict[str, Callable[[Advice, Option], str]] = {
     "training, at its peak": lambda _, option: in_gib(sum(option.needs.training.values())),
     "evaluation, at its peak": lambda _, option: in_gib(sum(option.needs.evaluation.values())),
-    "evaluation runs": lambda advice, option: _seat(advice, option.needs),
+    "evaluation runs": lambda advice, option: seat_in_words(advice, option.needs),
     "an engine beside training": _sharing(Seat.BESIDE),
     "an engine in turns with it": _sharing(Seat.IN_TURNS),
     "fits": lambda _, option: "yes" if option.needs.fits else "no",
     "activation checkpointing": lambda _, option: option.needs.kind,
-    "tokens of a pack" : lambda advice, option: f"{advice.budget(option):,} at most" if advice.packs else NOTHING,
+    "tokens of a tile": lambda _, option: f"{option.needs.tile:,}" if option.needs.tile else NOTHING,
+    "tokens of a pack": lambda advice, option: f"{advice.budget(option):,} at most" if advice.packs else NOTHING,
     "the largest batch": lambda _, option: f"{option.needs.load.tokens:,} tokens",
     "tokens per second": lambda _, option: _rate(option.needs),
     "starting takes": _starting,
+    "training waits for": lambda _, option: _waits(option.needs),
     "training takes": lambda _, option: _time(option.needs, 0),
     "evaluations hold it up for": lambda _, option: _time(option.needs, 1),
 }
 """What the table says of an option, line by line; lines that say nothing are left out."""
-
-
-def as_json(advice: Advice) -> dict[str, Any]:
-    """What `--json` prints."""
-
-    def of(option: Option) -> dict[str, Any]:
-        changes, needs = option
-        seconds = needs.seconds or (None, None)
-        return {
-            "settings": changes, "activation_checkpointing": needs.kind, "fits": needs.fits,
-            "pack_tokens": advice.budget(option) if advice.packs else None,
-            "largest_batch_tokens": needs.load.tokens, "training_bytes": needs.training, "evaluation_bytes": needs.evaluation,
-            "backend": _seat(advice, needs), "peak_bytes": needs.peak, "tokens_per_second": needs.tokens_per_second,
-            "starting_seconds": advice.starting if needs.seconds else None,
-            "training_seconds": seconds[0], "evaluation_seconds": seconds[1],
-            "engine": {SHARED[seat]: asdict(shared) for seat, shared in needs.sharings.items()},
-        }  # fmt: skip
-
-    return {
-        "device": advice.estimator.device.name,
-        "devices": advice.estimator.gpus,
-        "ranks": advice.ranks,
-        "usable_bytes": advice.estimator.allowed,
-        "rows": advice.rows._asdict(),
-        "fits_as_it_is": fits_as_it_is(advice),
-        "given": of(advice.given),
-        "proposal": of(advice.proposal) if advice.proposal is not None else None,
-        "reasons": {key: {"value": value, "why": why, "changed": key in changed(advice)} for key, (value, why) in reasons(advice).items()},
-        "others": [of(option) for option in advice.others],
-    }
-
-
-def plan_run(
-    config: Config, device: str | None, gpus: int, length: int | None, trace: bool, out: Path | None = None, file: Path | None = None
-) -> Advice:
-    """`advise`, printed, and written to `out` as a configuration.
-
-    Args:
-        file: where the configuration was read from; None: it is all defaults and settings of the command line.
-
-    Raises:
-        InputError: as `advise`, or `out` exists.
-    """
-    if out is not None and out.exists():
-        raise InputError(f"{out} exists and is not overwritten; choose another --out")
-    if out is not None and not out.absolute().parent.is_dir():
-        raise InputError(f"--out {out}: {out.absolute().parent} is no directory")
-    text = file.read_text(encoding="utf-8") if file is not None else ""
-    advice = advise(config, device, gpus, length, trace)
-    show(advice)
-    if out is not None and advice.proposal is not None:
-        write_text(out, planned(advice, text))
-        how = f" --launch {advice.ranks}" if advice.ranks > 1 else ""
-        console.say(f"wrote {out}; to train so: tutelage train {out}{how}")
-    return advice

@@ -18,10 +18,18 @@ def add(commands: Commands) -> None:
     add_config(parser)
     parser.add_argument(
         "--device",
-        help="a10g, l4, a100-40, h100, rtx4090, cpu, or the GiB of a GPU (default: where it would run on this machine)",
+        help="t4, a10g, l4, l40s, a100-40, a100-80, h100, h200, b200, rtx3090, rtx4090, rtx5090, cpu, or the GiB of a GPU (default:"
+        " where it would run on this machine)",
     )
     parser.add_argument(
         "--gpus", type=integer(1, 10_000), default=1, help="how many of them; with several, the last one is vLLM's (default 1)"
+    )
+    parser.add_argument(
+        "--network", choices=("nvlink", "pcie", "100gb", "400gb"),
+        help="what joins the cards: Gbit/s of each card's own adapter, or their slots (default: the cards' own)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--measure", action="store_true", help="compute real steps on this machine for 20 seconds, with the settings that are proposed"
     )
     parser.add_argument(
         "--length", type=integer(1, 10**8), metavar="TOKENS", help="plan for rows of so many tokens, without data or tokenizer"
@@ -39,10 +47,13 @@ def run(arguments: argparse.Namespace) -> Outcome:
 
     config = load_config(arguments.config, arguments.overrides)
     with console.progress("starting"), importing():
-        from tutelage.advice import as_json, plan_run
+        from tutelage.advice import Asked, as_json, plan_run
         from tutelage.runs import owned
     with contextlib.nullcontext() if arguments.out is None else owned(arguments.out):
         file = Path(arguments.config) if arguments.config else None
-        found = plan_run(config, arguments.device, arguments.gpus, arguments.length, arguments.trace, arguments.out, file)
+        asked = Asked(
+            arguments.device, arguments.gpus, arguments.length, arguments.trace, arguments.network, arguments.measure
+        )
+        found = plan_run(config, asked, arguments.out, file)
     advice = as_json(found)
     return Outcome(advice, exit_code=int(advice["proposal"] is None))

@@ -39,7 +39,10 @@ class ModelConfig(Section):
     """What the backward pass computes again. selective: all but matrix products and attention; full: each layer, for about a third
     more time. auto: the first of none, selective and full that is planned to fit in memory, printed."""
     activation_offload: Annotated[bool, MAY_CHANGE] = False
-    """Keep activations in the host's memory until the backward pass (CUDA only)."""
+    """Keep activations in the host's memory until the backward pass (CUDA only): with "full", the inputs of layers."""
+    tile: Annotated[TokensOrZero | None, MAY_CHANGE] = None
+    """Tokens that MLPs and norms compute at a time, for long rows: the same function, in far less memory. 0: all at once. None: all
+    where that is planned to fit, else as many as fit, printed."""
     compile: Annotated[Literal["auto", "on", "off"], MAY_CHANGE] = "auto"
     """Compile the layers. auto: where the planned run is long enough to earn the compile time back, printed."""
     lora: Literal["none", "lora", "dora"] = "none"

@@ -27,9 +27,10 @@ if TYPE_CHECKING:
         tokenizer_of,
     )
     from tutelage.model.losses import Fused, Loss, loss_named
+    from tutelage.model.offload import IN_FLIGHT, Host
     from tutelage.model.order import Course, step_batches, steps_per_epoch, total_steps
     from tutelage.model.packs import Costs
-    from tutelage.model.policy import RECOMPUTATIONS, Policy, Recomputation, evaluating, score_batch
+    from tutelage.model.policy import RECOMPUTATIONS, Policy, Recomputation, evaluating, score_batch, shard_policy
     from tutelage.model.save import ADAPTER, save_model
     from tutelage.model.scoring import CHUNK, LARGE_CHUNK
     from tutelage.model.specification import (
@@ -39,5 +40,6 @@ if TYPE_CHECKING:
         masked_normalize,
         sft_microbatch_train_step,
     )
+    from tutelage.model.tiled import TILES
 
 __getattr__, __dir__, __all__ = lazily(__name__)

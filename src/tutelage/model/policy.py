@@ -19,8 +19,10 @@ from tutelage.machines import is_sharded, shard
 from tutelage.model import attention
 from tutelage.model.batch import Batch, pack, pack_labels, pad, padded_batch
 from tutelage.model.masters import copies_of
+from tutelage.model.offload import Host, Offload
 from tutelage.model.packs import lay_out_packs
 from tutelage.model.scoring import CHUNK, Factor, Head, Manner, Scores, score
+from tutelage.model.tiled import mlps_that_tile, tile
 from tutelage.model.trie import SortedRows
 
 Recomputation = Literal["none", "selective", "full"]
@@ -39,9 +41,10 @@ class Policy:
     Attributes:
         precision: as `model.precision` of the configuration.
         packs: whether rows that share prefixes may be packed, which `prove_packable` decides.
-        offload: keep what the backward pass needs in the memory of the host.
+        offload: keep what the backward pass needs in the memory of the host, which is `host`.
         compiled: whether layers are compiled, and on a GPU the element-wise part of the head.
         chunk: targets that meet the vocabulary at a time.
+        tile: tokens that MLPs and norms compute at a time; 0: all.
         recomputation: what the backward pass computes again.
         always_sync: whether ranks exchange gradients after each micro-batch, or after a step's last one.
         left_out: a sentence on the tensors of its checkpoint that the model has no part for; "" where there are none.
@@ -59,6 +62,8 @@ class Policy:
     always_sync: bool = False
     compiled: bool = False
     chunk: int = CHUNK
+    tile: int = field(default=0, init=False)
+    host: Host = field(default_factory=Host, init=False)
     left_out: str = ""
     compute: Compute = field(init=False)
     _is_computing: bool = field(default=False, init=False)
@@ -163,15 +168,16 @@ class Policy:
         inputs["input_ids"] = batch.input_ids
         weights = None if weights is None else weights.to(self.device, non_blocking=True)
         manner = replace(self.manner, factor=factor)
-        with self._offloading() if self.offload else contextlib.nullcontext():
+        with self.offloading():
             total, log_probs, entropies = self.compute(inputs, batch.sources, batch.labels, weights, entropy, manner)
         return Scores(total, log_probs, entropies)
 
     def score_rows(self, input_ids: torch.Tensor, labels: torch.Tensor, entropy: bool = False) -> Scores:
         """`scoring.score` of every label of right-padded rows, both (rows, width), packed where the model allows."""
-        if torch.is_grad_enabled() and self.precision == "bf16-mixed" and self.model.is_gradient_checkpointing:
+        again = self.model.is_gradient_checkpointing or self.tile
+        if torch.is_grad_enabled() and self.precision == "bf16-mixed" and again:
             raise ValueError(
-                "with bf16-mixed and activation checkpointing, call `score` and the backward pass within `computing`"
+                "with bf16-mixed and activation checkpointing, or tiles, call `score` and the backward pass within `computing`"
             )
         everywhere = torch.ones_like(labels, dtype=torch.bool)
         batch = pack_labels(input_ids, labels) if self.packs else padded_batch(input_ids, labels, everywhere)
@@ -227,21 +233,11 @@ class Policy:
             for module in adapted:
                 module._disable_adapters = False
 
-    def _offloading(self) -> contextlib.AbstractContextManager[Any]:
-        """What the backward pass needs waits in the host's memory, but for weights and buffers, which stay on the device anyway."""
-        stay = itertools.chain(self.model.parameters(), self.model.buffers())
-        weights = {tensor.untyped_storage().data_ptr() for tensor in stay}
-
-        def leave(tensor: torch.Tensor) -> torch.Tensor | tuple[torch.device, torch.Tensor]:
-            if tensor.untyped_storage().data_ptr() in weights:
-                return tensor
-            there = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
-            return tensor.device, there.copy_(tensor, non_blocking=tensor.is_cuda)
-
-        def fetch(left: torch.Tensor | tuple[torch.device, torch.Tensor]) -> torch.Tensor:
-            return left if isinstance(left, torch.Tensor) else left[1].to(left[0], non_blocking=True)
-
-        return torch.autograd.graph.saved_tensors_hooks(leave, fetch)
+    def offloading(self) -> contextlib.AbstractContextManager[Any]:
+        """Within it, what a forward pass keeps waits in the host's memory, if it is to."""
+        if not self.offload:
+            return contextlib.nullcontext()
+        return Offload(self.device, itertools.chain(self.model.parameters(), self.model.buffers()), self.host).hooks()
 
     def recompute(self, what: Recomputation) -> None:
         """Activation checkpointing (Chen et al. 2016): what each layer's backward pass computes again."""
@@ -254,6 +250,16 @@ class Policy:
         if what == "selective":
             options["context_fn"] = functools.partial(create_selective_checkpoint_contexts, _keep_products)
         self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+
+    @property
+    def has_tiles(self) -> bool:
+        """Whether the MLP of each layer can compute some tokens at a time."""
+        return mlps_that_tile(layers_of(self.model))
+
+    def compute_by_tiles(self, tokens: int) -> None:
+        """Let MLPs and norms compute so many tokens at a time; 0: all. Call it when the model's modules are what they will be."""
+        tile(self.model, layers_of(self.model), tokens)
+        self.tile = tokens
 
     def compile(self) -> None:
         """Compile each layer by itself: one compilation serves all of them, and lengths are dynamic."""

@@ -8,17 +8,20 @@ if TYPE_CHECKING:
     from tutelage.resources.device import (
         device_named,
         free_memory,
+        joined_by,
         matrix_rate,
         memory_in_use,
         visible_name,
     )
     from tutelage.resources.estimate import Estimate, Estimator, device_here
-    from tutelage.resources.ladder import MEANINGS, exact_rungs, smaller_state, way_of, ways
+    from tutelage.resources.fitting import chunk_for, tile_for
+    from tutelage.resources.ladder import MEANINGS, exact_rungs, keeps, smaller_state, way_of, ways
     from tutelage.resources.memory import (
         GIB,
         HEADROOM,
         Load,
-        activation_bytes,
+        Shapes,
+        activations_of,
         held_bytes,
         in_gib,
         in_parts,

@@ -7,7 +7,7 @@ import functools
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,6 +21,10 @@ MOST_FOR_A_RATE = 0.25
 """The share of free memory that measuring a rate may hold."""
 
 
+PCIE_3, PCIE_4, PCIE_5 = 12e9, 25e9, 50e9
+"""Bytes per second of a slot of 16 lanes in one direction, with what its protocol takes."""
+
+
 @dataclass(frozen=True)
 class Device:
     """A device that is planned for.
@@ -30,6 +34,8 @@ class Device:
         memory: bytes that a program can have.
         products: floating-point operations per second of matrix products in bfloat16 and in float32. None: not known.
         reads: bytes per second from its memory. None: not known.
+        link: bytes per second that a card sends to another one of its machine while it receives as many.
+        host: bytes per second from a card to the host's memory, or back.
     """
 
     name: str
@@ -37,6 +43,8 @@ class Device:
     memory: float
     products: tuple[float, float] | None = None
     reads: float | None = None
+    link: float = PCIE_4
+    host: float = PCIE_4
 
     @property
     def torch_device(self) -> torch.device:
@@ -47,14 +55,24 @@ class Device:
         return None if self.products is None else self.products[dtype == torch.float32]
 
 
-# dense products in bfloat16 with float32 sums, and in plain float32, by the makers' data sheets; memory as CUDA reports it
+# dense products in bfloat16 with float32 sums, and in plain float32, by the makers' data sheets; memory as CUDA reports it; NVLink in
+# one direction. A T4 has no bfloat16 in its matrix units
 KNOWN = {
+    "t4": Device("NVIDIA T4", "cuda", 14.6 * GIB, (8.1e12, 8.1e12), 320e9, PCIE_3, PCIE_3),
     "a10g": Device("NVIDIA A10G", "cuda", 22.4 * GIB, (70e12, 31.2e12), 600e9),
     "l4": Device("NVIDIA L4", "cuda", 22.0 * GIB, (121e12, 30.3e12), 300e9),
-    "a100-40": Device("NVIDIA A100 40 GB", "cuda", 39.4 * GIB, (312e12, 19.5e12), 1555e9),
-    "h100": Device("NVIDIA H100 80 GB SXM", "cuda", 79.0 * GIB, (989e12, 67e12), 3350e9),
+    "l40s": Device("NVIDIA L40S", "cuda", 44.4 * GIB, (362e12, 91.6e12), 864e9),
+    "a100-40": Device("NVIDIA A100 40 GB", "cuda", 39.4 * GIB, (312e12, 19.5e12), 1555e9, 300e9),
+    "a100-80": Device("NVIDIA A100 80 GB SXM", "cuda", 79.2 * GIB, (312e12, 19.5e12), 2039e9, 300e9),
+    "h100": Device("NVIDIA H100 80 GB SXM", "cuda", 79.0 * GIB, (989e12, 67e12), 3350e9, 450e9, PCIE_5),
+    "h200": Device("NVIDIA H200 SXM", "cuda", 139.7 * GIB, (989e12, 67e12), 4800e9, 450e9, PCIE_5),
+    "b200": Device("NVIDIA B200 SXM", "cuda", 178.3 * GIB, (2250e12, 75e12), 7700e9, 900e9, PCIE_5),
+    "rtx3090": Device("NVIDIA GeForce RTX 3090", "cuda", 23.5 * GIB, (71e12, 35.6e12), 936e9),
     "rtx4090": Device("NVIDIA GeForce RTX 4090", "cuda", 23.5 * GIB, (165e12, 82.6e12), 1008e9),
+    "rtx5090": Device("NVIDIA GeForce RTX 5090", "cuda", 31.3 * GIB, (209e12, 104.8e12), 1792e9, PCIE_5, PCIE_5),
 }
+NETWORKS = {"pcie": PCIE_4, "100gb": 12.5e9, "400gb": 50e9}
+"""Bytes per second of each card, by what joins the cards: a PCIe 4 slot, or a network adapter of so many gigabits for each card."""
 
 
 def device_named(name: str) -> Device:
@@ -75,6 +93,23 @@ def device_named(name: str) -> Device:
     if not 0 < size < 10_000:
         raise InputError(f"--device {name}: write one of {', '.join(KNOWN)}, cpu, or the GiB of a GPU's memory, such as 24")
     return Device(f"a GPU of {size:g} GiB", "cuda", size * GIB)
+
+
+def joined_by(device: Device, network: str | None) -> Device:
+    """The device with another link between cards; None, or "nvlink": its own.
+
+    Raises:
+        InputError: the network is not known, or the card has no NVLink.
+    """
+    if network is None:
+        return device
+    if network == "nvlink":
+        if device.link <= PCIE_5:
+            raise InputError(f"--network nvlink: no NVLink of {device.name} is known to the planner; write one of {', '.join(NETWORKS)}")
+        return device
+    if network not in NETWORKS:
+        raise InputError(f"--network {network}: write one of nvlink, {', '.join(NETWORKS)}")
+    return replace(device, link=NETWORKS[network])
 
 
 def this_machine(device: torch.device, bfloat16: bool = True) -> Device:

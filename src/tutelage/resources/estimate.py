@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
-from tutelage.config import Config, ModelConfig
+from tutelage.config import Config, ModelConfig, replaced
 from tutelage.data import Prepared
 from tutelage.machines import ALONE
-from tutelage.model import RECOMPUTATIONS, Costs, Course, Policy, Recomputation, device_for, has_bfloat16, outline
-from tutelage.resources import memory
+from tutelage.model import CHUNK, RECOMPUTATIONS, Costs, Course, Policy, Recomputation, device_for, has_bfloat16, outline
+from tutelage.resources import generation, memory
 from tutelage.resources.device import Device, this_machine
+from tutelage.resources.fitting import chunk_for, tile_for
 from tutelage.resources.ladder import way_of
 from tutelage.resources.memory import HEADROOM, Load
 from tutelage.resources.placement import Seat, Sharing, engine_name, is_asked_for, rooms, seat_of, sharings
 from tutelage.resources.seconds import (
     TOGETHER_IN_AN_ENGINE,
     Operations,
+    Pace,
     Step,
     Work,
+    again_of,
     costs_of,
     evaluation_seconds,
     first_steps,
-    layers_of,
+    total_of,
+    traffic_of,
     training_seconds,
 )
 from tutelage.resources.trace import traced_bytes
@@ -43,6 +47,8 @@ class Estimate:
         tokens_per_second: of the rows' own tokens.
         seconds: of training, and of what evaluations hold it up for. None: the device's speed is not known.
         sharings: what an engine would have on the GPU that is trained on, beside training and in turns; nothing on a CPU.
+        tile: tokens that MLPs and norms compute at a time, 0: all; chunk: targets that meet the vocabulary at a time.
+        takes: seconds of training by what takes them.
     """
 
     kind: Recomputation
@@ -54,6 +60,9 @@ class Estimate:
     tokens_per_second: float | None = None
     seconds: tuple[float, float] | None = None
     sharings: dict[Seat, Sharing] = field(default_factory=dict)
+    tile: int = 0
+    chunk: int = CHUNK
+    takes: dict[str, float] = field(default_factory=dict)
 
     @property
     def peak(self) -> float:
@@ -130,8 +139,11 @@ class Estimator:
         wanted = config.model.activation_checkpointing
         if wanted != "auto":
             return self.estimate(config, prepared, wanted)
-        estimates = [self.estimate(config, prepared, kind) for kind in RECOMPUTATIONS]
-        return next((each for each in estimates if sum(each.training.values()) <= self.allowed), estimates[-1])
+        at_once = config if config.model.tile is not None else replaced(config, {"model.tile": 0})  # a run tiles last of all
+        kinds = [kind for kind in RECOMPUTATIONS if not (at_once.model.tile and kind == "selective")]
+        estimates = (self.estimate(at_once, prepared, kind) for kind in kinds)
+        fitting = next((each for each in estimates if sum(each.training.values()) <= self.allowed), None)
+        return fitting or self.estimate(config, prepared, RECOMPUTATIONS[-1])
 
     def estimate(self, config: Config, prepared: Prepared, kind: Recomputation, trace: bool = False) -> Estimate:
         """What a run needs and takes with one kind of recomputation.
@@ -144,10 +156,13 @@ class Estimator:
         """
         way, ranks = self._way(config), self.ranks(config)
         work = self._work(config, prepared, way)
-        activations = {"activations": memory.activations_of(way.shapes, work.load, kind)}
-        training = traced_bytes(config, work.load, kind, way.shapes.gathered > 0) if trace else way.held | activations
+        shapes = self._fitted(way, config, work.load, kind, ranks)
+        activations = {"activations": memory.activations_of(shapes, work.load, kind)}
+        training = way.held | activations
         if ranks > 1:
             training = memory.sharded_bytes(training, way.policy, ranks)
+        if trace:
+            training = traced_bytes(config, work.load, kind, shapes, ranks)
         seat, evaluation = self._seated(way.policy, config, prepared, training)
         shared = self._shared(way.policy, config, prepared, training)
         if seat is Seat.IN_TURNS:
@@ -155,15 +170,33 @@ class Estimator:
         fits = max(sum(training.values()), sum(evaluation.values())) <= self.allowed
         fits = fits and not (seat is Seat.NATIVE and is_asked_for(config.eval))
         held = training["weights"] + training["gradients"] + training["moments"]
-        dtype, layers = way.policy.compute_dtype, layers_of(way.policy)
-        seconds = training_seconds(work, kind, held, self.device, dtype, layers, ranks)
+        pace = self._pace(way, config, work, kind, shapes)
+        takes = training_seconds(work, pace, held, self.device, way.policy.compute_dtype)
         together = config.eval.batch_size if seat is Seat.NATIVE else TOGETHER_IN_AN_ENGINE
         waiting = evaluation_seconds(way.policy, config.eval, prepared, work.steps, self.device, together)
-        if seconds is None or waiting is None:
-            return Estimate(kind, work.load, seat, training, evaluation, fits, sharings=shared)
+        found = Estimate(
+            kind, work.load, seat, training, evaluation, fits, sharings=shared, tile=shapes.tile, chunk=shapes.chunk
+        )
+        if takes is None or waiting is None:
+            return found
         if seat is Seat.OWN_DEVICE and config.eval.mode != "sync":
             waiting = 0.0
-        return Estimate(kind, work.load, seat, training, evaluation, fits, work.tokens / seconds, (seconds, waiting), shared)
+        seconds = total_of(takes)
+        return replace(found, tokens_per_second=work.tokens / seconds, seconds=(seconds, waiting), takes=takes)
+
+    def _fitted(self, way: Way, config: Config, load: Load, kind: Recomputation, ranks: int) -> memory.Shapes:
+        """The shapes with the tile and the head's chunk that a run would take, in the memory that its state leaves."""
+        held = way.held if ranks == 1 else memory.sharded_bytes(way.held, way.policy, ranks)
+        free = self.allowed - sum(held.values())
+        shapes = replace(way.shapes, offload=config.model.activation_offload, shared=ranks > 1)
+        shapes = replace(shapes, tile=tile_for(shapes, load, kind, config.model.tile, free))
+        return replace(shapes, chunk=chunk_for(shapes, load, kind, free, on_gpu=False))
+
+    def _pace(self, way: Way, config: Config, work: Work, kind: Recomputation, shapes: memory.Shapes) -> Pace:
+        ranks, always = self.ranks(config), config.parallel.sync != "last"
+        to_host = 2.0 * shapes.depth * shapes.hidden * shapes.width * shapes.offload
+        again = again_of(kind, shapes, work, way.operations)
+        return Pace(again, shapes.depth, ranks, traffic_of(way.policy, shapes, ranks, always), to_host)
 
     def _shared(
         self, policy: Policy, config: Config, prepared: Prepared, training: dict[str, float]
@@ -183,7 +216,7 @@ class Estimator:
         settings, longest = config.eval, prepared.longest_prompt + config.eval.max_new_tokens
         engine, found = 0.0, {}
         if is_asked_for(settings) or (settings.backend == "auto" and self.device.kind == "cuda"):
-            engine, own = memory.engine_bytes(policy, longest), self.allowed if self._has_second(config) else None
+            engine, own = generation.engine_bytes(policy, longest), self.allowed if self._has_second(config) else None
             found = rooms(settings, self.device.kind, self.ranks(config), self.allowed, training, own)
         seat = seat_of(engine, found)
         if seat is Seat.NATIVE and is_asked_for(settings):  # does not fit: what it needs where it needs least
@@ -191,7 +224,9 @@ class Estimator:
         held = {"weights": training["weights"], "moments": training["moments"]}
         if seat is Seat.NATIVE:
             rows = min(settings.batch_size, max(1, prepared.panel * settings.samples))
-            held["generation"] = memory.native_bytes(policy, rows, prepared.longest_prompt, longest)
+            if self.ranks(config) > 1 and not memory.shapes_and_weights(policy)[0].mixed:  # whose copies count as generation
+                held["gathered"] = float(policy.compute_dtype.itemsize * memory.shapes_and_weights(policy)[0].own)
+            held["generation"] = generation.native_bytes(policy, rows, prepared.longest_prompt, longest)
             return seat, held
         needs = {engine_name(settings): engine}
         if seat is Seat.OWN_DEVICE:  # whose memory counts alone where the engine does not fit

@@ -8,22 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 
 from tutelage.config import Config
-from tutelage.machines import local_part
-from tutelage.model import Batch, Policy, Recomputation, optim, quantized
+from tutelage.machines import is_sharded, local_part
+from tutelage.model import IN_FLIGHT, Batch, Policy, Recomputation, optim, quantized
 
 GIB = float(1 << 30)
 HEADROOM = 0.9
 """The share of free memory that a plan may use: a GPU's context and fragments of its allocator take the rest."""
-ENGINE_OVERHEAD = 2e9
-"""Bytes that vLLM takes beyond weights and cache: its libraries, its buffers, on a GPU its context and graphs."""
-ENGINE_ASLEEP = 1e9
-"""Bytes of a GPU that vLLM keeps while it sleeps (level 1): its context and graphs; weights wait in the host's memory, the cache is
-gone. Reckoned, not measured."""
+ON_THE_WAY = IN_FLIGHT + 1
+"""Tensors on a device of those that wait in the host's memory: the one that is wanted, and those that are on their way."""
 
 
 def in_gib(size: float) -> str:
@@ -88,11 +86,13 @@ class Shapes:
         attended: query + key + value + output of the attention, for a token.
         gathered: key + value, for a key that attention by paths gathers; 0 where the kernel gathers none.
         width: bytes of a number that is computed with; stored: of a weight of the head.
-        trained_in_layers: bytes of the weights that are trained, but for head and embedding.
+        trained_in_layers: bytes of the weights that are trained, but for head and embedding. own: weights without adapters.
         tied: head and embedding are the same weight. learns_head: it is trained.
         adapters: rank of the adapters, 0 without.
         dense: numbers of the largest quantized weight, which is dense while a product needs it; 0 where none is quantized.
         chunk: targets that meet the vocabulary at a time.
+        tile: tokens that MLPs and norms compute at a time; 0: all. has_tiles: whether the model can.
+        offload: whether what is kept waits in the host's memory. shared: whether several ranks share the weights.
     """
 
     hidden: int
@@ -104,12 +104,17 @@ class Shapes:
     width: int
     stored: int
     trained_in_layers: float
+    own: int
     tied: bool
     learns_head: bool
     mixed: bool
     adapters: int
     dense: int
     chunk: int
+    tile: int = 0
+    has_tiles: bool = True
+    offload: bool = False
+    shared: bool = False
 
     @staticmethod
     def of(policy: Policy) -> Shapes:
@@ -131,13 +136,31 @@ class Shapes:
             width=policy.compute_dtype.itemsize,
             stored=head.element_size(),
             trained_in_layers=float(sum(weight.numel() * weight.element_size() for weight in others if weight.requires_grad)),
+            own=sum(quantized.count_of(weight) for name, weight in policy.model.named_parameters() if "lora_" not in name),
             tied=head is embedding,
             learns_head=head.requires_grad,
             mixed=policy.precision == "bf16-mixed",
             adapters=max(ranks, default=0),
             dense=quantized.largest_dense(policy.model),
             chunk=policy.chunk,
+            tile=policy.tile,
+            has_tiles=policy.has_tiles,
+            offload=policy.offload,
+            shared=is_sharded(policy.model),
         )
+
+
+_OUTLINES: WeakKeyDictionary[Policy, tuple[Shapes, list[torch.nn.Parameter]]] = WeakKeyDictionary()
+
+
+def shapes_and_weights(policy: Policy) -> tuple[Shapes, list[torch.nn.Parameter]]:
+    """The shapes and the parameters of a policy; of an outline, which a plan asks again and again, found once."""
+    if policy in _OUTLINES:
+        return _OUTLINES[policy]
+    found = Shapes.of(policy), list(policy.model.parameters())
+    if all(weight.is_meta for weight in found[1]):
+        _OUTLINES[policy] = found
+    return found
 
 
 def kernel_name(policy: Policy) -> str:
@@ -150,11 +173,6 @@ def kernel_name(policy: Policy) -> str:
 def gathers(kernel: str) -> bool:
     """Whether a kernel gathers the keys of all paths where rows share a prefix."""
     return kernel not in ("cpu", "flex")
-
-
-def numbers_of_a_key(policy: Policy) -> int:
-    """Numbers of the keys and values of one token in all layers."""
-    return _of_a_key(policy.model.config.get_text_config())
 
 
 def weight_bytes(policy: Policy) -> float:
@@ -213,45 +231,87 @@ def activations_of(s: Shapes, load: Load, kind: Recomputation) -> float:
     to the precision of the weight, in the backward pass of the last layer, in that of the first one, and when the gradient of the
     embedding joins that of the head.
     """
-    h, w = s.hidden, s.width
-    norm = (12 if w == 4 else 8) * h  # in float32: input, normed, output; else a float32 copy of the input beside those two
-    # the copies of keys and values are kept in place of the tokens' own
-    copies = max(0, load.gathered - load.tokens) * w * s.gathered
-    layer = load.tokens * (2 * norm + w * (s.attended + 4 * s.intermediate + 7 * s.adapters)) + copies
-    products = load.tokens * w * (s.attended + 2 * h + 2 * s.intermediate) * (2 if s.adapters else 1)
-    own = {"none": layer, "selective": load.tokens * w * h + products, "full": float(load.tokens * w * h)}[kind]
-    again = {"none": 0.0, "selective": layer - products, "full": layer}[kind]
-    last_norm = load.tokens * norm + load.targets * h * w
-    kept = s.depth * own
-    flowing: float = load.tokens * w * (2 * s.intermediate + 2 * h) + (0 if s.mixed else w * h * s.intermediate * s.learns_head)
-    flowing += w * s.dense
-    head = s.vocabulary * h
+    if s.shared:  # a rank's own gradients are parts, which do not come into being while activations go
+        load = replace(load, several=True)
+    kept, first, again, flowing, last_norm = _of_layers(s, load, kind)
+    head, ends = s.vocabulary * s.hidden, 1 if s.tied else 2
+    layer = s.width * (s.own - ends * head) / s.depth if s.shared else 0.0
+    # of several ranks: a cast for each batch, where no copy serves a step, while no layer is there; a layer's gradient, and as it is sent
+    cast = float(s.width * head if s.shared and s.stored != s.width else 0) - 2 * layer
+    sent = 4.0 * s.trained_in_layers / s.stored / s.depth if s.shared else 0.0
     embedding = float(head * s.stored * s.learns_head)
     grown = 0.0 if load.several or load.freed else s.trained_in_layers
-    every_gradient = s.trained_in_layers + (1 if s.tied else 2) * embedding
+    every_gradient = s.trained_in_layers + ends * embedding
     if load.freed:
         # the gradient of one matrix, beside that of its bfloat16 copy
-        flowing += 6.0 * h * s.intermediate if s.mixed and s.trained_in_layers else 0.0
+        flowing += 6.0 * s.hidden * s.intermediate if s.mixed and s.trained_in_layers else 0.0
         every_gradient = 0.0
     of_head = 0.0 if (load.several or load.freed) and not s.tied else embedding
     moments = [
-        kept + last_norm + _head_bytes(s, load),
-        kept + last_norm + head * (6.0 if s.learns_head and s.stored == 2 else 0.0),
-        kept + of_head + again + flowing,
-        grown + own + of_head + again + flowing,
+        kept + last_norm + _head_bytes(s, load) + cast,
+        kept + last_norm + head * (6.0 if s.learns_head and s.stored == 2 else 0.0) + cast,
+        sent + kept + of_head + again + flowing,
+        layer + sent + grown + first + (embedding if s.shared else of_head) + again + flowing,
         grown + (3 if s.tied else 2 - (load.several or load.freed)) * embedding,
     ]
+    if s.shared and s.learns_head:  # gradients of embedding and head, and both as they are sent in float32
+        moments.append(ends * head * (s.stored + 4.0) - 2 * layer)
     # with a single batch gradients come into being while activations go
     return max(moments) if load.several else max(0.0, max(moments) - every_gradient)
+
+
+class _Layers(NamedTuple):
+    """Bytes of activations.
+
+    Attributes:
+        kept: on the device, for all layers; first: for the first layer alone, when the others are done.
+        again: what one layer computes again. flowing: what passes through a layer in its backward pass.
+        last_norm: kept by the norm behind the layers, with the hidden states of the targets.
+    """
+
+    kept: float
+    first: float
+    again: float
+    flowing: float
+    last_norm: float
+
+
+def _of_layers(s: Shapes, load: Load, kind: Recomputation) -> _Layers:
+    h, w, tokens, tiled = s.hidden, s.width, load.tokens, 0 < s.tile < load.tokens
+    norm = (12 if w == 4 else 8) * h  # in float32: input, normed, output; else a float32 copy of the input beside those two
+    # the copies of keys and values are kept in place of the tokens' own
+    copies = max(0, load.gathered - tokens) * w * s.gathered
+    products = w * (s.attended + 2 * h + 2 * s.intermediate) * (2 if s.adapters else 1)
+    layer = 2 * norm + w * (s.attended + 4 * s.intermediate + 7 * s.adapters)
+    flowing: float = tokens * w * (2 * s.intermediate + 2 * h) + (0 if s.mixed else w * h * s.intermediate * s.learns_head)
+    flowing += w * s.dense
+    if tiled:  # inputs and outputs alone; within a tile what a layer's MLP keeps and passes on, beside sums of its gradients
+        norm, layer = 2 * w * h, w * (4 * h + s.attended + 4 * s.adapters)
+        weights = 3.0 * h * s.intermediate * (4 + w) * s.learns_head
+        of_mlp = s.tile * w * (6 * s.intermediate + 4 * h) + weights
+        # when the gradient reaches attention, input and output of the second norm are gone
+        flowing = tokens * w * 2 * h + max(of_mlp, tokens * w * (s.attended - 2 * h))
+    every, entering = tokens * layer + copies, float(tokens * w * h)
+    first = {"none": every, "selective": entering + tokens * products, "full": entering}[kind]
+    again = {"none": 0.0, "selective": max(every - tokens * products, 2.0 * tokens * norm), "full": every}[kind]
+    kept = s.depth * first
+    if s.offload and kind == "none":  # tensors on their way, the largest of them, and what is made beside them
+        largest = tokens * w * (h if tiled else s.intermediate)
+        first = kept = min(kept, ON_THE_WAY * largest + (0 if tiled else largest))
+    elif s.offload:  # what selective recomputation keeps of products stays
+        kept -= max(0, s.depth - ON_THE_WAY) * entering
+    return _Layers(kept, first, again, flowing, tokens * norm + load.targets * h * w)
 
 
 def _head_bytes(s: Shapes, load: Load) -> float:
     """What `scoring.score` holds at its peak: a chunk's logits twice in float32, or the gradient of a chunk's logits beside its
     product with the hidden states; the head's gradient in float32; that of the hidden states."""
     chunk, head = min(s.chunk, load.targets), s.vocabulary * s.hidden
+    second = min(chunk, load.targets - chunk)  # the gradient of the head comes into being with the first chunk
     # a product in half precision stands beside the float32 gradient that it is added to
     product = s.width * (chunk * s.vocabulary + (head if s.learns_head and s.width == 2 else 0))
-    return 4.0 * head * s.learns_head + max(8.0 * chunk * s.vocabulary, product) + load.targets * s.hidden * s.width
+    beside = 4.0 * head * s.learns_head + max(8.0 * second * s.vocabulary, product)
+    return max(8.0 * chunk * s.vocabulary, beside) + load.targets * s.hidden * s.width
 
 
 def training_bytes(policy: Policy, config: Config, load: Load, kind: Recomputation) -> dict[str, float]:
@@ -262,57 +322,9 @@ def training_bytes(policy: Policy, config: Config, load: Load, kind: Recomputati
 def sharded_bytes(needed: Mapping[str, float], policy: Policy, ranks: int) -> dict[str, float]:
     """What each of several ranks needs where one alone would need `needed`: its part of the state, and what is full while it computes
     (two layers; embedding and head, which are gathered in their own precision), by name `gathered`."""
-    shapes = Shapes.of(policy)
+    shapes, weights = shapes_and_weights(policy)
     own = ("activations", "pieces")
     state = {name: size if name in own else size / ranks for name, size in needed.items() if name != "copies"}
     head = (1 if shapes.tied else 2) * shapes.vocabulary * shapes.hidden
-    layers = sum(weight.numel() for weight in policy.model.parameters()) - head
+    layers = sum(weight.numel() for weight in weights) - head
     return {**state, "gathered": shapes.stored * head + shapes.width * 2.0 * layers / shapes.depth}
-
-
-def native_bytes(policy: Policy, rows: int, prompt: int, longest: int) -> float:
-    """Bytes that generation by the policy itself needs beyond weights and moments: bfloat16 copies, keys and values of so many rows,
-    the prompts' way through one layer, and the logits of a token.
-
-    On CUDA, shapes are fixed: rows are a power of two, their length is rounded up, keys and values of the prompts are there beside
-    those of the rows for a moment, and the graphs of a step hold what choosing a token by top-p needs.
-
-    Args:
-        prompt, longest: tokens of the longest prompt, and of prompt + response at most.
-    """
-    s = Shapes.of(policy)
-    config: Any = policy.model.config.get_text_config()
-    copies = 2.0 * sum(local_part(w).numel() for w in policy.model.parameters()) if s.mixed else 0.0
-    passing = rows * prompt * (s.width * (3 * s.intermediate + s.attended + 2 * s.hidden) + 8 * s.hidden)
-    held, choice, graphs = rows * longest, 20.0 * rows * s.vocabulary, 0.0
-    if policy.device.type == "cuda":
-        all_rows = 1 << (rows - 1).bit_length()
-        held = all_rows * (longest + max(64, longest // 4)) + rows * prompt
-        choice = graphs = 48.0 * all_rows * s.vocabulary
-    cache = held * _of_a_key(config) * s.width
-    return copies + cache * (1 + 1 / s.depth) + graphs + max(passing, choice)
-
-
-def engine_bytes(policy: Policy, longest: int) -> float:
-    """Bytes that a vLLM engine needs at least."""
-    return sum(engine_parts(policy, longest).values())
-
-
-def engine_parts(policy: Policy, longest: int) -> dict[str, float]:
-    """`engine_bytes` by name: its weights, the keys and values of eight longest sequences, and what it computes in."""
-    width = 4 if policy.precision == "fp32" else 2
-    weights = float(width * sum(quantized.count_of(weight) for name, weight in policy.model.named_parameters() if "lora_" not in name))
-    return {"weights": weights, "cache": 8.0 * longest * engine_key_bytes(policy), "overhead": ENGINE_OVERHEAD}
-
-
-def engine_key_bytes(policy: Policy) -> float:
-    """Bytes that a vLLM engine's cache of keys and values holds of a token."""
-    return (4.0 if policy.precision == "fp32" else 2.0) * _of_a_key(policy.model.config.get_text_config())
-
-
-def _of_a_key(config: Any) -> int:
-    """Numbers that the cache of keys and values holds of a token."""
-    attending = getattr(config, "num_attention_heads", None) or 1  # a recurrent model has none
-    heads = getattr(config, "num_key_value_heads", None) or attending
-    size = getattr(config, "head_dim", None) or config.hidden_size // attending
-    return int(2 * config.num_hidden_layers * heads * size)

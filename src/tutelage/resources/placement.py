@@ -13,14 +13,11 @@ from tutelage.config import Config, EvalConfig
 from tutelage.errors import InputError
 from tutelage.model import Policy, Recomputation, choose_device, optim
 from tutelage.resources.device import free_memory
+from tutelage.resources.generation import ENGINE_ASLEEP, engine_bytes, engine_key_bytes, engine_parts
 from tutelage.resources.memory import (
-    ENGINE_ASLEEP,
     HEADROOM,
     Load,
     activation_bytes,
-    engine_bytes,
-    engine_key_bytes,
-    engine_parts,
     in_gib,
     state_bytes,
 )
@@ -79,7 +76,7 @@ class Sharing:
     """An engine on the device that is trained on, in one seat.
 
     Attributes:
-        needs: bytes at least, by name as `memory.engine_parts`.
+        needs: bytes at least, by name as `generation.engine_parts`.
         room: bytes that it may take.
         takes: bytes that it takes while it generates: the share that `eval.gpu_memory_utilization` asks for, if there is room for
             it, else the room. 0: it does not fit.

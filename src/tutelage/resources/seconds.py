@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,8 @@ from tutelage.config import EvalConfig
 from tutelage.data import Prepared, TokenizedExample
 from tutelage.model import Batch, Costs, Course, Policy, Recomputation, quantized
 from tutelage.resources.device import Device
-from tutelage.resources.memory import Load, gathers, kernel_name, numbers_of_a_key
+from tutelage.resources.generation import numbers_of_a_key
+from tutelage.resources.memory import Load, Shapes, gathers, kernel_name, shapes_and_weights
 
 USUAL_SHARE = 0.4
 """The share of the matrix rate that layers and head are reckoned to reach in training, element-wise work included.
@@ -36,6 +37,8 @@ STEP_ON_HOST, LAYER_ON_HOST = 0.15, 4e-3
 """Seconds that the host of a GPU needs for a step, and for each layer of each of its batches, forward and backward. Kernels that take
 less wait for their launches. Reckoned: so a step of SmolLM2-135M with one batch takes 0.27 s; measured on an H100 were 0.2 s with
 compiled layers and 0.5 s without."""
+LINK_SHARE = 0.8
+"""The share of a link's bytes per second that transfers are reckoned to reach. Not measured."""
 LAYER_OF_A_TOKEN = 1e-4
 """Seconds of each layer in which a GPU makes one token of each response, at least: its kernels are small. Reckoned, not measured."""
 FIRST_STEP = 12.0
@@ -133,13 +136,14 @@ class Work:
     Attributes:
         load: the largest batch.
         operations: of products that take as long as all steps, without what is computed again.
-        tokens: of the rows, each counted.
+        tokens: of the rows, each counted; distinct: of the batches, those that rows share counted once.
         steps: optimizer steps; batches: of one, on average.
     """
 
     load: Load
     operations: float
     tokens: float
+    distinct: float
     steps: int
     batches: float
 
@@ -152,6 +156,7 @@ class Work:
             Load.of([step for _, step in first], course.config),
             share * sum(operations.as_products(batch, costs) for batch in batches),
             share * sum(len(example) for examples, _ in first for example in examples),
+            share * sum(batch.input_ids.numel() for batch in batches),
             course.total,
             len(batches) / len(first),
         )
@@ -175,12 +180,50 @@ def layers_of(policy: Policy) -> int:
     return int(policy.model.config.get_text_config().num_hidden_layers)
 
 
-def training_seconds(
-    work: Work, kind: Recomputation, held: float, device: Device, dtype: torch.dtype, layers: int, ranks: int = 1
-) -> float | None:
-    """Seconds of all optimizer steps; None where the device's speed is not known.
+@dataclass(frozen=True)
+class Pace:
+    """How a run computes what it computes.
 
-    Products and the host of a GPU work at the same time; what takes longer counts.
+    Attributes:
+        again: operations with what is computed again, beside those without.
+        layers: decoder layers of the model.
+        ranks: devices that share the weights. traffic: bytes that each receives for a batch.
+        to_host: bytes that go to the host's memory, and come back, for each distinct token.
+    """
+
+    again: float
+    layers: int
+    ranks: int = 1
+    traffic: float = 0.0
+    to_host: float = 0.0
+
+
+def again_of(kind: Recomputation, s: Shapes, work: Work, operations: Operations) -> float:
+    """Operations of a step with what is computed again, beside those without.
+
+    Where everything else is kept, tiles compute the MLPs' forward pass again. With full recomputation they add nothing: a layer that is
+    computed again stops before its last tiles.
+    """
+    if kind != "none" or not 0 < s.tile < work.load.tokens:
+        return AGAIN[kind]
+    of_mlps = 3 * 2 * s.hidden * s.intermediate * s.depth * work.distinct
+    return 1.0 + min(1 / 3, of_mlps / work.operations)
+
+
+def traffic_of(policy: Policy, s: Shapes, ranks: int, always: bool) -> float:
+    """Bytes that a rank receives for a batch: the layers twice in the precision of computing, embedding and head once in their own,
+    and gradients in float32, where they are exchanged after each batch."""
+    if ranks == 1:
+        return 0.0
+    head = (1 if s.tied else 2) * s.vocabulary * s.hidden
+    _, weights = shapes_and_weights(policy)
+    layers = sum(weight.numel() for weight in weights) - head
+    trained = sum(weight.numel() for weight in weights if weight.requires_grad)
+    return (ranks - 1) / ranks * (2.0 * s.width * layers + s.stored * head + 4.0 * trained * always)
+
+
+def training_seconds(work: Work, pace: Pace, held: float, device: Device, dtype: torch.dtype) -> dict[str, float] | None:
+    """Seconds of all optimizer steps by what takes them, of which `total_of` makes a sum; None where the device's speed is not known.
 
     Args:
         held: bytes of weights, gradients and moments, all of which the optimizer reads and writes once in a step.
@@ -189,12 +232,20 @@ def training_seconds(
     rate = device.product_rate(dtype)
     if rate is None or device.reads is None:
         return None
-    busy = min(float(ranks), work.batches)  # a rank for which a step has no batch waits
-    products = work.operations * AGAIN[kind] / (USUAL_SHARE * rate * busy)
-    launches = 0.0
+    busy = min(float(pace.ranks), work.batches)  # a rank for which a step has no batch waits
+    found = {"products": work.operations * pace.again / (USUAL_SHARE * rate * busy)}
     if device.kind == "cuda":
-        launches = work.steps * (STEP_ON_HOST + layers * LAYER_ON_HOST * AGAIN[kind] * work.batches / busy)
-    return max(products, launches) + work.steps * 2 * held / device.reads
+        found["launches"] = work.steps * (STEP_ON_HOST + pace.layers * LAYER_ON_HOST * pace.again * work.batches / busy)
+    if pace.traffic:
+        found["network"] = work.steps * work.batches / busy * pace.traffic / (LINK_SHARE * device.link)
+    if pace.to_host:
+        found["host"] = work.distinct / busy * pace.to_host / (LINK_SHARE * device.host)
+    return found | {"optimizer": work.steps * 2 * held / device.reads}
+
+
+def total_of(seconds: Mapping[str, float]) -> float:
+    """What computes, launches, sends and copies at the same time takes as long as the slowest of them; the optimizer comes behind."""
+    return max(taken for name, taken in seconds.items() if name != "optimizer") + seconds["optimizer"]
 
 
 def evaluation_seconds(policy: Policy, config: EvalConfig, prepared: Prepared, total: int, device: Device, together: int) -> float | None:
@@ -211,7 +262,7 @@ def evaluation_seconds(policy: Policy, config: EvalConfig, prepared: Prepared, t
     rate = device.product_rate(policy.compute_dtype)
     if rate is None or device.reads is None:
         return None
-    weights = list(policy.model.parameters())
+    _, weights = shapes_and_weights(policy)
     operations = 2.0 * sum(quantized.count_of(weight) for weight in weights)
     reading = sum(_bytes_read(weight, policy.compute_dtype.itemsize) for weight in weights) / device.reads
     least = max(reading, LAYER_OF_A_TOKEN * layers_of(policy) if device.kind == "cuda" else 0.0)

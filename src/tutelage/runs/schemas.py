@@ -231,6 +231,7 @@ class Plan(Table):
     activation_checkpointing: Literal["none", "selective", "full"]
     compile: NotRequired[bool]
     chunk: NotRequired[AtLeastOne]
+    tile: NotRequired[Count]
     liger: NotRequired[bool]
     ranks: NotRequired[AtLeastOne]
     precision: NotRequired[Literal["fp32", "bf16-mixed", "bf16-sr"]]

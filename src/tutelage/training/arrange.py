@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tutelage import console
 from tutelage.config import Config
 from tutelage.errors import InputError
-from tutelage.model import CHUNK, LARGE_CHUNK, RECOMPUTATIONS, Course, Policy, Recomputation, liger
-from tutelage.resources import HEADROOM, USUAL_SHARE, Load, activation_bytes, free_memory, state_to_come
+from tutelage.model import CHUNK, RECOMPUTATIONS, Course, Policy, Recomputation, liger
+from tutelage.resources import (
+    HEADROOM,
+    USUAL_SHARE,
+    Load,
+    Shapes,
+    activations_of,
+    chunk_for,
+    free_memory,
+    state_to_come,
+    tile_for,
+)
 from tutelage.runs import Reading, write_text
 
 COMPILE_SECONDS = 60
@@ -29,6 +40,11 @@ def require(config: Config) -> None:
         raise InputError(
             'model.activation_checkpointing = "selective" with model.compile = "on": compiled layers choose by themselves what they'
             ' compute again; write "none" or "full", or leave compilation off'
+        )
+    if config.model.tile and config.model.activation_checkpointing == "selective":
+        raise InputError(
+            'model.tile with model.activation_checkpointing = "selective": that keeps the products of each MLP, so tiles save nothing;'
+            ' write "none" or "full", or leave the tile out'
         )
 
 
@@ -54,6 +70,7 @@ def arrange(course: Course, held: float, matrix_rate: float | None, record: Path
         policy.compile()
     if decided["liger"]:
         decided["liger"] = _gives_kernels(policy, began_with=bool(recorded(record).get("liger")))
+    policy.compute_by_tiles(decided["tile"])  # of the kernels that there are by now
     if writes:
         write_text(record, json.dumps(decided) + "\n")
     policy.offload, policy.always_sync = config.model.activation_offload, decided["always_sync"]
@@ -63,24 +80,29 @@ def _decide(course: Course, held: float, matrix_rate: float | None, record: Path
     policy, config, ranks = course.policy, course.config, course.world.size
     if config.model.activation_offload and policy.device.type != "cuda":
         raise InputError("model.activation_offload: activations on a CPU are in the host's memory already; leave it out")
-    if config.model.activation_offload and ranks > 1:
-        raise InputError('model.activation_offload: not with several ranks; use model.activation_checkpointing = "full"')
+    if config.model.activation_offload and ranks > 1 and config.model.activation_checkpointing != "full":
+        raise InputError(
+            'model.activation_offload: with several ranks only beside model.activation_checkpointing = "full", where the inputs of'
+            " layers are all that waits in the host's memory"
+        )
     known = recorded(record)
     if known.get("ranks", 1) != ranks:  # what fits is another matter then
         known = {"compile": known["compile"]} if "compile" in known else {}
     free = HEADROOM * free_memory(policy.device) - max(0.0, state_to_come(policy, config) - held)
     compiled = _compiles(course, matrix_rate, known)
-    recomputation = _recomputation(course, free, FOR_COMPILED if compiled else RECOMPUTATIONS, known)
+    shapes = replace(Shapes.of(policy), offload=config.model.activation_offload)
+    recomputation = _recomputation(course, shapes, free, FOR_COMPILED if compiled else RECOMPUTATIONS, known)
     if compiled and recomputation == "selective":  # recorded by a run of before, which computed "none"
         recomputation = "none"
     decided: dict[str, Any] = {"ranks": ranks, "precision": policy.precision}
     decided |= {"activation_checkpointing": recomputation, "compile": compiled}
-    decided["chunk"] = _chunk(course, free, recomputation, known)
+    decided["tile"] = _tile(course, shapes, free, recomputation, known)
+    decided["chunk"] = _chunk(course, replace(shapes, tile=decided["tile"]), free, recomputation, known)
     # a run that goes on has them if it began with them
     decided["liger"] = not compiled and (bool(known.get("liger")) if "activation_checkpointing" in known else liger.is_usable(policy))
     if "parts" in known:  # batches were halved when memory ran out
         decided["parts"] = known["parts"]
-    decided["always_sync"] = ranks > 1 and _syncs_always(course, free, recomputation, known)
+    decided["always_sync"] = ranks > 1 and _syncs_always(course, replace(shapes, tile=decided["tile"]), free, recomputation, known)
     return decided
 
 
@@ -95,7 +117,7 @@ def forget(record: Path, config: Config) -> None:
         record.unlink(missing_ok=True)
 
 
-def _syncs_always(course: Course, free: float, recomputation: Recomputation, known: dict[str, Any]) -> bool:
+def _syncs_always(course: Course, shapes: Shapes, free: float, recomputation: Recomputation, known: dict[str, Any]) -> bool:
     policy, sync = course.policy, course.config.parallel.sync
     if sync != "auto":
         return sync == "always"
@@ -103,13 +125,13 @@ def _syncs_always(course: Course, free: float, recomputation: Recomputation, kno
         return bool(known["always_sync"])
     # between exchanges a rank holds a full gradient, in float32
     gradient = 4.0 * sum(weight.numel() for weight in policy.model.parameters() if weight.requires_grad)
-    fits = gradient + _activations(policy, course.config, course.largest, recomputation) <= free
+    fits = gradient + activations_of(shapes, _largest(course), recomputation) <= free
     console.say(f"gradients are exchanged after {'the last' if fits else 'each'} micro-batch of a step")
     return not fits
 
 
 def _recomputation(
-    course: Course, free: float, choices: Sequence[Recomputation], known: dict[str, Any]
+    course: Course, shapes: Shapes, free: float, choices: Sequence[Recomputation], known: dict[str, Any]
 ) -> Recomputation:
     policy, wanted = course.policy, course.config.model.activation_checkpointing
     if not policy.model.supports_gradient_checkpointing:
@@ -120,29 +142,35 @@ def _recomputation(
         return "none"
     if wanted != "auto":
         return wanted
-    tokens = course.largest
-    fitting = (kind for kind in choices if _activations(policy, course.config, tokens, kind) <= free)
+    shapes = replace(shapes, tile=course.config.model.tile or 0)
+    choices = [kind for kind in choices if not (shapes.tile and kind == "selective")]
+    fitting = (kind for kind in choices if activations_of(shapes, _largest(course), kind) <= free)
     chosen: Recomputation = known.get("activation_checkpointing") or next(fitting, RECOMPUTATIONS[-1])
-    console.say(f"activation checkpointing: {chosen} (planned for packs of {tokens:,} tokens)")
+    console.say(f"activation checkpointing: {chosen} (planned for packs of {course.largest:,} tokens)")
     return chosen
 
 
-def _activations(
-    policy: Policy, config: Config, tokens: int, kind: Recomputation, chunk: int | None = None
-) -> float:
-    """Bytes of a batch of so many tokens that all predict a response token; `chunk` as `activation_bytes`."""
-    return activation_bytes(policy, Load.at_most(tokens, config), kind, chunk)
+def _largest(course: Course) -> Load:
+    """A batch as large as any of the run, of tokens that all predict a response token."""
+    return Load.at_most(course.largest, course.config)
 
 
-def _chunk(course: Course, free: float, recomputation: Recomputation, known: dict[str, Any]) -> int:
-    """Targets that meet the vocabulary at a time: many on a GPU where activations leave the memory for them."""
-    policy = course.policy
+def _tile(course: Course, shapes: Shapes, free: float, recomputation: Recomputation, known: dict[str, Any]) -> int:
+    """Tokens that MLPs and norms compute at a time; a run that goes on has the tile of before, unless it is asked for another one."""
+    wanted = course.config.model.tile
+    if wanted is None and "activation_checkpointing" in known:  # a run of before had no tiles
+        return int(known.get("tile", 0))
+    found = tile_for(shapes, _largest(course), recomputation, wanted, free)
+    if found and wanted is None:
+        console.say(f"MLPs and norms compute {found:,} tokens at a time (planned for packs of {course.largest:,} tokens)")
+    return found
+
+
+def _chunk(course: Course, shapes: Shapes, free: float, recomputation: Recomputation, known: dict[str, Any]) -> int:
+    """Targets that meet the vocabulary at a time."""
     if "activation_checkpointing" in known:  # a run of before had no choice
         return int(known.get("chunk", CHUNK))
-    if policy.device.type != "cuda":
-        return CHUNK
-    fits = _activations(policy, course.config, course.largest, recomputation, LARGE_CHUNK) <= free
-    return LARGE_CHUNK if fits else CHUNK
+    return chunk_for(shapes, _largest(course), recomputation, free, course.policy.device.type == "cuda")
 
 
 def _gives_kernels(policy: Policy, began_with: bool) -> bool:

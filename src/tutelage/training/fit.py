@@ -136,8 +136,8 @@ class Fitting:
 
     def _next_down(self, load: Load, alone: bool) -> str:
         """The next setting to turn down: first what changes nothing, then what changes least."""
-        ranks, one_batch = self.world.size, self.config.train.update == "in_backward"
-        rung = next(exact_rungs(self.config, self.course.policy, ranks, None if alone or one_batch else load.tokens), None)
+        one_batch = self.config.train.update == "in_backward"
+        rung = next(exact_rungs(self.config, self.course.policy, None if alone or one_batch else load.tokens, load.tokens), None)
         if rung is None:
             return self._smaller_state()
         adapt = "" if alone or one_batch else ", or --train.on_oom adapt, which finds out by itself"
@@ -145,7 +145,7 @@ class Fitting:
 
     def _smaller_state(self) -> str:
         """The next setting down that makes weights, gradients and moments smaller."""
-        rung = smaller_state(self.config, self.world.size)
+        rung = smaller_state(self.config, self.world.size, self.course.policy.device.type)
         if rung is None:
             return "There is no setting further down: a shorter data.max_length, a smaller model, more ranks (--launch) or a larger device"
         return f"The next setting down: {rung}, in a new --run.dir, for it changes what is computed ({rung.means})"
