@@ -52,7 +52,7 @@ def planned(size: str, card: str, count: int, network: str | None, length: int, 
         config = parse_config({"model": {"id": folder}, "train": train, "eval": {"backend": "native"}})
         estimator = Estimator(None, joined_by(device_named(card), network), count)
         prepared = imagined(config, length, Rows("", rows, rows, 1, imagined=True))
-        for changes in ways(config, "cuda", count):
+        for changes in ways(config, "cuda"):
             options = [estimator.estimate(replaced(config, changes), prepared, kind) for kind in RECOMPUTATIONS]
             options = [each for each in options if sum(each.training.values()) <= estimator.allowed]
             if options:

@@ -23,7 +23,7 @@ from tutelage.model.batch import pack, pad
 from tutelage.model.exact import in_float32
 from tutelage.model.load import load_policy, outline, size_in_bytes
 from tutelage.model.lora import merged_weights
-from tutelage.resources import memory
+from tutelage.resources import generation, memory
 from tutelage.resources.seconds import Operations
 from tutelage.training import fine_tune, start
 from tutelage.training.ending import Interrupted
@@ -165,7 +165,7 @@ def test_weights_in_4_bits_are_reckoned_so_and_full_for_an_engine(make_config, t
     saved = memory.weight_bytes(plain) - memory.weight_bytes(policy)
     # two bytes became half a byte and a 64th of one, beside a table of 1 KiB and 4 bytes for each 16,384 numbers
     assert saved == pytest.approx(layers * (2 - 1 / 2 - 1 / 64 - 4 / 16384), abs=28 * 1100)
-    assert memory.engine_parts(policy, 100) == memory.engine_parts(plain, 100)
+    assert generation.engine_parts(policy, 100) == generation.engine_parts(plain, 100)
     assert Operations.of(policy) == Operations.of(plain)
     assert memory.Shapes.of(policy).dense == 1024 * 512 and memory.Shapes.of(plain).dense == 0
 

@@ -11,7 +11,7 @@ from tutelage.config import parse_config
 from tutelage.errors import InputError
 from tutelage.resources import device as devices
 from tutelage.resources.device import KNOWN, Device, joined_by, matrix_rate, memory_rate, this_machine, visible_name
-from tutelage.resources.ladder import _MEANINGS, _WAYS, AWAITED, MEANINGS, WAYS, exact_rungs, smaller_state, ways
+from tutelage.resources.ladder import MEANINGS, WAYS, exact_rungs, smaller_state, ways
 from tutelage.resources.memory import Load
 from tutelage.resources.seconds import Pace, Work, total_of, training_seconds
 
@@ -89,28 +89,29 @@ def test_the_ladder_goes_from_what_changes_nothing_to_what_changes_least():
     tiled = parse_config({"model": {"tile": 1024}})  # products that are kept would make tiles useless
     assert not any("selective" in str(rung) for rung in exact_rungs(tiled, policy_of(), None, 4096))
     down, names = config, []
-    while rung := smaller_state(down, 1):
+    while rung := smaller_state(down):
         names.append(str(rung))
         down = parse_config({
             "model": {**down.model.model_dump(), **{name[6:]: value for name, value in rung.settings.items() if name[:6] == "model."}},
             "train": {**down.train.model_dump(), **{name[6:]: value for name, value in rung.settings.items() if name[:6] == "train."}},
         })  # fmt: skip
     assert names == [
-        "--model.precision bf16-sr", "--train.optimizer adamw-8bit",
-        "--model.lora lora with --model.precision bf16-mixed with --train.optimizer adamw",
+        "--train.optimizer_offload true", "--model.precision bf16-sr", "--train.optimizer adamw-8bit", "--train.update in_backward",
+        "--model.lora lora with --model.precision bf16-mixed with --train.optimizer adamw"
+        " with --train.update step with --train.optimizer_offload false",
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("model", "train", "ranks", "expected"),
+    ("model", "train", "expected"),
     [
-        ({"precision": "fp32"}, {"optimizer": "adamw-8bit"}, 1, "--model.precision bf16-sr"),
-        ({"precision": "bf16-sr"}, {}, 2, "--model.lora lora with --model.precision bf16-mixed"),  # 8-bit moments cannot be shared
-        ({"lora": "dora"}, {}, 1, "None"),
+        ({"precision": "fp32"}, {"optimizer": "adamw-8bit"}, "--train.optimizer_offload true"),
+        ({"precision": "bf16-sr"}, {"optimizer": "adamw-8bit", "optimizer_offload": True}, "--train.update in_backward"),
+        ({"lora": "dora"}, {}, "None"),
     ],
 )
-def test_the_next_way_down_never_needs_more_of_anything(model, train, ranks, expected):
-    assert str(smaller_state(parse_config({"model": model, "train": train}), ranks)) == expected
+def test_the_next_way_down_never_needs_more_of_anything(model, train, expected):
+    assert str(smaller_state(parse_config({"model": model, "train": train}))) == expected
 
 
 def test_padded_batches_are_split_without_changing_the_rows_of_a_step():
@@ -123,9 +124,9 @@ def test_padded_batches_are_split_without_changing_the_rows_of_a_step():
 
 def test_a_plan_tries_ways_that_the_device_and_the_ranks_can_have():
     config = parse_config({})
-    assert len(list(ways(config, "cuda", 1))) == 5 and len(list(ways(config, "cuda", 2))) == 4
-    assert list(ways(config, "cpu", 1)) == [{}, {"model.lora": "lora", "train.optimizer": "adamw"}]
-    assert list(ways(parse_config({"model": {"lora": "lora"}}), "cuda", 1)) == [{}]
+    assert list(ways(config, "cuda")) == [{}, *WAYS]
+    assert list(ways(config, "cpu")) == [{}, {name: value for name, value in WAYS[-1].items() if name != "model.precision"}]
+    assert list(ways(parse_config({"model": {"lora": "lora"}}), "cuda")) == [{}]
 
 
 def test_a_network_takes_the_place_of_the_cards_own_link():
@@ -149,12 +150,7 @@ def test_what_goes_on_at_the_same_time_takes_as_long_as_the_slowest():
     assert total_of(shared) == max(shared["products"], shared["launches"], shared["network"], shared["host"]) + shared["optimizer"]
 
 
-def test_rungs_that_wait_for_their_settings_are_written_and_left_out():
-    """Switched on, they stand before what changes more of what is learnt; each is leaner than the one that it follows from."""
-    assert all(not AWAITED & way.keys() for way in WAYS) and not AWAITED & MEANINGS.keys()
-    for way in _WAYS:
-        for name, value in way.items():
-            assert value in _MEANINGS[name]
-    assert [way for way in _WAYS if AWAITED & way.keys()]
-    first_rounded = next(index for index, way in enumerate(_WAYS) if way["model.precision"] == "bf16-sr")
-    assert all(way["train.optimizer"] == "adamw" for way in _WAYS[:first_rounded])
+def test_ways_stand_before_those_that_change_more_of_what_is_learnt():
+    assert all(value in MEANINGS[name] for way in WAYS for name, value in way.items())
+    first_rounded = next(index for index, way in enumerate(WAYS) if way["model.precision"] == "bf16-sr")
+    assert all(way["train.optimizer"] == "adamw" for way in WAYS[:first_rounded])

@@ -11,7 +11,7 @@ from tutelage.advice.measure import Measured
 from tutelage.config import Config, replaced
 from tutelage.data import Prepared, prepare
 from tutelage.errors import InputError
-from tutelage.model import RECOMPUTATIONS, Recomputation, check_positions, for_device, tokenizer_of
+from tutelage.model import RECOMPUTATIONS, Recomputation, check_positions, for_device, one_pack, tokenizer_of
 from tutelage.resources import (
     AGAIN,
     HALF_FILLED,
@@ -117,12 +117,15 @@ class Planner:
     def best(self, changes: dict[str, Any]) -> Option:
         """The fastest of the sizes of packs and kinds of recomputation that fit; else the one that needs least."""
         longest, rows = self.prepared.max_length, self.config.train.batch_size * self.config.train.grad_accum
-        sizes: list[dict[str, Any]] = [
-            {"train.pack_tokens": longest * 2**power} for power in range(8) if 2**power <= max(1, rows)
-        ]
+        in_one = replaced(self.config, changes).train.update == "in_backward"  # a step is one batch
+        powers = [2**power for power in range(8)]
         if not self.estimator.policy(self.config).packs:
-            splits = [2**power for power in range(8) if rows % 2**power == 0]
+            splits = [rows] if in_one else [together for together in powers if rows % together == 0]
             sizes = [{"train.batch_size": together, "train.grad_accum": rows // together} for together in splits]
+        elif in_one:
+            sizes = [{"train.pack_tokens": one_pack(self.prepared.lengths, rows, self.estimator.ranks(self.config))}]
+        else:
+            sizes = [{"train.pack_tokens": longest * power} for power in powers if power <= max(1, rows)]
         options: list[Option] = []
         tried = keeps(self.config, self.estimator.device.kind)
         for beyond in (False, True):  # what takes the host's memory, where nothing fits without
@@ -212,7 +215,7 @@ def advise(
         prepared = imagined(config, length, rows)
     planner = Planner(config, prepared, Estimator(tokenizer, device, gpus))
     with console.progress("making the model's shapes"):
-        policy, ranks = planner.estimator.policy(config), planner.estimator.ranks(config)
+        policy, _ranks = planner.estimator.policy(config), planner.estimator.ranks(config)
     check_positions(policy, prepared.max_length, "data.max_length")
     if length is None:
         check_positions(policy, prepared.longest_prompt + config.eval.max_new_tokens, "the longest prompt + eval.max_new_tokens")
@@ -221,7 +224,7 @@ def advise(
     chosen, others = None, []
     tried = set()
     with console.progress("trying sizes of packs"):
-        for changes in ways(config, device.kind, ranks):
+        for changes in ways(config, device.kind):
             way = way_of(replaced(config, changes))
             if way not in tried:
                 tried.add(way)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import heapq
 import math
 import random
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -84,6 +85,16 @@ def step_batches(
 
 def _of_no_weight(batch: Batch) -> Batch:
     return replace(batch, weights=torch.zeros_like(batch.weights), counts=None)
+
+
+def one_pack(lengths: Iterable[int], rows: int, ranks: int, budget: int = 0) -> int:
+    """The least tokens of a pack with which any `rows` of a step fit into one pack of each rank; `budget` where that is enough."""
+    largest = heapq.nlargest(rows, lengths)
+    most, longest = int(sum(largest)), int(largest[0])
+    # so many ranks always find room for an item: a pack that has none for it is nearly full
+    if most <= max(budget, ranks * (budget - longest)):
+        return budget
+    return most if ranks == 1 else math.ceil(most / ranks) + longest
 
 
 @dataclass(frozen=True)

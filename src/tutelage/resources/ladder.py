@@ -9,15 +9,7 @@ from typing import Any
 from tutelage.config import Config, shown
 from tutelage.model import RECOMPUTATIONS, TILES, Policy, Recomputation
 
-AWAITED = frozenset({"train.optimizer_offload", "train.update"})
-"""Settings whose rungs are prepared and left out: each is switched on by taking its name out of here."""
-
-
-def _known(settings: Mapping[str, Any]) -> bool:
-    return not AWAITED & settings.keys()
-
-
-_MEANINGS: dict[str, dict[Any, str]] = {
+MEANINGS: dict[str, dict[Any, str]] = {
     "model.precision": {
         "bf16-mixed": "float32 masters, bfloat16 compute",
         "bf16-sr": "bfloat16 weights, stochastically rounded",
@@ -28,25 +20,20 @@ _MEANINGS: dict[str, dict[Any, str]] = {
     "train.optimizer_offload": {False: "moments on the card", True: "moments in the host's memory"},
     "model.lora": {"none": "all weights are trained", "lora": "adapters over frozen weights", "dora": "adapters over frozen weights"},
 }
-MEANINGS = {name: values for name, values in _MEANINGS.items() if _known({name: values})}
 """What the values of a setting mean that says how a model is trained."""
-_PLAIN = {name: value for name, value in {"train.update": "step", "train.optimizer_offload": False}.items() if _known({name: value})}
+_PLAIN = {"train.update": "step", "train.optimizer_offload": False}
 # an adapter's frozen weights are bfloat16 under bf16-mixed
 ADAPTERS = {"model.lora": "lora", "model.precision": "bf16-mixed", "train.optimizer": "adamw", **_PLAIN}
-_WAYS: tuple[dict[str, Any], ...] = (
-    {"model.precision": "bf16-mixed", "train.optimizer": "adamw"},
-    {"model.precision": "bf16-mixed", "train.optimizer": "adamw", "train.optimizer_offload": True},
-    {"model.precision": "bf16-mixed", "train.optimizer": "adamw", "train.update": "in_backward"},
-    {"model.precision": "bf16-sr", "train.optimizer": "adamw"},
-    {"model.precision": "bf16-sr", "train.optimizer": "adamw", "train.optimizer_offload": True},
-    {"model.precision": "bf16-sr", "train.optimizer": "adamw", "train.update": "in_backward"},
-    {"model.precision": "bf16-sr", "train.optimizer": "adamw-8bit"},
-    {"model.precision": "bf16-sr", "train.optimizer": "adamw-8bit", "train.update": "in_backward"},
+WAYS: tuple[dict[str, Any], ...] = (
+    _PLAIN | {"model.precision": "bf16-mixed", "train.optimizer": "adamw"},
+    _PLAIN | {"model.precision": "bf16-sr", "train.optimizer": "adamw"},
+    _PLAIN | {"model.precision": "bf16-sr", "train.optimizer": "adamw-8bit"},
+    _PLAIN | {"model.precision": "bf16-sr", "train.optimizer": "adamw-8bit", "train.update": "in_backward"},
     {"model.precision": "bf16-sr", "train.optimizer": "adamw-8bit", "train.update": "in_backward", "train.optimizer_offload": True},
     ADAPTERS,
 )
-WAYS = tuple(_PLAIN | way for way in _WAYS if _known(way))
-"""Ways to train, in the order of how little they change of what is learnt, then of the time they cost."""
+"""Ways to train, in the order of how little they change of what is learnt, then of the time they cost. Updates in the backward pass, and
+moments in the host's memory, never ran on a card: they stand behind what did."""
 KEEPS: tuple[tuple[Recomputation, dict[str, Any]], ...] = (
     ("none", {}),
     ("selective", {}),
@@ -79,14 +66,13 @@ def way_of(config: Config) -> tuple[Any, ...]:
     return tuple(getattr(getattr(config, section), key) for section, _, key in (name.partition(".") for name in MEANINGS))
 
 
-def ways(config: Config, kind: str, ranks: int) -> Iterator[dict[str, Any]]:
+def ways(config: Config, kind: str) -> Iterator[dict[str, Any]]:
     """Changes for each way to train on a kind of device: first none at all, then `WAYS` as far as they are possible."""
-    if ranks == 1 or config.train.optimizer == "adamw":
-        yield {}
+    yield {}
     if config.model.lora != "none":
         return
     if kind == "cuda":
-        yield from (way for way in WAYS if _is_possible(way, kind, ranks))
+        yield from WAYS
     else:
         yield {name: value for name, value in ADAPTERS.items() if name != "model.precision"}
 
@@ -126,12 +112,16 @@ def exact_rungs(config: Config, policy: Policy, tokens: int | None, longest: int
             yield Rung({**full, **more}, "the same gradients, in more time")
 
 
-def smaller_state(config: Config, ranks: int, kind: str = "cuda") -> Rung | None:
+def smaller_state(config: Config, kind: str = "cuda") -> Rung | None:
     """The next way to train whose weights, gradients and moments need less memory on a kind of device; None below the last one."""
     if config.model.lora != "none":
         return None
     own = dict(zip(MEANINGS, way_of(config), strict=True))
-    way = next((way for way in WAYS if _is_possible(way, kind, ranks) and _is_leaner(way, own)), ADAPTERS)
+    # it changes nothing that is learnt; a CPU's memory is the host's
+    offloads = {"train.optimizer_offload": kind != "cpu" or config.train.optimizer_offload}
+    way = own | offloads
+    if own == way:
+        way = next((way | offloads for way in WAYS if _is_leaner(way | offloads, own)), ADAPTERS)
     changes = {name: value for name, value in way.items() if own[name] != value}
     return Rung(changes, "; ".join(MEANINGS[name][value] for name, value in changes.items()))
 
@@ -146,9 +136,3 @@ def _is_leaner(way: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
         return False
     a, b = ([each.get(name) == value for name, value in LEAN.items()] for each in (way, other))
     return a != b and all(one >= two for one, two in zip(a, b, strict=True))
-
-
-def _is_possible(way: Mapping[str, Any], kind: str, ranks: int) -> bool:
-    """8-bit moments cannot be shared among ranks yet; a CPU's memory is the host's."""
-    shared = ranks == 1 or way["train.optimizer"] == "adamw"
-    return shared and not (kind == "cpu" and way.get("train.optimizer_offload"))

@@ -284,13 +284,13 @@ def _of_layers(s: Shapes, load: Load, kind: Recomputation) -> _Layers:
     products = w * (s.attended + 2 * h + 2 * s.intermediate) * (2 if s.adapters else 1)
     layer = 2 * norm + w * (s.attended + 4 * s.intermediate + 7 * s.adapters)
     flowing: float = tokens * w * (2 * s.intermediate + 2 * h) + (0 if s.mixed else w * h * s.intermediate * s.learns_head)
-    flowing += w * s.dense
     if tiled:  # inputs and outputs alone; within a tile what a layer's MLP keeps and passes on, beside sums of its gradients
         norm, layer = 2 * w * h, w * (4 * h + s.attended + 4 * s.adapters)
         weights = 3.0 * h * s.intermediate * (4 + w) * s.learns_head
         of_mlp = s.tile * w * (6 * s.intermediate + 4 * h) + weights
         # when the gradient reaches attention, input and output of the second norm are gone
         flowing = tokens * w * 2 * h + max(of_mlp, tokens * w * (s.attended - 2 * h))
+    flowing += w * s.dense
     every, entering = tokens * layer + copies, float(tokens * w * h)
     first = {"none": every, "selective": entering + tokens * products, "full": entering}[kind]
     again = {"none": 0.0, "selective": max(every - tokens * products, 2.0 * tokens * norm), "full": every}[kind]

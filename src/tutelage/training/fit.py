@@ -145,7 +145,9 @@ class Fitting:
 
     def _smaller_state(self) -> str:
         """The next setting down that makes weights, gradients and moments smaller."""
-        rung = smaller_state(self.config, self.world.size, self.course.policy.device.type)
+        rung = smaller_state(self.config, self.course.policy.device.type)
         if rung is None:
             return "There is no setting further down: a shorter data.max_length, a smaller model, more ranks (--launch) or a larger device"
-        return f"The next setting down: {rung}, in a new --run.dir, for it changes what is computed ({rung.means})"
+        exact = set(rung.settings) == {"train.optimizer_offload"}
+        elsewhere = "" if exact else ", in a new --run.dir, for it changes what is computed"
+        return f"The next setting down: {rung}{elsewhere} ({rung.means})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import heapq
 import math
 from collections.abc import Iterator, Sequence
 from typing import cast
@@ -14,7 +15,7 @@ from tutelage.config import Config
 from tutelage.data import TokenizedExample
 from tutelage.errors import InputError, first_line
 from tutelage.machines import StopWanted, is_sharded, local_part, reshard
-from tutelage.model import Batch, ByWeight, ChangeMeter, Course, is_out_of_memory, loss_named, optim
+from tutelage.model import Batch, ByWeight, ChangeMeter, Course, is_out_of_memory, loss_named, one_pack, optim
 from tutelage.training.step import (
     Gradients,
     HalfUpdated,
@@ -49,11 +50,9 @@ def require_one_batch(course: Course) -> None:
                 f" --train.batch_size {rows} --train.grad_accum 1, or fewer rows"
             )
         return
-    lengths = sorted(course.prepared.lengths, reverse=True)[:rows]
-    most, longest = int(sum(lengths)), int(lengths[0])
-    # so many ranks always find room for an item: a pack that has none for it is nearly full
-    if most > max(course.budget, ranks * (course.budget - longest)):
-        needed = most if ranks == 1 else math.ceil(most / ranks) + longest
+    needed = one_pack(course.prepared.lengths, rows, ranks, course.budget)
+    if needed > course.budget:
+        most = int(sum(heapq.nlargest(rows, course.prepared.lengths)))
         raise InputError(
             f'train.update = "in_backward": a step is one pack{" of each rank" if ranks > 1 else ""}, for the gradients of several would'
             f" have to be kept; the {rows} longest rows have {most:,} tokens, and a pack {course.budget:,}: write --train.pack_tokens"
