@@ -17,7 +17,7 @@ from tutelage.cli.export import export
 from tutelage.errors import InputError
 from tutelage.training import fine_tune
 from tutelage.training.ending import Interrupted
-from tutelage.training.loop import _best
+from tutelage.training.saving import best_step
 
 
 def stopped_at(make_config, monkeypatch, step: int, **changes):
@@ -96,12 +96,12 @@ def test_what_can_and_what_cannot_be_exported_of_a_stopped_run(make_config, monk
 def test_the_best_step_is_the_earliest_of_the_most_accurate_ones():
     lines = [{"step": step, "accuracy": accuracy} for step, accuracy in ((0, 1.0), (2, 0.5), (4, 0.5), (6, 0.25))]
     for found, best in ((lines, [2]), (lines[:1], [])):
-        assert _best(SimpleNamespace(reading=lambda found=found: SimpleNamespace(evaluations=found))) == best
+        assert best_step(SimpleNamespace(reading=lambda found=found: SimpleNamespace(evaluations=found))) == best
 
 
 @pytest.mark.slow
 def test_a_finished_run_keeps_its_best_checkpoint_where_that_is_wished(make_config, monkeypatch):
-    monkeypatch.setattr("tutelage.training.loop._best", lambda log: [2])
+    monkeypatch.setattr("tutelage.training.loop.best_step", lambda log: [2])
     run = fine_tune(make_config(train__num_steps=6, run__keep_best=True, run__keep_last=1)).directory
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-00000002", "step-00000006"]
     assert (export(run, step=2) / "model.safetensors").is_file() and (export(run) / "model.safetensors").is_file()

@@ -4,34 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-
 from tutelage import console
 from tutelage.config import Config
-from tutelage.data import Prepared, TokenizedExample, prepare
+from tutelage.data import Prepared, prepare
 from tutelage.errors import InputError, RunError
 from tutelage.evaluation import Evaluator, evaluator_for, forget_drafts, registry
-from tutelage.machines import ALONE, BEFORE_TRAINING, StopWanted, World, agreed, join, nothing_left_to_stop, uninterrupted
-from tutelage.model import Batch, Policy, load_policy, optim, save_model, tokenizer_of
+from tutelage.machines import ALONE, BEFORE_TRAINING, StopWanted, World, agreed, join, nothing_left_to_stop
+from tutelage.model import Policy, load_policy, save_model, tokenizer_of
 from tutelage.report import model_card, show
 from tutelage.report import page as report
 from tutelage.resources import place_engine
 from tutelage.runs import Checkpoints, RunLog, SilentRunLog, checkpoint, kept_template, open_run
 from tutelage.training.ending import Preempted, Stand, Wait, ending_of
 from tutelage.training.fit import Fitting, StartAgain
-from tutelage.training.patience import Patience, best_of
+from tutelage.training.patience import Patience
 from tutelage.training.prolong import made_longer
-from tutelage.training.refuse import Taken, refuse
+from tutelage.training.saving import best_step, report_failures, save, saved, worth_keeping
 from tutelage.training.start import Start, check_size, explain, keeps_end, require, same_model, saves_at, set_up
-from tutelage.training.step import Clock, Guard, measures_change, share_changed, speed_of, update_weights
+from tutelage.training.step import Clock, Guard, share_changed, speed_of
+from tutelage.training.taken import taken_step
 
 T = TypeVar("T")
 
@@ -162,7 +160,7 @@ def run(
     evaluator = _evaluator(start, log)
     guard = world.first(lambda: Guard.of_lines(config.train.spike_ratio, log.reading().steps))
     fitting, patience = Fitting(course, config, log, world, start.updates), Patience(config.eval.patience, total, log, world)
-    saves = Checkpoints(log.directory, world, config.run.keep_last, lambda: _worth_keeping(log, config, total))
+    saves = Checkpoints(log.directory, world, config.run.keep_last, lambda: worth_keeping(log, config, total))
     stopped: dict[str, Any] | None = None
     settling = policy.compiled  # the first step after a start compiles, which takes long
     with contextlib.closing(saves), contextlib.closing(evaluator) as evaluate, world.listening():
@@ -175,7 +173,7 @@ def run(
                         break
                     clock.lap("data")
                     # no signal comes between weights, optimizer, step number and log
-                    with _taken(start, fitting, guard, clock, rows, step, settling) as taken:
+                    with taken_step(start, fitting, guard, clock, rows, step, settling) as taken:
                         step, settling = step + 1, False
                         clock.lap("optimizer")
                         changed, weights, stops = world.sum([*(taken.counted or (0.0, 0.0)), world.stop.wanted])
@@ -189,7 +187,7 @@ def run(
                     advance(1, f"loss {taken.gradients.loss:.4f}, {line['tokens_per_second']:,.0f} tokens/s")
                     evaluate.collect(step)  # what is logged outlasts the checkpoint
                     if saves_at(config, step, total):
-                        _save(saves, step, policy, optimizer, log)
+                        save(saves, step, policy, optimizer, log)
                     if stops:
                         raise StopWanted
                     evaluate(step)
@@ -198,44 +196,11 @@ def run(
             result = _finished(start, log, evaluate, saves, step, stopped)
         except (StopWanted, KeyboardInterrupt, RuntimeError, MemoryError) as stop:
             ending = ending_of(fitting.again(stop, step), Stand(step, total, log.directory), world, fitting.elsewhere)
-            error = _saved(ending.error, policy, optimizer, step, saves, log) if ending.saves else ending.error
+            error = saved(ending.error, policy, optimizer, step, saves, log) if ending.saves else ending.error
             _wait(ending.waits, evaluate, step)
             raise agreed(error, world) if ending.agreed else error from None
     _tidy(config, log, world, step)
     return result
-
-
-@contextlib.contextmanager
-def _taken(
-    start: Start,
-    fitting: Fitting,
-    guard: Guard,
-    clock: Clock,
-    rows: tuple[Sequence[TokenizedExample], Sequence[Batch]],
-    step: int,
-    settling: bool,
-) -> Iterator[Taken]:
-    """Take optimizer step `step` (from 0), and keep signals waiting from its first change of a weight until the block is done."""
-    course, updates, config, log = start.course, start.updates, fitting.config, fitting.log
-    lr, measures = optim.lr_at(step, course.total, config.train), measures_change(step, course.total)
-    with contextlib.ExitStack() as deaf:
-        if updates is not None:  # weights change in the backward pass
-            deaf.enter_context(uninterrupted())
-            updates.expect(lr, measures)
-        gradients = fitting.gradients(*rows, step, may_stop=settling)
-        clock.lap("forward_backward")
-        objection = guard.objection(gradients.loss, gradients.grad_norm)
-        if objection:
-            changed = updates is not None and math.isfinite(gradients.loss)
-            refuse(objection, step, rows[0], guard, config, log, changed)
-        deaf.enter_context(uninterrupted())
-        if objection:
-            counted: tuple[float, float] | None = (0.0, 1.0)
-        elif updates is not None:
-            counted = updates.changed()
-        else:
-            counted = update_weights(course.policy, start.optimizer, lr, measures)
-        yield Taken(lr, gradients, objection, counted)
 
 
 def _evaluator(start: Start, log: RunLog) -> Evaluator:
@@ -291,9 +256,9 @@ def _finished(
         show.stopped(stopped, total)
         evaluate.end_at(total)
     if keeps_end(config):  # nothing, where that was done before the last evaluation
-        _save(saves, total, policy, start.optimizer, log)
+        save(saves, total, policy, start.optimizer, log)
     evaluate.finish(total)
-    _report_failures(saves.wait(), total, log)
+    report_failures(saves.wait(), total, log)
     world.first(log.require_there)
     evaluations, cost = world.first(lambda: (log.reading().evaluations, log.reading().evaluation_cost))
     with console.progress("saving the model"):
@@ -308,7 +273,7 @@ def _finished(
 def _tidy(config: Config, log: RunLog, world: World, step: int) -> None:
     """Remove what only a run under way needs, and write the report of one that is finished after `step` optimizer steps."""
     if world.leads:
-        best = _best(log) if config.run.keep_best else []
+        best = best_step(log) if config.run.keep_best else []
         checkpoint.remove_all(log.directory, [*best, *([step] if keeps_end(config) else [])])
         forget_drafts(log.directory)
         world.long_task("writing the report")
@@ -322,48 +287,3 @@ def _report(directory: Path) -> None:
     except Exception as error:
         reason = str(error) if isinstance(error, RunError | InputError) else f"{type(error).__name__}: {error}"
         console.say(f"the report was not written: {reason}; to try again: tutelage report {directory}", style="yellow")
-
-
-def _best(log: RunLog) -> list[int]:
-    """The step of the best evaluation so far, the earliest of equals; none before there is one."""
-    best = best_of(line for line in log.reading().evaluations if line["step"] > 0)
-    return [] if best is None else [best["step"]]
-
-
-def _worth_keeping(log: RunLog, config: Config, total: int) -> list[int]:
-    """Steps whose checkpoints stay for `run.keep_best`: the best so far, and those whose evaluations have not come in yet."""
-    if not config.run.keep_best:
-        return []
-    known = max(log.reading().evaluated, default=-1)
-    return [*_best(log), *(step for step in range(known + 1, total) if config.eval.is_due(step, total))]
-
-
-def _save(saves: Checkpoints, step: int, policy: Policy, optimizer: torch.optim.Optimizer, log: RunLog) -> None:
-    """Begin a checkpoint. One that cannot be written is told, and training goes on: the one before is safe."""
-    log.to_disk()
-    _report_failures(saves.save(step, policy.model, optimizer), step, log)
-
-
-def _report_failures(failures: Sequence[str], step: int, log: RunLog) -> None:
-    for reason in failures:
-        console.say(f"step {step}: {reason}; training goes on, the checkpoint before that one is safe", style="bold red")
-        log.metrics(kind="save_failed", step=step, reason=reason)
-
-
-def _saved(
-    error: BaseException, policy: Policy, optimizer: torch.optim.Optimizer, step: int, saves: Checkpoints, log: RunLog
-) -> BaseException:
-    """The error to raise once the state after `step` is saved; if that fails, an error that says so too."""
-    policy.model.zero_grad(set_to_none=True)
-    failures: list[str] = []
-    with contextlib.suppress(KeyboardInterrupt), uninterrupted():
-        _report_failures(saves.wait(), step, log)
-        try:
-            log.write_metrics()  # a state whose steps are not all in the log is not one to go on from
-        except RunError as failure:
-            failures = [str(failure)]
-        if not saves.world.any(bool(failures)):
-            failures = saves.save(step, policy.model, optimizer, at_once=True)
-    if failures:
-        return RunError(f"{error}\nBut not from this step: {failures[0]}")
-    return error

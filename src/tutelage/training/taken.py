@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tutelage import console
 from tutelage.config import Config
 from tutelage.data import TokenizedExample
+from tutelage.machines import uninterrupted
+from tutelage.model import Batch, optim
 from tutelage.runs import RunLog, write_text
 from tutelage.training.ending import Nonsense
-from tutelage.training.step import Gradients, Guard, HalfUpdated
+from tutelage.training.fit import Fitting
+from tutelage.training.start import Start
+from tutelage.training.step import Clock, Gradients, Guard, HalfUpdated, measures_change, update_weights
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,39 @@ class Taken:
     gradients: Gradients
     objection: str
     counted: tuple[float, float] | None
+
+
+@contextlib.contextmanager
+def taken_step(
+    start: Start,
+    fitting: Fitting,
+    guard: Guard,
+    clock: Clock,
+    rows: tuple[Sequence[TokenizedExample], Sequence[Batch]],
+    step: int,
+    settling: bool,
+) -> Iterator[Taken]:
+    """Take optimizer step `step` (from 0), and keep signals waiting from its first change of a weight until the block is done."""
+    course, updates, config, log = start.course, start.updates, fitting.config, fitting.log
+    lr, measures = optim.lr_at(step, course.total, config.train), measures_change(step, course.total)
+    with contextlib.ExitStack() as deaf:
+        if updates is not None:  # weights change in the backward pass
+            deaf.enter_context(uninterrupted())
+            updates.expect(lr, measures)
+        gradients = fitting.gradients(*rows, step, may_stop=settling)
+        clock.lap("forward_backward")
+        objection = guard.objection(gradients.loss, gradients.grad_norm)
+        if objection:
+            changed = updates is not None and math.isfinite(gradients.loss)
+            refuse(objection, step, rows[0], guard, config, log, changed)
+        deaf.enter_context(uninterrupted())
+        if objection:
+            counted: tuple[float, float] | None = (0.0, 1.0)
+        elif updates is not None:
+            counted = updates.changed()
+        else:
+            counted = update_weights(course.policy, start.optimizer, lr, measures)
+        yield Taken(lr, gradients, objection, counted)
 
 
 def refuse(
