@@ -199,9 +199,9 @@ class Killed(BaseException):
 
 def killed_in_step(monkeypatch, config, step: int, before=lambda: None):
     """A run that ended in optimizer step `step`."""
-    from tutelage.training import loop
+    from tutelage.training import taken
 
-    original, calls = loop.update_weights, []
+    original, calls = taken.update_weights, []
 
     def dying(*arguments):
         calls.append(1)
@@ -210,7 +210,7 @@ def killed_in_step(monkeypatch, config, step: int, before=lambda: None):
         return original(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "update_weights", dying)
+        patch.setattr(taken, "update_weights", dying)
         with pytest.raises(Killed):
             fine_tune(config)
     return Path(config.run.dir)
@@ -305,10 +305,10 @@ def replaced(run: Path) -> None:
 @pytest.mark.parametrize("every", [0, 1])
 @pytest.mark.parametrize("go", [removed, moved, replaced])
 def test_a_run_whose_directory_goes_stops_at_its_next_write(make_config, monkeypatch, go, every):
-    from tutelage.training import loop
+    from tutelage.training import taken
 
     config = make_config(**{**SHORT, "run__save_every": every})
-    run, original, calls = Path(config.run.dir), loop.update_weights, []
+    run, original, calls = Path(config.run.dir), taken.update_weights, []
 
     def going(*arguments):
         calls.append(1)
@@ -316,7 +316,7 @@ def test_a_run_whose_directory_goes_stops_at_its_next_write(make_config, monkeyp
             go(run)
         return original(*arguments)
 
-    monkeypatch.setattr(loop, "update_weights", going)
+    monkeypatch.setattr(taken, "update_weights", going)
     with pytest.raises(RunError, match=r"^stopped after step 3 of 5: run.dir: .*run is gone"):
         fine_tune(config)
     assert len(calls) == 3

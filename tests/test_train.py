@@ -179,8 +179,9 @@ def interrupt_at_call(monkeypatch, name: str, call: int, signal_number: int = si
     from tutelage.evaluation import validation
     from tutelage.training import fit as oom
     from tutelage.training import loop as train
+    from tutelage.training import taken
 
-    room = {"solve": validation, "accumulate_gradients": oom}.get(name, train)
+    room = {"solve": validation, "accumulate_gradients": oom, "update_weights": taken}.get(name, train)
     original, calls = getattr(room, name), []
 
     def interrupting(*arguments, **options):
@@ -251,12 +252,12 @@ def test_each_step_tells_where_its_time_went(make_config):
 
 def test_the_rate_of_the_device_is_measured_before_training_and_kept(make_config, monkeypatch):
     """Measured in the middle of a step, it would take memory and time that others need."""
-    from tutelage.training import loop, start
+    from tutelage.training import start, taken
 
     order = []
-    rate, update = start.matrix_rate, loop.update_weights
+    rate, update = start.matrix_rate, taken.update_weights
     monkeypatch.setattr(start, "matrix_rate", lambda *given: order.append("rate") or rate(*given))
-    monkeypatch.setattr(loop, "update_weights", lambda *given: order.append("update") or update(*given))
+    monkeypatch.setattr(taken, "update_weights", lambda *given: order.append("update") or update(*given))
     directory = fine_tune(make_config(train__num_steps=2, eval__before=False, model__compile="off")).directory
     assert order == ["rate", "update", "update"]
     environment = json.loads((directory / "environment.json").read_text())
@@ -305,8 +306,9 @@ def test_a_killed_run_continues_from_its_last_checkpoint(make_config, tmp_path, 
 
     from tutelage.evaluation import validation
     from tutelage.training import loop as train
+    from tutelage.training import taken
 
-    room = validation if name == "solve" else train
+    room = {"solve": validation, "update_weights": taken}.get(name, train)
     original, calls = getattr(room, name), []
 
     def dying(*arguments, **options):
@@ -355,7 +357,7 @@ def test_an_unfinished_run_refuses_other_rows(make_config, data_file, monkeypatc
 
 
 def test_a_run_that_left_no_checkpoint_starts_again_and_keeps_what_it_measured(make_config, monkeypatch):
-    from tutelage.training import loop as train
+    from tutelage.training import taken
 
     config = make_config(run__save_every=0)
 
@@ -363,7 +365,7 @@ def test_a_run_that_left_no_checkpoint_starts_again_and_keeps_what_it_measured(m
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "update_weights", dying)
+        patch.setattr(taken, "update_weights", dying)
         with pytest.raises(Killed):
             fine_tune(config)
     result = fine_tune(make_config(run__save_every=0, train__lr=1e-4))  # nothing to continue: another configuration is fine
