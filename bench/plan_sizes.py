@@ -3,7 +3,8 @@
     python bench/plan_sizes.py [--length 4096] [--rows 64]
 
 For each size and set of cards: the first way to train all weights that fits, with the fastest kind of checkpointing, or adapters. All
-cards train; evaluation is left out. A step has `--rows` rows of `--length` tokens, and a pack holds one.
+cards train; evaluation is left out. A step has `--rows` rows of `--length` tokens, and a pack holds one. So an update in the backward
+pass, where a step is one pack of each card, is tried where `--rows` are no more than the cards: `--rows 1 --length 2048 --most 1`.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ def planned(size: str, card: str, count: int, network: str | None, length: int, 
         estimator = Estimator(None, joined_by(device_named(card), network), count)
         prepared = imagined(config, length, Rows("", rows, rows, 1, imagined=True))
         for changes in ways(config, "cuda"):
+            if changes.get("train.update") == "in_backward" and rows > count:  # a step is one pack of each card
+                continue
             options = [estimator.estimate(replaced(config, changes), prepared, kind) for kind in RECOMPUTATIONS]
             options = [each for each in options if sum(each.training.values()) <= estimator.allowed]
             if options:
