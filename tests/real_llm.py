@@ -15,7 +15,7 @@ SMALL = {"dtype": "float32", "max_model_len": 256, "kv_cache_memory_bytes": 1 <<
 
 
 def as_llm(directory: str) -> None:
-    """What `init_vllm` returned answers as a `vllm.LLM` of the same model does, field by field. Then that LLM is synced."""
+    """What `init_vllm` returned answers as a `vllm.LLM` of the same model does, field by field. It takes an adapter, too."""
     with init_vllm(directory, "cpu", 1, dtype="float32", max_model_len=256) as ours:
         assert "vllm" not in sys.modules
         (said,) = ours.generate("a", Sampling(20, 0.0, stop=("STOP",)), use_tqdm=False)
@@ -39,7 +39,6 @@ def as_llm(directory: str) -> None:
         each = [SamplingParams(max_tokens=2, temperature=0), SamplingParams(max_tokens=3, temperature=0)]
         assert [len(answer.outputs[0].token_ids) for answer in ours.generate(["a", "a"], each, use_tqdm=False)] == [2, 3]
         takes_an_adapter(llm, directory, SamplingParams(max_tokens=9, temperature=0))
-    synced(llm, random_weights(directory))
 
 
 def takes_an_adapter(llm, directory: str, params) -> None:
@@ -69,9 +68,9 @@ def takes_an_adapter(llm, directory: str, params) -> None:
     assert plain != adapted, plain
 
 
-def own_llm(directory: str) -> None:
-    """As the end of `as_llm`, with an LLM that runs in a process of its own."""
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"
+def own_llm(directory: str, separate: str) -> None:
+    """An LLM of one's own is synced. separate: "1", if it runs in a process of its own."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = separate
     from vllm import LLM
 
     synced(LLM(model=directory, **SMALL), random_weights(directory))

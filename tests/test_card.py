@@ -81,7 +81,7 @@ def test_a_step_of_packs_asks_the_device_for_nothing(monkeypatch, half_products,
 @pytest.mark.parametrize("eight_bit", [False, True])
 def test_an_update_asks_the_device_for_nothing(monkeypatch, eight_bit):
     updated = []
-    monkeypatch.setattr(optimizer, "_update", lambda parts, rates: updated.append(rates))
+    monkeypatch.setattr(optimizer, "update", lambda parts, rates: updated.append(rates))
     weights = [torch.nn.Parameter(torch.empty(shape, dtype=torch.bfloat16, device=META)) for shape in ((80, 64), (64,))]
     for weight in weights:
         weight.grad = torch.empty_like(weight)

@@ -26,6 +26,7 @@ from tutelage.runs.log import RunLog, kept_template, open_run
 from tutelage.runs.reading import Reading
 from tutelage.runs.records import gaps, read_records
 from tutelage.training import loop as train
+from tutelage.training import taken
 from tutelage.training.arrange import recorded
 
 VALUES = {
@@ -95,7 +96,7 @@ def stopped(tiny_model, tmp_path_factory):
     }  # fmt: skip
     config = replaced(load_config(), settings)
     with pytest.MonkeyPatch.context() as patch:
-        original, calls = train.update_weights, []
+        original, calls = taken.update_weights, []
 
         def update(*arguments, **options):
             calls.append(1)
@@ -103,7 +104,7 @@ def stopped(tiny_model, tmp_path_factory):
                 os.kill(os.getpid(), signal.SIGINT)
             return original(*arguments, **options)
 
-        patch.setattr(train, "update_weights", update)
+        patch.setattr(taken, "update_weights", update)
         with contextlib.suppress(KeyboardInterrupt):
             train.fine_tune(config)
     assert [line["step"] for line in Reading(home / "run").steps] == [1, 2, 3] and not Reading(home / "run").faults

@@ -13,8 +13,7 @@ from tutelage.config import replaced
 from tutelage.errors import InputError
 from tutelage.model import identity_of
 from tutelage.runs.identity import changes_of_model
-from tutelage.training import fine_tune, replay_step
-from tutelage.training import loop as train
+from tutelage.training import fine_tune, replay_step, taken
 
 
 @pytest.fixture
@@ -108,7 +107,7 @@ def stopped(own, make_config, monkeypatch):
     def stop_after(count: int, **changes):
         config = make_config(model__id=str(own), run__save_every=1, eval__every=0, **changes)
         with monkeypatch.context() as patch:
-            original, calls = train.update_weights, []
+            original, calls = taken.update_weights, []
 
             def update(*arguments, **options):
                 calls.append(1)
@@ -116,7 +115,7 @@ def stopped(own, make_config, monkeypatch):
                     raise KeyboardInterrupt
                 return original(*arguments, **options)
 
-            patch.setattr(train, "update_weights", update)
+            patch.setattr(taken, "update_weights", update)
             with pytest.raises(KeyboardInterrupt):
                 fine_tune(config)
         return config

@@ -68,11 +68,11 @@ def test_adapting_gives_the_same_losses_and_gradients_in_smaller_batches(make_co
 
 
 def test_a_run_that_goes_on_does_not_find_out_again(make_config, room_for, monkeypatch):
-    from tutelage.training import loop as train
+    from tutelage.training import taken as step
 
     room_for(250)
     config = make_config(data__max_length=300, train__batch_size=8, train__grad_accum=1, train__on_oom="adapt", run__save_every=1)
-    update, taken = train.update_weights, []
+    update, taken = step.update_weights, []
 
     def interrupted(*arguments):
         taken.append(1)
@@ -80,7 +80,7 @@ def test_a_run_that_goes_on_does_not_find_out_again(make_config, room_for, monke
             raise KeyboardInterrupt
         return update(*arguments)
 
-    monkeypatch.setattr(train, "update_weights", interrupted)
+    monkeypatch.setattr(step, "update_weights", interrupted)
     with pytest.raises(Interrupted):
         fine_tune(config)
     result = fine_tune(config)

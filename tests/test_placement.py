@@ -14,7 +14,7 @@ from tutelage.resources import estimate, generation, placement
 from tutelage.resources.device import Device
 from tutelage.resources.placement import Seat, place_engine, rooms, seat_of
 
-NOTHING_YET = SimpleNamespace(state={})
+NOTHING_YET = SimpleNamespace(state={}, param_groups=[])
 
 
 def config_of(backend="auto", **settings):
@@ -199,10 +199,10 @@ def test_an_engine_of_the_missions_model_on_80_gb_fits_beside_training(shapes):
 
 @pytest.mark.slow
 def test_the_plan_says_both_in_its_table_and_as_json(qwen, capsys):
-    from tutelage.advice import as_json, plan_run
+    from tutelage.advice import Asked, as_json, plan_run
 
     config = parse_config({"model": {"id": qwen, "precision": "bf16-sr", "activation_checkpointing": "full"}})
-    given = as_json(plan_run(config, "24", 1, 512, False))["given"]
+    given = as_json(plan_run(config, Asked("24", 1, 512)))["given"]
     assert set(given["engine"]) == {"beside", "in_turns"} and given["engine"]["in_turns"]["needs"]["weights"] == 2.0 * WEIGHTS
     assert given["backend"] != "in turns" or given["training_bytes"]["engine asleep"] == 1e9
     printed = capsys.readouterr().out

@@ -187,17 +187,16 @@ def test_the_entropy_of_the_likeliest_tokens_is_a_lower_bound(engine, policy):
 
 
 @needs_vllm
-def test_an_engine_is_used_as_vllms_llm_is_and_an_llm_of_ones_own_is_synced(tmp_path):
-    """Texts, ids and dicts, vLLM's own parameters: what the LLM itself answers, in a process that has not imported vLLM before.
-
-    The LLM is synced before and after a training step, and certified; what is stale is caught.
-    """
+def test_an_engine_is_used_as_vllms_llm_is(tmp_path):
+    """Texts, ids and dicts, vLLM's own parameters: what the LLM itself answers, in a process that has not imported vLLM before."""
     asked("as_llm", make_chain_model(tmp_path / "chain", words=SAYS))
 
 
 @needs_vllm
-def test_an_llm_in_a_process_of_its_own_is_synced_certified_and_logged(tmp_path):
-    asked("own_llm", make_tiny_model(tmp_path / "tiny", hidden_size=128, num_attention_heads=2))
+@pytest.mark.parametrize("separate", ["0", "1"], ids=["in this process", "in a process of its own"])
+def test_an_llm_of_ones_own_is_synced_certified_and_logged(tmp_path, separate):
+    """Before and after a training step; what is stale is caught. Made in a subprocess: vLLM's side effects stay there."""
+    asked("own_llm", make_tiny_model(tmp_path / "tiny", hidden_size=128, num_attention_heads=2), separate)
 
 
 def asked(what, *arguments):

@@ -214,7 +214,7 @@ def _why_nothing_fits(advice: Advice, allowed: str) -> str:
             " (--gpus) would"
         )
     first, needs = trains[0]
-    way = ", ".join(map(str, way_of(replaced(advice.config, first))))
+    way = ", ".join(str(value) for value in way_of(replaced(advice.config, first)) if value not in ("step", False))
     return (
         f"Training alone would fit ({way}: {in_gib(sum(needs.training.values()))} of {allowed}); evaluation would not: it needs"
         f" {in_gib(sum(needs.evaluation.values()))} on one card, where all weights are needed to generate. A smaller model would fit"
