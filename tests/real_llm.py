@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import torch
+from adapters import trained
 
 from tutelage import init_vllm, load_policy_into_vllm_instance, log_generations_vllm, r1_zero_reward_fn
 from tutelage.evaluation.engine.contract import Sampling
@@ -50,11 +51,7 @@ def takes_an_adapter(llm, directory: str, params) -> None:
     from tutelage.model import load_policy, load_tokenizer, lora
 
     config = ModelConfig(id=directory, device="cpu", precision="fp32", lora="lora", lora_rank=8)
-    policy = load_policy(config, load_tokenizer(directory), to_train=False)
-    torch.manual_seed(0)
-    for name, parameter in policy.model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter)
+    policy = trained(load_policy(config, load_tokenizer(directory), to_train=False), std=1.0)
     lora.save(policy.model, lora.adapter_weights(policy.model), Path(directory) / "adapter")
     ids = [policy.tokenizer.encode(text) for text in ("a", "S", "pens")]
     asked = [{"prompt_token_ids": prompt} for prompt in ids]

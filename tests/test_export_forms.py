@@ -10,27 +10,18 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from adapters import ROWS, trained
 from huggingface_hub import HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from tutelage.cli import export as exporting
 from tutelage.cli import gguf, hub, main
-from tutelage.data.tokens import TokenizedExample
 from tutelage.errors import InputError, RunError
 from tutelage.model import ADAPTER, save_model
 from tutelage.model.batch import pad
 from tutelage.model.load import load_policy
 
-ROWS = [TokenizedExample("a", (5, 6, 7), (8, 9)), TokenizedExample("b", (5, 6), (10, 11, 12))]
 STAND_IN = Path(__file__).parent / "to_gguf.py"
-
-
-def trained(policy):
-    torch.manual_seed(0)
-    for name, parameter in policy.model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.1)
-    return policy
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora"])

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from adapters import ROWS, gradients_by_packs, trained
 from safetensors.torch import load_file
 from test_train import interrupt_at_call, weights_of
 from tiny import make_tiny_model
 
-from tutelage.data.tokens import TokenizedExample
 from tutelage.errors import InputError
 from tutelage.evaluation.engine import native
 from tutelage.evaluation.engine.contract import Sampling
@@ -32,17 +32,7 @@ pytestmark = pytest.mark.skipif(
     not all(importlib.util.find_spec(name) for name in ("peft", "bitsandbytes")), reason="PEFT or bitsandbytes is not installed"
 )
 CPU = torch.device("cpu")
-ROWS = [TokenizedExample("a", (5, 6, 7), (8, 9)), TokenizedExample("b", (5, 6), (10, 11, 12))]
 QLORA = {"model__lora": "lora", "model__lora_rank": 4, "model__quantize": "nf4"}
-
-
-def trained(policy):
-    """The policy with adapters that are not nothing."""
-    torch.manual_seed(0)
-    for name, parameter in policy.model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.1)
-    return policy
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -66,17 +56,7 @@ def test_a_quantized_layer_computes_as_a_plain_one_of_its_dense_weight(bias, siz
 def test_packs_over_4_bits_give_the_gradients_of_padded_rows(make_config, tokenizer, precision):
     policy = trained(load_policy(make_config(**QLORA, model__precision=precision).model, tokenizer))
     assert policy.packs
-    gradients = []
-    for batch in (pack(ROWS), pad(ROWS, 0)):
-        policy.model.zero_grad()
-        with policy.computing():
-            policy.score(batch, batch.weights).total.backward()
-        gradients.append({name: p.grad.clone() for name, p in policy.model.named_parameters() if p.grad is not None})
-    packed, padded = gradients
-    assert packed.keys() == padded.keys() and all("lora_" in name for name in packed)
-    if precision == "fp32":
-        for name, gradient in packed.items():
-            torch.testing.assert_close(gradient, padded[name], rtol=1e-4, atol=1e-6)
+    gradients_by_packs(policy, precision)
 
 
 @pytest.mark.parametrize("targets", [["all-linear"], ["q_proj"]])

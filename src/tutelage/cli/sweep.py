@@ -62,11 +62,13 @@ def run(arguments: argparse.Namespace) -> Outcome:
         config, design, arguments.out, where=arguments.where, workers=arguments.workers,
         gpus_per_trial=arguments.gpus_per_trial, models=arguments.models,
     )  # fmt: skip
-    growth = verdicts.growth(results.points(arguments.out))
+    found = results.points(arguments.out)
+    judged = verdicts.judge(found)
     return Outcome(
         {
             "directory": str(arguments.out), "page": str(page), "points": results.table(arguments.out),
-            "verdicts": verdicts.of_sweep(arguments.out), "growth": {name: vars(found) for name, found in growth.items()},
+            "verdicts": verdicts.of_sweep(arguments.out, found, judged),
+            "growth": {name: vars(each) for name, each in judged.growth.items()},
         }
     )  # fmt: skip
 

@@ -33,7 +33,7 @@ def content(directory: Path, page: Path, price_per_hour: float | None) -> dict[s
         "headline": headline(config, found, baseline, trials),
         "best": [_best(points, judged) for points in results.curves(found).values()],
         "caption": caption,
-        "verdicts": verdicts.of_sweep(directory),
+        "verdicts": verdicts.of_sweep(directory, found, judged),
         "time": duration(seconds),
         "tokens": sum(row["response_tokens"] or 0 for row in trials.values()),
         "environment": facts.environment(next((results.trial_of(directory, name) for name in trials), Reading(directory))),

@@ -113,9 +113,7 @@ class Estimator:
 
     def _way(self, config: Config) -> Way:
         model = config.model
-        train = config.train
-        state = train.update, train.optimizer_offload
-        key = repr((model.id, *way_of(config), model.quantize, model.lora_rank, model.lora_targets, train.pack, *state))
+        key = repr((model.id, *way_of(config), model.quantize, model.lora_rank, model.lora_targets, config.train.pack))
         if key not in self._ways:
             policy = outlined(config, self.tokenizer, self.device.torch_device)
             held, shapes = memory.held_bytes(policy, config), memory.Shapes.of(policy)

@@ -178,11 +178,10 @@ def not_in_the_table(directory: Path, found: Sequence[Found]) -> list[str]:
     return said
 
 
-def of_sweep(directory: Path) -> list[str]:
-    """Everything that a sweep says."""
-    found = points(directory)
+def of_sweep(directory: Path, found: Sequence[Found], verdicts: Verdicts) -> list[str]:
+    """Everything that a sweep says, by its points and what was judged of them."""
     return [
-        *sentences(judge(found)),
+        *sentences(verdicts),
         *equal_sets(read_state(directory)["points"]),
         *not_in_the_table(directory, found),
     ]
@@ -206,7 +205,7 @@ def show(directory: Path) -> None:
         ("rows", *names),
         [(label, *(cells.get((name, label), "–") for name in names)) for label in labels],
     )
-    for line in of_sweep(directory):
+    for line in of_sweep(directory, found, verdicts):
         console.say(f"- {line}")
     for path, damaged in faults(directory).items():
         damage.say(damaged, path)
