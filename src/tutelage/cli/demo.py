@@ -42,8 +42,9 @@ def run(arguments: argparse.Namespace) -> Outcome:
     console.say("Tutelage demo", style="bold")
     console.say(
         f"This writes {TRAINING_ROWS} worked arithmetic problems (12 % of them wrong on purpose), filters out the wrong ones, lets\n"
-        f"SmolLM2-135M-Instruct solve {VALIDATION_ROWS} other problems, trains it on the right ones and lets it try again:\n"
-        f"about four minutes on two idle cores. Everything goes to {directory}/. Ctrl-C stops it and keeps what was measured.\n"
+        f"SmolLM2-135M-Instruct solve {VALIDATION_ROWS} other problems, trains it on the right ones and lets it try again,\n"
+        f"{on_device()}.\n"
+        f"Everything goes to {directory}/. Ctrl-C stops it and keeps what was measured.\n"
     )
     (directory / "data").mkdir(parents=True)
     train, validation = directory / "data" / "train.jsonl", directory / "data" / "validation.jsonl"
@@ -62,6 +63,18 @@ def run(arguments: argparse.Namespace) -> Outcome:
     console.say(_solved(result))
     console.say(f"\nAll of it took {console.duration(time.monotonic() - started)}. {_what_next(directory, result.directory)}")
     return Outcome()
+
+
+def on_device() -> str:
+    """Where the demo computes, in words."""
+    import torch
+
+    from tutelage.model import choose_device
+
+    device = choose_device("auto")
+    if device.type == "cuda":
+        return f"on this machine's {torch.cuda.get_device_name(device)}"
+    return "on the CPU: about four minutes on two idle cores"
 
 
 def demo_config(directory: Path) -> Config:

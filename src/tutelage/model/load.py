@@ -50,7 +50,10 @@ def device_for(name: str, world: World) -> torch.device:
 
 def has_bfloat16(device: torch.device) -> bool:
     """Whether a device multiplies bfloat16 matrices itself; a CPU that does not is some fifty times slower at it than in float32."""
-    return device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if device.type != "cpu":
+        return True
+    # the operator is not there in a torch that was built without oneDNN, as for Apple's processors
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def for_device(config: ModelConfig, device: torch.device) -> ModelConfig:
@@ -60,7 +63,9 @@ def for_device(config: ModelConfig, device: torch.device) -> ModelConfig:
     if config.precision == "bf16-sr":
         console.say("this CPU has no bfloat16 arithmetic, so model.precision = bf16-sr will be very slow here", style="yellow")
         return config
-    console.say("this CPU has no bfloat16 arithmetic: everything computes in float32, which is what bf16-mixed rounds from")
+    console.say(
+        "this CPU has no bfloat16 arithmetic, so everything computes in float32: as precise as bf16-mixed or more, and slower than on newer CPUs"
+    )
     return config.model_copy(update={"precision": "fp32"})
 
 
@@ -151,7 +156,9 @@ def _load_sharded(
     lora.attach(model, config)
     shard_policy(policy, make_mesh(device.type, world.size, shard_ranks))
     weights = {name: weight.to(_dtype(config)) for name, weight in source[0].state_dict().items()} if source and not files else {}
-    materialize(model, device, functools.partial(read_rows, files=files) if files else functools.partial(send_weights, weights=weights))
+    materialize(
+        model, device, functools.partial(read_rows, files=files) if files else functools.partial(send_weights, weights=weights)
+    )
     source.clear()
     if to_train:
         prove_packable(policy, structure, world)
@@ -258,7 +265,9 @@ def _pretrained(config: ModelConfig, tokenizer: Any) -> tuple[Any, str]:
 
 def _check_finite(model: Any, path: str, model_id: str) -> None:
     """Raises InputError: a weight is not a number. Only then the files are looked through for its name."""
-    broken = next((name for name, weight in model.named_parameters() if weight.is_floating_point() and not is_finite(weight)), None)
+    broken = next(
+        (name for name, weight in model.named_parameters() if weight.is_floating_point() and not is_finite(weight)), None
+    )
     if broken is None:
         return
     folder = at_hand(path)
@@ -319,7 +328,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 def size_in_bytes(model: Any, trained: bool = False) -> int:
     """Bytes of all distinct parameters as they are saved, or of those alone that are trained. Those of a sharded model count in full."""
     weights = [weight for weight in model.parameters() if weight.requires_grad or not trained]
-    dense = {id(module.weight): module.dtype.itemsize for module in model.modules() if isinstance(module, quantized.QuantizedLinear)}
+    dense = {
+        id(module.weight): module.dtype.itemsize for module in model.modules() if isinstance(module, quantized.QuantizedLinear)
+    }
     return sum(quantized.count_of(weight) * dense.get(id(weight), weight.element_size()) for weight in weights)
 
 

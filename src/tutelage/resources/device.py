@@ -175,12 +175,15 @@ def _shortest(device: torch.device, make: Callable[[], torch.Tensor], count: int
 
 
 def free_memory(device: torch.device) -> float:
-    """Bytes that are free on a device now; infinite where this machine does not say."""
+    """Bytes that are free on a device now. A system that does not say how much is free (macOS) is taken to have all its memory free;
+    infinite where it does not say that either."""
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         allowed = total * torch.cuda.get_per_process_memory_fraction(device)
         return min(float(free), allowed - torch.cuda.memory_allocated(device))
     known = [float("inf")]
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        known.append(float(os.sysconf("SC_PAGE_SIZE")) * os.sysconf("SC_PHYS_PAGES"))
     with contextlib.suppress(OSError, KeyError, ValueError):
         lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         known.append(1024.0 * int(lines["MemAvailable"].split()[0]))
