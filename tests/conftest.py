@@ -8,6 +8,7 @@ import signal
 import tempfile
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # several tests run beside each other: more threads would take turns on the cores
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 from pathlib import Path

@@ -92,8 +92,12 @@ def texts_of(directory, name):
 
         (event,) = EventAccumulator(str(directory / "tensorboard")).Reload().Tensors("eval/samples/text_summary")
         return event.step, event.tensor_proto.string_val[0].decode()
-    items = [item for record in wandb_records(directory) for item in record.history.item]
-    logged = {"/".join(item.nested_key) or item.key: item.value_json for item in items}
+    logged: dict = {}
+    until = time.monotonic() + 60
+    while "eval/samples/path" not in logged and time.monotonic() < until:  # W&B's own process may write after `finish` has returned
+        items = [item for record in wandb_records(directory) for item in record.history.item]
+        logged = {"/".join(item.nested_key) or item.key: item.value_json for item in items}
+        time.sleep(0.05)
     path = json.loads(logged["eval/samples/path"])
     (file,) = directory.glob(f"wandb/offline-run-*/files/{path}")
     return int(logged["eval_step"]), file.read_text()
