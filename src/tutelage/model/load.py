@@ -63,9 +63,7 @@ def for_device(config: ModelConfig, device: torch.device) -> ModelConfig:
     if config.precision == "bf16-sr":
         console.say("this CPU has no bfloat16 arithmetic, so model.precision = bf16-sr will be very slow here", style="yellow")
         return config
-    console.say(
-        "this CPU has no bfloat16 arithmetic, so everything computes in float32: as precise as bf16-mixed or more, and slower than on newer CPUs"
-    )
+    console.say("this CPU has no bfloat16 arithmetic, so everything computes in float32: slower, and more precise")
     return config.model_copy(update={"precision": "fp32"})
 
 
