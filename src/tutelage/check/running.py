@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from tutelage import console
 from tutelage.check.subject import Finding, Subject, distance, sampled
 from tutelage.config import Config, replaced
 from tutelage.evaluation import (
@@ -49,8 +50,9 @@ def resumed(subject: Subject) -> Finding:
     config = replaced(given.model_copy(update={"model": model}), settings)
     log = RunLog(subject.scratch / "run")
     log.directory.mkdir()
-    uninterrupted = _weights_after(subject, config, log, save_at=SAVED_AFTER)
-    again = _weights_after(subject, config, log, save_at=None)
+    with console.quiet():  # what a run says when it goes on is about no run of the person's
+        uninterrupted = _weights_after(subject, config, log, save_at=SAVED_AFTER)
+        again = _weights_after(subject, config, log, save_at=None)
     if torch.equal(uninterrupted, again):
         return Finding(True, f"the same bits after {STEPS} steps, {STEPS - SAVED_AFTER} of them resumed")
     apart = distance(again, uninterrupted)

@@ -243,7 +243,7 @@ def _resume(course: Course, optimizer: torch.optim.Optimizer, log: RunLog, until
     with console.progress("loading the checkpoint"):
         step = checkpoint.load(found, policy.model, optimizer, world)
     rows = "" if step == 0 else "; rows, prompts and validation problems are those that it began with"
-    console.say(f"going on after step {step:,} of {course.total:,} ({found}){rows}", style="bold")
+    console.say(f"going on after step {step:,} of {course.total:,} ({found}){rows}")
     log.forget_after(step)
     if log.leads:
         forget_drafts(log.directory, but_of=step)

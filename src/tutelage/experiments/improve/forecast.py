@@ -107,11 +107,12 @@ def _show(found: list[Forecast], ground: Ground) -> None:
     def seconds(each: Forecast, key: str) -> str:
         return "–" if each.get(key) is None else console.duration(each[key])
 
-    columns = ("round", "rows", "steps", "sampling", "training", "evaluation", "")
+    columns = ("round", "rows", "steps", "sampling", "training", "evaluation")
     cells = [
         (
-            str(each["round"]), f"{'' if each['finished'] or not each['round'] else '≤ '}{each['rows'] or 0:,}", f"{each['steps'] or 0:,}",
-            *(seconds(each, key) for key in SECONDS), "finished" if each["finished"] else "",
+            f"{each['round']}{', finished' if each['finished'] else ''}",
+            f"{'' if each['finished'] or not each['round'] else '≤ '}{each['rows'] or 0:,}", f"{each['steps'] or 0:,}",
+            *(seconds(each, key) for key in SECONDS),
         )
         for each in found
     ]  # fmt: skip
