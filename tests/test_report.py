@@ -260,6 +260,9 @@ def test_a_run_of_before_says_what_evaluation_took_without_its_parts(shared):
         "Evaluation took 37.5 % of the time: training stood still for 6.0 s of 16 s (6.0 s on what was not logged apart)."
     )
     assert words.share_of_evaluations({"share": None}) == ""
+    last = Reading(shared).evaluation_cost | {"after_training_seconds": 26.0}
+    assert "37.5 % of the time up to the last step: " in words.share_of_evaluations(last)
+    assert words.share_of_evaluations(last).endswith(". The evaluation after the last step took 26 s more.")
 
 
 def test_an_evaluation_that_was_lost_and_made_up_for_is_no_warning(run):

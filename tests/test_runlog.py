@@ -176,6 +176,7 @@ def test_what_evaluations_cost_is_the_time_that_training_stood_still(tmp_path):
     append_lines(tmp_path / "metrics.jsonl", lines)
     assert Reading(tmp_path).evaluation_cost == {
         "training_seconds": 15.0, "evaluation_seconds": 4.0, "share": 0.2105, "stood_still_seconds": parts(2.0, 1.0, 0.75, 0.25),
+        "after_training_seconds": 7.0,
     }  # fmt: skip
     assert Reading(tmp_path).wall_seconds == 15.0 + 4.0 + 7.0
 

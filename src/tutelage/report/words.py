@@ -101,9 +101,9 @@ def headline(reading: Reading) -> str:
 
 
 def rows_seen(steps: int, rows_per_step: int, rows: int) -> str:
-    """How much of the data a run has seen, where that is less than all of it: ``12 of 299 rows seen (0.04 epochs)``; else ""."""
+    """How much of the data a run has seen, where that is less than all of it: ``12 of 299 rows seen: 0.04 epochs``; else ""."""
     seen = steps * rows_per_step
-    return f"{seen:,} of {rows:,} rows seen ({seen / rows:.2g} epochs)" if seen < rows else ""
+    return f"{seen:,} of {rows:,} rows seen: {seen / rows:.2g} epochs" if seen < rows else ""
 
 
 def stopped_early(stopped: Mapping[str, Any], steps: int) -> str:
@@ -158,9 +158,11 @@ def share_of_evaluations(cost: Mapping[str, Any]) -> str:
         return ""
     seconds = cost["evaluation_seconds"]
     parts = ", ".join(f"{_brief(spent)} {PARTS[part]}" for part, spent in cost["stood_still_seconds"].items() if spent >= 0.05)
+    last = cost.get("after_training_seconds")  # not in results of before it was kept
     return (
-        f"Evaluation took {percent(cost['share'])} of the time: training stood still for {_brief(seconds)} of"
-        f" {_brief(cost['training_seconds'] + seconds)}{f' ({parts})' if parts else ''}."
+        f"Evaluation took {percent(cost['share'])} of the time{' up to the last step' if last else ''}: training stood still for"
+        f" {_brief(seconds)} of {_brief(cost['training_seconds'] + seconds)}{f' ({parts})' if parts else ''}."
+        f"{f' The evaluation after the last step took {_brief(last)} more.' if last else ''}"
     )
 
 

@@ -224,21 +224,26 @@ class Reading:
     @property
     def wall_seconds(self) -> float:
         """Seconds of steps and evaluations, as the clock on the wall has them; loading and saving are not among them."""
+        return self.training_seconds + self.waiting_seconds + self.after_training_seconds
+
+    @property
+    def after_training_seconds(self) -> float:
+        """Seconds of the evaluation after the last step: it holds no training up, but the machine is taken."""
         evaluations = [line for line in self.lines if line["kind"] == "eval" and "adopted_from" not in line]
-        # the last evaluation holds no training up, but the machine is taken
-        last = next((line["seconds"] for line in evaluations[-1:] if line.get("training_seconds") == 0), 0.0)
-        return self.training_seconds + self.waiting_seconds + last
+        return float(next((line["seconds"] for line in evaluations[-1:] if line.get("training_seconds") == 0), 0.0))
 
     @property
     def evaluation_cost(self) -> dict[str, Any]:
         """What evaluations cost training: seconds of its steps, seconds that it stood still for evaluations, and by what for; `share`:
-        of both together, which is the time from the first step to the last; None before the first step."""
+        of both together, which is the time from the first step to the last; None before the first step. Beside these, seconds of the
+        evaluation after the last step."""
         training, parts = self.training_seconds, self.waiting_by_part
         waiting = sum(parts.values())
         return {
             "training_seconds": round(training, 2), "evaluation_seconds": round(waiting, 2),
             "share": round(waiting / (training + waiting), 4) if training else None,
             "stood_still_seconds": {part: round(seconds, 2) for part, seconds in parts.items() if part != "unknown" or seconds},
+            "after_training_seconds": round(self.after_training_seconds, 2),
         }  # fmt: skip
 
 
