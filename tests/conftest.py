@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing.util
 import os
 import shutil
 import signal
@@ -95,6 +96,7 @@ def temporary_files_of_these_tests(tmp_path_factory: pytest.TempPathFactory):
     """The tests and their processes have a folder of their own for temporary files. It is removed; nothing of ours may be left in it."""
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
+    multiprocessing.util.get_temp_dir()  # in the usual folder, too: multiprocessing removes it when this process ends
     tmp_path_factory.getbasetemp()  # stays in the usual folder, for who looks into a failure
     folder = Path(tempfile.mkdtemp(prefix="tests-"))  # a short name: sockets in it have paths of 100 characters at most
     with pytest.MonkeyPatch.context() as patch:
