@@ -5,8 +5,10 @@ import json
 import pytest
 
 from tutelage import build_text_pairs, filter_correct_dataset, load_data
+from tutelage.config import EvalConfig
 from tutelage.data import Example, arithmetic, prepare
 from tutelage.data.filter import judge
+from tutelage.data.pool import panel_size
 from tutelage.data.sources.source import seeded_order
 from tutelage.data.templates.template import load_template
 from tutelage.errors import InputError
@@ -151,3 +153,10 @@ def test_a_row_that_is_no_problem_but_is_trained_on_is_kept(make_config, tokeniz
 def test_prefixes_of_the_seeded_order_are_nested():
     assert seeded_order(100, 3)[:10] == seeded_order(100, 3)[:20][:10]
     assert sorted(seeded_order(100, 3)) == list(range(100)) and seeded_order(100, 3) != seeded_order(100, 4)
+
+
+def test_a_panel_of_the_default_size_leaves_out_many_problems_or_none():
+    default, asked = EvalConfig(), EvalConfig(examples=50)
+    assert [panel_size(default, count) for count in (0, 20, 58, 60, 72, 73, 500)] == [0, 20, 58, 60, 72, 58, 58]
+    assert [panel_size(asked, count) for count in (20, 60, 500)] == [20, 50, 50]
+    assert panel_size(EvalConfig(examples=0), 500) == 500

@@ -8,6 +8,7 @@ import re
 import shutil
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from pages import EVIL, line, make_run, make_sweep
 
 from tutelage.config import load_config, parse_config, to_toml
 from tutelage.errors import InputError
+from tutelage.evaluation.certificate import Certificate
 from tutelage.report import facts, figures, of_runs, words
 from tutelage.report import page as report
 from tutelage.runs.files import read_lines, to_lines
@@ -116,9 +118,9 @@ def test_the_data_has_a_short_name(train, said):
 
 def test_a_page_is_titled_by_what_is_known(run):
     rewrite(run, "metrics.jsonl", without_evaluation(0))
-    assert facts.of_run(Reading(run), None)["title"] == "SmolLM2-135M-Instruct on rows.jsonl: 37.5 % → 50.0 %"
+    assert facts.facts.of_run(Reading(run), None)["title"] == "SmolLM2-135M-Instruct on rows.jsonl: 37.5 % → 50.0 %"
     rewrite(run, "metrics.jsonl", lambda line: None if line["kind"] == "eval" else line)
-    assert facts.of_run(Reading(run), None)["title"] == "SmolLM2-135M-Instruct on rows.jsonl"
+    assert facts.facts.of_run(Reading(run), None)["title"] == "SmolLM2-135M-Instruct on rows.jsonl"
 
 
 def test_loss_and_nll_are_drawn_once_where_they_are_the_same(run):
@@ -263,6 +265,20 @@ def test_a_run_of_before_says_what_evaluation_took_without_its_parts(shared):
     last = Reading(shared).evaluation_cost | {"after_training_seconds": 26.0}
     assert "37.5 % of the time up to the last step: " in words.share_of_evaluations(last)
     assert words.share_of_evaluations(last).endswith(". The evaluation after the last step took 26 s more.")
+
+
+def test_a_certificate_stands_in_the_page_at_the_step_of_its_evaluation(run):
+    made = Certificate("bfloat16", 477, 0.2, 0.03, 0.2, 0.04, 9, rounding=0.03, step_gap=0.7, step_share=0.99, step_error=0.01)
+    shown = {**asdict(made), "bound": made.bound, "step": made.step, "holds": made.holds}
+    rewrite(run, "metrics.jsonl", lambda line: line | {"certificate": shown} if line["kind"] == "eval" else line)
+    steps = [line["step"] for line in Reading(run).evaluations]
+    rows = facts.of_run(Reading(run), None)["certificates"]
+    assert [row["step"] for row in rows] == [str(step) for step in steps]
+    assert rows[0] == {
+        "step": str(steps[0]), "precision": "bfloat16", "tokens": "477", "mean gap": "0.03", "largest gap": "0.2", "bound": f"{made.bound:.3g}",
+        "mean gap (prefix cache)": "0.04", "new weights": "taken", "sync (s)": "–", "held": "yes",
+    }  # fmt: skip
+    assert "<td>taken</td>" in report.write(run).read_text()
 
 
 def test_an_evaluation_that_was_lost_and_made_up_for_is_no_warning(run):

@@ -164,7 +164,8 @@ class EvalConfig(Section):
     """End the run where so many evaluations in a row were no better than the best one before them, by the accuracy of the panel;
     equal is not better, and the untouched model counts as one to be better than. None: the run has its planned length."""
     examples: RowsOrZero | None = None
-    """The panel: validation problems that every evaluation asks, the same ones each time. 0: all; none: as `interval_width` needs."""
+    """The panel: validation problems that every evaluation asks, the same ones each time. 0: all; none: as `interval_width` needs, and
+    all where these are most of them."""
     interval_width: Annotated[float, above(0, 0.999, "wider says nothing")] = 0.25
     """Widest 95 % interval of the panel's accuracy that will do; it sets the size of the panel where `examples` is none."""
     full: bool = True

@@ -33,6 +33,8 @@ from tutelage.stats import problems_for_width
 
 NAMED = 10
 """Unread files that are named; the others are counted."""
+MOST_FOR_A_PANEL = 0.8
+"""The largest share of the problems that a panel of the default size has; a larger one is all of them."""
 
 
 @dataclass
@@ -279,6 +281,11 @@ def _some(files: list[str]) -> str:
 
 
 def panel_size(config: EvalConfig, problems: int) -> int:
-    """How many of the problems every evaluation asks."""
-    wanted = problems_for_width(config.interval_width) if config.examples is None else config.examples
-    return min(wanted or problems, problems)
+    """How many of the problems every evaluation asks: as many as `examples` says, else as the width of the interval needs.
+
+    A panel that nobody asked for is all of the problems where it would leave out few: two figures of nearly the same problems confuse.
+    """
+    if config.examples is not None:
+        return min(config.examples or problems, problems)
+    wanted = problems_for_width(config.interval_width)
+    return wanted if wanted <= MOST_FOR_A_PANEL * problems else problems

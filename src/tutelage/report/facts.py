@@ -13,6 +13,11 @@ from tutelage.report import words
 from tutelage.runs import DIGITS, LEVELS_PER_OCTAVE, Reading, damage, shown_accuracy
 
 OUTCOMES = ("right", "wrong", "cut off", "malformed")
+CERTIFIED = {
+    "dtype": "precision", "tokens": "tokens", "mean_gap": "mean gap", "max_gap": "largest gap", "bound": "bound",
+    "cached_mean_gap": "mean gap (prefix cache)", "step": "new weights", "sync_seconds": "sync (s)",
+}  # fmt: skip
+"""What is shown of a certificate, and by what name."""
 
 
 def of_run(reading: Reading, price_per_hour: float | None) -> dict[str, Any]:
@@ -157,15 +162,23 @@ def environment(reading: Reading) -> list[tuple[str, str]]:
     return rows + [(f"decided: {key}", str(value)) for key, value in reading.table("plan.json").items()]
 
 
-def _certificates(reading: Reading) -> list[dict[str, Any]]:
-    """How near vLLM was to the trainer at each hand-over of weights; that of a failed evaluation too."""
+def _certificates(reading: Reading) -> list[dict[str, str]]:
+    """How near vLLM was to the trainer at each hand-over of weights; that of a failed evaluation too. The cells of a table by column."""
     lines = reading.lines if reading.config is not None else reading.evaluations
     return [
-        {"step": line["step"], **certificate, "held": "no" if line["kind"] == "eval_failed" else "yes"}
+        {"step": str(line["step"]), **_certified(certificate), "held": "no" if line["kind"] == "eval_failed" else "yes"}
         for line in lines
         for certificate in [line.get("certificate"), *line.get("certificates", [])]
         if certificate
     ]
+
+
+def _certified(certificate: dict[str, Any]) -> dict[str, str]:
+    def cell(name: str) -> str:
+        value = certificate.get(name)  # a certificate of an earlier version has fewer entries
+        return "–" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+    return {name: cell(key) for key, name in CERTIFIED.items()}
 
 
 # ── generations ───────────────────────────────────────────────────────────────────────────────────────────────────────
