@@ -282,3 +282,11 @@ def test_distances_of_gradients():
     assert subject.distance(a, a) == 0 and subject.distance(b, a) == pytest.approx(0.1)
     assert subject.distance(a[:1], a) == float("inf")
     assert computing.GRADIENT_BOUND < 1e-3 and running.STEPS > running.SAVED_AFTER
+
+
+def test_the_verdict_speaks_of_others_where_there_are_some(capsys):
+    proven = subject.Finding(True, "as it should")
+    doctor.show({"a": proven, "b": proven})
+    assert "2 of 2 proven\n" in capsys.readouterr().out
+    doctor.show({"a": proven, "b": subject.Finding(None, "no card")})
+    assert "1 of 2 proven, the others not applicable here" in capsys.readouterr().out

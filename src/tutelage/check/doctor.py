@@ -60,7 +60,8 @@ def show(findings: Mapping[str, Finding]) -> None:
         console.say(f"{len(failed)} of {len(findings)} failed: {'; '.join(failed)}", style="bold red")
     else:
         proven = sum(found.holds is True for found in findings.values())
-        console.say(f"{proven} of {len(findings)} proven, the others not applicable here", style="bold green")
+        others = "" if proven == len(findings) else ", the others not applicable here"
+        console.say(f"{proven} of {len(findings)} proven{others}", style="bold green")
 
 
 def as_json(findings: Mapping[str, Finding]) -> dict[str, Any]:
