@@ -131,6 +131,8 @@ def _cheap(gold: str, answer: str) -> Verdict | tuple[str, str]:
 
 def _refusal(text: str) -> str | None:
     """Why an answer is not worth handing to a parser, or None. Each test is linear in the length."""
+    if len(text) <= MAX_DEPTH and text.isprintable():
+        return None
     if "\0" in text or re.search("[\ud800-\udfff]", text):
         return "characters that no text has"
     if len(text) > MAX_DIGITS and sum(map(str.isdigit, text)) > MAX_DIGITS:
