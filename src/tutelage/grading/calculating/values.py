@@ -90,7 +90,7 @@ class _Evaluator:
             case Kind.ADD:
                 return reduce(lambda a, b: self.both(operator.add, a, b), self.values(node.args))
             case Kind.MULTIPLY:
-                return self.both(operator.mul, *self.values(node.args))
+                return self.both(operator.mul, self.value(node.args[0]), self.value(node.args[1]))
             case Kind.DIVIDE | Kind.RATIO if len(node.args) == 2:
                 return self.both(operator.truediv, *self.values(node.args))
             case Kind.POWER if node.args[0].is_symbol("e") and "e" not in self.at:

@@ -131,7 +131,8 @@ class _Parser(Terms):
         return Node(Kind.RELATION, tuple(members), tuple(operators)) if operators else members[0]
 
     def set_expression(self) -> Node:
-        if (name := self.worded_name() or self.call_before_equals()) is not None:
+        name = self.worded_name() if self.is_word() else self.call_before_equals() if self.next.kind == "symbol" else None
+        if name is not None:
             return name
         node = self.ratio()
         while self.sees("cup", "cap", "setminus") or self.sees_letter_union():
@@ -153,7 +154,7 @@ class _Parser(Terms):
 
     def call_before_equals(self) -> Node | None:
         """W(n) before an equals sign is a function, whatever its letter."""
-        if self.next.kind != "symbol" or self.ahead().text != "(" or self.ahead().spaced:
+        if self.ahead().text != "(" or self.ahead().spaced:
             return None
         if self.is_word(2) and self.ahead(3).text == ")":  # P(\text{red})
             return symbol("".join(self.take().text for _ in range(4)))

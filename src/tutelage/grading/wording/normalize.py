@@ -111,6 +111,9 @@ _NEARLY = re.compile(
 )
 _STRONG = re.compile(r"(?<![\w)}\]*])\*\*(?=[^\s*])([^*]*[^\s*])\*\*(?![\w({*])")
 """**72** eggs, and no power."""
+_FORMULA = re.compile(r"(?<!\\)\$(?=\S)([^$]*[^\s$\\])\$(?!\d)")
+"""$5$ km, $x$ and $y$."""
+_LONE_DOLLAR = re.compile(r"(?<!\\)\$(?!\s*\d)")
 _LEADING_TEXT = re.compile(r"^\s*\\text\s*\{([^{}]*\b(?:is|are|equals)\s*:?\s*)\}")
 _ENDING = re.compile(r"(?:\\[,;:!. ]|(?<!\.)(?<!\\right)\.|[,;\s])+$")
 
@@ -135,8 +138,7 @@ def wrappers(text: str) -> str:
         if text and not text[-1].isalnum() and text[-1] not in ")}":
             text = _ENDING.sub("", text).strip()
     if text.count("$") > 1:
-        text = re.sub(r"(?<!\\)\$(?=\S)([^$]*[^\s$\\])\$(?!\d)", r" \1 ", text)  # $5$ km, $x$ and $y$
-        text = re.sub(r"(?<!\\)\$(?!\s*\d)", " ", text)
+        text = _LONE_DOLLAR.sub(" ", _FORMULA.sub(r" \1 ", text))
     return hedged + text
 
 
