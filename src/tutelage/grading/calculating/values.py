@@ -54,7 +54,7 @@ def evaluate(node: Node, at: Mapping[str, Value] | None = None, digits: int = DI
         Undefined: it has none; TooLarge: it would cost too much.
     """
     try:
-        return _Evaluator(at or {}, digits, log_base).counted(node)
+        return _Evaluator(dict(at or {}), digits, log_base).counted(node)
     except (ZeroDivisionError, ValueError, OverflowError, TypeError) as error:
         raise Undefined(str(error)) from None
 
@@ -64,7 +64,7 @@ calculated: dict[tuple[Any, ...], Value | None] = {}
 
 
 class _Evaluator:
-    def __init__(self, at: Mapping[str, Value], digits: int, log_base: int | None) -> None:
+    def __init__(self, at: dict[str, Value], digits: int, log_base: int | None) -> None:
         self.at, self.digits, self.log_base = at, digits, log_base
         self.mp = CONTEXTS[digits]
         self.node_cost, self.function_cost = _UNITS_OF_WORK[digits]
@@ -75,6 +75,7 @@ class _Evaluator:
     def counted(self, node: Node) -> Value:
         """The value, whose work is counted."""
         spend(self.node_cost * node.contents[3])
+        self.in_function = 0
         return self.value(node)
 
     def value(self, node: Node) -> Value:
@@ -164,7 +165,7 @@ class _Evaluator:
             if type(base) is Fraction and (exact := exact_root(base, exponent.denominator)) is not None:
                 return self.power(exact, Fraction(exponent.numerator))
         spend(self.function_cost)
-        if is_integer(exponent) and abs(exponent) < 1_000 and type(base) is not Fraction and not self.far_out and self.mp.isnormal(base):
+        if is_integer(exponent) and abs(exponent) < 1_000 and type(base) is not Fraction and self.mp.isnormal(base):
             return base ** int(exponent)
         base, exponent = self.mpf(base), self.mpf(exponent)
         if base == 0:
@@ -293,9 +294,11 @@ class _Evaluator:
         """The number that an infinite sum, an integral or a limit is; None if none was found. Raises Undefined: it has none."""
         outer = _Evaluator({name: self.mpf(value) for name, value in self.at.items()}, self.digits, self.log_base)
 
+        inner = outer.with_variable(variable, Fraction(0))
+        inner.far_out = name == "int"
+
         def at(point: Value) -> Value:
-            inner = outer.with_variable(variable, Fraction(int(point)) if name in ("sum", "prod") else point)
-            inner.far_out = name == "int"
+            inner.at[variable] = Fraction(int(point)) if name in ("sum", "prod") else point
             return self.mpf(inner.counted(body))
 
         if self.digits != DIGITS or any(part.kind is Kind.APPLY and part.args[0].value not in _KNOWN_NAMES for part in nodes_of(body)):
