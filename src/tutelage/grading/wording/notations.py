@@ -151,15 +151,18 @@ def _grouped(match: Match) -> str:
     return match[1] + match[2].replace(mark, "") + (f".{decimals}" if decimals else "") if sure else match[0]
 
 
+_SUFFIXES = {"K": "thousand", "M": "million", "B": "billion"}
 GROUPS = table(
     (".|'| |_", r"(?<![\w.,'])([1-9]\d{0,2})(([.' _])\d{3}(?:\3\d{3})*)(?:,(\d+))?(?![\d,]|\3)", _grouped),
     ("€", r"(?<![\w.,])(\d+),(\d{2})(?=\s*€)", r"\1.\2"),
+    ("$", r"^(\\?\$ ?\d[\d.,]*) ?([KkMB])$", lambda match: f"{match[1]} {_SUFFIXES[match[2].upper()]}"),
     ("{:}", r"(?<=\d)\{:\}(?=\d)", ":"),
     ("&", r"(?<=\d)\s*\\?&\s*(?=\d+$)", ", "),
     ("\\in", r"(?<=[\w})\]])\s*\(\s*([a-z]\s*\\in\s*\\mathbb\s*\{?[A-Z]\}?)\s*\)$", r", \1"),
     (" (", r"(?<=[\w})\]])\s+\(\s*([a-z]\s*(?:[<>]|\\[lg]e|\\ne)\s*[^()]+)\)$", r", \1"),
     ("\\forall", r"(?<=[\w})\]])[ ,]*\(?\s*\\forall\s*[a-z]\s*(?:\\in\s*\\mathbb\s*\{?[A-Z]\}?)?\s*\)?$", ""),
     ("m|M", r"^(\d{1,2}) ?([apAP])\.? ?[mM]\.?$", r"\1:00 \2m"),
+    ("m|M", r"^(\d{1,2})\.(\d{2}) ?([apAP])\.? ?[mM]\.?$", r"\1:\2 \3m"),
     ("min", r"^(\d+) ?h ?(\d+) ?min$", r"\1 hours \2 minutes"),
 )
 
