@@ -53,9 +53,11 @@ SYNONYMS = table(
     ("\\frac", r"(\\frac\s*\{[^{}]*\})\s*(\d)", r"\1{\2}"),
     ("base", r"(?<=[\d\w])\s+(?:in\s+)?base\s+(?=\w)", "_"),
     ("{,}", r"(?<=\d)\{,\}(?=\d)", ","),
+    ("\\not", r"\\not\s*=", r"\\ne "),
     ("\\circ", r"\^\s*\{?\s*\\circ\s*\}?", r"\\degree "),
     ("\\operatorname", r"\\operatorname\s*\*?\s*\{\s*([A-Za-z]+)\s*\}",
      lambda match: f"\\{match[1]} " if match[1] in FUNCTIONS else f"\\text{{{match[1]}}}"),
+    ("\\bar|\\dot|\\overset", r"\\(?:bar|dot|overset\{\\cdot\})\s*(?=\d)", r"\\overline "),
     ("...", r"\.\.\.", r"\\ldots "),
 )  # fmt: skip
 
@@ -83,13 +85,16 @@ def _chosen(kind: str, n: str, k: str, text: str) -> str:
     return f"\\{'binom' if kind == 'C' else 'perm'}{{{n}}}{{{k}}}"
 
 
-_LETTERS, _POWER = r"[A-Za-z\s.]|\\cdot|\\times|\\[,;: ]", r"\^\s*\{?\s*-?\d\s*\}?"
+_LETTERS, _POWER, _SQUARE = r"[A-Za-z\s.]|\\cdot|\\times|\\[,;: ]", r"\^\s*\{?\s*-?\d\s*\}?", r"\^\s*\{?2\}?"
 NOTATIONS = table(
     ("egree", rf"(?<!\{{)(?<!\{{ )\\?degrees?(?![a-z])\s*{_WORD}(C(?:elsius)?|F(?:ahrenheit)?)(?![A-Za-z])\s*\}}?",
      lambda match: rf"\text{{ degrees {'Celsius' if match[1][0] == 'C' else 'Fahrenheit'}}}"),
     ("{", rf"\\(?:mathrm|text|rm)\s*\{{((?:{_LETTERS})*[A-Za-z]\s*{_POWER}(?:{_LETTERS}|{_POWER})*)\}}",
      lambda match: "\\text{ " + re.sub("[{}.]", "", re.sub(r"\\cdot|\\times|\\.", " ", match[1])) + "}"),
     ("\\partial", r"\\frac\s*\{\s*\\partial\s*([A-Za-z])\s*\}\s*\{\s*\\partial\s*([a-z])\s*\}", r"\1_{\2}"),
+    ("\\partial", rf"\\frac\s*\{{\s*\\partial\s*{_SQUARE}\s*([A-Za-z])\s*\}}\s*\{{\s*\\partial\s*([a-z])"
+     rf"\s*(?:{_SQUARE}|\\partial\s*([a-z]))\s*\}}",
+     lambda match: f"{match[1]}_{{{''.join(sorted(match[2] + (match[3] or match[2])))}}}"),
     ("{d", r"\\frac\s*\{\s*d\s*\^\s*\{?2\}?\s*([a-z])\s*\}\s*\{\s*d\s*[a-z]\s*\^\s*\{?2\}?\s*\}", r"\1''"),
     ("\\circ", r"\(\s*([a-zA-Z])\s*\\circ\s*([a-zA-Z])\s*\)\s*\(\s*([a-z\d]+)\s*\)", r"\1(\2(\3))"),
     ("R", r"\\mathbb\s*\{?\s*R\s*\}?\s*[\^_]\s*\{?\s*([+-]|[<>]\s*0)\s*\}?(?![\w^])",
@@ -102,6 +107,7 @@ NOTATIONS = table(
     ("\\mathbf|\\bold|\\bm", r"\\(?:mathbf|boldsymbol|bm)\s*\{?\s*([a-z])\s*\}?(?![A-Za-z])", r"\\vec{\1}"),
     ("]", r"\[([^\[\],]+)\](?=\s*\^\s*\{?\s*(?:\\(?:text|mathsf|mathrm|top|intercal)|T))", lambda match: f"[{','.join(match[1].split())}]"),
     ("^", r"\^\s*\{?\s*\\(?:intercal|(?:mathsf|text|mathrm)\s*\{?\s*T\s*\}?)\s*\}?", "^T"),
+    ("_", r"\\(?:mathrm|text)\s*\{\s*([CAP])\s*\}(?=\s*_\s*\{?\w+\}?\s*\^)", r"\1"),
     ("_", rf"\b([CAP])\s*_\s*{_VALUE}\s*\^\s*{_VALUE}(?![A-Za-z\d])", lambda match: _chosen(match[1], match[2], match[3], match[0])),
     ("_", rf"\b(C)\s*\^\s*{_VALUE}\s*_\s*{_VALUE}(?![A-Za-z\d])", lambda match: _chosen(match[1], match[3], match[2], match[0])),
     ("_", rf"(?:\{{\}}\s*)?[_^]\s*{_VALUE}\s*([CP])\s*_\s*{_VALUE}", lambda match: _chosen(match[2], match[1], match[3], match[0])),
@@ -113,6 +119,8 @@ NOTATIONS = table(
     ("0b", r"(?<!\w)0b([01]+)(?!\w)", r"\1_{2}"),
     ("per", r"\bper\s+cent\b", "percent"),
     ("{d", r"\\frac\s*\{\s*d\s*([a-z])\s*\}\s*\{\s*d\s*[a-z]\s*\}", r"\1'"),
+    ("/d", r"(?<![A-Za-z\\])d([a-z])/d[a-z](?![A-Za-z])", r"\1'"),
+    ("const", r"(?<=\+)\s*(?:\\text\s*\{\s*)?const(?:ant|\.)?\s*\}?$", " C"),
     ("\\frac", rf"\\frac\s*\{{\s*{_TEXT}([A-Za-z]+)\s*\}}\s*\}}\s*\{{\s*{_TEXT}([A-Za-z]+)\s*\}}\s*(\^\{{?\d\}}?)?\s*\}}",
      r"\\text{ \1/\2}\3"),
     ("odd|even", r"(?<![A-Za-z\\'])(?![fgh])([a-z])(?:\s+|\s*\\text\s*\{\s*)(?:is\s+)?(odd|even)\b\s*\}?",

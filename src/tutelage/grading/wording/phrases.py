@@ -58,7 +58,8 @@ _PHRASES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
         (r"(?:(?:I|we) (?:choose|chose|pick|select) (?:option |choice )?)\(?([A-J])\)?"
          r"|\(?([A-J])\)? is (?:the )?(?:correct|right)(?: answer| option| choice| one)?", lambda match: match[1] or match[2]),
         (r"(?:from|between) (\S+) (?:to|and) (\S+?),? inclusive", r"[\1, \2]"),
-        (r"(?:at )?(?:the )?(?:points? |origin )?(\(.+\))", r"\1"),
+        (r"(?:at |in )?(?:the )?(?:points? |origin |vertex |cent(?:er|re) |(?:(?:local|global|absolute|relative) )?(?:min|max)imum )?(?:point )?(?:at )?(\(.+\))",
+         r"\1"),
         (r"(?:the )?(?:ratio )?(\d+(?:\.\d+)?(?: to \d+(?:\.\d+)?)+)", lambda match: match[1].replace(" to ", ":")),
         (r"(\d+(?::\d+)+) ratio", r"\1"),
         (r"(?:min|max)(?:imum)?(?: value)? ?[:=] ?(\S+)", r"\1"),
@@ -100,7 +101,7 @@ def _spoken_number(text: str) -> str:
     words = words[signed.end() :] if signed else words
     if sign and re.fullmatch(r"[\d.,/]+", words):
         return sign + words
-    words = re.sub(r"^half (?=an? )", "a half ", re.sub(r"^half$", "one half", words))
+    words = re.sub(r"^half (?=(?:of )?(?:an?|the) )", "a half ", re.sub(r"^half$", "one half", words))
     if words.startswith("a half a dozen"):
         return sign + "6"
     if (part := _PART.fullmatch(words)) is not None:
@@ -108,7 +109,7 @@ def _spoken_number(text: str) -> str:
         top, full = (1 if name in ("a", "an") else _integer(name) for name in (part["top"], part["full"] or "zero"))
         if named in _PARTS and top and full is not None and (top > 1) is (part["part"] not in ("half", named, "fourth")):
             below = _PARTS.index(named) + 2
-            rest = re.sub("^ (?:of )?an? ", " ", part["rest"] or "")
+            rest = re.sub("^ (?:of )?(?:an? |the [a-z]+$)", " ", part["rest"] or "").rstrip()
             if not re.search(r"\b(?:of|and|or|times)\b", rest):
                 return f"{sign}{full * below + top}/{below}{rest}"
     words = re.sub(r"^a (?=hundred|thousand|million|dozen)", "one ", words)

@@ -25,7 +25,7 @@ def plain(text: str) -> str:
     """The text without the commands around words: \\text{Even} → Even."""
     if "\\" in text:
         text = _TEXT_COMMAND.sub(r"\1 ", text).replace("\\ ", " ")
-    return re.sub(r"\s+", " ", text).strip().strip(".").strip()
+    return re.sub(r"\s+", " ", text).replace(" & ", " and ").strip().strip(".").strip()
 
 
 def same_words(gold: str, answer: str) -> bool | None:
@@ -178,7 +178,10 @@ _SUBJECT = re.compile(
     r"|^(?:it|(?:the|this) (?:[a-z]+ )?(?:series|integral|sequence|limit|function)) (?=(?:con|di)verges\b|does not exist$)"
 )
 _OF_FUNCTION = re.compile(r"^[a-z]\([a-z]\) is (?=[a-z]{2})")
-_WINS = re.compile(r"(?<=[a-z]) (?:wins|won|is the winner)$")
+_WINS = re.compile(
+    r"(?<=[a-z]) (?:(?:wins|won)(?: the [a-z]+)?|is the winner"
+    r"|(?:is|was|has|had|gets|got) the (?:most|least|[a-z]{2,}est)(?: (?!but\b|except\b|and\b|or\b)[a-z]+){0,2})$"
+)
 _FILLERS = listed("fillers")
 _VERGES = re.compile(r"(?:(\w+ly) )?(con|di)verg(?:es|ent|ing)(?: (\w+ly))?")
 _ONLY_WORDS = re.compile(r"[^\W\d_]+(?:(?:['’-]|[ ,]+)[^\W\d_]+)*")
