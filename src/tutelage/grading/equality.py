@@ -158,7 +158,7 @@ _NUMBER = re.compile(
 
 def as_fraction(text: str) -> Fraction | None:
     """The exact rational that a normalised text denotes (3, -1.50, 1,234, 7/2, \\frac12, 3\\frac{1}{2}, 3 1/2), or None."""
-    match = _NUMBER.fullmatch(text.strip())
+    match = None if text[:1].isalpha() else _NUMBER.fullmatch(text.strip())
     if match is None:
         return None
     part = match.groupdict()

@@ -86,12 +86,12 @@ def points(names: frozenset[str], count: int, integers: bool = False, seed: obje
         seed: what is compared: whoever wrote one side cannot know the points without the other.
     """
     ranges = [(0, 1), (2, 9), (-1, 0), (-5, -1), (1, 4), (-9, 9), (-2, 2), (0, 3)]
-    written = repr(seed)
+    drawn_from = hash_of(repr(seed))
     for index in range(count):
         at = {}
         for offset, name in enumerate(sorted(names)):  # |a| + |b| is |a + b| where the signs are alike
             low, high = ranges[(index + 2 * offset * (index % 2)) % len(ranges)]
-            drawn = hash_of(f"({index!r}, {name!r}, {written})")
+            drawn = hash_of(f"{index} {name} {drawn_from}")
             if integers and (name[0] in INTEGER_LETTERS or index % 2):
                 at[name] = Fraction(1 + drawn % (8 + 2 * index))
             else:

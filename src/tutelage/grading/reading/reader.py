@@ -21,7 +21,7 @@ _RELATIONS = {
     "=<": "<=",
 }  # fmt: skip
 _SET_OPERATIONS = {"cup": Kind.UNION, "U": Kind.UNION, "cap": Kind.INTERSECTION, "setminus": Kind.SETMINUS}
-_NUMBER_ENDS = frozenset({"", ",", ")", "]", "}", "\\}"})
+_ATOM_ENDS = frozenset({"", ",", ")", "]", "}", "\\}"})
 _THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?![\d])(?!,\d)")
 _DIGITS_AND_BASE = re.compile(r"\(?([0-9A-F]*[A-F][0-9A-F]*|\d[0-9a-f]*)\)?_\{?(1[1-9])\}?")
 
@@ -122,7 +122,7 @@ class _Parser(Terms):
 
     def element(self, closers: tuple[str, ...] = ()) -> Node:
         """One answer: a chain of relations between sets, ratios or expressions."""
-        if self.is_number() and self.ahead().text in _NUMBER_ENDS:
+        if self.next.kind in ("number", "symbol") and self.ahead().text in _ATOM_ENDS:
             return self.atom()
         members, operators = [self.set_expression()], []
         while self.next.text in _RELATIONS and self.sees(self.next.text) and not self.sees(*closers):

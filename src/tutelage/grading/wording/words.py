@@ -33,7 +33,7 @@ def same_words(gold: str, answer: str) -> bool | None:
     gold, answer = (_OF_FUNCTION.sub("", plain(side)) for side in (gold, answer))
     if gold == answer or ((based := _BASED.fullmatch(gold)) is not None and answer.upper() == based[1]):
         return True
-    if _tight(gold) == _tight(answer):
+    if _letters(gold) == _letters(answer) and _tight(gold) == _tight(answer):
         return True
     if not (_MAY_BE_WORDS.search(gold) or _MAY_BE_WORDS.search(answer)):
         return None
@@ -104,6 +104,10 @@ def _marked(text: str) -> set[str] | None:
         return None
     found = re.findall(r"[A-J]|\d+", text.replace("and", ""))
     return set(found) if len(set(found)) == len(found) else None
+
+
+def _letters(text: str) -> str:
+    return text.replace(" ", "").casefold()
 
 
 def _tight(text: str) -> str:
