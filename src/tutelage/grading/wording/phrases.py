@@ -58,8 +58,8 @@ _PHRASES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
         (r"(?:(?:I|we) (?:choose|chose|pick|select) (?:option |choice )?)\(?([A-J])\)?"
          r"|\(?([A-J])\)? is (?:the )?(?:correct|right)(?: answer| option| choice| one)?", lambda match: match[1] or match[2]),
         (r"(?:from|between) (\S+) (?:to|and) (\S+?),? inclusive", r"[\1, \2]"),
-        (r"(?:at |in )?(?:the )?(?:points? |origin |vertex |cent(?:er|re) |(?:(?:local|global|absolute|relative) )?(?:min|max)imum )?(?:point )?(?:at )?(\(.+\))",
-         r"\1"),
+        (r"(?:at |in )?(?:the )?(?:origin |vertex |cent(?:er|re) |(?:(?:local|global|absolute|relative) )?(?:min|max)imum )?"
+         r"(?:points? )?(?:at )?(\(.+\))", r"\1"),
         (r"(?:the )?(?:ratio )?(\d+(?:\.\d+)?(?: to \d+(?:\.\d+)?)+)", lambda match: match[1].replace(" to ", ":")),
         (r"(\d+(?::\d+)+) ratio", r"\1"),
         (r"(?:min|max)(?:imum)?(?: value)? ?[:=] ?(\S+)", r"\1"),
@@ -109,7 +109,7 @@ def _spoken_number(text: str) -> str:
         top, full = (1 if name in ("a", "an") else _integer(name) for name in (part["top"], part["full"] or "zero"))
         if named in _PARTS and top and full is not None and (top > 1) is (part["part"] not in ("half", named, "fourth")):
             below = _PARTS.index(named) + 2
-            rest = re.sub("^ (?:of )?(?:an? |the [a-z]+$)", " ", part["rest"] or "").rstrip()
+            rest = re.sub(f"^ (?:of )?(?:an? {'' if full else '|the [a-z]+$'})", " ", part["rest"] or "").rstrip()
             if not re.search(r"\b(?:of|and|or|times)\b", rest):
                 return f"{sign}{full * below + top}/{below}{rest}"
     words = re.sub(r"^a (?=hundred|thousand|million|dozen)", "one ", words)

@@ -22,7 +22,8 @@ _LEADS_ON = _COPULAS | listed("between") | {""}
 _FORMULA = "#"
 """What stands for mathematics in a subject."""
 _SAYS_ALL = re.compile(
-    r"(?:is|are|was|works|only)\b|an? (?:hour|day|week|month|year)$|[a-z]{3,} (?:are|were) (?:left|remaining)\b|(?:[a-z]+ )?[a-z]{3,} (?:in (?:total|all)|altogether|to (?!the\b)[a-z]{3,} (?:them|it))\b"
+    r"(?:is|are|was|works|only)\b|an? (?:hour|day|week|month|year)$|[a-z]{3,} (?:are|were) (?:left|remaining)\b(?! (?:out|over|behind)\b)"
+    r"|(?:[a-z]+ )?[a-z]{3,} (?:in (?:total|all)|altogether|to (?!the\b)[a-z]{3,} (?:them|it))\b"
 )
 _MUST = frozenset({"must", "should", "has", "to"})
 _NEEDS = frozenset({"need", "needs", "needed"})
@@ -65,10 +66,12 @@ _WORDED = re.compile(
 )
 """eight (8) apples, 8 (eight) apples"""
 _REJECTED = re.compile(
-    r"(?P<value>.*[\d})])\s*\((?:[A-Za-z]\s*=\s*)?(?P<other>-?\d[\d./]*) (?:is )?(?:extraneous|rejected|invalid|discarded)\)"
+    r"(?P<value>.*[\d})])\s*\((?:[A-Za-z]\s*=\s*)?(?P<other>-?\d+(?:/\d+)?) (?:is )?(?:extraneous|rejected|invalid|discarded)\)"
 )
 """5 (-1 is extraneous)"""
-_OF = re.compile(r"(?:(?P<counted>[a-z]{3,}s) )?of (?!them\b|it\b|which\b)[a-z]")
+_OF = re.compile(
+    r"(?:(?P<counted>[a-z]{3,}s) )?of (?!them\b|it\b|which\b)(?:(?!or\b|and\b|sum\b|difference\b|quotient\b|value\b)[a-z]+[ .]*){1,6}$"
+)
 """60% of the students, 5 cups of flour"""
 _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|textnormal|mbox|hbox|emph)\s*\{([^{}$\\]*)\}")
 _DISPLAY = re.compile(r"\\\[(.+?)\\\]|\$\$(.+?)\$\$", re.DOTALL)
