@@ -60,6 +60,7 @@ def same_words(gold: str, answer: str) -> bool | None:
 
 _WHEN = re.compile(r"^(?:it(?:'s| is| was) )?(?:(?:on|at) )?(?=\d|[A-Z])", re.IGNORECASE)
 _CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?\s*(?:([ap])\.?\s*m\.?)?", re.IGNORECASE)
+_NAMED_TIMES = {"noon": "12:00", "12 noon": "12:00", "midnight": "0:00"}
 _MONTHS = [
     "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november", "december"
 ]  # fmt: skip
@@ -79,7 +80,7 @@ _LINKS = listed("copulas") | {"the", "a", "an"}
 
 def _seconds(text: str) -> int | None:
     """The time of day, from midnight."""
-    clock = _CLOCK.fullmatch(text)
+    clock = _CLOCK.fullmatch(_NAMED_TIMES.get(text.casefold(), text))
     hours, minutes, seconds = (int(part or 0) for part in clock.groups()[:3]) if clock is not None else (99, 0, 0)
     if clock is None or hours > 24 or minutes > 59 or seconds > 59:
         return None
@@ -184,7 +185,8 @@ _SUBJECT = re.compile(
 _OF_FUNCTION = re.compile(r"^[a-z]\([a-z]\) is (?=[a-z]{2})")
 _WINS = re.compile(
     r"(?<=[a-z]) (?:(?:wins|won)(?: the [a-z]+)?|is the winner"
-    r"|(?:is|was|has|had|gets|got) the (?:most|least|[a-z]{2,}est)(?: (?!but\b|except\b|and\b|or\b)[a-z]+){0,2})$"
+    r"|(?:is|was|has|had|got|ran|sold|ate|made|[a-z]{2,}(?:ed|s)) the (?:most|least|[a-z]{2,}est)"
+    r"(?: (?!but\b|except\b|and\b|or\b)[a-z]+){0,2})$"
 )
 _FILLERS = listed("fillers")
 _VERGES = re.compile(r"(?:(\w+ly) )?(con|di)verg(?:es|ent|ing)(?: (\w+ly))?")
