@@ -70,7 +70,7 @@ _REJECTED = re.compile(
 )
 """5 (-1 is extraneous)"""
 _OF = re.compile(
-    r"(?:(?P<counted>[a-z]{3,}s) )?of (?!them\b|it\b|which\b)(?:(?!or\b|and\b|sum\b|difference\b|quotient\b|value\b)[a-z]+[ .]*){1,6}$"
+    r"(?:(?P<counted>[a-z]{3,}s) )?of (?!them\b|it\b|which\b)(?:(?!or\b|and\b|sum\b|difference\b|quotient\b|value\b)[a-z]+(?:[ .]+|$)){1,6}$"
 )
 """60% of the students, 5 cups of flour"""
 _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|textnormal|mbox|hbox|emph)\s*\{([^{}$\\]*)\}")
