@@ -27,7 +27,7 @@ _SAYS_ALL = re.compile(
 )
 _MUST = frozenset({"must", "should", "has", "to"})
 _NEEDS = frozenset({"need", "needs", "needed"})
-_EXTREMES = frozenset({"maximum", "minimum", "max", "min"})
+_EXTREMES = frozenset({"maximum", "minimum", "max", "min", "mean", "median", "average"})
 _CALLED = frozenset({"is", "are", "was", "which", "as"})
 _RELATION = re.compile(r"[=<>]|\\[lg]e|\\in")
 _RECKONING = frozenset({"value", "if", "actually", "rounding"})
@@ -70,7 +70,8 @@ _REJECTED = re.compile(
 )
 """5 (-1 is extraneous)"""
 _OF = re.compile(
-    r"(?:(?P<counted>[a-z]{3,}s) )?of (?!them\b|it\b|which\b)(?:(?!or\b|and\b|sum\b|difference\b|quotient\b|value\b)[a-z]+(?:[ .]+|$)){1,6}$"
+    r"(?:(?P<counted>[a-z]{3,}s) )?of (?!them\b|it\b|which\b)"
+    r"(?:(?!or\b|and\b|sum\b|difference\b|quotient\b|value\b)[a-z]+(?:[ .]+|$)){1,6}$"
 )
 """60% of the students, 5 cups of flour"""
 _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|textnormal|mbox|hbox|emph)\s*\{([^{}$\\]*)\}")
@@ -267,12 +268,14 @@ def _is_lead(lead: str) -> bool:
     verb = next(verbs, None)
     if words and words[-1] in _FIGURES and (_GLUE | _QUANTITIES).issuperset(words[:-1]):
         return True
+    of_quantity = len(words) > 1 and words[-1] == "of" and words[-2] in _QUANTITIES - _EXTREMES  # has a radius of 5
+    if of_quantity and {"a", "an", "the", "at", "with"}.issuperset(words[:-2]):  # at a speed of 5
+        return True
     if _GLUE.issuperset(words):
         return verb is None or _ANSWERS.isdisjoint(words)
     if verb is None or verb > 4 or changed(words) or not _ANSWERS.isdisjoint(words):
         return False
     objects = [word for word in words[verb + 1 :] if word not in _GLUE | _VERBS | {"at"}]
-    of_quantity = words[-1] == "of" and words[-2] in _QUANTITIES - _EXTREMES  # has a radius of 5
     return len(objects) < 2 and (words[-1] not in _LEAVES_OPEN or of_quantity or words[-2:] in _OF_ALL)  # it takes Carla 60 minutes
 
 
