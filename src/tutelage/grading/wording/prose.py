@@ -75,6 +75,7 @@ _OF = re.compile(
 )
 """60% of the students, 5 cups of flour"""
 _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|textnormal|mbox|hbox|emph)\s*\{([^{}$\\]*)\}")
+_QUAD = re.compile(r"\\q?quad(?![a-z])")
 _DISPLAY = re.compile(r"\\\[(.+?)\\\]|\$\$(.+?)\$\$", re.DOTALL)
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\\$])|\n+")
 _CONCLUDES = re.compile(r"(?:so|thus|hence|therefore|finally|in total|altogether|then)\b|.*\b(?:answer|total)\b", re.IGNORECASE)
@@ -105,7 +106,7 @@ def said(text: str) -> str:
         return text
     if text.rstrip().endswith("?") or not ("(" in text or WORD.search(text)):
         return text
-    text = re.sub(r"^Il y a\b", "There are", without_remark(text))
+    text = re.sub(r"^Il y a\b", "There are", without_remark(_QUAD.sub(" ", text)))
     if _NO_PROSE.search(text) or not any(len(word) > 3 or word in _SHORT for word in words_of(_COMMAND.sub(" ", text))):
         return text
     plain = _DISPLAY.sub(lambda shown: f"\n$ {(shown[1] or shown[2]).strip(' .,')} $\n", _TEXT.sub(r" \1 ", text)).replace("**", " ")
