@@ -215,6 +215,7 @@ SAYS_THE_SAME = {
     r"\\overline|\\bar": "a conjugate is not told from its number",
     r"\}\s*\^\s*\{?[-+]": "the exponent of a unit is not read",
     r"(?<!\d)0": "0 and -0",
+    r"\|.*\di": "a complex number and its conjugate have one size",
     r"\\(?:boxed|fbox)": "only the box is read",
     r"\\in(?![a-z])|\\mathbb": "the letter of a parameter",
     r"[A-Za-z]\s*\(": "the argument of a function",

@@ -107,14 +107,15 @@ TABLE_EXAMPLES = {
         (r"[1 2]^T", "[1,2]^T"), (r"[1,2]^{\mathsf{T}}", "[1,2]^T"), (r"\mathrm{C}_7^3", r"\binom{7}{3}"), ("C_{10}^3", r"\binom{10}{3}"), ("C^3_{10}", r"\binom{10}{3}"),
         ("_{10}C_3", r"\binom{10}{3}"), ("10C3+1", r"\binom{10}{3}+1"), (r"10 \choose 3", r"\binom{10}{3}"), (r"2\mathrm{A}_{16}", "2A_{16}"),
         ("1011 (base 2)", "1011_{2}"), ("0xFF", "FF_{16}"), ("0b1011", "1011_{2}"), ("7 per cent", "7 percent"), (r"\frac{dy}{dx}", "y'"),
+        ("dy/dx", "y'"), (r"x^2 + \text{const}", "x^2 + C"),
         (r"5\frac{\text{km}}{\text{h}}", r"5\text{ km/h}"), (r"n \text{ odd}", r"n \equiv 1 \pmod{2}"), ("n is divisible by 3", r"n \equiv 0 \pmod{3}"),
         (r"3 \mid n", r"n \equiv 0 \pmod{3}"), (r"\underline{7}+1", "7+1"),
         (r"\begin{cases} 1 & \text{if } x>0 \end{cases}", r"\begin{cases} 1 & x>0 \end{cases}"), (r"\text{7 cm}^2", r"7\text{ cm}^2"),
         (r"1/4\%", r"\frac{1}{4}\%"), ("USD 7", "$7"), ("2 hours and 30 minutes", "2 hours 30 minutes"),
     ],
     "GROUPS": [
-        ("1.234.567", "1234567"), ("3,50 €", "3.50 €"), ("2{:}30", "2:30"), ("2 & 3", "2, 3"), (r"k\pi(k \in \mathbb{Z})", r"k\pi, k \in \mathbb{Z}"),
-        ("y=2x (x>0)", "y=2x, x>0"), (r"f(x)=2x \quad \forall x \in \mathbb{R}", "f(x)=2x"), ("5 PM", "5:00 Pm"), ("2 h 30 min", "2 hours 30 minutes"),
+        ("1.234.567", "1234567"), ("3,50 €", "3.50 €"), ("$2M", "$2 million"), ("2{:}30", "2:30"), ("2 & 3", "2, 3"), (r"k\pi(k \in \mathbb{Z})", r"k\pi, k \in \mathbb{Z}"),
+        ("y=2x (x>0)", "y=2x, x>0"), (r"f(x)=2x \quad \forall x \in \mathbb{R}", "f(x)=2x"), ("5 PM", "5:00 Pm"), ("5.30 pm", "5:30 pm"), ("2 h 30 min", "2 hours 30 minutes"),
     ],
 }  # fmt: skip
 

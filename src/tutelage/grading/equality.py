@@ -131,6 +131,8 @@ def _cheap(gold: str, answer: str) -> Verdict | tuple[str, str]:
 
 def _refusal(text: str) -> str | None:
     """Why an answer is not worth handing to a parser, or None. Each test is linear in the length."""
+    if len(text) <= MAX_DEPTH and text.isprintable():
+        return None
     if "\0" in text or re.search("[\ud800-\udfff]", text):
         return "characters that no text has"
     if len(text) > MAX_DIGITS and sum(map(str.isdigit, text)) > MAX_DIGITS:
@@ -156,7 +158,7 @@ _NUMBER = re.compile(
 
 def as_fraction(text: str) -> Fraction | None:
     """The exact rational that a normalised text denotes (3, -1.50, 1,234, 7/2, \\frac12, 3\\frac{1}{2}, 3 1/2), or None."""
-    match = _NUMBER.fullmatch(text.strip())
+    match = None if text[:1].isalpha() else _NUMBER.fullmatch(text.strip())
     if match is None:
         return None
     part = match.groupdict()

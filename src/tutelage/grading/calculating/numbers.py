@@ -8,7 +8,7 @@ from hashlib import blake2b
 from typing import Any
 
 from mpmath.ctx_mp import MPContext
-from mpmath.libmp import from_rational
+from mpmath.libmp import from_int, from_rational
 
 from tutelage.grading.calculating.work import TooLarge, spend
 
@@ -37,8 +37,8 @@ def as_mpf(number: Value, digits: int = DIGITS) -> Value:
     """A rational number with that many digits; another as it is."""
     if type(number) is not Fraction:
         return number
-    context = CONTEXTS[digits]
-    return context.make_mpf(from_rational(number.numerator, number.denominator, context.prec, "n"))
+    context, top, bottom = CONTEXTS[digits], number.numerator, number.denominator
+    return context.make_mpf(from_int(top, context.prec, "n") if bottom == 1 else from_rational(top, bottom, context.prec, "n"))
 
 
 def alike(*numbers: Value, digits: int = DIGITS) -> list[Value]:

@@ -54,7 +54,7 @@ def evaluate(node: Node, at: Mapping[str, Value] | None = None, digits: int = DI
         Undefined: it has none; TooLarge: it would cost too much.
     """
     try:
-        return _Evaluator(at or {}, digits, log_base).value(node)
+        return _Evaluator(dict(at or {}), digits, log_base).counted(node)
     except (ZeroDivisionError, ValueError, OverflowError, TypeError) as error:
         raise Undefined(str(error)) from None
 
@@ -64,7 +64,7 @@ calculated: dict[tuple[Any, ...], Value | None] = {}
 
 
 class _Evaluator:
-    def __init__(self, at: Mapping[str, Value], digits: int, log_base: int | None) -> None:
+    def __init__(self, at: dict[str, Value], digits: int, log_base: int | None) -> None:
         self.at, self.digits, self.log_base = at, digits, log_base
         self.mp = CONTEXTS[digits]
         self.node_cost, self.function_cost = _UNITS_OF_WORK[digits]
@@ -72,8 +72,13 @@ class _Evaluator:
         self.far_out = False
         """Within an integral: e^{-x} vanishes there, and sin x has no value."""
 
+    def counted(self, node: Node) -> Value:
+        """The value, whose work is counted."""
+        spend(self.node_cost * node.contents[3])
+        self.in_function = 0
+        return self.value(node)
+
     def value(self, node: Node) -> Value:
-        spend(self.node_cost)
         match node.kind:
             case Kind.NUMBER:
                 return node.value
@@ -86,7 +91,7 @@ class _Evaluator:
             case Kind.ADD:
                 return reduce(lambda a, b: self.both(operator.add, a, b), self.values(node.args))
             case Kind.MULTIPLY:
-                return self.both(operator.mul, *self.values(node.args))
+                return self.both(operator.mul, self.value(node.args[0]), self.value(node.args[1]))
             case Kind.DIVIDE | Kind.RATIO if len(node.args) == 2:
                 return self.both(operator.truediv, *self.values(node.args))
             case Kind.POWER if node.args[0].is_symbol("e") and "e" not in self.at:
@@ -160,6 +165,8 @@ class _Evaluator:
             if type(base) is Fraction and (exact := exact_root(base, exponent.denominator)) is not None:
                 return self.power(exact, Fraction(exponent.numerator))
         spend(self.function_cost)
+        if is_integer(exponent) and abs(exponent) < 1_000 and type(base) is not Fraction and self.mp.isnormal(base):
+            return base ** int(exponent)
         base, exponent = self.mpf(base), self.mpf(exponent)
         if base == 0:
             if self.mp.re(exponent) > 0:
@@ -266,12 +273,12 @@ class _Evaluator:
         variable = bound.value
         if name == "derivative":
             step, at = Fraction(1, 10**12), self.value(bound)
-            before, after = (self.mpf(self.with_variable(variable, at + side).value(body)) for side in (-step, step))
+            before, after = (self.mpf(self.with_variable(variable, at + side).counted(body)) for side in (-step, step))
             return (after - before) / self.mpf(2 * step)
         if name in ("sum", "prod") and len(bounds) == 2 and all(map(is_integer, bounds)):
             first, last = map(int, bounds)
             if last - first < MAX_TERMS:  # term by term
-                terms = [self.with_variable(variable, Fraction(index)).value(body) for index in range(first, last + 1)]
+                terms = [self.with_variable(variable, Fraction(index)).counted(body) for index in range(first, last + 1)]
                 operation, start = (operator.add, Fraction(0)) if name == "sum" else (operator.mul, Fraction(1))
                 return reduce(lambda a, b: self.both(operation, a, b), terms, start)
         if len(bounds) == (1 if name == "lim" else 2):
@@ -287,10 +294,12 @@ class _Evaluator:
         """The number that an infinite sum, an integral or a limit is; None if none was found. Raises Undefined: it has none."""
         outer = _Evaluator({name: self.mpf(value) for name, value in self.at.items()}, self.digits, self.log_base)
 
+        inner = outer.with_variable(variable, Fraction(0))
+        inner.far_out = name == "int"
+
         def at(point: Value) -> Value:
-            inner = outer.with_variable(variable, Fraction(int(point)) if name in ("sum", "prod") else point)
-            inner.far_out = name == "int"
-            return self.mpf(inner.value(body))
+            inner.at[variable] = Fraction(int(point)) if name in ("sum", "prod") else point
+            return self.mpf(inner.counted(body))
 
         if self.digits != DIGITS or any(part.kind is Kind.APPLY and part.args[0].value not in _KNOWN_NAMES for part in nodes_of(body)):
             return None  # f(x) has no value, and nothing is calculated at many digits

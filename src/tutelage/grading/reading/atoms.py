@@ -7,16 +7,7 @@ from collections.abc import Callable
 from fractions import Fraction
 
 from tutelage.grading.reading.lexer import Cursor, Token
-from tutelage.grading.reading.tree import (
-    CONSTANTS,
-    Kind,
-    Node,
-    Unreadable,
-    call,
-    number,
-    plain_text,
-    symbol,
-)
+from tutelage.grading.reading.tree import CONSTANTS, Kind, Node, Unreadable, call, number, plain_text, symbol
 
 FUNCTION_LETTERS = "fghFGH"
 NO_FUNCTIONS = frozenset({*CONSTANTS, "emptyset", "partial", "nabla", "d"})

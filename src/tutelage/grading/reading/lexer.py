@@ -30,6 +30,7 @@ _TOKEN = re.compile(
     r"|(?P<command>\\[A-Za-z]+|\\.)"
     r"|(?P<letters>[A-Za-z]+)"
     r"|(?P<mark><=|>=|=<|=>|!=|<>|==|:=|\*\*|'+|_|[^\w\s])"
+    r"|(?P<unknown>.)"
 )  # fmt: skip
 
 
@@ -42,17 +43,14 @@ class Token(NamedTuple):
 
 def tokenize(text: str) -> list[Token]:
     tokens: list[Token] = []
-    position, spaced = 0, False
-    while position < len(text):
-        match = _TOKEN.match(text, position)
-        if match is None:
-            raise Unreadable(f"{text[position]!r} is not known")
-        position, kind = match.end(), match.lastgroup
-        if kind == "space":
-            spaced = True
-            continue
-        tokens += _tokens_of(kind or "", match, spaced, tokens)
-        spaced = False
+    spaced = False
+    for match in _TOKEN.finditer(text):
+        kind = match.lastgroup
+        if kind == "mark":
+            tokens.append(Token("mark", match[0] if match[0] != "**" else "^", spaced))
+        elif kind != "space":
+            tokens += _tokens_of(kind or "", match, spaced, tokens)
+        spaced = kind == "space"
     return [*tokens, Token("end", "", spaced)]
 
 
@@ -61,7 +59,7 @@ def _tokens_of(kind: str, match: re.Match[str], spaced: bool, before: list[Token
     if kind == "number":
         if sum(map(str.isdigit, found)) > MAX_DIGITS or len(found.lower().partition("e")[2].lstrip("+-")) > 3:
             raise TooLarge(f"a number has over {MAX_DIGITS} digits or a huge exponent")
-        return [Token("number", found, spaced, Fraction(found))]
+        return [Token("number", found, spaced, Fraction(int(found) if found.isdigit() else found))]
     if kind == "repeat":
         return [Token("number", found, spaced, _repeating(found))]
     if kind == "rate":
@@ -70,15 +68,15 @@ def _tokens_of(kind: str, match: re.Match[str], spaced: bool, before: list[Token
         return _text_tokens(match[kind].strip(), spaced, before)
     if kind == "letters":
         return _letter_tokens(found, spaced, before)
-    if kind == "command":
-        name = found[1:]
-        name = _SAME_FUNCTION.get(name, _SAME_SYMBOL.get(name, name))
-        if name in ("and", "or"):
-            return [Token("separator", name, spaced)]
-        if name in ("{", "}", "|", "[", "]"):
-            return [Token("mark", "\\" + name if name in "{}" else name, spaced)]
-        return [Token("command", name, spaced)]
-    return [Token("mark", {"**": "^"}.get(found, found), spaced)]
+    if kind == "unknown":
+        raise Unreadable(f"{found!r} is not known")
+    name = found[1:]
+    name = _SAME_FUNCTION.get(name, _SAME_SYMBOL.get(name, name))
+    if name in ("and", "or"):
+        return [Token("separator", name, spaced)]
+    if name in ("{", "}", "|", "[", "]"):
+        return [Token("mark", "\\" + name if name in "{}" else name, spaced)]
+    return [Token("command", name, spaced)]
 
 
 def _repeating(text: str) -> Fraction:
@@ -175,10 +173,12 @@ class Cursor:
 
     def takes(self, *texts: str) -> bool:
         """Take such a mark or command, if it comes next."""
-        if self.sees(*texts):
-            self.take()
-            return True
-        return False
+        token = self.tokens[self.at]
+        if token.text not in texts or token.kind not in ("mark", "command"):
+            return False
+        spend()
+        self.at += 1
+        return True
 
     def expect(self, text: str) -> None:
         if not self.takes(text):

@@ -21,7 +21,7 @@ _RELATIONS = {
     "=<": "<=",
 }  # fmt: skip
 _SET_OPERATIONS = {"cup": Kind.UNION, "U": Kind.UNION, "cap": Kind.INTERSECTION, "setminus": Kind.SETMINUS}
-_NUMBER_ENDS = frozenset({"", ",", ")", "]", "}", "\\}"})
+_ATOM_ENDS = frozenset({"", ",", ")", "]", "}", "\\}"})
 _THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?![\d])(?!,\d)")
 _DIGITS_AND_BASE = re.compile(r"\(?([0-9A-F]*[A-F][0-9A-F]*|\d[0-9a-f]*)\)?_\{?(1[1-9])\}?")
 
@@ -122,7 +122,7 @@ class _Parser(Terms):
 
     def element(self, closers: tuple[str, ...] = ()) -> Node:
         """One answer: a chain of relations between sets, ratios or expressions."""
-        if self.is_number() and self.ahead().text in _NUMBER_ENDS:
+        if self.next.kind in ("number", "symbol") and self.ahead().text in _ATOM_ENDS:
             return self.atom()
         members, operators = [self.set_expression()], []
         while self.next.text in _RELATIONS and self.sees(self.next.text) and not self.sees(*closers):
@@ -131,7 +131,8 @@ class _Parser(Terms):
         return Node(Kind.RELATION, tuple(members), tuple(operators)) if operators else members[0]
 
     def set_expression(self) -> Node:
-        if (name := self.worded_name() or self.call_before_equals()) is not None:
+        name = self.worded_name() if self.is_word() else self.call_before_equals() if self.next.kind == "symbol" else None
+        if name is not None:
             return name
         node = self.ratio()
         while self.sees("cup", "cap", "setminus") or self.sees_letter_union():
@@ -153,7 +154,7 @@ class _Parser(Terms):
 
     def call_before_equals(self) -> Node | None:
         """W(n) before an equals sign is a function, whatever its letter."""
-        if self.next.kind != "symbol" or self.ahead().text != "(" or self.ahead().spaced:
+        if self.ahead().text != "(" or self.ahead().spaced:
             return None
         if self.is_word(2) and self.ahead(3).text == ")":  # P(\text{red})
             return symbol("".join(self.take().text for _ in range(4)))

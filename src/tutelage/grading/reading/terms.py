@@ -17,6 +17,8 @@ _SIGN_WORDS = {
 _CURRENCIES = ("$", "€", "£", "¥", "¢", "₹")
 _ENDS = frozenset({"", "+", "-", ",", ";", ")", "}", "]", "\\}", "=", "<", ">", ":", "&"})
 """What ends a term, whatever stands before it."""
+_PARTS_OF_UNIT = re.compile(r"\^\{?-?\d+\}?|[^\W\d_]+(?:['’.-][^\W\d_]+)*|\S")
+_LETTER_UNITS = re.compile(r"(?:[hsmglJKNVWACT](?:\^\{?-?\d\}?)?)+")
 COMPOUND = ("", "")
 """The brackets of 5 ft 6 in, which is a sequence of quantities."""
 
@@ -62,6 +64,8 @@ class Terms(Commands):
         return self.argument() if self.sees("{") else self.factor()
 
     def signed_term(self) -> Node:
+        if self.next.kind not in ("mark", "command"):
+            return self.term()
         written_out = self.sees("+") and self.follows("/", "-")  # +/- 5
         if written_out:
             self.at += 3
@@ -177,7 +181,7 @@ class Terms(Commands):
         while self.is_word() or (words and self.continues_unit()):
             token = self.take()
             if token.kind in ("word", "text", "symbol"):
-                words += re.findall(r"\^\{?-?\d+\}?|[^\W\d_]+(?:['’.-][^\W\d_]+)*|\S", token.text)
+                words += _PARTS_OF_UNIT.findall(token.text)
             elif token.text == "^":
                 words.append("^" + plain_text(self.exponent()))
             else:
@@ -197,8 +201,7 @@ class Terms(Commands):
         letter = self.ahead().kind == "symbol" and self.ahead().text in "hsmglL" and self.sees("/")
         if self.next.kind == "symbol" and self.next.text in "hsmgl" and self.ahead().text in ("^", ""):  # km h^{-1}, sq m
             return True
-        rest = "".join(token.text for token in self.tokens[self.at :])
-        if self.next.kind == "symbol" and re.fullmatch(r"(?:[hsmglJKNVWACT](?:\^\{?-?\d\}?)?)+", rest):  # kg m s^{-1}
+        if self.next.kind == "symbol" and _LETTER_UNITS.fullmatch("".join(token.text for token in self.tokens[self.at :])):  # kg m s^{-1}
             return True
         return self.sees("^") or (self.sees("/", "cdot", ".", "-") and (self.is_word(1) or letter))
 

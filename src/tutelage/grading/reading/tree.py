@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from fractions import Fraction
-from functools import cached_property
 from typing import Any
 
 from tutelage.grading.calculating.work import spend
 
+Contents = tuple[frozenset[str], frozenset[str], frozenset[str], int]
 Reply = tuple[bool | None, str, str]
 """(equal, layer, why) as a comparison says them; see `Verdict`."""
 
@@ -54,6 +54,7 @@ class Node:
 
     def __init__(self, kind: str, args: tuple[Any, ...] = (), value: Any = None, places: int | None = None) -> None:
         self.kind, self.args, self.value, self.places = kind, args, value, places
+        self._contents: Contents | None = None
 
     def __eq__(self, other: object) -> bool:
         same = isinstance(other, Node) and self.kind == other.kind and self.value == other.value
@@ -66,9 +67,14 @@ class Node:
         """The points of a comparison are drawn from this."""
         return f"{self.kind}{self.args!r}{self.value!r}"
 
-    @cached_property
-    def contents(self) -> tuple[frozenset[str], frozenset[str], frozenset[str], int]:
+    @property
+    def contents(self) -> Contents:
         """Of it and all nodes in it: the symbols that need a value, the kinds, the names of functions and symbols, their count."""
+        if self._contents is None:
+            self._contents = _OF_NUMBER if self.kind == Kind.NUMBER else self._all_contents()
+        return self._contents
+
+    def _all_contents(self) -> Contents:
         if self.kind == Kind.SYMBOL:
             known = self.value in CONSTANTS or self.value.startswith(BOUND)
             word = frozenset((self.value,))
@@ -101,6 +107,7 @@ BOUND = "•"
 
 
 _OF_SYMBOL = frozenset((Kind.SYMBOL,))
+_OF_NUMBER: Contents = (frozenset(), frozenset((Kind.NUMBER,)), frozenset(), 1)
 
 
 def number(value: int | Fraction, places: int | None = None) -> Node:
@@ -146,10 +153,10 @@ def _nodes(args: tuple[Any, ...]) -> Iterator[Node]:
 
 def nodes_of(node: Node) -> Iterator[Node]:
     """The node and all below it."""
+    spend(node.contents[3])
     rest = [node]
     while rest:
         node = rest.pop()
-        spend()
         yield node
         rest += _nodes(node.args)
 

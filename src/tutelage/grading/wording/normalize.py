@@ -111,13 +111,17 @@ _NEARLY = re.compile(
 )
 _STRONG = re.compile(r"(?<![\w)}\]*])\*\*(?=[^\s*])([^*]*[^\s*])\*\*(?![\w({*])")
 """**72** eggs, and no power."""
+_FORMULA = re.compile(r"(?<!\\)\$(?=\S)([^$]*[^\s$\\])\$(?!\d)")
+"""$5$ km, $x$ and $y$."""
+_LONE_DOLLAR = re.compile(r"(?<!\\)\$(?!\s*\d)")
 _LEADING_TEXT = re.compile(r"^\s*\\text\s*\{([^{}]*\b(?:is|are|equals)\s*:?\s*)\}")
 _ENDING = re.compile(r"(?:\\[,;:!. ]|(?<!\.)(?<!\\right)\.|[,;\s])+$")
 
 
 def wrappers(text: str) -> str:
     """$7$, \\boxed{7}, **7**, `7`, \\text{7}, "The answer is 7.", 7. → 7; what stands in several boxes becomes a list."""
-    text = _LEADING_TEXT.sub(r"\1 ", text)
+    if "\\text" in text:
+        text = _LEADING_TEXT.sub(r"\1 ", text)
     if "**" in text:
         text = _STRONG.sub(r"\1", text)
     if (nearly := _NEARLY.search(text)) is not None:  # 1/3 (about 0.33) is a chain, whose members must be close
@@ -126,13 +130,15 @@ def wrappers(text: str) -> str:
     hedged, before = "", ""
     while text != before:
         before, text = text, _unwrapped(text.strip())
-        if (hedge := _HEDGED.match(text) or _HEDGED_BEHIND.search(text, max(1, len(text) - LONGEST_HEDGE))) is not None:
+        hedge = _HEDGED.match(text)
+        if hedge is None and not text[-1:].isdigit():
+            hedge = _HEDGED_BEHIND.search(text, max(1, len(text) - LONGEST_HEDGE))
+        if hedge is not None:
             text, hedged = text[: hedge.start()] + text[hedge.end() :], HEDGE
         if text and not text[-1].isalnum() and text[-1] not in ")}":
             text = _ENDING.sub("", text).strip()
     if text.count("$") > 1:
-        text = re.sub(r"(?<!\\)\$(?=\S)([^$]*[^\s$\\])\$(?!\d)", r" \1 ", text)  # $5$ km, $x$ and $y$
-        text = re.sub(r"(?<!\\)\$(?!\s*\d)", " ", text)
+        text = _LONE_DOLLAR.sub(" ", _FORMULA.sub(r" \1 ", text))
     return hedged + text
 
 

@@ -1,6 +1,6 @@
 """Notations with an equal of their own: \\dfrac, C_n^k, 2A (base 16), USD 5, 1.234,56, n is odd; labelled parts.
 
-Each notation names a piece of text without which it cannot occur: most answers have none of these, and cost nothing.
+Each notation names pieces of text without one of which it cannot occur: most answers have none of these, and cost nothing.
 """
 
 from __future__ import annotations
@@ -12,19 +12,21 @@ from tutelage.grading.reading.lexer import FUNCTIONS
 from tutelage.grading.wording.vocabulary import listed, replacements
 
 Match = re.Match[str]
-Notation = tuple[str, re.Pattern[str], str | Callable[[Match], str]]
+Notation = tuple[tuple[str, ...], re.Pattern[str], str | Callable[[Match], str]]
 
 
 def table(*notations: tuple[str, str, str | Callable[[Match], str]]) -> list[Notation]:
-    """Notations of (a piece of text, a pattern, what replaces it)."""
-    return [(hint, re.compile(pattern), replacement) for hint, pattern, replacement in notations]
+    """Notations of (pieces of text between "|", a pattern, what replaces it)."""
+    return [(tuple(hints.split("|")), re.compile(pattern), replacement) for hints, pattern, replacement in notations]
 
 
 def rewritten(text: str, notations: Sequence[Notation]) -> str:
     """The text with each notation replaced, in their order."""
-    for hint, pattern, replacement in notations:
-        if hint in text:
-            text = pattern.sub(replacement, text)
+    for hints, pattern, replacement in notations:
+        for hint in hints:
+            if hint in text:
+                text = pattern.sub(replacement, text)
+                break
     return text
 
 
@@ -35,16 +37,16 @@ _SIZES = "left|right|middle|[bB]igg?[lr]?"
 SYNONYMS = table(
     ("\\begin", r"\\left\s*\\\{\s*\\begin\{(?:array|aligned)\}(?:\{[lcr|]*\})?(.*?)\\end\{(?:array|aligned)\}\s*\\right\s*\.",
      r"\\begin{cases}\1\\end{cases}"),
-    ("\\", r"\\[A-Za-z]+", lambda match: _COMMANDS.get(match[0], match[0])),
+    ("\\", rf"\\(?:{'|'.join(command[1:] for command in _COMMANDS)})(?![A-Za-z])", lambda match: _COMMANDS[match[0]]),
     ("\\prime", r"\^\s*\{?\s*((?:\\prime\s*)+)\}?", lambda match: "'" * match[1].count("prime")),
     ("^", r"\^\s*\{\s*([+*-])\s*\}", r"^\1"),
-    ("\\", rf"\\(?:{_SIZES})(?![A-Za-z])\s*\.?(?=\s|\W|$)", ""),
-    ("\\", r"\\(?:!|neg(?:thin|med|thick)space)\s*", ""),
-    ("\\", r"(?<=\d)\\,(?=\d{3})", ","),
+    ("\\left|\\right|\\middle|\\big|\\Big", rf"\\(?:{_SIZES})(?![A-Za-z])\s*\.?(?=\s|\W|$)", ""),
+    ("\\!|\\neg", r"\\(?:!|neg(?:thin|med|thick)space)\s*", ""),
+    ("\\,", r"(?<=\d)\\,(?=\d{3})", ","),
     ("\\", r"\\q?quad|(?<!\\)\\[;: ,]|\\(?:text)?color\s*\{\w+\}", " "),
     ("~", "~", " "),
-    ("\\", r"\^\s*\{?\s*\\(?:text|mathrm|textrm)\s*\{\s*(?:th|st|nd|rd)\s*\}\s*\}?", r"\\text{th}"),
-    ("", r"(?<=\d)(?:\^\s*\{?)?(?:th|st|nd|rd)\b\}?", r"\\text{th}"),
+    ("^", r"\^\s*\{?\s*\\(?:text|mathrm|textrm)\s*\{\s*(?:th|st|nd|rd)\s*\}\s*\}?", r"\\text{th}"),
+    ("th|st|nd|rd", r"(?<=\d)(?:\^\s*\{?)?(?:th|st|nd|rd)\b\}?", r"\\text{th}"),
     ("\\mathrm", r"\\mathrm\s*\{\s*d\s*\}", "d"),
     ("\\of", r"\\root\s*\{?\s*(\w)\s*\}?\s*\\of", r"\\sqrt[\1]"),
     ("\\frac", r"\\frac\s*(\d)(?=\s*[\d{\\])", r"\\frac{\1}"),
@@ -55,7 +57,7 @@ SYNONYMS = table(
     ("\\circ", r"\^\s*\{?\s*\\circ\s*\}?", r"\\degree "),
     ("\\operatorname", r"\\operatorname\s*\*?\s*\{\s*([A-Za-z]+)\s*\}",
      lambda match: f"\\{match[1]} " if match[1] in FUNCTIONS else f"\\text{{{match[1]}}}"),
-    ("\\", r"\\(?:bar|dot|overset\{\\cdot\})\s*(?=\d)", r"\\overline "),
+    ("\\bar|\\dot|\\overset", r"\\(?:bar|dot|overset\{\\cdot\})\s*(?=\d)", r"\\overline "),
     ("...", r"\.\.\.", r"\\ldots "),
 )  # fmt: skip
 
@@ -100,16 +102,16 @@ NOTATIONS = table(
     ("N", r"(\\mathbb\s*\{?\s*N\s*\}?)\s*[\^_]\s*\{?\s*[*+]\s*\}?", r"\1"),
     ("in ", r"(?<=\d) in (binary|octal|hexadecimal)$", lambda match: {"b": "_2", "o": "_8", "h": "_16"}[match[1][0]]),
     ("\\overline", r"\\overline\s*\{\s*([\dA-F]+)\s*\}(?=\s*_)", r"\1"),
-    ("", r"^(\d+) (?:R|\\text\s*\{\s*remainder\s*\}) ?(\d+)$", r"\1 remainder \2"),
-    ("\\", r"\\(?:hat|vec|mathbf|boldsymbol|bm)\s*\{?\s*\\?([ijk])(?:math)?\s*\}?(?![A-Za-z])", r"\\hat{\1}"),
-    ("\\", r"\\(?:mathbf|boldsymbol|bm)\s*\{?\s*([a-z])\s*\}?(?![A-Za-z])", r"\\vec{\1}"),
+    (" ", r"^(\d+) (?:R|\\text\s*\{\s*remainder\s*\}) ?(\d+)$", r"\1 remainder \2"),
+    ("\\hat|\\vec|\\mathbf|\\bold|\\bm", r"\\(?:hat|vec|mathbf|boldsymbol|bm)\s*\{?\s*\\?([ijk])(?:math)?\s*\}?(?![A-Za-z])", r"\\hat{\1}"),
+    ("\\mathbf|\\bold|\\bm", r"\\(?:mathbf|boldsymbol|bm)\s*\{?\s*([a-z])\s*\}?(?![A-Za-z])", r"\\vec{\1}"),
     ("]", r"\[([^\[\],]+)\](?=\s*\^\s*\{?\s*(?:\\(?:text|mathsf|mathrm|top|intercal)|T))", lambda match: f"[{','.join(match[1].split())}]"),
     ("^", r"\^\s*\{?\s*\\(?:intercal|(?:mathsf|text|mathrm)\s*\{?\s*T\s*\}?)\s*\}?", "^T"),
-    ("\\", r"\\(?:mathrm|text)\s*\{\s*([CAP])\s*\}(?=\s*_\s*\{?\w+\}?\s*\^)", r"\1"),
+    ("_", r"\\(?:mathrm|text)\s*\{\s*([CAP])\s*\}(?=\s*_\s*\{?\w+\}?\s*\^)", r"\1"),
     ("_", rf"\b([CAP])\s*_\s*{_VALUE}\s*\^\s*{_VALUE}(?![A-Za-z\d])", lambda match: _chosen(match[1], match[2], match[3], match[0])),
     ("_", rf"\b(C)\s*\^\s*{_VALUE}\s*_\s*{_VALUE}(?![A-Za-z\d])", lambda match: _chosen(match[1], match[3], match[2], match[0])),
     ("_", rf"(?:\{{\}}\s*)?[_^]\s*{_VALUE}\s*([CP])\s*_\s*{_VALUE}", lambda match: _chosen(match[2], match[1], match[3], match[0])),
-    ("", r"(?<![\w.\\])(\d+|n)([CP])(\d+|[rk])(?!\w)", lambda match: _chosen(match[2], match[1], match[3], match[0])),
+    ("C|P", r"(?<![\w.\\])(\d+|n)([CP])(\d+|[rk])(?!\w)", lambda match: _chosen(match[2], match[1], match[3], match[0])),
     ("choose", rf"\{{?\s*{_VALUE}\s*\\choose\s*{_VALUE}\s*\}}?", r"\\binom{\1}{\2}"),
     ("_", rf"{_TEXT}([0-9A-F]+)\}}(?=[0-9A-F]*\s*_)", r"\1"),
     ("(base", r"\s*\(base\s+(\w+)\s*\)", r"_{\1}"),
@@ -117,9 +119,11 @@ NOTATIONS = table(
     ("0b", r"(?<!\w)0b([01]+)(?!\w)", r"\1_{2}"),
     ("per", r"\bper\s+cent\b", "percent"),
     ("{d", r"\\frac\s*\{\s*d\s*([a-z])\s*\}\s*\{\s*d\s*[a-z]\s*\}", r"\1'"),
+    ("/d", r"(?<![A-Za-z\\])d([a-z])/d[a-z](?![A-Za-z])", r"\1'"),
+    ("const", r"(?<=\+)\s*(?:\\text\s*\{\s*)?const(?:ant|\.)?\s*\}?$", " C"),
     ("\\frac", rf"\\frac\s*\{{\s*{_TEXT}([A-Za-z]+)\s*\}}\s*\}}\s*\{{\s*{_TEXT}([A-Za-z]+)\s*\}}\s*(\^\{{?\d\}}?)?\s*\}}",
      r"\\text{ \1/\2}\3"),
-    ("", r"(?<![A-Za-z\\'])(?![fgh])([a-z])(?:\s+|\s*\\text\s*\{\s*)(?:is\s+)?(odd|even)\b\s*\}?",
+    ("odd|even", r"(?<![A-Za-z\\'])(?![fgh])([a-z])(?:\s+|\s*\\text\s*\{\s*)(?:is\s+)?(odd|even)\b\s*\}?",
      lambda match: rf"{match[1]} \equiv {'1' if match[2] == 'odd' else '0'} \pmod{{2}}"),
     ("divisible", r"(?<![A-Za-z\\])([a-z])\s*(?:\\text\s*\{\s*)?is divisible by\s*\}?\s*(\d+)", r"\1 \\equiv 0 \\pmod{\2}"),
     ("\\mid", r"(?<![\w.|])(\d+)\s*\\mid\s*([a-z])(?![\w}])", r"\2 \\equiv 0 \\pmod{\1}"),
@@ -127,8 +131,8 @@ NOTATIONS = table(
     ("&", r"&\s*(?:\\text\s*\{\s*(?:if|for|when|where)\b,?\s*([^{}]*)\}|(?:if|for|when)\b)", lambda match: f"& {match[1] or ''} "),
     ("\\text", r"\\text\s*\{\s*(\d[\d.,]*)\s*([A-Za-z][^{}]*)\}", r"\1\\text{ \2}"),
     ("%", r"(?<![\w./])(\d+)/(\d+)\s*\\?%", r"\\frac{\1}{\2}\\%"),
-    ("", r"\b(?:USD|US\s*\\?\$|EUR|Rs\.?|INR)\s*(?=\d)", lambda match: _MONEY[match[0][0]]),
-    ("", rf"({_LARGER})\s*\}}?(?:\s*,|,?\s*(?:\\text\s*\{{\s*)?and\b\s*\}}?)(?=\s*\d+\s*(?:\\text\s*\{{)?\s*{_SMALLER})",
+    ("US|EUR|Rs|INR", r"\b(?:USD|US\s*\\?\$|EUR|Rs\.?|INR)\s*(?=\d)", lambda match: _MONEY[match[0][0]]),
+    (" ", rf"({_LARGER})\s*\}}?(?:\s*,|,?\s*(?:\\text\s*\{{\s*)?and\b\s*\}}?)(?=\s*\d+\s*(?:\\text\s*\{{)?\s*{_SMALLER})",
      lambda match: f"{match[1]}{'}' if '}' in match[0] else ''} "),
 )  # fmt: skip
 
@@ -149,15 +153,18 @@ def _grouped(match: Match) -> str:
     return match[1] + match[2].replace(mark, "") + (f".{decimals}" if decimals else "") if sure else match[0]
 
 
+_SUFFIXES = {"K": "thousand", "M": "million", "B": "billion"}
 GROUPS = table(
-    ("", r"(?<![\w.,'])([1-9]\d{0,2})(([.' _])\d{3}(?:\3\d{3})*)(?:,(\d+))?(?![\d,]|\3)", _grouped),
+    (".|'| |_", r"(?<![\w.,'])([1-9]\d{0,2})(([.' _])\d{3}(?:\3\d{3})*)(?:,(\d+))?(?![\d,]|\3)", _grouped),
     ("€", r"(?<![\w.,])(\d+),(\d{2})(?=\s*€)", r"\1.\2"),
+    ("$", r"^(\\?\$ ?\d[\d.,]*) ?([KkMB])$", lambda match: f"{match[1]} {_SUFFIXES[match[2].upper()]}"),
     ("{:}", r"(?<=\d)\{:\}(?=\d)", ":"),
     ("&", r"(?<=\d)\s*\\?&\s*(?=\d+$)", ", "),
     ("\\in", r"(?<=[\w})\]])\s*\(\s*([a-z]\s*\\in\s*\\mathbb\s*\{?[A-Z]\}?)\s*\)$", r", \1"),
     (" (", r"(?<=[\w})\]])\s+\(\s*([a-z]\s*(?:[<>]|\\[lg]e|\\ne)\s*[^()]+)\)$", r", \1"),
     ("\\forall", r"(?<=[\w})\]])[ ,]*\(?\s*\\forall\s*[a-z]\s*(?:\\in\s*\\mathbb\s*\{?[A-Z]\}?)?\s*\)?$", ""),
-    ("", r"^(\d{1,2}) ?([apAP])\.? ?[mM]\.?$", r"\1:00 \2m"),
+    ("m|M", r"^(\d{1,2}) ?([apAP])\.? ?[mM]\.?$", r"\1:00 \2m"),
+    ("m|M", r"^(\d{1,2})\.(\d{2}) ?([apAP])\.? ?[mM]\.?$", r"\1:\2 \3m"),
     ("min", r"^(\d+) ?h ?(\d+) ?min$", r"\1 hours \2 minutes"),
 )
 

@@ -47,20 +47,19 @@ _PHRASES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
         (rf"{_OF_ALL}(?:real numbers|reals)(?: [a-z])?(?: except(?: for)?| other than| excluding| but| not equal to)(?: [a-z] =)? (.+)",
          lambda match: rf"\mathbb{{R}} \setminus \{{{re.sub(' and | or ', ', ', match[1])}\}}"),
         (rf"(?:all )?(?:{_NUMBERS} )?(?:[a-z] )?(?:(?:such that|with|where|satisfying|for which) )?([a-z] ?{_RELATION}.+)", r"\1"),
-        (rf"(?:all )?integers ([k-n] ?{_RELATION}.+)", r"\1"),
         (rf"(?:(?:all )?{_NUMBERS}(?: [a-z])?|(?P<name>[a-z])(?: is)?) (?P<word>(?:greater|more|larger|less|smaller) than|at least|at most)"
          r" (?P<equal>or equal to )?(?P<value>\S+)", _compared),
         (r"(?:all )?(?:real numbers? )?(non-?negative|(?:positive|negative)(?= real)) (?:real numbers?|reals|numbers?)",
          lambda match: _SETS[match[1].casefold().replace("-", "")]),
         (rf"{_OF_ALL}(integers|rational numbers|real numbers|reals)|all (real) [a-z]|all real numbers [a-z]",
          lambda match: _SETS[(match[1] or "reals").casefold()]),
-        (r"at ([a-z] ?= ?.+)", r"\1"),
         (r"(\d+) (?:out of|in|over) (\d+)", r"\1/\2"),
         (r"(-?\d[\d.,/]*) ?[(\[] ?([a-z]+) ?[)\]]", lambda match: rf"{match[1]}\text{{ {match[2]}}}" if is_known(match[2]) else match[0]),
         (r"(?:(?:I|we) (?:choose|chose|pick|select) (?:option |choice )?)\(?([A-J])\)?"
          r"|\(?([A-J])\)? is (?:the )?(?:correct|right)(?: answer| option| choice| one)?", lambda match: match[1] or match[2]),
         (r"(?:from|between) (\S+) (?:to|and) (\S+?),? inclusive", r"[\1, \2]"),
-        (r"(?:at )?(?:the )?(?:points? |origin )?(\(.+\))", r"\1"),
+        (r"(?:at |in )?(?:the )?(?:origin |vertex |cent(?:er|re) |(?:(?:local|global|absolute|relative) )?(?:min|max)imum )?"
+         r"(?:points? )?(?:at )?(\(.+\))", r"\1"),
         (r"(?:the )?(?:ratio )?(\d+(?:\.\d+)?(?: to \d+(?:\.\d+)?)+)", lambda match: match[1].replace(" to ", ":")),
         (r"(\d+(?::\d+)+) ratio", r"\1"),
         (r"(?:min|max)(?:imum)?(?: value)? ?[:=] ?(\S+)", r"\1"),
@@ -102,7 +101,7 @@ def _spoken_number(text: str) -> str:
     words = words[signed.end() :] if signed else words
     if sign and re.fullmatch(r"[\d.,/]+", words):
         return sign + words
-    words = re.sub(r"^half (?=an? )", "a half ", re.sub(r"^half$", "one half", words))
+    words = re.sub(r"^half (?=(?:of )?(?:an?|the) )", "a half ", re.sub(r"^half$", "one half", words))
     if words.startswith("a half a dozen"):
         return sign + "6"
     if (part := _PART.fullmatch(words)) is not None:
@@ -110,7 +109,7 @@ def _spoken_number(text: str) -> str:
         top, full = (1 if name in ("a", "an") else _integer(name) for name in (part["top"], part["full"] or "zero"))
         if named in _PARTS and top and full is not None and (top > 1) is (part["part"] not in ("half", named, "fourth")):
             below = _PARTS.index(named) + 2
-            rest = re.sub("^ (?:of )?an? ", " ", part["rest"] or "")
+            rest = re.sub(f"^ (?:of )?(?:an? {'' if full else '|the [a-z]+$'})", " ", part["rest"] or "").rstrip()
             if not re.search(r"\b(?:of|and|or|times)\b", rest):
                 return f"{sign}{full * below + top}/{below}{rest}"
     words = re.sub(r"^a (?=hundred|thousand|million|dozen)", "one ", words)

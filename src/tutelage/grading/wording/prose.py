@@ -10,7 +10,7 @@ import re
 from itertools import dropwhile
 
 from tutelage.grading.wording.units import MULTIPLES, is_known, is_unit
-from tutelage.grading.wording.vocabulary import DOUBTS, changed, doubted, listed, words_of
+from tutelage.grading.wording.vocabulary import DOUBTS, changed, doubted, listed, number_of, words_of
 from tutelage.grading.wording.words import MATHEMATICAL, MONTH, WORD
 
 _COPULAS, _ANSWERS, _GLUE = listed("copulas"), listed("answers"), listed("answers") | listed("copulas") | listed("glue")
@@ -22,9 +22,12 @@ _LEADS_ON = _COPULAS | listed("between") | {""}
 _FORMULA = "#"
 """What stands for mathematics in a subject."""
 _SAYS_ALL = re.compile(
-    r"(?:is|are|was|works|only)\b|(?:[a-z]+ )?[a-z]{3,} (?:in (?:total|all)|altogether|to (?!the\b)[a-z]{3,} (?:them|it))\b"
+    r"(?:is|are|was|works|only)\b|an? (?:hour|day|week|month|year)$|[a-z]{3,} (?:are|were) (?:left|remaining)\b(?! (?:out|over|behind)\b)"
+    r"|(?:[a-z]+ )?[a-z]{3,} (?:in (?:total|all)|altogether|to (?!the\b)[a-z]{3,} (?:them|it))\b"
 )
 _MUST = frozenset({"must", "should", "has", "to"})
+_NEEDS = frozenset({"need", "needs", "needed"})
+_EXTREMES = frozenset({"maximum", "minimum", "max", "min", "mean", "median", "average"})
 _CALLED = frozenset({"is", "are", "was", "which", "as"})
 _RELATION = re.compile(r"[=<>]|\\[lg]e|\\in")
 _RECKONING = frozenset({"value", "if", "actually", "rounding"})
@@ -58,7 +61,21 @@ _AGAIN = re.compile(
 )
 _DECIMAL_AGAIN = re.compile(r"^(?P<first>.*[^\s(,*])\s+\((?P<second>-?\d*\.\d+|-?\d+(?:\.\d+)?\s*\\?%)\)$")
 _THAT_IS = re.compile(r"^(?P<first>[^,]*[^\s,]),?\s+(?:i\.\s?e\.,?|that is,?|or equivalently,?)\s+(?P<second>[^,]+)$")
+_WORDED = re.compile(
+    r"(?:(?P<words>[A-Za-z -]+?)\s+\((?P<digits>\d+)\)|\$?(?P<first>\d+)\$?\s+\((?P<behind>[a-z -]+)\))(?P<counted>(?: [a-z]+)*)"
+)
+"""eight (8) apples, 8 (eight) apples"""
+_REJECTED = re.compile(
+    r"(?P<value>.*[\d})])\s*\((?:[A-Za-z]\s*=\s*)?(?P<other>-?\d+(?:/\d+)?) (?:is )?(?:extraneous|rejected|invalid|discarded)\)"
+)
+"""5 (-1 is extraneous)"""
+_OF = re.compile(
+    r"(?:(?P<counted>[a-z]{3,}s) )?of (?!them\b|it\b|which\b)"
+    r"(?:(?!or\b|and\b|sum\b|difference\b|quotient\b|value\b)[a-z]+(?:[ .]+|$)){1,6}$"
+)
+"""60% of the students, 5 cups of flour"""
 _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|textnormal|mbox|hbox|emph)\s*\{([^{}$\\]*)\}")
+_QUAD = re.compile(r"\\q?quad(?![a-z])")
 _DISPLAY = re.compile(r"\\\[(.+?)\\\]|\$\$(.+?)\$\$", re.DOTALL)
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\\$])|\n+")
 _CONCLUDES = re.compile(r"(?:so|thus|hence|therefore|finally|in total|altogether|then)\b|.*\b(?:answer|total)\b", re.IGNORECASE)
@@ -89,7 +106,7 @@ def said(text: str) -> str:
         return text
     if text.rstrip().endswith("?") or not ("(" in text or WORD.search(text)):
         return text
-    text = re.sub(r"^Il y a\b", "There are", without_remark(text))
+    text = re.sub(r"^Il y a\b", "There are", without_remark(_QUAD.sub(" ", text)))
     if _NO_PROSE.search(text) or not any(len(word) > 3 or word in _SHORT for word in words_of(_COMMAND.sub(" ", text))):
         return text
     plain = _DISPLAY.sub(lambda shown: f"\n$ {(shown[1] or shown[2]).strip(' .,')} $\n", _TEXT.sub(r" \1 ", text)).replace("**", " ")
@@ -115,6 +132,12 @@ def without_remark(text: str) -> str:
     again = (_AGAIN.match(text) or _DECIMAL_AGAIN.match(text)) if text.endswith(")") else _THAT_IS.match(text)
     if again is not None and not re.search("[=<>]", again["first"] + again["second"]) and not words_of(again["second"]):
         return f"{again['first']} = {again['second']}"
+    if (worded := _WORDED.fullmatch(text.strip())) is not None:
+        digits, words = worded["digits"] or worded["first"], worded["words"] or worded["behind"]
+        if number_of(words.casefold()) == int(digits):
+            return digits + worded["counted"]
+    if (rejected := _REJECTED.fullmatch(text)) is not None and rejected["other"] not in re.findall(r"-?\d[\d./]*", rejected["value"]):
+        return rejected["value"]
     remark = _REMARK.search(text) if WORD.search(text) else None
     if remark is None or not re.search(r"[\d\w)}$]$", text[: remark.start()].rstrip(" \\")):
         return text
@@ -190,8 +213,13 @@ def _value(sentence: str, many: bool) -> str | None:
     copula = next((at for at, word in enumerate(lead) if at and word.strip(",") in _COPULAS), None)
     if copula is not None and _FORMULA not in lead and _GLUE.issuperset(words_of(" ".join(lead))):  # final answer: the answer is 5
         copula = max(at for at, word in enumerate(lead) if word.strip(",") in _COPULAS)
+    part = None if lead else _OF.match(behind)
+    if part is not None and (part["counted"] or re.search(r"%|/|\\frac", value)) and _harmless(words_of(behind)):
+        return f"{value} {part['counted'] or ''}".strip()
     if copula is None:
         spoken = " ".join(lead)
+        if not _NEEDS.isdisjoint(lead):
+            behind = re.sub("^more (?=to [a-z])", "", behind)
         leads = _is_lead(spoken) and (_GLUE.issuperset(words_of(spoken)) or not re.search("[<>]", value))
         leads = leads if lead else _SAYS_ALL.match(behind) is not None
         return _counted(value, behind) if leads and _FORMULA not in lead else None
@@ -241,12 +269,15 @@ def _is_lead(lead: str) -> bool:
     verb = next(verbs, None)
     if words and words[-1] in _FIGURES and (_GLUE | _QUANTITIES).issuperset(words[:-1]):
         return True
+    of_quantity = len(words) > 1 and words[-1] == "of" and words[-2] in _QUANTITIES - _EXTREMES  # has a radius of 5
+    if of_quantity and {"a", "an", "the", "at", "with"}.issuperset(words[:-2]):  # at a speed of 5
+        return True
     if _GLUE.issuperset(words):
         return verb is None or _ANSWERS.isdisjoint(words)
     if verb is None or verb > 4 or changed(words) or not _ANSWERS.isdisjoint(words):
         return False
     objects = [word for word in words[verb + 1 :] if word not in _GLUE | _VERBS | {"at"}]
-    return len(objects) < 2 and (words[-1] not in _LEAVES_OPEN or words[-2:] in _OF_ALL)  # it takes Carla 60 minutes
+    return len(objects) < 2 and (words[-1] not in _LEAVES_OPEN or of_quantity or words[-2:] in _OF_ALL)  # it takes Carla 60 minutes
 
 
 def _harmless(words: list[str]) -> bool:

@@ -14,6 +14,9 @@ _SHORT = replacements("units")
 _EASTERN = replacements("eastern units")
 _KNOWN = listed("more units") | _SHORT.keys() | set(_SHORT.values())
 _SPOILS = (CHANGES | DOUBTS | listed("no units")) - _KNOWN
+_SIGN = re.compile(r"\^\{?-?\d+\}?|[/.\-]|cdot")
+_NAME = re.compile(r"[^\W\d_]+(?:[.'’-][^\W\d_]+)*|[$€£¥¢₹]")
+_PARTS = re.compile(r"[^\W\d_]+|\^\{?-?\d+|[/$€£¥¢₹°]")
 _NO_UNITS = frozenset({"unit", "of", "the", "a", "an", "th", "st", "nd", "rd", "exactly", "and", "ratio"})
 """Words in a unit that say nothing of it."""
 
@@ -24,7 +27,7 @@ def is_unit(words: list[str], trusted: bool) -> bool:
     A unit that is known, or a plural noun, with nothing in it that changes the number ("5 more", "5 thirds", "5 out of 6"). In a
     reference (`trusted`) other nouns pass too.
     """
-    names = [word.lower().strip(".,") for word in words if not re.fullmatch(r"\^\{?-?\d+\}?|[/.\-]|cdot", word)]
+    names = [word.lower().strip(".,") for word in words if not _SIGN.fullmatch(word)]
     names = [part for name in names for part in re.split(r"[/\s]+", name) if part]
     if names[:1] in (["squared"], ["cubed"]) or any(map(_is_no_unit, names)):
         return False
@@ -35,7 +38,7 @@ def is_unit(words: list[str], trusted: bool) -> bool:
 
 def _is_no_unit(name: str) -> bool:
     """No name, a word that changes or doubts the number, or another number (fifths, dozens)."""
-    if re.fullmatch(r"[^\W\d_]+(?:[.'’-][^\W\d_]+)*|[$€£¥¢₹]", name) is None or name.endswith("ths"):
+    if _NAME.fullmatch(name) is None or name.endswith("ths"):
         return True
     return name in _SPOILS or name.rstrip("s") in MULTIPLES or number_of(name.removesuffix("s")) is not None
 
@@ -52,7 +55,7 @@ def unit_of(words: str) -> str:
         words = words.replace(eastern, f" {short} ")
     powers: Counter[str] = Counter()
     sign, power, last = 1, 1, ""
-    for written in re.findall(r"[^\W\d_]+|\^\{?-?\d+|[/$€£¥¢₹°]", words):
+    for written in _PARTS.findall(words):
         word = written if re.fullmatch("M[A-Za-z]V?", written) else written.lower()  # MW is not mW
         singular = word[:-1] if word.endswith("s") and len(word) > 2 and not word.endswith("ss") else word
         word = _SHORT.get(singular, _SHORT.get(word, singular))

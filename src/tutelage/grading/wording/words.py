@@ -25,7 +25,7 @@ def plain(text: str) -> str:
     """The text without the commands around words: \\text{Even} → Even."""
     if "\\" in text:
         text = _TEXT_COMMAND.sub(r"\1 ", text).replace("\\ ", " ")
-    return re.sub(r"\s+", " ", text).strip().strip(".").strip()
+    return re.sub(r"\s+", " ", text).replace(" & ", " and ").strip().strip(".").strip()
 
 
 def same_words(gold: str, answer: str) -> bool | None:
@@ -33,7 +33,7 @@ def same_words(gold: str, answer: str) -> bool | None:
     gold, answer = (_OF_FUNCTION.sub("", plain(side)) for side in (gold, answer))
     if gold == answer or ((based := _BASED.fullmatch(gold)) is not None and answer.upper() == based[1]):
         return True
-    if _tight(gold) == _tight(answer):
+    if _letters(gold) == _letters(answer) and _tight(gold) == _tight(answer):
         return True
     if not (_MAY_BE_WORDS.search(gold) or _MAY_BE_WORDS.search(answer)):
         return None
@@ -60,6 +60,7 @@ def same_words(gold: str, answer: str) -> bool | None:
 
 _WHEN = re.compile(r"^(?:it(?:'s| is| was) )?(?:(?:on|at) )?(?=\d|[A-Z])", re.IGNORECASE)
 _CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?\s*(?:([ap])\.?\s*m\.?)?", re.IGNORECASE)
+_NAMED_TIMES = {"noon": "12:00", "12 noon": "12:00", "midnight": "0:00"}
 _MONTHS = [
     "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november", "december"
 ]  # fmt: skip
@@ -79,7 +80,7 @@ _LINKS = listed("copulas") | {"the", "a", "an"}
 
 def _seconds(text: str) -> int | None:
     """The time of day, from midnight."""
-    clock = _CLOCK.fullmatch(text)
+    clock = _CLOCK.fullmatch(_NAMED_TIMES.get(text.casefold(), text))
     hours, minutes, seconds = (int(part or 0) for part in clock.groups()[:3]) if clock is not None else (99, 0, 0)
     if clock is None or hours > 24 or minutes > 59 or seconds > 59:
         return None
@@ -104,6 +105,10 @@ def _marked(text: str) -> set[str] | None:
         return None
     found = re.findall(r"[A-J]|\d+", text.replace("and", ""))
     return set(found) if len(set(found)) == len(found) else None
+
+
+def _letters(text: str) -> str:
+    return text.replace(" ", "").casefold()
 
 
 def _tight(text: str) -> str:
@@ -178,7 +183,11 @@ _SUBJECT = re.compile(
     r"|^(?:it|(?:the|this) (?:[a-z]+ )?(?:series|integral|sequence|limit|function)) (?=(?:con|di)verges\b|does not exist$)"
 )
 _OF_FUNCTION = re.compile(r"^[a-z]\([a-z]\) is (?=[a-z]{2})")
-_WINS = re.compile(r"(?<=[a-z]) (?:wins|won|is the winner)$")
+_WINS = re.compile(
+    r"(?<=[a-z]) (?:(?:wins|won)(?: the [a-z]+)?|is the winner"
+    r"|(?:is|was|has|had|got|ran|sold|ate|made|[a-z]{2,}(?:ed|s)) the (?:most|least|[a-z]{2,}est)"
+    r"(?: (?!but\b|except\b|and\b|or\b)[a-z]+){0,2})$"
+)
 _FILLERS = listed("fillers")
 _VERGES = re.compile(r"(?:(\w+ly) )?(con|di)verg(?:es|ent|ing)(?: (\w+ly))?")
 _ONLY_WORDS = re.compile(r"[^\W\d_]+(?:(?:['’-]|[ ,]+)[^\W\d_]+)*")
