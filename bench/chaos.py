@@ -307,7 +307,7 @@ def a_lab(arguments: argparse.Namespace) -> Iterator[Chaos]:
     with tempfile.TemporaryDirectory(prefix="tutelage-chaos-") as name:
         folder = Path(name)
         os.environ["TUTELAGE_CACHE"] = str(folder / "cache")
-        made = in_fork(lambda: tiny_job(folder, arguments.steps or 5 * arguments.kills + 40))
+        made = in_fork(lambda: tiny_job(folder, arguments.steps or 3 * arguments.kills + 30))
         assert made == 0, "the tiny model could not be made"
         disk = folder / "disk"
         has_disk = mount(disk, DISK_MEGABYTES)

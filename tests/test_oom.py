@@ -227,7 +227,7 @@ def test_a_host_without_memory_has_its_state_saved_with_no_thread_and_no_copy(ma
         calls.append(1)
         if len(calls) == 3:
             monkeypatch.setattr(threading.Thread, "start", lambda self: 1 / 0)
-            monkeypatch.setattr("torch.distributed.checkpoint.async_save", lambda *given, **more: 1 / 0)
+            monkeypatch.setattr("torch.distributed.checkpoint.FileSystemWriter.stage", lambda *given, **more: 1 / 0)
             raise MemoryError
         return accumulate_gradients(*arguments, **options)
 

@@ -115,11 +115,16 @@ class Watchdog:
             # time that this process itself slept through does not count
             waited = 0.0 if self._rounds != rounds else waited + self._pause
             rounds = self._rounds
-            # rank 1 speaks first, for the collectives of a rank fail as soon as another one has ended
-            if rounds >= 0 and waited > self.allowed + (0 if self.rank == 1 else 3 * self._pause):
+            if rounds >= 0 and waited > self.allowed:
                 if self.rank == 1:
                     self._complain(f"rank 0 (does not respond) hangs; rank 1 waits at {self.doing!r}")
+                else:
+                    self._let_speak()
                 os._exit(1)
+
+    def _let_speak(self) -> None:
+        """Wait until the rank that names who hangs has found it out too: its collectives fail as soon as this rank has ended."""
+        self._over.wait(5 * self._pause)
 
     @property
     def _pause(self) -> float:
@@ -150,7 +155,9 @@ class Watchdog:
         behind = [rank for rank in ranks if silent[rank]] or [rank for rank in ranks if signs[rank].points == least]
         if not any(silent) and seconds < PATIENCE_SECONDS and any(signs[rank].patient for rank in behind):
             return
-        if self.rank == min((rank for rank in ranks if rank not in behind), default=0):
+        if self.rank != min((rank for rank in ranks if rank not in behind), default=0):
+            self._let_speak()
+        else:
             if len(behind) == self.size:
                 who = f"no rank got any further: all are at {signs[0].doing!r}"
             else:
