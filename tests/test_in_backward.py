@@ -219,8 +219,9 @@ def test_batches_that_go_backward_together_have_the_gradient_of_one_after_anothe
     one = take(ours, 0)
     assert one.loss == pytest.approx(wanted.loss, rel=1e-6) and one.grad_norm == pytest.approx(wanted.grad_norm, rel=1e-4)
     assert found.keys() == gradients.keys()
+    close = 1e-2 if policy.precision == "bf16-mixed" else 1e-5  # a shared matrix: the sums of both layers are rounded to bfloat16 apart
     for name, gradient in gradients.items():
-        assert torch.allclose(found[name], gradient, rtol=1e-4, atol=1e-5 * float(gradient.norm())), name
+        assert float((found[name] - gradient).norm()) <= close * float(gradient.norm()), name
     if "shares" not in changes:
         assert all(len(layers) <= 1 for layers in alive)
     assert all(weight.grad is None for weight in policy.model.parameters())
@@ -257,10 +258,10 @@ def test_a_loss_of_a_later_batch_that_is_not_finite_changes_nothing(make_config,
 
 
 def test_a_model_that_is_no_chain_of_layers_is_refused_for_several_batches(make_config, tokenizer, tmp_path, monkeypatch):
-    from transformers.models.llama import modeling_llama
+    from tutelage.model import layered
 
-    plain = modeling_llama.LlamaDecoderLayer.forward
-    monkeypatch.setattr(modeling_llama.LlamaDecoderLayer, "forward", lambda *given, **more: (plain(*given, **more), None)[0:1])
+    plain = layered._compute
+    monkeypatch.setattr(layered, "_compute", lambda *given: (plain(*given), "what routes tokens"))
     with pytest.raises(InputError, match="several batches in a step: LlamaForCausalLM has layers that return more than hidden states"):
         started(make_config, tokenizer, tmp_path, **SEVERAL)
 
