@@ -287,12 +287,12 @@ def test_a_run_of_several_batches_a_step_goes_on_to_the_same_bits(make_config, t
 
 def test_a_step_of_several_batches_is_refused_where_layers_are_kept(make_config, tokenizer, tmp_path):
     kept = {"train__update": "in_backward", "model__activation_checkpointing": "none"}
-    with pytest.raises(InputError, match=r'write "full"; the 8 longest rows have \d.*--train.pack_tokens \d+') as refused:
+    with pytest.raises(InputError, match=r"the 8 longest rows have \d.*checkpointing full, or --train.pack_tokens \d+") as refused:
         started(make_config, tokenizer, tmp_path, **kept, train__pack_tokens=120)
     enough = int(str(refused.value).split("--train.pack_tokens ")[1].split(",")[0])
     roomy = started(make_config, tokenizer, tmp_path, **kept, train__pack_tokens=enough, train__batch_size=2, train__grad_accum=4)
     assert all(len(roomy.course.at(step)[1]) == 1 for step in range(3))
-    with pytest.raises(InputError, match="one batch of padded rows.*--train.batch_size 8 --train.grad_accum 1"):
+    with pytest.raises(InputError, match="2 batches of padded rows.*--train.batch_size 8 --train.grad_accum 1"):
         started(make_config, tokenizer, tmp_path, **kept, train__pack=False, train__batch_size=4, train__grad_accum=2)
     with pytest.raises(InputError, match="on_oom.*weights may have changed"):
         require(make_config(train__update="in_backward", train__on_oom="adapt"), ALONE, ())

@@ -43,8 +43,7 @@ class Load:
         tokens: of the largest batch, those that rows share counted once; targets: how many of them predict a response token.
         several: whether a step has several batches, so that gradients of the earlier ones are there beside the last one.
         freed: whether each gradient is freed as soon as it is complete (`train.update = "in_backward"`).
-        together: tokens of all batches of a step, where those go backward together, one layer after the other; 0: where a step has one
-            batch, or its batches follow each other.
+        together: tokens of all batches of a step that go backward together, so that inputs of layers are kept of all; 0: they do not.
         keys: that attention by paths gathers, as `Batch.keys`. None: not known; reckoned as twice the tokens, which is more than
             four solutions under a prompt of their length need.
     """
@@ -268,21 +267,15 @@ def activations_of(s: Shapes, load: Load, kind: Recomputation) -> float:
 
 
 def _together(s: Shapes, load: Load) -> float:
-    """`activations_of` batches that go backward together: of all of them, inputs of layers and what is between two layers are kept.
-
-    The largest of what is alive at four moments: those two of the last batch's head, in the backward pass of a layer, which has its
-    full gradient, and when the gradient of the embedding joins that of the batches before.
-    """
-    one = _of_layers(s, load, "full")
-    entering, between = float(load.tokens * s.width * s.hidden), float(load.together * s.width * s.hidden)
-    inputs = ON_THE_WAY * entering if s.offload else s.depth * between
+    """`activations_of` batches that go backward together, at the peak of the last head, of a layer with its gradient, of the embedding."""
+    one, between = _of_layers(s, load, "full"), float(load.together * s.width * s.hidden)
+    kept = between + (ON_THE_WAY * load.tokens * s.width * s.hidden if s.offload else s.depth * between)
     embedding = float(s.vocabulary * s.hidden * s.stored * s.learns_head)
     of_layer = s.trained_in_layers / s.depth + (2.0 * s.hidden * s.intermediate if s.mixed and s.trained_in_layers else 0.0)
-    ending = inputs + between + one.last_norm + embedding
+    cast = s.vocabulary * s.hidden * (6.0 if s.learns_head and s.stored == 2 else 0.0)
     return max(
-        ending + _head_bytes(s, load),
-        ending + s.vocabulary * s.hidden * (6.0 if s.learns_head and s.stored == 2 else 0.0),
-        inputs + between + one.again + one.flowing + of_layer + (embedding if s.tied else 0.0),
+        kept + one.last_norm + embedding + max(_head_bytes(s, load), cast),
+        kept + one.again + one.flowing + of_layer + (embedding if s.tied else 0.0),
         between + 2 * embedding,
     )
 

@@ -93,8 +93,8 @@ class NoMemory(Host):
 def traced_bytes(
     config: Config, load: Load, kind: Recomputation, shapes: Shapes | None = None, ranks: int = 1
 ) -> dict[str, float]:
-    """What `memory.training_bytes` reckons, traced: the forward and backward pass of two batches (of one, where a step has no more,
-    or of as many equal ones as go backward together) of the real code, by the operations of a CPU. Nothing is computed, and no weight is read.
+    """What `memory.training_bytes` reckons, traced: the forward and backward pass of two batches of the real code, by the operations of a
+    CPU; of one batch, where a step has no more; of as many equal ones as go backward together. Nothing is computed, and no weight is read.
 
     Attention's own working memory is not seen; moments are reckoned. Of several ranks, the first is traced with FSDP's own code:
     its parts, what is gathered, and the gradients that are exchanged after each batch. Nothing is sent.

@@ -50,22 +50,22 @@ def require_batches(course: Course) -> None:
         return
     if course.world.size == 1 and checkpointing in ("auto", "full"):
         return
-    why = (
-        "the gradients of several would have to be kept, because ranks exchange them batch by batch"
-        if course.world.size > 1
-        else f'for layers that are computed again, and model.activation_checkpointing is "{checkpointing}": write "full"'
-    )
-    rows = course.rows_per_step
-    if not course.policy.packs:
+    rows, ranks, accumulated = course.rows_per_step, course.world.size, train.grad_accum
+    if course.policy.packs:
+        needs = f"the {rows} longest rows have {course.most:,} tokens, and a pack {course.budget:,}"
+        enough = one_pack(course.prepared.lengths, rows, ranks, course.budget)
+        written = f"--train.pack_tokens {enough}, or a smaller train.batch_size × train.grad_accum"
+    else:
+        needs = f"train.grad_accum = {accumulated} makes {accumulated} batches of padded rows"
+        written = f"--train.batch_size {rows} --train.grad_accum 1, or fewer rows"
+    if ranks > 1:
         raise InputError(
-            f'train.update = "in_backward": a step is one batch of padded rows, and train.grad_accum = {train.grad_accum}: {why}; or write'
-            f" --train.batch_size {rows} --train.grad_accum 1, or fewer rows"
+            'train.update = "in_backward" with several ranks: a step is one batch of each rank, for the gradients of several would have'
+            f" to be kept; {needs}: write {written}"
         )
-    lengths, ranks = course.prepared.lengths, course.world.size
     raise InputError(
-        f'train.update = "in_backward": a step is one pack{" of each rank" if ranks > 1 else ""}: {why}; the {rows} longest rows have'
-        f" {course.most:,} tokens, and a pack {course.budget:,}: or write --train.pack_tokens {one_pack(lengths, rows, ranks, course.budget)},"
-        " or a smaller train.batch_size × train.grad_accum"
+        f'train.update = "in_backward" with several batches in a step: layers are computed again, and model.activation_checkpointing is'
+        f' "{checkpointing}"; {needs}: write --model.activation_checkpointing full, or {written}'
     )
 
 
