@@ -22,6 +22,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -39,7 +40,7 @@ from forked import Forked, import_all, in_fork
 from harness import commit, write
 
 KINDS = ("worker", "job", "starting", "saving", "disk", "hang", "term")
-WAIT_SECONDS = 240.0
+WAIT_SECONDS = 900.0
 """How long a start may take until its first step, and a disturbed job until its end."""
 TIMEOUT = 25
 """`parallel.timeout`: after so many seconds a hang is noticed."""
@@ -91,7 +92,7 @@ class Job:
 
         Args:
             ranks: its ranks before it was disturbed.
-            named: what its output must name.
+            named: a pattern of what its output must name.
         """
         problem = ""
         try:
@@ -110,7 +111,7 @@ class Job:
             problem = f"exit code {self.process.returncode}"
         if not problem and "Traceback" in printed:
             problem = "a traceback"
-        if not problem and named not in printed:
+        if not problem and not re.search(named, printed):
             problem = f"the cause ({named}) is not named"
         return f"{problem}: {printed[-1500:]}" if problem else ""
 
@@ -185,7 +186,7 @@ class Chaos:
             for rank in ranks:
                 with contextlib.suppress(ProcessLookupError):
                     resource.prlimit(rank, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
-        wrong = job.ended(ranks, (1,), "the disk is full" if self.has_disk else "")
+        wrong = job.ended(ranks, (1,), "disk is full|No space left|File too large")
         filler.unlink(missing_ok=True)
         return wrong
 
