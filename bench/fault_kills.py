@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import random
-import resource
 import shutil
 import signal
 import sys
@@ -14,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from disks import fill, limit, mount, unmount
 from fault_lab import Case, Done, Lab, judge
 
 EQUAL = "the same command goes on; weights, metrics, generations and ledger equal"
@@ -153,13 +152,13 @@ def full_disks(lab: Lab) -> Iterator[Case]:
     calm = lab.calm()
     for megabytes in (1, 2, 3, 4, 6):
         disk = lab.fresh(f"disk-{megabytes}")
-        if not _mount(disk, megabytes):
+        if not mount(disk, megabytes):
             break
         try:
             run, filler = disk / "run", disk / "filler"
             job = lab.start(*lab.train(run, "--run.keep_last=1"))
             if job.wait_for(lambda run=run: (run / "checkpoints" / "step-00000002").exists()):
-                _fill(filler)
+                fill(filler)
             done = job.wait()
             filler.unlink(missing_ok=True)
             problem = _went_on(lab, done, run) if done.code != 2 else judge(done, (2,), named="free")
@@ -167,15 +166,15 @@ def full_disks(lab: Lab) -> Iterator[Case]:
                 f"train on a disk of {megabytes} MB that fills after step 2", f"one message; with room again {EQUAL}", problem
             )
         finally:
-            _unmount(disk)
+            unmount(disk)
     for kilobytes in (16, 40, 80, 200):
         run = lab.fresh("limited")
-        done = lab.run(*lab.train(run), first=lambda most=kilobytes: _limit(most))
+        done = lab.run(*lab.train(run), first=lambda most=kilobytes: limit(most))
         yield Case(
             f"train with files of {kilobytes} KB at most", f"one message; without the limit {EQUAL}", _went_on(lab, done, run)
         )
     for name, words, out in (("filter", *_filter(lab, calm, "full")), ("report", *_report(lab, calm, "full"))):
-        done = lab.run(*words, first=lambda: _limit(2))
+        done = lab.run(*words, first=lambda: limit(2))
         problem = judge(done, (1, 2), named="written|large|space") or ("half a file" if out.exists() else "")
         yield Case(f"{name} with files of 2 KB at most", "one message, no file", problem)
 
@@ -185,32 +184,6 @@ def _went_on(lab: Lab, done: Done, run: Path) -> str:
     if (run / "result.json").exists():
         return judge(done, (0, 1), run=run, calm=lab.calm())
     return judge(done, (1, 2), named="disk|large|written|space|room") or lab.goes_on(run, "--run.keep_last=1")
-
-
-def _limit(kilobytes: int) -> None:
-    """Make each write fail that would make a file longer."""
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes * 1024, kilobytes * 1024))
-
-
-def _mount(folder: Path, megabytes: int) -> bool:
-    folder.mkdir()
-    return ctypes.CDLL(None, use_errno=True).mount(b"tmpfs", os.fsencode(folder), b"tmpfs", 0, f"size={megabytes}m".encode()) == 0
-
-
-def _unmount(folder: Path) -> None:
-    ctypes.CDLL(None).umount2(os.fsencode(folder), 2)  # detached, even if it is in use
-
-
-def _fill(path: Path) -> None:
-    """Take all room that a disk has."""
-    with path.open("wb", buffering=0) as file:
-        for size in (65536, 4096, 1):
-            try:
-                while file.write(bytes(size)):
-                    pass
-            except OSError:
-                continue
 
 
 def read_only(lab: Lab) -> Iterator[Case]:

@@ -8,17 +8,15 @@ import hashlib
 import json
 import os
 import re
-import runpy
 import shutil
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from chaos import digest
+from forked import import_all, live_as_a_process, tutelage
 
 PARTS = ("weights", "metrics", "generations", "ledger")
 """What of a run must not depend on what happened to it."""
@@ -118,25 +116,14 @@ class Lab:
             with contextlib.suppress(PermissionError):  # the child did it, and has gone on
                 os.setpgid(pid, pid)
             return Job(pid, log)
-        code: Any = 1
-        try:
+
+        def alone() -> None:
             os.setpgid(0, 0)
-            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-            os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT, 0o600), 1)
-            os.dup2(1, 2)
             os.chdir(folder or self.folder)
             signal.signal(signal.SIGINT, signal.default_int_handler)
             work()
-            code = 0
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else int(end.code is not None)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            with contextlib.suppress(OSError, ValueError):
-                sys.stdout.flush()
-                sys.stderr.flush()
-            os._exit(code)
+
+        live_as_a_process(alone, log)
 
     def start(self, *words: Any, first: Callable[[], Any] = lambda: None, env: dict[str, str] | None = None) -> Job:
         """Start ``tutelage WORDS``.
@@ -148,8 +135,7 @@ class Lab:
         def command() -> None:
             os.environ.update(env or {})
             first()
-            sys.argv = ["tutelage", *map(str, words)]
-            runpy.run_module("tutelage", run_name="__main__")
+            tutelage(words)
 
         return self.fork(command)
 
@@ -194,6 +180,18 @@ class Lab:
             job.send(signal.SIGKILL)
             job.wait()
         return run
+
+
+def digest(run: Path, what: str) -> str:
+    """A hash of what a run left, times of day, speeds and notes of checkpoints that could not be written apart."""
+    if what == "weights":
+        return hashlib.sha256((run / "model" / "model.safetensors").read_bytes()).hexdigest()
+    lines = [json.loads(line) for line in (run / f"{what}.jsonl").read_text().splitlines()]
+    lines = [line for line in lines if line.get("kind") != "save_failed"]
+    for line in lines:
+        for key in [key for key in line if key.endswith("seconds") or key in ("time", "tokens_per_second", "matrix_share", "memory_gb")]:
+            del line[key]
+    return hashlib.sha256(json.dumps(lines).encode()).hexdigest()
 
 
 def judge(
@@ -251,27 +249,6 @@ def unlike(run: Path, calm: Path) -> list[str]:
             return f"{type(error).__name__} of {directory.name}"
 
     return [name for name in PARTS if part(run, name) != part(calm, name)]
-
-
-def import_all() -> None:
-    """Import what any command imports, so that a forked process starts at once; no thread is started."""
-    import importlib
-    import pkgutil
-
-    import tutelage
-
-    for module in pkgutil.walk_packages(tutelage.__path__, "tutelage."):
-        if not module.name.endswith("__main__"):
-            with contextlib.suppress(ImportError):  # of a package that is not installed
-                importlib.import_module(module.name)
-    for name in (
-        "torch._dynamo",
-        "torch.distributed.checkpoint",
-        "torch.distributed.fsdp",
-        "transformers.models.llama.modeling_llama",
-        "datasets",
-    ):
-        importlib.import_module(name)
 
 
 def make_inputs(lab: Lab) -> None:

@@ -11,10 +11,8 @@ import contextlib
 import gc
 import importlib.metadata
 import json
-import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
 import traceback
@@ -258,7 +256,7 @@ def synchronize(on_card: bool) -> None:
 def make(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Save the model that all sides load; what it ran on."""
     from gpu_rows import save_model
-    from harness import machine
+    from harness import commit, machine
 
     weights = save_model(arguments.folder, arguments.toy)
     versions = {"python": platform.python_version()}
@@ -266,14 +264,6 @@ def make(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
     yield {"weights": weights, "machine": machine(), "versions": versions, "commit": commit()}
-
-
-def commit() -> str | None:
-    """The commit of the code, or what the variable COMMIT says of it; None where neither is there."""
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        command = ["git", "rev-parse", "--short", "HEAD"]
-        return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout.strip()
-    return os.environ.get("COMMIT")
 
 
 SIDES: dict[str, Any] = {

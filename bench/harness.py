@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -88,6 +89,14 @@ def machine() -> str:
     )
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else model
     return f"{device}, {os.cpu_count()} cores, {platform.platform()}, torch {torch.__version__}, transformers {transformers.__version__}"
+
+
+def commit() -> str | None:
+    """The commit of the code, or what the variable COMMIT says of it; None where neither is there."""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        command = ["git", "rev-parse", "--short", "HEAD"]
+        return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout.strip()
+    return os.environ.get("COMMIT")
 
 
 def peak_rss() -> float:

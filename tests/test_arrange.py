@@ -28,7 +28,7 @@ def arranged(tokenizer, tmp_path):
     def of(config, pack_tokens=128, run_tokens=1_000, held=0.0, policy=None):
         policy = policy or load_policy(config.model, tokenizer)
         rows = SimpleNamespace(tokens=run_tokens)
-        course = SimpleNamespace(policy=policy, config=config, world=ALONE, prepared=rows, largest=pack_tokens, total=1, epoch=1)
+        course = SimpleNamespace(policy=policy, config=config, world=ALONE, prepared=rows, largest=pack_tokens, total=1, epoch=1, together=0)
         rate = matrix_rate(policy.device, policy.compute_dtype)
         arrange(course, held, rate, tmp_path / "plan.json", writes=True)
         return policy, json.loads((tmp_path / "plan.json").read_text())
@@ -161,7 +161,7 @@ def decided_for(policy, config, free, tmp_path, monkeypatch, **known):
     if known:
         (tmp_path / "plan.json").write_text(json.dumps(known))
     rows = SimpleNamespace(tokens=1_000)
-    course = SimpleNamespace(policy=policy, config=config, world=ALONE, prepared=rows, largest=4096, total=1, epoch=1)
+    course = SimpleNamespace(policy=policy, config=config, world=ALONE, prepared=rows, largest=4096, total=1, epoch=1, together=0)
     monkeypatch.setattr(room, "free_memory", lambda device: (state_to_come(policy, config) + free) / room.HEADROOM + 1)
     return room._decide(course, 0.0, None, tmp_path / "plan.json")
 

@@ -127,7 +127,7 @@ def test_no_room_for_the_copy_is_told(tmp_path, model, optimizer, monkeypatch):
     def full(*_, **__):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr("torch.distributed.checkpoint.async_save", full)
+    monkeypatch.setattr("torch.distributed.checkpoint.FileSystemWriter.stage", full)
     assert "could not be copied" in checkpoint.Checkpoints(tmp_path, ALONE, keep=2).save(1, model, optimizer)[0]
 
 

@@ -181,13 +181,118 @@ def test_a_gradient_that_is_not_finite_ends_the_run_and_it_goes_on_from_its_chec
     assert_same_run(undisturbed, fine_tune(quick(make_config)).directory)
 
 
-def test_a_step_that_could_need_several_batches_is_refused_with_what_to_write(make_config, tokenizer, tmp_path):
-    with pytest.raises(InputError, match=r"a step is one pack.*the 8 longest rows have \d.*--train.pack_tokens \d+") as refused:
-        started(make_config, tokenizer, tmp_path, train__update="in_backward", train__pack_tokens=120)
+# ── several batches in a step ──
+
+SEVERAL = {"train__update": "in_backward", "train__pack_tokens": 200}
+OF_SEVERAL = {
+    "float32, tied": {},
+    "float32, untied, padded": {"model__id": "untied", "train__pack": False, "train__batch_size": 4, "train__grad_accum": 2},
+    "masters, a shared matrix, 8 bits": {"model__precision": "bf16-mixed", "shares": True, "train__optimizer": "adamw-8bit"},
+    "adapters": {"model__lora": "lora"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("way", OF_SEVERAL)
+def test_batches_that_go_backward_together_have_the_gradient_of_one_after_another(
+    make_config, tokenizer, tmp_path, untied_model, monkeypatch, way
+):
+    """Loss, norm and gradients to rounding; of the weights, each is updated once, and no gradient of another layer lives then."""
+    changes = {"train__clip_grad": 1e9, **OF_SEVERAL[way]}
+    if "model__lora" in changes:
+        pytest.importorskip("peft")
+    if "model__id" in changes:
+        changes["model__id"] = untied_model
+    ours = started(make_config, tokenizer, tmp_path, **{**SEVERAL, **changes})
+    policy, examples, batches = ours.course.policy, *ours.course.at(0)
+    assert len(batches) > 1
+    wanted = accumulate_gradients(policy, examples, batches, ours.course.config, 0)
+    gradients = {name: weight.grad.clone() for name, weight in policy.model.named_parameters() if weight.grad is not None}
+    names, update, found, alive = {weight: name for name, weight in policy.model.named_parameters()}, ours.optimizer.update, {}, []
+
+    def watched(weight):
+        assert names[weight] not in found
+        found[names[weight]] = weight.grad.clone()
+        alive.append({names[other].split("layers.")[-1][:1] for other in names if other.grad is not None and "layers." in names[other]})
+        update(weight)
+
+    ours.optimizer.update = watched
+    one = take(ours, 0)
+    assert one.loss == pytest.approx(wanted.loss, rel=1e-6) and one.grad_norm == pytest.approx(wanted.grad_norm, rel=1e-4)
+    assert found.keys() == gradients.keys()
+    close = 1e-2 if policy.precision == "bf16-mixed" else 1e-5  # a shared matrix: the sums of both layers are rounded to bfloat16 apart
+    for name, gradient in gradients.items():
+        assert float((found[name] - gradient).norm()) <= close * float(gradient.norm()), name
+    if "shares" not in changes:
+        assert all(len(layers) <= 1 for layers in alive)
+    assert all(weight.grad is None for weight in policy.model.parameters())
+
+
+def test_inputs_that_wait_in_the_hosts_memory_and_dropout_change_nothing(make_config, tokenizer, tmp_path, monkeypatch):
+    """Each layer is computed again with the random numbers of its forward pass."""
+    monkeypatch.setattr("tutelage.model.offload.SMALL", 0)
+    found = []
+    for offload in (False, True):
+        start = started(make_config, tokenizer, tmp_path, **SEVERAL)
+        for layer in layers_of(start.course.policy.model):
+            layer.self_attn.o_proj = torch.nn.Sequential(layer.self_attn.o_proj, torch.nn.Dropout(0.3))
+        start.course.policy.offload = offload
+        found.append((take(start, 0).grad_norm, take(start, 1).loss))
+    assert found[0] == found[1]
+    plain = accumulate_gradients(start.course.policy, *start.course.at(2), start.course.config, 2)
+    assert take(start, 2).grad_norm == pytest.approx(plain.grad_norm, rel=1e-5)
+
+
+def test_a_loss_of_a_later_batch_that_is_not_finite_changes_nothing(make_config, tokenizer, tmp_path, monkeypatch):
+    start = started(make_config, tokenizer, tmp_path, **SEVERAL)
+    take(start, 0)
+    before, plain, calls = copied(start), in_backward.loss_of_batch, []
+
+    def poisoned(*given):
+        calls.append(1)
+        return tuple(each * (math.nan if len(calls) == 2 else 1) for each in plain(*given))
+
+    monkeypatch.setattr(in_backward, "loss_of_batch", poisoned)
+    assert math.isnan(take(start, 1).loss)
+    assert_same(tensors(start), before)
+    assert all(weight.grad is None for weight in start.course.policy.model.parameters())
+
+
+def test_a_model_that_is_no_chain_of_layers_is_refused_for_several_batches(make_config, tokenizer, tmp_path, monkeypatch):
+    from tutelage.model import layered
+
+    plain = layered._compute
+    monkeypatch.setattr(layered, "_compute", lambda *given: (plain(*given), "what routes tokens"))
+    with pytest.raises(InputError, match="several batches in a step: LlamaForCausalLM has layers that return more than hidden states"):
+        started(make_config, tokenizer, tmp_path, **SEVERAL)
+
+
+@pytest.mark.slow
+def test_a_run_of_several_batches_a_step_goes_on_to_the_same_bits(make_config, tmp_path, monkeypatch):
+    several = {"train__pack_tokens": 200}
+    undisturbed = fine_tune(quick(make_config, run__dir=str(tmp_path / "undisturbed"), **several)).directory
+    plain = InBackward.step
+
+    def failing(self, examples, batches, step, may_stop=False):
+        if step == 3:
+            raise RunError("stopped")
+        assert len(batches) > 1
+        return plain(self, examples, batches, step, may_stop)
+
+    monkeypatch.setattr(InBackward, "step", failing)
+    with pytest.raises(RunError, match="stopped after step 3"):
+        fine_tune(quick(make_config, **several))
+    monkeypatch.undo()
+    assert_same_run(undisturbed, fine_tune(quick(make_config, **several)).directory)
+
+
+def test_a_step_of_several_batches_is_refused_where_layers_are_kept(make_config, tokenizer, tmp_path):
+    kept = {"train__update": "in_backward", "model__activation_checkpointing": "none"}
+    with pytest.raises(InputError, match=r"the 8 longest rows have \d.*checkpointing full, or --train.pack_tokens \d+") as refused:
+        started(make_config, tokenizer, tmp_path, **kept, train__pack_tokens=120)
     enough = int(str(refused.value).split("--train.pack_tokens ")[1].split(",")[0])
-    roomy = started(make_config, tokenizer, tmp_path, train__update="in_backward", train__pack_tokens=enough, train__batch_size=2, train__grad_accum=4)
+    roomy = started(make_config, tokenizer, tmp_path, **kept, train__pack_tokens=enough, train__batch_size=2, train__grad_accum=4)
     assert all(len(roomy.course.at(step)[1]) == 1 for step in range(3))
-    with pytest.raises(InputError, match="one batch of padded rows.*--train.batch_size 8 --train.grad_accum 1"):
-        started(make_config, tokenizer, tmp_path, train__update="in_backward", train__pack=False, train__batch_size=4, train__grad_accum=2)
-    with pytest.raises(InputError, match="on_oom.*a step is one batch there"):
+    with pytest.raises(InputError, match="2 batches of padded rows.*--train.batch_size 8 --train.grad_accum 1"):
+        started(make_config, tokenizer, tmp_path, **kept, train__pack=False, train__batch_size=4, train__grad_accum=2)
+    with pytest.raises(InputError, match="on_oom.*weights may have changed"):
         require(make_config(train__update="in_backward", train__on_oom="adapt"), ALONE, ())

@@ -143,6 +143,23 @@ def test_the_formula_is_as_close_to_a_trace_whose_gradients_are_freed(shapes, na
     check_against_traces(config, {kind: (replace(ONE, freed=True),)})
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "precision", "tile", "offload"),
+    [("qwen", "bf16-mixed", 0, False), ("llama", "fp32", 4096, False), ("deep", "bf16-sr", 0, True)],
+)
+def test_the_formula_is_as_close_to_a_trace_of_batches_that_go_backward_together(shapes, name, precision, tile, offload):
+    """The inputs of layers of all of them are kept, in the host's memory where they are offloaded."""
+    model = {"id": shapes[name], "precision": precision, "device": "cpu"}
+    config = parse_config({"model": model, "train": {"update": "in_backward", "optimizer_offload": True}})
+    policy = outline(config.model, None, CPU)
+    asked, state = replace(memory.Shapes.of(policy), tile=tile, offload=offload), memory.held_bytes(policy, config)
+    load = Load(4096, 3000, several=False, freed=True, together=3 * 4096)
+    reckoned = sum(state.values()) + memory.activations_of(asked, load, "full")
+    traced = sum(traced_bytes(config, load, "full", asked).values())
+    assert -0.05 <= reckoned / traced - 1 <= 0.10, (reckoned / 1e9, traced / 1e9)
+
+
 def test_moments_on_the_host_leave_a_card_their_pieces_and_no_gradient_is_held(shapes):
     """For a CPU, the host's memory is its own; ranks share moments, and each has pieces of its own."""
     away = {"train": {"update": "in_backward", "optimizer_offload": True}}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -227,7 +229,7 @@ def test_a_host_without_memory_has_its_state_saved_with_no_thread_and_no_copy(ma
         calls.append(1)
         if len(calls) == 3:
             monkeypatch.setattr(threading.Thread, "start", lambda self: 1 / 0)
-            monkeypatch.setattr("torch.distributed.checkpoint.async_save", lambda *given, **more: 1 / 0)
+            monkeypatch.setattr("torch.distributed.checkpoint.FileSystemWriter.stage", lambda *given, **more: 1 / 0)
             raise MemoryError
         return accumulate_gradients(*arguments, **options)
 
@@ -237,6 +239,51 @@ def test_a_host_without_memory_has_its_state_saved_with_no_thread_and_no_copy(ma
     monkeypatch.undo()
     assert "not from this step" not in str(stop.value)
     assert checkpoint.damage_of(tmp_path / "run" / "checkpoints" / "step-00000002") == ""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="a process knows its address space by /proc, on Linux")
+def test_a_process_without_memory_saves_and_goes_on(make_config, tmp_path, monkeypatch):
+    """This process gets no more address space in the middle of training, as by ``ulimit -v``: neither a thread nor a tensor."""
+    from test_train import assert_same_run
+
+    changes = {"eval__before": False, "eval__every": 0, "run__save_every": 0}
+    undisturbed = fine_tune(make_config(run__dir=str(tmp_path / "undisturbed"), **changes)).directory
+    before, calls = resource.getrlimit(resource.RLIMIT_AS), []
+
+    def grows(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 3:
+            size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (size, before[1]))
+            torch.ones(2**32)  # what a long row does
+        return accumulate_gradients(*arguments, **options)
+
+    monkeypatch.setattr(oom, "accumulate_gradients", grows)
+    try:
+        with pytest.raises(RunError, match="(?s)too small: .*allocate.*stopped after step 2 of 4") as stop:
+            fine_tune(make_config(**changes))
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    monkeypatch.undo()
+    assert "not from this step" not in str(stop.value)
+    assert checkpoint.damage_of(tmp_path / "run" / "checkpoints" / "step-00000002") == ""
+    assert_same_run(undisturbed, fine_tune(make_config(**changes)).directory)
+
+
+def test_a_save_beside_training_starts_no_thread(make_config, tmp_path, monkeypatch):
+    """Where a host has no memory for a thread, who starts one waits for it for ever."""
+    plain = checkpoint.Checkpoints.save
+
+    def save(self, *arguments, **options):
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", lambda thread: 1 / 0)
+            failures = plain(self, *arguments, **options)
+            self._writing.result()
+            return failures
+
+    monkeypatch.setattr(checkpoint.Checkpoints, "save", save)
+    fine_tune(make_config(eval__before=False, eval__every=0, run__save_every=2))
+    assert checkpoint.damage_of(tmp_path / "run" / "checkpoints" / "step-00000004") == ""
 
 
 @pytest.mark.parametrize("update", [1, 3])

@@ -199,7 +199,7 @@ def wait_for_new_checkpoint(run: Path, process: subprocess.Popen) -> None:
 def test_a_job_that_hung_and_was_stopped_ends_as_if_undisturbed(job, ranks, make_config, tmp_path):
     """A hung rank is named and killed, SIGTERM to the launcher asks all; the same command goes on, to the same bits.
 
-    bench/chaos.py does this with thirty random kills.
+    bench/chaos.py does this with four ranks and sixty random disturbances.
     """
     changes = {"train__num_steps": 60, "eval__every": 0, "eval__before": False, "run__save_every": 5}
     run, calm = Path(make_config().run.dir), tmp_path / "calm"

@@ -54,22 +54,31 @@ def beside(sign: list, alive: bool) -> Store:
     return store
 
 
+WATCHES: list[Watchdog] = []
+
+
 @pytest.fixture
 def ended(monkeypatch):
-    """Set when a watch ends its process."""
-    over = threading.Event()
+    """Set when a watch ends its process; its thread then stands still until the test is over, and all watches are closed."""
+    over, test_is_over = threading.Event(), threading.Event()
 
     def end(code: int) -> None:
         over.set()
-        raise RuntimeError("ended")  # of the thread
+        test_is_over.wait()
 
     monkeypatch.setattr(watching.os, "_exit", end)
-    return over
+    yield over
+    for watch in WATCHES:
+        watch._over.set()
+    test_is_over.set()
+    while WATCHES:
+        WATCHES.pop().close()
 
 
-def watched(store: Store, timeout: float = 0.4, armed: bool = True) -> Watchdog:
-    watch = Watchdog(store, 0, 2, timeout, StopRequest())
+def watched(store: Store, timeout: float = 0.4, armed: bool = True, rank: int = 0) -> Watchdog:
+    watch = Watchdog(store, rank, 2, timeout, StopRequest())
     watch.armed = armed
+    WATCHES.append(watch)
     return watch
 
 
@@ -96,13 +105,31 @@ def test_a_rank_that_may_take_long_stirs_or_starts_is_waited_for(ended):
         watch.close()
 
 
+def test_rank_0_that_hangs_with_the_store_it_keeps_is_named_by_rank_1(ended, capsys):
+    """A stopped process answers nothing, and a question to its store has no time-out; a store that is gone has other consequences."""
+    hung, gone, over = Store(), Store(), threading.Event()
+    hung.heard = lambda: over.wait(60) and None
+
+    def lost():
+        raise OSError("connection closed")
+
+    gone.heard = lost
+    watched(gone, 0.1, rank=1)
+    assert not ended.wait(0.4)
+    watch = watched(hung, 0.1, rank=1)
+    watch.passed("sums over the ranks")
+    assert ended.wait(60)
+    over.set()
+    told = capsys.readouterr().err
+    assert "rank 0 (does not respond) hangs; rank 1 waits at 'sums over the ranks'" in told and "parallel.timeout = 0.1 s" in told
+
+
 def test_a_rank_whose_launcher_is_gone_ends(ended, monkeypatch):
     monkeypatch.setenv("TUTELAGE_LAUNCHER", str(os.getppid()))
-    watch = watched(Store(), 0.1)
+    watched(Store(), 0.1)
     assert not ended.wait(0.05)
     monkeypatch.setattr(watching.os, "getppid", lambda: 1)
     assert ended.wait(60)
-    watch.close()
 
 
 def test_a_request_to_one_rank_reaches_the_others(ended):

@@ -125,8 +125,8 @@ class TrainConfig(Section):
     """adamw: fused, or with stochastic rounding for bf16-sr. adamw-8bit: moments in blocks of 8-bit numbers, a quarter of the state."""
     update: Literal["step", "in_backward"] = "step"
     """When weights change. step: all of them, after the backward passes of a step. in_backward: each as soon as its gradient is
-    complete, which is then freed, so that no full gradient is ever held. A step is then one batch, and its gradient is clipped by the
-    norm of the step before (docs/scaling.md)."""
+    complete, which is then freed, so that no full gradient is ever held. A gradient is clipped by the norm of the step before. Several
+    batches of a step go backward together, one layer after the other; with several ranks a step is one batch (docs/scaling.md)."""
     optimizer_offload: Annotated[bool, MAY_CHANGE] = False
     """Keep the optimizer's moments in the host's memory. Pieces of them visit the device while it computes."""
     pack: Annotated[bool, MAY_CHANGE] = True

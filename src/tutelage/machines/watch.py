@@ -45,6 +45,9 @@ class Watchdog:
     them pass; when nothing has moved for `timeout` seconds, the rank that is behind is named. The thread also passes on a
     request to stop.
 
+    Rank 0 keeps the store. When rank 0 hangs, the store does not answer, and the thread waits for it without a time-out. So a
+    second thread, which asks no other process for anything, ends the process when the first one stands still for so long.
+
     Args:
         store: of torch.distributed, or anything with its `set`, `get` and `check`.
     """
@@ -54,9 +57,18 @@ class Watchdog:
         # attributes of their own, for `stir` is called from other threads too
         self.points, self.stirs, self.doing, self.patient, self.armed = 0, 0, "starts", False, False
         self.launcher = int(os.environ.get("TUTELAGE_LAUNCHER", "0"))
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True, name="watch")
-        self._thread.start()
+        self._over, self._rounds = threading.Event(), 0  # rounds: how often the store has answered
+        self._threads = [
+            threading.Thread(target=each, daemon=True, name=name)
+            for each, name in ((self._run, "watch"), (self._stand_by, "store"))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def allowed(self) -> float:
+        """For how many seconds nothing may move."""
+        return self.timeout if self.armed else max(self.timeout, STARTING_SECONDS)
 
     def passed(self, doing: str, patient: bool = False) -> None:
         self.points, self.doing, self.patient = self.points + 1, doing, patient
@@ -69,16 +81,15 @@ class Watchdog:
 
     def close(self) -> None:
         self._over.set()
-        self._thread.join(5)
+        for thread in self._threads:
+            thread.join(5)
 
     def _run(self) -> None:
         ticks = 0
         moved = time.monotonic()
         signs, since = [Sign()] * self.size, [moved] * self.size  # what each rank said last, and since when
         with contextlib.suppress(RuntimeError, OSError):  # the store is gone: so is the job, as its collectives will tell
-            while not self._over.wait(min(1.0, self.timeout / 10)):
-                if self.launcher and os.getppid() != self.launcher:
-                    os._exit(1)  # the launcher is dead, and so is the job
+            while not self._over.wait(self._pause):
                 ticks += 1
                 sign = Sign(ticks, self.points, self.stirs, self.patient, self.doing)
                 self.store.set(f"watch/{self.rank}", json.dumps(sign))
@@ -90,8 +101,34 @@ class Watchdog:
                         moved = now
                     if sign != signs[rank]:
                         signs[rank], since[rank] = sign, now
-                if now - moved > (self.timeout if self.armed else max(self.timeout, STARTING_SECONDS)):
+                if now - moved > self.allowed:
                     self._judge(signs, [now - at > self.timeout / 2 for at in since], now - moved)
+                self._rounds += 1
+        self._rounds = -1
+
+    def _stand_by(self) -> None:
+        """End the process when its launcher is dead, or when the store has not answered for too long."""
+        rounds, waited = 0, 0.0
+        while not self._over.wait(self._pause):
+            if self.launcher and os.getppid() != self.launcher:
+                os._exit(1)  # so is the job
+            # time that this process itself slept through does not count
+            waited = 0.0 if self._rounds != rounds else waited + self._pause
+            rounds = self._rounds
+            if rounds >= 0 and waited > self.allowed:
+                if self.rank == 1:
+                    self._complain(f"rank 0 (does not respond) hangs; rank 1 waits at {self.doing!r}")
+                else:
+                    self._let_speak()
+                os._exit(1)
+
+    def _let_speak(self) -> None:
+        """Wait until the rank that names who hangs has found it out too: its collectives fail as soon as this rank has ended."""
+        self._over.wait(5 * self._pause)
+
+    @property
+    def _pause(self) -> float:
+        return min(1.0, self.timeout / 10)
 
     def _sign_of(self, rank: int) -> Sign:
         key = f"watch/{rank}"
@@ -118,7 +155,9 @@ class Watchdog:
         behind = [rank for rank in ranks if silent[rank]] or [rank for rank in ranks if signs[rank].points == least]
         if not any(silent) and seconds < PATIENCE_SECONDS and any(signs[rank].patient for rank in behind):
             return
-        if self.rank == min((rank for rank in ranks if rank not in behind), default=0):
+        if self.rank != min((rank for rank in ranks if rank not in behind), default=0):
+            self._let_speak()
+        else:
             if len(behind) == self.size:
                 who = f"no rank got any further: all are at {signs[0].doing!r}"
             else:
@@ -127,8 +166,11 @@ class Watchdog:
                     for rank in behind
                 )
                 who = f"{names} hangs; the others wait at {signs[self.rank].doing!r}"
-            console.complain(
-                f"tutelage: {who}. Nothing moved for parallel.timeout = {self.timeout:g} s, so the job ends;"
-                " the same command goes on from the last checkpoint"
-            )
+            self._complain(who)
         os._exit(1)
+
+    def _complain(self, who: str) -> None:
+        console.complain(
+            f"tutelage: {who}. Nothing moved for parallel.timeout = {self.timeout:g} s, so the job ends;"
+            " the same command goes on from the last checkpoint"
+        )

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tutelage.model.directory import require_undamaged, resolve
     from tutelage.model.exact import in_float32
     from tutelage.model.identity import identity_of
+    from tutelage.model.layered import Layered
     from tutelage.model.load import (
         check_positions,
         choose_device,

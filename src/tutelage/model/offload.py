@@ -112,6 +112,12 @@ class Offload:
             self.left[left.index], left.back, left.host = None, None, None
         return back
 
+    def reorder(self, lefts: list[Left]) -> None:
+        """These tensors, which are all that were left, will be fetched in the opposite of this order."""
+        self.left = list(lefts)
+        for index, left in enumerate(lefts):
+            left.index = index
+
     def _bring(self, left: Left) -> None:
         # the memory belongs to the stream that computes, which is done with what lay there before
         made = self.host.like(left.host, left.device)

@@ -140,6 +140,25 @@ class Course:
         rows = self.config.train.batch_size * self.prepared.max_length
         return max(self.budget, self.prepared.max_length) if self.policy.packs else rows
 
+    @property
+    def most(self) -> int:
+        """Tokens of the longest rows of a step, of all ranks; no step has more."""
+        return int(sum(heapq.nlargest(self.rows_per_step, self.prepared.lengths)))
+
+    @property
+    def has_several(self) -> bool:
+        """Whether a step could have several batches (of a rank)."""
+        if not self.policy.packs:
+            return self.config.train.grad_accum > 1
+        return one_pack(self.prepared.lengths, self.rows_per_step, self.world.size, self.budget) > self.budget
+
+    @property
+    def together(self) -> int:
+        """Tokens of the batches of a step, at most, where those go backward together; 0: where they do not."""
+        if self.config.train.update != "in_backward" or not self.has_several:
+            return 0
+        return self.most if self.policy.packs else self.rows_per_step * self.prepared.max_length
+
     def examples(self, step: int) -> list[TokenizedExample]:
         """The sequences of the rows of optimizer step `step` (from 0), those of all ranks."""
         return self.prepared.of_rows(step_rows(self.prepared.rows, self.rows_per_step, self.config.train.seed, step))
@@ -149,7 +168,7 @@ class Course:
         budget, rows = max(1, self.budget // parts), max(1, self.config.train.batch_size // parts)
         pad_id = None if self.policy.packs else self.policy.pad_token_id
         costs = self.costs
-        if self.config.train.update == "in_backward":  # a step is one batch
+        if self.config.train.update == "in_backward":  # a step is one batch, if it can be
             costs = replace(costs or Costs(), pack=AS_FEW)
         return step_batches(examples, budget, rows, pad_id, self.world.rank, self.world.size, costs)
 

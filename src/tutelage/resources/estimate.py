@@ -154,13 +154,15 @@ class Estimator:
         """
         way, ranks = self._way(config), self.ranks(config)
         work = self._work(config, prepared, way)
-        shapes = self._fitted(way, config, work.load, kind, ranks)
-        activations = {"activations": memory.activations_of(shapes, work.load, kind)}
+        load = work.load if ranks == 1 else replace(work.load, together=0)  # a step is one batch of each rank there
+        kind = "full" if load.together else kind  # each layer is computed again
+        shapes = self._fitted(way, config, load, kind, ranks)
+        activations = {"activations": memory.activations_of(shapes, load, kind)}
         training = way.held | activations
         if ranks > 1:
             training = memory.sharded_bytes(training, way.policy, ranks)
         if trace:
-            training = traced_bytes(config, work.load, kind, shapes, ranks)
+            training = traced_bytes(config, load, kind, shapes, ranks)
         seat, evaluation = self._seated(way.policy, config, prepared, training)
         shared = self._shared(way.policy, config, prepared, training)
         if seat is Seat.IN_TURNS:
@@ -172,9 +174,7 @@ class Estimator:
         takes = training_seconds(work, pace, held, self.device, way.policy.compute_dtype)
         together = config.eval.batch_size if seat is Seat.NATIVE else TOGETHER_IN_AN_ENGINE
         waiting = evaluation_seconds(way.policy, config.eval, prepared, work.steps, self.device, together)
-        found = Estimate(
-            kind, work.load, seat, training, evaluation, fits, sharings=shared, tile=shapes.tile, chunk=shapes.chunk
-        )
+        found = Estimate(kind, load, seat, training, evaluation, fits, sharings=shared, tile=shapes.tile, chunk=shapes.chunk)
         if takes is None or waiting is None:
             return found
         if seat is Seat.OWN_DEVICE and config.eval.mode != "sync":

@@ -42,7 +42,8 @@ class Load:
     Attributes:
         tokens: of the largest batch, those that rows share counted once; targets: how many of them predict a response token.
         several: whether a step has several batches, so that gradients of the earlier ones are there beside the last one.
-        freed: whether each gradient is freed as soon as it is complete (`train.update = "in_backward"`): a step has one batch then.
+        freed: whether each gradient is freed as soon as it is complete (`train.update = "in_backward"`).
+        together: tokens of all batches of a step that go backward together, so that inputs of layers are kept of all; 0: they do not.
         keys: that attention by paths gathers, as `Batch.keys`. None: not known; reckoned as twice the tokens, which is more than
             four solutions under a prompt of their length need.
     """
@@ -52,6 +53,7 @@ class Load:
     several: bool = True
     keys: int | None = None
     freed: bool = False
+    together: int = 0
 
     @property
     def gathered(self) -> int:
@@ -69,12 +71,14 @@ class Load:
         batches = [batch for step in steps for batch in step]
         largest = max(batches, key=lambda batch: batch.input_ids.numel())
         several, keys = any(len(step) > 1 for step in steps), max(batch.keys for batch in batches)
-        return Load(largest.input_ids.numel(), len(largest.sources), several, keys, config is not None and frees(config))
+        freed = config is not None and frees(config)
+        together = max(sum(batch.input_ids.numel() for batch in step) for step in steps) if freed and several else 0
+        return Load(largest.input_ids.numel(), len(largest.sources), several and not freed, keys, freed, together)
 
     @staticmethod
-    def at_most(tokens: int, config: Config) -> Load:
+    def at_most(tokens: int, config: Config, together: int = 0) -> Load:
         """A batch of so many tokens that all predict a response token, in a run of this configuration."""
-        return Load(tokens, tokens, several=not frees(config), freed=frees(config))
+        return Load(tokens, tokens, several=not frees(config), freed=frees(config), together=together)
 
 
 @dataclass(frozen=True)
@@ -231,6 +235,8 @@ def activations_of(s: Shapes, load: Load, kind: Recomputation) -> float:
     to the precision of the weight, in the backward pass of the last layer, in that of the first one, and when the gradient of the
     embedding joins that of the head.
     """
+    if load.together:
+        return _together(s, load)
     if s.shared:  # a rank's own gradients are parts, which do not come into being while activations go
         load = replace(load, several=True)
     kept, first, again, flowing, last_norm = _of_layers(s, load, kind)
@@ -258,6 +264,20 @@ def activations_of(s: Shapes, load: Load, kind: Recomputation) -> float:
         moments.append(ends * head * (s.stored + 4.0) - 2 * layer)
     # with a single batch gradients come into being while activations go
     return max(moments) if load.several else max(0.0, max(moments) - every_gradient)
+
+
+def _together(s: Shapes, load: Load) -> float:
+    """`activations_of` batches that go backward together, at the peak of the last head, of a layer with its gradient, of the embedding."""
+    one, between = _of_layers(s, load, "full"), float(load.together * s.width * s.hidden)
+    kept = between + (ON_THE_WAY * load.tokens * s.width * s.hidden if s.offload else s.depth * between)
+    embedding = float(s.vocabulary * s.hidden * s.stored * s.learns_head)
+    of_layer = s.trained_in_layers / s.depth + (2.0 * s.hidden * s.intermediate if s.mixed and s.trained_in_layers else 0.0)
+    cast = s.vocabulary * s.hidden * (6.0 if s.learns_head and s.stored == 2 else 0.0)
+    return max(
+        kept + one.last_norm + embedding + max(_head_bytes(s, load), cast),
+        kept + one.again + one.flowing + of_layer + (embedding if s.tied else 0.0),
+        between + 2 * embedding,
+    )
 
 
 class _Layers(NamedTuple):

@@ -16,7 +16,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from tutelage.config import Config
 from tutelage.errors import InputError, first_line
 from tutelage.machines import local_part, make_mesh
-from tutelage.model import Host, Policy, Recomputation, attention, outline, quantized, shard_policy
+from tutelage.model import Host, Layered, Policy, Recomputation, attention, outline, quantized, shard_policy
 from tutelage.resources import memory
 from tutelage.resources.memory import Load, Shapes
 
@@ -93,8 +93,8 @@ class NoMemory(Host):
 def traced_bytes(
     config: Config, load: Load, kind: Recomputation, shapes: Shapes | None = None, ranks: int = 1
 ) -> dict[str, float]:
-    """What `memory.training_bytes` reckons, traced: the forward and backward pass of two batches (of one, where a step has no more)
-    of the real code, by the operations of a CPU. Nothing is computed, and no weight is read.
+    """What `memory.training_bytes` reckons, traced: the forward and backward pass of two batches of the real code, by the operations of a
+    CPU; of one batch, where a step has no more; of as many equal ones as go backward together. Nothing is computed, and no weight is read.
 
     Attention's own working memory is not seen; moments are reckoned. Of several ranks, the first is traced with FSDP's own code:
     its parts, what is gathered, and the gradients that are exchanged after each batch. Nothing is sent.
@@ -154,14 +154,20 @@ def _traced(policy: Policy, load: Load, kind: Recomputation, shapes: Shapes, mes
         tracker = Tracker()
         for tensor in (*policy.model.parameters(), *quantized.beside(policy.model)):
             tracker.see(local_part(tensor))
-            if mesh is None and tensor.requires_grad and load.freed:
+            if mesh is None and tensor.requires_grad and load.freed and not load.together:
                 tensor.register_post_accumulate_grad_hook(_free)
+        layered = Layered(policy) if load.together else None
         with tracker, policy.computing():
-            for _ in range(1 + load.several):
-                with policy.offloading():
+            for _ in range(load.together // load.tokens or 1 + load.several):
+                with policy.offloading(), contextlib.nullcontext() if layered is None else layered.forward():
                     total, _, _ = policy.compute(*_inputs(load, load.gathered if shapes.gathered else 0), policy.manner)
-                (-total).backward()
+                    if layered is not None:
+                        (-total).backward()
+                if layered is None:
+                    (-total).backward()
                 del total
+            if layered is not None:
+                layered.backward(_free)
     return tracker.peak
 
 

@@ -62,7 +62,6 @@ class Checkpoints:
         Returns:
             What could not be written since it was asked last, in words.
         """
-        from torch.distributed.checkpoint import async_save
         from torch.distributed.checkpoint import save as write
 
         from tutelage.runs.summing import writer_to
@@ -77,19 +76,21 @@ class Checkpoints:
             return [*failures, failure]
         state = state_of(model, optimizer)
         size = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
-        how = {"storage_writer": writer_to(beside), "process_group": self.world.saving, "no_dist": self.world.size == 1}
+        writer = writer_to(beside)
+        how: Any = {"storage_writer": writer, "process_group": self.world.saving, "no_dist": self.world.size == 1}
         if at_once:
             self.last = {"step": step}
             self._finish(step, beside, lambda: write(state, **how), size, started)
             return [*failures, *self.wait()]
         try:
-            pending: Any = async_save(state, **how)
+            # torch's `async_save` starts a thread for each save: where the host has no memory for one, it waits for that thread for ever
+            copy = writer.stage(state)
         except (MemoryError, RuntimeError) as error:  # no room for the copy
             if self.world.size > 1:
                 raise
             return [*failures, f"{self.directory / _name(step)}: the checkpoint could not be copied: {_reason(error)}"]
         self.last = {"step": step, "call_seconds": round(time.monotonic() - started, 3)}
-        self._writing = self._writer.submit(self._finish, step, beside, pending.result, size, started)
+        self._writing = self._writer.submit(self._finish, step, beside, lambda: write(copy, **how), size, started)
         return failures
 
     def _finish(self, step: int, beside: Path, write: Callable[[], Any], size: int, started: float) -> None:
@@ -212,7 +213,9 @@ def damage_of(path: Path) -> str:
         FileSystemReader(path).read_metadata()
     except Exception as error:  # whatever a damaged pickle raises
         return f".metadata cannot be read: {_reason(error)}"
-    console.say(f"{path} is of an earlier version and has no checksums: the sizes of its files alone were compared", style="yellow")
+    console.say(
+        f"{path} is of an earlier version and has no checksums: the sizes of its files alone were compared", style="yellow"
+    )
     return ""
 
 

@@ -142,6 +142,9 @@ def _recomputation(
         return "none"
     if wanted != "auto":
         return wanted
+    if course.together:
+        console.say("activation checkpointing: full (a step's batches go backward together, one layer after the other)")
+        return "full"
     shapes = replace(shapes, tile=course.config.model.tile or 0)
     choices = [kind for kind in choices if not (shapes.tile and kind == "selective")]
     fitting = (kind for kind in choices if activations_of(shapes, _largest(course), kind) <= free)
@@ -152,7 +155,7 @@ def _recomputation(
 
 def _largest(course: Course) -> Load:
     """A batch as large as any of the run, of tokens that all predict a response token."""
-    return Load.at_most(course.largest, course.config)
+    return Load.at_most(course.largest, course.config, course.together)
 
 
 def _tile(course: Course, shapes: Shapes, free: float, recomputation: Recomputation, known: dict[str, Any]) -> int:

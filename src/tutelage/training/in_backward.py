@@ -1,9 +1,12 @@
-"""`train.update = "in_backward"`: each weight changes as soon as its gradient is complete, and the gradient is freed."""
+"""`train.update = "in_backward"`: each weight changes as soon as its gradient is complete, and the gradient is freed.
+
+A step of one batch has one backward pass, in which hooks of the weights are called. The batches of a larger step go backward together,
+one layer after the other (`model.Layered`).
+"""
 
 from __future__ import annotations
 
 import contextlib
-import heapq
 import math
 from collections.abc import Iterator, Sequence
 from typing import cast
@@ -15,7 +18,7 @@ from tutelage.config import Config
 from tutelage.data import TokenizedExample
 from tutelage.errors import InputError, first_line
 from tutelage.machines import StopWanted, is_sharded, local_part, reshard
-from tutelage.model import Batch, ByWeight, ChangeMeter, Course, is_out_of_memory, loss_named, one_pack, optim
+from tutelage.model import Batch, ByWeight, ChangeMeter, Course, Layered, is_out_of_memory, loss_named, one_pack, optim
 from tutelage.training.step import (
     Gradients,
     HalfUpdated,
@@ -32,32 +35,38 @@ def require(config: Config) -> None:
     train = config.train
     if train.update == "in_backward" and train.on_oom == "adapt":
         raise InputError(
-            'train.on_oom = "adapt" with train.update = "in_backward": a step is one batch there, which cannot be divided; use'
+            'train.on_oom = "adapt" with train.update = "in_backward": when memory runs out there, weights may have changed; use'
             ' train.update = "step", or train.on_oom = "stop"'
         )
 
 
-def require_one_batch(course: Course) -> None:
-    """Raises InputError where the rows of some step could need more than one batch: their gradients would have to be kept."""
-    train, ranks = course.config.train, course.world.size
-    if train.update != "in_backward":
+def require_batches(course: Course) -> None:
+    """Raises InputError where the rows of some step could need several batches, and their gradients would have to be kept.
+
+    They need not be in one process, where batches go backward together through one layer after the other, each computed again.
+    """
+    train, checkpointing = course.config.train, course.config.model.activation_checkpointing
+    if train.update != "in_backward" or not course.has_several:
         return
-    rows = course.rows_per_step
-    if not course.policy.packs:
-        if train.grad_accum > 1:
-            raise InputError(
-                f'train.update = "in_backward": a step is one batch of padded rows, and train.grad_accum = {train.grad_accum}; write'
-                f" --train.batch_size {rows} --train.grad_accum 1, or fewer rows"
-            )
+    if course.world.size == 1 and checkpointing in ("auto", "full"):
         return
-    needed = one_pack(course.prepared.lengths, rows, ranks, course.budget)
-    if needed > course.budget:
-        most = int(sum(heapq.nlargest(rows, course.prepared.lengths)))
+    rows, ranks, accumulated = course.rows_per_step, course.world.size, train.grad_accum
+    if course.policy.packs:
+        needs = f"the {rows} longest rows have {course.most:,} tokens, and a pack {course.budget:,}"
+        enough = one_pack(course.prepared.lengths, rows, ranks, course.budget)
+        written = f"--train.pack_tokens {enough}, or a smaller train.batch_size × train.grad_accum"
+    else:
+        needs = f"train.grad_accum = {accumulated} makes {accumulated} batches of padded rows"
+        written = f"--train.batch_size {rows} --train.grad_accum 1, or fewer rows"
+    if ranks > 1:
         raise InputError(
-            f'train.update = "in_backward": a step is one pack{" of each rank" if ranks > 1 else ""}, for the gradients of several would'
-            f" have to be kept; the {rows} longest rows have {most:,} tokens, and a pack {course.budget:,}: write --train.pack_tokens"
-            f" {needed}, or a smaller train.batch_size × train.grad_accum"
+            'train.update = "in_backward" with several ranks: a step is one batch of each rank, for the gradients of several would have'
+            f" to be kept; {needs}: write {written}"
         )
+    raise InputError(
+        f'train.update = "in_backward" with several batches in a step: layers are computed again, and model.activation_checkpointing is'
+        f' "{checkpointing}"; {needs}: write --model.activation_checkpointing full, or {written}'
+    )
 
 
 class InBackward:
@@ -81,8 +90,16 @@ class InBackward:
 
     @staticmethod
     def of(course: Course, optimizer: torch.optim.Optimizer) -> InBackward | None:
-        """None where weights change after the backward passes."""
-        return InBackward(course, optimizer) if course.config.train.update == "in_backward" else None
+        """None where weights change after the backward passes.
+
+        Raises:
+            InputError: a step could have several batches, and the model's layers cannot go backward one by one.
+        """
+        if course.config.train.update != "in_backward":
+            return None
+        if course.together:
+            Layered(course.policy).require_chain()
+        return InBackward(course, optimizer)
 
     def expect(self, lr: float, measures: bool) -> None:
         """What the next step is taken with: its learning rate, and whether the weights that it changes are counted."""
@@ -101,55 +118,71 @@ class InBackward:
         Raises:
             HalfUpdated: it failed when the first weights had changed.
         """
-        [batch], before = batches, self.optimizer.of_all["norm"]
+        before, config = self.optimizer.of_all["norm"], self.course.config
         if not math.isfinite(float(before)):
-            loss, nll, norm = self._computed(batch, examples, step, None, may_stop)
-            if not math.isfinite(norm):
-                return self._found(examples, batch, (loss, nll, norm))
-            before.fill_(norm)
+            found = self._computed(batches, examples, step, None, may_stop)
+            if not math.isfinite(found[2]):
+                return self._found(examples, batches, found)
+            before.fill_(found[2])
         # as torch.nn.utils.clip_grad_norm_ has it
-        scale = min(1.0, self.course.config.train.clip_grad / (float(before) + 1e-6))
-        loss, nll, norm = self._computed(batch, examples, step, scale, may_stop)
-        if math.isfinite(norm):
-            before.fill_(norm)
-        return self._found(examples, batch, (loss, nll, norm))
+        scale = min(1.0, config.train.clip_grad / (float(before) + 1e-6))
+        found = self._computed(batches, examples, step, scale, may_stop)
+        if math.isfinite(found[2]):
+            before.fill_(found[2])
+        return self._found(examples, batches, found)
 
-    def _found(self, examples: Sequence[TokenizedExample], batch: Batch, found: tuple[float, float, float]) -> Gradients:
+    def _found(
+        self, examples: Sequence[TokenizedExample], batches: Sequence[Batch], found: tuple[float, float, float]
+    ) -> Gradients:
         course = self.course
-        computed = course.world.sum(computed_of(course.policy, [batch]))
-        return gradients_of(examples, course.config, found, computed)
+        return gradients_of(examples, course.config, found, course.world.sum(computed_of(course.policy, batches)))
 
     def _computed(
-        self, batch: Batch, examples: Sequence[TokenizedExample], step: int, scale: float | None, may_stop: bool
+        self, batches: Sequence[Batch], examples: Sequence[TokenizedExample], step: int, scale: float | None, may_stop: bool
     ) -> tuple[float, float, float]:
         """(loss, likelihood, norm of the gradient) of a step. A loss that is not finite has no gradient, and its norm is not a number.
 
         Args:
             scale: what gradients are multiplied by before they change their weights; None: no weight changes.
         """
-        policy, config, world = self.course.policy, self.course.config, self.course.world
+        policy, world = self.course.policy, self.course.world
         policy.model.zero_grad(set_to_none=True)
         world.passed(f"step {step + 1}")
         if is_sharded(policy.model):
             policy.model.set_requires_gradient_sync(True)
+        layered = Layered(policy) if len(batches) > 1 else None
         with policy.computing():
-            seed_dropout(config, step, 0, world)
-            of_batch, of_nll = loss_of_batch(policy, batch, denominator_of(examples, config), loss_named(config.train.loss))
-            known = torch.stack([of_batch.detach().double(), of_nll.double()]).tolist()
-            loss, nll, stops = world.sum([*known, world.stop.wanted])
+            known = torch.zeros(2, dtype=torch.float64, device=policy.device)
+            for index, batch in enumerate(batches):
+                seed_dropout(self.course.config, step, index, world)
+                with contextlib.nullcontext() if layered is None else layered.forward():
+                    of_batch, of_nll = self._loss(batch, examples)
+                    if layered is not None:
+                        of_batch.backward()
+                known += torch.stack([of_batch.detach().double(), of_nll.double()])
+            loss, nll, stops = world.sum([*known.tolist(), world.stop.wanted])
             if may_stop and stops:
                 raise StopWanted
             if not math.isfinite(loss):
                 reshard(policy.model)
+                policy.model.zero_grad(set_to_none=True)
                 return loss, nll, math.nan
-            with self._updating(scale):
-                of_batch.backward()
+            with self._updating(scale, by_hooks=layered is None):
+                if layered is None:
+                    of_batch.backward()
+                else:
+                    layered.backward(self._complete)
         return loss, nll, self._norm()
 
+    def _loss(self, batch: Batch, examples: Sequence[TokenizedExample]) -> tuple[torch.Tensor, torch.Tensor]:
+        config = self.course.config
+        return loss_of_batch(self.course.policy, batch, denominator_of(examples, config), loss_named(config.train.loss))
+
     @contextlib.contextmanager
-    def _updating(self, scale: float | None) -> Iterator[None]:
+    def _updating(self, scale: float | None, by_hooks: bool) -> Iterator[None]:
         self._norms, self._scale, self._began = {}, scale, False
-        hooks = [weight.register_post_accumulate_grad_hook(self._complete) for weight in self._trained]
+        hooked = self._trained if by_hooks else []
+        hooks = [weight.register_post_accumulate_grad_hook(self._complete) for weight in hooked]
         try:
             yield
             self.optimizer.settle()
@@ -163,7 +196,7 @@ class InBackward:
                 hook.remove()
 
     def _complete(self, weight: torch.Tensor) -> None:
-        """Called when the gradient of a weight is complete, for all places that use the weight."""
+        """Called when the gradient of a weight is complete, for all places that use the weight and all batches."""
         assert weight.grad is not None
         gradient = local_part(weight.grad)
         self._norms[weight] = torch.linalg.vector_norm(gradient, dtype=torch.float32)

@@ -187,12 +187,12 @@ def set_up(
 
     Raises:
         MemoryRanOut: there is no memory for the optimizer's state; nothing was trained.
-        InputError: weights change in the backward pass, and a step could have several batches.
+        InputError: weights change in the backward pass, and a step could have several batches, which cannot go backward together.
     """
     policy.packs = policy.packs and config.train.pack
     optimizer = optim.make_optimizer(policy.model, config)
     course = Course(prepared, config, policy, world.first(lambda: costs_of(policy)), world)
-    world.first(lambda: in_backward.require_one_batch(course))
+    world.first(lambda: in_backward.require_batches(course))
     rate = _describe_device(policy, log)
     if trains:
         _fill_state(optimizer, course, log)
