@@ -118,9 +118,9 @@ def test_the_data_has_a_short_name(train, said):
 
 def test_a_page_is_titled_by_what_is_known(run):
     rewrite(run, "metrics.jsonl", without_evaluation(0))
-    assert facts.facts.of_run(Reading(run), None)["title"] == "SmolLM2-135M-Instruct on rows.jsonl: 37.5 % → 50.0 %"
+    assert facts.of_run(Reading(run), None)["title"] == "SmolLM2-135M-Instruct on rows.jsonl: 37.5 % → 50.0 %"
     rewrite(run, "metrics.jsonl", lambda line: None if line["kind"] == "eval" else line)
-    assert facts.facts.of_run(Reading(run), None)["title"] == "SmolLM2-135M-Instruct on rows.jsonl"
+    assert facts.of_run(Reading(run), None)["title"] == "SmolLM2-135M-Instruct on rows.jsonl"
 
 
 def test_loss_and_nll_are_drawn_once_where_they_are_the_same(run):
