@@ -160,7 +160,7 @@ def usage(lab: Lab) -> Iterator[Case]:
         ("plan", lab.config, "--gpus", "-1"),
         ("plan", lab.config, "--length", "-5"),
         ("check", missing),
-        ("init", "--model", lab.model, "--train", rows, "--dir", "x", "--out", lab.config),
+        ("init", "--model", missing, "--train", rows, "--dir", "x", "--out", lab.fresh("of-init")),
         ("completion", "tcsh"),
     ]
     for words in wrong:
