@@ -9,7 +9,7 @@ from tutelage.grading.comparing import families, relations  # noqa: F401 (its ru
 from tutelage.grading.comparing.applied import resolved
 from tutelage.grading.comparing.canonical import expand, shape, simplify
 from tutelage.grading.comparing.expressions import equal_expressions, is_scalar
-from tutelage.grading.comparing.named import neutral
+from tutelage.grading.comparing.named import assignment, neutral
 from tutelage.grading.comparing.rules import only_element, ordered, rule, same
 from tutelage.grading.reading.tree import ZERO, Kind, Node, difference, plain_text, product, symbols_of, tuple_of
 from tutelage.grading.wording.units import unit_of
@@ -27,11 +27,20 @@ def equal(gold: Node, answer: Node) -> bool:
     gold, answer = (expand(simplify(node)) for node in resolved(gold, answer))
     spend(gold.contents[3] + answer.contents[3])  # a product of many matrices may be huge when it is written out
     both_builders = gold.kind is answer.kind is Kind.BUILDER
+    if not both_builders:
+        gold, answer = _as_conditions(gold), _as_conditions(answer)
     gold, answer = (neutral(node, both_builders) for node in (gold, answer))
     gold, answer = _as_mixed(gold, answer), _as_mixed(answer, gold)
     if same(only_element(gold, answer), only_element(answer, gold)):
         return True
     return any(same(*reading) for reading in families.readings(gold, answer))
+
+
+def _as_conditions(node: Node) -> Node:
+    """{x | x = kπ, k ∈ ℤ} as x = kπ, k ∈ ℤ."""
+    element, *conditions = node.args if node.kind is Kind.BUILDER else (node,)
+    solved = any((pair := assignment(part)) is not None and element.is_symbol(pair[0]) for part in conditions)
+    return Node(Kind.LIST, tuple(conditions)) if solved else node
 
 
 def _as_mixed(node: Node, other: Node) -> Node:

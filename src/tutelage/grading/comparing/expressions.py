@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 
@@ -20,7 +19,7 @@ from tutelage.grading.calculating.numbers import (
     nearly,
 )
 from tutelage.grading.calculating.values import evaluate
-from tutelage.grading.calculating.work import TooLarge
+from tutelage.grading.calculating.work import TooLarge, spend
 from tutelage.grading.reading.tree import Kind, Node, holds, negated, nodes_of, number, product, symbol, symbols_of
 
 INTEGER_LETTERS = "ijklmnpqrNMK"
@@ -100,10 +99,14 @@ def points(names: frozenset[str], count: int, integers: bool = False, seed: obje
 
 
 def _values(a: Node, b: Node, at: Iterable[dict[str, Fraction]], log_base: int | None = None) -> Iterator[tuple[Value, Value]]:
-    """The values of two expressions at the points where both have one."""
+    """The values of two expressions at the points where both have one, and no number with more digits than are computed."""
     for point in at:
-        with contextlib.suppress(Undefined):
+        try:
             yield evaluate(a, point, log_base=log_base), evaluate(b, point, log_base=log_base)
+        except Undefined:
+            continue
+        except TooLarge:
+            spend(0)  # raises where the work is spent
 
 
 def _same_function(a: Node, b: Node, log_base: int | None) -> bool:

@@ -124,9 +124,10 @@ def _renamed_constants(gold: Node, answer: Node) -> Iterator[tuple[Node, Node]]:
     """x² + C and x² + c; C_1e^x + C_2e^{-x} and Ae^x + Be^{-x}."""
     names = [symbols_of(node) for node in (gold, answer)]
     constants = [sorted(name for name in side if _CONSTANT.match(name)) for side in names]
-    if not any(name[0] == "C" for name in constants[0] + constants[1]) or len(constants[0]) != len(constants[1]) or len(constants[0]) > 3:
+    known = any(name[0] == "C" or name.startswith("c_") for name in constants[0] + constants[1])
+    if not known or len(constants[0]) != len(constants[1]) or len(constants[0]) > 3:
         return
-    rest = [names[index] - set(constants[index]) for index in (0, 1)]
+    rest = [names[index] - {*constants[index], *(assignment(side) or ("",))[:1]} for index, side in enumerate((gold, answer))]
     if rest[0] != rest[1] or not rest[0] or not rest[0] <= _VARIABLES or (len(rest[0]) > 1 and constants[0] == constants[1]):
         return
     for order in permutations(constants[1]):

@@ -12,11 +12,15 @@ VARIABLES = frozenset("xyztsurnmkθ") | {"theta"}
 """Letters that a function is usually taken of; f(a) and P(A) name one value."""
 
 
+_SEGMENT = re.compile("^bar (?=[A-Z]{2}$)")
+"""AB with a bar is the segment AB, and in "AB = 5" its length."""
+
+
 def name_of(node: Node) -> str | None:
     """x, f(x), AB, |AB|, \\angle ABC, V_1 : V_2, (x, y), sin A: what only says which quantity is meant; None for anything else."""
     match node.kind:
         case Kind.SYMBOL:
-            return None if node.value in CONSTANTS and node.value != "e" else str(node.value)
+            return None if node.value in CONSTANTS and node.value != "e" else _SEGMENT.sub("", node.value)
         case Kind.APPLY:  # f(x) by its head alone, f(2) and f(x + 1) with what they are taken of
             of_variable = len(node.args) == 2 and node.args[1].is_symbol(*VARIABLES)
             return f"{node.args[0].value}()" if of_variable else f"{node.args[0].value}({node.args[1:]!r})"
@@ -39,7 +43,7 @@ def _joined(kind: str, names: list[str]) -> str | None:
         case Kind.MULTIPLY:
             full = "".join(names)
             letters = re.sub(r"angle|triangle|bar |vec |[\d_{}']", "", full)
-            return full if letters.isupper() or not letters else None
+            return full if letters.isupper() or not letters or full.startswith("nabla") else None
         case Kind.DIVIDE if not all(any(map(str.isupper, name)) for name in names):
             return None
         case Kind.SEQUENCE:

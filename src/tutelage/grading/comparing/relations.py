@@ -31,7 +31,8 @@ def _equal_collections(gold: Node, answer: Node) -> bool:
     if max(len(gold.args), len(answer.args)) > MAX_ELEMENTS:
         return False
     if is_condition(gold) or is_condition(answer):
-        if gold.value == answer.value and unordered(elements_of(gold), elements_of(answer)):
+        joined = "or" not in (gold.value, answer.value) and len(symbols_of(gold)) > 1
+        if (joined or gold.value == answer.value) and unordered(elements_of(gold), elements_of(answer)):
             return True
         return _equal_regions(gold, answer)
     if (by_name := _equal_by_name(gold, answer)) is not None:

@@ -6,8 +6,9 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 
+from tutelage.grading.reading.atoms import FUNCTION_LETTERS
 from tutelage.grading.reading.commands import FACTORS, Commands
-from tutelage.grading.reading.tree import Kind, Node, Unreadable, call, negated, number, plain_text, product, symbol, symbols_of
+from tutelage.grading.reading.tree import SIDES, Kind, Node, Unreadable, call, negated, number, plain_text, product, symbol, symbols_of
 from tutelage.grading.wording.units import MULTIPLES, is_unit
 
 _SIGN_WORDS = {
@@ -98,7 +99,7 @@ class Terms(Commands):
             elif self.starts_factor():
                 numeric = last.kind is Kind.FACTORIAL or (last.kind is Kind.POWER and last.args[0].kind is Kind.NUMBER)
                 numeric = numeric or (last.kind is Kind.CALL and last.value == "binom")
-                if self.is_number() and not numeric and last.kind is not Kind.APPLY and not (last.is_symbol() and self.follows("^")):
+                if self.is_number() and not numeric and last.kind is not Kind.APPLY and (last.kind is Kind.NUMBER or not self.follows("^")):
                     raise Unreadable("a number stands behind another factor without a sign")
                 last = self.factor()
                 node = product(_ungrouped(node), last)
@@ -139,6 +140,9 @@ class Terms(Commands):
 
     def factor(self) -> Node:
         node = self.postfix(self.atom())
+        if self.sees("^") and self.ahead().text in ("+", "-") and self.ahead(2).text == "}":  # x \\to 0^+
+            self.take()
+            return call(SIDES[self.take().text], node)
         if self.takes("^"):
             exponent = self.exponent()
             if node.is_symbol() and self.takes("_"):
@@ -151,6 +155,8 @@ class Terms(Commands):
             return self.signed(self.exponent)
         if self.sees("{"):
             return self.argument()
+        if self.next.kind == "symbol" and self.follows("(") and self.next.text not in FUNCTION_LETTERS:  # e^x(x - 1)
+            return symbol(self.take().text)
         if self.is_number() and self.follows("_"):  # x^2_1 is x_1^2
             return number(self.take().value)
         node = self.postfix(self.atom())

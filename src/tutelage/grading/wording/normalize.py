@@ -164,7 +164,8 @@ def _boxed_list(text: str) -> str | None:
     """What stands in the boxes of a text, equal boxes once, if no figures stand outside of them."""
     found = boxes(text)
     outside = "".join(text[end:start] for (_, end, _), (start, _, _) in pairwise([(0, 0, ""), *found, (len(text), 0, "")]))
-    listed = found and not re.search(r"\d", outside) and stands_alone(text)
+    worked = len(found) == 1 and re.search(r"[^<>!]=\s*$", text[: found[0][0]])  # f(1) + f(2) = \\boxed{3}
+    listed = found and (worked or not re.search(r"\d", outside)) and stands_alone(text)
     return ", ".join(dict.fromkeys(content for _, _, content in found)) if listed else None
 
 

@@ -120,6 +120,11 @@ NOTATIONS = table(
     ("per", r"\bper\s+cent\b", "percent"),
     ("{d", r"\\frac\s*\{\s*d\s*([a-z])\s*\}\s*\{\s*d\s*[a-z]\s*\}", r"\1'"),
     ("/d", r"(?<![A-Za-z\\])d([a-z])/d[a-z](?![A-Za-z])", r"\1'"),
+    ("directed|acting", r",? (?:directed|acting)(?= (?:to|toward|along|up|down)[a-z]* )", ""),
+    ("{", r"^\{\s*([a-z]\s*(?:\||\\mid|:).*)\}$", r"\\{\1\\}"),
+    ("\\in", r"(\\in)\s*(?:\\(?:mathbf|mathrm|bf)\s*\{\s*([ZNRQ])\s*\}|(?:\\mathbf|\\bf)?\s*([ZNRQ])(?![\w^_'(]))",
+     lambda match: rf"{match[1]} \mathbb{{{match[2] or match[3]}}}"),
+    ("P", r"(?<![A-Za-z\\])P\s*\(([^()|]*)(?:\||\\mid(?![a-z]))([^()|]*)\)", r"P_{|}(\1, \2)"),
     ("const", r"(?<=\+)\s*(?:\\text\s*\{\s*)?const(?:ant|\.)?\s*\}?$", " C"),
     ("\\frac", rf"\\frac\s*\{{\s*{_TEXT}([A-Za-z]+)\s*\}}\s*\}}\s*\{{\s*{_TEXT}([A-Za-z]+)\s*\}}\s*(\^\{{?\d\}}?)?\s*\}}",
      r"\\text{ \1/\2}\3"),
@@ -174,12 +179,12 @@ def groups(text: str) -> str:
     return rewritten(text, GROUPS)
 
 
-_LABEL = re.compile(r"(?:^|(?<=[\s,;.]))\s*(?:\\text\s*\{\s*)?\(([a-h1-9])\)\s*\}?\s*(?=[^\s,;.(])")
+_LABEL = re.compile(r"(?:^|(?<=[\s,;.]))\s*(?:\\text\s*\{\s*)?\(?([a-h1-9])\)\s*\}?\s*(?=[^\s,;.(])")
 
 
 def parts(text: str) -> str:
     """(a) 5, (b) 6 → (5, 6): what stands behind labels has their order."""
-    labels = list(_LABEL.finditer(text)) if text.lstrip().startswith(("(a)", "(1)", "\\text")) else []
+    labels = list(_LABEL.finditer(text)) if text.lstrip().startswith(("(a)", "a)", "(1)", "1)", "\\text")) else []
     names = "".join(label[1] for label in labels)
     if len(names) < 2 or labels[0].start() or not ("abcdefgh".startswith(names) or "123456789".startswith(names)):
         return text
@@ -187,4 +192,5 @@ def parts(text: str) -> str:
     values = [text[label.end() : end].strip(" ,;.") for label, end in zip(labels, ends, strict=True)]
     if not all(values) or any("," in value or ";" in value for value in values):
         return text
-    return ", ".join(values) if all("=" in value for value in values) else f"({', '.join(values)})"
+    named = len({value.partition("=")[0] for value in values if "=" in value}) == len(values)
+    return ", ".join(values) if named else f"({', '.join(values)})"

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 
 from tutelage.grading.taking.format import TEXT_COMMANDS
-from tutelage.grading.wording.units import is_known
+from tutelage.grading.wording.units import is_unit
 from tutelage.grading.wording.vocabulary import number_of
 from tutelage.grading.wording.words import WORD
 
@@ -22,14 +22,22 @@ _SETS = {
 }  # fmt: skip
 _NUMBERS = r"(?:real\s+numbers?|reals?|numbers?|values)"
 _OF_ALL = r"(?:the )?(?:set of )?(?:all )?(?:the )?"
+_CONSTANTS = r"(?:[a-z](?:_\d|_\{\d\})?(?: ?, and | and | ?, | |$)){1,4}"
 _RELATION = r"(?:[<>]|\\[lg]e |\\ne )"
 
 
 def _compared(match: re.Match[str]) -> str:
     word = match["word"].casefold()
-    sign = ">" if word[0] in "gm" or word == "at least" else "<"
-    sign = {">": r"\ge", "<": r"\le"}[sign] if match["equal"] or not word.endswith("than") else sign
-    return f"{match['name'] or 'x'} {sign} {match['value']}"
+    above, strict, value = word.startswith(("greater", "more", "larger", "at least")), word.endswith("than") and not match["equal"], match["value"]
+    if not match["of"]:  # at most 6
+        return f"{'(' if strict else '['}{value}, \\infty)" if above else f"(-\\infty, {value}{')' if strict else ']'}"
+    sign = {(True, True): ">", (True, False): r"\ge", (False, True): "<", (False, False): r"\le"}[above, strict]
+    return f"{match['name'] or 'x'} {sign} {value}"
+
+
+def _one_in(match: re.Match[str]) -> str:
+    parts = _integer(match[1].casefold()), _integer(match[2].casefold())
+    return match[0] if None in parts else f"{parts[0]}/{parts[1]}"
 
 
 def _with_parameter(match: re.Match[str]) -> str:
@@ -42,19 +50,27 @@ _PHRASES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     (re.compile(pattern, re.IGNORECASE), replacement)
     for pattern, replacement in (
         (r"(?:there (?:is|are|exists?) |the (?:system|equation) has )?no "
-         r"(?:(?:real|integer|such|positive|valid|possible) )*(?:solutions?|roots?|values?)(?: exists?)?",
+         r"(?:(?:real|integer|such|positive|valid|possible) )*(?:solutions?|roots?|values?)(?: exists?)?(?:: ?\\(?:emptyset|oslash|varnothing))?",
          r"\\emptyset"),
-        (rf"{_OF_ALL}(?:real numbers|reals)(?: [a-z])?(?: except(?: for)?| other than| excluding| but| not equal to)(?: [a-z] =)? (.+)",
+        (rf"{_OF_ALL}(?:real numbers|reals|real(?= [a-z] ))(?: [a-z])?(?: except(?: for)?| other than| excluding| but| not equal to)(?: [a-z] =)? (.+)",
          lambda match: rf"\mathbb{{R}} \setminus \{{{re.sub(' and | or ', ', ', match[1])}\}}"),
         (rf"(?:all )?(?:{_NUMBERS} )?(?:[a-z] )?(?:(?:such that|with|where|satisfying|for which) )?([a-z] ?{_RELATION}.+)", r"\1"),
-        (rf"(?:(?:all )?{_NUMBERS}(?: [a-z])?|(?P<name>[a-z])(?: is)?) (?P<word>(?:greater|more|larger|less|smaller) than|at least|at most)"
+        (rf"(?P<of>(?:all )?{_NUMBERS}(?: [a-z])? |(?P<name>[a-z])(?: is)? )?(?P<word>(?:greater|more|larger|less|smaller) than|at least|at most)"
          r" (?P<equal>or equal to )?(?P<value>\S+)", _compared),
         (r"(?:all )?(?:real numbers? )?(non-?negative|(?:positive|negative)(?= real)) (?:real numbers?|reals|numbers?)",
          lambda match: _SETS[match[1].casefold().replace("-", "")]),
         (rf"{_OF_ALL}(integers|rational numbers|real numbers|reals)|all (real) [a-z]|all real numbers [a-z]",
          lambda match: _SETS[(match[1] or "reals").casefold()]),
-        (r"(\d+) (?:out of|in|over) (\d+)", r"\1/\2"),
-        (r"(-?\d[\d.,/]*) ?[(\[] ?([a-z]+) ?[)\]]", lambda match: rf"{match[1]}\text{{ {match[2]}}}" if is_known(match[2]) else match[0]),
+        (r"(\d+|[a-z-]+) (?:out of|in|over) (\d+|[a-z-]+)", _one_in),
+        (r"(-?\d[\d.,/]*) ?[(\[] ?([a-z]+) ?[)\]]",
+         lambda match: rf"{match[1]}\text{{ {match[2]}}}" if is_unit([match[2]], False) else match[0]),
+        (r"(?:all )?(odd|even) (?:(?:integers?|numbers?|values of) )?([a-z])", lambda match: rf"{match[2]} \equiv {int(match[1] == 'odd')} \pmod{{2}}"),
+        (r"(?:(?:it|this|the [a-z]+) )?(?:cannot|can't|can not|could not) be determined(?: (?:from|with|by) [a-z ]+)?|undetermined"
+         r"|(?:there is )?(?:not enough|insufficient) (?:information|data)(?: (?:is )?(?:to|given|for|available|provided)\b[a-z ]*)?",
+         "cannot be determined"),
+        (r"(?:we )?(do not |don't |fail to |cannot )?reject (?:the )?(?:null hypothesis|null|H_?\{?0\}?)(?: H_?\{?0\}?)?",
+         lambda match: f"{'do not ' if match[1] else ''}reject the null hypothesis"),
+        (r"(?:(?:the |this )?(?:power )?(?:series|integral|sum) )?converges (?:absolutely )?(?:for|when|if|on|in|where|iff) (?:all )?(.+)", r"\1"),
         (r"(?:(?:I|we) (?:choose|chose|pick|select) (?:option |choice )?)\(?([A-J])\)?"
          r"|\(?([A-J])\)? is (?:the )?(?:correct|right)(?: answer| option| choice| one)?", lambda match: match[1] or match[2]),
         (r"(?:from|between) (\S+) (?:to|and) (\S+?),? inclusive", r"[\1, \2]"),
@@ -63,8 +79,9 @@ _PHRASES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
         (r"(?:the )?(?:ratio )?(\d+(?:\.\d+)?(?: to \d+(?:\.\d+)?)+)", lambda match: match[1].replace(" to ", ":")),
         (r"(\d+(?::\d+)+) ratio", r"\1"),
         (r"(?:min|max)(?:imum)?(?: value)? ?[:=] ?(\S+)", r"\1"),
-        (r"(.*[\w})])[ ,]* \(?where ([a-z]) is an? ((?:real |arbitrary )?constant|(?:positive |nonnegative )?integer|real number|real)\)?",
-         _with_parameter),
+        (r"(.*[\w})])[ ,]* \(?where ([a-z]) is an? ((?:positive |nonnegative )?integer|real number|real)\)?", _with_parameter),
+        (rf"(.*[\w}})])[ ,]* \(?(?:(?:where|with) {_CONSTANTS}(?:are|is an?|being) (?:any |arbitrary |real )*constants?"
+         rf"|(?:for|where|with) (?:any |some |arbitrary |real )*constants? {_CONSTANTS})\)?", r"\1"),
         (r"(.*[\w})])[ ,]+for (?:any |every |all |each |some |an )?(integers?|constants?|real numbers?|real|reals)(?: constants?)? ([a-z])",
          _with_parameter),
         (r"(.*=.*[\w})])[ ,]+(?:for (?:all|any|every|each)|\\forall) "
@@ -96,7 +113,7 @@ _PART = re.compile(
 
 def _spoken_number(text: str) -> str:
     """two thirds → 2/3, two and a half → 5/2, minus eight → -8, twenty-four ways → 24 ways; other words as they are."""
-    words = re.sub(r"\s+", " ", text.strip().casefold())
+    words = re.sub(r"^(?:exactly|precisely) ", "", re.sub(r"\s+", " ", text.strip().casefold()))
     sign = "-" if (signed := re.match(r"(?:minus|negative) (?!.*(?:minus|negative))", words)) else ""
     words = words[signed.end() :] if signed else words
     if sign and re.fullmatch(r"[\d.,/]+", words):

@@ -10,7 +10,7 @@ import re
 from itertools import dropwhile
 
 from tutelage.grading.wording.units import MULTIPLES, is_known, is_unit
-from tutelage.grading.wording.vocabulary import DOUBTS, changed, doubted, listed, number_of, words_of
+from tutelage.grading.wording.vocabulary import DOUBTS, NUMBER_WORDS, changed, doubted, listed, number_of, words_of
 from tutelage.grading.wording.words import MATHEMATICAL, MONTH, WORD
 
 _COPULAS, _ANSWERS, _GLUE = listed("copulas"), listed("answers"), listed("answers") | listed("copulas") | listed("glue")
@@ -23,6 +23,7 @@ _FORMULA = "#"
 """What stands for mathematics in a subject."""
 _SAYS_ALL = re.compile(
     r"(?:is|are|was|works|only)\b|an? (?:hour|day|week|month|year)$|[a-z]{3,} (?:are|were) (?:left|remaining)\b(?! (?:out|over|behind)\b)"
+    r"|(?:[a-z]{3,} )?remain(?:s|ed)?$"
     r"|(?:[a-z]+ )?[a-z]{3,} (?:in (?:total|all)|altogether|to (?!the\b)[a-z]{3,} (?:them|it))\b"
 )
 _MUST = frozenset({"must", "should", "has", "to"})
@@ -48,8 +49,9 @@ _VERBS, _QUANTITIES, _DETERMINERS = listed("verbs"), listed("quantities"), liste
 _LEADING_CLAUSE = re.compile(r"^(?:\w+ing|after|by|in|from|so|thus|hence|therefore|finally|now|then|first)\b[^,]*,\s*", re.IGNORECASE)
 _REMARK = re.compile(
     r"(?:[\s,;]|\\q?quad|\\text\s*\{)*"
-    r"(?:(?P<bracket>\()(?:\\text\s*\{\s*)?|[\s,](?=since|because)|,\s*(?=as (?:required|desired|expected)\b|which (?:is|are)\b|not\b))"
-    r"(?P<kind>as (?:required|desired|expected)|which (?:is|are)|since|because|as|by|using|from|due|given|note|check|verified|rounded"
+    r"(?:(?P<bracket>\()(?:\\text\s*\{\s*)?|[\s,](?=since|because)|,\s*(?=as (?:required|desired|expected)\b|which (?:is|are)\b|not\b)"
+    r"|,?\s+(?=(?:which is )?(?:attained|achieved|reached|with equality)\b))"
+    r"(?P<kind>(?:which is )?(?:attained|achieved|reached|with equality)|as (?:required|desired|expected)|which (?:is|are)|since|because|as|by|using|from|due|given|note|check|verified|rounded"
     r"|simplified|in simplest|in lowest|answer|final|not|exactly|in total|see)\b(?P<said>.*)$",
     re.IGNORECASE | re.DOTALL,
 )
@@ -65,6 +67,16 @@ _WORDED = re.compile(
     r"(?:(?P<words>[A-Za-z -]+?)\s+\((?P<digits>\d+)\)|\$?(?P<first>\d+)\$?\s+\((?P<behind>[a-z -]+)\))(?P<counted>(?: [a-z]+)*)"
 )
 """eight (8) apples, 8 (eight) apples"""
+_IS = re.compile(r"(\$?)(?<![A-Za-z\\])([A-Za-z])\1\s+(?:equals|is equal to|is)\s+\1(?=-?[\d\\])")
+_COUNTED = re.compile(
+    r"(?P<before>(?:[A-Z][a-z]+ (?:are|is|exist|exists|has|have) )?(?:exactly |only )?(?P<count>\d+|[A-Za-z]+)(?: [a-z]+){1,4})"
+    r"(?: ?: | \((?:namely |i\.e\. )?|, namely,? )(?P<items>[^:]*?)\)?"
+)
+"""There are 2 solutions: x = 0 and x = 3"""
+_NUMBER_WORD = rf"(?:{'|'.join(NUMBER_WORDS)}|hundred|thousand|million)"
+_NUMBER_WORDS = re.compile(rf"(?<![\w-]){_NUMBER_WORD}(?:(?:[ -]| and ){_NUMBER_WORD})*(?!-?\w| of\b)", re.IGNORECASE)
+_ONE = re.compile(r"\b(?:is|are|has|have|only|exactly) $", re.IGNORECASE)
+"""Behind these words, one is a number."""
 _REJECTED = re.compile(
     r"(?P<value>.*[\d})])\s*\((?:[A-Za-z]\s*=\s*)?(?P<other>-?\d+(?:/\d+)?) (?:is )?(?:extraneous|rejected|invalid|discarded)\)"
 )
@@ -102,13 +114,30 @@ LONGEST = 1_500
 
 def said(text: str) -> str:
     """The value that a text of sentences says; the text itself where it has no words, or says none or several."""
+    spelled = with_digits(text)
+    value = _said(spelled)
+    return text if value == spelled else value
+
+
+def with_digits(text: str) -> str:
+    """There are twenty-four ways → There are 24 ways, in a text that has no other number."""
+    if not WORD.search(text) or re.search(r"[\d\\$=]", text):
+        return text
+    runs = [run for run in _NUMBER_WORDS.finditer(text) if run[0].casefold() != "one" or _ONE.search(text[: run.start()])]
+    number = number_of(runs[0][0].casefold()) if len(runs) == 1 else None
+    return text if number is None else f"{text[: runs[0].start()]}{number}{text[runs[0].end() :]}"
+
+
+def _said(text: str) -> str:
     if "\\begin" in text or len(text) > LONGEST or re.search("[\u4e00-\u9fff]", text):
         return text
     if text.rstrip().endswith("?") or not ("(" in text or WORD.search(text)):
         return text
-    text = re.sub(r"^Il y a\b", "There are", without_remark(_QUAD.sub(" ", text)))
+    text = re.sub(r"^Il y a\b", "There are", without_remark(without_items(_QUAD.sub(" ", text))))
     if _NO_PROSE.search(text) or not any(len(word) > 3 or word in _SHORT for word in words_of(_COMMAND.sub(" ", text))):
         return text
+    if len(_IS.findall(text)) > 1:
+        text = _IS.sub(r"\1\2 = ", text)  # a is 2 and b is 3
     plain = _DISPLAY.sub(lambda shown: f"\n$ {(shown[1] or shown[2]).strip(' .,')} $\n", _TEXT.sub(r" \1 ", text)).replace("**", " ")
     sentences = [part.strip() for part in _SENTENCE_END.split(plain) if part.strip(" .")]
     valued = [index for index, sentence in enumerate(sentences) if re.search(r"\d|\$|\\", sentence)]
@@ -125,6 +154,27 @@ def said(text: str) -> str:
     if supposed or not DOUBTS.isdisjoint(words_of(" ".join(reasons))):
         return text
     return _value(conclusion, len(sentences) > 1 or bool(reasons)) or text
+
+
+def without_items(text: str) -> str:
+    """There are 2 real solutions: x = 0 and x = 3 → There are 2 real solutions."""
+    counted = _COUNTED.fullmatch(text.strip(" ."))
+    if counted is None:
+        return text
+    count = int(counted["count"]) if counted["count"].isdigit() else number_of(counted["count"].casefold())
+    return counted["before"].replace(counted["count"], str(count), 1) if count == len(items_of(counted["items"])) else text
+
+
+def items_of(text: str) -> list[str]:
+    """The items of "x = 0, (1, 2) and x = 3": what commas, semicolons and "and" outside of brackets separate."""
+    items, depth = [""], 0
+    for piece in re.split(r"(\s+and\s+|[,;()\[\]{}])", text):
+        depth += (piece in ("(", "[", "{")) - (piece in (")", "]", "}"))
+        if depth == 0 and piece.strip() in (",", ";", "and"):
+            items.append("")
+        else:
+            items[-1] += piece
+    return [item for item in items if item.strip(" $\\")]
 
 
 def without_remark(text: str) -> str:
@@ -146,6 +196,8 @@ def without_remark(text: str) -> str:
         return text
     if kind == "not":
         return value if re.fullmatch(r"-?\d+(?:[./]\d+)?|[A-J]", tail) and tail != value.strip(" $") else text
+    if kind.endswith(("attained", "achieved", "reached", "equality")):
+        return value
     if kind not in _REASONS:
         return value if _TRUE_OF_ALL.fullmatch(tail) else text
     of_words = re.match(r"\W*(?:\(?[A-J]|yes|no|true|false)\b(?!\s*=)", value, re.IGNORECASE) is not None
@@ -221,7 +273,7 @@ def _value(sentence: str, many: bool) -> str | None:
         if not _NEEDS.isdisjoint(lead):
             behind = re.sub("^more (?=to [a-z])", "", behind)
         leads = _is_lead(spoken) and (_GLUE.issuperset(words_of(spoken)) or not re.search("[<>]", value))
-        leads = leads if lead else _SAYS_ALL.match(behind) is not None
+        leads = (leads or _names(lead, value)) if lead else _SAYS_ALL.match(behind) is not None
         return _counted(value, behind) if leads and _FORMULA not in lead else None
     subject, between = " ".join(lead[:copula]), {word.strip(",:") for word in lead[copula + 1 :]}
     if not (is_subject(subject, lead[copula] == ":") and between <= _LEADS_ON) or ("there" in lead and re.search("[<>]", value)):
@@ -235,9 +287,17 @@ def _value(sentence: str, many: bool) -> str | None:
     return f"{pieces[last - 2][1]} = {counted}"  # x must be 5
 
 
+def _names(lead: list[str], value: str) -> bool:
+    """the symmetric group S_3, the point (2, 3): a noun before a formula that is no number."""
+    noun = lead[0] == "the" and 1 < len(lead) < 5 and lead[-1] not in _PREPOSITIONS
+    return noun and not re.match(r"[-\d.]", value) and not changed(lead)
+
+
 def _counted(value: str, behind: str) -> str | None:
     """The value with its unit, if the words behind it leave it what it is."""
     words = words_of(behind)
+    if value == "1" and words and _harmless([*words[:-1], f"{words[-1]}s"]):  # 1 real solution
+        return value
     if words and words[0] in _CALLED and _CLAIMED.issuperset(words[1:]):
         return value
     unit = _UNIT.match(behind)

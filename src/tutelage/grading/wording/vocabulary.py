@@ -42,6 +42,7 @@ _ONES = [
 ]  # fmt: skip
 _TENS = {"twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90}
 _SMALL = {word: one for one, word in enumerate(_ONES)} | _TENS
+NUMBER_WORDS = tuple(_SMALL)
 _SMALL |= {f"{word} {_ONES[one]}": ten + one for word, ten in _TENS.items() for one in range(1, 10)}
 
 

@@ -35,6 +35,8 @@ def same_words(gold: str, answer: str) -> bool | None:
         return True
     if _letters(gold) == _letters(answer) and _tight(gold) == _tight(answer):
         return True
+    if gold != answer and _TIMES.sub("", gold) == _TIMES.sub("", answer):  # xyz and x · y · z
+        return True
     if not (_MAY_BE_WORDS.search(gold) or _MAY_BE_WORDS.search(answer)):
         return None
     if (sizes := _same_size(gold, answer)) is not None:
@@ -105,6 +107,10 @@ def _marked(text: str) -> set[str] | None:
         return None
     found = re.findall(r"[A-J]|\d+", text.replace("and", ""))
     return set(found) if len(set(found)) == len(found) else None
+
+
+_TIMES = re.compile(r"(?<=\b[a-z])(?:\s|\\cdot|\\times|\*)+(?=[a-z]\b)")
+"""What stands between two letters that are multiplied."""
 
 
 def _letters(text: str) -> str:
@@ -184,7 +190,7 @@ _SUBJECT = re.compile(
 )
 _OF_FUNCTION = re.compile(r"^[a-z]\([a-z]\) is (?=[a-z]{2})")
 _WINS = re.compile(
-    r"(?<=[a-z]) (?:(?:wins|won)(?: the [a-z]+)?|is the winner"
+    r"(?<=[a-z]) (?:(?:will |can )?(?:always )?(?:wins?|won)(?: the [a-z]+)?|is the winner|has (?:a|the) winning strategy"
     r"|(?:is|was|has|had|got|ran|sold|ate|made|[a-z]{2,}(?:ed|s)) the (?:most|least|[a-z]{2,}est)"
     r"(?: (?!but\b|except\b|and\b|or\b)[a-z]+){0,2})$"
 )
