@@ -29,7 +29,8 @@ def readings(gold: Node, answer: Node) -> Iterator[tuple[Node, Node]]:
         return
     sides = [_without_declarations(node) for node in (gold, answer)]
     (first, domains), (second, others) = sides
-    if domains and others and set(domains.values()) != set(others.values()):
+    bounds = [{domain for domain in side.values() if domain.startswith("from")} for side in (domains, others)]
+    if bounds[0] != bounds[1] or (domains and others and set(domains.values()) != set(others.values())):
         return
     relations = (part for side in (first, second) for part in nodes_of(side) if part.kind is Kind.RELATION)
     bounded = any(set(part.value) & {"<", ">", "<=", ">="} for part in relations)
@@ -80,14 +81,25 @@ def _without_declarations(node: Node) -> tuple[Node, dict[str, str]]:
         return node, {}
     rest, domains = [], {}
     for part in node.args:
-        domain = membership(part)
-        if domain is not None and part.args[0].is_symbol() and domain.is_symbol() and domain.value.startswith("mathbb"):
-            domains[part.args[0].value] = domain.value
+        if (domain := _domain(part)) and part.args[0].is_symbol(*symbols_of(tuple(other for other in node.args if other is not part))):
+            domains[part.args[0].value] = domain
         else:
             rest.append(part)
     if not rest or not domains:
         return node, {}
     return rest[0] if len(rest) == 1 else Node(Kind.LIST, tuple(rest), node.value), domains
+
+
+def _domain(part: Node) -> str:
+    """The mathbb Z of k ∈ ℤ, and what k ≥ 0 says of an integer; "" for any other condition."""
+    domain = membership(part)
+    if domain is not None:
+        return domain.value if part.args[0].is_symbol() and domain.is_symbol() and domain.value.startswith("mathbb") else ""
+    if part.kind is not Kind.RELATION or part.value not in ((">=",), (">",)) or not part.args[0].is_symbol(*_COUNTING):
+        return ""
+    least = part.args[1]
+    whole = least.kind is Kind.NUMBER and least.value.denominator == 1
+    return f"from {least.value + (part.value == ('>',))}" if whole else ""
 
 
 def _implied(node: Node) -> set[str]:

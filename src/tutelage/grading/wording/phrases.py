@@ -43,7 +43,9 @@ def _one_in(match: re.Match[str]) -> str:
 def _with_parameter(match: re.Match[str]) -> str:
     """kπ, where k is an integer → kπ, k ∈ ℤ; that c is a constant says nothing more."""
     name, kind = sorted(match.groups()[1:], key=len)
-    return match[1].rstrip(" ,") + (rf", {name} \in \mathbb{{Z}}" if "integer" in kind.casefold() else "")
+    positive = re.match(r"positive|non-?negative", kind := kind.casefold())
+    domain = rf" \ge {int(positive[0] == 'positive')}" if positive else r" \in \mathbb{Z}"
+    return match[1].rstrip(" ,") + (f", {name}{domain}" if "integer" in kind else "")
 
 
 _PHRASES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
@@ -79,10 +81,10 @@ _PHRASES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
         (r"(?:the )?(?:ratio )?(\d+(?:\.\d+)?(?: to \d+(?:\.\d+)?)+)", lambda match: match[1].replace(" to ", ":")),
         (r"(\d+(?::\d+)+) ratio", r"\1"),
         (r"(?:min|max)(?:imum)?(?: value)? ?[:=] ?(\S+)", r"\1"),
-        (r"(.*[\w})])[ ,]* \(?where ([a-z]) is an? ((?:positive |nonnegative )?integer|real number|real)\)?", _with_parameter),
+        (r"(.*[\w})])[ ,]* \(?where ([a-z]) is an? ((?:positive |non-?negative )?integer|real number|real)\)?", _with_parameter),
         (rf"(.*[\w}})])[ ,]* \(?(?:(?:where|with) {_CONSTANTS}(?:are|is an?|being) (?:any |arbitrary |real )*constants?"
          rf"|(?:for|where|with) (?:any |some |arbitrary |real )*constants? {_CONSTANTS})\)?", r"\1"),
-        (r"(.*[\w})])[ ,]+for (?:any |every |all |each |some |an )?(integers?|constants?|real numbers?|real|reals)(?: constants?)? ([a-z])",
+        (r"(.*[\w})])[ ,]+for (?:any |every |all |each |some |an? )?((?:positive |non-?negative )?integers?|constants?|real numbers?|real|reals)(?: constants?)? ([a-z])",
          _with_parameter),
         (r"(.*=.*[\w})])[ ,]+(?:for (?:all|any|every|each)|\\forall) "
          r"(?:real |positive |natural |integers? |numbers? )*[a-z](?: ?\\in ?\\mathbb ?\{?[A-Z]\}?)?", r"\1"),
