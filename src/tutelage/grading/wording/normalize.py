@@ -64,6 +64,7 @@ def escapes(text: str) -> str:
 
 _ENTITY = re.compile(r"&(?:[A-Za-z]+|#\d+|#x[0-9A-Fa-f]+);")
 _TAGS = table(
+    ("<<", r"<<[^<>]*>>", ""),
     ("<", r"<\|[A-Za-z_]+\|>|^\s*<s>(?!.*</s>)|<(?:eos|pad|end_of_turn|endoftext)>", " "),
     ("</s>", r"^((?:(?!<s>).)*)</s>\s*$", r"\1 "),
     (",", r"^\s*<([^<>]*,[^<>]*)>\s*$", r"\\langle \1\\rangle "),

@@ -125,6 +125,7 @@ NOTATIONS = table(
     ("\\in", r"(\\in)\s*(?:\\(?:mathbf|mathrm|bf)\s*\{\s*([ZNRQ])\s*\}|(?:\\mathbf|\\bf)?\s*([ZNRQ])(?![\w^_'(]))",
      lambda match: rf"{match[1]} \mathbb{{{match[2] or match[3]}}}"),
     ("P", r"(?<![A-Za-z\\])P\s*\(([^()|]*)(?:\||\\mid(?![a-z]))([^()|]*)\)", r"P_{|}(\1, \2)"),
+    (" x ", r"(?<=[\d}]) x (?=\$?\d)", r" \\times "),
     ("const", r"(?<=\+)\s*(?:\\text\s*\{\s*)?const(?:ant|\.)?\s*\}?$", " C"),
     ("\\frac", rf"\\frac\s*\{{\s*{_TEXT}([A-Za-z]+)\s*\}}\s*\}}\s*\{{\s*{_TEXT}([A-Za-z]+)\s*\}}\s*(\^\{{?\d\}}?)?\s*\}}",
      r"\\text{ \1/\2}\3"),

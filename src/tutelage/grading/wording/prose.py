@@ -77,6 +77,7 @@ _NUMBER_WORD = rf"(?:{'|'.join(NUMBER_WORDS)}|hundred|thousand|million)"
 _NUMBER_WORDS = re.compile(rf"(?<![\w-]){_NUMBER_WORD}(?:(?:[ -]| and ){_NUMBER_WORD})*(?!-?\w| of\b)", re.IGNORECASE)
 _ONE = re.compile(r"\b(?:is|are|has|have|only|exactly) $", re.IGNORECASE)
 """Behind these words, one is a number."""
+_UNIT_IN_TERM = re.compile(r"(?<=\d) ?((?!x\b)[a-z]+)(?:/[a-z]+)?(?=[ )]*(?:[-+*/=)]|\\times|\\cdot|x\b|$))")
 _REJECTED = re.compile(
     r"(?P<value>.*[\d})])\s*\((?:[A-Za-z]\s*=\s*)?(?P<other>-?\d+(?:/\d+)?) (?:is )?(?:extraneous|rejected|invalid|discarded)\)"
 )
@@ -133,7 +134,7 @@ def _said(text: str) -> str:
         return text
     if text.rstrip().endswith("?") or not ("(" in text or WORD.search(text)):
         return text
-    text = re.sub(r"^Il y a\b", "There are", without_remark(without_items(_QUAD.sub(" ", text))))
+    text = re.sub(r"^Il y a\b", "There are", without_remark(without_items(_without_units(_QUAD.sub(" ", text)))))
     if _NO_PROSE.search(text) or not any(len(word) > 3 or word in _SHORT for word in words_of(_COMMAND.sub(" ", text))):
         return text
     if len(_IS.findall(text)) > 1:
@@ -154,6 +155,15 @@ def _said(text: str) -> str:
     if supposed or not DOUBTS.isdisjoint(words_of(" ".join(reasons))):
         return text
     return _value(conclusion, len(sentences) > 1 or bool(reasons)) or text
+
+
+def _without_units(text: str) -> str:
+    """3 sprints x 60 m = 180 meters → 3 \\times 60 = 180 meters; 30% of 50 = 15 → 30% \\times 50 = 15."""
+    worked, equals, result = text.rpartition("=")
+    if not equals or not re.search(r"\d\D*[-+*/]|\\times|\\cdot|\bx\b|%", worked) or not re.search(r"\d", result):
+        return text
+    bare = _UNIT_IN_TERM.sub(lambda unit: "" if is_unit([unit[1]], False) or unit[1] in ("times", *"hmsgl") else unit[0], worked)
+    return re.sub(r" x (?=\$?\d)|(?<=%) of ", r" \\times ", bare) + "=" + result
 
 
 def without_items(text: str) -> str:
@@ -180,7 +190,7 @@ def items_of(text: str) -> list[str]:
 def without_remark(text: str) -> str:
     """42 (since 6 · 7 = 42) → 42; 3/4 (or 0.75) → 3/4 = 0.75, so that both must be right."""
     again = (_AGAIN.match(text) or _DECIMAL_AGAIN.match(text)) if text.endswith(")") else _THAT_IS.match(text)
-    if again is not None and not re.search("[=<>]", again["first"] + again["second"]) and not words_of(again["second"]):
+    if again is not None and not re.search("[=<>]", again["first"] + again["second"]) and not words_of(_COMMAND.sub("", again["second"])):
         return f"{again['first']} = {again['second']}"
     if (worded := _WORDED.fullmatch(text.strip())) is not None:
         digits, words = worded["digits"] or worded["first"], worded["words"] or worded["behind"]
