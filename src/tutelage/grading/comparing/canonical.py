@@ -29,6 +29,10 @@ def simplify(node: Node) -> Node:
             return _entries(node, simplify)
         case Kind.POWER if node.args[0].kind is Kind.SEQUENCE and len(node.args[0].args) > 1 and node.args[1].is_symbol("T", "top"):
             return tuple_of(tuple(map(simplify, node.args[0].args)))
+        case Kind.CALL if node.value == "det" and len(node.args) == 1 and node.args[0].kind is Kind.MATRIX:
+            return Node(Kind.DETERMINANT, node.args[0].args)
+        case Kind.LIST if node.args[-1].kind is Kind.RESIDUE and all(map(is_scalar, node.args[1:])):
+            return _with_modulus(node)
         case Kind.ADD if (
             len(node.args) == 2 and node.args[0].is_symbol()
             and node.args[1].kind is Kind.NEGATE and node.args[1].args[0].kind is Kind.SET
@@ -68,6 +72,17 @@ def _line(point: Node, step: Node) -> Node | None:
     if point.kind is not Kind.SEQUENCE or len(point.args) != len(direction) or len(direction) < 2 or not is_scalar(letter):
         return None
     return tuple_of(tuple(Node(Kind.ADD, (start, product(letter, along))) for start, along in zip(point.args, direction, strict=True)))
+
+
+def _with_modulus(node: Node) -> Node:
+    """n ≡ 1, 4 (mod 6) as n ≡ 1 (mod 6), n ≡ 4 (mod 6)."""
+    last = node.args[-1]
+    name = node.args[0].args[0] if node.args[0].kind is Kind.RELATION else None
+    values = [node.args[0].args[-1] if name is not None else node.args[0], *node.args[1:-1], last.args[0]]
+    if any(holds(value, Kind.RESIDUE) for value in values):
+        return node
+    residues = (Node(Kind.RESIDUE, (value, last.args[1])) for value in values)
+    return Node(Kind.LIST, tuple(part if name is None else Node(Kind.RELATION, (name, part), ("=",)) for part in residues), node.value)
 
 
 _UNIT_VECTORS = ("hat i", "hat j", "hat k")

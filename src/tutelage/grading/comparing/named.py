@@ -136,12 +136,11 @@ def renamed(node: Node, names: dict[str, str]) -> Node:
 
 def neutral(node: Node, both_builders: bool) -> Node:
     """x = kπ, k ∈ ℤ and {2k : k ∈ ℤ} with neutral names: which letter counts through the solutions does not matter."""
-    if both_builders and node.args[0].kind is Kind.SYMBOL:
-        return renamed(node, {node.args[0].value: "x•"})
     if node.kind is not Kind.BUILDER:
         return node
     counting = [part.args[0].value for part in node.args if _counts(part)]
-    return renamed(node, {name: f"n•{index}" for index, name in enumerate(counting)})
+    element = {node.args[0].value: "x•"} if both_builders and node.args[0].kind is Kind.SYMBOL else {}
+    return renamed(node, element | {name: f"n•{index}" for index, name in enumerate(counting)})
 
 
 def _counts(node: Node) -> bool:

@@ -71,7 +71,7 @@ _TAGS = table(
     ("<", r"(?i)<sup>([^<>]*)</sup>\s*/\s*<sub>([^<>]*)</sub>", r"\1/\2"),
     ("<", r"(?i)<sup>([^<>]*)</sup>", r"^{\1}"),
     ("<", r"(?i)<sub>([^<>]*)</sub>", r"_{\1}"),
-    ("<", r"(?i)</?(?:b|i|u|p|em|strong|span|div|code|pre|center|font|mark|br)(?:\s+[a-z-]+\s*=[^<>]*|\s*/)?>", " "),
+    ("<", r"(?i)</?(?:b|i|u|p|em|strong|span|div|code|pre|answer|center|font|mark|br)(?:\s+[a-z-]+\s*=[^<>]*|\s*/)?>", " "),
 )
 
 
@@ -95,7 +95,7 @@ _PROSE = re.compile(
     rf"(?:{_HENCE})?(?:\*\*)?(?:the\s+)?(?:(?:final|correct)\s+)?(?:answer|ans|result|solution|option|choice)"
     r"\s*(?:\*\*)?\s*(?:is|:|=)(?:\*\*)?\s*:?\s+(?=\S)"
     r"|(?P<subject>(?:the|this|its|his|her|their)\s+(?:[a-z-]{2,}\s+){1,6})(?:is|are|equals|was)\s*:?\s+(?=\S)"
-    rf"|{_HENCE}(?=[\d\\$]|[A-Za-z]\s*=)|exactly\s+(?=[\d$\\.-])"
+    rf"|{_HENCE}(?=[\d\\$]|[A-Za-z]\s*=)|(?:exactly|precisely|definitely|certainly)\s+(?=[\d$\\.-])"
     r"|(?:\\(?:Rightarrow|therefore|implies)\b|=>|⇒|∴|=(?=\s*[^=])|\\equiv(?![a-z])(?=.*mod))\s*|#+\s+(?=\S)", re.IGNORECASE,
 )  # fmt: skip
 _ANOTHER = re.compile(r"(?:[,;]\s*(?:and\s+)?|\band\s+)(?:the\s+)?[a-z]{3,}[a-z ]*\s(?:is|are)\b", re.IGNORECASE)

@@ -22,6 +22,7 @@ _SETS = {
 }  # fmt: skip
 _NUMBERS = r"(?:real\s+numbers?|reals?|numbers?|values)"
 _OF_ALL = r"(?:the )?(?:set of )?(?:all )?(?:the )?"
+_CONSTANT = re.compile(r"(?<![A-Za-z])[A-Za-z](?![A-Za-z])(?:_\d|_\{\d\})?")
 _CONSTANTS = r"(?:[a-z](?:_\d|_\{\d\})?(?: ?, and | and | ?, | |$)){1,4}"
 _RELATION = r"(?:[<>]|\\[lg]e |\\ne )"
 
@@ -33,6 +34,16 @@ def _compared(match: re.Match[str]) -> str:
         return f"{'(' if strict else '['}{value}, \\infty)" if above else f"(-\\infty, {value}{')' if strict else ']'}"
     sign = {(True, True): ">", (True, False): r"\ge", (False, True): "<", (False, False): r"\le"}[above, strict]
     return f"{match['name'] or 'x'} {sign} {value}"
+
+
+def _clock(match: re.Match[str]) -> str:
+    """half past two → 2:30, a quarter to eight in the morning → 7:45 am."""
+    hour, minutes = _integer((match[3] or match[4]).casefold()), {"half": 30, "quarter": 15, None: 0}.get(match[1], 60)
+    minutes = minutes if minutes < 60 else _integer(match[1].casefold()) or 60
+    if hour is None or hour > 12 or minutes > 59:
+        return match[0]
+    at = hour * 60 + (-minutes if match[2] == "to" else minutes)
+    return f"{at // 60 or 12}:{at % 60:02}" + {None: "", "morning": " am"}.get(match[5], " pm")
 
 
 def _one_in(match: re.Match[str]) -> str:
@@ -80,14 +91,16 @@ _PHRASES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
          r"(?:points? )?(?:at )?(\(.+\))", r"\1"),
         (r"(?:the )?(?:ratio )?(\d+(?:\.\d+)?(?: to \d+(?:\.\d+)?)+)", lambda match: match[1].replace(" to ", ":")),
         (r"(\d+(?::\d+)+) ratio", r"\1"),
+        (r"(?:(half|quarter|[a-z-]+|\d+)(?: minutes?)? (past|to) ([a-z]+|\d+)|([a-z]+|\d+) o'clock)(?: in the (morning|afternoon|evening))?", _clock),
         (r"(?:min|max)(?:imum)?(?: value)? ?[:=] ?(\S+)", r"\1"),
         (r"(.*[\w})])[ ,]* \(?where ([a-z]) is an? ((?:positive |non-?negative )?integer|real number|real)\)?", _with_parameter),
-        (rf"(.*[\w}})])[ ,]* \(?(?:(?:where|with) {_CONSTANTS}(?:are|is an?|being) (?:any |arbitrary |real )*constants?"
-         rf"|(?:for|where|with) (?:any |some |arbitrary |real )*constants? {_CONSTANTS})\)?", r"\1"),
+        (rf"(.*[\w}})])[ ,]* \(?(?:(?:where|with) ({_CONSTANTS})(?:are|is an?|being) (?:any |arbitrary |real )*constants?"
+         rf"|(?:for|where|with) (?:any |some |arbitrary |real |an? )*constants? ({_CONSTANTS}))\)?",
+         lambda match: match[1] + "".join(rf", {name} \in \mathbb{{R}}" for name in _CONSTANT.findall(match[2] or match[3]))),
         (r"(.*[\w})])[ ,]+for (?:any |every |all |each |some |an? )?((?:positive |non-?negative )?integers?|constants?|real numbers?|real|reals)(?: constants?)? ([a-z])",
          _with_parameter),
         (r"(.*=.*[\w})])[ ,]+(?:for (?:all|any|every|each)|\\forall) "
-         r"(?:real |positive |natural |integers? |numbers? )*[a-z](?: ?\\in ?\\mathbb ?\{?[A-Z]\}?)?", r"\1"),
+         r"(?:real |positive |natural |integers? |numbers? )*[a-z](?: ?\\in ?\\mathbb ?\{?[A-Z]\}?| ?(?:\\ge|>) ?\d+)?", r"\1"),
     )
 ]  # fmt: skip
 

@@ -51,7 +51,7 @@ _REMARK = re.compile(
     r"(?:[\s,;]|\\q?quad|\\text\s*\{)*"
     r"(?:(?P<bracket>\()(?:\\text\s*\{\s*)?|[\s,](?=since|because)|,\s*(?=as (?:required|desired|expected)\b|which (?:is|are)\b|not\b)"
     r"|,?\s+(?=(?:which is )?(?:attained|achieved|reached|with equality)\b))"
-    r"(?P<kind>(?:which is )?(?:attained|achieved|reached|with equality)|as (?:required|desired|expected)|which (?:is|are)|since|because|as|by|using|from|due|given|note|check|verified|rounded"
+    r"(?P<kind>(?:which is )?(?:attained|achieved|reached|with equality)|as (?:required|desired|expected)|which (?:is|are)|since|because|as|by|using|from|due|given|note|check(?:ed)?|verified|rounded"
     r"|simplified|in simplest|in lowest|answer|final|not|exactly|in total|see)\b(?P<said>.*)$",
     re.IGNORECASE | re.DOTALL,
 )
@@ -79,7 +79,8 @@ _ONE = re.compile(r"\b(?:is|are|has|have|only|exactly) $", re.IGNORECASE)
 """Behind these words, one is a number."""
 _UNIT_IN_TERM = re.compile(r"(?<=\d) ?((?!x\b)[a-z]+)(?:/[a-z]+)?(?=[ )]*(?:[-+*/=)]|\\times|\\cdot|x\b|$))")
 _REJECTED = re.compile(
-    r"(?P<value>.*[\d})])\s*\((?:[A-Za-z]\s*=\s*)?(?P<other>-?\d+(?:/\d+)?) (?:is )?(?:extraneous|rejected|invalid|discarded)\)"
+    r"(?P<value>.*[\d})])\s*\((?:the other (?:root|solution|value),? ?)?(?:[A-Za-z]\s*=\s*)?(?P<other>-?\d+(?:/\d+)?),? "
+    r"(?:is )?(?:extraneous|rejected|invalid|discarded)\)"
 )
 """5 (-1 is extraneous)"""
 _OF = re.compile(
