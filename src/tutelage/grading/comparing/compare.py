@@ -11,7 +11,20 @@ from tutelage.grading.comparing.canonical import expand, shape, simplify
 from tutelage.grading.comparing.expressions import equal_expressions, is_scalar
 from tutelage.grading.comparing.named import assignment, neutral
 from tutelage.grading.comparing.rules import only_element, ordered, rule, same
-from tutelage.grading.reading.tree import ZERO, Kind, Node, difference, plain_text, product, symbols_of, tuple_of
+from tutelage.grading.reading.tree import (
+    ZERO,
+    Kind,
+    Node,
+    difference,
+    holds,
+    number,
+    plain_text,
+    product,
+    rewritten,
+    symbol,
+    symbols_of,
+    tuple_of,
+)
 from tutelage.grading.wording.units import unit_of
 from tutelage.grading.wording.vocabulary import number_of
 
@@ -24,6 +37,9 @@ def equal(gold: Node, answer: Node) -> bool:
     Raises:
         TooLarge: a limit of evaluation was met.
     """
+    letters = gold.names | answer.names
+    products = {name for name in letters if len(name) == 2 and name.isupper() and letters.issuperset(name)}
+    gold, answer = (_as_products(_as_identity(node, other), products) for node, other in ((gold, answer), (answer, gold)))
     gold, answer = (expand(simplify(node)) for node in resolved(gold, answer))
     spend(gold.contents[3] + answer.contents[3])  # a product of many matrices may be huge when it is written out
     both_builders = gold.kind is answer.kind is Kind.BUILDER
@@ -34,6 +50,25 @@ def equal(gold: Node, answer: Node) -> bool:
     if same(only_element(gold, answer), only_element(answer, gold)):
         return True
     return any(same(*reading) for reading in families.readings(gold, answer))
+
+
+def _as_products(node: Node, names: set[str]) -> Node:
+    """PJ as P · J, where P and J stand alone elsewhere: then it is no segment."""
+    return rewritten(node, lambda part: product(*map(symbol, part.value)) if part.is_symbol(*names) else part) if names else node
+
+
+def _as_identity(node: Node, other: Node) -> Node:
+    """I_3, and I beside a matrix, as the matrix that it is."""
+    if not holds(other, Kind.MATRIX):
+        return node
+    size = other.args and len(other.args) if other.kind is Kind.MATRIX else 0
+
+    def written(part: Node) -> Node:
+        named = re.fullmatch(r"I(?:_(\d))?", part.value) if part.is_symbol() else None
+        rows = range(int(named[1] or size)) if named is not None else ()
+        return Node(Kind.MATRIX, tuple(tuple(number(int(row == column)) for column in rows) for row in rows)) if rows else part
+
+    return rewritten(node, written)
 
 
 def _as_conditions(node: Node) -> Node:

@@ -94,7 +94,9 @@ def points(names: frozenset[str], count: int, integers: bool = False, seed: obje
             if integers and (name[0] in INTEGER_LETTERS or index % 2):
                 at[name] = Fraction(1 + drawn % (8 + 2 * index))
             else:
-                at[name] = Fraction(low * 99_991 + (high - low) * (drawn % 99_991), 99_991 * scale)
+                numerator = low * 99_991 + (high - low) * (drawn % 99_991)
+                numerator += (numerator + index + offset) % 2  # odd and even in turn: (-2)^n has the sign of this
+                at[name] = Fraction(numerator, 99_991 * scale)
         yield at
 
 

@@ -14,7 +14,7 @@ from itertools import pairwise
 from tutelage.grading.taking.format import TEXT_COMMANDS, boxes, closing_brace, stands_alone
 from tutelage.grading.wording.languages import translated
 from tutelage.grading.wording.notations import groups, latex_synonyms, notations, parts, rewritten, table
-from tutelage.grading.wording.phrases import phrases
+from tutelage.grading.wording.phrases import cases, phrases
 from tutelage.grading.wording.prose import is_subject, said
 from tutelage.grading.wording.vocabulary import DOUBTS, replacements, words_of
 
@@ -165,7 +165,7 @@ def _boxed_list(text: str) -> str | None:
     """What stands in the boxes of a text, equal boxes once, if no figures stand outside of them."""
     found = boxes(text)
     outside = "".join(text[end:start] for (_, end, _), (start, _, _) in pairwise([(0, 0, ""), *found, (len(text), 0, "")]))
-    worked = len(found) == 1 and re.search(r"[^<>!]=\s*$", text[: found[0][0]])  # f(1) + f(2) = \\boxed{3}
+    worked = len(found) == 1 and re.search(r"(?:[^<>!]=|\\in)\s*$", text[: found[0][0]])  # f(1) + f(2) = \\boxed{3}
     listed = found and (worked or not re.search(r"\d", outside)) and stands_alone(text)
     return ", ".join(dict.fromkeys(content for _, _, content in found)) if listed else None
 
@@ -186,7 +186,7 @@ def spaces(text: str) -> str:
 
 RULES = (
     unicode_symbols, escapes, html_markup, wrappers, parts, translated, said, lines, latex_synonyms, notations, wrappers, spaces,
-    groups, phrases,
+    groups, cases, phrases,
 )  # fmt: skip
 _PLAIN = re.compile(r"-?\d+(?:[./]\d+)?|[A-Za-z]", re.ASCII)
 

@@ -32,12 +32,19 @@ def rewritten(text: str, notations: Sequence[Notation]) -> str:
 
 # ── synonyms of LaTeX ─────────────────────────────────────────────────────────────────────────────────────────────────
 
+def _rows(text: str) -> str:
+    """x &= 1 + 1 \\\\ &= 2 → x = 1 + 1 = 2; other rows are a list."""
+    first, *others = (row.strip() for row in text.split("\\\\"))
+    return "".join([first, *((" " if row.startswith("&=") else ", ") + row for row in others if row)]).replace("&", " ")
+
+
 _COMMANDS = replacements("commands") | dict.fromkeys(listed("layout"), " ")
 _SIZES = "left|right|middle|[bB]igg?[lr]?"
 SYNONYMS = table(
     ("\\begin", r"\\left\s*\\\{\s*\\begin\{(?:array|aligned)\}(?:\{[lcr|]*\})?(.*?)\\end\{(?:array|aligned)\}\s*\\right\s*\.",
      r"\\begin{cases}\1\\end{cases}"),
     ("\\", rf"\\(?:{'|'.join(command[1:] for command in _COMMANDS)})(?![A-Za-z])", lambda match: _COMMANDS[match[0]]),
+    ("\\begin", r"\\begin\{((?:align|equation|gather|split)(?:ed)?\*?)\}(.*?)\\end\{\1\}", lambda match: _rows(match[2])),
     ("\\prime", r"\^\s*\{?\s*((?:\\prime\s*)+)\}?", lambda match: "'" * match[1].count("prime")),
     ("^", r"\^\s*\{\s*([+*-])\s*\}", r"^\1"),
     ("\\left|\\right|\\middle|\\big|\\Big", rf"\\(?:{_SIZES})(?![A-Za-z])\s*\.?(?=\s|\W|$)", ""),
@@ -127,12 +134,15 @@ NOTATIONS = table(
     ("P", r"(?<![A-Za-z\\])P\s*\(([^()|]*)(?:\||\\mid(?![a-z]))([^()|]*)\)", r"P_{|}(\1, \2)"),
     ("\\degree", r"(\d+)\s*\\degree\s*(\d+)\s*'(?!')(?:\s*(\d+)\s*'')?",
      lambda match: rf"\frac{{{int(match[1]) * 3600 + int(match[2]) * 60 + int(match[3] or 0)}}}{{3600}}\degree "),
+    ("or", r"(?<=\d)or(?=[A-Za-z](?:\([a-z]\))?\s*=)", " or "),
     (" x ", r"(?<=[\d}]) x (?=\$?\d)", r" \\times "),
     ("const", r"(?<=\+)\s*(?:\\text\s*\{\s*)?const(?:ant|\.)?\s*\}?$", " C"),
     ("\\frac", rf"\\frac\s*\{{\s*{_TEXT}([A-Za-z]+)\s*\}}\s*\}}\s*\{{\s*{_TEXT}([A-Za-z]+)\s*\}}\s*(\^\{{?\d\}}?)?\s*\}}",
      r"\\text{ \1/\2}\3"),
     ("odd|even", r"(?<![A-Za-z\\'])(?![fgh])([a-z])(?:\s+|\s*\\text\s*\{\s*)(?:is\s+)?(odd|even)\b\s*\}?",
-     lambda match: rf"{match[1]} \equiv {'1' if match[2] == 'odd' else '0'} \pmod{{2}}"),
+     lambda match: rf"{match[1]} \equiv {'1' if match[2] == 'odd' else '0'} \pmod{{2}} "),
+    ("odd|even", r"(?:\\text\s*\{\s*)?(?:\ball )?\b(odd|even) ?(?:(?:integers?|numbers?|values of) ?)?\}?\s*([a-z])(?![\w(])",
+     lambda match: rf"{match[2]} \equiv {int(match[1] == 'odd')} \pmod{{2}}"),
     ("divisible", r"(?<![A-Za-z\\])([a-z])\s*(?:\\text\s*\{\s*)?is divisible by\s*\}?\s*(\d+)", r"\1 \\equiv 0 \\pmod{\2}"),
     ("\\mid", r"(?<![\w.|])(\d+)\s*\\mid\s*([a-z])(?![\w}])", r"\2 \\equiv 0 \\pmod{\1}"),
     ("\\underline", r"\\underline\s*\{(?:\\text\s*\{([^{}]*)\}|([^{}]*))\}", lambda match: match[1] or match[2]),

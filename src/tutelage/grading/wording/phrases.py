@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 
 from tutelage.grading.taking.format import TEXT_COMMANDS
+from tutelage.grading.wording.prose import items_of
 from tutelage.grading.wording.units import is_unit
 from tutelage.grading.wording.vocabulary import number_of
 from tutelage.grading.wording.words import WORD
@@ -77,7 +78,6 @@ _PHRASES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
         (r"(\d+|[a-z-]+) (?:out of|in|over) (\d+|[a-z-]+)", _one_in),
         (r"(-?\d[\d.,/]*) ?[(\[] ?([a-z]+) ?[)\]]",
          lambda match: rf"{match[1]}\text{{ {match[2]}}}" if is_unit([match[2]], False) else match[0]),
-        (r"(?:all )?(odd|even) (?:(?:integers?|numbers?|values of) )?([a-z])", lambda match: rf"{match[2]} \equiv {int(match[1] == 'odd')} \pmod{{2}}"),
         (r"(?:(?:it|this|the [a-z]+) )?(?:cannot|can't|can not|could not) be determined(?: (?:from|with|by) [a-z ]+)?|undetermined"
          r"|(?:there is )?(?:not enough|insufficient) (?:information|data)(?: (?:is )?(?:to|given|for|available|provided)\b[a-z ]*)?",
          "cannot be determined"),
@@ -91,6 +91,9 @@ _PHRASES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
          r"(?:points? )?(?:at )?(\(.+\))", r"\1"),
         (r"(?:the )?(?:ratio )?(\d+(?:\.\d+)?(?: to \d+(?:\.\d+)?)+)", lambda match: match[1].replace(" to ", ":")),
         (r"(\d+(?::\d+)+) ratio", r"\1"),
+        (r"(?:the )?(?:point|segment) ([A-Z]{1,2})", r"\1"),
+        (r"(.*\d) \(?(?:a )?(?:double|repeated) root\)?", r"\1"),
+        (r"(.*[\w})])[ ,]+(?:where|with|for) ([a-z] ?\\in ?\\mathbb ?\{?[A-Z]\}?)", r"\1, \2"),
         (r"(?:(half|quarter|[a-z-]+|\d+)(?: minutes?)? (past|to) ([a-z]+|\d+)|([a-z]+|\d+) o'clock)(?: in the (morning|afternoon|evening))?", _clock),
         (r"(?:min|max)(?:imum)?(?: value)? ?[:=] ?(\S+)", r"\1"),
         (r"(.*[\w})])[ ,]* \(?where ([a-z]) is an? ((?:positive |non-?negative )?integer|real number|real)\)?", _with_parameter),
@@ -116,6 +119,26 @@ def phrases(text: str) -> str:
         if (match := pattern.fullmatch(plain)) is not None:
             return replacement(match) if callable(replacement) else match.expand(replacement)
     return _spoken_number(text) if len(text) < 80 and re.match(r"[A-Za-z]|\d+ and an? ", text) else text
+
+
+_WORDED_CASE = re.compile(r"(?P<value>[^:=<>]+?),? (?:if|for|when) (?P<condition>.+)|(?:if |for |when )?(?P<first>[^:]+[=<>\\][^:]*): ?(?P<behind>.+)")
+
+
+def cases(text: str) -> str:
+    """x if x > 0, and -x otherwise → \\begin{cases} x & x > 0 \\\\ -x & \\text{otherwise} \\end{cases}"""
+    if len(text) > LONGEST or not re.search(r"\b(?:if|for|when)\b|: ", text) or "\\begin" in text:
+        return text
+    plain = re.sub(r"\\text\s*\{\s*,?\s*(if|for|when|otherwise|and)\s*\}", r" \1 ", text)
+    name = re.match(r"[A-Za-z]\([a-z]\)\s*=\s*|", plain)[0]
+    rows = []
+    for part in map(str.strip, items_of(plain.removeprefix(name))):
+        case = _WORDED_CASE.fullmatch(part)
+        if case is None and not part.endswith(" otherwise"):
+            return text
+        value, condition = (part.removesuffix("otherwise"), r"\text{otherwise}") if case is None else (
+            (case["value"] or case["behind"]), (case["condition"] or case["first"]))
+        rows.append(f"{value} & {condition}")
+    return name + r"\begin{cases} " + r" \\ ".join(rows) + r" \end{cases}" if len(rows) > 1 else text
 
 
 # ── numbers in words ──────────────────────────────────────────────────────────────────────────────────────────────────

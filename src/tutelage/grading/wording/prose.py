@@ -79,8 +79,8 @@ _ONE = re.compile(r"\b(?:is|are|has|have|only|exactly) $", re.IGNORECASE)
 """Behind these words, one is a number."""
 _UNIT_IN_TERM = re.compile(r"(?<=\d) ?((?!x\b)[a-z]+)(?:/[a-z]+)?(?=[ )]*(?:[-+*/=)]|\\times|\\cdot|x\b|$))")
 _REJECTED = re.compile(
-    r"(?P<value>.*[\d})])\s*\((?:the other (?:root|solution|value),? ?)?(?:[A-Za-z]\s*=\s*)?(?P<other>-?\d+(?:/\d+)?),? "
-    r"(?:is )?(?:extraneous|rejected|invalid|discarded)\)"
+    r"(?P<value>.*[\d})])(?: only)?,?\s*(?:\(|\b(?:since|because|as) )(?:the other (?:root|solution|value),? ?)?(?:[A-Za-z]\s*=\s*)?(?P<other>-?\d+(?:/\d+)?),? "
+    r"(?:(?:is )?(?:extraneous|rejected|invalid|discarded)|(?:is|does)(?: not|n't) (?:valid|satisfy|work|check|in)[a-z ]*)\)?"
 )
 """5 (-1 is extraneous)"""
 _OF = re.compile(
@@ -142,7 +142,7 @@ def _said(text: str) -> str:
         text = _IS.sub(r"\1\2 = ", text)  # a is 2 and b is 3
     plain = _DISPLAY.sub(lambda shown: f"\n$ {(shown[1] or shown[2]).strip(' .,')} $\n", _TEXT.sub(r" \1 ", text)).replace("**", " ")
     sentences = [part.strip() for part in _SENTENCE_END.split(plain) if part.strip(" .")]
-    valued = [index for index, sentence in enumerate(sentences) if re.search(r"\d|\$|\\", sentence)]
+    valued = [index for index, sentence in enumerate(sentences) if re.search(r"[\d$\\=]", sentence)]
     others = (sentence for index, sentence in enumerate(sentences) if index not in valued)
     if not valued or any(doubted(words_of(sentence.removeprefix("Let "))) for sentence in others):
         return text
