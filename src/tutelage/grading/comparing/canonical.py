@@ -147,7 +147,7 @@ def _stands_for_value(node: Node) -> bool:
     if node.kind is not Kind.OPAQUE or node.args[0] is None:
         return False
     try:
-        return node.value == "int" and node.args[1] is None or evaluate(node) is None or None in calculated.values()
+        return (node.value == "int" and node.args[1] is None) or evaluate(node) is None or None in calculated.values()
     except Undefined:
         return True
 

@@ -39,7 +39,7 @@ def equal(gold: Node, answer: Node) -> bool:
     """
     letters = gold.names | answer.names
     products = {name for name in letters if len(name) == 2 and name.isupper() and letters.issuperset(name)}
-    gold, answer = (_as_products(_as_identity(node, other), products) for node, other in ((gold, answer), (answer, gold)))
+    gold, answer = (_as_products(_as_vector(_as_identity(node, other), other), products) for node, other in ((gold, answer), (answer, gold)))
     gold, answer = (expand(simplify(node)) for node in resolved(gold, answer))
     spend(gold.contents[3] + answer.contents[3])  # a product of many matrices may be huge when it is written out
     both_builders = gold.kind is answer.kind is Kind.BUILDER
@@ -69,6 +69,14 @@ def _as_identity(node: Node, other: Node) -> Node:
         return Node(Kind.MATRIX, tuple(tuple(number(int(row == column)) for column in rows) for row in rows)) if rows else part
 
     return rewritten(node, written)
+
+
+def _as_vector(node: Node, other: Node) -> Node:
+    """i - 2j + 3k beside a vector of three numbers."""
+    units = {"i": "hat i", "j": "hat j", "k": "hat k"}
+    if other.kind not in (Kind.SEQUENCE, Kind.MATRIX) or not is_scalar(node) or not {"j", "k"} >= node.names or not node.names:
+        return node
+    return rewritten(node, lambda part: symbol(units[part.value]) if part.is_symbol(*units) else part)
 
 
 def _as_conditions(node: Node) -> Node:

@@ -132,7 +132,7 @@ class _Parser(Terms):
 
     def set_expression(self) -> Node:
         name = self.worded_name() if self.is_word() else self.call_before_equals() if self.next.kind == "symbol" else None
-        if self.sees(*FUNCTIONS) and self.ahead().text == "=":  # gcd = 12
+        if self.sees(*FUNCTIONS, "int", "lim", "sum") and self.ahead().text == "=":  # gcd = 12
             name = symbol(self.take().text)
         if name is not None:
             return name

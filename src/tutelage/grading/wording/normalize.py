@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from tutelage.grading.taking.format import TEXT_COMMANDS, boxes, closing_brace, stands_alone
 from tutelage.grading.wording.languages import translated
-from tutelage.grading.wording.notations import groups, latex_synonyms, notations, parts, rewritten, table
+from tutelage.grading.wording.notations import conclusion, groups, latex_synonyms, notations, parts, rewritten, table
 from tutelage.grading.wording.phrases import cases, phrases
 from tutelage.grading.wording.prose import is_subject, said
 from tutelage.grading.wording.vocabulary import DOUBTS, replacements, words_of
@@ -21,8 +21,8 @@ from tutelage.grading.wording.vocabulary import DOUBTS, replacements, words_of
 _SYMBOLS = {
     character: f"{latex} " if latex[-1].isalpha() or latex in ".," else latex for character, latex in replacements("symbols").items()
 } | dict.fromkeys("\u200b\u200c\u200d\ufeff\u2061\u2062\u00ad", "")  # fmt: skip
-_RAISED, _LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ", "₀₁₂₃₄₅₆₇₈₉₊₋₍₎"
-_PLAIN_DIGITS = str.maketrans(_RAISED + _LOWERED, "0123456789+-()ni" + "0123456789+-()")
+_RAISED, _LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱˣʸᵏᵐᵗ", "₀₁₂₃₄₅₆₇₈₉₊₋₍₎"
+_PLAIN_DIGITS = str.maketrans(_RAISED + _LOWERED, "0123456789+-()nixykmt" + "0123456789+-()")
 
 
 def unicode_symbols(text: str) -> str:
@@ -186,7 +186,7 @@ def spaces(text: str) -> str:
 
 RULES = (
     unicode_symbols, escapes, html_markup, wrappers, parts, translated, said, lines, latex_synonyms, notations, wrappers, spaces,
-    groups, cases, phrases,
+    groups, conclusion, cases, phrases,
 )  # fmt: skip
 _PLAIN = re.compile(r"-?\d+(?:[./]\d+)?|[A-Za-z]", re.ASCII)
 

@@ -45,6 +45,9 @@ SYNONYMS = table(
      r"\\begin{cases}\1\\end{cases}"),
     ("\\", rf"\\(?:{'|'.join(command[1:] for command in _COMMANDS)})(?![A-Za-z])", lambda match: _COMMANDS[match[0]]),
     ("\\begin", r"\\begin\{((?:align|equation|gather|split)(?:ed)?\*?)\}(.*?)\\end\{\1\}", lambda match: _rows(match[2])),
+    (" \\ ", r"(?<=[A-Z]) \\ (?=[A-Z])", r" \\setminus "),
+    ("\\boxed{", r"^\s*\\boxed\{([^{}]*)$", r"\1"),
+    ("\\sim|~", r"^(\s*[A-Z])\s*(?:\\sim(?![a-z])|~)\s*(?=[A-Z\\])", r"\1 = "),  # X ~ N(0, 1)
     ("\\prime", r"\^\s*\{?\s*((?:\\prime\s*)+)\}?", lambda match: "'" * match[1].count("prime")),
     ("^", r"\^\s*\{\s*([+*-])\s*\}", r"^\1"),
     ("\\left|\\right|\\middle|\\big|\\Big", rf"\\(?:{_SIZES})(?![A-Za-z])\s*\.?(?=\s|\W|$)", ""),
@@ -135,6 +138,19 @@ NOTATIONS = table(
     ("\\degree", r"(\d+)\s*\\degree\s*(\d+)\s*'(?!')(?:\s*(\d+)\s*'')?",
      lambda match: rf"\frac{{{int(match[1]) * 3600 + int(match[2]) * 60 + int(match[3] or 0)}}}{{3600}}\degree "),
     ("or", r"(?<=\d)or(?=[A-Za-z](?:\([a-z]\))?\s*=)", " or "),
+    ("\\partial", r"\\partial\s*([A-Za-z])\s*/\s*\\partial\s*([a-z])(?![a-z])", r"\1_{\2}"),
+    ("j", r"^([-+\d. ]*\d)\*?j$", r"\1i"),
+    ("I", r"(?<=\d)\*I$", "i"),
+    ("math.|np.|sympy.", r"\b(?:math|np|numpy|sympy)\.(?=[a-z])", ""),
+    ("Rational|Fraction", r"\b(?:Rational|Fraction)\((-?\d+), ?(\d+)\)", r"\1/\2"),
+    (";", r"^\[([^\[\],;]+ [^\[\],;]+(?:;[^\[\],;]+)+)\]$",
+     lambda match: f"[{', '.join('[' + ', '.join(row.split()) + ']' for row in match[1].split(';'))}]"),
+    ("'", r"(?<=[{\[( ])'([^',]*)'(?=[,}\])])", r"\1"),
+    ("c|C", r"(?<![A-Za-z\\_{])([cC])([1-9])(?![\w.])", r"\1_\2"),
+    ("\\cap|\\cup", r"(?<=[A-Z)])\s*\^\s*\{?\s*[cC]\s*\}?(?![\w])", "'"),
+    ("mod", r"\(\s*mod\s+(\w+)\s*\)|\\pmod\s*([\da-z])", lambda match: rf"\pmod{{{match[1] or match[2]}}}"),
+    ("multiplicity", r"(-?[\w./]+)\s*(?:\\text\s*\{\s*)?\((?:with )?multiplicity (\d)\)\s*\}?",
+     lambda match: match[1] if match[0] == match.string.strip() or "=" in match.string else ", ".join([match[1]] * int(match[2]))),
     (" x ", r"(?<=[\d}]) x (?=\$?\d)", r" \\times "),
     ("const", r"(?<=\+)\s*(?:\\text\s*\{\s*)?const(?:ant|\.)?\s*\}?$", " C"),
     ("\\frac", rf"\\frac\s*\{{\s*{_TEXT}([A-Za-z]+)\s*\}}\s*\}}\s*\{{\s*{_TEXT}([A-Za-z]+)\s*\}}\s*(\^\{{?\d\}}?)?\s*\}}",
@@ -169,6 +185,16 @@ def _grouped(match: Match) -> str:
     of_cents = decimals is not None and len(decimals) < 3
     sure = mark in "'_" or of_cents or (mark == "." and (groups > 1 or (decimals is not None and len(decimals) > 3)))
     return match[1] + match[2].replace(mark, "") + (f".{decimals}" if decimals else "") if sure else match[0]
+
+
+_DERIVED = re.compile(r"\\(?:Rightarrow|implies|Longrightarrow|iff|Leftrightarrow)(?![a-z])|=>|\\to(?![a-z])")
+
+
+def conclusion(text: str) -> str:
+    """2x = 6 \\implies x = 3 → x = 3: the last of several lines of a derivation."""
+    *lines, last = _DERIVED.split(text)
+    derived = lines and all("=" in line and not re.search(r"\\lim|[{(<>]$|\\[lg]e|\\ne", line) for line in lines)
+    return last.strip() if derived and re.search(r"\w", last) else text
 
 
 _SUFFIXES = {"K": "thousand", "M": "million", "B": "billion"}

@@ -23,6 +23,7 @@ _SETS = {
 }  # fmt: skip
 _NUMBERS = r"(?:real\s+numbers?|reals?|numbers?|values)"
 _OF_ALL = r"(?:the )?(?:set of )?(?:all )?(?:the )?"
+_CENTER, _RADIUS = r"(?:the )?cent(?:er|re)(?: is| at|:| =)* (\(.+\))", r"(?:the )?radius(?: is| of|:| =)* ([^ ,]+)"
 _CONSTANT = re.compile(r"(?<![A-Za-z])[A-Za-z](?![A-Za-z])(?:_\d|_\{\d\})?")
 _CONSTANTS = r"(?:[a-z](?:_\d|_\{\d\})?(?: ?, and | and | ?, | |$)){1,4}"
 _RELATION = r"(?:[<>]|\\[lg]e |\\ne )"
@@ -92,6 +93,10 @@ _PHRASES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
         (r"(?:the )?(?:ratio )?(\d+(?:\.\d+)?(?: to \d+(?:\.\d+)?)+)", lambda match: match[1].replace(" to ", ":")),
         (r"(\d+(?::\d+)+) ratio", r"\1"),
         (r"(?:the )?(?:point|segment) ([A-Z]{1,2})", r"\1"),
+        (r"(?:the )?(?:eigenvalues?|roots|zeros|solutions?)(?: are| is|:)? (-?\d.*)", r"\1"),
+        (r"(?:the )?(\d) ?(?:\\times|x|by|-by-) ?(?:\1) identity(?: matrix)?", r"I_\1"),
+        (rf"(?:circle with )?{_CENTER}(?:,|;| and| with)+ {_RADIUS}|(?:circle with )?{_RADIUS}(?:,|;| and| with)+ {_CENTER}",
+         lambda match: f"{match[1] or match[4]}, {match[2] or match[3]}"),
         (r"(.*\d) \(?(?:a )?(?:double|repeated) root\)?", r"\1"),
         (r"(.*[\w})])[ ,]+(?:where|with|for) ([a-z] ?\\in ?\\mathbb ?\{?[A-Z]\}?)", r"\1, \2"),
         (r"(?:(half|quarter|[a-z-]+|\d+)(?: minutes?)? (past|to) ([a-z]+|\d+)|([a-z]+|\d+) o'clock)(?: in the (morning|afternoon|evening))?", _clock),

@@ -28,6 +28,8 @@ _SAYS_ALL = re.compile(
 )
 _MUST = frozenset({"must", "should", "has", "to"})
 _NEEDS = frozenset({"need", "needs", "needed"})
+_CLAUSES = frozenset({"when", "that", "which", "who"})
+"""What stands before a copula that says nothing of the answer."""
 _EXTREMES = frozenset({"maximum", "minimum", "max", "min", "mean", "median", "average"})
 _CALLED = frozenset({"is", "are", "was", "which", "as"})
 _RELATION = re.compile(r"[=<>]|\\[lg]e|\\in")
@@ -275,6 +277,8 @@ def _value(sentence: str, many: bool) -> str | None:
         return None
     copula = next((at for at, word in enumerate(lead) if at and word.strip(",") in _COPULAS), None)
     if copula is not None and _FORMULA not in lead and _GLUE.issuperset(words_of(" ".join(lead))):  # final answer: the answer is 5
+        copula = max(at for at, word in enumerate(lead) if word.strip(",") in _COPULAS)
+    elif copula is not None and lead[0] in _DETERMINERS and not _CLAUSES.isdisjoint(lead[:copula]):  # the rest when N is divided by 9 is 4
         copula = max(at for at, word in enumerate(lead) if word.strip(",") in _COPULAS)
     part = None if lead else _OF.match(behind)
     if part is not None and (part["counted"] or re.search(r"%|/|\\frac", value)) and _harmless(words_of(behind)):

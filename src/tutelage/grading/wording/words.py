@@ -45,7 +45,8 @@ def same_words(gold: str, answer: str) -> bool | None:
         return True
     when = _WHEN.sub("", gold), _WHEN.sub("", answer)
     readings: tuple[Callable[[str], object], ...] = (_seconds, _date, _marked, _agreed)
-    for reading in readings:
+    in_an_order = gold.isalpha() and sorted(gold) != list(gold)  # CAB is a word, or an order
+    for reading in readings[:2] + readings[3:] if in_an_order else readings:
         if (meant := reading(when[0])) is not None and (said := reading(when[1])) is not None:
             return meant == said
     if (choice := _choice(gold)) is not None and (other := _choice(answer)) is not None and not (choice[1] and other[1]):
@@ -139,13 +140,16 @@ def _same_size(gold: str, answer: str) -> bool | None:
 _VALUE = re.compile(r"[-+]?\s*[$€£]?\s*\d[\d.,/]*\s*%?")
 
 
+_SHORT_LABELS = {"max": "maximum", "min": "minimum"}
+
+
 def _labelled(text: str) -> dict[str, str] | None:
     """The value of each label in Tom: 12, Ann: 8 or 3 red, 4 blue, of two labels at least."""
     found: dict[str, str] = {}
     parts = re.split(r"[,;]\s+(?:and\s+)?|\s+and\s+", text)
     for part in parts if len(parts) > 1 else ():
         value = _VALUE.search(part)
-        label = " ".join(word for word in words_of(part) if word not in _LINKS)
+        label = " ".join(_SHORT_LABELS.get(word, word) for word in words_of(part) if word not in _LINKS)
         rest = part.replace(value[0], "", 1).replace("=", "").strip(" :") if value is not None else ""
         if value is None or not re.fullmatch(r"[^\W\d_][^\d=<>\\^_()]*", rest) or len(label) < 3 or label in found:
             return None
