@@ -8,8 +8,20 @@ from fractions import Fraction
 
 from tutelage.grading.reading.atoms import FUNCTION_LETTERS
 from tutelage.grading.reading.commands import FACTORS, Commands
-from tutelage.grading.reading.tree import SIDES, Kind, Node, Unreadable, call, negated, number, plain_text, product, symbol, symbols_of
-from tutelage.grading.wording.units import MULTIPLES, is_unit
+from tutelage.grading.reading.tree import (
+    SIDES,
+    Kind,
+    Node,
+    Unreadable,
+    call,
+    negated,
+    number,
+    plain_text,
+    product,
+    symbol,
+    symbols_of,
+)
+from tutelage.grading.wording.units import MULTIPLES, is_known, is_unit
 
 _SIGN_WORDS = {
     "percent": Kind.PERCENT, "pct": Kind.PERCENT, "per cent": Kind.PERCENT, "percents": Kind.PERCENT,
@@ -182,9 +194,10 @@ class Terms(Commands):
     # --- units
 
     def with_unit(self, node: Node) -> Node:
-        """5 cm, 3\\text{ square units}, 7\\text{ m}/\\text{s}^2, 12^{\\text{th}} grade, 5 million: the value with the words behind it."""
+        """5 cm, 7\\text{ m}/\\text{s}^2, \\$15/hour, 12^{\\text{th}} grade, 5 million: the value with the words behind it."""
         words: list[str] = []
-        while self.is_word() or (words and self.continues_unit()):
+        rate = self.sees("/") and is_known(self.ahead().text)
+        while self.is_word() or ((words or rate) and self.continues_unit()):
             token = self.take()
             if token.kind in ("word", "text", "symbol"):
                 words += _PARTS_OF_UNIT.findall(token.text)

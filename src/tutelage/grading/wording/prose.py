@@ -279,6 +279,8 @@ def _value(sentence: str, many: bool) -> str | None:
     part = None if lead else _OF.match(behind)
     if part is not None and (part["counted"] or re.search(r"%|/|\\frac", value)) and _harmless(words_of(behind)):
         return f"{value} {part['counted'] or ''}".strip()
+    if copula is not None and lead[copula] == "=" and lead[copula - 2] == _FORMULA and is_known(lead[copula - 1]):
+        return None  # 60 minutes = 1 hour is a chain
     if copula is None:
         spoken = " ".join(lead)
         if not _NEEDS.isdisjoint(lead):
