@@ -8,19 +8,7 @@ from fractions import Fraction
 
 from tutelage.grading.reading.atoms import FUNCTION_LETTERS
 from tutelage.grading.reading.commands import FACTORS, Commands
-from tutelage.grading.reading.tree import (
-    SIDES,
-    Kind,
-    Node,
-    Unreadable,
-    call,
-    negated,
-    number,
-    plain_text,
-    product,
-    symbol,
-    symbols_of,
-)
+from tutelage.grading.reading.tree import SIDES, Kind, Node, Unreadable, call, negated, number, plain_text, product, symbol, symbols_of
 from tutelage.grading.wording.units import MULTIPLES, is_known, is_unit
 
 _SIGN_WORDS = {

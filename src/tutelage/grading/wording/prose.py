@@ -161,7 +161,7 @@ def _said(text: str) -> str:
 def _without_units(text: str) -> str:
     """3 sprints x 60 m = 180 meters → 3 \\times 60 = 180 meters; 30% of 50 = 15 → 30% \\times 50 = 15."""
     worked, equals, result = text.rpartition("=")
-    if not equals or not re.search(r"\d\D*[-+*/]|\\times|\\cdot|\bx\b|%", worked) or not re.search(r"\d", result):
+    if not equals or not re.search(r"\d(?=[^\d=]+\d)[^\d=]*?(?:[-+*/]|\\times|\\cdot|\bx\b)|%", worked) or not re.search(r"\d", result):
         return text
     bare = _UNIT_IN_TERM.sub(lambda unit: "" if is_unit([unit[1]], False) or unit[1] in ("times", *"hmsgl") else unit[0], worked)
     return re.sub(r" x (?=\$?\d)|(?<=%) of ", r" \\times ", bare) + "=" + result
