@@ -8,7 +8,19 @@ from fractions import Fraction
 
 from tutelage.grading.reading.atoms import FUNCTION_LETTERS
 from tutelage.grading.reading.commands import FACTORS, Commands
-from tutelage.grading.reading.tree import SIDES, Kind, Node, Unreadable, call, negated, number, plain_text, product, symbol, symbols_of
+from tutelage.grading.reading.tree import (
+    SIDES,
+    Kind,
+    Node,
+    Unreadable,
+    call,
+    negated,
+    number,
+    plain_text,
+    product,
+    symbol,
+    symbols_of,
+)
 from tutelage.grading.wording.units import MULTIPLES, is_known, is_unit
 
 _SIGN_WORDS = {
@@ -47,6 +59,8 @@ class Terms(Commands):
         if node.kind is not Kind.QUANTITY or not self.is_number():
             return node
         rest = self.sum()  # 5 ft 6 in
+        if rest.kind is Kind.MULTIPLY and rest.args[0].kind is Kind.NUMBER and rest.args[1].is_symbol(*"smgl"):  # 1 min 30 s
+            rest = Node(Kind.QUANTITY, rest.args[:1], rest.args[1].value)
         if rest.kind is not Kind.QUANTITY and rest.value != COMPOUND:
             raise Unreadable("a number behind a unit")
         return Node(Kind.SEQUENCE, (node, *(rest.args if rest.value == COMPOUND else (rest,))), COMPOUND)

@@ -121,4 +121,4 @@ def measure(words: str) -> tuple[Fraction, str]:
             rest += [(inner, times * power) for inner, times in _powers(unit).items()]
         else:
             base[name] += power
-    return size, _spelled(base) or ("1" if _spelled(powers) else "")  # inches per foot
+    return size, _spelled(base) or ("1" if powers else "")  # inches per foot
