@@ -9,6 +9,7 @@ from tutelage.grading.calculating.numbers import Undefined, as_mpf, is_real
 from tutelage.grading.calculating.values import calculated, evaluate
 from tutelage.grading.comparing.expressions import decimal_of, equal_expressions, is_scalar, rounded_or_cut
 from tutelage.grading.comparing.named import name_of
+from tutelage.grading.comparing.quantities import with_letter_unit
 from tutelage.grading.reading.tree import ZERO, Kind, Node, holds, negated, number, product, rewritten, symbols_of, tuple_of
 
 _COLLECTIONS = (
@@ -154,6 +155,8 @@ def _stands_for_value(node: Node) -> bool:
 
 def _consistent(name: Node, values: list[Node]) -> bool:
     """The members of z = 1 + 1 = 2 are equal; A = bh = 6 says what A is, x = 2y = 6 says more than x = 6."""
+    quantity = next((value for value in values if value.kind is Kind.QUANTITY), None)
+    values = [with_letter_unit(value, quantity) for value in values] if quantity is not None else values
     numbers = all(map(is_scalar, values)) and not any(map(symbols_of, values))
     variable = any(map(symbols_of, values[:-1])) and name.is_symbol() and name.value.islower()
     return not (numbers or variable) or all(equal_expressions(values[-1], value) for value in values[:-1])

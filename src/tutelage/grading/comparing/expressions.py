@@ -20,6 +20,7 @@ from tutelage.grading.calculating.numbers import (
 )
 from tutelage.grading.calculating.values import evaluate
 from tutelage.grading.calculating.work import TooLarge, spend
+from tutelage.grading.comparing.quantities import in_base_units
 from tutelage.grading.reading.tree import Kind, Node, holds, negated, nodes_of, number, product, symbol, symbols_of
 
 INTEGER_LETTERS = "ijklmnpqrNMK"
@@ -44,6 +45,7 @@ def equal_expressions(gold: Node, answer: Node) -> bool:
     """
     if not is_scalar(gold) or not is_scalar(answer):
         return False
+    gold, answer = in_base_units(gold, answer)
     if any(_same_function(a, b, None) for a, b in _readings(gold, answer)):
         return True
     bases = (None, 10) if _names(gold, answer) & {"log"} else (None,)

@@ -18,6 +18,7 @@ from tutelage.grading.comparing.named import (
     unnamed_values,
     without_subscript,
 )
+from tutelage.grading.comparing.quantities import in_base_units
 from tutelage.grading.comparing.regions import FLIPPED, as_interval, flat_union, integers_in, same_region
 from tutelage.grading.comparing.rules import MAX_ELEMENTS, SET_OPERATIONS, UNORDERED, only_element, ordered, rule, same, unordered
 from tutelage.grading.reading.tree import ZERO, Kind, Node, difference, number, rewritten, symbol, symbols_of
@@ -103,6 +104,7 @@ def _equal_relations(gold: Node, answer: Node) -> bool:
             return _equal_equations(gold, answer)
         if gold.value == answer.value and ordered(gold.args, answer.args):
             return True
+        gold, answer = in_base_units(gold, answer)
         return _equal_inequalities(gold, answer) or _equal_regions(gold, answer)
     relation, other = (gold, answer) if gold.kind is Kind.RELATION else (answer, gold)
     if not set(relation.value) & _INEQUALITIES:
@@ -216,6 +218,7 @@ def _equal_regions(gold: Node, answer: Node) -> bool:
     sides = tuple(flat_union(gold)), tuple(flat_union(answer))
     if all(part.kind in (Kind.SEQUENCE, Kind.SET) for side in sides for part in side) and unordered(*sides):
         return True
+    gold, answer = in_base_units(gold, answer)
     verdict = same_region(gold, answer)
     if verdict is not None:
         return verdict

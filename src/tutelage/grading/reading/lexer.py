@@ -122,8 +122,8 @@ def _letter_tokens(run: str, spaced: bool, before: list[Token]) -> list[Token]:
     """A run of letters: a known name, a unit or a word, or a product of one-letter symbols."""
     lower = run.lower()
     follows_value = bool(before) and (before[-1].kind in ("number", "text", "word") or before[-1].text in (")", "}", "]", "pi"))
-    if len(before) > 1 and before[-1].text == "/" and before[-2].kind in ("word", "text"):
-        follows_value = True  # dollars/day
+    if len(before) > 1 and before[-1].text == "/" and (before[-2].kind in ("word", "text") or before[-3:][0].text in ("$", "€", "£")):
+        follows_value = True  # dollars/day, $15/hr
     if lower in ("and", "or") and len(run) > 1:
         return [Token("separator", lower, spaced)]
     is_preposition = lower == "in" and spaced and bool(before) and before[-1].kind != "number"

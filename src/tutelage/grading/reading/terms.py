@@ -21,7 +21,7 @@ from tutelage.grading.reading.tree import (
     symbol,
     symbols_of,
 )
-from tutelage.grading.wording.units import MULTIPLES, is_unit
+from tutelage.grading.wording.units import MULTIPLES, is_known, is_unit
 
 _SIGN_WORDS = {
     "percent": Kind.PERCENT, "pct": Kind.PERCENT, "per cent": Kind.PERCENT, "percents": Kind.PERCENT,
@@ -59,6 +59,8 @@ class Terms(Commands):
         if node.kind is not Kind.QUANTITY or not self.is_number():
             return node
         rest = self.sum()  # 5 ft 6 in
+        if rest.kind is Kind.MULTIPLY and rest.args[0].kind is Kind.NUMBER and rest.args[1].is_symbol(*"smgl"):  # 1 min 30 s
+            rest = Node(Kind.QUANTITY, rest.args[:1], rest.args[1].value)
         if rest.kind is not Kind.QUANTITY and rest.value != COMPOUND:
             raise Unreadable("a number behind a unit")
         return Node(Kind.SEQUENCE, (node, *(rest.args if rest.value == COMPOUND else (rest,))), COMPOUND)
@@ -194,9 +196,10 @@ class Terms(Commands):
     # --- units
 
     def with_unit(self, node: Node) -> Node:
-        """5 cm, 3\\text{ square units}, 7\\text{ m}/\\text{s}^2, 12^{\\text{th}} grade, 5 million: the value with the words behind it."""
+        """5 cm, 7\\text{ m}/\\text{s}^2, \\$15/hour, 12^{\\text{th}} grade, 5 million: the value with the words behind it."""
         words: list[str] = []
-        while self.is_word() or (words and self.continues_unit()):
+        rate = self.sees("/") and is_known(self.ahead().text)
+        while self.is_word() or ((words or rate) and self.continues_unit()):
             token = self.take()
             if token.kind in ("word", "text", "symbol"):
                 words += _PARTS_OF_UNIT.findall(token.text)

@@ -166,7 +166,7 @@ NOTATIONS = table(
     ("\\text", r"\\text\s*\{\s*(\d[\d.,]*)\s*([A-Za-z][^{}]*)\}", r"\1\\text{ \2}"),
     ("%", r"(?<![\w./])(\d+)/(\d+)\s*\\?%", r"\\frac{\1}{\2}\\%"),
     ("US|EUR|Rs|INR", r"\b(?:USD|US\s*\\?\$|EUR|Rs\.?|INR)\s*(?=\d)", lambda match: _MONEY[match[0][0]]),
-    (" ", rf"({_LARGER})\s*\}}?(?:\s*,|,?\s*(?:\\text\s*\{{\s*)?and\b\s*\}}?)(?=\s*\d+\s*(?:\\text\s*\{{)?\s*{_SMALLER})",
+    (" ", rf"({_LARGER})\s*\}}?(?:\s*,|,?\s*(?:\\text\s*\{{\s*)?and\b\s*\}}?)(?=\s*\d+\s*(?:\\text\s*\{{)?\s*(?!\1){_SMALLER})",
      lambda match: f"{match[1]}{'}' if '}' in match[0] else ''} "),
 )  # fmt: skip
 

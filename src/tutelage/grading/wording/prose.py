@@ -163,7 +163,7 @@ def _said(text: str) -> str:
 def _without_units(text: str) -> str:
     """3 sprints x 60 m = 180 meters → 3 \\times 60 = 180 meters; 30% of 50 = 15 → 30% \\times 50 = 15."""
     worked, equals, result = text.rpartition("=")
-    if not equals or not re.search(r"\d\D*[-+*/]|\\times|\\cdot|\bx\b|%", worked) or not re.search(r"\d", result):
+    if not equals or not re.search(r"\d(?=[^\d=]+\d)[^\d=]*?(?:[-+*/]|\\times|\\cdot|\bx\b)|%", worked) or not re.search(r"\d", result):
         return text
     bare = _UNIT_IN_TERM.sub(lambda unit: "" if is_unit([unit[1]], False) or unit[1] in ("times", *"hmsgl") else unit[0], worked)
     return re.sub(r" x (?=\$?\d)|(?<=%) of ", r" \\times ", bare) + "=" + result
@@ -283,6 +283,8 @@ def _value(sentence: str, many: bool) -> str | None:
     part = None if lead else _OF.match(behind)
     if part is not None and (part["counted"] or re.search(r"%|/|\\frac", value)) and _harmless(words_of(behind)):
         return f"{value} {part['counted'] or ''}".strip()
+    if copula is not None and lead[copula] == "=" and lead[copula - 2] == _FORMULA and is_known(lead[copula - 1]):
+        return None  # 60 minutes = 1 hour is a chain
     if copula is None:
         spoken = " ".join(lead)
         if not _NEEDS.isdisjoint(lead):

@@ -32,6 +32,11 @@ def replacements(section: str) -> dict[str, str]:
     return {other: entry.split()[0] for entry in _SECTIONS[section] for other in entry.split()[1:]}
 
 
+def explained(section: str) -> dict[str, str]:
+    """What stands behind the first word of each entry of a section."""
+    return {name: meaning for name, _, meaning in (entry.partition(" ") for entry in _SECTIONS[section])}
+
+
 DOUBTS, CHANGES = listed("doubts"), listed("changes")
 _WORDS = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
 LONGEST_NUMBER = 100
