@@ -28,7 +28,8 @@ def equal(gold: Node, answer: Node) -> bool:
     """
     letters = gold.names | answer.names
     products = {name for name in letters if len(name) == 2 and name.isupper() and letters.issuperset(name)}
-    gold, answer = (_as_products(_as_vector(_as_identity(node, other), other), products) for node, other in ((gold, answer), (answer, gold)))
+    gold, answer = (_beside(node, other) for node, other in ((gold, answer), (answer, gold)))
+    gold, answer = (_as_products(node, products) for node in (gold, answer))
     gold, answer = (expand(simplify(node)) for node in resolved(gold, answer))
     spend(gold.contents[3] + answer.contents[3])  # a product of many matrices may be huge when it is written out
     both_builders = gold.kind is answer.kind is Kind.BUILDER
@@ -46,11 +47,16 @@ def _as_products(node: Node, names: set[str]) -> Node:
     return rewritten(node, lambda part: product(*map(symbol, part.value)) if part.is_symbol(*names) else part) if names else node
 
 
+def _beside(node: Node, other: Node) -> Node:
+    """The letters I and i, j, k as what they are beside a matrix or a vector."""
+    return _as_vector(_as_identity(node, other), other)
+
+
 def _as_identity(node: Node, other: Node) -> Node:
     """I_3, and I beside a matrix, as the matrix that it is."""
     if not holds(other, Kind.MATRIX):
         return node
-    size = other.args and len(other.args) if other.kind is Kind.MATRIX else 0
+    size = len(other.args) if other.kind is Kind.MATRIX else 0
 
     def written(part: Node) -> Node:
         named = re.fullmatch(r"I(?:_(\d))?", part.value) if part.is_symbol() else None

@@ -104,13 +104,18 @@ def points(names: frozenset[str], count: int, integers: bool = False, seed: obje
 
 def _values(a: Node, b: Node, at: Iterable[dict[str, Fraction]], log_base: int | None = None) -> Iterator[tuple[Value, Value]]:
     """The values of two expressions at the points where both have one, and no number with more digits than are computed."""
+    too_large = None
     for point in at:
         try:
             yield evaluate(a, point, log_base=log_base), evaluate(b, point, log_base=log_base)
+            too_large = None
         except Undefined:
             continue
-        except TooLarge:
+        except TooLarge as error:
             spend(0)  # raises where the work is spent
+            too_large = error
+    if too_large is not None:
+        raise too_large
 
 
 def _same_function(a: Node, b: Node, log_base: int | None) -> bool:

@@ -27,7 +27,8 @@ _STEPS = [(1, 0), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1)]
 def readings(gold: Node, answer: Node) -> Iterator[tuple[Node, Node]]:
     """The pairs to compare where the answers as they stand are not equal."""
     letters = gold.names | answer.names
-    if not (letters & (_COUNTING | _PARAMETERS) or any(map(_CONSTANT.match, letters)) or holds(gold, Kind.LIST) or holds(answer, Kind.LIST)):
+    lists = holds(gold, Kind.LIST) or holds(answer, Kind.LIST)
+    if not (lists or letters & (_COUNTING | _PARAMETERS) or any(map(_CONSTANT.match, letters))):
         return
     sides = [_without_declarations(node) for node in (gold, answer)]
     (first, domains), (second, others) = sides

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 
 from tutelage.grading.taking.format import TEXT_COMMANDS
-from tutelage.grading.wording.prose import items_of
+from tutelage.grading.wording.remarks import items_of
 from tutelage.grading.wording.units import is_unit
 from tutelage.grading.wording.vocabulary import number_of
 from tutelage.grading.wording.words import WORD
@@ -31,7 +31,8 @@ _RELATION = r"(?:[<>]|\\[lg]e |\\ne )"
 
 def _compared(match: re.Match[str]) -> str:
     word = match["word"].casefold()
-    above, strict, value = word.startswith(("greater", "more", "larger", "at least")), word.endswith("than") and not match["equal"], match["value"]
+    above, value = word.startswith(("greater", "more", "larger", "at least")), match["value"]
+    strict = word.endswith("than") and not match["equal"]
     if not match["of"]:  # at most 6
         return f"{'(' if strict else '['}{value}, \\infty)" if above else f"(-\\infty, {value}{')' if strict else ']'}"
     sign = {(True, True): ">", (True, False): r"\ge", (False, True): "<", (False, False): r"\le"}[above, strict]
@@ -65,13 +66,15 @@ _PHRASES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     (re.compile(pattern, re.IGNORECASE), replacement)
     for pattern, replacement in (
         (r"(?:there (?:is|are|exists?) |the (?:system|equation) has )?no "
-         r"(?:(?:real|integer|such|positive|valid|possible) )*(?:solutions?|roots?|values?)(?: exists?)?(?:: ?\\(?:emptyset|oslash|varnothing))?",
+         r"(?:(?:real|integer|such|positive|valid|possible) )*(?:solutions?|roots?|values?)(?: exists?)?"
+         r"(?:: ?\\(?:emptyset|oslash|varnothing))?",
          r"\\emptyset"),
-        (rf"{_OF_ALL}(?:real numbers|reals|real(?= [a-z] ))(?: [a-z])?(?: except(?: for)?| other than| excluding| but| not equal to)(?: [a-z] =)? (.+)",
+        (rf"{_OF_ALL}(?:real numbers|reals|real(?= [a-z] ))(?: [a-z])?"
+         r"(?: except(?: for)?| other than| excluding| but| not equal to)(?: [a-z] =)? (.+)",
          lambda match: rf"\mathbb{{R}} \setminus \{{{re.sub(' and | or ', ', ', match[1])}\}}"),
         (rf"(?:all )?(?:{_NUMBERS} )?(?:[a-z] )?(?:(?:such that|with|where|satisfying|for which) )?([a-z] ?{_RELATION}.+)", r"\1"),
-        (rf"(?P<of>(?:all )?{_NUMBERS}(?: [a-z])? |(?P<name>[a-z])(?: is)? )?(?P<word>(?:greater|more|larger|less|smaller) than|at least|at most)"
-         r" (?P<equal>or equal to )?(?P<value>\S+)", _compared),
+        (rf"(?P<of>(?:all )?{_NUMBERS}(?: [a-z])? |(?P<name>[a-z])(?: is)? )?"
+         r"(?P<word>(?:greater|more|larger|less|smaller) than|at least|at most) (?P<equal>or equal to )?(?P<value>\S+)", _compared),
         (r"(?:all )?(?:real numbers? )?(non-?negative|(?:positive|negative)(?= real)) (?:real numbers?|reals|numbers?)",
          lambda match: _SETS[match[1].casefold().replace("-", "")]),
         (rf"{_OF_ALL}(integers|rational numbers|real numbers|reals)|all (real) [a-z]|all real numbers [a-z]",
@@ -84,7 +87,8 @@ _PHRASES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
          "cannot be determined"),
         (r"(?:we )?(do not |don't |fail to |cannot )?reject (?:the )?(?:null hypothesis|null|H_?\{?0\}?)(?: H_?\{?0\}?)?",
          lambda match: f"{'do not ' if match[1] else ''}reject the null hypothesis"),
-        (r"(?:(?:the |this )?(?:power )?(?:series|integral|sum) )?converges (?:absolutely )?(?:for|when|if|on|in|where|iff) (?:all )?(.+)", r"\1"),
+        (r"(?:(?:the |this )?(?:power )?(?:series|integral|sum) )?"
+         r"converges (?:absolutely )?(?:for|when|if|on|in|where|iff) (?:all )?(.+)", r"\1"),
         (r"(?:(?:I|we) (?:choose|chose|pick|select) (?:option |choice )?)\(?([A-J])\)?"
          r"|\(?([A-J])\)? is (?:the )?(?:correct|right)(?: answer| option| choice| one)?", lambda match: match[1] or match[2]),
         (r"(?:from|between) (\S+) (?:to|and) (\S+?),? inclusive", r"[\1, \2]"),
@@ -99,13 +103,15 @@ _PHRASES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
          lambda match: f"{match[1] or match[4]}, {match[2] or match[3]}"),
         (r"(.*\d) \(?(?:a )?(?:double|repeated) root\)?", r"\1"),
         (r"(.*[\w})])[ ,]+(?:where|with|for) ([a-z] ?\\in ?\\mathbb ?\{?[A-Z]\}?)", r"\1, \2"),
-        (r"(?:(half|quarter|[a-z-]+|\d+)(?: minutes?)? (past|to) ([a-z]+|\d+)|([a-z]+|\d+) o'clock)(?: in the (morning|afternoon|evening))?", _clock),
+        (r"(?:(half|quarter|[a-z-]+|\d+)(?: minutes?)? (past|to) ([a-z]+|\d+)"
+         r"|([a-z]+|\d+) o'clock)(?: in the (morning|afternoon|evening))?", _clock),
         (r"(?:min|max)(?:imum)?(?: value)? ?[:=] ?(\S+)", r"\1"),
         (r"(.*[\w})])[ ,]* \(?where ([a-z]) is an? ((?:positive |non-?negative )?integer|real number|real)\)?", _with_parameter),
         (rf"(.*[\w}})])[ ,]* \(?(?:(?:where|with) ({_CONSTANTS})(?:are|is an?|being) (?:any |arbitrary |real )*constants?"
          rf"|(?:for|where|with) (?:any |some |arbitrary |real |an? )*constants? ({_CONSTANTS}))\)?",
          lambda match: match[1] + "".join(rf", {name} \in \mathbb{{R}}" for name in _CONSTANT.findall(match[2] or match[3]))),
-        (r"(.*[\w})])[ ,]+for (?:any |every |all |each |some |an? )?((?:positive |non-?negative )?integers?|constants?|real numbers?|real|reals)(?: constants?)? ([a-z])",
+        (r"(.*[\w})])[ ,]+for (?:any |every |all |each |some |an? )?((?:positive |non-?negative )?integers?"
+         r"|constants?|real numbers?|real|reals)(?: constants?)? ([a-z])",
          _with_parameter),
         (r"(.*=.*[\w})])[ ,]+(?:for (?:all|any|every|each)|\\forall) "
          r"(?:real |positive |natural |integers? |numbers? )*[a-z](?: ?\\in ?\\mathbb ?\{?[A-Z]\}?| ?(?:\\ge|>) ?\d+)?", r"\1"),
@@ -126,7 +132,9 @@ def phrases(text: str) -> str:
     return _spoken_number(text) if len(text) < 80 and re.match(r"[A-Za-z]|\d+ and an? ", text) else text
 
 
-_WORDED_CASE = re.compile(r"(?P<value>[^:=<>]+?),? (?:if|for|when) (?P<condition>.+)|(?:if |for |when )?(?P<first>[^:]+[=<>\\][^:]*): ?(?P<behind>.+)")
+_WORDED_CASE = re.compile(
+    r"(?P<value>[^:=<>]+?),? (?:if|for|when) (?P<condition>.+)|(?:if |for |when )?(?P<first>[^:]+[=<>\\][^:]*): ?(?P<behind>.+)"
+)
 
 
 def cases(text: str) -> str:
@@ -134,7 +142,7 @@ def cases(text: str) -> str:
     if len(text) > LONGEST or not re.search(r"\b(?:if|for|when)\b|: ", text) or "\\begin" in text:
         return text
     plain = re.sub(r"\\text\s*\{\s*,?\s*(if|for|when|otherwise|and)\s*\}", r" \1 ", text)
-    name = re.match(r"[A-Za-z]\([a-z]\)\s*=\s*|", plain)[0]
+    name = "".join(re.findall(r"^[A-Za-z]\([a-z]\)\s*=\s*", plain))
     rows = []
     for part in map(str.strip, items_of(plain.removeprefix(name))):
         case = _WORDED_CASE.fullmatch(part)
