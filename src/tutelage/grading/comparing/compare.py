@@ -107,6 +107,11 @@ def _equal_quantities(gold: Node, answer: Node) -> bool:
     """A unit may be left out; two units must measure the same, and what they measure is compared exactly."""
     gold, answer = with_letter_unit(gold, answer), with_letter_unit(answer, gold)
     first, second = _measures(gold), _measures(answer)
+    if {gold.value, answer.value} in ({"£", "pounds"}, {"£", "pound"}):  # money here, and a weight beside lb
+        return same(gold.args[0], answer.args[0])
+    if first == {(Fraction(1), Kind.PERCENT)} != second or second == {(Fraction(1), Kind.PERCENT)} != first:  # 20 % and an increase of 20 %
+        gold, answer = (node.args[0] if node.kind is Kind.QUANTITY else node for node in (gold, answer))
+        return gold.kind is answer.kind and same(gold, answer)
     if first and second and first != second:
         units = {unit for _, unit in first | second}
         if units == {Kind.DEGREE, "rad"}:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from tutelage.grading.comparing.expressions import constant_factor, equal_expressions, is_scalar
 from tutelage.grading.comparing.named import (
     VARIABLES,
@@ -142,7 +144,9 @@ def _argument_dropped(gold: Node, answer: Node) -> bool:
 
 
 def _argument_of(name: Node) -> str:
-    """The x of f(x)."""
+    """The x of f(x), the n of a_n."""
+    if name.is_symbol() and re.fullmatch("[a-zA-Z]_[nkmij]", name.value):
+        return str(name.value[-1])
     return str(name.args[1].value) if name.kind is Kind.APPLY and len(name.args) == 2 and name.args[1].is_symbol() else ""
 
 

@@ -16,7 +16,7 @@ from tutelage.grading.wording.languages import translated
 from tutelage.grading.wording.notations import conclusion, groups, latex_synonyms, notations, parts, rewritten, table
 from tutelage.grading.wording.phrases import cases, phrases
 from tutelage.grading.wording.prose import is_subject, said
-from tutelage.grading.wording.vocabulary import DOUBTS, replacements, words_of
+from tutelage.grading.wording.vocabulary import DOUBTS, listed, replacements, words_of
 
 _SYMBOLS = {
     character: f"{latex} " if latex[-1].isalpha() or latex in ".," else latex for character, latex in replacements("symbols").items()
@@ -29,8 +29,10 @@ def unicode_symbols(text: str) -> str:
     """½ → \\frac{1}{2}, x² → x^{2}, √ → \\sqrt, − → -, θ → \\theta, full-width characters → plain ones."""
     if text.isascii():
         return text
+    text = re.sub(r"(?<=\d) ?([kcdm]?m)([²³])", r"\\text{ \1\2}", text)  # 9 m²
     text = re.sub(f"[{_RAISED}]+", lambda run: "^{" + run[0].translate(_PLAIN_DIGITS) + "}", text)
     text = re.sub(f"[{_LOWERED}]+", lambda run: "_{" + run[0].translate(_PLAIN_DIGITS) + "}", text)
+    text = re.sub("(?<=[A-Za-z])[\u0304\u0305]", "", re.sub("([a-z])[\u0304\u0305]", r"\\bar{\1}", text))
     text = re.sub("(\\d)[\u0304\u0305]", r"\\overline{\1}", text).replace("}\\overline{", "")  # 0.3 with a bar of its own
     return unicodedata.normalize("NFKC", "".join(map(_latex_of, text)))
 
@@ -89,6 +91,7 @@ _PAIRS = (
     ("*", "*"), ('"', '"'), ("'", "'"),
 )  # fmt: skip
 _OPENERS = frozenset("$\\*_`\"'")
+_LEADS_ON = listed("consequences")
 _COMMAND = re.compile(rf"\\(?:boxed|fbox|ensuremath|{TEXT_COMMANDS})\s*\{{")
 _HENCE = r"(?:so|thus|hence|therefore)\b,?\s*"
 _PROSE = re.compile(
@@ -165,6 +168,8 @@ def _boxed_list(text: str) -> str | None:
     """What stands in the boxes of a text, equal boxes once, if no figures stand outside of them."""
     found = boxes(text)
     outside = "".join(text[end:start] for (_, end, _), (start, _, _) in pairwise([(0, 0, ""), *found, (len(text), 0, "")]))
+    if len(found) > 1 and not _LEADS_ON.isdisjoint(words_of(text[found[-2][1] : found[-1][0]])):  # so the final answer is \\boxed{23}
+        return found[-1][2] if stands_alone(text) else None
     worked = len(found) == 1 and re.search(r"(?:[^<>!]=|\\in)\s*$", text[: found[0][0]])  # f(1) + f(2) = \\boxed{3}
     listed = found and (worked or not re.search(r"\d", outside)) and stands_alone(text)
     return ", ".join(dict.fromkeys(content for _, _, content in found)) if listed else None

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from tutelage.grading.taking.format import TEXT_COMMANDS
 from tutelage.grading.wording.remarks import items_of
 from tutelage.grading.wording.units import is_unit
-from tutelage.grading.wording.vocabulary import number_of
+from tutelage.grading.wording.vocabulary import number_of, replacements
 from tutelage.grading.wording.words import WORD
 
 LONGEST = 200
@@ -23,6 +23,7 @@ _SETS = {
 }  # fmt: skip
 _NUMBERS = r"(?:real\s+numbers?|reals?|numbers?|values)"
 _OF_ALL = r"(?:the )?(?:set of )?(?:all )?(?:the )?"
+_QUADRANTS = {"first": "I", "second": "II", "third": "III", "fourth": "IV", "1": "I", "2": "II", "3": "III", "4": "IV"}
 _CENTER, _RADIUS = r"(?:the )?cent(?:er|re)(?: is| at|:| =)* (\(.+\))", r"(?:the )?radius(?: is| of|:| =)* ([^ ,]+)"
 _CONSTANT = re.compile(r"(?<![A-Za-z])[A-Za-z](?![A-Za-z])(?:_\d|_\{\d\})?")
 _CONSTANTS = r"(?:[a-z](?:_\d|_\{\d\})?(?: ?, and | and | ?, | |$)){1,4}"
@@ -37,6 +38,16 @@ def _compared(match: re.Match[str]) -> str:
         return f"{'(' if strict else '['}{value}, \\infty)" if above else f"(-\\infty, {value}{')' if strict else ']'}"
     sign = {(True, True): ">", (True, False): r"\ge", (False, True): "<", (False, False): r"\le"}[above, strict]
     return f"{match['name'] or 'x'} {sign} {value}"
+
+
+_DIRECTIONS = replacements("directions")
+
+
+def _change(match: re.Match[str]) -> str:
+    """The price fell by 20% → 20% decrease."""
+    percent, word = sorted(part for part in match.groups() if part)  # a digit stands before a letter
+    change = _DIRECTIONS.get(word.casefold())
+    return match[0] if change is None else rf"{percent}\text{{ {change}}}"
 
 
 def _clock(match: re.Match[str]) -> str:
@@ -96,6 +107,13 @@ _PHRASES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
          r"(?:points? )?(?:at )?(\(.+\))", r"\1"),
         (r"(?:the )?(?:ratio )?(\d+(?:\.\d+)?(?: to \d+(?:\.\d+)?)+)", lambda match: match[1].replace(" to ", ":")),
         (r"(\d+(?::\d+)+) ratio", r"\1"),
+        (r"(?:(?:the|it|its|this) (?:[a-z]+ ){0,4})?"
+         r"(?:has |have |was |is |were |been |went )*([a-z]+) by (\d[\d.]* ?\\?%)", _change),
+        (r"(?:an? )?(increase|decrease|reduction|drop|rise|fall) of (\d[\d.]* ?\\?%)"
+         r"|(?:an? )(\d[\d.]* ?\\?%) (increase|decrease)", _change),
+        (r"(?:the )?(first|second|third|fourth) quadrant|quadrant ([1-4])",
+         lambda match: f"Quadrant {_QUADRANTS[(match[1] or match[2]).casefold()]}"),
+        (r"(?:.* is )?neither even nor odd|neither", "neither even nor odd"),
         (r"(?:the )?(?:point|segment) ([A-Z]{1,2})", r"\1"),
         (r"(?:the )?(?:eigenvalues?|roots|zeros|solutions?)(?: are| is|:)? (-?\d.*)", r"\1"),
         (r"(?:the )?(\d) ?(?:\\times|x|by|-by-) ?(?:\1) identity(?: matrix)?", r"I_\1"),
@@ -129,7 +147,8 @@ def phrases(text: str) -> str:
     for pattern, replacement in _PHRASES:
         if (match := pattern.fullmatch(plain)) is not None:
             return replacement(match) if callable(replacement) else match.expand(replacement)
-    return _spoken_number(text) if len(text) < 80 and re.match(r"[A-Za-z]|\d+ and an? ", text) else text
+    spoken = len(text) < 80 and re.match(r"[A-Za-z]|\d+ (?:and an? |[a-z]+(?:th|rd)s?\b|quarters|halves)", text)
+    return _spoken_number(text) if spoken else text
 
 
 _WORDED_CASE = re.compile(

@@ -88,6 +88,11 @@ def said(text: str) -> str:
     return text if value == spelled else value
 
 
+def _on_a_line_of_its_own(shown: re.Match[str]) -> str:
+    formula = (shown[1] or shown[2]).strip(" .,\n")
+    return f"\n$ {formula} $\n"
+
+
 def _said(text: str) -> str:
     if "\\begin" in text or len(text) > LONGEST or re.search("[\u4e00-\u9fff]", text):
         return text
@@ -98,7 +103,7 @@ def _said(text: str) -> str:
         return text
     if len(_IS.findall(text)) > 1:
         text = _IS.sub(r"\1\2 = ", text)  # a is 2 and b is 3
-    plain = _DISPLAY.sub(lambda shown: f"\n$ {(shown[1] or shown[2]).strip(' .,')} $\n", _TEXT.sub(r" \1 ", text)).replace("**", " ")
+    plain = _DISPLAY.sub(_on_a_line_of_its_own, _TEXT.sub(r" \1 ", text)).replace("**", " ")
     sentences = [part.strip() for part in _SENTENCE_END.split(plain) if part.strip(" .")]
     valued = [index for index, sentence in enumerate(sentences) if re.search(r"[\d$\\=]", sentence)]
     others = (sentence for index, sentence in enumerate(sentences) if index not in valued)

@@ -192,7 +192,7 @@ _SUBJECT = re.compile(
     r" (?:is|are|was|were|will be|represents|falls on|describes) (?!not$)"
     r"|^(?:it|(?:the|this) (?:[a-z]+ )?(?:series|integral|sequence|limit|function)) (?=(?:con|di)verges\b|does not exist$)"
 )
-_OF_FUNCTION = re.compile(r"^[a-z]\([a-z]\) is (?=[a-z]{2})")
+_OF_FUNCTION = re.compile(r"^(?:[a-z]\([a-z]\)|[Tt]he \d+ ?(?:st|nd|rd|th) +[a-z]+) is (?=[a-z]{2})")
 _WINS = re.compile(
     r"(?<=[a-z]) (?:(?:will |can )?(?:always )?(?:wins?|won)(?: the [a-z]+)?|is the winner|has (?:a|the) winning strategy"
     r"|(?:is|was|has|had|got|ran|sold|ate|made|[a-z]{2,}(?:ed|s)) the (?:most|least|[a-z]{2,}est)"
