@@ -6,7 +6,7 @@ from collections.abc import Callable
 from fractions import Fraction
 
 from tutelage.grading.calculating.numbers import Undefined, as_mpf, is_real
-from tutelage.grading.calculating.values import calculated, evaluate
+from tutelage.grading.calculating.values import evaluate
 from tutelage.grading.comparing.expressions import decimal_of, equal_expressions, is_scalar, rounded_or_cut
 from tutelage.grading.comparing.named import name_of
 from tutelage.grading.comparing.quantities import with_letter_unit
@@ -138,19 +138,10 @@ def _simplify_relation(node: Node) -> Node:
         elif not names:  # 9/4 = 2.25, (x + 1)^2 = x^2 + 2x + 1
             alike = all(equal_expressions(members[0], member) for member in members[1:])
             if not alike:
-                return members[-1] if _stands_for_value(members[0]) and len(members) == 2 else node
-            return members[-1] if any(map(symbols_of, members)) else members[0]
+                return node
+            signed = [member for member in members if member.kind in (Kind.QUANTITY, Kind.PERCENT, Kind.DEGREE)]
+            return members[-1] if any(map(symbols_of, members)) else signed[-1] if signed else members[0]
     return Node(Kind.RELATION, tuple(members), tuple(operators))
-
-
-def _stands_for_value(node: Node) -> bool:
-    """A limit, a sum or an integral that has no value here: what it is said to be counts."""
-    if node.kind is not Kind.OPAQUE or node.args[0] is None:
-        return False
-    try:
-        return (node.value == "int" and node.args[1] is None) or evaluate(node) is None or None in calculated.values()
-    except Undefined:
-        return True
 
 
 def _consistent(name: Node, values: list[Node]) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
+from tutelage.grading.calculating.numbers import Undefined
+from tutelage.grading.calculating.values import calculated, evaluate
 from tutelage.grading.calculating.work import spend
 from tutelage.grading.comparing import families, relations  # noqa: F401 (its rules)
 from tutelage.grading.comparing.applied import resolved
@@ -13,7 +15,19 @@ from tutelage.grading.comparing.expressions import equal_expressions, is_scalar
 from tutelage.grading.comparing.named import assignment, neutral
 from tutelage.grading.comparing.quantities import in_one_unit, measures_of, with_letter_unit
 from tutelage.grading.comparing.rules import only_element, ordered, rule, same
-from tutelage.grading.reading.tree import ZERO, Kind, Node, difference, holds, number, product, rewritten, symbol, tuple_of
+from tutelage.grading.reading.tree import (
+    ZERO,
+    Kind,
+    Node,
+    difference,
+    holds,
+    nodes_of,
+    number,
+    product,
+    rewritten,
+    symbol,
+    tuple_of,
+)
 from tutelage.grading.wording.vocabulary import number_of
 
 _SIGNS = (Kind.PERCENT, Kind.DEGREE)
@@ -27,10 +41,13 @@ def equal(gold: Node, answer: Node) -> bool:
         TooLarge: a limit of evaluation was met.
     """
     letters = gold.names | answer.names
-    products = {name for name in letters if len(name) == 2 and name.isupper() and letters.issuperset(name)}
+    powers = (part for side in (gold, answer) for part in nodes_of(side) if part.kind is Kind.POWER)
+    squared = {power.args[0].value for power in powers if power.args[0].is_symbol()}
+    products = {name for name in letters if len(name) == 2 and name.isupper() and letters.issuperset(name)} - squared
     gold, answer = (_beside(node, other) for node, other in ((gold, answer), (answer, gold)))
     gold, answer = (_as_products(node, products) for node in (gold, answer))
     gold, answer = (expand(simplify(node)) for node in resolved(gold, answer))
+    gold, answer = (_said_value(node, other) for node, other in ((gold, answer), (answer, gold)))
     spend(gold.contents[3] + answer.contents[3])  # a product of many matrices may be huge when it is written out
     both_builders = gold.kind is answer.kind is Kind.BUILDER
     if not both_builders:
@@ -40,6 +57,21 @@ def equal(gold: Node, answer: Node) -> bool:
     if same(only_element(gold, answer), only_element(answer, gold)):
         return True
     return any(same(*reading) for reading in families.readings(gold, answer))
+
+
+def _said_value(node: Node, other: Node) -> Node:
+    """What a limit, a sum or an integral that has no value here is said to be, beside an answer without one."""
+    if node.kind is not Kind.RELATION or node.value != ("=",) or other.kind is Kind.RELATION or holds(other, Kind.OPAQUE):
+        return node
+    operator, value = node.args
+    if operator.kind is not Kind.OPAQUE or operator.args[0] is None:
+        return node
+    try:
+        evaluate(operator)
+        unknown = (operator.value == "int" and operator.args[1] is None) or None in calculated.values()
+    except Undefined:
+        unknown = True
+    return value if unknown else node
 
 
 def _as_products(node: Node, names: set[str]) -> Node:

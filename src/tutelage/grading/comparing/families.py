@@ -13,7 +13,7 @@ from itertools import permutations
 from tutelage.grading.calculating.numbers import CONTEXTS, DIGITS, Undefined, as_mpf, close, is_real
 from tutelage.grading.calculating.values import evaluate
 from tutelage.grading.comparing.expressions import equal_expressions, is_scalar
-from tutelage.grading.comparing.named import assignment, membership
+from tutelage.grading.comparing.named import assignment, membership, named_values
 from tutelage.grading.reading.tree import Kind, Node, difference, holds, negated, nodes_of, number, rewritten, symbol, symbols_of
 
 _COUNTERS, _COUNTING = frozenset("knml"), frozenset("knmltjq")
@@ -48,15 +48,16 @@ def readings(gold: Node, answer: Node) -> Iterator[tuple[Node, Node]]:
         yield progressions[0] or first, progressions[1] or second
     yield from _renamed_constants(first, second)
     yield from _up_to_a_constant(first, second)
-    parameters = [body.names & _PARAMETERS for body in (first, second)]
-    if len(parameters[0]) == len(parameters[1]) == 1 and not is_scalar(first):  # (2s, 3s) and (2t, 3t)
-        yield first, _replaced(second, dict.fromkeys(parameters[1], symbol(*parameters[0])))
+    parameters = [_parameter(body) for body in (first, second)]
+    if parameters[0] and parameters[1]:
+        yield first, _replaced(second, {parameters[1]: symbol(parameters[0])})
     names = [set(declared) & symbols_of(body) or _implied(body) for body, declared in sides]
     if len(names[0]) == len(names[1]) == 1:
         counter = symbol("n•")
         first = _replaced(first, dict.fromkeys(names[0], counter))
-        declared = bool(domains or others)
-        for sign, step in _STEPS if declared or (_counts(gold, names[0]) and _counts(answer, names[1])) else _STEPS[:1]:
+        one_way = bounds[0] or "mathbb N" in domains.values()  # k ≥ 0 has no step
+        runs = domains or others or (_counts(gold, names[0]) and _counts(answer, names[1]))
+        for sign, step in _STEPS if runs and not one_way else _STEPS[:1]:
             stepped = Node(Kind.ADD, (counter if sign > 0 else negated(counter), number(step)))
             yield first, _replaced(second, dict.fromkeys(names[1], counter if (sign, step) == (1, 0) else stepped))
     if len(domains) == len(others) > 1:
@@ -95,6 +96,19 @@ def _without_declarations(node: Node) -> tuple[Node, dict[str, str]]:
     if not rest or not domains:
         return node, {}
     return rest[0] if len(rest) == 1 else Node(Kind.LIST, tuple(rest), node.value), domains
+
+
+def _parameter(node: Node) -> str:
+    """The t of (2t, 3t) and of x = 2 + 3t, y = t: the only letter of all values of a vector."""
+    if node.kind is Kind.MATRIX and node.value is None:
+        values = tuple(entry for row in node.args for entry in row)
+    elif node.kind is Kind.LIST:
+        pairs = named_values(node) or []
+        values = tuple(value for name, value in pairs if name not in _PARAMETERS) if len(dict(pairs)) == len(node.args) else ()
+    else:
+        values = node.args if node.kind is Kind.SEQUENCE and node.value == ("(", ")") else ()
+    shared = _PARAMETERS.intersection(*(value.names for value in values)) if len(values) > 1 else ()
+    return next(iter(shared)) if len(shared) == 1 else ""
 
 
 def _domain(part: Node) -> str:
@@ -141,12 +155,14 @@ def _replaced(node: Node, values: dict[str, Node]) -> Node:
 
 def _renamed_constants(gold: Node, answer: Node) -> Iterator[tuple[Node, Node]]:
     """x² + C and x² + c; C_1e^x + C_2e^{-x} and Ae^x + Be^{-x}."""
-    names = [symbols_of(node) for node in (gold, answer)]
+    names = [symbols_of((assignment(node) or ("", node))[1]) for node in (gold, answer)]
     constants = [sorted(name for name in side if _CONSTANT.match(name)) for side in names]
     known = any(name[0] == "C" or name.startswith("c_") for name in constants[0] + constants[1])
     if not known or len(constants[0]) != len(constants[1]) or len(constants[0]) > 3:
         return
-    rest = [names[index] - {*constants[index], *(assignment(side) or ("",))[:1]} for index, side in enumerate((gold, answer))]
+    rest = [names[index] - {*constants[index]} for index in (0, 1)]
+    if constants[0] == constants[1] and not all("_" in name for name in constants[0]):  # \\frac{C}{A} is not \\frac{A}{C}
+        return
     if rest[0] != rest[1] or not rest[0] or not rest[0] <= _VARIABLES or (len(rest[0]) > 1 and constants[0] == constants[1]):
         return
     for order in permutations(constants[1]):
@@ -156,8 +172,9 @@ def _renamed_constants(gold: Node, answer: Node) -> Iterator[tuple[Node, Node]]:
 
 def _up_to_a_constant(gold: Node, answer: Node) -> Iterator[tuple[Node, Node]]:
     """½ sin² x + C and -½ cos² x + C: the difference of two antiderivatives does not change."""
-    names = gold.names & answer.names & {"C", "c"}
-    if len(names) != 1 or gold.names != answer.names or not gold.names - names <= _VARIABLES or not (is_scalar(gold) and is_scalar(answer)):
+    names = gold.names & answer.names & {"C"}
+    variables = gold.names - names
+    if len(names) != 1 or gold.names != answer.names or len(variables) != 1 or not variables <= _VARIABLES or not is_scalar(gold):
         return
 
     def stepped(node: Node, step: Fraction, changed: frozenset[str]) -> Node:

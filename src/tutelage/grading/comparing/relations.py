@@ -23,7 +23,7 @@ from tutelage.grading.comparing.named import (
 from tutelage.grading.comparing.quantities import in_base_units
 from tutelage.grading.comparing.regions import FLIPPED, as_interval, flat_union, integers_in, same_region
 from tutelage.grading.comparing.rules import MAX_ELEMENTS, SET_OPERATIONS, UNORDERED, only_element, ordered, rule, same, unordered
-from tutelage.grading.reading.tree import ZERO, Kind, Node, difference, number, rewritten, symbol, symbols_of
+from tutelage.grading.reading.tree import ELLIPSIS, ZERO, Kind, Node, difference, number, rewritten, symbol, symbols_of
 
 _INEQUALITIES = {"<", ">", "<=", ">=", "!="}
 
@@ -33,6 +33,10 @@ def _equal_collections(gold: Node, answer: Node) -> bool:
     """Bare lists and sets have no order, tuples have; named values are compared by their names."""
     if max(len(gold.args), len(answer.args)) > MAX_ELEMENTS:
         return False
+    if _leaves_open(gold) is not _leaves_open(answer):
+        return False
+    if any(part.is_symbol(ELLIPSIS) for part in gold.args + answer.args):  # 1, 4, 9, …, n^2 has an order
+        return gold.kind is answer.kind and ordered(gold.args, answer.args)
     if is_condition(gold) or is_condition(answer):
         joined = "or" not in (gold.value, answer.value) and len(symbols_of(gold)) > 1
         if (joined or gold.value == answer.value) and unordered(elements_of(gold), elements_of(answer)):
@@ -53,6 +57,15 @@ def _equal_collections(gold: Node, answer: Node) -> bool:
     if other.kind is Kind.SEQUENCE and (other.value == ("(", ")") or (other.value == ("[", "]") and len(other.args) != 2)):
         return ordered(*items)
     return other.kind in SET_OPERATIONS and _equal_regions(gold, answer)
+
+
+def _leaves_open(node: Node) -> bool:
+    """x = 2 or y > 0: one of several things."""
+    if node.kind is not Kind.LIST or node.value != "or":
+        return False
+    relations = [part for part in node.args if part.kind is Kind.RELATION]
+    mixed = {"="} < {operator for part in relations for operator in part.value} and len(symbols_of(node)) > 1
+    return mixed or len({name_of(part.args[0]) for part in relations}) == len(relations) > 1
 
 
 def is_condition(node: Node) -> bool:
@@ -87,6 +100,8 @@ def _equal_named(gold: Named, answer: Named) -> bool:
 
 @rule(Kind.RELATION)
 def _equal_relations(gold: Node, answer: Node) -> bool:
+    if _leaves_open(gold) or _leaves_open(answer):
+        return False
     first, second = assignment(gold), assignment(answer)
     if first is not None and second is not None:
         return _equal_assignments(gold, answer, first, second)

@@ -12,7 +12,7 @@ from tutelage.grading.calculating import work
 from tutelage.grading.calculating.work import UNITS, TooLarge, limited, spend
 from tutelage.grading.reading.lexer import FUNCTIONS, tokenize
 from tutelage.grading.reading.terms import Terms
-from tutelage.grading.reading.tree import Kind, Node, Unreadable, plain_text, symbol
+from tutelage.grading.reading.tree import ELLIPSIS, Kind, Node, Unreadable, plain_text, symbol
 
 MAX_TOKENS = 3_000
 _RELATIONS = {
@@ -122,8 +122,8 @@ class _Parser(Terms):
 
     def element(self, closers: tuple[str, ...] = ()) -> Node:
         """One answer: a chain of relations between sets, ratios or expressions."""
-        if self.next.kind in ("number", "symbol") and self.ahead().text in _ATOM_ENDS:
-            return self.atom()
+        if self.ahead().text in _ATOM_ENDS and (self.next.kind in ("number", "symbol") or self.sees("ldots")):
+            return self.atom() if not self.takes("ldots") else symbol(ELLIPSIS)
         members, operators = [self.set_expression()], []
         while self.next.text in _RELATIONS and self.sees(self.next.text) and not self.sees(*closers):
             operators.append(_RELATIONS[self.take().text])

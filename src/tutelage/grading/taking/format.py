@@ -48,7 +48,7 @@ MARKUP = re.compile(
 )
 """What only says how a text looks."""
 _STYLES = re.compile(rf"\\(?:{TEXT_COMMANDS}|textcolor|color|displaystyle|ensuremath)\s*(?:\{{\w+\}})?\s*$")
-_ARROWS = re.compile(r"\\(?:Rightarrow|Longrightarrow|implies|therefore|to|in|ldots)\s*$")
+_ARROWS = re.compile(r"\\(?:Rightarrow|Longrightarrow|implies|therefore|to|(?<!\\not\\)in|ldots)\s*$")
 
 
 def stands_alone(text: str) -> bool:
@@ -73,7 +73,7 @@ def _inside(before: str) -> bool:
 
 def _leads(before: str) -> bool:
     plain = MARKUP.sub(" ", before).rstrip()
-    if not plain or _ARROWS.search(plain):
+    if not plain or (_ARROWS.search(plain) and not changed(words_of(plain[-60:]))):
         return True
     if re.search(r"\d[.,]$", plain):
         return False

@@ -170,7 +170,7 @@ def _boxed_list(text: str) -> str | None:
     outside = "".join(text[end:start] for (_, end, _), (start, _, _) in pairwise([(0, 0, ""), *found, (len(text), 0, "")]))
     if len(found) > 1 and not _LEADS_ON.isdisjoint(words_of(text[found[-2][1] : found[-1][0]])):  # so the final answer is \\boxed{23}
         return found[-1][2] if stands_alone(text) else None
-    worked = len(found) == 1 and re.search(r"(?:[^<>!]=|\\in)\s*$", text[: found[0][0]])  # f(1) + f(2) = \\boxed{3}
+    worked = len(found) == 1 and re.search(r"[)\]}]\s*=\s*$|^\W*[A-Za-z]\s*(?:=|\\in)\s*$", text[: found[0][0]])  # f(1) + f(2) = \\boxed{3}
     listed = found and (worked or not re.search(r"\d", outside)) and stands_alone(text)
     return ", ".join(dict.fromkeys(content for _, _, content in found)) if listed else None
 

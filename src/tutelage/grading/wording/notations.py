@@ -47,7 +47,7 @@ SYNONYMS = table(
     ("\\begin", r"\\begin\{((?:align|equation|gather|split)(?:ed)?\*?)\}(.*?)\\end\{\1\}", lambda match: _rows(match[2])),
     (" \\ ", r"(?<=[A-Z]) \\ (?=[A-Z])", r" \\setminus "),
     ("\\boxed{", r"^\s*\\boxed\{((?:[^{}]|\{[^{}]*\})*)$", r"\1"),
-    ("\\sim|~", r"^(\s*[A-Z])\s*(?:\\sim(?![a-z])|~)\s*(?=[A-Z\\])", r"\1 = "),  # X ~ N(0, 1)
+    ("\\sim|~", r"^(\s*[A-Z])\s*(?:\\sim(?![a-z])|~)\s*(?=[A-Z\\][^=]*\)$)", r"\1 = "),  # X ~ N(0, 1)
     ("\\prime", r"\^\s*\{?\s*((?:\\prime\s*)+)\}?", lambda match: "'" * match[1].count("prime")),
     ("^", r"\^\s*\{\s*([+*-])\s*\}", r"^\1"),
     ("\\left|\\right|\\middle|\\big|\\Big", rf"\\(?:{_SIZES})(?![A-Za-z])\s*\.?(?=\s|\W|$)", ""),
@@ -153,7 +153,7 @@ NOTATIONS = table(
     ("\\cap|\\cup", r"(?<=[A-Z)])\s*\^\s*\{?\s*[cC]\s*\}?(?![\w])", "'"),
     ("mod", r"\(\s*mod\s+(\w+)\s*\)|\\pmod\s*([\da-z])", lambda match: rf"\pmod{{{match[1] or match[2]}}}"),
     ("multiplicity", r"(-?[\w./]+)\s*(?:\\text\s*\{\s*)?\((?:with )?multiplicity (\d)\)\s*\}?",
-     lambda match: match[1] if match[0] == match.string.strip() or "=" in match.string else ", ".join([match[1]] * int(match[2]))),
+     lambda match: ", ".join([match[1]] * int(match[2]))),
     (" x ", r"(?<=[\d}]) x (?=\$?\d)", r" \\times "),
     ("const", r"(?<=\+)\s*(?:\\text\s*\{\s*)?const(?:ant|\.)?\s*\}?$", " C"),
     ("\\frac", rf"\\frac\s*\{{\s*{_TEXT}([A-Za-z]+)\s*\}}\s*\}}\s*\{{\s*{_TEXT}([A-Za-z]+)\s*\}}\s*(\^\{{?\d\}}?)?\s*\}}",
@@ -190,14 +190,16 @@ def _grouped(match: Match) -> str:
     return match[1] + match[2].replace(mark, "") + (f".{decimals}" if decimals else "") if sure else match[0]
 
 
-_DERIVED = re.compile(r"\\(?:Rightarrow|implies|Longrightarrow|iff|Leftrightarrow)(?![a-z])|=>|\\to(?![a-z])")
+_DERIVED = re.compile(r"\\(?:Rightarrow|implies|Longrightarrow)(?![a-z])|=>|\\to(?![a-z])")
 
 
 def conclusion(text: str) -> str:
     """2x = 6 \\implies x = 3 → x = 3: the last of several lines of a derivation."""
     *lines, last = _DERIVED.split(text)
-    derived = lines and all("=" in line and not re.search(r"\\lim|[{(<>]$|\\[lg]e|\\ne", line) for line in lines)
-    return last.strip() if derived and re.search(r"\w", last) else text
+    letters = {letter for line in lines for letter in re.findall("[A-Za-z]", re.sub(r"\\[A-Za-z]+", "", line))}
+    derived = len(letters) == 1 and all("=" in line and not re.search(r"\\lim|[{(<>]$|\\[lg]e|\\ne", line) for line in lines)
+    ends = re.search(r"\w", last) and letters.issuperset(re.findall("[A-Za-z]", re.sub(r"\\[A-Za-z]+", "", last)))
+    return last.strip() if derived and ends else text
 
 
 _SUFFIXES = {"K": "thousand", "M": "million", "B": "billion"}

@@ -70,7 +70,8 @@ def _with_parameter(match: re.Match[str]) -> str:
     name, kind = sorted(match.groups()[1:], key=len)
     positive = re.match(r"positive|non-?negative", kind := kind.casefold())
     domain = rf" \ge {int(positive[0] == 'positive')}" if positive else r" \in \mathbb{Z}"
-    return match[1].rstrip(" ,") + (f", {name}{domain}" if "integer" in kind else "")
+    domain = domain if "integer" in kind else "" if "constant" in kind else r" \in \mathbb{R}"
+    return match[1].rstrip(" ,") + (f", {name}{domain}" if domain else "")
 
 
 _PHRASES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
@@ -103,8 +104,7 @@ _PHRASES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
         (r"(?:(?:I|we) (?:choose|chose|pick|select) (?:option |choice )?)\(?([A-J])\)?"
          r"|\(?([A-J])\)? is (?:the )?(?:correct|right)(?: answer| option| choice| one)?", lambda match: match[1] or match[2]),
         (r"(?:from|between) (\S+) (?:to|and) (\S+?),? inclusive", r"[\1, \2]"),
-        (r"(?:at |in )?(?:the )?(?:origin |vertex |cent(?:er|re) |(?:(?:local|global|absolute|relative) )?(?:min|max)imum )?"
-         r"(?:points? )?(?:at )?(\(.+\))", r"\1"),
+        (r"(?:at |in )?(?:the )?(?:origin |vertex |cent(?:er|re) )?(?:points? )?(?:at )?(\(.+\))", r"\1"),
         (r"(?:the )?(?:ratio )?(\d+(?:\.\d+)?(?: to \d+(?:\.\d+)?)+)", lambda match: match[1].replace(" to ", ":")),
         (r"(\d+(?::\d+)+) ratio", r"\1"),
         (r"(?:(?:the|it|its|this) (?:[a-z]+ ){0,4})?"
@@ -123,7 +123,7 @@ _PHRASES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
         (r"(.*[\w})])[ ,]+(?:where|with|for) ([a-z] ?\\in ?\\mathbb ?\{?[A-Z]\}?)", r"\1, \2"),
         (r"(?:(half|quarter|[a-z-]+|\d+)(?: minutes?)? (past|to) ([a-z]+|\d+)"
          r"|([a-z]+|\d+) o'clock)(?: in the (morning|afternoon|evening))?", _clock),
-        (r"(?:min|max)(?:imum)?(?: value)? ?[:=] ?(\S+)", r"\1"),
+        (r"(?:(?:local|global|absolute|relative) )?(min|max)(?:imum)?(?: value)?(?: is| at|:| =)* ?(-?[\d\\][^,]*|\(.*\))", r"\\\1 = \2"),
         (r"(.*[\w})])[ ,]* \(?where ([a-z]) is an? ((?:positive |non-?negative )?integer|real number|real)\)?", _with_parameter),
         (rf"(.*[\w}})])[ ,]* \(?(?:(?:where|with) ({_CONSTANTS})(?:are|is an?|being) (?:any |arbitrary |real )*constants?"
          rf"|(?:for|where|with) (?:any |some |arbitrary |real |an? )*constants? ({_CONSTANTS}))\)?",
@@ -132,7 +132,7 @@ _PHRASES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
          r"|constants?|real numbers?|real|reals)(?: constants?)? ([a-z])",
          _with_parameter),
         (r"(.*=.*[\w})])[ ,]+(?:for (?:all|any|every|each)|\\forall) "
-         r"(?:real |positive |natural |integers? |numbers? )*[a-z](?: ?\\in ?\\mathbb ?\{?[A-Z]\}?| ?(?:\\ge|>) ?\d+)?", r"\1"),
+         r"(?:real |positive |natural |integers? |numbers? )*[a-z](?: ?\\in ?\\mathbb ?\{?[A-Z]\}?| ?(?:\\ge ?[01]|> ?0))?", r"\1"),
     )
 ]  # fmt: skip
 

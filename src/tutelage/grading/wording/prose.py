@@ -31,6 +31,7 @@ _MUST = frozenset({"must", "should", "has", "to"})
 _NEEDS = frozenset({"need", "needs", "needed"})
 _CLAUSES = frozenset({"when", "that", "which", "who"})
 """What stands before a copula that says nothing of the answer."""
+_OBJECTS = listed("objects")
 _EXTREMES = frozenset({"maximum", "minimum", "max", "min", "mean", "median", "average"})
 _CALLED = frozenset({"is", "are", "was", "which", "as"})
 _RELATION = re.compile(r"[=<>]|\\[lg]e|\\in")
@@ -203,14 +204,14 @@ def _value(sentence: str, many: bool) -> str | None:
 
 def _names(lead: list[str], value: str) -> bool:
     """the symmetric group S_3, the point (2, 3): a noun before a formula that is no number."""
-    noun = lead[0] == "the" and 1 < len(lead) < 5 and lead[-1] not in _PREPOSITIONS
-    return noun and not re.match(r"[-\d.]", value) and not changed(lead)
+    noun = len(lead) > 1 and lead[0] == "the" and _OBJECTS.issuperset(lead[1:])
+    return noun and not re.match(r"[-\d.]", value)
 
 
 def _counted(value: str, behind: str) -> str | None:
     """The value with its unit, if the words behind it leave it what it is."""
     words = words_of(behind)
-    if value == "1" and words and _harmless([*words[:-1], f"{words[-1]}s"]):  # 1 real solution
+    if value == "1" and words and not changed(words) and not words[0].endswith("th") and _harmless([*words[:-1], f"{words[-1]}s"]):
         return value
     if words and words[0] in _CALLED and _CLAIMED.issuperset(words[1:]):
         return value

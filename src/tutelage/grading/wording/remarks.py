@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 from tutelage.grading.wording.units import is_unit
-from tutelage.grading.wording.vocabulary import NUMBER_WORDS, changed, doubted, listed, number_of, words_of
+from tutelage.grading.wording.vocabulary import DOUBTS, NUMBER_WORDS, changed, doubted, listed, number_of, words_of
 from tutelage.grading.wording.words import WORD
 
 _ANSWERS, _REASONS = listed("answers"), listed("reasons")
@@ -20,6 +21,7 @@ _REMARK = re.compile(
     r"|simplified|in simplest|in lowest|answer|final|not|exactly|in total|see)\b(?P<said>.*)$",
     re.IGNORECASE | re.DOTALL,
 )
+_WHERE = re.compile(r"(?:only )?(?:if and only if|if|iff|when|at|for|by)\b[^;?!]*")
 _TRUE_OF_ALL = re.compile(
     r"(?:form|terms|answer|above|below|even|odd|prime|required|desired|expected|(?:the|our) (?:final )?(?:answer|result))?"
 )
@@ -38,14 +40,17 @@ _COUNTED = re.compile(
 )
 """There are 2 solutions: x = 0 and x = 3"""
 _NUMBER_WORD = rf"(?:{'|'.join(NUMBER_WORDS)}|hundred|thousand|million)"
-_NUMBER_WORDS = re.compile(rf"(?<![\w-]){_NUMBER_WORD}(?:(?:[ -]| and ){_NUMBER_WORD})*(?!-?\w| of\b)", re.IGNORECASE)
+_NUMBER_WORDS = re.compile(
+    rf"(?<![\w-]){_NUMBER_WORD}(?:(?:[ -]| and ){_NUMBER_WORD})*(?!-?\w| (?:of|some|odd|score|gross)\b)", re.IGNORECASE
+)
 _ONE = re.compile(r"\b(?:is|are|has|have|only|exactly) $", re.IGNORECASE)
 """Behind these words, one is a number."""
 _UNIT_IN_TERM = re.compile(r"(?<=\d) ?((?!x\b)[a-z]+)(?:/[a-z]+)?(?=[ )]*(?:[-+*/=)]|\\times|\\cdot|x\b|$))")
 _REJECTED = re.compile(
-    r"(?P<value>.*[\d})])(?: only)?,?\s*(?:\(|\b(?:since|because|as) )"
+    r"(?P<value>(?:[A-Za-z]\s*=\s*)?-?\d+(?:[./]\d+)?)(?: only)?,?\s*(?:\(|\b(?:since|because|as) )"
     r"(?:the other (?:root|solution|value),? ?)?(?:[A-Za-z]\s*=\s*)?(?P<other>-?\d+(?:/\d+)?),? "
-    r"(?:(?:is )?(?:extraneous|rejected|invalid|discarded)|(?:is|does)(?: not|n't) (?:valid|satisfy|work|check|in)[a-z ]*)\)?"
+    r"(?:(?:is )?(?:extraneous|rejected|invalid|discarded)|(?:is|does)(?: not|n't) (?:valid|satisfy|work|check|in)"
+    r"(?: (?:in|the|a|original|equation|domain|condition|constraint|problem|solution))*)\)?"
 )
 """5 (-1 is extraneous)"""
 
@@ -73,8 +78,10 @@ def without_items(text: str) -> str:
     counted = _COUNTED.fullmatch(text.strip(" ."))
     if counted is None:
         return text
+    items = items_of(counted["items"])
+    said = any(re.search(r"[^\W\d_]{2}", _COMMAND.sub("", item)) for item in items)  # oops, three
     count = int(counted["count"]) if counted["count"].isdigit() else number_of(counted["count"].casefold())
-    return counted["before"].replace(counted["count"], str(count), 1) if count == len(items_of(counted["items"])) else text
+    return counted["before"].replace(counted["count"], str(count), 1) if count == len(items) and not said else text
 
 
 def items_of(text: str) -> list[str]:
@@ -98,7 +105,8 @@ def without_remark(text: str) -> str:
         digits, words = worded["digits"] or worded["first"], worded["words"] or worded["behind"]
         if number_of(words.casefold()) == int(digits):
             return digits + worded["counted"]
-    if (rejected := _REJECTED.fullmatch(text)) is not None and rejected["other"] not in re.findall(r"-?\d[\d./]*", rejected["value"]):
+    rejected = _REJECTED.fullmatch(text)
+    if rejected is not None and Fraction(rejected["other"]) != Fraction(re.sub(r"[A-Za-z]\s*=\s*", "", rejected["value"])):
         return rejected["value"]
     remark = _REMARK.search(text) if WORD.search(text) else None
     if remark is None or not re.search(r"[\d\w)}$]$", text[: remark.start()].rstrip(" \\")):
@@ -109,7 +117,8 @@ def without_remark(text: str) -> str:
     if kind == "not":
         return value if re.fullmatch(r"-?\d+(?:[./]\d+)?|[A-J]", tail) and tail != value.strip(" $") else text
     if kind.endswith(("attained", "achieved", "reached", "equality")):
-        return value
+        words = words_of(_COMMAND.sub("", tail))
+        return value if _WHERE.fullmatch(tail) and (_ANSWERS | DOUBTS).isdisjoint(words) and "but" not in words else text
     if kind not in _REASONS:
         return value if _TRUE_OF_ALL.fullmatch(tail) else text
     of_words = re.match(r"\W*(?:\(?[A-J]|yes|no|true|false)\b(?!\s*=)", value, re.IGNORECASE) is not None
