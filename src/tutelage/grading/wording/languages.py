@@ -8,9 +8,10 @@ from decimal import Decimal
 from unicodedata import numeric
 
 from tutelage.grading.wording.notations import Match, rewritten, table
+from tutelage.grading.wording.phrases import LONGEST
 from tutelage.grading.wording.prose import is_subject
 from tutelage.grading.wording.units import unit_of
-from tutelage.grading.wording.vocabulary import doubted, listed, replacements, words_of
+from tutelage.grading.wording.vocabulary import LONGEST_NUMBER, doubted, listed, replacements, words_of
 
 
 def _any_of(words: Iterable[str]) -> str:
@@ -24,8 +25,8 @@ _SAYS = re.compile(f"(?:{_any_of(listed('eastern words'))}|/时?)++")
 """Words that may stand around a value; any other run of characters leaves a text unread."""
 _NAME = r"[A-Za-z](?:\([a-z]\))?|\\triangle\s*|△|\\?\{[a-z]_\{?n\}?\\?\}"
 _SUBJECT = re.compile(
-    rf"\s*(?:{_NAME}|[{_EAST}$\s]){{1,20}}?(?:是|为|等于)\s*:?\s*"
-    f"|(?:[该此这]个?[{_EAST}]{{2}}|函数|数列|直线|两圆|它们?)?(?:{_NAME})?(?:在[^是为]{{1,8}}上|与[{_EAST}])?(?=[{_EAST}]{{2,4}}[.。]?$)(?!选项)"
+    rf"\s*(?:{_NAME}|[{_EAST}$\s]){{1,20}}?(?:是|为|等于|(?:(?<!所)有|相距|剩下?|共|需要?)(?=\s*[\d$\\]))\s*:?\s*"
+    f"|(?:[该此这]个?[{_EAST}]{{2}}|函数|数列|直线|两圆|它们?)?(?:{_NAME})?(?:在[^是为]{{1,8}}上|与[{_EAST}])?(?=[{_EAST}]{{2,4}}[.。]?$)(?!选项|的)"
 )
 """A noun phrase before a copula, or before what is said of it (该命题正确)."""
 _BETWEEN = table(
@@ -35,7 +36,9 @@ _BETWEEN = table(
     )
 )
 _UNIT_BEHIND = re.compile(f"[\\s${{}}]*([{_EAST}/]+)")
-_UNSURE = re.compile("不(?!等式)|[非没无未否或若约近倍除能假且]|至[多少]|[大小多少]于|错误|如果|左右|以|超过")
+_UNSURE = re.compile(
+    "不(?!等式)|[非没无未否或若约近倍除能假且半]|至[多少]|[大小多少]于|错误|如果|左右|(?<!所)以|超过|[平立]方(?!和|差|数)|相反|倒数|分之|也许|估计|预计|似乎|好像|[说猜]"
+)
 _NOTHING = re.compile(
     "(?:[原该此]?(?:方程|不等式)组?)?(?:[无無]解|无实数?[解根]|没有(?:实数)?[解根])|空集合?|解なし|해가 ?없(?:다|습니다)|해 ?없음|공집합"
 )
@@ -46,7 +49,7 @@ def translated(text: str) -> str:
     """The value that a text says, where it is the only one and no word changes it; the text itself otherwise."""
     if text.isascii() or not _RUN.search(text):
         return _european(text)
-    text = re.sub(f"^\\(([{_EAST}])\\)$", r"\1", text.strip(" ."))  # the choice (ウ)
+    text = re.sub(f"^\\(([{_EAST}])\\)$", r"\1", re.sub("[【】]", " ", text).strip(" ."))  # the choice (ウ)
     if _NOTHING.fullmatch(text):
         return "\\emptyset"
     text = _NUMERAL.sub(lambda found: _digits(found[0]), rewritten(_WHOLE.get(text, text), _EASTERN))
@@ -90,14 +93,14 @@ def _number(text: str) -> Decimal | None:
                 return None
             return factor * size + rest if 0 < factor < (size if size >= 10**4 else 10) and rest < size else None
     whole, _, decimals = text.partition("点")
-    text = "".join(str(int(numeric(digit))) for digit in whole) if whole in _DIGITS else whole
+    text = "".join(str(int(numeric(digit))) for digit in whole) if len(whole) == 1 and whole in _DIGITS else whole
     text += "." + "".join(str(int(numeric(digit))) for digit in decimals) if decimals else ""
     return Decimal(text) if re.fullmatch(r"\d+(?:\.\d+)?", text) else None
 
 
 def _digits(written: str) -> str:
     """负三十六 → -36; the text itself where it is no number."""
-    number = None if written.isascii() else _number(written.removeprefix("负").translate(_SIMPLER))
+    number = None if written.isascii() or len(written) > LONGEST_NUMBER else _number(written.removeprefix("负").translate(_SIMPLER))
     return written if number is None else f"{'-' if written.startswith('负') else ''}{number.normalize():f}"
 
 
@@ -110,8 +113,9 @@ def _fraction(match: Match) -> str:
 
 def _clock(match: Match) -> str:
     """下午3点半 → 3:30 pm; as it stands where the hour may be of the other half of the day."""
-    half, hour, minutes = match[1], int(_digits(match[2])), "30" if match[4] else _digits(match[3] or "0").zfill(2)
-    if not {"晚": 6, "傍": 4}.get(half[0], 0) <= hour < (13 if half in ("下午", "午後", "오후") else 12):
+    half, hour, minutes = match[1], _digits(match[2]), "30" if match[4] else _digits(match[3] or "0").zfill(2)
+    hours = range({"晚": 6, "傍": 4}.get(half[0], 0), 13 if half in ("下午", "午後", "오후") else 12)
+    if not hour.isdecimal() or int(hour) not in hours:
         return match[0]
     return f"{hour}:{minutes} {'a' if half in ('上午', '早上', '凌晨', '午前', '오전') else 'p'}m"
 
@@ -123,12 +127,18 @@ _EASTERN = table(
     ("折", f"^打?({_NUMBER})折$", lambda match: f"{_digits(match[1])}折"),
     ("", f"^(上午|早上|凌晨|午前|오전|下午|傍晚|晚上|午後|오후)\\s*{_HOUR}\\s*[时時点點시]钟?(?:\\s*{_HOUR}\\s*[分분]|(半))?$", _clock),
     ("余", r"^商\s*[是为]?\s*(\d+)[\s,]*余数?\s*[是为]?\s*(\d+)$", r"\1 remainder \2"),
-    ("速|每|속", r"(?:([时時시分분秒초])[速속]|每(小时|分钟?|秒)行?)\s*[为是]?\s*(\d[\d.]*)\s*(?:\\text\s*\{\s*)?(k?m|千米|公里|米|キロ|メートル)\s*\}?(?![\w/])",
+    ("速|每|속", r"(?:([时時시分분秒초])[速속]|每(小时|分钟?|秒)行?)\s*[为是]?\s*(\d[\d.]*)\s*(?:\\text\s*\{\s*)?"
+     r"(k?m|千米|公里|米|キロ|メートル)\s*\}?(?![\w/])",
      lambda match: rf"{match[3]}\text{{ {unit_of(match[4])}/{_PER[(match[1] or match[2])[0]]}}}"),
-    ("根号", rf"(?:({_NUMBER})倍?)?(?<!次)根号下?\s*({_NUMBER}|[a-z](?![\w(]))(?!\s*[-+*/^(]|分[之の])",
+    ("根号", rf"(?<![{_DIGITS}\d.])(?:({_NUMBER})倍?)?(?<!次)根号下?\s*({_NUMBER}|[a-z](?![\w(]))(?!\s*[-+*/^(]|分[之の])",
      lambda match: rf"{_digits(match[1] or '')}\sqrt{{{_digits(match[2])}}}"),
-    ("分之|分の|분의", rf"(?<![{_DIGITS}十百千万亿\d.])(负)?(?:({_NUMBER})又)?(百|{_NUMBER})\s*(?:分之|分の|분의)\s*({_NUMBER}|\\sqrt\{{\w+\}})", _fraction),
+    ("分之|分の|분의", rf"(?<![{_DIGITS}十百千万亿\d.])(负)?(?:({_NUMBER})又)?(百|{_NUMBER})\s*(?:分之|分の|분의)\s*"
+     rf"({_NUMBER}|\\pi|\\sqrt\{{\w+\}})(?!\s*[-+])", _fraction),
     ("", rf"(?<=[A-Za-z)}}])\s*({_any_of(_RELATIONS)})\s*(?=[-+\d\\A-Za-z(])", lambda match: f" {_RELATIONS[match[1]]} "),
+    ("比", f"^({_NUMBER})\\s*比\\s*({_NUMBER})$", lambda match: f"{_digits(match[1])}:{_digits(match[2])}"),
+    ("条件", "^([充分必要不且既又也非]+)条件$", r"\1"),
+    ("周", "^周(?=[一二三四五六日天]$)", "星期"),
+    ("正负", r"正负(?=[\d\\])", r"\\pm "),
     ("负", f"(?<![{_EAST}])负(?=[\\d\\\\])", "-"),
 )  # fmt: skip
 
@@ -137,7 +147,9 @@ _EASTERN = table(
 
 _ONLY_WORDS = re.compile(r"[^\W\d_]+(?:[ '’-]+[^\W\d_]+)*[ .!]*")
 _NUMBER_WORDS, _PART_WORDS, _ENGLISH_TOO = replacements("european numbers"), replacements("european parts"), listed("english too")
-_SPOKEN = re.compile(f"(?:(?P<joins>und|(?:et|y|e)(?= ))|(?P<part>{_any_of(_PART_WORDS)})|(?P<number>{_any_of(_NUMBER_WORDS)}))[ -]?")
+_SPOKEN = re.compile(
+    f"(?:(?P<joins>und|(?:et|y|e)(?= ))|(?P<part>{_any_of(_PART_WORDS)})|(?P<number>{_any_of(_NUMBER_WORDS)}))[ -]?"
+)
 _DENIALS, _SOLUTIONS, _AROUND = listed("european denials"), listed("european solutions"), listed("european fillers")
 _SUBJECT_IS = re.compile(rf"(.{{3,}}) (?:{_any_of(listed('copulas') - {'=', ':'})}) (.+?)[ .!]*")
 _EUROPEAN = table(
@@ -145,22 +157,26 @@ _EUROPEAN = table(
     (" und | et | и ", r"(?<=[\w)}$])\s+(?:und|et|и)\s+(?=[$\d\\(+-]|[a-z]\s*[=<>])", " and "),
     (" o | y | e ", r"^([a-z])(\s*=[^=]*?)\s+(?:o|y|e)\s+(?=\1\s*=)", r"\1\2, "),
     ("Grad|grad|degr|grau", r"(?<=\d)\s*(?:Grad|degrés?|grados?|gradi|graus?)(?![^\W\d_])", " degrees"),
-    ("è|í|ó|ô", r"(?<=\d)\s*([a-z]+[èíóô][a-z]+)(?![^\W\d_])", r"\\text{ \1}"),
+    ("Prozent|cient|cent", r"(?<=\d) (?:Prozent|por ciento|pour cent|per cento|por cento)(?![^\W\d_])", r"\\%"),
+    ("ä|ö|ü|Ä|é|è|í|ó|ô|ñ|á|ê", r"(?<=\d)\s+([^\W\d_]*[^\x00-\x7f\W\d_][^\W\d_]*)$", r"\\text{ \1}"),
+    ("Es |Il |Hay |Ci |Há ", r"^(?:Es gibt|Il y a|Hay|Ci sono|Há) (\S+)(?= [^\W\d_]{2})",
+     lambda match: f"There are {_spoken(match[1]) or match[1]}"),
     (" de la ", r"^(?:a )?las? (\d{1,2})(?::(\d\d))? de la (?:tarde|noche)$", lambda match: f"{match[1]}:{match[2] or '00'} pm"),
-)
+)  # fmt: skip
 
 
 def _european(text: str) -> str:
     """zwölf → 12, La réponse est trois quarts → \\frac{3}{4}, keine Lösung → \\emptyset, x = 2 ou x = 3 → x = 2 or x = 3."""
-    if _ONLY_WORDS.fullmatch(text) is None:
-        return rewritten(text, _EUROPEAN)
+    if len(text) > LONGEST or _ONLY_WORDS.fullmatch(text) is None:
+        return rewritten(text, _EUROPEAN) if " " in text and len(text) <= LONGEST else text
     said = [word for word in words_of(text.casefold().removeprefix("es ")) if word not in _AROUND]
     if len(said) == 2 and said[0] in _DENIALS and said[1] in _SOLUTIONS:
         return "\\emptyset"
     sentence = _SUBJECT_IS.fullmatch(text)
     if sentence is not None and is_subject(sentence[1]) and not doubted(words_of(sentence[1])):
         return _spoken(sentence[2]) or text
-    return _spoken(text.strip(" .!")) or _WHOLE.get(text.strip(" .!").casefold(), text)
+    bare = text.strip(" .!")
+    return _spoken(bare) or _WHOLE.get(bare.casefold()) or rewritten(text, _EUROPEAN)
 
 
 def _spoken(text: str) -> str | None:

@@ -100,12 +100,12 @@ NOTATIONS = table(
     ("\\circ", r"\(\s*([a-zA-Z])\s*\\circ\s*([a-zA-Z])\s*\)\s*\(\s*([a-z\d]+)\s*\)", r"\1(\2(\3))"),
     ("R", r"\\mathbb\s*\{?\s*R\s*\}?\s*[\^_]\s*\{?\s*([+-]|[<>]\s*0)\s*\}?(?![\w^])",
      lambda match: r"(0, \infty)" if match[1][0] in "+>" else r"(-\infty, 0)"),
-    ("\\in", r"\\in(?![a-z])\s*(?:\\(?:mathbf|mathrm)\s*\{\s*([RZNQ])\s*\}|([RZNQ])(?![A-Za-z\d_]))", r"\\in \\mathbb{\1\2}"),
+    ("Z|N|R|Q", r"\\in(?![a-z])\s*(?:\\(?:mathbf|mathrm)\s*\{\s*([RZNQ])\s*\}|([RZNQ])(?![A-Za-z\d_]))", r"\\in \\mathbb{\1\2}"),
     ("N", r"(\\mathbb\s*\{?\s*N\s*\}?)\s*[\^_]\s*\{?\s*[*+]\s*\}?", r"\1"),
     ("in ", r"(?<=\d) in (binary|octal|hexadecimal)$", lambda match: {"b": "_2", "o": "_8", "h": "_16"}[match[1][0]]),
     ("\\overline", r"\\overline\s*\{\s*([\dA-F]+)\s*\}(?=\s*_)", r"\1"),
     ("ldots", r"^(\d+)\s*(?:\\ldots\s*){2}(\d+)$", r"\1 remainder \2"),
-    ("|", r"(?<![\\\w^])\{(\s*[a-z]\s*\|(?:[^{}]|\{[^{}]*\})*)\}", r"\\{\1\\}"),
+    ("{", r"(?<![\\\w^])\{(\s*[a-z]\s*\|(?:[^{}]|\{[^{}]*\})*)\}", r"\\{\1\\}"),
     (" ", r"^(\d+) (?:R|\\text\s*\{\s*(?:remainder|R)\s*\}) ?(\d+)$", r"\1 remainder \2"),
     ("\\hat|\\vec|\\mathbf|\\bold|\\bm", r"\\(?:hat|vec|mathbf|boldsymbol|bm)\s*\{?\s*\\?([ijk])(?:math)?\s*\}?(?![A-Za-z])", r"\\hat{\1}"),
     ("\\mathbf|\\bold|\\bm", r"\\(?:mathbf|boldsymbol|bm)\s*\{?\s*([a-z])\s*\}?(?![A-Za-z])", r"\\vec{\1}"),
@@ -169,7 +169,7 @@ def _decimal_commas(match: Match) -> str:
 
 _SUFFIXES = {"K": "thousand", "M": "million", "B": "billion"}
 GROUPS = table(
-    (";", r"^([A-Z]?[(\[])([^()\[\]]*;[^()\[\]]*)([)\]])$", _decimal_commas),
+    (";", r"^([A-Z]?[(\[])([^()\[\]]+)([)\]])$", _decimal_commas),
     (".|'| |_", r"(?<![\w.,'])([1-9]\d{0,2})(([.' _])\d{3}(?:\3\d{3})*)(?:,(\d+))?(?![\d,]|\3)", _grouped),
     ("€", r"(?<![\w.,])(\d+),(\d{2})(?=\s*€)", r"\1.\2"),
     ("$", r"^(\\?\$ ?\d[\d.,]*) ?([KkMB])$", lambda match: f"{match[1]} {_SUFFIXES[match[2].upper()]}"),

@@ -40,7 +40,6 @@ _OF_ALL = tuple(
     phrase.split()
     for phrase in ("total of", "profit of", "average of", "started with", "starts with", "up with", "calls for", "come to", "comes to")
 )
-_FOREIGN_PLURALS = ("lösungen", "способов")
 LONGEST_SUBJECT = 12
 """Words of a subject, or of a phrase behind a value."""
 _BEHIND, _ADJECTIVES = listed("behind"), listed("adjectives")
@@ -106,7 +105,7 @@ def said(text: str) -> str:
         return text
     if text.rstrip().endswith("?") or not ("(" in text or WORD.search(text)):
         return text
-    text = re.sub(r"^Il y a\b", "There are", without_remark(_QUAD.sub(" ", text)))
+    text = without_remark(_QUAD.sub(" ", text))
     if _NO_PROSE.search(text) or not any(len(word) > 3 or word in _SHORT for word in words_of(_COMMAND.sub(" ", text))):
         return text
     plain = _DISPLAY.sub(lambda shown: f"\n$ {(shown[1] or shown[2]).strip(' .,')} $\n", _TEXT.sub(r" \1 ", text)).replace("**", " ")
@@ -295,6 +294,6 @@ def _harmless(words: list[str]) -> bool:
         return True
     if len(words) == 2 and is_unit(words[1:], False) and len(words[0]) > 2 and not words[0].endswith("s"):  # purple flowers
         return True
-    if not is_unit(words[:1], False) and words[0] not in _FOREIGN_PLURALS:
+    if not is_unit(words[:1], False):
         return False
     return _BEHIND.issuperset(words[1:]) or (words[1] in _PREPOSITIONS | {"were", "are", "and"} and len(words) < LONGEST_SUBJECT)

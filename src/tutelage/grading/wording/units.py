@@ -13,7 +13,8 @@ MULTIPLES = {"hundred": 100, "thousand": 1_000, "million": 10**6, "billion": 10*
 _SHORT = replacements("units")
 _EASTERN = replacements("eastern units")
 _KNOWN = listed("more units") | _SHORT.keys() | set(_SHORT.values())
-_SPOILS = (CHANGES | DOUBTS | listed("no units")) - _KNOWN
+_SPOILS = (CHANGES | DOUBTS | listed("no units") | replacements("european parts").keys()) - _KNOWN
+_PLURALS = listed("foreign plurals")
 _SIGN = re.compile(r"\^\{?-?\d+\}?|[/.\-]|cdot")
 _NAME = re.compile(r"[^\W\d_]+(?:[.'’-][^\W\d_]+)*|[$€£¥¢₹]")
 _PARTS = re.compile(r"[^\W\d_]+|\^\{?-?\d+|[/$€£¥¢₹°]")
@@ -32,7 +33,7 @@ def is_unit(words: list[str], trusted: bool) -> bool:
     if names[:1] in (["squared"], ["cubed"]) or any(map(_is_no_unit, names)):
         return False
     known = [len(name) < 2 or name in _KNOWN or name.rstrip("s") in _KNOWN for name in names]
-    plural = any(name in _KNOWN or (name.endswith("s") and len(name) > 3) for name in (names[0], names[-1]))
+    plural = any(name in _KNOWN | _PLURALS or (name.endswith("s") and len(name) > 3) for name in (names[0], names[-1]))
     return trusted or all(known) or plural
 
 
