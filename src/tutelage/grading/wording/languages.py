@@ -21,7 +21,8 @@ def _any_of(words: Iterable[str]) -> str:
 
 _EAST = "\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7a3"
 _RUN = re.compile(f"[{_EAST}]+(?:/[{_EAST}]+)*")
-_SAYS = re.compile(f"(?:{_any_of(listed('eastern words'))}|/时?)++")
+_MEASURES = listed("eastern words") | replacements("eastern units").keys() - {"平方", "立方"}
+_SAYS = re.compile(f"(?:{_any_of(_MEASURES)}|[平立]方(?=[千公厘毫分米])|/时?)++")
 """Words that may stand around a value; any other run of characters leaves a text unread."""
 _NAME = r"[A-Za-z](?:\([a-z]\))?|\\triangle\s*|△|\\?\{[a-z]_\{?n\}?\\?\}"
 _SUBJECT = re.compile(
@@ -48,7 +49,7 @@ _WHOLE = replacements("whole answers")
 def translated(text: str) -> str:
     """The value that a text says, where it is the only one and no word changes it; the text itself otherwise."""
     if text.isascii() or not _RUN.search(text):
-        return _european(text)
+        return _WHOLE.get(text.strip()) or _european(text)
     text = re.sub(f"^\\(([{_EAST}])\\)$", r"\1", re.sub("[【】]", " ", text).strip(" ."))  # the choice (ウ)
     if _NOTHING.fullmatch(text):
         return "\\emptyset"
@@ -74,7 +75,7 @@ def translated(text: str) -> str:
 _DIGITS = "零〇一二三四五六七八九"
 _SIZES = {"亿": 10**8, "万": 10**4, "千": 1_000, "百": 100, "十": 10}
 _SIMPLER = str.maketrans("两兩萬億", "二二万亿")
-_LARGE = "[十万亿萬億]|千(?![米克瓦卡])|百(?!分)"
+_LARGE = "[十万亿萬億]|千(?![米克瓦卡帕焦牛赫伏])|百(?!分)"
 _NUMBER = f"(?:[{_DIGITS}两兩\\d.]|{_LARGE})++"
 _NUMERAL = re.compile(
     f"(?<![\\d.,万亿千百])\\d[\\d.]*(?:{_LARGE})(?:{_NUMBER})?"
@@ -125,11 +126,13 @@ _PER = {"时": "h", "時": "h", "시": "h", "小": "h", "分": "min", "분": "mi
 _RELATIONS = replacements("eastern relations")
 _EASTERN = table(
     ("折", f"^打?({_NUMBER})折$", lambda match: f"{_digits(match[1])}折"),
-    ("", f"^(上午|早上|凌晨|午前|오전|下午|傍晚|晚上|午後|오후)\\s*{_HOUR}\\s*[时時点點시]钟?(?:\\s*{_HOUR}\\s*[分분]|(半))?$", _clock),
-    ("余", r"^商\s*[是为]?\s*(\d+)[\s,]*余数?\s*[是为]?\s*(\d+)$", r"\1 remainder \2"),
-    ("速|每|속", r"(?:([时時시分분秒초])[速속]|每(小时|分钟?|秒)行?)\s*[为是]?\s*(\d[\d.]*)\s*(?:\\text\s*\{\s*)?"
+    ("", f"^(上午|早上|凌晨|午前|오전|下午|傍晚|晚上|午後|오후)\\s*{_HOUR}\\s*[时時点點시:]钟?(?:\\s*{_HOUR}\\s*[分분]?|(半))?$", _clock),
+    ("余", r"^(?:商\s*[是为]?)?\s*(\d+)[\s,]*余数?\s*[是为]?\s*(\d+)$", r"\1 remainder \2"),
+    ("速|每|毎|속", r"(?:([时時시分분秒초])[速속]|[每毎](小时|時間?|分钟?|秒)行?)\s*[为是]?\s*(\d[\d.]*)\s*(?:\\text\s*\{\s*)?"
      r"(k?m|千米|公里|米|キロ|メートル)\s*\}?(?![\w/])",
      lambda match: rf"{match[3]}\text{{ {unit_of(match[4])}/{_PER[(match[1] or match[2])[0]]}}}"),
+    ("每", "(?<=[米里克吨元升])每", "/"),
+    ("摄氏度", "摄氏度", r"^\\circ C"),
     ("根号", rf"(?<![{_DIGITS}\d.])(?:({_NUMBER})倍?)?(?<!次)根号下?\s*({_NUMBER}|[a-z](?![\w(]))(?!\s*[-+*/^(]|分[之の])",
      lambda match: rf"{_digits(match[1] or '')}\sqrt{{{_digits(match[2])}}}"),
     ("分之|分の|분의", rf"(?<![{_DIGITS}十百千万亿\d.])(负)?(?:({_NUMBER})又)?(百|{_NUMBER})\s*(?:分之|分の|분의)\s*"
@@ -158,7 +161,7 @@ _EUROPEAN = table(
     (" o | y | e ", r"^([a-z])(\s*=[^=]*?)\s+(?:o|y|e)\s+(?=\1\s*=)", r"\1\2, "),
     ("Grad|grad|degr|grau", r"(?<=\d)\s*(?:Grad|degrés?|grados?|gradi|graus?)(?![^\W\d_])", " degrees"),
     ("Prozent|cient|cent", r"(?<=\d) (?:Prozent|por ciento|pour cent|per cento|por cento)(?![^\W\d_])", r"\\%"),
-    ("ä|ö|ü|Ä|é|è|í|ó|ô|ñ|á|ê", r"(?<=\d)\s+([^\W\d_]*[^\x00-\x7f\W\d_][^\W\d_]*)$", r"\\text{ \1}"),
+    ("ä|ö|ü|Ä|é|è|í|ó|ô|ñ|á|ê", r"(?<=\d)\s+([^\W\d_]*[^\x00-\x7f\W\d_][^\W\d_]*)(?=[ .]*$)", r"\\text{ \1}"),
     ("Es |Il |Hay |Ci |Há ", r"^(?:Es gibt|Il y a|Hay|Ci sono|Há) (\S+)(?= [^\W\d_]{2})",
      lambda match: f"There are {_spoken(match[1]) or match[1]}"),
     (" de la ", r"^(?:a )?las? (\d{1,2})(?::(\d\d))? de la (?:tarde|noche)$", lambda match: f"{match[1]}:{match[2] or '00'} pm"),

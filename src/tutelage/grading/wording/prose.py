@@ -243,7 +243,8 @@ def _counted(value: str, behind: str) -> str | None:
     if unit is None or not (is_known(words[0]) or words[0] in MULTIPLES) or behind.startswith("in "):
         return value if _harmless(words) else None
     rest = words_of(behind[unit.end() :])
-    return f"{value} {unit[0]}" if _harmless(rest) or _harmless(["units", *rest]) else None
+    named = unit[0] if unit[0].isascii() else f"\\text{{ {unit[0]}}}"
+    return f"{value} {named}" if _harmless(rest) or _harmless(["units", *rest]) else None
 
 
 def is_subject(spoken: str, labelled: bool = False) -> bool:
