@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from decimal import Decimal
-from unicodedata import numeric
 
 from tutelage.grading.wording.notations import Match, rewritten, table
 from tutelage.grading.wording.phrases import LONGEST
@@ -74,7 +73,9 @@ def translated(text: str) -> str:
 
 _DIGITS = "零〇一二三四五六七八九"
 _SIZES = {"亿": 10**8, "万": 10**4, "千": 1_000, "百": 100, "十": 10}
-_SIMPLER = str.maketrans("两兩萬億", "二二万亿")
+_PLAINER = str.maketrans("两兩萬億" + _DIGITS, "22万亿00123456789")
+_SEVERAL = re.compile(f"[1-9一二三四五六七八九两兩][{_DIGITS}]|[{_DIGITS}]\\d")
+"""三四个 are three or four."""
 _LARGE = "[十万亿萬億]|千(?![米克瓦卡帕焦牛赫伏])|百(?!分)"
 _NUMBER = f"(?:[{_DIGITS}两兩\\d.]|{_LARGE})++"
 _NUMERAL = re.compile(
@@ -85,24 +86,24 @@ _NUMERAL = re.compile(
 
 
 def _number(text: str) -> Decimal | None:
-    """三十六 → 36, 1万2千 → 12000; None for other words, and for 二百五, which is 250."""
+    """3十6 → 36, 1万2千 → 12000; None for other words, and for 2百5, which is 250."""
     for name, size in _SIZES.items():
         above, found, below = text.partition(name)
         if found:
-            factor, rest = _number(above or "一"), _number(below.lstrip("零〇") or "零")
-            if factor is None or rest is None or (size > 10 and re.fullmatch(f"\\d+|[{_DIGITS}]", below)):
+            factor, rest = _number(above or "1"), _number(below or "0")
+            if factor is None or rest is None or (size > 10 and re.fullmatch(r"[1-9]\d*", below)):
                 return None
             return factor * size + rest if 0 < factor < (size if size >= 10**4 else 10) and rest < size else None
-    whole, _, decimals = text.partition("点")
-    text = "".join(str(int(numeric(digit))) for digit in whole) if len(whole) == 1 and whole in _DIGITS else whole
-    text += "." + "".join(str(int(numeric(digit))) for digit in decimals) if decimals else ""
     return Decimal(text) if re.fullmatch(r"\d+(?:\.\d+)?", text) else None
 
 
 def _digits(written: str) -> str:
     """负三十六 → -36; the text itself where it is no number."""
-    number = None if written.isascii() or len(written) > LONGEST_NUMBER else _number(written.removeprefix("负").translate(_SIMPLER))
-    return written if number is None else f"{'-' if written.startswith('负') else ''}{number.normalize():f}"
+    plain, point, decimals = written.removeprefix("负").partition("点")
+    if written.isascii() or len(written) > LONGEST_NUMBER or _SEVERAL.search(plain):
+        return written
+    number, sign = _number(plain.translate(_PLAINER)), "-" if written.startswith("负") else ""
+    return written if number is None else f"{sign}{number.normalize():f}{'.' if point else ''}{decimals.translate(_PLAINER)}"
 
 
 def _fraction(match: Match) -> str:
