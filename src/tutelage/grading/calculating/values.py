@@ -34,7 +34,7 @@ from tutelage.grading.calculating.numbers import (
 )
 from tutelage.grading.calculating.work import TooLarge, spend
 from tutelage.grading.reading.lexer import FUNCTIONS
-from tutelage.grading.reading.tree import Kind, Node, negated, nodes_of, product
+from tutelage.grading.reading.tree import SIDES, Kind, Node, negated, nodes_of, product
 
 MAX_FACTORIAL = 5_000
 MAX_TERMS = 2_000
@@ -284,7 +284,8 @@ class _Evaluator:
         if len(bounds) == (1 if name == "lim" else 2):
             key = (name, variable, *bounds, body, *sorted(self.at.items()), self.digits, self.log_base, self.far_out)
             if key not in calculated:
-                calculated[key] = self.calculated(name, variable, bounds, body)
+                from_one_side = low is not None and low.kind is Kind.CALL and low.value in SIDES.values()
+                calculated[key] = None if from_one_side else self.calculated(name, variable, bounds, body)
             if calculated[key] is not None:
                 return calculated[key]
         inner = self.with_variable(variable, Fraction(hash_of("('bound',)") % 97, 89))

@@ -74,4 +74,6 @@ def _points(node: Node, other: Node) -> Node:
         return Node(node.kind, tuple(_points(part, other) for part in node.args), node.value)
     if node.kind is not Kind.APPLY or len(node.args) < 3 or not node.args[0].value[0].isupper() or other.kind not in _OF_POINTS:
         return node
+    if any(part.kind is Kind.APPLY and part.args[0] == node.args[0] for part in nodes_of(other)):  # X = N(0, 1)
+        return node
     return Node(Kind.RELATION, (symbol(node.args[0].value), tuple_of(node.args[1:])), ("=",))

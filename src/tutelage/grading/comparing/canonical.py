@@ -6,9 +6,10 @@ from collections.abc import Callable
 from fractions import Fraction
 
 from tutelage.grading.calculating.numbers import Undefined, as_mpf, is_real
-from tutelage.grading.calculating.values import evaluate
+from tutelage.grading.calculating.values import calculated, evaluate
 from tutelage.grading.comparing.expressions import decimal_of, equal_expressions, is_scalar, rounded_or_cut
 from tutelage.grading.comparing.named import name_of
+from tutelage.grading.comparing.quantities import with_letter_unit
 from tutelage.grading.reading.tree import ZERO, Kind, Node, holds, negated, number, product, rewritten, symbols_of, tuple_of
 
 _COLLECTIONS = (
@@ -29,6 +30,10 @@ def simplify(node: Node) -> Node:
             return _entries(node, simplify)
         case Kind.POWER if node.args[0].kind is Kind.SEQUENCE and len(node.args[0].args) > 1 and node.args[1].is_symbol("T", "top"):
             return tuple_of(tuple(map(simplify, node.args[0].args)))
+        case Kind.CALL if node.value == "det" and len(node.args) == 1 and node.args[0].kind is Kind.MATRIX:
+            return Node(Kind.DETERMINANT, node.args[0].args)
+        case Kind.LIST if node.args[-1].kind is Kind.RESIDUE and all(map(is_scalar, node.args[1:])):
+            return _with_modulus(node)
         case Kind.ADD if (
             len(node.args) == 2 and node.args[0].is_symbol()
             and node.args[1].kind is Kind.NEGATE and node.args[1].args[0].kind is Kind.SET
@@ -68,6 +73,17 @@ def _line(point: Node, step: Node) -> Node | None:
     if point.kind is not Kind.SEQUENCE or len(point.args) != len(direction) or len(direction) < 2 or not is_scalar(letter):
         return None
     return tuple_of(tuple(Node(Kind.ADD, (start, product(letter, along))) for start, along in zip(point.args, direction, strict=True)))
+
+
+def _with_modulus(node: Node) -> Node:
+    """n ≡ 1, 4 (mod 6) as n ≡ 1 (mod 6), n ≡ 4 (mod 6)."""
+    last = node.args[-1]
+    name = node.args[0].args[0] if node.args[0].kind is Kind.RELATION else None
+    values = [node.args[0].args[-1] if name is not None else node.args[0], *node.args[1:-1], last.args[0]]
+    if any(holds(value, Kind.RESIDUE) for value in values):
+        return node
+    residues = (Node(Kind.RESIDUE, (value, last.args[1])) for value in values)
+    return Node(Kind.LIST, tuple(part if name is None else Node(Kind.RELATION, (name, part), ("=",)) for part in residues), node.value)
 
 
 _UNIT_VECTORS = ("hat i", "hat j", "hat k")
@@ -119,13 +135,28 @@ def _simplify_relation(node: Node) -> Node:
             members, operators = [names[0], values[-1]], ["="]
         elif len(names) > 1 and values and not symbols_of(values[-1]):
             return Node(Kind.LIST, tuple(Node(Kind.RELATION, (name, values[-1]), ("=",)) for name in names), "chain")
-        elif not names and not any(map(symbols_of, members)):
-            return members[0] if all(equal_expressions(members[0], member) for member in members[1:]) else node
+        elif not names:  # 9/4 = 2.25, (x + 1)^2 = x^2 + 2x + 1
+            alike = all(equal_expressions(members[0], member) for member in members[1:])
+            if not alike:
+                return members[-1] if _stands_for_value(members[0]) and len(members) == 2 else node
+            return members[-1] if any(map(symbols_of, members)) else members[0]
     return Node(Kind.RELATION, tuple(members), tuple(operators))
+
+
+def _stands_for_value(node: Node) -> bool:
+    """A limit, a sum or an integral that has no value here: what it is said to be counts."""
+    if node.kind is not Kind.OPAQUE or node.args[0] is None:
+        return False
+    try:
+        return (node.value == "int" and node.args[1] is None) or evaluate(node) is None or None in calculated.values()
+    except Undefined:
+        return True
 
 
 def _consistent(name: Node, values: list[Node]) -> bool:
     """The members of z = 1 + 1 = 2 are equal; A = bh = 6 says what A is, x = 2y = 6 says more than x = 6."""
+    quantity = next((value for value in values if value.kind is Kind.QUANTITY), None)
+    values = [with_letter_unit(value, quantity) for value in values] if quantity is not None else values
     numbers = all(map(is_scalar, values)) and not any(map(symbols_of, values))
     variable = any(map(symbols_of, values[:-1])) and name.is_symbol() and name.value.islower()
     return not (numbers or variable) or all(equal_expressions(values[-1], value) for value in values[:-1])

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 from tutelage.grading.calculating.work import spend
 from tutelage.grading.comparing import families, relations  # noqa: F401 (its rules)
 from tutelage.grading.comparing.applied import resolved
 from tutelage.grading.comparing.canonical import expand, shape, simplify
 from tutelage.grading.comparing.expressions import equal_expressions, is_scalar
-from tutelage.grading.comparing.named import neutral
+from tutelage.grading.comparing.named import assignment, neutral
+from tutelage.grading.comparing.quantities import in_one_unit, measures_of, with_letter_unit
 from tutelage.grading.comparing.rules import only_element, ordered, rule, same
-from tutelage.grading.reading.tree import ZERO, Kind, Node, difference, plain_text, product, symbols_of, tuple_of
-from tutelage.grading.wording.units import unit_of
+from tutelage.grading.reading.tree import ZERO, Kind, Node, difference, holds, number, product, rewritten, symbol, tuple_of
 from tutelage.grading.wording.vocabulary import number_of
 
 _SIGNS = (Kind.PERCENT, Kind.DEGREE)
+_RADIAN = Node(Kind.DIVIDE, (symbol("pi"), number(180)))
 
 
 def equal(gold: Node, answer: Node) -> bool:
@@ -24,14 +26,59 @@ def equal(gold: Node, answer: Node) -> bool:
     Raises:
         TooLarge: a limit of evaluation was met.
     """
+    letters = gold.names | answer.names
+    products = {name for name in letters if len(name) == 2 and name.isupper() and letters.issuperset(name)}
+    gold, answer = (_beside(node, other) for node, other in ((gold, answer), (answer, gold)))
+    gold, answer = (_as_products(node, products) for node in (gold, answer))
     gold, answer = (expand(simplify(node)) for node in resolved(gold, answer))
     spend(gold.contents[3] + answer.contents[3])  # a product of many matrices may be huge when it is written out
     both_builders = gold.kind is answer.kind is Kind.BUILDER
+    if not both_builders:
+        gold, answer = _as_conditions(gold), _as_conditions(answer)
     gold, answer = (neutral(node, both_builders) for node in (gold, answer))
     gold, answer = _as_mixed(gold, answer), _as_mixed(answer, gold)
     if same(only_element(gold, answer), only_element(answer, gold)):
         return True
     return any(same(*reading) for reading in families.readings(gold, answer))
+
+
+def _as_products(node: Node, names: set[str]) -> Node:
+    """PJ as P · J, where P and J stand alone elsewhere: then it is no segment."""
+    return rewritten(node, lambda part: product(*map(symbol, part.value)) if part.is_symbol(*names) else part) if names else node
+
+
+def _beside(node: Node, other: Node) -> Node:
+    """The letters I and i, j, k as what they are beside a matrix or a vector."""
+    return _as_vector(_as_identity(node, other), other)
+
+
+def _as_identity(node: Node, other: Node) -> Node:
+    """I_3, and I beside a matrix, as the matrix that it is."""
+    if not holds(other, Kind.MATRIX):
+        return node
+    size = len(other.args) if other.kind is Kind.MATRIX else 0
+
+    def written(part: Node) -> Node:
+        named = re.fullmatch(r"I(?:_(\d))?", part.value) if part.is_symbol() else None
+        rows = range(int(named[1] or size)) if named is not None else ()
+        return Node(Kind.MATRIX, tuple(tuple(number(int(row == column)) for column in rows) for row in rows)) if rows else part
+
+    return rewritten(node, written)
+
+
+def _as_vector(node: Node, other: Node) -> Node:
+    """i - 2j + 3k beside a vector of three numbers."""
+    units = {"i": "hat i", "j": "hat j", "k": "hat k"}
+    if other.kind not in (Kind.SEQUENCE, Kind.MATRIX) or not is_scalar(node) or not {"j", "k"} >= node.names or not node.names:
+        return node
+    return rewritten(node, lambda part: symbol(units[part.value]) if part.is_symbol(*units) else part)
+
+
+def _as_conditions(node: Node) -> Node:
+    """{x | x = kπ, k ∈ ℤ} as x = kπ, k ∈ ℤ."""
+    element, *conditions = node.args if node.kind is Kind.BUILDER else (node,)
+    solved = any((pair := assignment(part)) is not None and element.is_symbol(pair[0]) for part in conditions)
+    return Node(Kind.LIST, tuple(conditions)) if solved else node
 
 
 def _as_mixed(node: Node, other: Node) -> Node:
@@ -57,41 +104,26 @@ def _equal_ratios(gold: Node, answer: Node) -> bool:
 
 @rule(Kind.QUANTITY)
 def _equal_quantities(gold: Node, answer: Node) -> bool:
-    """A unit may be left out, but two units must be the same."""
-    gold, answer = _with_letter_unit(gold, answer), _with_letter_unit(answer, gold)
-    units = [
-        unit_of(node.value) if node.kind is Kind.QUANTITY else node.kind if node.kind in _SIGNS else "" for node in (gold, answer)
-    ]
-    if units[0] and units[1] and units[0] != units[1]:
-        return False
+    """A unit may be left out; two units must measure the same, and what they measure is compared exactly."""
+    gold, answer = with_letter_unit(gold, answer), with_letter_unit(answer, gold)
+    first, second = _measures(gold), _measures(answer)
+    if {gold.value, answer.value} in ({"£", "pounds"}, {"£", "pound"}):  # money here, and a weight beside lb
+        return same(gold.args[0], answer.args[0])
+    if first == {(Fraction(1), Kind.PERCENT)} != second or second == {(Fraction(1), Kind.PERCENT)} != first:  # 20 % and an increase of 20 %
+        gold, answer = (node.args[0] if node.kind is Kind.QUANTITY else node for node in (gold, answer))
+        return gold.kind is answer.kind and same(gold, answer)
+    if first and second and first != second:
+        units = {unit for _, unit in first | second}
+        if units == {Kind.DEGREE, "rad"}:
+            gold, answer = (product(node.args[0], _RADIAN if node.kind is Kind.DEGREE else number(1)) for node in (gold, answer))
+            units = {"rad"}
+        return len(units) == 1 and equal_expressions(gold, answer)
     inner = [node.args[0] if node.kind is Kind.QUANTITY else node for node in (gold, answer)]
     return same(inner[0], inner[1])
 
 
-def _with_letter_unit(node: Node, other: Node) -> Node:
-    """7.5 m where the other side says 7.5 meters, 9 N·m beside newton meters: only then are letters units."""
-    if other.kind is not Kind.QUANTITY or node.kind not in (Kind.MULTIPLY, Kind.DIVIDE):
-        return node
-    value, letters = _value_and_letters(node)
-    return Node(Kind.QUANTITY, (value,), other.value) if letters and unit_of(letters) == unit_of(other.value) else node
-
-
-def _value_and_letters(node: Node) -> tuple[Node, str]:
-    """(5, "m^2") of 5m^2; no letters where they are no factors."""
-    if node.kind not in (Kind.MULTIPLY, Kind.DIVIDE) or not symbols_of(node):
-        return node, "" if symbols_of(node) else " "
-    value, letters = _value_and_letters(node.args[0])
-    factor, sign = node.args[1], " / " if node.kind is Kind.DIVIDE else " "
-    if factor.kind is Kind.DIVIDE and node.kind is Kind.MULTIPLY:  # 3 \\frac{m}{s}
-        return _value_and_letters(Node(Kind.DIVIDE, (product(node.args[0], factor.args[0]), factor.args[1])))
-    base, power = factor.args if factor.kind is Kind.POWER else (factor, None)
-    exponent = plain_text(power) if power is not None else ""
-    if not letters or not base.is_symbol() or not re.fullmatch(r"(?:-?\d+)?", exponent):
-        return node, ""
-    return value, f"{letters}{sign}{_SYMBOLS_OF_UNITS.get(base.value, base.value)}{exponent and '^' + exponent}"
-
-
-_SYMBOLS_OF_UNITS = {"Omega": "ohm"}
+def _measures(node: Node) -> set[tuple[Fraction, str]]:
+    return {(Fraction(1), node.kind)} if node.kind in _SIGNS else measures_of(node)
 
 
 @rule(Kind.BASED)
@@ -127,7 +159,10 @@ def _equal_residues(gold: Node, answer: Node) -> bool:
 @rule(Kind.SEQUENCE)
 def _equal_sequences(gold: Node, answer: Node) -> bool:
     """Tuples by position; for two numbers the brackets count, since they may be an interval; a column is a tuple too."""
-    gold, answer = _column_as_tuple(gold), _column_as_tuple(answer)
+    gold, answer = (in_one_unit(_column_as_tuple(node)) for node in (gold, answer))
+    if Kind.QUANTITY in (gold.kind, answer.kind):
+        gold, answer = with_letter_unit(gold, answer), with_letter_unit(answer, gold)
+        return gold.kind is answer.kind and same(gold, answer)  # 150 does not say whether it is of minutes
     if gold.kind is answer.kind:
         half_open = {("(", "]"), ("[", ")")} & {gold.value, answer.value}
         if gold.value != answer.value and (half_open or len(gold.args) == 2):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 
@@ -20,7 +19,8 @@ from tutelage.grading.calculating.numbers import (
     nearly,
 )
 from tutelage.grading.calculating.values import evaluate
-from tutelage.grading.calculating.work import TooLarge
+from tutelage.grading.calculating.work import TooLarge, spend
+from tutelage.grading.comparing.quantities import in_base_units
 from tutelage.grading.reading.tree import Kind, Node, holds, negated, nodes_of, number, product, symbol, symbols_of
 
 INTEGER_LETTERS = "ijklmnpqrNMK"
@@ -45,6 +45,7 @@ def equal_expressions(gold: Node, answer: Node) -> bool:
     """
     if not is_scalar(gold) or not is_scalar(answer):
         return False
+    gold, answer = in_base_units(gold, answer)
     if any(_same_function(a, b, None) for a, b in _readings(gold, answer)):
         return True
     bases = (None, 10) if _names(gold, answer) & {"log"} else (None,)
@@ -95,15 +96,26 @@ def points(names: frozenset[str], count: int, integers: bool = False, seed: obje
             if integers and (name[0] in INTEGER_LETTERS or index % 2):
                 at[name] = Fraction(1 + drawn % (8 + 2 * index))
             else:
-                at[name] = Fraction(low * 99_991 + (high - low) * (drawn % 99_991), 99_991 * scale)
+                numerator = low * 99_991 + (high - low) * (drawn % 99_991)
+                numerator += (numerator + index + offset) % 2  # odd and even in turn: (-2)^n has the sign of this
+                at[name] = Fraction(numerator, 99_991 * scale)
         yield at
 
 
 def _values(a: Node, b: Node, at: Iterable[dict[str, Fraction]], log_base: int | None = None) -> Iterator[tuple[Value, Value]]:
-    """The values of two expressions at the points where both have one."""
+    """The values of two expressions at the points where both have one, and no number with more digits than are computed."""
+    too_large = None
     for point in at:
-        with contextlib.suppress(Undefined):
+        try:
             yield evaluate(a, point, log_base=log_base), evaluate(b, point, log_base=log_base)
+            too_large = None
+        except Undefined:
+            continue
+        except TooLarge as error:
+            spend(0)  # raises where the work is spent
+            too_large = error
+    if too_large is not None:
+        raise too_large
 
 
 def _same_function(a: Node, b: Node, log_base: int | None) -> bool:

@@ -12,29 +12,33 @@ from itertools import permutations
 
 from tutelage.grading.calculating.numbers import CONTEXTS, DIGITS, Undefined, as_mpf, close, is_real
 from tutelage.grading.calculating.values import evaluate
-from tutelage.grading.comparing.expressions import is_scalar
+from tutelage.grading.comparing.expressions import equal_expressions, is_scalar
 from tutelage.grading.comparing.named import assignment, membership
-from tutelage.grading.reading.tree import Kind, Node, holds, negated, nodes_of, number, rewritten, symbol, symbols_of
+from tutelage.grading.reading.tree import Kind, Node, difference, holds, negated, nodes_of, number, rewritten, symbol, symbols_of
 
 _COUNTERS, _COUNTING = frozenset("knml"), frozenset("knmltjq")
 _CONSTANT = re.compile(r"[CcKkABD](?:_\d)?$")
 _VARIABLES = frozenset("xytuzsrvw") | {"theta"}
+_PARAMETERS = frozenset({"s", "t", "u", "lambda", "mu"})
+"""Letters of a line or curve that may have another name."""
 _STEPS = [(1, 0), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1)]
 
 
 def readings(gold: Node, answer: Node) -> Iterator[tuple[Node, Node]]:
     """The pairs to compare where the answers as they stand are not equal."""
     letters = gold.names | answer.names
-    if not (letters & _COUNTING or any(map(_CONSTANT.match, letters)) or holds(gold, Kind.LIST) or holds(answer, Kind.LIST)):
+    lists = holds(gold, Kind.LIST) or holds(answer, Kind.LIST)
+    if not (lists or letters & (_COUNTING | _PARAMETERS) or any(map(_CONSTANT.match, letters))):
         return
     sides = [_without_declarations(node) for node in (gold, answer)]
     (first, domains), (second, others) = sides
-    if domains and others and set(domains.values()) != set(others.values()):
+    bounds = [{domain for domain in side.values() if domain.startswith("from")} for side in (domains, others)]
+    if bounds[0] != bounds[1] or (domains and others and set(domains.values()) != set(others.values())):
         return
     relations = (part for side in (first, second) for part in nodes_of(side) if part.kind is Kind.RELATION)
     bounded = any(set(part.value) & {"<", ">", "<=", ">="} for part in relations)
     real = {"mathbb R"} >= {*domains.values(), *others.values()}
-    if (domains or others) and (real or not bounded) and symbols_of(first) == symbols_of(second):
+    if (domains or others) and (real or not bounded) and (first.names <= second.names or second.names <= first.names):
         yield first, second
     progressions = [_progression(body) for body in (first, second)]
     named = any(part is not None and part.kind is Kind.RELATION for part in (*progressions, first, second))
@@ -42,6 +46,11 @@ def readings(gold: Node, answer: Node) -> Iterator[tuple[Node, Node]]:
     of_integers = {*domains.values(), *others.values()} <= {"mathbb Z"}
     if named and of_integers and any(progressions) and not (bare and symbols_of(first) & symbols_of(second)):
         yield progressions[0] or first, progressions[1] or second
+    yield from _renamed_constants(first, second)
+    yield from _up_to_a_constant(first, second)
+    parameters = [body.names & _PARAMETERS for body in (first, second)]
+    if len(parameters[0]) == len(parameters[1]) == 1 and not is_scalar(first):  # (2s, 3s) and (2t, 3t)
+        yield first, _replaced(second, dict.fromkeys(parameters[1], symbol(*parameters[0])))
     names = [set(declared) & symbols_of(body) or _implied(body) for body, declared in sides]
     if len(names[0]) == len(names[1]) == 1:
         counter = symbol("n•")
@@ -52,7 +61,6 @@ def readings(gold: Node, answer: Node) -> Iterator[tuple[Node, Node]]:
             yield first, _replaced(second, dict.fromkeys(names[1], counter if (sign, step) == (1, 0) else stepped))
     if len(domains) == len(others) > 1:
         yield first, _replaced(second, dict(zip(others, map(symbol, domains), strict=True)))
-    yield from _renamed_constants(gold, answer)
 
 
 def _progression(node: Node) -> Node | None:
@@ -82,14 +90,25 @@ def _without_declarations(node: Node) -> tuple[Node, dict[str, str]]:
         return node, {}
     rest, domains = [], {}
     for part in node.args:
-        domain = membership(part)
-        if domain is not None and part.args[0].is_symbol() and domain.is_symbol() and domain.value.startswith("mathbb"):
-            domains[part.args[0].value] = domain.value
+        if (domain := _domain(part)) and part.args[0].is_symbol(*symbols_of(tuple(other for other in node.args if other is not part))):
+            domains[part.args[0].value] = domain
         else:
             rest.append(part)
     if not rest or not domains:
         return node, {}
     return rest[0] if len(rest) == 1 else Node(Kind.LIST, tuple(rest), node.value), domains
+
+
+def _domain(part: Node) -> str:
+    """The mathbb Z of k ∈ ℤ, and what k ≥ 0 says of an integer; "" for any other condition."""
+    domain = membership(part)
+    if domain is not None:
+        return domain.value if part.args[0].is_symbol() and domain.is_symbol() and domain.value.startswith("mathbb") else ""
+    if part.kind is not Kind.RELATION or part.value not in ((">=",), (">",)) or not part.args[0].is_symbol(*_COUNTING):
+        return ""
+    least = part.args[1]
+    whole = least.kind is Kind.NUMBER and least.value.denominator == 1
+    return f"from {least.value + (part.value == ('>',))}" if whole else ""
 
 
 def _implied(node: Node) -> set[str]:
@@ -126,11 +145,27 @@ def _renamed_constants(gold: Node, answer: Node) -> Iterator[tuple[Node, Node]]:
     """x² + C and x² + c; C_1e^x + C_2e^{-x} and Ae^x + Be^{-x}."""
     names = [symbols_of(node) for node in (gold, answer)]
     constants = [sorted(name for name in side if _CONSTANT.match(name)) for side in names]
-    if not any(name[0] == "C" for name in constants[0] + constants[1]) or len(constants[0]) != len(constants[1]) or len(constants[0]) > 3:
+    known = any(name[0] == "C" or name.startswith("c_") for name in constants[0] + constants[1])
+    if not known or len(constants[0]) != len(constants[1]) or len(constants[0]) > 3:
         return
-    rest = [names[index] - set(constants[index]) for index in (0, 1)]
+    rest = [names[index] - {*constants[index], *(assignment(side) or ("",))[:1]} for index, side in enumerate((gold, answer))]
     if rest[0] != rest[1] or not rest[0] or not rest[0] <= _VARIABLES or (len(rest[0]) > 1 and constants[0] == constants[1]):
         return
     for order in permutations(constants[1]):
         if order != tuple(constants[0]):
             yield gold, _replaced(answer, {name: symbol(constant) for name, constant in zip(order, constants[0], strict=True)})
+
+
+def _up_to_a_constant(gold: Node, answer: Node) -> Iterator[tuple[Node, Node]]:
+    """½ sin² x + C and -½ cos² x + C: the difference of two antiderivatives does not change."""
+    names = gold.names & answer.names & {"C", "c"}
+    if len(names) != 1 or gold.names != answer.names or not gold.names - names <= _VARIABLES or not (is_scalar(gold) and is_scalar(answer)):
+        return
+
+    def stepped(node: Node, step: Fraction, changed: frozenset[str]) -> Node:
+        return _replaced(node, {name: Node(Kind.ADD, (symbol(name), number(step))) for name in changed})
+
+    added = (equal_expressions(difference(stepped(node, Fraction(1), names), node), number(1)) for node in (gold, answer))
+    if all(added):
+        apart = difference(gold, answer)
+        yield apart, stepped(apart, Fraction(3, 7), gold.names)

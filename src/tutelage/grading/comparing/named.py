@@ -12,11 +12,19 @@ VARIABLES = frozenset("xyztsurnmkθ") | {"theta"}
 """Letters that a function is usually taken of; f(a) and P(A) name one value."""
 
 
+_SEGMENT = re.compile("^bar (?=[A-Z]{2}$)")
+"""AB with a bar is the segment AB, and in "AB = 5" its length."""
+
+
+_SEQUENCE = re.compile("^([a-zA-Z])_[nkmij]$")
+"""a_n is a(n), whichever letter counts."""
+
+
 def name_of(node: Node) -> str | None:
     """x, f(x), AB, |AB|, \\angle ABC, V_1 : V_2, (x, y), sin A: what only says which quantity is meant; None for anything else."""
     match node.kind:
         case Kind.SYMBOL:
-            return None if node.value in CONSTANTS and node.value != "e" else str(node.value)
+            return None if node.value in CONSTANTS and node.value != "e" else _SEQUENCE.sub(r"\1()", _SEGMENT.sub("", node.value))
         case Kind.APPLY:  # f(x) by its head alone, f(2) and f(x + 1) with what they are taken of
             of_variable = len(node.args) == 2 and node.args[1].is_symbol(*VARIABLES)
             return f"{node.args[0].value}()" if of_variable else f"{node.args[0].value}({node.args[1:]!r})"
@@ -27,6 +35,8 @@ def name_of(node: Node) -> str | None:
         case Kind.CALL:
             inner = name_of(node.args[0]) if len(node.args) == 1 else None
             return f"{node.value}({inner})" if inner else None
+        case Kind.ADD if all(part.is_symbol(*"abcdkmnpq") for part in node.args):  # m + n = 113
+            return " + ".join(sorted(part.value for part in node.args))
         case Kind.MULTIPLY | Kind.RATIO | Kind.DIVIDE | Kind.SEQUENCE:
             names = [name_of(part) for part in node.args]
             return None if None in names else _joined(node.kind, [name or "" for name in names])
@@ -39,7 +49,7 @@ def _joined(kind: str, names: list[str]) -> str | None:
         case Kind.MULTIPLY:
             full = "".join(names)
             letters = re.sub(r"angle|triangle|bar |vec |[\d_{}']", "", full)
-            return full if letters.isupper() or not letters else None
+            return full if letters.isupper() or not letters or full.startswith("nabla") else None
         case Kind.DIVIDE if not all(any(map(str.isupper, name)) for name in names):
             return None
         case Kind.SEQUENCE:
@@ -132,12 +142,11 @@ def renamed(node: Node, names: dict[str, str]) -> Node:
 
 def neutral(node: Node, both_builders: bool) -> Node:
     """x = kπ, k ∈ ℤ and {2k : k ∈ ℤ} with neutral names: which letter counts through the solutions does not matter."""
-    if both_builders and node.args[0].kind is Kind.SYMBOL:
-        return renamed(node, {node.args[0].value: "x•"})
     if node.kind is not Kind.BUILDER:
         return node
     counting = [part.args[0].value for part in node.args if _counts(part)]
-    return renamed(node, {name: f"n•{index}" for index, name in enumerate(counting)})
+    element = {node.args[0].value: "x•"} if both_builders and node.args[0].kind is Kind.SYMBOL else {}
+    return renamed(node, element | {name: f"n•{index}" for index, name in enumerate(counting)})
 
 
 def _counts(node: Node) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from tutelage.grading.comparing.expressions import constant_factor, equal_expressions, is_scalar
 from tutelage.grading.comparing.named import (
     VARIABLES,
@@ -18,6 +20,7 @@ from tutelage.grading.comparing.named import (
     unnamed_values,
     without_subscript,
 )
+from tutelage.grading.comparing.quantities import in_base_units
 from tutelage.grading.comparing.regions import FLIPPED, as_interval, flat_union, integers_in, same_region
 from tutelage.grading.comparing.rules import MAX_ELEMENTS, SET_OPERATIONS, UNORDERED, only_element, ordered, rule, same, unordered
 from tutelage.grading.reading.tree import ZERO, Kind, Node, difference, number, rewritten, symbol, symbols_of
@@ -31,7 +34,8 @@ def _equal_collections(gold: Node, answer: Node) -> bool:
     if max(len(gold.args), len(answer.args)) > MAX_ELEMENTS:
         return False
     if is_condition(gold) or is_condition(answer):
-        if gold.value == answer.value and unordered(elements_of(gold), elements_of(answer)):
+        joined = "or" not in (gold.value, answer.value) and len(symbols_of(gold)) > 1
+        if (joined or gold.value == answer.value) and unordered(elements_of(gold), elements_of(answer)):
             return True
         return _equal_regions(gold, answer)
     if (by_name := _equal_by_name(gold, answer)) is not None:
@@ -102,6 +106,7 @@ def _equal_relations(gold: Node, answer: Node) -> bool:
             return _equal_equations(gold, answer)
         if gold.value == answer.value and ordered(gold.args, answer.args):
             return True
+        gold, answer = in_base_units(gold, answer)
         return _equal_inequalities(gold, answer) or _equal_regions(gold, answer)
     relation, other = (gold, answer) if gold.kind is Kind.RELATION else (answer, gold)
     if not set(relation.value) & _INEQUALITIES:
@@ -139,7 +144,9 @@ def _argument_dropped(gold: Node, answer: Node) -> bool:
 
 
 def _argument_of(name: Node) -> str:
-    """The x of f(x)."""
+    """The x of f(x), the n of a_n."""
+    if name.is_symbol() and re.fullmatch("[a-zA-Z]_[nkmij]", name.value):
+        return str(name.value[-1])
     return str(name.args[1].value) if name.kind is Kind.APPLY and len(name.args) == 2 and name.args[1].is_symbol() else ""
 
 
@@ -215,6 +222,7 @@ def _equal_regions(gold: Node, answer: Node) -> bool:
     sides = tuple(flat_union(gold)), tuple(flat_union(answer))
     if all(part.kind in (Kind.SEQUENCE, Kind.SET) for side in sides for part in side) and unordered(*sides):
         return True
+    gold, answer = in_base_units(gold, answer)
     verdict = same_region(gold, answer)
     if verdict is not None:
         return verdict

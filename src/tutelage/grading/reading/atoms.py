@@ -151,6 +151,7 @@ class Atoms(Cursor):
 
     def group_or_set(self) -> Node:
         """{a} groups, {a, b} is a set; {n \\choose k} and {a \\over b} are written with braces too."""
+        opened = self.at - 1
         items, separators = self.items(("}", "choose", "over"))
         if self.sees("choose", "over") and len(items) == 1:
             binomial = self.take().text == "choose"
@@ -158,7 +159,9 @@ class Atoms(Cursor):
             self.expect("}")
             return call("binom", items[0], below) if binomial else Node(Kind.DIVIDE, (items[0], below))
         self.expect("}")
-        return items[0] if len(items) == 1 and not separators else Node(Kind.SET, tuple(items))
+        around = self.tokens[max(0, opened - 1)].text, self.next.text
+        of_set = around in (("{", ","), (",", ","), (",", "}")) or (items and items[0].is_symbol("emptyset"))  # {{2}, {4}}
+        return items[0] if len(items) == 1 and not separators and not of_set else Node(Kind.SET, tuple(items))
 
     def sequence(self, opening: str) -> Node:
         """An interval, a tuple, or brackets around one thing."""

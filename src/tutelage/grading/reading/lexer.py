@@ -122,8 +122,8 @@ def _letter_tokens(run: str, spaced: bool, before: list[Token]) -> list[Token]:
     """A run of letters: a known name, a unit or a word, or a product of one-letter symbols."""
     lower = run.lower()
     follows_value = bool(before) and (before[-1].kind in ("number", "text", "word") or before[-1].text in (")", "}", "]", "pi"))
-    if len(before) > 1 and before[-1].text == "/" and before[-2].kind in ("word", "text"):
-        follows_value = True  # dollars/day
+    if len(before) > 1 and before[-1].text == "/" and (before[-2].kind in ("word", "text") or before[-3:][0].text in ("$", "€", "£")):
+        follows_value = True  # dollars/day, $15/hr
     if lower in ("and", "or") and len(run) > 1:
         return [Token("separator", lower, spaced)]
     is_preposition = lower == "in" and spaced and bool(before) and before[-1].kind != "number"
@@ -137,7 +137,7 @@ def _letter_tokens(run: str, spaced: bool, before: list[Token]) -> list[Token]:
     pieces = [piece for piece in _WITHIN_RUN.split(run) if piece]
     if len(pieces) > 1 and sum(len(p) for p in pieces if p not in _PLAIN_NAMES) <= 2:
         return [t for i, p in enumerate(pieces) for t in _letter_tokens(p, spaced and i == 0, before if i == 0 else [])]
-    if (len(run) >= 4 and not run.isupper()) or (len(run) == 3 and follows_value and spaced and run.islower()):
+    if (len(run) >= 4 and not run.isupper()) or run in ("Var", "Cov") or (len(run) == 3 and follows_value and spaced and run.islower()):
         return [Token("word", run, spaced)]
     if run.isupper():  # AB/AC is not A·B/A·C
         return [Token("symbol", run, spaced)]

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from tutelage.grading.calculating import work
 from tutelage.grading.calculating.work import UNITS, TooLarge, limited, spend
-from tutelage.grading.reading.lexer import tokenize
+from tutelage.grading.reading.lexer import FUNCTIONS, tokenize
 from tutelage.grading.reading.terms import Terms
 from tutelage.grading.reading.tree import Kind, Node, Unreadable, plain_text, symbol
 
@@ -132,6 +132,8 @@ class _Parser(Terms):
 
     def set_expression(self) -> Node:
         name = self.worded_name() if self.is_word() else self.call_before_equals() if self.next.kind == "symbol" else None
+        if self.sees(*FUNCTIONS, "int", "lim", "sum") and self.ahead().text == "=":  # gcd = 12
+            name = symbol(self.take().text)
         if name is not None:
             return name
         node = self.ratio()

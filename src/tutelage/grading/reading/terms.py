@@ -6,9 +6,22 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 
+from tutelage.grading.reading.atoms import FUNCTION_LETTERS
 from tutelage.grading.reading.commands import FACTORS, Commands
-from tutelage.grading.reading.tree import Kind, Node, Unreadable, call, negated, number, plain_text, product, symbol, symbols_of
-from tutelage.grading.wording.units import MULTIPLES, is_unit
+from tutelage.grading.reading.tree import (
+    SIDES,
+    Kind,
+    Node,
+    Unreadable,
+    call,
+    negated,
+    number,
+    plain_text,
+    product,
+    symbol,
+    symbols_of,
+)
+from tutelage.grading.wording.units import MULTIPLES, is_known, is_unit
 
 _SIGN_WORDS = {
     "percent": Kind.PERCENT, "pct": Kind.PERCENT, "per cent": Kind.PERCENT, "percents": Kind.PERCENT,
@@ -46,6 +59,8 @@ class Terms(Commands):
         if node.kind is not Kind.QUANTITY or not self.is_number():
             return node
         rest = self.sum()  # 5 ft 6 in
+        if rest.kind is Kind.MULTIPLY and rest.args[0].kind is Kind.NUMBER and rest.args[1].is_symbol(*"smgl"):  # 1 min 30 s
+            rest = Node(Kind.QUANTITY, rest.args[:1], rest.args[1].value)
         if rest.kind is not Kind.QUANTITY and rest.value != COMPOUND:
             raise Unreadable("a number behind a unit")
         return Node(Kind.SEQUENCE, (node, *(rest.args if rest.value == COMPOUND else (rest,))), COMPOUND)
@@ -98,7 +113,7 @@ class Terms(Commands):
             elif self.starts_factor():
                 numeric = last.kind is Kind.FACTORIAL or (last.kind is Kind.POWER and last.args[0].kind is Kind.NUMBER)
                 numeric = numeric or (last.kind is Kind.CALL and last.value == "binom")
-                if self.is_number() and not numeric and last.kind is not Kind.APPLY and not (last.is_symbol() and self.follows("^")):
+                if self.is_number() and not numeric and last.kind is not Kind.APPLY and (last.kind is Kind.NUMBER or not self.follows("^")):
                     raise Unreadable("a number stands behind another factor without a sign")
                 last = self.factor()
                 node = product(_ungrouped(node), last)
@@ -139,6 +154,9 @@ class Terms(Commands):
 
     def factor(self) -> Node:
         node = self.postfix(self.atom())
+        if self.sees("^") and self.ahead().text in ("+", "-") and self.ahead(2).text == "}":  # x \\to 0^+
+            self.take()
+            return call(SIDES[self.take().text], node)
         if self.takes("^"):
             exponent = self.exponent()
             if node.is_symbol() and self.takes("_"):
@@ -151,6 +169,8 @@ class Terms(Commands):
             return self.signed(self.exponent)
         if self.sees("{"):
             return self.argument()
+        if self.next.kind == "symbol" and self.follows("(") and self.next.text not in FUNCTION_LETTERS:  # e^x(x - 1)
+            return symbol(self.take().text)
         if self.is_number() and self.follows("_"):  # x^2_1 is x_1^2
             return number(self.take().value)
         node = self.postfix(self.atom())
@@ -176,9 +196,10 @@ class Terms(Commands):
     # --- units
 
     def with_unit(self, node: Node) -> Node:
-        """5 cm, 3\\text{ square units}, 7\\text{ m}/\\text{s}^2, 12^{\\text{th}} grade, 5 million: the value with the words behind it."""
+        """5 cm, 7\\text{ m}/\\text{s}^2, \\$15/hour, 12^{\\text{th}} grade, 5 million: the value with the words behind it."""
         words: list[str] = []
-        while self.is_word() or (words and self.continues_unit()):
+        rate = self.sees("/") and is_known(self.ahead().text)
+        while self.is_word() or ((words or rate) and self.continues_unit()):
             token = self.take()
             if token.kind in ("word", "text", "symbol"):
                 words += _PARTS_OF_UNIT.findall(token.text)

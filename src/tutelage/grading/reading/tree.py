@@ -102,6 +102,8 @@ class Node:
 
 
 CONSTANTS = ("pi", "e", "i", "infty")
+SIDES = {"+": "from above", "-": "from below"}
+"""The side from which a limit is taken: the call of the point."""
 BOUND = "•"
 """What the name of a bound variable begins with: the k of a sum, the x of an integral."""
 

@@ -48,7 +48,7 @@ MARKUP = re.compile(
 )
 """What only says how a text looks."""
 _STYLES = re.compile(rf"\\(?:{TEXT_COMMANDS}|textcolor|color|displaystyle|ensuremath)\s*(?:\{{\w+\}})?\s*$")
-_ARROWS = re.compile(r"\\(?:Rightarrow|Longrightarrow|implies|therefore|to|ldots)\s*$")
+_ARROWS = re.compile(r"\\(?:Rightarrow|Longrightarrow|implies|therefore|to|in|ldots)\s*$")
 
 
 def stands_alone(text: str) -> bool:

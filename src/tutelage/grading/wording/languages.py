@@ -43,6 +43,8 @@ _NOTHING = re.compile(
     "(?:[原该此]?(?:方程|不等式)组?)?(?:[无無]解|无实数?[解根]|没有(?:实数)?[解根])|空集合?|解なし|해가 ?없(?:다|습니다)|해 ?없음|공집합"
 )
 _WHOLE = replacements("whole answers")
+_UNIT = _any_of(replacements("eastern units"))
+_MIXED = re.compile(rf"(?:\d[\d.]*(?:{_UNIT})){{2,}}")
 
 
 def translated(text: str) -> str:
@@ -53,6 +55,8 @@ def translated(text: str) -> str:
     if _NOTHING.fullmatch(text):
         return "\\emptyset"
     text = _NUMERAL.sub(lambda found: _digits(found[0]), rewritten(_WHOLE.get(text, text), _EASTERN))
+    if _MIXED.fullmatch(text):  # 2小时30分钟
+        return re.sub(_UNIT, lambda found: rf"\text{{ {unit_of(found[0])}}} ", text)
     subject = _SUBJECT.match(text)
     if subject is not None and subject[0] and not _UNSURE.search(subject[0]) and text[subject.end() :].strip(" $"):
         text = text[subject.end() :]

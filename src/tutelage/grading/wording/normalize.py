@@ -13,24 +13,26 @@ from itertools import pairwise
 
 from tutelage.grading.taking.format import TEXT_COMMANDS, boxes, closing_brace, stands_alone
 from tutelage.grading.wording.languages import translated
-from tutelage.grading.wording.notations import groups, latex_synonyms, notations, parts, rewritten, table
-from tutelage.grading.wording.phrases import phrases
+from tutelage.grading.wording.notations import conclusion, groups, latex_synonyms, notations, parts, rewritten, table
+from tutelage.grading.wording.phrases import cases, phrases
 from tutelage.grading.wording.prose import is_subject, said
-from tutelage.grading.wording.vocabulary import DOUBTS, replacements, words_of
+from tutelage.grading.wording.vocabulary import DOUBTS, listed, replacements, words_of
 
 _SYMBOLS = {
     character: f"{latex} " if latex[-1].isalpha() or latex in ".," else latex for character, latex in replacements("symbols").items()
 } | dict.fromkeys("\u200b\u200c\u200d\ufeff\u2061\u2062\u00ad", "")  # fmt: skip
-_RAISED, _LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ", "₀₁₂₃₄₅₆₇₈₉₊₋₍₎"
-_PLAIN_DIGITS = str.maketrans(_RAISED + _LOWERED, "0123456789+-()ni" + "0123456789+-()")
+_RAISED, _LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱˣʸᵏᵐᵗ", "₀₁₂₃₄₅₆₇₈₉₊₋₍₎"
+_PLAIN_DIGITS = str.maketrans(_RAISED + _LOWERED, "0123456789+-()nixykmt" + "0123456789+-()")
 
 
 def unicode_symbols(text: str) -> str:
     """½ → \\frac{1}{2}, x² → x^{2}, √ → \\sqrt, − → -, θ → \\theta, full-width characters → plain ones."""
     if text.isascii():
         return text
+    text = re.sub(r"(?<=\d) ?([kcdm]?m)([²³])", r"\\text{ \1\2}", text)  # 9 m²
     text = re.sub(f"[{_RAISED}]+", lambda run: "^{" + run[0].translate(_PLAIN_DIGITS) + "}", text)
     text = re.sub(f"[{_LOWERED}]+", lambda run: "_{" + run[0].translate(_PLAIN_DIGITS) + "}", text)
+    text = re.sub("(?<=[A-Za-z])[\u0304\u0305]", "", re.sub("([a-z])[\u0304\u0305]", r"\\bar{\1}", text))
     text = re.sub("(\\d)[\u0304\u0305]", r"\\overline{\1}", text).replace("}\\overline{", "")  # 0.3 with a bar of its own
     return unicodedata.normalize("NFKC", "".join(map(_latex_of, text)))
 
@@ -64,13 +66,14 @@ def escapes(text: str) -> str:
 
 _ENTITY = re.compile(r"&(?:[A-Za-z]+|#\d+|#x[0-9A-Fa-f]+);")
 _TAGS = table(
+    ("<<", r"<<[^<>]*>>", ""),
     ("<", r"<\|[A-Za-z_]+\|>|^\s*<s>(?!.*</s>)|<(?:eos|pad|end_of_turn|endoftext)>", " "),
     ("</s>", r"^((?:(?!<s>).)*)</s>\s*$", r"\1 "),
     (",", r"^\s*<([^<>]*,[^<>]*)>\s*$", r"\\langle \1\\rangle "),
     ("<", r"(?i)<sup>([^<>]*)</sup>\s*/\s*<sub>([^<>]*)</sub>", r"\1/\2"),
     ("<", r"(?i)<sup>([^<>]*)</sup>", r"^{\1}"),
     ("<", r"(?i)<sub>([^<>]*)</sub>", r"_{\1}"),
-    ("<", r"(?i)</?(?:b|i|u|p|em|strong|span|div|code|pre|center|font|mark|br)(?:\s+[a-z-]+\s*=[^<>]*|\s*/)?>", " "),
+    ("<", r"(?i)</?(?:b|i|u|p|em|strong|span|div|code|pre|answer|center|font|mark|br)(?:\s+[a-z-]+\s*=[^<>]*|\s*/)?>", " "),
 )
 
 
@@ -88,13 +91,14 @@ _PAIRS = (
     ("*", "*"), ('"', '"'), ("'", "'"),
 )  # fmt: skip
 _OPENERS = frozenset("$\\*_`\"'")
+_LEADS_ON = listed("consequences")
 _COMMAND = re.compile(rf"\\(?:boxed|fbox|ensuremath|{TEXT_COMMANDS})\s*\{{")
 _HENCE = r"(?:so|thus|hence|therefore)\b,?\s*"
 _PROSE = re.compile(
     rf"(?:{_HENCE})?(?:\*\*)?(?:the\s+)?(?:(?:final|correct)\s+)?(?:answer|ans|result|solution|option|choice)"
     r"\s*(?:\*\*)?\s*(?:is|:|=)(?:\*\*)?\s*:?\s+(?=\S)"
     r"|(?P<subject>(?:the|this|its|his|her|their)\s+(?:[a-z-]{2,}\s+){1,6})(?:is|are|equals|was)\s*:?\s+(?=\S)"
-    rf"|{_HENCE}(?=[\d\\$]|[A-Za-z]\s*=)|exactly\s+(?=[\d$\\.-])"
+    rf"|{_HENCE}(?=[\d\\$]|[A-Za-z]\s*=)|(?:exactly|precisely|definitely|certainly)\s+(?=[\d$\\.-])"
     r"|(?:\\(?:Rightarrow|therefore|implies)\b|=>|⇒|∴|=(?=\s*[^=])|\\equiv(?![a-z])(?=.*mod))\s*|#+\s+(?=\S)", re.IGNORECASE,
 )  # fmt: skip
 _ANOTHER = re.compile(r"(?:[,;]\s*(?:and\s+)?|\band\s+)(?:the\s+)?[a-z]{3,}[a-z ]*\s(?:is|are)\b", re.IGNORECASE)
@@ -164,7 +168,10 @@ def _boxed_list(text: str) -> str | None:
     """What stands in the boxes of a text, equal boxes once, if no figures stand outside of them."""
     found = boxes(text)
     outside = "".join(text[end:start] for (_, end, _), (start, _, _) in pairwise([(0, 0, ""), *found, (len(text), 0, "")]))
-    listed = found and not re.search(r"\d", outside) and stands_alone(text)
+    if len(found) > 1 and not _LEADS_ON.isdisjoint(words_of(text[found[-2][1] : found[-1][0]])):  # so the final answer is \\boxed{23}
+        return found[-1][2] if stands_alone(text) else None
+    worked = len(found) == 1 and re.search(r"(?:[^<>!]=|\\in)\s*$", text[: found[0][0]])  # f(1) + f(2) = \\boxed{3}
+    listed = found and (worked or not re.search(r"\d", outside)) and stands_alone(text)
     return ", ".join(dict.fromkeys(content for _, _, content in found)) if listed else None
 
 
@@ -184,7 +191,7 @@ def spaces(text: str) -> str:
 
 RULES = (
     unicode_symbols, escapes, html_markup, wrappers, parts, translated, said, lines, latex_synonyms, notations, wrappers, spaces,
-    groups, phrases,
+    groups, conclusion, cases, phrases,
 )  # fmt: skip
 _PLAIN = re.compile(r"-?\d+(?:[./]\d+)?|[A-Za-z]", re.ASCII)
 

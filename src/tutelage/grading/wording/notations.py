@@ -32,6 +32,12 @@ def rewritten(text: str, notations: Sequence[Notation]) -> str:
 
 # ── synonyms of LaTeX ─────────────────────────────────────────────────────────────────────────────────────────────────
 
+def _rows(text: str) -> str:
+    """x &= 1 + 1 \\\\ &= 2 → x = 1 + 1 = 2; other rows are a list."""
+    first, *others = (row.strip() for row in text.split("\\\\"))
+    return "".join([first, *((" " if row.startswith("&=") else ", ") + row for row in others if row)]).replace("&", " ")
+
+
 _COMMANDS = replacements("commands") | dict.fromkeys(listed("layout"), " ")
 _FUNCTIONS = FUNCTIONS | replacements("same functions").keys()
 _SIZES = "left|right|middle|[bB]igg?[lr]?"
@@ -39,6 +45,10 @@ SYNONYMS = table(
     ("\\begin", r"\\left\s*\\\{\s*\\begin\{(?:array|aligned)\}(?:\{[lcr|]*\})?(.*?)\\end\{(?:array|aligned)\}\s*\\right\s*\.",
      r"\\begin{cases}\1\\end{cases}"),
     ("\\", rf"\\(?:{'|'.join(command[1:] for command in _COMMANDS)})(?![A-Za-z])", lambda match: _COMMANDS[match[0]]),
+    ("\\begin", r"\\begin\{((?:align|equation|gather|split)(?:ed)?\*?)\}(.*?)\\end\{\1\}", lambda match: _rows(match[2])),
+    (" \\ ", r"(?<=[A-Z]) \\ (?=[A-Z])", r" \\setminus "),
+    ("\\boxed{", r"^\s*\\boxed\{((?:[^{}]|\{[^{}]*\})*)$", r"\1"),
+    ("\\sim|~", r"^(\s*[A-Z])\s*(?:\\sim(?![a-z])|~)\s*(?=[A-Z\\])", r"\1 = "),  # X ~ N(0, 1)
     ("\\prime", r"\^\s*\{?\s*((?:\\prime\s*)+)\}?", lambda match: "'" * match[1].count("prime")),
     ("^", r"\^\s*\{\s*([+*-])\s*\}", r"^\1"),
     ("\\left|\\right|\\middle|\\big|\\Big", rf"\\(?:{_SIZES})(?![A-Za-z])\s*\.?(?=\s|\W|$)", ""),
@@ -102,7 +112,8 @@ NOTATIONS = table(
      lambda match: r"(0, \infty)" if match[1][0] in "+>" else r"(-\infty, 0)"),
     ("Z|N|R|Q", r"\\in(?![a-z])\s*(?:\\(?:mathbf|mathrm)\s*\{\s*([RZNQ])\s*\}|([RZNQ])(?![A-Za-z\d_]))", r"\\in \\mathbb{\1\2}"),
     ("N", r"(\\mathbb\s*\{?\s*N\s*\}?)\s*[\^_]\s*\{?\s*[*+]\s*\}?", r"\1"),
-    ("in ", r"(?<=\d) in (binary|octal|hexadecimal)$", lambda match: {"b": "_2", "o": "_8", "h": "_16"}[match[1][0]]),
+    ("in |(", r"(?<=[\dA-F])(?: in |\s*\()(binary|octal|hex(?:adecimal)?)\)?$",
+     lambda match: {"b": "_2", "o": "_8", "h": "_16"}[match[1][0]]),
     ("\\overline", r"\\overline\s*\{\s*([\dA-F]+)\s*\}(?=\s*_)", r"\1"),
     ("ldots", r"^(\d+)\s*(?:\\ldots\s*){2}(\d+)$", r"\1 remainder \2"),
     ("{", r"(?<![\\\w^])\{(\s*[a-z]\s*\|(?:[^{}]|\{[^{}]*\})*)\}", r"\\{\1\\}"),
@@ -110,13 +121,13 @@ NOTATIONS = table(
     ("\\hat|\\vec|\\mathbf|\\bold|\\bm", r"\\(?:hat|vec|mathbf|boldsymbol|bm)\s*\{?\s*\\?([ijk])(?:math)?\s*\}?(?![A-Za-z])", r"\\hat{\1}"),
     ("\\mathbf|\\bold|\\bm", r"\\(?:mathbf|boldsymbol|bm)\s*\{?\s*([a-z])\s*\}?(?![A-Za-z])", r"\\vec{\1}"),
     ("]", r"\[([^\[\],]+)\](?=\s*\^\s*\{?\s*(?:\\(?:text|mathsf|mathrm|top|intercal)|T))", lambda match: f"[{','.join(match[1].split())}]"),
-    ("^", r"\^\s*\{?\s*\\(?:intercal|(?:mathsf|text|mathrm)\s*\{?\s*T\s*\}?)\s*\}?", "^T"),
+    ("^", r"\^\s*\{?\s*\\(?:intercal|top|(?:mathsf|text|mathrm)\s*\{?\s*T\s*\}?)\s*\}?", "^T"),
     ("_", r"\\(?:mathrm|text)\s*\{\s*([CAP])\s*\}(?=\s*_\s*\{?\w+\}?\s*\^)", r"\1"),
     ("_", rf"\b([CAP])\s*_\s*{_VALUE}\s*\^\s*{_VALUE}(?![A-Za-z\d])", lambda match: _chosen(match[1], match[2], match[3], match[0])),
     ("_", rf"\b(C)\s*\^\s*{_VALUE}\s*_\s*{_VALUE}(?![A-Za-z\d])", lambda match: _chosen(match[1], match[3], match[2], match[0])),
     ("_", rf"(?:\{{\}}\s*)?[_^]\s*{_VALUE}\s*([CP])\s*_\s*{_VALUE}", lambda match: _chosen(match[2], match[1], match[3], match[0])),
     ("C|P", r"(?<![\w.\\])(\d+|n)([CP])(\d+|[rk])(?!\w)", lambda match: _chosen(match[2], match[1], match[3], match[0])),
-    ("choose", rf"\{{?\s*{_VALUE}\s*\\choose\s*{_VALUE}\s*\}}?", r"\\binom{\1}{\2}"),
+    ("choose", rf"\{{?\s*{_VALUE}\s*\\?choose\s*{_VALUE}\s*\}}?", r"\\binom{\1}{\2}"),
     ("_", rf"{_TEXT}([0-9A-F]+)\}}(?=[0-9A-F]*\s*_)", r"\1"),
     ("(base", r"\s*\(base\s+(\w+)\s*\)", r"_{\1}"),
     ("0x", r"(?<!\w)0x([0-9A-Fa-f]+)(?!\w)", lambda match: match[1].upper() + "_{16}"),
@@ -124,11 +135,37 @@ NOTATIONS = table(
     ("per", r"\bper\s+cent\b", "percent"),
     ("{d", r"\\frac\s*\{\s*d\s*([a-z])\s*\}\s*\{\s*d\s*[a-z]\s*\}", r"\1'"),
     ("/d", r"(?<![A-Za-z\\])d([a-z])/d[a-z](?![A-Za-z])", r"\1'"),
+    ("directed|acting", r",? (?:directed|acting)(?= (?:to|toward|along|up|down)[a-z]* )", ""),
+    ("{", r"^\{\s*([a-z]\s*(?:\||\\mid|:).*)\}$", r"\\{\1\\}"),
+    ("\\in", r"(\\in)\s*(?:\\(?:mathbf|mathrm|bf)\s*\{\s*([ZNRQ])\s*\}|(?:\\mathbf|\\bf)?\s*([ZNRQ])(?![\w^_'(]))",
+     lambda match: rf"{match[1]} \mathbb{{{match[2] or match[3]}}}"),
+    ("P", r"(?<![A-Za-z\\])P\s*\(([^()|]*)(?:\||\\mid(?![a-z]))([^()|]*)\)", r"P_{|}(\1, \2)"),
+    ("\\degree", r"(\d+)\s*\\degree\s*(\d+)\s*'(?!')(?:\s*(\d+)\s*'')?",
+     lambda match: rf"\frac{{{int(match[1]) * 3600 + int(match[2]) * 60 + int(match[3] or 0)}}}{{3600}}\degree "),
+    ("or", r"(?<=\d)or(?=[A-Za-z](?:\([a-z]\))?\s*=)", " or "),
+    ("\\partial", r"\\partial\s*([A-Za-z])\s*/\s*\\partial\s*([a-z])(?![a-z])", r"\1_{\2}"),
+    ("j", r"^([-+\d. ]*\d)\*?j$", r"\1i"),
+    ("I", r"(?<=\d)\*I$", "i"),
+    ("math.|np.|sympy.", r"\b(?:math|np|numpy|sympy)\.(?=[a-z])", ""),
+    ("Rational|Fraction", r"\b(?:Rational|Fraction)\((-?\d+), ?(\d+)\)", r"\1/\2"),
+    ("(", r"\b(?:Matrix|np\.array|array)\((\[.*\])\)$", r"\1"),
+    ("set(", r"^(?:frozen)?set\([\[{](.*)[\]}]\)$", r"\\{\1\\}"),
+    (";", r"^\[([^\[\],;]+ [^\[\],;]+(?:;[^\[\],;]+)+)\]$",
+     lambda match: f"[{', '.join('[' + ', '.join(row.split()) + ']' for row in match[1].split(';'))}]"),
+    ("'", r"(?<=[{\[( ])'([^',]*)'(?=[,}\])])", r"\1"),
+    ("c|C", r"(?<![A-Za-z\\_{])([cC])([1-9])(?![\w.])", r"\1_\2"),
+    ("\\cap|\\cup", r"(?<=[A-Z)])\s*\^\s*\{?\s*[cC]\s*\}?(?![\w])", "'"),
+    ("mod", r"\(\s*mod\s+(\w+)\s*\)|\\pmod\s*([\da-z])", lambda match: rf"\pmod{{{match[1] or match[2]}}}"),
+    ("multiplicity", r"(-?[\w./]+)\s*(?:\\text\s*\{\s*)?\((?:with )?multiplicity (\d)\)\s*\}?",
+     lambda match: match[1] if match[0] == match.string.strip() or "=" in match.string else ", ".join([match[1]] * int(match[2]))),
+    (" x ", r"(?<=[\d}]) x (?=\$?\d)", r" \\times "),
     ("const", r"(?<=\+)\s*(?:\\text\s*\{\s*)?const(?:ant|\.)?\s*\}?$", " C"),
     ("\\frac", rf"\\frac\s*\{{\s*{_TEXT}([A-Za-z]+)\s*\}}\s*\}}\s*\{{\s*{_TEXT}([A-Za-z]+)\s*\}}\s*(\^\{{?\d\}}?)?\s*\}}",
      r"\\text{ \1/\2}\3"),
     ("odd|even", r"(?<![A-Za-z\\'])(?![fgh])([a-z])(?:\s+|\s*\\text\s*\{\s*)(?:is\s+)?(odd|even)\b\s*\}?",
-     lambda match: rf"{match[1]} \equiv {'1' if match[2] == 'odd' else '0'} \pmod{{2}}"),
+     lambda match: rf"{match[1]} \equiv {'1' if match[2] == 'odd' else '0'} \pmod{{2}} "),
+    ("odd|even", r"(?:\\text\s*\{\s*)?(?:\ball )?\b(odd|even) ?(?:(?:integers?|numbers?|values of) ?)?\}?\s*([a-z])(?![\w(])",
+     lambda match: rf"{match[2]} \equiv {int(match[1] == 'odd')} \pmod{{2}}"),
     ("divisible", r"(?<![A-Za-z\\])([a-z])\s*(?:\\text\s*\{\s*)?is divisible by\s*\}?\s*(\d+)", r"\1 \\equiv 0 \\pmod{\2}"),
     ("\\mid", r"(?<![\w.|])(\d+)\s*\\mid\s*([a-z])(?![\w}])", r"\2 \\equiv 0 \\pmod{\1}"),
     ("\\underline", r"\\underline\s*\{(?:\\text\s*\{([^{}]*)\}|([^{}]*))\}", lambda match: match[1] or match[2]),
@@ -136,7 +173,7 @@ NOTATIONS = table(
     ("\\text", r"\\text\s*\{\s*(\d[\d.,]*)\s*([A-Za-z][^{}]*)\}", r"\1\\text{ \2}"),
     ("%", r"(?<![\w./])(\d+)/(\d+)\s*\\?%", r"\\frac{\1}{\2}\\%"),
     ("US|EUR|Rs|INR", r"\b(?:USD|US\s*\\?\$|EUR|Rs\.?|INR)\s*(?=\d)", lambda match: _MONEY[match[0][0]]),
-    (" ", rf"({_LARGER})\s*\}}?(?:\s*,|,?\s*(?:\\text\s*\{{\s*)?and\b\s*\}}?)(?=\s*\d+\s*(?:\\text\s*\{{)?\s*{_SMALLER})",
+    (" ", rf"({_LARGER})\s*\}}?(?:\s*,|,?\s*(?:\\text\s*\{{\s*)?and\b\s*\}}?)(?=\s*\d+\s*(?:\\text\s*\{{)?\s*(?!\1){_SMALLER})",
      lambda match: f"{match[1]}{'}' if '}' in match[0] else ''} "),
 )  # fmt: skip
 
@@ -167,6 +204,16 @@ def _decimal_commas(match: Match) -> str:
     return match[1] + ",".join(value.replace(",", ".") for value in values) + match[3] if sure else match[0]
 
 
+_DERIVED = re.compile(r"\\(?:Rightarrow|implies|Longrightarrow|iff|Leftrightarrow)(?![a-z])|=>|\\to(?![a-z])")
+
+
+def conclusion(text: str) -> str:
+    """2x = 6 \\implies x = 3 → x = 3: the last of several lines of a derivation."""
+    *lines, last = _DERIVED.split(text)
+    derived = lines and all("=" in line and not re.search(r"\\lim|[{(<>]$|\\[lg]e|\\ne", line) for line in lines)
+    return last.strip() if derived and re.search(r"\w", last) else text
+
+
 _SUFFIXES = {"K": "thousand", "M": "million", "B": "billion"}
 GROUPS = table(
     (";", r"^([A-Z]?[(\[])([^()\[\]]+)([)\]])$", _decimal_commas),
@@ -189,12 +236,12 @@ def groups(text: str) -> str:
     return rewritten(text, GROUPS)
 
 
-_LABEL = re.compile(r"(?:^|(?<=[\s,;.]))\s*(?:\\text\s*\{\s*)?\(([a-h1-9])\)\s*\}?\s*(?=[^\s,;.(])")
+_LABEL = re.compile(r"(?:^|(?<=[\s,;.]))\s*(?:\\text\s*\{\s*)?\(?([a-h1-9])\)\s*\}?\s*(?=[^\s,;.(])")
 
 
 def parts(text: str) -> str:
     """(a) 5, (b) 6 → (5, 6): what stands behind labels has their order."""
-    labels = list(_LABEL.finditer(text)) if text.lstrip().startswith(("(a)", "(1)", "\\text")) else []
+    labels = list(_LABEL.finditer(text)) if text.lstrip().startswith(("(a)", "a)", "(1)", "1)", "\\text")) else []
     names = "".join(label[1] for label in labels)
     if len(names) < 2 or labels[0].start() or not ("abcdefgh".startswith(names) or "123456789".startswith(names)):
         return text
@@ -202,4 +249,5 @@ def parts(text: str) -> str:
     values = [text[label.end() : end].strip(" ,;.") for label, end in zip(labels, ends, strict=True)]
     if not all(values) or any("," in value or ";" in value for value in values):
         return text
-    return ", ".join(values) if all("=" in value for value in values) else f"({', '.join(values)})"
+    named = len({value.partition("=")[0] for value in values if "=" in value}) == len(values)
+    return ", ".join(values) if named else f"({', '.join(values)})"

@@ -6,8 +6,9 @@ import re
 from collections.abc import Callable
 
 from tutelage.grading.taking.format import TEXT_COMMANDS
-from tutelage.grading.wording.units import is_known
-from tutelage.grading.wording.vocabulary import number_of
+from tutelage.grading.wording.remarks import items_of
+from tutelage.grading.wording.units import is_unit
+from tutelage.grading.wording.vocabulary import number_of, replacements
 from tutelage.grading.wording.words import WORD
 
 LONGEST = 200
@@ -22,39 +23,83 @@ _SETS = {
 }  # fmt: skip
 _NUMBERS = r"(?:real\s+numbers?|reals?|numbers?|values)"
 _OF_ALL = r"(?:the )?(?:set of )?(?:all )?(?:the )?"
+_QUADRANTS = {"first": "I", "second": "II", "third": "III", "fourth": "IV", "1": "I", "2": "II", "3": "III", "4": "IV"}
+_CENTER, _RADIUS = r"(?:the )?cent(?:er|re)(?: is| at|:| =)* (\(.+\))", r"(?:the )?radius(?: is| of|:| =)* ([^ ,]+)"
+_CONSTANT = re.compile(r"(?<![A-Za-z])[A-Za-z](?![A-Za-z])(?:_\d|_\{\d\})?")
+_CONSTANTS = r"(?:[a-z](?:_\d|_\{\d\})?(?: ?, and | and | ?, | |$)){1,4}"
 _RELATION = r"(?:[<>]|\\[lg]e |\\ne )"
 
 
 def _compared(match: re.Match[str]) -> str:
     word = match["word"].casefold()
-    sign = ">" if word[0] in "gm" or word == "at least" else "<"
-    sign = {">": r"\ge", "<": r"\le"}[sign] if match["equal"] or not word.endswith("than") else sign
-    return f"{match['name'] or 'x'} {sign} {match['value']}"
+    above, value = word.startswith(("greater", "more", "larger", "at least")), match["value"]
+    strict = word.endswith("than") and not match["equal"]
+    if not match["of"]:  # at most 6
+        return f"{'(' if strict else '['}{value}, \\infty)" if above else f"(-\\infty, {value}{')' if strict else ']'}"
+    sign = {(True, True): ">", (True, False): r"\ge", (False, True): "<", (False, False): r"\le"}[above, strict]
+    return f"{match['name'] or 'x'} {sign} {value}"
+
+
+_DIRECTIONS = replacements("directions")
+
+
+def _change(match: re.Match[str]) -> str:
+    """The price fell by 20% → 20% decrease."""
+    percent, word = sorted(part for part in match.groups() if part)  # a digit stands before a letter
+    change = _DIRECTIONS.get(word.casefold())
+    return match[0] if change is None else rf"{percent}\text{{ {change}}}"
+
+
+def _clock(match: re.Match[str]) -> str:
+    """half past two → 2:30, a quarter to eight in the morning → 7:45 am."""
+    hour, minutes = _integer((match[3] or match[4]).casefold()), {"half": 30, "quarter": 15, None: 0}.get(match[1], 60)
+    minutes = minutes if minutes < 60 else _integer(match[1].casefold()) or 60
+    if hour is None or hour > 12 or minutes > 59:
+        return match[0]
+    at = hour * 60 + (-minutes if match[2] == "to" else minutes)
+    return f"{at // 60 or 12}:{at % 60:02}" + {None: "", "morning": " am"}.get(match[5], " pm")
+
+
+def _one_in(match: re.Match[str]) -> str:
+    parts = _integer(match[1].casefold()), _integer(match[2].casefold())
+    return match[0] if None in parts else f"{parts[0]}/{parts[1]}"
 
 
 def _with_parameter(match: re.Match[str]) -> str:
     """kπ, where k is an integer → kπ, k ∈ ℤ; that c is a constant says nothing more."""
     name, kind = sorted(match.groups()[1:], key=len)
-    return match[1].rstrip(" ,") + (rf", {name} \in \mathbb{{Z}}" if "integer" in kind.casefold() else "")
+    positive = re.match(r"positive|non-?negative", kind := kind.casefold())
+    domain = rf" \ge {int(positive[0] == 'positive')}" if positive else r" \in \mathbb{Z}"
+    return match[1].rstrip(" ,") + (f", {name}{domain}" if "integer" in kind else "")
 
 
 _PHRASES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     (re.compile(pattern, re.IGNORECASE), replacement)
     for pattern, replacement in (
         (r"(?:there (?:is|are|exists?) |the (?:system|equation) has )?no "
-         r"(?:(?:real|integer|such|positive|valid|possible) )*(?:solutions?|roots?|values?)(?: exists?)?",
+         r"(?:(?:real|integer|such|positive|valid|possible) )*(?:solutions?|roots?|values?)(?: exists?)?"
+         r"(?:: ?\\(?:emptyset|oslash|varnothing))?",
          r"\\emptyset"),
-        (rf"{_OF_ALL}(?:real numbers|reals)(?: [a-z])?(?: except(?: for)?| other than| excluding| but| not equal to)(?: [a-z] =)? (.+)",
+        (rf"{_OF_ALL}(?:real numbers|reals|real(?= [a-z] ))(?: [a-z])?"
+         r"(?: except(?: for)?| other than| excluding| but| not equal to)(?: [a-z] =)? (.+)",
          lambda match: rf"\mathbb{{R}} \setminus \{{{re.sub(' and | or ', ', ', match[1])}\}}"),
         (rf"(?:all )?(?:{_NUMBERS} )?(?:[a-z] )?(?:(?:such that|with|where|satisfying|for which) )?([a-z] ?{_RELATION}.+)", r"\1"),
-        (rf"(?:(?:all )?{_NUMBERS}(?: [a-z])?|(?P<name>[a-z])(?: is)?) (?P<word>(?:greater|more|larger|less|smaller) than|at least|at most)"
-         r" (?P<equal>or equal to )?(?P<value>\S+)", _compared),
+        (rf"(?P<of>(?:all )?{_NUMBERS}(?: [a-z])? |(?P<name>[a-z])(?: is)? )?"
+         r"(?P<word>(?:greater|more|larger|less|smaller) than|at least|at most) (?P<equal>or equal to )?(?P<value>\S+)", _compared),
         (r"(?:all )?(?:real numbers? )?(non-?negative|(?:positive|negative)(?= real)) (?:real numbers?|reals|numbers?)",
          lambda match: _SETS[match[1].casefold().replace("-", "")]),
         (rf"{_OF_ALL}(integers|rational numbers|real numbers|reals)|all (real) [a-z]|all real numbers [a-z]",
          lambda match: _SETS[(match[1] or "reals").casefold()]),
-        (r"(\d+) (?:out of|in|over) (\d+)", r"\1/\2"),
-        (r"(-?\d[\d.,/]*) ?[(\[] ?([a-z]+) ?[)\]]", lambda match: rf"{match[1]}\text{{ {match[2]}}}" if is_known(match[2]) else match[0]),
+        (r"(\d+|[a-z-]+) (?:out of|in|over) (\d+|[a-z-]+)", _one_in),
+        (r"(-?\d[\d.,/]*) ?[(\[] ?([a-z]+) ?[)\]]",
+         lambda match: rf"{match[1]}\text{{ {match[2]}}}" if is_unit([match[2]], False) else match[0]),
+        (r"(?:(?:it|this|the [a-z]+) )?(?:cannot|can't|can not|could not) be determined(?: (?:from|with|by) [a-z ]+)?|undetermined"
+         r"|(?:there is )?(?:not enough|insufficient) (?:information|data)(?: (?:is )?(?:to|given|for|available|provided)\b[a-z ]*)?",
+         "cannot be determined"),
+        (r"(?:we )?(do not |don't |fail to |cannot )?reject (?:the )?(?:null hypothesis|null|H_?\{?0\}?)(?: H_?\{?0\}?)?",
+         lambda match: f"{'do not ' if match[1] else ''}reject the null hypothesis"),
+        (r"(?:(?:the |this )?(?:power )?(?:series|integral|sum) )?"
+         r"converges (?:absolutely )?(?:for|when|if|on|in|where|iff) (?:all )?(.+)", r"\1"),
         (r"(?:(?:I|we) (?:choose|chose|pick|select) (?:option |choice )?)\(?([A-J])\)?"
          r"|\(?([A-J])\)? is (?:the )?(?:correct|right)(?: answer| option| choice| one)?", lambda match: match[1] or match[2]),
         (r"(?:from|between) (\S+) (?:to|and) (\S+?),? inclusive", r"[\1, \2]"),
@@ -62,13 +107,32 @@ _PHRASES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
          r"(?:points? )?(?:at )?(\(.+\))", r"\1"),
         (r"(?:the )?(?:ratio )?(\d+(?:\.\d+)?(?: to \d+(?:\.\d+)?)+)", lambda match: match[1].replace(" to ", ":")),
         (r"(\d+(?::\d+)+) ratio", r"\1"),
+        (r"(?:(?:the|it|its|this) (?:[a-z]+ ){0,4})?"
+         r"(?:has |have |was |is |were |been |went )*([a-z]+) by (\d[\d.]* ?\\?%)", _change),
+        (r"(?:an? )?(increase|decrease|reduction|drop|rise|fall) of (\d[\d.]* ?\\?%)"
+         r"|(?:an? )(\d[\d.]* ?\\?%) (increase|decrease)", _change),
+        (r"(?:the )?(first|second|third|fourth) quadrant|quadrant ([1-4])",
+         lambda match: f"Quadrant {_QUADRANTS[(match[1] or match[2]).casefold()]}"),
+        (r"(?:.* is )?neither even nor odd|neither", "neither even nor odd"),
+        (r"(?:the )?(?:point|segment) ([A-Z]{1,2})", r"\1"),
+        (r"(?:the )?(?:eigenvalues?|roots|zeros|solutions?)(?: are| is|:)? (-?\d.*)", r"\1"),
+        (r"(?:the )?(\d) ?(?:\\times|x|by|-by-) ?(?:\1) identity(?: matrix)?", r"I_\1"),
+        (rf"(?:circle with )?{_CENTER}(?:,|;| and| with)+ {_RADIUS}|(?:circle with )?{_RADIUS}(?:,|;| and| with)+ {_CENTER}",
+         lambda match: f"{match[1] or match[4]}, {match[2] or match[3]}"),
+        (r"(.*\d) \(?(?:a )?(?:double|repeated) root\)?", r"\1"),
+        (r"(.*[\w})])[ ,]+(?:where|with|for) ([a-z] ?\\in ?\\mathbb ?\{?[A-Z]\}?)", r"\1, \2"),
+        (r"(?:(half|quarter|[a-z-]+|\d+)(?: minutes?)? (past|to) ([a-z]+|\d+)"
+         r"|([a-z]+|\d+) o'clock)(?: in the (morning|afternoon|evening))?", _clock),
         (r"(?:min|max)(?:imum)?(?: value)? ?[:=] ?(\S+)", r"\1"),
-        (r"(.*[\w})])[ ,]* \(?where ([a-z]) is an? ((?:real |arbitrary )?constant|(?:positive |nonnegative )?integer|real number|real)\)?",
-         _with_parameter),
-        (r"(.*[\w})])[ ,]+for (?:any |every |all |each |some |an )?(integers?|constants?|real numbers?|real|reals)(?: constants?)? ([a-z])",
+        (r"(.*[\w})])[ ,]* \(?where ([a-z]) is an? ((?:positive |non-?negative )?integer|real number|real)\)?", _with_parameter),
+        (rf"(.*[\w}})])[ ,]* \(?(?:(?:where|with) ({_CONSTANTS})(?:are|is an?|being) (?:any |arbitrary |real )*constants?"
+         rf"|(?:for|where|with) (?:any |some |arbitrary |real |an? )*constants? ({_CONSTANTS}))\)?",
+         lambda match: match[1] + "".join(rf", {name} \in \mathbb{{R}}" for name in _CONSTANT.findall(match[2] or match[3]))),
+        (r"(.*[\w})])[ ,]+for (?:any |every |all |each |some |an? )?((?:positive |non-?negative )?integers?"
+         r"|constants?|real numbers?|real|reals)(?: constants?)? ([a-z])",
          _with_parameter),
         (r"(.*=.*[\w})])[ ,]+(?:for (?:all|any|every|each)|\\forall) "
-         r"(?:real |positive |natural |integers? |numbers? )*[a-z](?: ?\\in ?\\mathbb ?\{?[A-Z]\}?)?", r"\1"),
+         r"(?:real |positive |natural |integers? |numbers? )*[a-z](?: ?\\in ?\\mathbb ?\{?[A-Z]\}?| ?(?:\\ge|>) ?\d+)?", r"\1"),
     )
 ]  # fmt: skip
 
@@ -83,7 +147,30 @@ def phrases(text: str) -> str:
     for pattern, replacement in _PHRASES:
         if (match := pattern.fullmatch(plain)) is not None:
             return replacement(match) if callable(replacement) else match.expand(replacement)
-    return _spoken_number(text) if len(text) < 80 and re.match(r"[A-Za-z]|\d+ and an? ", text) else text
+    spoken = len(text) < 80 and re.match(r"[A-Za-z]|\d+ (?:and an? |[a-z]+(?:th|rd)s?\b|quarters|halves)", text)
+    return _spoken_number(text) if spoken else text
+
+
+_WORDED_CASE = re.compile(
+    r"(?P<value>[^:=<>]+?),? (?:if|for|when) (?P<condition>.+)|(?:if |for |when )?(?P<first>[^:]+[=<>\\][^:]*): ?(?P<behind>.+)"
+)
+
+
+def cases(text: str) -> str:
+    """x if x > 0, and -x otherwise → \\begin{cases} x & x > 0 \\\\ -x & \\text{otherwise} \\end{cases}"""
+    if len(text) > LONGEST or not re.search(r"\b(?:if|for|when)\b|: ", text) or "\\begin" in text:
+        return text
+    plain = re.sub(r"\\text\s*\{\s*,?\s*(if|for|when|otherwise|and)\s*\}", r" \1 ", text)
+    name = "".join(re.findall(r"^[A-Za-z]\([a-z]\)\s*=\s*", plain))
+    rows = []
+    for part in map(str.strip, items_of(plain.removeprefix(name))):
+        case = _WORDED_CASE.fullmatch(part)
+        if case is None and not part.endswith(" otherwise"):
+            return text
+        value, condition = (part.removesuffix("otherwise"), r"\text{otherwise}") if case is None else (
+            (case["value"] or case["behind"]), (case["condition"] or case["first"]))
+        rows.append(f"{value} & {condition}")
+    return name + r"\begin{cases} " + r" \\ ".join(rows) + r" \end{cases}" if len(rows) > 1 else text
 
 
 # ── numbers in words ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -96,7 +183,7 @@ _PART = re.compile(
 
 def _spoken_number(text: str) -> str:
     """two thirds → 2/3, two and a half → 5/2, minus eight → -8, twenty-four ways → 24 ways; other words as they are."""
-    words = re.sub(r"\s+", " ", text.strip().casefold())
+    words = re.sub(r"^(?:exactly|precisely) ", "", re.sub(r"\s+", " ", text.strip().casefold()))
     sign = "-" if (signed := re.match(r"(?:minus|negative) (?!.*(?:minus|negative))", words)) else ""
     words = words[signed.end() :] if signed else words
     if sign and re.fullmatch(r"[\d.,/]+", words):

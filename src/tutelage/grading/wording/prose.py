@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from itertools import dropwhile
 
+from tutelage.grading.wording.remarks import with_digits, without_items, without_remark, without_units
 from tutelage.grading.wording.units import MULTIPLES, is_known, is_unit
-from tutelage.grading.wording.vocabulary import DOUBTS, changed, doubted, listed, number_of, words_of
+from tutelage.grading.wording.vocabulary import DOUBTS, changed, doubted, listed, words_of
 from tutelage.grading.wording.words import MATHEMATICAL, MONTH, WORD
 
 _COPULAS, _ANSWERS, _GLUE = listed("copulas"), listed("answers"), listed("answers") | listed("copulas") | listed("glue")
@@ -23,14 +24,16 @@ _FORMULA = "#"
 """What stands for mathematics in a subject."""
 _SAYS_ALL = re.compile(
     r"(?:is|are|was|works|only)\b|an? (?:hour|day|week|month|year)$|[a-z]{3,} (?:are|were) (?:left|remaining)\b(?! (?:out|over|behind)\b)"
+    r"|(?:[a-z]{3,} )?remain(?:s|ed)?$"
     r"|(?:[a-z]+ )?[a-z]{3,} (?:in (?:total|all)|altogether|to (?!the\b)[a-z]{3,} (?:them|it))\b"
 )
 _MUST = frozenset({"must", "should", "has", "to"})
 _NEEDS = frozenset({"need", "needs", "needed"})
+_CLAUSES = frozenset({"when", "that", "which", "who"})
+"""What stands before a copula that says nothing of the answer."""
 _EXTREMES = frozenset({"maximum", "minimum", "max", "min", "mean", "median", "average"})
 _CALLED = frozenset({"is", "are", "was", "which", "as"})
 _RELATION = re.compile(r"[=<>]|\\[lg]e|\\in")
-_RECKONING = frozenset({"value", "if", "actually", "rounding"})
 _SUPPOSES = frozenset({"suppose", "supposing", "assume", "assuming"})
 _CLAIMED = _GLUE | {"valid", "possible", "unique", "smallest", "largest", "integer", "root", "works", "value"}
 _ONLY = (["works"], ["only"], ["suffices"])
@@ -45,29 +48,7 @@ LONGEST_SUBJECT = 12
 _BEHIND, _ADJECTIVES = listed("behind"), listed("adjectives")
 _VERBS, _QUANTITIES, _DETERMINERS = listed("verbs"), listed("quantities"), listed("determiners")
 _LEADING_CLAUSE = re.compile(r"^(?:\w+ing|after|by|in|from|so|thus|hence|therefore|finally|now|then|first)\b[^,]*,\s*", re.IGNORECASE)
-_REMARK = re.compile(
-    r"(?:[\s,;]|\\q?quad|\\text\s*\{)*"
-    r"(?:(?P<bracket>\()(?:\\text\s*\{\s*)?|[\s,](?=since|because)|,\s*(?=as (?:required|desired|expected)\b|which (?:is|are)\b|not\b))"
-    r"(?P<kind>as (?:required|desired|expected)|which (?:is|are)|since|because|as|by|using|from|due|given|note|check|verified|rounded"
-    r"|simplified|in simplest|in lowest|answer|final|not|exactly|in total|see)\b(?P<said>.*)$",
-    re.IGNORECASE | re.DOTALL,
-)
-_TRUE_OF_ALL = re.compile(
-    r"(?:form|terms|answer|above|below|even|odd|prime|required|desired|expected|(?:the|our) (?:final )?(?:answer|result))?"
-)
-_AGAIN = re.compile(
-    r"^(?P<first>.*[^\s(,])\s*\((?:\\text\{)?\s*(?:or|i\.?e\.?,?|that is,?|=|equivalently,?)\s*\}?(?P<second>.*[^\s])\)$"
-)
-_DECIMAL_AGAIN = re.compile(r"^(?P<first>.*[^\s(,*])\s+\((?P<second>-?\d*\.\d+|-?\d+(?:\.\d+)?\s*\\?%)\)$")
-_THAT_IS = re.compile(r"^(?P<first>[^,]*[^\s,]),?\s+(?:i\.\s?e\.,?|that is,?|or equivalently,?)\s+(?P<second>[^,]+)$")
-_WORDED = re.compile(
-    r"(?:(?P<words>[A-Za-z -]+?)\s+\((?P<digits>\d+)\)|\$?(?P<first>\d+)\$?\s+\((?P<behind>[a-z -]+)\))(?P<counted>(?: [a-z]+)*)"
-)
-"""eight (8) apples, 8 (eight) apples"""
-_REJECTED = re.compile(
-    r"(?P<value>.*[\d})])\s*\((?:[A-Za-z]\s*=\s*)?(?P<other>-?\d+(?:/\d+)?) (?:is )?(?:extraneous|rejected|invalid|discarded)\)"
-)
-"""5 (-1 is extraneous)"""
+_IS = re.compile(r"(\$?)(?<![A-Za-z\\])([A-Za-z])\1\s+(?:equals|is equal to|is)\s+\1(?=-?[\d\\])")
 _OF = re.compile(
     r"(?:(?P<counted>[a-z]{3,}s) )?of (?!them\b|it\b|which\b)"
     r"(?:(?!or\b|and\b|sum\b|difference\b|quotient\b|value\b)[a-z]+(?:[ .]+|$)){1,6}$"
@@ -101,16 +82,29 @@ LONGEST = 1_500
 
 def said(text: str) -> str:
     """The value that a text of sentences says; the text itself where it has no words, or says none or several."""
+    spelled = with_digits(text)
+    value = _said(spelled)
+    return text if value == spelled else value
+
+
+def _on_a_line_of_its_own(shown: re.Match[str]) -> str:
+    formula = (shown[1] or shown[2]).strip(" .,\n")
+    return f"\n$ {formula} $\n"
+
+
+def _said(text: str) -> str:
     if "\\begin" in text or len(text) > LONGEST or re.search("[\u4e00-\u9fff]", text):
         return text
     if text.rstrip().endswith("?") or not ("(" in text or WORD.search(text)):
         return text
-    text = without_remark(_QUAD.sub(" ", text))
+    text = without_remark(without_items(without_units(_QUAD.sub(" ", text))))
     if _NO_PROSE.search(text) or not any(len(word) > 3 or word in _SHORT for word in words_of(_COMMAND.sub(" ", text))):
         return text
-    plain = _DISPLAY.sub(lambda shown: f"\n$ {(shown[1] or shown[2]).strip(' .,')} $\n", _TEXT.sub(r" \1 ", text)).replace("**", " ")
+    if len(_IS.findall(text)) > 1:
+        text = _IS.sub(r"\1\2 = ", text)  # a is 2 and b is 3
+    plain = _DISPLAY.sub(_on_a_line_of_its_own, _TEXT.sub(r" \1 ", text)).replace("**", " ")
     sentences = [part.strip() for part in _SENTENCE_END.split(plain) if part.strip(" .")]
-    valued = [index for index, sentence in enumerate(sentences) if re.search(r"\d|\$|\\", sentence)]
+    valued = [index for index, sentence in enumerate(sentences) if re.search(r"[\d$\\=]", sentence)]
     others = (sentence for index, sentence in enumerate(sentences) if index not in valued)
     if not valued or any(doubted(words_of(sentence.removeprefix("Let "))) for sentence in others):
         return text
@@ -124,38 +118,6 @@ def said(text: str) -> str:
     if supposed or not DOUBTS.isdisjoint(words_of(" ".join(reasons))):
         return text
     return _value(conclusion, len(sentences) > 1 or bool(reasons)) or text
-
-
-def without_remark(text: str) -> str:
-    """42 (since 6 · 7 = 42) → 42; 3/4 (or 0.75) → 3/4 = 0.75, so that both must be right."""
-    again = (_AGAIN.match(text) or _DECIMAL_AGAIN.match(text)) if text.endswith(")") else _THAT_IS.match(text)
-    if again is not None and not re.search("[=<>]", again["first"] + again["second"]) and not words_of(again["second"]):
-        return f"{again['first']} = {again['second']}"
-    if (worded := _WORDED.fullmatch(text.strip())) is not None:
-        digits, words = worded["digits"] or worded["first"], worded["words"] or worded["behind"]
-        if number_of(words.casefold()) == int(digits):
-            return digits + worded["counted"]
-    if (rejected := _REJECTED.fullmatch(text)) is not None and rejected["other"] not in re.findall(r"-?\d[\d./]*", rejected["value"]):
-        return rejected["value"]
-    remark = _REMARK.search(text) if WORD.search(text) else None
-    if remark is None or not re.search(r"[\d\w)}$]$", text[: remark.start()].rstrip(" \\")):
-        return text
-    value, kind, tail = text[: remark.start()], remark["kind"].casefold(), remark["said"].strip(" .{}$:()")
-    if remark["bracket"] and not text.rstrip(" }").endswith(")"):
-        return text
-    if kind == "not":
-        return value if re.fullmatch(r"-?\d+(?:[./]\d+)?|[A-J]", tail) and tail != value.strip(" $") else text
-    if kind not in _REASONS:
-        return value if _TRUE_OF_ALL.fullmatch(tail) else text
-    of_words = re.match(r"\W*(?:\(?[A-J]|yes|no|true|false)\b(?!\s*=)", value, re.IGNORECASE) is not None
-    words = words_of(_COMMAND.sub("", tail))
-    if doubted(words) or not _RECKONING.isdisjoint(words) or (not of_words and (changed(words) or not _ANSWERS.isdisjoint(words))):
-        return text
-    if of_words or not re.search(r"\d", tail):
-        return value
-    tail = tail.replace("\\text", " ").strip(" ,{}")
-    says_more = re.search(r"[<>\\]ne\b|[<>]|[^\W\d_]{3}", re.sub(r"\\[a-z]+", "", tail))
-    return f"{value.strip()} = {tail}" if "=" in tail and not says_more else text
 
 
 # ── one sentence: subject, copula, value, what it counts ──────────────────────────────────────────────────────────────
@@ -209,18 +171,22 @@ def _value(sentence: str, many: bool) -> str | None:
     lead = " ".join(text.replace("May", "").casefold() if kind == "words" else _FORMULA for kind, text in pieces[:last]).split()
     if not DOUBTS.isdisjoint(words_of(" ".join((*lead, behind)))):
         return None
-    copula = next((at for at, word in enumerate(lead) if at and word.strip(",") in _COPULAS), None)
-    if copula is not None and _FORMULA not in lead and _GLUE.issuperset(words_of(" ".join(lead))):  # final answer: the answer is 5
-        copula = max(at for at, word in enumerate(lead) if word.strip(",") in _COPULAS)
+    copulas = [at for at, word in enumerate(lead) if at and word.strip(",") in _COPULAS]
+    copula = copulas[0] if copulas else None
+    names_answer = _FORMULA not in lead and _GLUE.issuperset(words_of(" ".join(lead)))  # final answer: the answer is 5
+    if copulas and (names_answer or (lead[0] in _DETERMINERS and not _CLAUSES.isdisjoint(lead[:copula]))):
+        copula = copulas[-1]  # the remainder when N is divided by 9 is 4
     part = None if lead else _OF.match(behind)
     if part is not None and (part["counted"] or re.search(r"%|/|\\frac", value)) and _harmless(words_of(behind)):
         return f"{value} {part['counted'] or ''}".strip()
+    if copula is not None and lead[copula] == "=" and lead[copula - 2] == _FORMULA and is_known(lead[copula - 1]):
+        return None  # 60 minutes = 1 hour is a chain
     if copula is None:
         spoken = " ".join(lead)
         if not _NEEDS.isdisjoint(lead):
             behind = re.sub("^more (?=to [a-z])", "", behind)
         leads = _is_lead(spoken) and (_GLUE.issuperset(words_of(spoken)) or not re.search("[<>]", value))
-        leads = leads if lead else _SAYS_ALL.match(behind) is not None
+        leads = (leads or _names(lead, value)) if lead else _SAYS_ALL.match(behind) is not None
         return _counted(value, behind) if leads and _FORMULA not in lead else None
     subject, between = " ".join(lead[:copula]), {word.strip(",:") for word in lead[copula + 1 :]}
     if not (is_subject(subject, lead[copula] == ":") and between <= _LEADS_ON) or ("there" in lead and re.search("[<>]", value)):
@@ -234,9 +200,17 @@ def _value(sentence: str, many: bool) -> str | None:
     return f"{pieces[last - 2][1]} = {counted}"  # x must be 5
 
 
+def _names(lead: list[str], value: str) -> bool:
+    """the symmetric group S_3, the point (2, 3): a noun before a formula that is no number."""
+    noun = lead[0] == "the" and 1 < len(lead) < 5 and lead[-1] not in _PREPOSITIONS
+    return noun and not re.match(r"[-\d.]", value) and not changed(lead)
+
+
 def _counted(value: str, behind: str) -> str | None:
     """The value with its unit, if the words behind it leave it what it is."""
     words = words_of(behind)
+    if value == "1" and words and _harmless([*words[:-1], f"{words[-1]}s"]):  # 1 real solution
+        return value
     if words and words[0] in _CALLED and _CLAIMED.issuperset(words[1:]):
         return value
     unit = _UNIT.match(behind)

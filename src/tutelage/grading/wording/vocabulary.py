@@ -32,6 +32,11 @@ def replacements(section: str) -> dict[str, str]:
     return {other: entry.split()[0] for entry in _SECTIONS[section] for other in entry.split()[1:]}
 
 
+def explained(section: str) -> dict[str, str]:
+    """What stands behind the first word of each entry of a section."""
+    return {name: meaning for name, _, meaning in (entry.partition(" ") for entry in _SECTIONS[section])}
+
+
 DOUBTS, CHANGES = listed("doubts"), listed("changes")
 _WORDS = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
 LONGEST_NUMBER = 100
@@ -42,6 +47,7 @@ _ONES = [
 ]  # fmt: skip
 _TENS = {"twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90}
 _SMALL = {word: one for one, word in enumerate(_ONES)} | _TENS
+NUMBER_WORDS = tuple(_SMALL)
 _SMALL |= {f"{word} {_ONES[one]}": ten + one for word, ten in _TENS.items() for one in range(1, 10)}
 
 

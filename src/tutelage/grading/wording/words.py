@@ -35,6 +35,8 @@ def same_words(gold: str, answer: str) -> bool | None:
         return True
     if _letters(gold) == _letters(answer) and _tight(gold) == _tight(answer):
         return True
+    if gold != answer and _TIMES.sub("", gold) == _TIMES.sub("", answer):  # xyz and x · y · z
+        return True
     if not (_MAY_BE_WORDS.search(gold) or _MAY_BE_WORDS.search(answer)):
         return None
     if (sizes := _same_size(gold, answer)) is not None:
@@ -43,7 +45,8 @@ def same_words(gold: str, answer: str) -> bool | None:
         return True
     when = _WHEN.sub("", gold), _WHEN.sub("", answer)
     readings: tuple[Callable[[str], object], ...] = (_seconds, _date, _marked, _agreed)
-    for reading in readings:
+    in_an_order = gold.isalpha() and sorted(gold) != list(gold)  # CAB is a word, or an order
+    for reading in readings[:2] + readings[3:] if in_an_order else readings:
         if (meant := reading(when[0])) is not None and (said := reading(when[1])) is not None:
             return meant == said
     if (choice := _choice(gold)) is not None and (other := _choice(answer)) is not None and not (choice[1] and other[1]):
@@ -107,6 +110,10 @@ def _marked(text: str) -> set[str] | None:
     return set(found) if len(set(found)) == len(found) else None
 
 
+_TIMES = re.compile(r"(?<=\b[a-z])(?:\s|\\cdot|\\times|\*)+(?=[a-z]\b)")
+"""What stands between two letters that are multiplied."""
+
+
 def _letters(text: str) -> str:
     return text.replace(" ", "").casefold()
 
@@ -133,13 +140,16 @@ def _same_size(gold: str, answer: str) -> bool | None:
 _VALUE = re.compile(r"[-+]?\s*[$€£]?\s*\d[\d.,/]*\s*%?")
 
 
+_SHORT_LABELS = {"max": "maximum", "min": "minimum"}
+
+
 def _labelled(text: str) -> dict[str, str] | None:
     """The value of each label in Tom: 12, Ann: 8 or 3 red, 4 blue, of two labels at least."""
     found: dict[str, str] = {}
     parts = re.split(r"[,;]\s+(?:and\s+)?|\s+and\s+", text)
     for part in parts if len(parts) > 1 else ():
         value = _VALUE.search(part)
-        label = " ".join(word for word in words_of(part) if word not in _LINKS)
+        label = " ".join(_SHORT_LABELS.get(word, word) for word in words_of(part) if word not in _LINKS)
         rest = part.replace(value[0], "", 1).replace("=", "").strip(" :") if value is not None else ""
         if value is None or not re.fullmatch(r"[^\W\d_][^\d=<>\\^_()]*", rest) or len(label) < 3 or label in found:
             return None
@@ -182,9 +192,9 @@ _SUBJECT = re.compile(
     r" (?:is|are|was|were|will be|represents|falls on|describes) (?!not$)"
     r"|^(?:it|(?:the|this) (?:[a-z]+ )?(?:series|integral|sequence|limit|function)) (?=(?:con|di)verges\b|does not exist$)"
 )
-_OF_FUNCTION = re.compile(r"^[a-z]\([a-z]\) is (?=[a-z]{2})")
+_OF_FUNCTION = re.compile(r"^(?:[a-z]\([a-z]\)|[Tt]he \d+ ?(?:st|nd|rd|th) +[a-z]+) is (?=[a-z]{2})")
 _WINS = re.compile(
-    r"(?<=[a-z]) (?:(?:wins|won)(?: the [a-z]+)?|is the winner"
+    r"(?<=[a-z]) (?:(?:will |can )?(?:always )?(?:wins?|won)(?: the [a-z]+)?|is the winner|has (?:a|the) winning strategy"
     r"|(?:is|was|has|had|got|ran|sold|ate|made|[a-z]{2,}(?:ed|s)) the (?:most|least|[a-z]{2,}est)"
     r"(?: (?!but\b|except\b|and\b|or\b)[a-z]+){0,2})$"
 )
