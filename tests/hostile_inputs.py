@@ -39,6 +39,8 @@ HOSTILE: list[tuple[str, str, str]] = [
     ("exec matrix", r"\begin{pmatrix}1\end{pmatrix}", rf"\begin{{pmatrix}}{_CALL}\end{{pmatrix}}"),
     ("exec write18", "1/2", rf"\write18{{touch {PWN}}} \input|'touch {PWN}'"),
     ("exec number E", "1/2", f"1E{_CALL}"),
+    ("words that can be cut in many ways", "7", "答案是5" + "和为" * 400 + "谁"),
+    ("numerals without end", "7", "万" * 1500),
     # --- powers and factorials
     ("tower **", "7", "9**" * 100 + "9"),
     ("tower ^", "7", "9^{" * 20 + "9" + "}" * 20),

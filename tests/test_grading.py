@@ -72,7 +72,7 @@ def test_question_only_takes_the_last_box():
 
 DATA = Path(__file__).parent / "data"
 PAIRS = [json.loads(line) for line in (DATA / "pairs.jsonl").read_text().splitlines()]
-FRESH = [json.loads(line) for file in ("fresh", "units") for line in (DATA / f"{file}.jsonl").read_text(encoding="utf-8").splitlines()]
+FRESH = [json.loads(line) for file in ("fresh", "units", "languages") for line in (DATA / f"{file}.jsonl").read_text(encoding="utf-8").splitlines()]
 FIELD = [json.loads(line) for line in (DATA / "field.jsonl").read_text(encoding="utf-8").splitlines()]
 
 

@@ -65,7 +65,7 @@ RULE_EXAMPLES = [
     (rules.wrappers, r"$\boxed{\text{east}}$.", "east"),
     (rules.spaces, "1 000 000", "1000000"),
     (rules.spaces, "x  +  1", "x + 1"),
-    (rules.phrases, r"\text{No solution.}", r"\emptyset"),
+    (rules.phrases, r"\text{No positive solution.}", r"\emptyset"),
     (rules.phrases, "all real numbers", r"\mathbb{R}"),
     (rules.phrases, "DNE", "does not exist"),
 ]
@@ -102,8 +102,8 @@ TABLE_EXAMPLES = {
     "NOTATIONS": [
         (r"20^\circ C", r"20\text{ degrees Celsius}"), (r"5\,\mathrm{m\cdot s^{-1}}", r"5 \text{ m s^-1}"),
         (r"\frac{\partial f}{\partial x}", "f_{x}"), (r"\frac{\partial^2 f}{\partial x \partial y}", "f_{xy}"), (r"\frac{d^2y}{dx^2}", "y''"),
-        (r"(f \circ g)(x)", "f(g(x))"), (r"\mathbb{R}^+", r"(0, \infty)"), (r"n \in \mathbb{N}^*", r"n \in \mathbb{N}"),
-        ("101 in binary", "101_2"), (r"\overline{2012}_3", "2012_3"), ("4 R 1", "4 remainder 1"), (r"\mathbf{i}+\vec{j}", r"\hat{i}+\hat{j}"), (r"\boldsymbol{a}+2\mathbf{b}", r"\vec{a}+2\vec{b}"),
+        (r"(f \circ g)(x)", "f(g(x))"), (r"\mathbb{R}^+", r"(0, \infty)"), (r"k \in \mathbf{Z}", r"k \in \mathbb{Z}"), (r"n \in \mathbb{N}^*", r"n \in \mathbb{N}"),
+        ("101 in binary", "101_2"), (r"\overline{2012}_3", "2012_3"), ("4……1", "4 remainder 1"), ("{x|x>3}", r"\{x|x>3\}"), ("4 R 1", "4 remainder 1"), (r"\mathbf{i}+\vec{j}", r"\hat{i}+\hat{j}"), (r"\boldsymbol{a}+2\mathbf{b}", r"\vec{a}+2\vec{b}"),
         (r"[1 2]^T", "[1,2]^T"), (r"[1,2]^{\mathsf{T}}", "[1,2]^T"), (r"\mathrm{C}_7^3", r"\binom{7}{3}"), ("C_{10}^3", r"\binom{10}{3}"), ("C^3_{10}", r"\binom{10}{3}"),
         ("_{10}C_3", r"\binom{10}{3}"), ("10C3+1", r"\binom{10}{3}+1"), (r"10 \choose 3", r"\binom{10}{3}"), (r"2\mathrm{A}_{16}", "2A_{16}"),
         ("1011 (base 2)", "1011_{2}"), ("0xFF", "FF_{16}"), ("0b1011", "1011_{2}"), ("7 per cent", "7 percent"), (r"\frac{dy}{dx}", "y'"),
@@ -114,7 +114,7 @@ TABLE_EXAMPLES = {
         (r"1/4\%", r"\frac{1}{4}\%"), ("USD 7", "$7"), ("2 hours and 30 minutes", "2 hours 30 minutes"),
     ],
     "GROUPS": [
-        ("1.234.567", "1234567"), ("3,50 €", "3.50 €"), ("$2M", "$2 million"), ("2{:}30", "2:30"), ("2 & 3", "2, 3"), (r"k\pi(k \in \mathbb{Z})", r"k\pi, k \in \mathbb{Z}"),
+        ("(0,5; 2)", "(0.5, 2)"), ("1.234.567", "1234567"), ("3,50 €", "3.50 €"), ("$2M", "$2 million"), ("2{:}30", "2:30"), ("2 & 3", "2, 3"), (r"k\pi(k \in \mathbb{Z})", r"k\pi, k \in \mathbb{Z}"),
         ("y=2x (x>0)", "y=2x, x>0"), (r"f(x)=2x \quad \forall x \in \mathbb{R}", "f(x)=2x"), ("5 PM", "5:00 Pm"), ("5.30 pm", "5:30 pm"), ("2 h 30 min", "2 hours 30 minutes"),
     ],
 }  # fmt: skip

@@ -85,6 +85,8 @@ def _progression(node: Node) -> Node | None:
 
 def _without_declarations(node: Node) -> tuple[Node, dict[str, str]]:
     """An answer without its "k ∈ ℤ", and the domain of each name that these declare."""
+    if node.kind is Kind.BUILDER and node.args[0].is_symbol() and len(node.args) > 2:  # {x | x = kπ, k ∈ ℤ}
+        node = Node(Kind.LIST, node.args[1:])
     if node.kind is not Kind.LIST:
         return node, {}
     rest, domains = [], {}

@@ -39,6 +39,7 @@ def _rows(text: str) -> str:
 
 
 _COMMANDS = replacements("commands") | dict.fromkeys(listed("layout"), " ")
+_FUNCTIONS = FUNCTIONS | replacements("same functions").keys()
 _SIZES = "left|right|middle|[bB]igg?[lr]?"
 SYNONYMS = table(
     ("\\begin", r"\\left\s*\\\{\s*\\begin\{(?:array|aligned)\}(?:\{[lcr|]*\})?(.*?)\\end\{(?:array|aligned)\}\s*\\right\s*\.",
@@ -66,7 +67,7 @@ SYNONYMS = table(
     ("\\not", r"\\not\s*=", r"\\ne "),
     ("\\circ", r"\^\s*\{?\s*\\circ\s*\}?", r"\\degree "),
     ("\\operatorname", r"\\operatorname\s*\*?\s*\{\s*([A-Za-z]+)\s*\}",
-     lambda match: f"\\{match[1]} " if match[1] in FUNCTIONS else f"\\text{{{match[1]}}}"),
+     lambda match: f"\\{match[1]} " if match[1] in _FUNCTIONS else f"\\text{{{match[1]}}}"),
     ("\\bar|\\dot|\\overset", r"\\(?:bar|dot|overset\{\\cdot\})\s*(?=\d)", r"\\overline "),
     ("...", r"\.\.\.", r"\\ldots "),
 )  # fmt: skip
@@ -109,11 +110,14 @@ NOTATIONS = table(
     ("\\circ", r"\(\s*([a-zA-Z])\s*\\circ\s*([a-zA-Z])\s*\)\s*\(\s*([a-z\d]+)\s*\)", r"\1(\2(\3))"),
     ("R", r"\\mathbb\s*\{?\s*R\s*\}?\s*[\^_]\s*\{?\s*([+-]|[<>]\s*0)\s*\}?(?![\w^])",
      lambda match: r"(0, \infty)" if match[1][0] in "+>" else r"(-\infty, 0)"),
+    ("Z|N|R|Q", r"\\in(?![a-z])\s*(?:\\(?:mathbf|mathrm)\s*\{\s*([RZNQ])\s*\}|([RZNQ])(?![A-Za-z\d_]))", r"\\in \\mathbb{\1\2}"),
     ("N", r"(\\mathbb\s*\{?\s*N\s*\}?)\s*[\^_]\s*\{?\s*[*+]\s*\}?", r"\1"),
     ("in |(", r"(?<=[\dA-F])(?: in |\s*\()(binary|octal|hex(?:adecimal)?)\)?$",
      lambda match: {"b": "_2", "o": "_8", "h": "_16"}[match[1][0]]),
     ("\\overline", r"\\overline\s*\{\s*([\dA-F]+)\s*\}(?=\s*_)", r"\1"),
-    (" ", r"^(\d+) (?:R|\\text\s*\{\s*remainder\s*\}) ?(\d+)$", r"\1 remainder \2"),
+    ("ldots", r"^(\d+)\s*(?:\\ldots\s*){2}(\d+)$", r"\1 remainder \2"),
+    ("{", r"(?<![\\\w^])\{(\s*[a-z]\s*\|(?:[^{}]|\{[^{}]*\})*)\}", r"\\{\1\\}"),
+    (" ", r"^(\d+) (?:R|\\text\s*\{\s*(?:remainder|R)\s*\}) ?(\d+)$", r"\1 remainder \2"),
     ("\\hat|\\vec|\\mathbf|\\bold|\\bm", r"\\(?:hat|vec|mathbf|boldsymbol|bm)\s*\{?\s*\\?([ijk])(?:math)?\s*\}?(?![A-Za-z])", r"\\hat{\1}"),
     ("\\mathbf|\\bold|\\bm", r"\\(?:mathbf|boldsymbol|bm)\s*\{?\s*([a-z])\s*\}?(?![A-Za-z])", r"\\vec{\1}"),
     ("]", r"\[([^\[\],]+)\](?=\s*\^\s*\{?\s*(?:\\(?:text|mathsf|mathrm|top|intercal)|T))", lambda match: f"[{','.join(match[1].split())}]"),
@@ -190,6 +194,16 @@ def _grouped(match: Match) -> str:
     return match[1] + match[2].replace(mark, "") + (f".{decimals}" if decimals else "") if sure else match[0]
 
 
+def _decimal_commas(match: Match) -> str:
+    """(0,5; 2) → (0.5, 2); as it stands where a comma may separate: [1,2; 3,4], (1,234; 2)."""
+    values = match[2].split(";")
+    whole = [value for value in values if "," not in value]
+    if len(whole) == len(values) or not (whole or match[1][-1] == "("):
+        return match[0]
+    sure = all(re.fullmatch(r"\s*-?(?:0,\d+|\d+,(?:\d{1,2}|\d{4,}))\s*", value) for value in values if value not in whole)
+    return match[1] + ",".join(value.replace(",", ".") for value in values) + match[3] if sure else match[0]
+
+
 _DERIVED = re.compile(r"\\(?:Rightarrow|implies|Longrightarrow)(?![a-z])|=>|\\to(?![a-z])")
 
 
@@ -204,6 +218,7 @@ def conclusion(text: str) -> str:
 
 _SUFFIXES = {"K": "thousand", "M": "million", "B": "billion"}
 GROUPS = table(
+    (";", r"^([A-Z]?[(\[])([^()\[\]]+)([)\]])$", _decimal_commas),
     (".|'| |_", r"(?<![\w.,'])([1-9]\d{0,2})(([.' _])\d{3}(?:\3\d{3})*)(?:,(\d+))?(?![\d,]|\3)", _grouped),
     ("€", r"(?<![\w.,])(\d+),(\d{2})(?=\s*€)", r"\1.\2"),
     ("$", r"^(\\?\$ ?\d[\d.,]*) ?([KkMB])$", lambda match: f"{match[1]} {_SUFFIXES[match[2].upper()]}"),

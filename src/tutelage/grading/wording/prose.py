@@ -44,7 +44,6 @@ _OF_ALL = tuple(
     phrase.split()
     for phrase in ("total of", "profit of", "average of", "started with", "starts with", "up with", "calls for", "come to", "comes to")
 )
-_FOREIGN_PLURALS = ("lösungen", "способов")
 LONGEST_SUBJECT = 12
 """Words of a subject, or of a phrase behind a value."""
 _BEHIND, _ADJECTIVES = listed("behind"), listed("adjectives")
@@ -99,7 +98,7 @@ def _said(text: str) -> str:
         return text
     if text.rstrip().endswith("?") or not ("(" in text or WORD.search(text)):
         return text
-    text = re.sub(r"^Il y a\b", "There are", without_remark(without_items(without_units(_QUAD.sub(" ", text)))))
+    text = without_remark(without_items(without_units(_QUAD.sub(" ", text))))
     if _NO_PROSE.search(text) or not any(len(word) > 3 or word in _SHORT for word in words_of(_COMMAND.sub(" ", text))):
         return text
     if len(_IS.findall(text)) > 1:
@@ -219,7 +218,8 @@ def _counted(value: str, behind: str) -> str | None:
     if unit is None or not (is_known(words[0]) or words[0] in MULTIPLES) or behind.startswith("in "):
         return value if _harmless(words) else None
     rest = words_of(behind[unit.end() :])
-    return f"{value} {unit[0]}" if _harmless(rest) or _harmless(["units", *rest]) else None
+    named = unit[0] if unit[0].isascii() else f"\\text{{ {unit[0]}}}"
+    return f"{value} {named}" if _harmless(rest) or _harmless(["units", *rest]) else None
 
 
 def is_subject(spoken: str, labelled: bool = False) -> bool:
@@ -270,6 +270,6 @@ def _harmless(words: list[str]) -> bool:
         return True
     if len(words) == 2 and is_unit(words[1:], False) and len(words[0]) > 2 and not words[0].endswith("s"):  # purple flowers
         return True
-    if not is_unit(words[:1], False) and words[0] not in _FOREIGN_PLURALS:
+    if not is_unit(words[:1], False):
         return False
     return _BEHIND.issuperset(words[1:]) or (words[1] in _PREPOSITIONS | {"were", "are", "and"} and len(words) < LONGEST_SUBJECT)

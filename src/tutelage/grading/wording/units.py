@@ -22,7 +22,8 @@ _LONG_PREFIXED = re.compile(f"({'|'.join(_PREFIXES)})(.+)")
 _LARGEST_POWER = 12
 """A unit to a higher power is not converted."""
 _KNOWN = listed("more units") | _SHORT.keys() | set(_SHORT.values())
-_SPOILS = (CHANGES | DOUBTS | listed("no units")) - _KNOWN
+_SPOILS = (CHANGES | DOUBTS | listed("no units") | replacements("european parts").keys()) - _KNOWN
+_PLURALS = listed("foreign plurals")
 _SIGN = re.compile(r"\^\{?-?\d+\}?|[/.\-]|cdot")
 _NAME = re.compile(r"[^\W\d_]+(?:[.'’-][^\W\d_]+)*|[$€£¥¢₹]")
 _PARTS = re.compile(r"[^\W\d_]+|\^\{?-?\d+|[/$€£¥¢₹°]")
@@ -43,7 +44,7 @@ def is_unit(words: list[str], trusted: bool) -> bool:
     if (names[0].lower() in ("squared", "cubed")) or any(map(_is_no_unit, names)):
         return False
     known = [len(name) < 2 or is_known(name) for name in names]
-    plural = any(name.lower() in _KNOWN or (name.lower().endswith("s") and len(name) > 3) for name in (names[0], names[-1]))
+    plural = any(name.lower() in _KNOWN | _PLURALS or (name.lower().endswith("s") and len(name) > 3) for name in (names[0], names[-1]))
     return trusted or all(known) or plural
 
 

@@ -9,11 +9,11 @@ from functools import lru_cache
 from tutelage.grading.reading.lexer import FUNCTIONS, GREEK
 from tutelage.grading.taking.format import TEXT_COMMANDS
 from tutelage.grading.wording.units import is_unit
-from tutelage.grading.wording.vocabulary import DOUBTS, listed, number_of, words_of
+from tutelage.grading.wording.vocabulary import DOUBTS, listed, number_of, replacements, words_of
 
 WORD = re.compile(r"(?<![\\A-Za-z])[^\W\d_]{2}")
 """A word begins, and no command of LaTeX."""
-MATHEMATICAL = FUNCTIONS | GREEK | {"sqrt", "infinity", "inf", "cis", "pi"}
+MATHEMATICAL = FUNCTIONS | GREEK | replacements("same functions").keys() | {"sqrt", "infinity", "inf", "cis", "pi"}
 """What is mathematics, although it is written as a word."""
 _MAY_BE_WORDS = re.compile(rf"{WORD.pattern}|[A-J:]|\(\w\)|\d-\d|^[a-j]$")
 _TEXT_COMMAND = re.compile(rf"\\(?:{TEXT_COMMANDS})\s*\{{([^{{}}]*)\}}")
