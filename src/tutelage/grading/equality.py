@@ -70,7 +70,7 @@ def grade_all(
         """The normal forms, each once, of what the cheap layers do not decide; it is called while workers compare those before."""
         asked = set()
         for pair in dict.fromkeys(pairs):
-            verdict = verdicts.get(pair) or _cheap(*pair)
+            verdict = verdicts.get(pair) or _guarded(*pair)
             if isinstance(verdict, Verdict):
                 verdicts[pair] = verdict
                 continue
@@ -90,14 +90,22 @@ def plainly_equal(gold: str, answer: str) -> bool:
     """Whether the layers that cost microseconds call two answers equal."""
     if not (gold and answer):
         return gold == answer
-    verdict = _cheap(gold, answer)
+    verdict = _guarded(gold, answer)
     return isinstance(verdict, Verdict) and verdict.equal is True
+
+
+def _guarded(gold: str, answer: str) -> Verdict | tuple[str, str]:
+    """As `_cheap`; a fault of the grader itself is a verdict with its reason, as it is in a worker, and ends no batch."""
+    if not gold.strip():
+        raise ValueError("the reference answer is empty")
+    try:
+        return _cheap(gold, answer)
+    except Exception as error:
+        return Verdict(None, "error", f"{type(error).__name__}: {str(error)[:200]}")
 
 
 def _cheap(gold: str, answer: str) -> Verdict | tuple[str, str]:
     """The layers that cost microseconds and are bounded by the length; the two normal forms when they cannot decide."""
-    if not gold.strip():
-        raise ValueError("the reference answer is empty")
     if gold.strip() == answer.strip():
         return Verdict(True, "string")
     if len(answer) > MAX_CHARACTERS or len(gold) > MAX_CHARACTERS:

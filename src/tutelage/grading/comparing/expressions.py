@@ -214,9 +214,9 @@ def constant_factor(a: Node, b: Node) -> Value | None:
 def _rounds_to(gold: Node, answer: Node, log_base: int | None) -> bool:
     """The stated tolerance for decimals.
 
-    A reference written as a decimal with at least three digits is met by an exact answer without a finite decimal that it rounds or cuts.
-    An exact reference is met by a decimal with twelve digits or more that rounds or cuts it. What a machine prints of a binary
-    number (16 or 17 digits) is right to 15 digits.
+    A reference written as a decimal with three digits, or two decimals, is met by an exact answer without a finite decimal
+    that it rounds or cuts. An exact reference is met by a decimal with twelve digits or more that rounds or cuts it. What a machine
+    prints of a binary number (16 or 17 digits) is right to 15 digits.
     """
     if symbols_of(gold) or symbols_of(answer):
         return False
@@ -226,7 +226,7 @@ def _rounds_to(gold: Node, answer: Node, log_base: int | None) -> bool:
     if (literals[0] is None) is (literals[1] is None):
         return False
     literal, decimal, exact, digits = (literals[0], gold, answer, 3) if literals[0] else (literals[1], answer, gold, 12)
-    if literal is None or _significant(literal) < digits:
+    if literal is None or (_significant(literal) < digits and not (literals[0] and (literal.places or 0) > 1)):
         return False
     many = MANY_DIGITS if _significant(literal) > DIGITS - 20 else DIGITS
     try:

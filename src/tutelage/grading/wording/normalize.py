@@ -167,11 +167,14 @@ def _unwrapped(text: str) -> str:
 def _boxed_list(text: str) -> str | None:
     """What stands in the boxes of a text, equal boxes once, if no figures stand outside of them."""
     found = boxes(text)
-    outside = "".join(text[end:start] for (_, end, _), (start, _, _) in pairwise([(0, 0, ""), *found, (len(text), 0, "")]))
+    if not found or not stands_alone(text):
+        return None
     if len(found) > 1 and not _LEADS_ON.isdisjoint(words_of(text[found[-2][1] : found[-1][0]])):  # so the final answer is \\boxed{23}
-        return found[-1][2] if stands_alone(text) else None
-    worked = len(found) == 1 and re.search(r"[)\]}]\s*=\s*$|^\W*[A-Za-z]\s*(?:=|\\in)\s*$", text[: found[0][0]])  # f(1) + f(2) = \\boxed{3}
-    listed = found and (worked or not re.search(r"\d", outside)) and stands_alone(text)
+        return found[-1][2]
+    before = text[: found[0][0]]
+    worked = re.search(r"[^<>!]=\s*$|^\W*[A-Za-z]\s*\\in\s*$", before) and not re.search(r"\d\s*[A-Za-z]\s*=\s*$", before)
+    outside = "".join(text[end:start] for (_, end, _), (start, _, _) in pairwise([(0, 0, ""), *found, (len(text), 0, "")]))
+    listed = (len(found) == 1 and worked) or not re.search(r"\d", outside)  # f(1) + f(2) = \\boxed{3}; not 2x = \\boxed{5}
     return ", ".join(dict.fromkeys(content for _, _, content in found)) if listed else None
 
 

@@ -50,6 +50,13 @@ def _change(match: re.Match[str]) -> str:
     return match[0] if change is None else rf"{percent}\text{{ {change}}}"
 
 
+def _circle(match: re.Match[str]) -> str:
+    """The circle with center (1, 0) and radius 4 → (x - (1))^2 + (y - (0))^2 = (4)^2."""
+    center, radius = match[2] or match[5], match[3] or match[4]
+    at = items_of(center[1:-1])
+    return f"(x - ({at[0]}))^2 + (y - ({at[1]}))^2 = ({radius})^2" if match[1] and len(at) == 2 else f"{center}, {radius}"
+
+
 def _clock(match: re.Match[str]) -> str:
     """half past two → 2:30, a quarter to eight in the morning → 7:45 am."""
     hour, minutes = _integer((match[3] or match[4]).casefold()), {"half": 30, "quarter": 15, None: 0}.get(match[1], 60)
@@ -102,7 +109,8 @@ _PHRASES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
         (r"(?:(?:the |this )?(?:power )?(?:series|integral|sum) )?"
          r"converges (?:absolutely )?(?:for|when|if|on|in|where|iff) (?:all )?(.+)", r"\1"),
         (r"(?:(?:I|we) (?:choose|chose|pick|select) (?:option |choice )?)\(?([A-J])\)?"
-         r"|\(?([A-J])\)? is (?:the )?(?:correct|right)(?: answer| option| choice| one)?", lambda match: match[1] or match[2]),
+         r"|(?:option |choice )?\(?([A-J])\)? is (?:the )?(?:correct|right)(?: answer| option| choice| one)?",
+         lambda match: match[1] or match[2]),
         (r"(?:from|between) (\S+) (?:to|and) (\S+?),? inclusive", r"[\1, \2]"),
         (r"(?:at |in )?(?:the )?(?:origin |vertex |cent(?:er|re) )?(?:points? )?(?:at )?(\(.+\))", r"\1"),
         (r"(?:the )?(?:ratio )?(\d+(?:\.\d+)?(?: to \d+(?:\.\d+)?)+)", lambda match: match[1].replace(" to ", ":")),
@@ -114,11 +122,18 @@ _PHRASES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
         (r"(?:the )?(first|second|third|fourth) quadrant|quadrant ([1-4])",
          lambda match: f"Quadrant {_QUADRANTS[(match[1] or match[2]).casefold()]}"),
         (r"(?:.* is )?neither even nor odd|neither", "neither even nor odd"),
+        (r"(?:it|this|the [a-z]+(?: [a-z]+)?) (?:is undefined|does not exist)", "does not exist"),
+        (r"quotient (?:is |= ?)?(\S+?),? (?:and |with )?(?:a )?remainder (?:is |of |= ?)?(\S+)|(\S+) with (?:a )?remainder (?:of )?(\S+)",
+         lambda match: f"{match[1] or match[3]} remainder {match[2] or match[4]}"),
+        (r"(?:all )?(?:integers |numbers )?(?:that are )?(?:multiples of|divisible by) (\d+)|(?:all )?(odd|even) (?:integers|numbers)",
+         lambda match: rf"n \equiv {int(match[2] == 'odd')} \pmod{{{match[1] or 2}}}"),
+        (r"(?:all )?integers of the form (.*)", r"\1"),
+        (r"(?:statements?|options?|choices?|propositions?) ((?:\(?[A-J\d]\)?(?:,? and |, ?)?)+)", r"\1"),
+        (r"([a-z]) (?:is|lies) strictly between (\S+) and (\S+)", r"\2 < \1 < \3"),
         (r"(?:the )?(?:point|segment) ([A-Z]{1,2})", r"\1"),
         (r"(?:the )?(?:eigenvalues?|roots|zeros|solutions?)(?: are| is|:)? (-?\d.*)", r"\1"),
         (r"(?:the )?(\d) ?(?:\\times|x|by|-by-) ?(?:\1) identity(?: matrix)?", r"I_\1"),
-        (rf"(?:circle with )?{_CENTER}(?:,|;| and| with)+ {_RADIUS}|(?:circle with )?{_RADIUS}(?:,|;| and| with)+ {_CENTER}",
-         lambda match: f"{match[1] or match[4]}, {match[2] or match[3]}"),
+        (rf"((?:the )?circle with )?(?:{_CENTER}(?:,|;| and| with)+ {_RADIUS}|{_RADIUS}(?:,|;| and| with)+ {_CENTER})", _circle),
         (r"(.*\d) \(?(?:a )?(?:double|repeated) root\)?", r"\1"),
         (r"(.*[\w})])[ ,]+(?:where|with|for) ([a-z] ?\\in ?\\mathbb ?\{?[A-Z]\}?)", r"\1, \2"),
         (r"(?:(half|quarter|[a-z-]+|\d+)(?: minutes?)? (past|to) ([a-z]+|\d+)"
@@ -132,7 +147,8 @@ _PHRASES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
          r"|constants?|real numbers?|real|reals)(?: constants?)? ([a-z])",
          _with_parameter),
         (r"(.*=.*[\w})])[ ,]+(?:for (?:all|any|every|each)|\\forall) "
-         r"(?:real |positive |natural |integers? |numbers? )*[a-z](?: ?\\in ?\\mathbb ?\{?[A-Z]\}?| ?(?:\\ge ?[01]|> ?0))?", r"\1"),
+         r"(?:real |positive |natural |integers? |numbers? )*[a-z](?: ?\\in ?\\mathbb ?\{?[A-Z]\}?| ?(?:\\ge ?[01]|> ?0))?"
+         r"((?:, \w+ \\in \\mathbb\{R\})*)", r"\1\2"),
     )
 ]  # fmt: skip
 
@@ -146,7 +162,8 @@ def phrases(text: str) -> str:
         return known
     for pattern, replacement in _PHRASES:
         if (match := pattern.fullmatch(plain)) is not None:
-            return replacement(match) if callable(replacement) else match.expand(replacement)
+            written = replacement(match) if callable(replacement) else match.expand(replacement)
+            return phrases(written) if len(written) < len(plain) else written
     spoken = len(text) < 80 and re.match(r"[A-Za-z]|\d+ (?:and an? |[a-z]+(?:th|rd)s?\b|quarters|halves)", text)
     return _spoken_number(text) if spoken else text
 
@@ -204,6 +221,8 @@ def _spoken_number(text: str) -> str:
     for count in range(len(known), max(0, len(known) - 3), -1):
         nouns = known[count:]
         value = number_of(" ".join(known[:count]))
+        if value is not None and nouns == ["percent"]:
+            return f"{sign}{value}/100"
         if value is not None and (not nouns or (len(nouns[-1]) > 3 and nouns[-1].endswith("s")) or nouns[0] == "dozen"):
             return f"{sign}{value}{''.join(f' {word}' for word in nouns)}"
     return text

@@ -116,7 +116,8 @@ def _said(text: str) -> str:
         return text
     *reasons, conclusion = _HENCE.split(last)
     supposed = not _SUPPOSES.isdisjoint(words_of(" ".join(sentences[: valued[-1]])))
-    if supposed or not DOUBTS.isdisjoint(words_of(" ".join(reasons))):
+    doubts = DOUBTS.intersection(words_of(" ".join(reasons)))
+    if supposed or (doubts and not (doubts == {"no"} and re.search(r"\b0$", conclusion.strip(" .$")))):  # there are none, so the count is 0
         return text
     return _value(conclusion, len(sentences) > 1 or bool(reasons)) or text
 

@@ -17,7 +17,7 @@ _REMARK = re.compile(
     r"(?:(?P<bracket>\()(?:\\text\s*\{\s*)?|[\s,](?=since|because)|,\s*(?=as (?:required|desired|expected)\b|which (?:is|are)\b|not\b)"
     r"|,?\s+(?=(?:which is )?(?:attained|achieved|reached|with equality)\b))"
     r"(?P<kind>(?:which is )?(?:attained|achieved|reached|with equality)|as (?:required|desired|expected)|which (?:is|are)|since|because"
-    r"|as|by|using|from|due|given|note|check(?:ed)?|verified|rounded"
+    r"|the only|as|by|using|from|due|given|note|check(?:ed)?|verified|rounded"
     r"|simplified|in simplest|in lowest|answer|final|not|exactly|in total|see)\b(?P<said>.*)$",
     re.IGNORECASE | re.DOTALL,
 )
@@ -105,7 +105,7 @@ def without_remark(text: str) -> str:
         digits, words = worded["digits"] or worded["first"], worded["words"] or worded["behind"]
         if number_of(words.casefold()) == int(digits):
             return digits + worded["counted"]
-    rejected = _REJECTED.fullmatch(text)
+    rejected = _REJECTED.fullmatch(re.sub(r"[\s$]+", " ", text).strip())
     if rejected is not None and Fraction(rejected["other"]) != Fraction(re.sub(r"[A-Za-z]\s*=\s*", "", rejected["value"])):
         return rejected["value"]
     remark = _REMARK.search(text) if WORD.search(text) else None
@@ -119,6 +119,10 @@ def without_remark(text: str) -> str:
     if kind.endswith(("attained", "achieved", "reached", "equality")):
         words = words_of(_COMMAND.sub("", tail))
         return value if _WHERE.fullmatch(tail) and (_ANSWERS | DOUBTS).isdisjoint(words) and "but" not in words else text
+    if kind == "the only":
+        return value if re.fullmatch("(?:(?:real|positive|negative|integer|valid|possible) )*(?:solution|root|value|one)", tail) else text
+    if kind == "check" and re.fullmatch(r"[^=<>]*[^=<>!]=[^=<>]*", tail) and not words_of(_COMMAND.sub("", tail)):
+        return value
     if kind not in _REASONS:
         return value if _TRUE_OF_ALL.fullmatch(tail) else text
     of_words = re.match(r"\W*(?:\(?[A-J]|yes|no|true|false)\b(?!\s*=)", value, re.IGNORECASE) is not None

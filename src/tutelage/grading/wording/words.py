@@ -225,7 +225,7 @@ def _canonical(words: str) -> str:
     if (number := number_of(words)) is not None:
         return str(number)
     words = _VERGES.sub(lambda found: f"{found[1] or found[3] or ''} {found[2]}vergent".strip(), words)
-    kept = words.split()
+    kept = words.replace("-", "").split()
     kept = [word for index, word in enumerate(kept) if word not in _FILLERS or len(kept) < 2] or kept
     return " ".join(kept)
 
