@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from tutelage.resources.fitting import chunk_for, tile_for
     from tutelage.resources.ladder import MEANINGS, exact_rungs, keeps, smaller_state, way_of, ways
     from tutelage.resources.memory import (
-        GIB,
         HEADROOM,
         Load,
         Shapes,

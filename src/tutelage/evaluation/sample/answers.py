@@ -11,9 +11,6 @@ from typing import Any
 
 from tutelage.runs import append_lines, finite
 
-SCORES = ("log_prob", "token_entropy")
-"""What an engine may not tell of a response, so that the policy computes it afterwards."""
-
 
 class Answers:
     """What is answered, and scored afterwards where an engine does not tell: two files, of which a problem has a line in each.
