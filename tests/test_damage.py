@@ -119,10 +119,10 @@ def run(stopped, tmp_path):
 
     def go_on(allowed: tuple[str, ...] = ()) -> None:
         template = kept_template(config) or Template.from_json((stopped.directory / "template.json").read_text())
-        with open_run(config) as log:
+        with open_run(config, allowed) as log:
             train.same_model(config, directory, allowed)
             fates = [SimpleNamespace(**line) for line in read_lines(stopped.directory / "ledger.jsonl")]
-            log.begin(config, template, stopped.data, fates, train_identity(config), allowed)
+            log.begin(config, template, stopped.data, fates, train_identity(config))
             recorded(directory / "plan.json")
             log.forget_after(3)
 

@@ -16,9 +16,9 @@ from torch.distributed.tensor import DTensor, Replicate
 
 from tutelage.config import Config
 from tutelage.data import TokenizedExample
-from tutelage.errors import InputError, first_line
+from tutelage.errors import InputError
 from tutelage.machines import StopWanted, is_sharded, local_part, reshard
-from tutelage.model import Batch, ByWeight, ChangeMeter, Course, Layered, is_out_of_memory, loss_named, one_pack, optim
+from tutelage.model import Batch, ByWeight, ChangeMeter, Course, Layered, loss_named, one_pack, optim
 from tutelage.training.step import (
     Gradients,
     HalfUpdated,
@@ -189,8 +189,7 @@ class InBackward:
         except Exception as error:  # whatever it is: the weights are in between
             if not self._began:
                 raise
-            what = "memory ran out" if is_out_of_memory(error) else type(error).__name__
-            raise HalfUpdated(f"{what} in the middle of an update ({first_line(error)})") from error
+            raise HalfUpdated.by(error) from error
         finally:
             for hook in hooks:
                 hook.remove()
