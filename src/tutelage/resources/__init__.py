@@ -6,6 +6,7 @@ from tutelage._lazy import lazily
 
 if TYPE_CHECKING:
     from tutelage.resources.device import (
+        Device,
         device_named,
         free_memory,
         joined_by,
