@@ -23,7 +23,7 @@ from tutelage.data.recipe import Recipe
 from tutelage.data.shapes import BadRow
 from tutelage.data.sources import seeded_order
 from tutelage.data.stops import end_token
-from tutelage.data.store import LOOKED_AT, open_store
+from tutelage.data.store import LOOKED_AT, Use, open_store
 from tutelage.data.stored import Store, joined
 from tutelage.data.templates import Template, foreign_words, plain, rendered_words, template_of
 from tutelage.data.templates.thoughts import CLOSINGS, opens_thought
@@ -94,7 +94,7 @@ def read_pool(config: Config, tokenizer: Any, kept: Template | None = None) -> P
     source, asked = validation_source(data), None
     if source is not None:
         other = template if source.prompt in (None, data.prompt) else template_of(source.prompt, tokenizer, {})
-        asked = problems_of(open_store(source, other, tokenizer, reward, setting="data.validation"), data)
+        asked = problems_of(open_store(source, other, tokenizer, reward), data)
         if source.path in data.paths:  # its rows have a fate already, as training rows
             asked = asked._replace(faults=())
 
@@ -131,14 +131,14 @@ def training_rows(
     data: DataConfig, template: Template, tokenizer: Any, reward: str, columns: Callable[[Recipe], list[Added]] = lambda _: []
 ) -> Store:
     """The rows of all sources of `data.train`, with further columns."""
-    stores = []
+    stores, limit = [], limit_of(data, tokenizer)
     for index, weighed in enumerate(data.of_training()):
         prompt = weighed.source.prompt or data.prompt
         arguments = data.template_arguments if prompt == "chat" else {}
         its = template if prompt == data.prompt else template_of(prompt, tokenizer, arguments)
         setting = "data" if isinstance(data.train, str) else f"data.train[{index}]"
-        limit = limit_of(data, tokenizer)
-        stores.append(open_store(weighed, its, tokenizer, reward, data.turns, setting, columns, limit))
+        use = Use(False, setting, weighed.weight, data.turns, limit, columns)
+        stores.append(open_store(weighed.source, its, tokenizer, reward, use))
     return joined(stores)
 
 

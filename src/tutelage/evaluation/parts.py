@@ -206,7 +206,7 @@ def _prepare(part: Part, tokenizer: Any, backend: str) -> Prepared:
     config, benchmark = part.config, part.named.benchmark
     template = template_of(part.source.prompt or config.data.prompt, tokenizer, config.data.template_arguments)
     try:
-        store = open_store(part.source, template, tokenizer, config.eval.reward, setting="data.validation")
+        store = open_store(part.source, template, tokenizer, config.eval.reward)
     except InputError as error:
         if benchmark is None or part.source.path != benchmark.pinned:
             raise
