@@ -144,7 +144,10 @@ def test_a_step_is_a_function_of_seed_and_step():
 
 def test_steps_of_a_run():
     assert steps_per_epoch(10, 3) == 4
-    assert (total_steps(10, 3, 2, None), total_steps(10, 3, 0.5, None), total_steps(10, 3, 2, 5)) == (8, 2, 5)
+    assert [
+        total_steps(10, TrainConfig(batch_size=3, grad_accum=1, num_epochs=epochs, num_steps=steps))
+        for epochs, steps in ((2, None), (0.5, None), (2, 5))
+    ] == [8, 2, 5]
 
 
 def test_padded_batches_hold_every_row_once_and_group_by_length():

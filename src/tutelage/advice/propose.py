@@ -137,7 +137,7 @@ class Planner:
 
     def best(self, changes: dict[str, Any]) -> Option:
         """The fastest of the sizes of packs and kinds of recomputation that fit; else the one that needs least."""
-        longest, rows = self.prepared.max_length, self.config.train.batch_size * self.config.train.grad_accum
+        longest, rows = self.prepared.max_length, self.config.train.rows_per_step
         in_one = replaced(self.config, changes).train.update == "in_backward"  # a step is one batch
         powers = [2**power for power in range(8)]
         if not self.estimator.policy(self.config).packs:

@@ -50,7 +50,7 @@ def require_batches(course: Course) -> None:
         return
     if course.world.size == 1 and checkpointing in ("auto", "full"):
         return
-    rows, ranks, accumulated = course.rows_per_step, course.world.size, train.grad_accum
+    rows, ranks, accumulated = train.rows_per_step, course.world.size, train.grad_accum
     if course.policy.packs:
         needs = f"the {rows} longest rows have {course.most:,} tokens, and a pack {course.budget:,}"
         enough = one_pack(course.prepared.lengths, rows, ranks, course.budget)
