@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tutelage.evaluation.parts import evaluate_parts, parts_of
     from tutelage.evaluation.sample import Form, Wanted, problems_to_sample, sample_problems
     from tutelage.evaluation.solve import Job, prompt_ids, sampling_of
-    from tutelage.evaluation.spread import settled, solve_here
+    from tutelage.evaluation.spread import settled, solve_here, with_absolute_paths
     from tutelage.evaluation.validation import Evaluator
 
 __getattr__, __dir__, __all__ = lazily(__name__)

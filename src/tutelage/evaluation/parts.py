@@ -105,7 +105,7 @@ def _asked_as(named: Named, config: EvalConfig, overrides: Sequence[str]) -> Eva
 
 
 def evaluate_parts(
-    parts: Sequence[Part], config: Config, directory: Path, model: str, where: str = "local", workers: int = 2
+    parts: Sequence[Part], config: Config, directory: Path, model: str, where: str, workers: int
 ) -> dict[str, Any]:
     """Let a model solve the problems of all parts; the summary of one, or of several ``{"model", "parts": {name: summary}}``.
 

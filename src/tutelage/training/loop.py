@@ -210,12 +210,8 @@ def run(
 def _evaluator(start: Start, log: RunLog) -> Evaluator:
     """What evaluates the policy of a run; where its engine runs is decided and said."""
     course = start.course
-    policy, prepared, config, world = course.policy, course.prepared, course.config, course.world
-    longest = prepared.longest_prompt + config.eval.max_new_tokens
-    missing = partial(registry.reason, config.eval.backend)
-    placement = world.first(
-        lambda: place_engine(policy, config, start.optimizer, course.largest, longest, world.local_size, missing)
-    )
+    missing = partial(registry.reason, course.config.eval.backend)
+    placement = course.world.first(lambda: place_engine(course, start.optimizer, missing))
     return evaluator_for(course, log, placement, start.optimizer)
 
 
@@ -265,11 +261,12 @@ def _finished(
     report_failures(saves.wait(), total, log)
     world.first(log.require_there)
     evaluations, cost = world.first(lambda: (log.reading().evaluations, log.reading().evaluation_cost))
-    with console.progress("saving the model"):
-        card = model_card(config, prepared.ledger.counts(), evaluations, total, prepared.template, policy.precision, stopped=stopped)
-        save_model(policy, log.directory / "model", card, world)
     early = {"stopped": stopped} if stopped else {}
-    log.finish({"steps": total, "evaluations": evaluations, "evaluation_cost": cost, "model": "model", **early})
+    result = {"steps": total, "evaluations": evaluations, "evaluation_cost": cost, "model": "model", **early}
+    with console.progress("saving the model"):
+        card = model_card(config, result, prepared.ledger.counts(), prepared.template, policy.precision)
+        save_model(policy, log.directory / "model", card, world)
+    log.finish(result)
     nothing_left_to_stop()
     return Result(log.directory, evaluations, total, cost)
 
