@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tutelage.data.prepared import Prepared, Sequences, histogram
     from tutelage.data.recipe import question_of
     from tutelage.data.shapes import (
+        LOOKED_AT,
         BadRow,
         Parsed,
         Reader,

@@ -27,15 +27,12 @@ from tutelage.data.keys import content_of, store_key
 from tutelage.data.overlap import common_sentences
 from tutelage.data.parts import Added, Part, cut, make_part
 from tutelage.data.recipe import Recipe, question_of
-from tutelage.data.shapes import reader_of
+from tutelage.data.shapes import LOOKED_AT, reader_of
 from tutelage.data.sources import Row, iter_rows, unread_files
 from tutelage.data.stored import Store, opened, say_damaged, stem_of, writing_rows
 from tutelage.data.templates import Template
 from tutelage.errors import InputError
 from tutelage.machines import available_cores, cache_directory, over_cores, sealed, unsealed
-
-LOOKED_AT = 200
-"""Rows from which it is decided how all are read."""
 
 
 class Use(NamedTuple):

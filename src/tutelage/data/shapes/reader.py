@@ -13,7 +13,7 @@ from typing import Any
 from tutelage.config import LARGEST_WEIGHT, LEAST_WEIGHT, Source
 from tutelage.data.shapes.messages import content_of, is_messages
 from tutelage.data.shapes.own import Own, load_shape
-from tutelage.data.shapes.parsed import BadRow, Found, Parsed, Purpose, holds
+from tutelage.data.shapes.parsed import BadRow, Found, Parsed, Purpose, holds, said_in, stands_in
 from tutelage.data.shapes.paths import Column, Path, column_of, path_of
 from tutelage.data.shapes.questions import Seen, ask_of, ask_which_work, wants_columns
 from tutelage.data.shapes.recognise import Facts, facts_of, is_context, rest_of, way_of
@@ -22,6 +22,9 @@ from tutelage.data.shapes.unknown import no_shape
 from tutelage.data.shapes.ways import Conversation, Mapped, Named, Way, is_true
 from tutelage.data.sources import Row
 from tutelage.errors import InputError
+
+LOOKED_AT = 200
+"""The first rows of a source, by which it is decided how all are read."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ class Reader:
             raise BadRow(f"{way.twin} says something else than {way.prompt} and {way.work}: name one of them in {self.setting}.columns")
         if isinstance(way, Named | Conversation) and self.way is None:
             for name in found[0]["unread"]:
-                if is_context(name, "") and not _is_said(row[name], found[0]):
+                if is_context(name, "") and not stands_in(row[name], said_in(found[0])):
                     raise BadRow(f"{name} holds something that nothing reads: join it to the prompt in {self.setting}.columns")
 
     def _named(self, found: Found) -> Found:
@@ -141,7 +144,7 @@ def reader_of(
     """How the rows of a source are read, decided by its first rows.
 
     Args:
-        head: the first rows of the source, some 200.
+        head: the first `LOOKED_AT` rows of the source.
         problems: the rows are validation problems: they need no response, and works are not read.
         reward: the grader, as `eval.reward`: its form of an answer is written into responses that are made of several columns.
         setting: the section of the configuration that messages name.
@@ -248,13 +251,6 @@ def _fit(columns: Mapping[str, Column], rows: Sequence[Mapping[str, Any]]) -> bo
 
 def _has_items(way: Way) -> bool:
     return isinstance(way, Mapped) and any(column.each for _, column in way.columns)
-
-
-def _is_said(value: Any, found: Found) -> bool:
-    """Whether a text stands in the prompt, or in another turn, already."""
-    said = "\n".join([found["prompt"], *(str(turn["content"]) for turn in found.get("messages", ()))])
-    texts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else [value]
-    return all(str(text).strip() in said for text in texts)
 
 
 def build_text_pairs(example: dict[str, Any]) -> dict[str, Any]:
