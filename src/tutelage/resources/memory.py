@@ -15,7 +15,7 @@ import torch
 
 from tutelage.config import Config
 from tutelage.machines import is_sharded, local_part
-from tutelage.model import IN_FLIGHT, Batch, Policy, Recomputation, optim, quantized
+from tutelage.model import IN_FLIGHT, Batch, Policy, Recomputation, head_size, optim, quantized
 
 GIB = float(1 << 30)
 HEADROOM = 0.9
@@ -124,7 +124,7 @@ class Shapes:
     def of(policy: Policy) -> Shapes:
         config: Any = policy.model.config.get_text_config()
         heads = getattr(config, "num_attention_heads", None) or 1
-        size = getattr(config, "head_dim", None) or config.hidden_size // heads
+        size = head_size(config)
         keys = getattr(config, "num_key_value_heads", None) or heads
         head, embedding, kernel = policy.head.weight, policy.model.get_input_embeddings().weight, kernel_name(policy)
         others = [weight for weight in policy.model.parameters() if weight is not head and weight is not embedding]
@@ -222,10 +222,9 @@ def state_to_come(policy: Policy, config: Config) -> float:
     return sum(state_bytes(policy, config).values())
 
 
-def activation_bytes(policy: Policy, load: Load, kind: Recomputation, chunk: int | None = None) -> float:
-    """`activations_of` the policy's shapes; with `chunk` targets that meet the vocabulary at a time, where that is said."""
-    shapes = Shapes.of(policy)
-    return activations_of(shapes if chunk is None else replace(shapes, chunk=chunk), load, kind)
+def activation_bytes(policy: Policy, load: Load, kind: Recomputation) -> float:
+    """`activations_of` the policy's shapes."""
+    return activations_of(Shapes.of(policy), load, kind)
 
 
 def activations_of(s: Shapes, load: Load, kind: Recomputation) -> float:
