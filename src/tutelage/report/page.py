@@ -54,15 +54,11 @@ def write(
     """
     directory = Path(directory)
     page = out or directory / "report.html"
-    if is_sweep(directory):
-        content = of_sweep.content(directory, page, price_per_hour)
+    if is_sweep(directory) or is_improvement(directory):
+        of, template = (of_sweep, "sweep.html") if is_sweep(directory) else (of_improve, "improve.html")
+        content = of.content(directory, page, price_per_hour)
         content["currency"] = currency or content["currency"]
-        write_text(page, _render("sweep.html", content, live))
-        return page
-    if is_improvement(directory):
-        content = of_improve.content(directory, page, price_per_hour)
-        content["currency"] = currency or content.get("currency")
-        write_text(page, _render("improve.html", content, live))
+        write_text(page, _render(template, content, live))
         return page
     reading = read_run(directory)
     if not reading.lines and not reading.finished and not live:
