@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from lines import read_lines
 from pages import make_run, make_sweep
 
 from tutelage.cli.entry import main
@@ -21,7 +22,7 @@ from tutelage.errors import InputError, RunError
 from tutelage.report import page as report
 from tutelage.runs import verdicts
 from tutelage.runs.compare import compare_runs
-from tutelage.runs.files import read_lines, to_lines
+from tutelage.runs.files import to_lines
 from tutelage.runs.log import RunLog, kept_template, open_run
 from tutelage.runs.reading import Reading
 from tutelage.runs.records import gaps, read_records

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lines import read_lines
 
 from tutelage.data import prepare
 from tutelage.errors import RunError
@@ -16,7 +17,6 @@ from tutelage.machines import AGAIN, launch
 from tutelage.machines.world import World
 from tutelage.model.load import load_policy
 from tutelage.runs import SilentRunLog, checkpoint
-from tutelage.runs.files import read_lines
 from tutelage.training import arrange, fine_tune
 from tutelage.training import fit as oom
 from tutelage.training.ending import Interrupted
