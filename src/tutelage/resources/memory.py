@@ -44,7 +44,7 @@ class Load:
         several: whether a step has several batches, so that gradients of the earlier ones are there beside the last one.
         freed: whether each gradient is freed as soon as it is complete (`train.update = "in_backward"`).
         together: tokens of all batches of a step that go backward together, so that inputs of layers are kept of all; 0: they do not.
-        keys: that attention by paths gathers, as `Batch.keys`. None: not known; reckoned as twice the tokens, which is more than
+        keys: that attention by paths gathers, as `Size.keys`. None: not known; reckoned as twice the tokens, which is more than
             four solutions under a prompt of their length need.
     """
 
@@ -70,7 +70,7 @@ class Load:
         steps = list(steps)
         batches = [batch for step in steps for batch in step]
         largest = max(batches, key=lambda batch: batch.input_ids.numel())
-        several, keys = any(len(step) > 1 for step in steps), max(batch.keys for batch in batches)
+        several, keys = any(len(step) > 1 for step in steps), max(batch.size.keys for batch in batches)
         freed = config is not None and frees(config)
         together = max(sum(batch.input_ids.numel() for batch in step) for step in steps) if freed and several else 0
         return Load(largest.input_ids.numel(), len(largest.sources), several and not freed, keys, freed, together)

@@ -77,7 +77,7 @@ class Operations:
 
     def of_batch(self, batch: Batch) -> float:
         tokens, targets = batch.input_ids.numel(), len(batch.sources)
-        return float(self.token * tokens + self.target * targets + self.pair * batch.pairs)
+        return float(self.token * tokens + self.target * targets + self.pair * batch.size.pairs)
 
     def as_products(self, batch: Batch, costs: Costs) -> float:
         """Operations of products that take as long as the batch: what is slower than products counts more, as `costs` say."""
