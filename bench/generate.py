@@ -139,7 +139,7 @@ def several_engines(arguments: argparse.Namespace) -> dict[str, Any]:
 def live_run(arguments: argparse.Namespace) -> dict[str, Any]:
     """A run with asynchronous evaluation: its cost to training, and its timeline."""
     from tutelage.config import parse_config
-    from tutelage.runs.files import read_lines
+    from tutelage.runs import Reading
     from tutelage.training import fine_tune
 
     with tempfile.TemporaryDirectory() as folder:
@@ -156,7 +156,7 @@ def live_run(arguments: argparse.Namespace) -> dict[str, Any]:
             }
         )  # fmt: skip
         result = fine_tune(config)
-        lines = read_lines(result.directory / "metrics.jsonl")
+        lines = Reading(result.directory).lines
     lines = [line for line in lines if line["kind"] in ("train", "eval")]
     first = min(line["time"] - line["seconds"] for line in lines)
     flights = [

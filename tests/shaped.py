@@ -6,7 +6,9 @@ import pytest
 
 from tutelage.config import Source
 from tutelage.data import Parsed, Row, reader_of
+from tutelage.data.shapes.parsed import Purpose
 from tutelage.data.shapes.reader import Reader
+from tutelage.data.shapes.recognise import facts_of
 from tutelage.errors import InputError
 
 QUESTIONS = ("What is the sum of two and three, if each counts once?", "How many primes are there between ten and thirty?")
@@ -22,6 +24,13 @@ def reader(rows: list[dict], problems: bool = False, reward: str = "r1_zero", se
 def read(rows: list[dict], problems: bool = False, reward: str = "r1_zero", **how) -> list[Parsed]:
     made = reader(rows, problems, reward, **how)
     return [parsed for index, row in enumerate(rows, 1) for parsed in made.read(Row(f"f.jsonl:{index}", row))]
+
+
+def alone(row: dict, columns: dict[str, str] | None = None, problems: bool = False) -> dict:
+    """The fields of a row that nothing is known of but the row itself; raises BadRow."""
+    made = reader([row], problems, columns=columns) if columns else Reader(None, facts_of([row]), Purpose(problems))
+    [found] = made.find(row)[1]
+    return found
 
 
 def asked(rows: list[dict], problems: bool = False, reward: str = "r1_zero", **how) -> str:

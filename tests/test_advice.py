@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from tutelage.advice import propose
 from tutelage.advice.document import as_json
 from tutelage.advice.measure import measured
-from tutelage.advice.propose import WORTH, WORTH_A_SEAT, Option, Planner, advise
+from tutelage.advice.propose import WORTH, WORTH_A_SEAT, Asked, Option, Planner
 from tutelage.advice.tell import changed, fragment, planned, reasons, show
 from tutelage.cli.entry import main
 from tutelage.config import load_config, parse_config, replaced
@@ -59,6 +60,10 @@ MADE: dict[str, object] = {}
 
 def config_of(qwen, **settings):
     return parse_config({"model": {"id": qwen, **settings.pop("model", {})}, **settings})
+
+
+def advise(config, device=None, **asked):
+    return propose.advise(config, Asked(device, **asked))
 
 
 @pytest.mark.slow

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import itertools
 
+from shaped import alone
+
 from tutelage import r1_zero_reward_fn
 from tutelage.data import arithmetic
-from tutelage.data.shapes.reader import parse_row
 
 
 def take(split: str, count: int, seed: int = 0):
@@ -20,7 +21,7 @@ def test_there_are_at_least_eight_kinds_of_two_or_three_steps():
 def test_right_solutions_are_right_and_planted_errors_are_wrong():
     rows = arithmetic.rows("train", 300)
     for row in rows:
-        pair = parse_row(row)
+        pair = alone(row)
         assert r1_zero_reward_fn(pair["response"], pair["reference"]) == {
             "format_reward": 1.0,
             "answer_reward": 0.0 if row["planted_error"] else 1.0,

@@ -61,7 +61,7 @@ def test_a_pack_is_that_of_the_plain_code(rows):
 @given(examples)
 def test_a_pack_that_shares_nothing_is_its_rows_end_to_end(rows):
     batch = pack(rows, shares=False)
-    assert batch.size.tokens == batch.input_ids.numel() == sum(map(len, rows)) and batch.keys == 0
+    assert batch.size.tokens == batch.input_ids.numel() == sum(map(len, rows)) and batch.size.keys == 0
     for row, targets in zip(rows, batch.of_examples, strict=True):
         assert tuple(batch.labels[targets].tolist()) == row.response_ids
         seen = dense_mask(batch.ends)[batch.sources[targets]].sum(dim=1)
@@ -74,16 +74,16 @@ def test_a_pack_that_shares_nothing_is_its_rows_end_to_end(rows):
 def test_what_a_pack_computes_is_counted_when_it_is_made(rows, shares):
     batch = pack(rows, shares)
     mask = dense_mask(batch.ends)
-    assert (batch.size.tokens, batch.pairs) == (len(mask), int(mask.sum()))
+    assert (batch.size.tokens, batch.size.pairs) == (len(mask), int(mask.sum()))
     lasts = [token for token in range(len(mask)) if token + 1 == len(mask) or not mask[token + 1, token]]  # of each run
     keys = int(mask[lasts].sum())
-    assert batch.keys == (keys if keys > len(mask) else 0)
+    assert batch.size.keys == (keys if keys > len(mask) else 0)
     lengths = {int(mask[last].sum()) for last in lasts}
-    assert batch.size.equal == (batch.keys == 0 and len(lengths) == 1)
-    assert batch.filled(8).pairs == int(dense_mask(batch.filled(8).ends).sum())
+    assert batch.size.equal == (batch.size.keys == 0 and len(lengths) == 1)
+    assert batch.filled(8).size.pairs == int(dense_mask(batch.filled(8).ends).sum())
     padded = pad(rows, 0)
     length = padded.input_ids.shape[1]
-    assert (padded.pairs, padded.keys) == (len(rows) * length * (length + 1) // 2, 0)
+    assert (padded.size.pairs, padded.size.keys) == (len(rows) * length * (length + 1) // 2, 0)
 
 
 @given(examples)
@@ -144,7 +144,10 @@ def test_a_step_is_a_function_of_seed_and_step():
 
 def test_steps_of_a_run():
     assert steps_per_epoch(10, 3) == 4
-    assert (total_steps(10, 3, 2, None), total_steps(10, 3, 0.5, None), total_steps(10, 3, 2, 5)) == (8, 2, 5)
+    assert [
+        total_steps(10, TrainConfig(batch_size=3, grad_accum=1, num_epochs=epochs, num_steps=steps))
+        for epochs, steps in ((2, None), (0.5, None), (2, 5))
+    ] == [8, 2, 5]
 
 
 def test_padded_batches_hold_every_row_once_and_group_by_length():

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from lines import read_lines
 from pages import make_run
 
 from tutelage.cli.entry import main
 from tutelage.errors import InputError
 from tutelage.runs.compare import pair, side
-from tutelage.runs.files import read_lines, to_lines
+from tutelage.runs.files import to_lines
 
 
 def test_what_was_gained_and_lost_is_counted_on_the_same_questions(tmp_path, capsys):

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from lines import read_lines
 from pages import make_run, make_sweep
 
 from tutelage.cli.entry import main
@@ -21,7 +22,7 @@ from tutelage.errors import InputError, RunError
 from tutelage.report import page as report
 from tutelage.runs import verdicts
 from tutelage.runs.compare import compare_runs
-from tutelage.runs.files import read_lines, to_lines
+from tutelage.runs.files import to_lines
 from tutelage.runs.log import RunLog, kept_template, open_run
 from tutelage.runs.reading import Reading
 from tutelage.runs.records import gaps, read_records
@@ -119,10 +120,10 @@ def run(stopped, tmp_path):
 
     def go_on(allowed: tuple[str, ...] = ()) -> None:
         template = kept_template(config) or Template.from_json((stopped.directory / "template.json").read_text())
-        with open_run(config) as log:
+        with open_run(config, allowed) as log:
             train.same_model(config, directory, allowed)
             fates = [SimpleNamespace(**line) for line in read_lines(stopped.directory / "ledger.jsonl")]
-            log.begin(config, template, stopped.data, fates, train_identity(config), allowed)
+            log.begin(config, template, stopped.data, fates, train_identity(config))
             recorded(directory / "plan.json")
             log.forget_after(3)
 

@@ -8,12 +8,12 @@ import sys
 import pytest
 import torch
 from chain import SAYS, make_chain_model
+from lines import read_lines
 from test_vllm import HERE
 
 from tutelage.cli.entry import main
 from tutelage.evaluation.engine import init_vllm, registry
 from tutelage.evaluation.engine.contract import Sampling, cut_at_stop
-from tutelage.runs.files import read_lines
 
 CASES = [
     (Sampling(20, 0.0, stop=()), ("éSTOPx", 8, "stop", None)),

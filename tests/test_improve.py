@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from chain import CHATML, make_chain_model
 from improve_cases import Solver, config_in, problems_in, remove, trained_rows, wished
+from lines import read_lines
 
 from tutelage.config import Config, Source, TrainSource, load_config, replaced, to_toml
 from tutelage.data import arithmetic, template_of
@@ -27,7 +28,7 @@ from tutelage.model import tokenizer_of
 from tutelage.report import page
 from tutelage.runs import Reading, rounds
 from tutelage.runs.compare import compare_runs
-from tutelage.runs.files import read_lines, to_lines
+from tutelage.runs.files import to_lines
 
 
 @pytest.fixture

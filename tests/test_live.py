@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lines import read_lines
 
 from tutelage.errors import InputError
 from tutelage.evaluation import live
@@ -20,7 +21,6 @@ from tutelage.evaluation.engine.fake import FakeEngine
 from tutelage.evaluation.engine.handle import EngineHandle
 from tutelage.resources import visible_name
 from tutelage.resources.placement import Placement
-from tutelage.runs.files import read_lines
 from tutelage.training import fine_tune, loop
 from tutelage.training.ending import Interrupted
 

@@ -10,11 +10,11 @@ import sys
 
 import pytest
 import torch
+from lines import read_lines
 
 from tutelage.cli import demo
 from tutelage.model import load
 from tutelage.resources import device as devices
-from tutelage.runs import read_lines
 from tutelage.training import fine_tune
 
 LINUX_ALONE = (

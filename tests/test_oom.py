@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from lines import read_lines
 
 from tutelage.data import prepare
 from tutelage.errors import RunError
 from tutelage.machines import AGAIN, launch
-from tutelage.machines.world import ALONE, World
+from tutelage.machines.world import World
 from tutelage.model.load import load_policy
 from tutelage.runs import SilentRunLog, checkpoint
-from tutelage.runs.files import read_lines
 from tutelage.training import arrange, fine_tune
 from tutelage.training import fit as oom
 from tutelage.training.ending import Interrupted
@@ -140,7 +140,7 @@ def test_a_rank_without_memory_records_smaller_batches_and_has_the_job_started_a
     monkeypatch.setattr(oom, "accumulate_gradients", no_room)
     parts = 1
     while parts < 64:
-        fitting = oom.Fitting(start.course, config, SilentRunLog(tmp_path), ALONE)
+        fitting = oom.Fitting(start.course, SilentRunLog(tmp_path))
         fitting.world = World(0, 2, 0, 2)
         with pytest.raises((oom.StartAgain, oom.MemoryRanOut)) as stop:
             fitting.gradients(*start.course.at(0), 0)

@@ -46,7 +46,8 @@ def place(two_gpus, monkeypatch):
         state = {"moments": training / 2, "gradients": training / 2}
         monkeypatch.setattr(placement, "state_bytes", lambda policy, config: state)
         policy = SimpleNamespace(device=torch.device("cuda", 0), model=SimpleNamespace(is_gradient_checkpointing=False))
-        return place_engine(policy, config, NOTHING_YET, 1000, 500, ranks, missing)
+        course = SimpleNamespace(policy=policy, config=config, largest=1000, longest=500, world=SimpleNamespace(local_size=ranks))
+        return place_engine(course, NOTHING_YET, missing)
 
     return placed
 

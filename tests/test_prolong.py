@@ -11,6 +11,7 @@ from test_train import assert_same_run, lines_of
 
 from tutelage.config import replaced
 from tutelage.errors import InputError
+from tutelage.model import total_steps
 from tutelage.report import words
 from tutelage.runs import Reading, checkpoint
 from tutelage.training import fine_tune, prolong
@@ -95,7 +96,7 @@ def test_what_cannot_be_made_longer_is_refused_with_its_reason(make_config, tmp_
     assert prolong.made_longer(longer, ()) == (2, 3)
     assert prolong.made_longer(replaced(longer, {"train.lr": 0.5}), ("train.lr",)) == (2, 3)
     by_epochs = replaced(config, {"train.num_steps": None, "train.num_epochs": 2.0})
-    assert prolong.made_longer(by_epochs, ())[1] == prolong.length_of(by_epochs, Reading(run).table("data.json")["rows"])
+    assert prolong.made_longer(by_epochs, ())[1] == total_steps(Reading(run).table("data.json")["rows"], by_epochs.train)
     checkpoint.remove_all(run)
     with pytest.raises(
         InputError, match=r"cannot be made longer: the state of its end .* is not there. run.keep_end = true keeps it"

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from lines import read_lines
 from pages import EVIL, line, make_run, make_sweep
 
 from tutelage.config import load_config, parse_config, to_toml
@@ -19,7 +20,7 @@ from tutelage.errors import InputError
 from tutelage.evaluation.certificate import Certificate
 from tutelage.report import facts, figures, of_runs, words
 from tutelage.report import page as report
-from tutelage.runs.files import read_lines, to_lines
+from tutelage.runs.files import to_lines
 from tutelage.runs.reading import DIGITS, LEVELS_PER_OCTAVE, Reading, digit_of
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

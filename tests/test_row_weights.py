@@ -19,7 +19,7 @@ from tutelage.data.prepared import normalised_weights
 from tutelage.data.shapes.reader import weight_of
 from tutelage.data.tokens import TokenizedExample, pad_and_shift
 from tutelage.errors import InputError
-from tutelage.experiments.sweep import with_absolute_paths
+from tutelage.evaluation import with_absolute_paths
 from tutelage.model.batch import pack, pad
 from tutelage.model.load import load_policy
 from tutelage.model.order import step_batches

@@ -6,13 +6,14 @@ import threading
 from pathlib import Path
 
 import pytest
+from lines import read_lines
 from pages import line, record
 
 from tutelage.config import parse_config
 from tutelage.data import Template
 from tutelage.errors import InputError, RunError, first_line
 from tutelage.runs.environment import describe_environment
-from tutelage.runs.files import append_lines, read_lines, write_text
+from tutelage.runs.files import append_lines, write_text
 from tutelage.runs.log import RunLog, SilentRunLog, open_run
 from tutelage.runs.reading import Reading
 

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from lines import read_lines
 from scripted import Scripted, right
 
 from tutelage.data import Example, protect, template_of
@@ -17,7 +18,6 @@ from tutelage.evaluation.sample.choose import chosen, duplicates, final_steps, s
 from tutelage.evaluation.sample.run import Meter
 from tutelage.evaluation.sample.totals import Totals
 from tutelage.grading import Verdict
-from tutelage.runs import read_lines
 
 WANTED = Wanted(4)
 FATES = {"right", "duplicate", "wrong", "undecided", "malformed", "cut off"}

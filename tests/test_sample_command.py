@@ -6,6 +6,7 @@ import json
 import shutil
 
 import pytest
+from lines import read_lines
 from scripted import Scripted, right
 
 from tutelage.cli import main
@@ -14,7 +15,7 @@ from tutelage.data import arithmetic
 from tutelage.errors import InputError
 from tutelage.evaluation import problems_to_sample
 from tutelage.model import load_tokenizer
-from tutelage.runs import read_lines, to_lines
+from tutelage.runs import to_lines
 
 
 @pytest.fixture

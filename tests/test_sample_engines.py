@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lines import read_lines
 
 from tutelage.config import parse_config
 from tutelage.data import Example, template_of
@@ -22,7 +23,6 @@ from tutelage.evaluation.engine.fake import FakeEngine
 from tutelage.evaluation.engine.output import CompletionOutput, Logprob, to_completion
 from tutelage.evaluation.sample import ask
 from tutelage.evaluation.sample.answers import _Lines
-from tutelage.runs import read_lines
 
 NUMBERS = ("log_prob", "token_entropy")
 

@@ -4,11 +4,14 @@ import json
 import sys
 
 import pytest
+from shaped import alone
 
 from tutelage import build_text_pairs
 from tutelage.cli.entry import main
 from tutelage.config import parse_config
-from tutelage.data.shapes.reader import BadRow, parse_row, reader_of
+from tutelage.data.shapes.own import read_by
+from tutelage.data.shapes.parsed import BadRow, Purpose
+from tutelage.data.shapes.reader import reader_of
 from tutelage.errors import InputError
 
 MESSAGES = {
@@ -46,13 +49,13 @@ def test_the_reference_has_fallbacks(place):
 
 
 def test_gsm8k_rows_lose_their_calculator_marks():
-    pair = parse_row(GSM8K)
+    pair = alone(GSM8K)
     assert pair["reference"] == "1072"
     assert pair["response"] == "<think> He has 48/2 = 24 clips.\nSo 48+24 = 1,072. </think> <answer> 1,072 </answer>"
 
 
 def test_math_rows_take_the_boxed_answer():
-    pair = parse_row(MATH)
+    pair = alone(MATH)
     assert pair["reference"] == "\\frac{1}{2}"
     assert pair["response"].endswith("</think> <answer> \\frac{1}{2} </answer>")
 
@@ -65,24 +68,21 @@ def test_math_rows_take_the_boxed_answer():
     ],
 )
 def test_a_reference_is_never_written_into_a_response(row, response):
-    pair = parse_row(row)
+    pair = alone(row)
     assert (pair["response"], pair["reference"]) == (response, "5")
 
 
 @pytest.mark.parametrize("solution", ["", " ", None, float("nan")])
 def test_a_problem_needs_no_work_and_a_row_to_train_on_does(solution):
     row = {"problem": "p", "solution": solution, "answer": "5"}
-    assert parse_row(row, needs_response=False)["reference"] == "5"
+    assert alone(row, problems=True)["reference"] == "5"
     with pytest.raises(BadRow, match="solution is null|response is empty"):
-        parse_row(row)
+        alone(row)
 
 
 def test_prompt_response_rows_and_numbers_as_references():
-    assert parse_row({"prompt": "p", "response": "r", "reference": 4}) == {
-        "prompt": "p",
-        "response": "r",
-        "reference": "4",
-    }
+    found = alone({"prompt": "p", "response": "r", "reference": 4})
+    assert (found["prompt"], found["response"], found["reference"]) == ("p", "r", "4")
 
 
 @pytest.mark.parametrize(
@@ -96,15 +96,16 @@ def test_prompt_response_rows_and_numbers_as_references():
     ],
 )
 def test_problems_with_a_reference_of_any_form(row, reference):
-    assert parse_row(row, needs_response=False)["reference"] == reference
+    assert alone(row, problems=True)["reference"] == reference
 
 
 def test_a_column_mapping_reaches_into_the_row():
     row = {"q": "p", "out": {"text": "r"}, "meta": {"gold": 3}}
     columns = {"prompt": "q", "response": "out.text", "reference": "meta.gold"}
-    assert parse_row(row, columns) == {"prompt": "p", "response": "r", "reference": "3"}
+    found = alone(row, columns)
+    assert (found["prompt"], found["response"], found["reference"]) == ("p", "r", "3")
     with pytest.raises(BadRow, match=r"'out\.body'.*not in this row"):
-        parse_row(row, {**columns, "response": "out.body"})
+        alone(row, {**columns, "response": "out.body"})
 
 
 @pytest.mark.parametrize(
@@ -128,7 +129,7 @@ def test_a_column_mapping_reaches_into_the_row():
 )
 def test_a_malformed_row_says_which_key(row, what):
     with pytest.raises(BadRow, match=what):
-        parse_row(row)
+        alone(row)
 
 
 # ── the seam: a function of the user's own, by data.shape ──
@@ -212,4 +213,4 @@ def test_a_shape_that_is_none_is_refused(mine, settings, what):
 )
 def test_what_a_function_returns_is_checked_as_any_row(returned, what):
     with pytest.raises(BadRow, match=what):
-        parse_row({}, lambda row: returned)
+        read_by(lambda row: returned, {}, Purpose())

@@ -110,7 +110,8 @@ def test_any_batch_is_continued_as_by_a_growing_cache(
 @pytest.mark.slow
 def test_a_run_is_evaluated_with_one_decoder_for_all_batches(make_config, tmp_path, monkeypatch):
     """And its evaluations are those of a growing cache."""
-    from tutelage.runs.files import read_lines
+    from lines import read_lines
+
     from tutelage.training import fine_tune
 
     made = []

@@ -11,12 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
+from lines import read_lines
 
 from tutelage.config import describe, load_config, parse_config
 from tutelage.data import Template
 from tutelage.errors import InputError
 from tutelage.runs import tracking
-from tutelage.runs.files import read_lines
 from tutelage.runs.log import open_run
 
 # of SQLAlchemy 2.1, about what MLflow does inside

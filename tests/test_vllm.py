@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 from chain import SAYS, make_chain_model
+from lines import read_lines
 from tiny import make_tiny_model
 
 from tutelage import (
@@ -31,7 +32,6 @@ from tutelage.config import ModelConfig
 from tutelage.evaluation.certificate import UncertifiedWeights
 from tutelage.evaluation.engine import native, registry, vllm
 from tutelage.evaluation.engine.contract import Sampling
-from tutelage.runs.files import read_lines
 
 HERE = pytest.mark.skipif(
     bool(vllm.missing("cpu")[0]) and "TUTELAGE_TEST_VLLM" not in os.environ,

@@ -6,6 +6,7 @@ from tutelage._lazy import lazily
 
 if TYPE_CHECKING:
     from tutelage.advice.document import as_json
-    from tutelage.advice.plan import Asked, plan_run
+    from tutelage.advice.plan import plan_run
+    from tutelage.advice.propose import Asked
 
 __getattr__, __dir__, __all__ = lazily(__name__)

@@ -4,30 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 from tutelage import console
 from tutelage.advice.measure import measured
-from tutelage.advice.propose import Advice, advise
+from tutelage.advice.propose import Advice, Asked, advise
 from tutelage.advice.tell import planned, show
 from tutelage.config import Config, replaced
 from tutelage.errors import InputError
 from tutelage.runs import write_text
-
-
-class Asked(NamedTuple):
-    """What a plan is asked for, beside a configuration; as `advise`.
-
-    Attributes:
-        measure: whether real steps are computed with the settings that are proposed.
-    """
-
-    device: str | None = None
-    gpus: int = 1
-    length: int | None = None
-    trace: bool = False
-    network: str | None = None
-    measure: bool = False
 
 
 def plan_run(config: Config, asked: Asked, out: Path | None = None, file: Path | None = None) -> Advice:
@@ -46,7 +30,7 @@ def plan_run(config: Config, asked: Asked, out: Path | None = None, file: Path |
     if asked.measure and (asked.device is not None or asked.length is not None or asked.gpus > 1):
         raise InputError("--measure computes real steps of your rows on this machine: leave out --device, --length and --gpus")
     text = file.read_text(encoding="utf-8") if file is not None else ""
-    advice = advise(config, asked.device, asked.gpus, asked.length, asked.trace, asked.network)
+    advice = advise(config, asked)
     if asked.measure and advice.proposal is not None:
         changes, needs = advice.proposal
         tokenizer = advice.estimator.tokenizer

@@ -15,6 +15,7 @@ from tutelage.model import RECOMPUTATIONS, Recomputation, check_positions, for_d
 from tutelage.resources import (
     AGAIN,
     HALF_FILLED,
+    Device,
     Estimate,
     Estimator,
     Seat,
@@ -33,6 +34,26 @@ WORTH_A_SEAT = 1.1
 """Evaluation gives up a better seat (beside training, rather than in turns) if the run is faster by this factor."""
 SEATS = (Seat.OWN_DEVICE, Seat.BESIDE, Seat.IN_TURNS, Seat.NATIVE)
 """Where responses are generated, the better seat first."""
+
+
+class Asked(NamedTuple):
+    """What a plan is asked for, beside a configuration.
+
+    Attributes:
+        device: as `resources.device_named`; None: the device of the configuration on this machine.
+        gpus: how many such devices the machine has. With several, the last one is the engine's, and the others share the weights.
+        length: plan for rows of so many tokens, without looking at data or tokenizer.
+        trace: trace the memory of training for the settings given and for the proposal.
+        network: what joins the cards, as `resources.joined_by`.
+        measure: whether real steps are computed with the settings that are proposed.
+    """
+
+    device: str | None = None
+    gpus: int = 1
+    length: int | None = None
+    trace: bool = False
+    network: str | None = None
+    measure: bool = False
 
 
 class Option(NamedTuple):
@@ -116,7 +137,7 @@ class Planner:
 
     def best(self, changes: dict[str, Any]) -> Option:
         """The fastest of the sizes of packs and kinds of recomputation that fit; else the one that needs least."""
-        longest, rows = self.prepared.max_length, self.config.train.batch_size * self.config.train.grad_accum
+        longest, rows = self.prepared.max_length, self.config.train.rows_per_step
         in_one = replaced(self.config, changes).train.update == "in_backward"  # a step is one batch
         powers = [2**power for power in range(8)]
         if not self.estimator.policy(self.config).packs:
@@ -143,6 +164,20 @@ class Planner:
         fitting = [each for each in fitting if _rank(each) == seated]
         fastest = min(map(_seconds, fitting))
         return min((each for each in fitting if _seconds(each) <= 1.01 * fastest), key=lambda option: option.needs.peak)
+
+    def first_that_fits(self) -> tuple[Option | None, list[Option]]:
+        """(the best of the first way of training that fits, the best of each way before it); None: no way fits."""
+        others: list[Option] = []
+        tried = set()
+        for changes in ways(self.config, self.estimator.device.kind):
+            way = way_of(replaced(self.config, changes))
+            if way not in tried:
+                tried.add(way)
+                option = self.best(changes)
+                if option.needs.fits:
+                    return option, others
+                others.append(option)
+        return None, others
 
     def settled(self, given: Option, proposal: Option) -> Option:
         """The settings as they were given where they fit and the proposal is hardly faster; else the proposal."""
@@ -173,91 +208,76 @@ def _unfilled(option: Option) -> tuple[int, float, float]:
     return _rank(option), filled, option.needs.peak
 
 
-def advise(
-    config: Config,
-    device_name: str | None = None,
-    gpus: int = 1,
-    length: int | None = None,
-    trace: bool = False,
-    network: str | None = None,
-) -> Advice:
+def advise(config: Config, asked: Asked | None = None) -> Advice:
     """What a run needs and takes on a device, and the settings to use there.
 
     The proposal is, of the first way of training that fits (`resources.ways`), the fastest size of packs and kind of recomputation.
     It never changes which rows make up a step.
 
-    Args:
-        device_name: as `resources.device_named`; None: the device of the configuration on this machine.
-        gpus: how many such devices the machine has. With several, the last one is the engine's, and the others share the weights.
-        length: plan for rows of so many tokens, without looking at data or tokenizer.
-        trace: trace the memory of training for the settings given and for the proposal.
-        network: what joins the cards, as `resources.joined_by`.
-
     Raises:
         InputError: the device, the model's configuration or the data are not there.
     """
-    if gpus < 1:
-        raise InputError(f"--gpus {gpus}: at least one is needed")
-    with console.progress("looking at the device"):
-        device = joined_by(device_named(device_name) if device_name is not None else device_here(config.model), network)
-    if device.kind == "cpu" and gpus > 1:
-        raise InputError(f"--gpus {gpus}: the device is a CPU")
-    asked = config
+    asked, as_given = asked or Asked(), config
+    device = _device(config, asked)
     if device.kind == "cpu":
         config = config.model_copy(update={"model": for_device(config.model, device.torch_device)})
-    tokenizer = None
-    if length is None:
-        tokenizer, prepared = _prepared(config)
-        rows = Rows(config.data.in_words, len(prepared.ledger.sources), prepared.rows, len(prepared.validation), imagined=False)
-    else:
-        with console.progress("counting the rows"):
-            rows = rows_of(config.data)
-        prepared = imagined(config, length, rows)
-    planner = Planner(config, prepared, Estimator(tokenizer, device, gpus))
+    tokenizer, prepared, rows = _rows(config, asked.length)
+    planner = Planner(config, prepared, Estimator(tokenizer, device, asked.gpus))
     with console.progress("making the model's shapes"):
-        policy, _ranks = planner.estimator.policy(config), planner.estimator.ranks(config)
+        policy = planner.estimator.policy(config)
     check_positions(policy, prepared.max_length, "data.max_length")
-    if length is None:
+    if asked.length is None:
         check_positions(policy, prepared.longest_prompt + config.eval.max_new_tokens, "the longest prompt + eval.max_new_tokens")
     with console.progress("laying out the first steps"):
         given = Option({}, planner.estimator.given(config, prepared))
-    chosen, others = None, []
-    tried = set()
     with console.progress("trying sizes of packs"):
-        for changes in ways(config, device.kind):
-            way = way_of(replaced(config, changes))
-            if way not in tried:
-                tried.add(way)
-                option = planner.best(changes)
-                if option.needs.fits:
-                    chosen = option
-                    break
-                others.append(option)
+        chosen, others = planner.first_that_fits()
     if chosen is None:
-        given = planner.traced(given) if trace else given
-        return Advice(asked, config, rows, prepared, planner.estimator, given, None, others, [], None)
+        given = planner.traced(given) if asked.trace else given
+        return Advice(as_given, config, rows, prepared, planner.estimator, given, None, others, [], None)
     proposal = planner.settled(given, chosen)
     changes, kind = proposal.changes, proposal.needs.kind
     less_again = [planner.option(changes, other) for other in RECOMPUTATIONS if AGAIN[other] < AGAIN[kind]]
     budget = changes.get("train.pack_tokens")
     doubled = planner.option({**changes, "train.pack_tokens": 2 * budget}, kind) if budget else None
-    if trace:
+    if asked.trace:
         given, proposal = planner.traced(given), planner.traced(proposal)
         if not proposal.needs.fits:
             raise InputError(
                 "the trace of what was to be proposed needs more than the device has; leave out --trace, or plan for less"
             )
-    return Advice(asked, config, rows, prepared, planner.estimator, given, proposal, others, less_again, doubled)
+    return Advice(as_given, config, rows, prepared, planner.estimator, given, proposal, others, less_again, doubled)
 
 
-def _prepared(config: Config) -> tuple[Any, Prepared]:
-    """(the tokenizer, the rows). Raises InputError that says how to plan without either."""
+def _device(config: Config, asked: Asked) -> Device:
+    """The device that is planned for. Raises InputError: there is no such one, or not as many of it."""
+    if asked.gpus < 1:
+        raise InputError(f"--gpus {asked.gpus}: at least one is needed")
+    with console.progress("looking at the device"):
+        device = joined_by(device_named(asked.device) if asked.device is not None else device_here(config.model), asked.network)
+    if device.kind == "cpu" and asked.gpus > 1:
+        raise InputError(f"--gpus {asked.gpus}: the device is a CPU")
+    return device
+
+
+def _rows(config: Config, length: int | None) -> tuple[Any, Prepared, Rows]:
+    """(the tokenizer, the rows, how many there are); with a length, no tokenizer and imagined rows.
+
+    Raises:
+        InputError: there are no such rows, or no tokenizer, and then how to plan without it.
+    """
+    if length is not None:
+        with console.progress("counting the rows"):
+            rows = rows_of(config.data)
+        return None, imagined(config, length, rows), rows
     try:
         with console.progress("loading the tokenizer"):
             tokenizer = tokenizer_of(config)
         with console.progress("reading the rows"):
-            return tokenizer, prepare(config, tokenizer)
+            prepared = prepare(config, tokenizer)
     except InputError as error:
         if "tokenizer" not in str(error):
             raise
         raise InputError(f"{error}; or plan without a tokenizer, as if every row had so many tokens: --length 1024") from None
+    sources = len(prepared.ledger.sources)
+    return tokenizer, prepared, Rows(config.data.in_words, sources, prepared.rows, len(prepared.validation), imagined=False)

@@ -124,8 +124,7 @@ def _log_probs(subject: Subject, together: bool) -> list[torch.Tensor]:
 
 def _gradient(subject: Subject, rows_together: int) -> torch.Tensor:
     """A sample of the gradient of the rows' step, computed so many rows at a time."""
-    budget = None if rows_together == ROWS else rows_together * max(map(len, subject.rows))
-    course = subject.course(budget, rows_together)
+    course = subject.course(rows_together)
     model = subject.policy.model
     accumulate_gradients(subject.policy, subject.rows, course.batches(subject.rows), course.config, 0)
     found = sampled(gradients(model))

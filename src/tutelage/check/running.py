@@ -88,7 +88,7 @@ def engines(subject: Subject) -> Finding:
     prompts = prompt_ids(policy.tokenizer, subject.pool.problems[:ASKED])
     longest = max(map(len, prompts)) + CAP
     log = subject.scratch / "engine.log"
-    engine = EngineHandle(engine_setting(config.model.id, config.eval, policy.precision, device, max(longest, 256), log))
+    engine = EngineHandle(engine_setting(config, policy.precision, device, max(longest, 256), log))
     with closing(engine):
         try:
             engine.start()

@@ -53,10 +53,11 @@ class Subject:
     policy: Policy
     scratch: Path
 
-    def course(self, budget: int | None = None, rows_together: int = ROWS) -> Course:
-        """One step of the few rows, in packs of at most `budget` tokens (None: one pack), or so many padded rows together."""
+    def course(self, rows_together: int) -> Course:
+        """One step of the few rows, so many of them together: padded, or in packs that have room for so many; all are one pack."""
+        lengths = list(map(len, self.rows))
         layout = {
-            "train.pack_tokens": budget or sum(map(len, self.rows)),
+            "train.pack_tokens": sum(lengths) if rows_together == ROWS else rows_together * max(lengths),
             "train.batch_size": rows_together,
             "train.grad_accum": ROWS // rows_together,
         }

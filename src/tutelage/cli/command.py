@@ -56,6 +56,12 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", nargs="?", help="a TOML file; without one, the defaults")
 
 
+def add_where(parser: argparse.ArgumentParser, what: str = "") -> None:
+    """Add the arguments of a command whose problems a cluster can share; `what` begins the help."""
+    parser.add_argument("--where", default="local", help=f"{what}{WHERE}")
+    parser.add_argument("--workers", type=integer(1, 10_000), default=2, help="with Ray: how many jobs share the problems (default 2)")
+
+
 def integer(low: int, high: int) -> Callable[[str], int]:
     """The `type` of an argument that is an integer from `low` to `high`."""
 

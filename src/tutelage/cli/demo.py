@@ -120,9 +120,9 @@ def _free_directory() -> Path:
 
 def _solved(result: Result) -> str:
     """One problem that the model used to fail and now solves."""
-    from tutelage.runs import read_lines
+    from tutelage.runs import Reading
 
-    records = read_lines(result.directory / "generations.jsonl")
+    records = Reading(result.directory).responses.lines
     before = {record["prompt"]: record for record in records if record["step"] == 0}
     for after in (record for record in records if record["step"] == result.steps):
         first = before[after["prompt"]]

@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tutelage.cli.command import DATA, MODEL, OVERRIDES, WHERE, Commands, Outcome, add_command, config_of, integer, start
+from tutelage.cli.command import DATA, MODEL, OVERRIDES, Commands, Outcome, add_command, add_where, config_of, start
 from tutelage.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,8 +33,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--hub-config", help="the configuration of a hub data set")
     parser.add_argument("--columns", metavar="TABLE", help='as data.columns: { prompt = "problem", reference = "answer" }')
     parser.add_argument("--prompt", help="the prompt template (default: what the model was trained with)")
-    parser.add_argument("--where", default="local", help=WHERE)
-    parser.add_argument("--workers", type=integer(1, 10_000), default=2, help="with Ray: how many jobs share the problems (default 2)")
+    add_where(parser)
 
 
 def run(arguments: argparse.Namespace) -> Outcome:

@@ -67,7 +67,7 @@ def export(run: Path, step: int | None = None, out: Path | None = None, adapter:
         InputError: no such run, checkpoint or adapter; or `out` exists.
     """
     from tutelage.model import require_undamaged
-    from tutelage.runs import damage
+    from tutelage.runs import checkpoint, damage
 
     if not (run / "config.toml").is_file():
         raise InputError(f"{run}: not a run directory (it holds no config.toml)")
@@ -83,15 +83,9 @@ def export(run: Path, step: int | None = None, out: Path | None = None, adapter:
         target = out or run / kind
         return _copy_adapter(run, target, config) if adapter else _copy(run / "model", target)
     found = _checkpoint(run, step)
-    target = out or run / f"{kind}-step-{_step_of(found)}"
+    target = out or run / f"{kind}-step-{checkpoint.step_of(found)}"
     _write(run, found, target, config, adapter)
     return target
-
-
-def _step_of(found: Path) -> int:
-    from tutelage.runs import checkpoint
-
-    return checkpoint.step_of(found)
 
 
 def _checkpoint(run: Path, step: int | None) -> Path:
@@ -196,5 +190,5 @@ def _card(run: Path, config: Config, step: int, adapter: bool) -> str:
     precision = reading.table("plan.json").get("precision", config.model.precision)
     template = kept_template(replaced(config, {"run.dir": str(run)}))
     template = template or template_of(config.data.prompt, tokenizer_of(config), config.data.template_arguments)
-    evaluations = [line for line in reading.evaluations if line["step"] <= step]
-    return model_card(config, reading.fates, evaluations, step, template, precision, adapter)
+    result = {"steps": step, "evaluations": [line for line in reading.evaluations if line["step"] <= step]}
+    return model_card(config, result, reading.fates, template, precision, adapter)

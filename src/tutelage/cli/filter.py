@@ -16,10 +16,6 @@ if TYPE_CHECKING:
     from tutelage.data import Row, Tally
 
 
-LOOKED_AT = 200
-"""Rows from which it is decided how all are read."""
-
-
 def add(commands: Commands) -> None:
     parser = add_command(
         commands, "filter", run, "keep the rows whose worked solution is right", takes_settings=True, description=OVERRIDES
@@ -84,7 +80,7 @@ def _filter(data: str, paths: list[Path], config: DataConfig, style: str, where:
         paths: of the rows that are kept, of the ledger, and of the control if there is to be one.
     """
     from tutelage import console
-    from tutelage.data import Tally, count_well_formed, draw_rows, iter_rows, judge_rows, reader_of
+    from tutelage.data import LOOKED_AT, Tally, count_well_formed, draw_rows, iter_rows, judge_rows, reader_of
     from tutelage.grading import start_workers
     from tutelage.machines import fanout
     from tutelage.runs import to_lines, writing

@@ -45,7 +45,10 @@ def run(arguments: argparse.Namespace) -> Outcome:
 
     gold, answer = arguments.gold, arguments.answer
     if arguments.file is not None and gold is None:
-        return Outcome(grade_file(arguments.file, arguments.out, arguments.style, arguments.reference, arguments.response))
+        from tutelage.runs import owned
+
+        with contextlib.nullcontext() if arguments.out is None else owned(arguments.out):
+            return Outcome(grade_file(arguments.file, arguments.out, arguments.style, arguments.reference, arguments.response))
     if arguments.file is not None or gold is None or answer is None:
         raise InputError("give two answers (tutelage grade GOLD ANSWER) or --file, not both")
     if arguments.out or arguments.reference or arguments.response:
@@ -67,9 +70,7 @@ class Pair(NamedTuple):
     label: bool | None
 
 
-def grade_file(
-    file: str, out: Path | None = None, style: str = "answer", reference: str | None = None, response: str | None = None
-) -> dict[str, Any]:
+def grade_file(file: str, out: Path | None, style: str, reference: str | None, response: str | None) -> dict[str, Any]:
     """Grade each row of a file, print the counts, and write the verdict on each row to `out`, a line each.
 
     Args:
@@ -82,13 +83,6 @@ def grade_file(
     Raises:
         InputError: rows cannot be graded (all are looked at before the first is graded), or `out` exists.
     """
-    from tutelage.runs import owned
-
-    with contextlib.nullcontext() if out is None else owned(out):
-        return _grade_file(file, out, style, reference, response)
-
-
-def _grade_file(file: str, out: Path | None, style: str, reference: str | None, response: str | None) -> dict[str, Any]:
     from tutelage import console
     from tutelage.data import iter_rows
     from tutelage.grading import grade_responses, start_workers

@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from tutelage.config import Source, inline
-from tutelage.data import Parsed, Reader, Row, columns_by_content, columns_seen, iter_rows, likely_columns, reader_of
+from tutelage.data import LOOKED_AT, Parsed, Reader, Row, columns_by_content, columns_seen, iter_rows, likely_columns, reader_of
 from tutelage.errors import InputError
 from tutelage.grading import boxed_answer, tagged_answer
 
-LOOKED_AT = 200
-"""The first rows, which decide how all are read."""
 COUNTED = 20_000
 """Rows among which references are counted; those behind are only counted themselves."""
 GRADERS = ("r1_zero", "question_only")
@@ -105,32 +103,32 @@ def look(source: str, columns: Mapping[str, str] | None = None, problems: bool =
         InputError: nothing is there, most of the rows are malformed, or no problem has a reference answer.
     """
     setting = "data.validation" if problems else "data"
-    head: list[Row] = []
     options = {"split": "test" if problems else "train", **options}
     rows = iter_rows(source, options["split"], options.get("hub_config"))
-    for row in rows:
-        head.append(row)
-        if len(head) == LOOKED_AT:
-            break
+    head = list(itertools.islice(rows, LOOKED_AT))
     named = dict(columns or {})
 
-    def reader(reward: str) -> Reader:
-        return reader_of(Source(path=source, columns=named, **options), head, problems, reward, setting)
+    def readers_of() -> dict[str, Reader]:
+        read = Source(path=source, columns=named, **options)
+        return {reward: reader_of(read, head, problems, reward, setting) for reward in GRADERS}
+
+    def parsed_by(readers: Mapping[str, Reader]) -> dict[str, list[Parsed]]:
+        return {reward: [each for row in head for each in of.read(row)] for reward, of in readers.items()}
 
     try:
-        readers = {reward: reader(reward) for reward in GRADERS}
+        readers = readers_of()
     except InputError as error:
         values = [row.value for row in head if not row.problem]
         named = likely_columns(values, problems) if columns is None else {}
         if not any("." in named.get(field, "") for field in ("prompt", "response")):
             raise _unknown(error, source, values, problems) from None
-        readers = {reward: reader(reward) for reward in GRADERS}
-    parsed = {reward: [each for row in head for each in of.read(row)] for reward, of in readers.items()}
+        readers = readers_of()
+    parsed = parsed_by(readers)
     boxes = "" if problems or columns else _answer_behind(columns_seen(readers["r1_zero"], head), parsed)
     if boxes:
         named = columns_seen(readers["r1_zero"], head) | {"response": boxes}
-        readers = {reward: reader(reward) for reward in GRADERS}
-        parsed = {reward: [each for row in head for each in of.read(row)] for reward, of in readers.items()}
+        readers = readers_of()
+        parsed = parsed_by(readers)
     faults = [f"{each.source}: {each.fault}" for each in parsed["r1_zero"] if each.fault]
     if len(faults) > (1 - ENOUGH) * len(parsed["r1_zero"]):
         raise InputError(f"{faults[0]}; {len(faults)} of the first {len(head)} rows cannot be read; mend them, or name their columns")
@@ -141,7 +139,7 @@ def look(source: str, columns: Mapping[str, str] | None = None, problems: bool =
     return Look(source, named, columns_seen(readers["r1_zero"], head), count, counted, references, without, read, faults)
 
 
-def guess(seen: Look, instruct: bool = False) -> Guess:
+def guess(seen: Look, instruct: bool) -> Guess:
     """The settings that rows want.
 
     Args:

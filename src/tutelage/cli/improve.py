@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tutelage.cli.command import DATA, MODEL, OVERRIDES, WHERE, Commands, Outcome, add_command, add_config, integer, start
+from tutelage.cli.command import DATA, MODEL, OVERRIDES, Commands, Outcome, add_command, add_config, add_where, integer, start
 from tutelage.errors import InputError
 
 if TYPE_CHECKING:
@@ -51,10 +51,7 @@ def add(commands: Commands) -> None:
         "--start", metavar="MODEL", help=f"the model of round 0, as it is: {MODEL} (default: trained on data.train)"
     )
     _add_sampling(parser)
-    parser.add_argument("--where", default="local", help=f"where problems are solved: {WHERE}")
-    parser.add_argument(
-        "--workers", type=integer(1, 10_000), default=2, help="with Ray: how many jobs share the problems (default 2)"
-    )
+    add_where(parser, "where problems are solved: ")
     parser.add_argument("--dry-run", action="store_true", help="print every round with its rows and predicted time, and stop")
 
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tutelage.cli.command import DATA, MODEL, OVERRIDES, WHERE, Commands, Outcome, add_command, config_of, integer, start
+from tutelage.cli.command import DATA, MODEL, OVERRIDES, Commands, Outcome, add_command, add_where, config_of, integer, start
 
 if TYPE_CHECKING:
     from tutelage.config import Config
@@ -41,10 +41,7 @@ def add(commands: Commands) -> None:
         " and those of data.validation, are left out by themselves",
     )  # fmt: skip
     parser.add_argument("--backend", help="what generates: auto, vllm, native, or module:Class (eval.backend)")
-    parser.add_argument("--where", default="local", help=WHERE)
-    parser.add_argument(
-        "--workers", type=integer(1, 10_000), default=2, help="with Ray: how many jobs share the problems (default 2)"
-    )
+    add_where(parser)
 
 
 def _keep(text: str) -> str | int:

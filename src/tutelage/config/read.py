@@ -222,7 +222,7 @@ def differences(old: Config, new: Config, may_change: Collection[str] = ()) -> l
 
     How a step's rows are split into micro-batches may only change if the rows of a step do not.
     """
-    if old.train.batch_size * old.train.grad_accum != new.train.batch_size * new.train.grad_accum:
+    if old.train.rows_per_step != new.train.rows_per_step:
         may_change = set(may_change) - {"train.batch_size", "train.grad_accum"}
     return [
         f"{section}.{key}: {shown(a)} → {shown(b)}"

@@ -154,6 +154,11 @@ class TrainConfig(Section):
     seed: Seed = 42
     """Seed of the order of rows, of dropout, and of stochastic rounding."""
 
+    @property
+    def rows_per_step(self) -> int:
+        """Rows of an optimizer step, of all ranks."""
+        return self.batch_size * self.grad_accum
+
 
 class EvalConfig(Section):
     every: StepsOrZero = 300

@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from tutelage.data.benchmarks import (
         BENCHMARKS,
         TEMPERATURE,
-        Benchmark,
         Named,
         named_source,
         named_sources,
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from tutelage.data.prepared import Prepared, Sequences, histogram
     from tutelage.data.recipe import question_of
     from tutelage.data.shapes import (
+        LOOKED_AT,
         BadRow,
         Parsed,
         Reader,
@@ -31,17 +31,15 @@ if TYPE_CHECKING:
         columns_by_content,
         columns_seen,
         likely_columns,
-        parse_row,
         reader_of,
     )
-    from tutelage.data.sources import Row, iter_rows, read_rows
+    from tutelage.data.sources import Row, iter_rows
     from tutelage.data.specification import filter_correct_dataset, load_data
     from tutelage.data.stops import Stops, end_token
     from tutelage.data.store import open_store
     from tutelage.data.stored import Store
     from tutelage.data.templates import (
         Template,
-        Turn,
         encode_prompt,
         encode_response,
         encode_texts,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,15 @@ from tutelage.data.shapes.parsed import BadRow, holds
 from tutelage.data.shapes.references import checked_reference
 from tutelage.data.sources.files import KINDS, PACKED, kind_of, stem_of
 from tutelage.data.sources.source import unread_files
-from tutelage.errors import InputError
+from tutelage.errors import InputError, some_of
 
 FEW = 40
 """Up to so many questions, each is asked `SAMPLES` times."""
 SAMPLES = 16
 TEMPERATURE = 0.6
 """For questions that are asked several times, where `eval.temperature` is 0."""
+NAMED = 8
+"""Files of a folder that a message names; the others are counted."""
 PROBLEM = {"prompt": "problem", "reference": "answer"}
 QUESTION = {"prompt": "question", "reference": "answer"}
 
@@ -272,24 +274,19 @@ def _in_folder(folder: Path, benchmark: Benchmark) -> Path:
         found = [path for path in there if (path.name if path.is_dir() else _stem(path.name)).lower() == name]
         if len(found) > 1:
             raise InputError(
-                f"--folder {folder}: {_listed(path.name for path in found)} may be {benchmark.name}: write {benchmark.name}=PATH"
+                f"--folder {folder}: {some_of((path.name for path in found), NAMED)} may be {benchmark.name}: write {benchmark.name}=PATH"
             )
         if found:
             return found[0]
     files = f" (a directory, or a file of the kind {', '.join(KINDS)}, also with {' or '.join(PACKED)})"
     raise InputError(
         f"--folder {folder}: nothing there is called {' or '.join(dict.fromkeys(names))}{files}; there is"
-        f" {_listed(path.name for path in there) or 'nothing'}. Or write {benchmark.name}=PATH"
+        f" {some_of((path.name for path in there), NAMED) or 'nothing'}. Or write {benchmark.name}=PATH"
     )
 
 
 def _stem(name: str) -> str:
     return stem_of(name) if kind_of(name) else ""
-
-
-def _listed(names: Any) -> str:
-    each: Sequence[str] = list(names)
-    return ", ".join(each[:8]) + (f" and {len(each) - 8} more" if len(each) > 8 else "")
 
 
 def _is_there(path: str) -> bool:

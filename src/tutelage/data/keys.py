@@ -16,12 +16,12 @@ from tutelage.data.templates import Template
 from tutelage.errors import InputError, first_line
 
 
-def store_key(content: str, source: Source, recipe: Recipe, reward: str) -> str:
+def store_key(content: str, source: Source, recipe: Recipe) -> str:
     """A name for all that a store depends on."""
     ids = [template_key(recipe.template), tokenizer_key(recipe.tokenizer), recipe.turns, recipe.problems, recipe.limit]
     reader = recipe.reader
     weight = None if reader.weight is None else reader.weight.text
-    values = [content, source.model_dump_json(), *ids, reader.setting, weight, reward, code()]
+    values = [content, source.model_dump_json(), *ids, reader.setting, weight, reader.purpose.reward, code()]
     return xxhash.xxh3_128_hexdigest(repr(values).encode("utf-8", "surrogatepass"))
 
 

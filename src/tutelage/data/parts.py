@@ -26,7 +26,6 @@ from tutelage.data.overlap import key_of
 from tutelage.data.recipe import MALFORMED, Made, Recipe, made_of
 from tutelage.data.shapes import BadRow, Parsed
 from tutelage.data.sources import Row
-from tutelage.data.templates import MARK
 from tutelage.machines import checksum_of, summed
 
 CHECKSUM = 8
@@ -110,7 +109,7 @@ def make_part(shared: tuple[Recipe, Sequence[Ready]], job: tuple[Path, list[Row]
         "why": pa.array([row.why for row in made], pa.string()),
         "reference": pa.array([bool(row.parsed.reference) for row in made], pa.bool_()),
         "weight": pa.array([row.parsed.weight for row in made], pa.float64()),
-        "marked": pa.array([any(MARK in turn.prompt or MARK in turn.response for turn in row.turns) for row in made], pa.bool_()),
+        "marked": pa.array([any(turn.is_marked for turn in row.turns) for row in made], pa.bool_()),
         "rendered": pa.array([row.rendered for row in made], pa.bool_()),
         "problem": pa.array([key_of(row.question) for row in made], pa.uint64()),
         "hash": pa.array(hashes, pa.binary(16)),
@@ -152,7 +151,7 @@ def file_of(stem: Path, kind: str) -> Path:
 
 def _encoded(recipe: Recipe, made: list[Made]) -> list[list[tuple[list[int], list[int]]]]:
     """The sequences of each row; those without special tokens in their texts all at once."""
-    marked = [any(MARK in turn.prompt or MARK in turn.response for turn in row.turns) for row in made]
+    marked = [any(turn.is_marked for turn in row.turns) for row in made]
     found = iter(recipe.encode([turn for row, alone in zip(made, marked, strict=True) if not alone for turn in row.turns]))
     encoded = []
     for row, alone in zip(made, marked, strict=True):

@@ -20,15 +20,15 @@ from tutelage.data.longest import limit_of
 from tutelage.data.parts import Added
 from tutelage.data.prepared import are_equal
 from tutelage.data.recipe import Recipe
-from tutelage.data.shapes import BadRow
+from tutelage.data.shapes import LOOKED_AT, BadRow
 from tutelage.data.sources import seeded_order
 from tutelage.data.stops import end_token
-from tutelage.data.store import LOOKED_AT, open_store
+from tutelage.data.store import Use, open_store
 from tutelage.data.stored import Store, joined
 from tutelage.data.templates import Template, foreign_words, plain, rendered_words, template_of
 from tutelage.data.templates.thoughts import CLOSINGS, opens_thought
 from tutelage.data.texts import is_text
-from tutelage.errors import InputError
+from tutelage.errors import InputError, some_of
 from tutelage.stats import problems_for_width
 
 NAMED = 10
@@ -94,7 +94,7 @@ def read_pool(config: Config, tokenizer: Any, kept: Template | None = None) -> P
     source, asked = validation_source(data), None
     if source is not None:
         other = template if source.prompt in (None, data.prompt) else template_of(source.prompt, tokenizer, {})
-        asked = problems_of(open_store(source, other, tokenizer, reward, setting="data.validation"), data)
+        asked = problems_of(open_store(source, other, tokenizer, reward), data)
         if source.path in data.paths:  # its rows have a fate already, as training rows
             asked = asked._replace(faults=())
 
@@ -128,17 +128,17 @@ def read_pool(config: Config, tokenizer: Any, kept: Template | None = None) -> P
 
 
 def training_rows(
-    data: DataConfig, template: Template, tokenizer: Any, reward: str, columns: Callable[[Recipe], list[Added]] = lambda _: []
+    data: DataConfig, template: Template, tokenizer: Any, reward: str, columns: Callable[[Recipe], list[Added]]
 ) -> Store:
     """The rows of all sources of `data.train`, with further columns."""
-    stores = []
+    stores, limit = [], limit_of(data, tokenizer)
     for index, weighed in enumerate(data.of_training()):
         prompt = weighed.source.prompt or data.prompt
         arguments = data.template_arguments if prompt == "chat" else {}
         its = template if prompt == data.prompt else template_of(prompt, tokenizer, arguments)
         setting = "data" if isinstance(data.train, str) else f"data.train[{index}]"
-        limit = limit_of(data, tokenizer)
-        stores.append(open_store(weighed, its, tokenizer, reward, data.turns, setting, columns, limit))
+        use = Use(False, setting, weighed.weight, data.turns, limit, columns)
+        stores.append(open_store(weighed.source, its, tokenizer, reward, use))
     return joined(stores)
 
 
@@ -270,14 +270,8 @@ def _unread(store: Store, asked: Asked) -> list[str]:
         if what == "training" and "weight" in each.unread and each.recipe.reader.weight is None and each.weight == 1:
             lines.append(f'each row{of} counts one: data.weight = "weight" lets its column weight say what it counts')
         if each.files:
-            lines.append(f"files of the {what} data{of} that nothing reads: {_some(each.files)}")
+            lines.append(f"files of the {what} data{of} that nothing reads: {some_of(each.files, NAMED)}")
     return lines
-
-
-def _some(files: list[str]) -> str:
-    """The first of some files, and how many more there are."""
-    more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
-    return ", ".join(files[:NAMED]) + more
 
 
 def panel_size(config: EvalConfig, problems: int) -> int:

@@ -12,7 +12,6 @@ from tutelage.data.overlap import normalised, question_in
 from tutelage.data.shapes import BadRow, Parsed, Reader
 from tutelage.data.stops import Stops
 from tutelage.data.templates import (
-    MARK,
     Template,
     Turn,
     asks_template,
@@ -111,7 +110,7 @@ class Recipe:
         most = self._most_characters
         if most is None or len(turn.prompt) + len(turn.response) <= 2 * most:
             return False
-        return MARK not in turn.prompt and MARK not in turn.response  # marks are no part of what is encoded
+        return not turn.is_marked  # marks are no part of what is encoded
 
     def _start_of(self, turn: Turn) -> Turn:
         """A sequence whose longer text is cut to what is more than `limit` tokens all the same."""

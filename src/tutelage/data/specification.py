@@ -16,9 +16,8 @@ from tutelage.data.filter import Judged, Tally, count_well_formed, judge_rows, p
 from tutelage.data.ledger import summary
 from tutelage.data.overlap import normalised
 from tutelage.data.recipe import question_of
-from tutelage.data.shapes import is_messages, reader_of
+from tutelage.data.shapes import LOOKED_AT, is_messages, reader_of
 from tutelage.data.sources import Row, read_rows, row_of, seeded_order
-from tutelage.data.store import LOOKED_AT
 from tutelage.errors import InputError
 from tutelage.grading import rewards_of
 

@@ -18,72 +18,74 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from tutelage import console
-from tutelage.config import Source, Weighed, is_plug_in
+from tutelage.config import Source, is_plug_in
 from tutelage.data.cleaning import remove_leftovers, remove_unused
 from tutelage.data.keys import content_of, store_key
 from tutelage.data.overlap import common_sentences
 from tutelage.data.parts import Added, Part, cut, make_part
 from tutelage.data.recipe import Recipe, question_of
-from tutelage.data.shapes import reader_of
+from tutelage.data.shapes import LOOKED_AT, reader_of
 from tutelage.data.sources import Row, iter_rows, unread_files
 from tutelage.data.stored import Store, opened, say_damaged, stem_of, writing_rows
 from tutelage.data.templates import Template
 from tutelage.errors import InputError
 from tutelage.machines import available_cores, cache_directory, over_cores, sealed, unsealed
 
-LOOKED_AT = 200
-"""Rows from which it is decided how all are read."""
+
+class Use(NamedTuple):
+    """What the rows of a store are for; by default, they are problems.
+
+    Attributes:
+        setting: what of the configuration names the source: "data", "data.train[1]" or "data.validation".
+        weight: as in `Weighed`.
+        turns, limit: as in `Recipe`; a store without a limit that is there already serves as well.
+        columns: those that will be asked for, which are best found while the rows are at hand.
+    """
+
+    problems: bool = True
+    setting: str = "data.validation"
+    weight: float | str = 1.0
+    turns: Literal["last", "all"] = "all"
+    limit: int | None = None
+    columns: Callable[[Recipe], Sequence[Added]] = lambda _: ()
 
 
-def open_store(
-    source: Source | Weighed,
-    template: Template,
-    tokenizer: Any,
-    reward: str,
-    turns: Literal["last", "all"] = "all",
-    setting: str = "data",
-    columns: Callable[[Recipe], Sequence[Added]] = lambda recipe: (),
-    limit: int | None = None,
-) -> Store:
+AS_PROBLEMS = Use()
+
+
+def open_store(source: Source, template: Template, tokenizer: Any, reward: str, use: Use = AS_PROBLEMS) -> Store:
     """The store of a source; what is not there yet is made.
 
     Args:
         reward: as `reader_of` takes it.
-        setting: what of the configuration names the source: "data", "data.train[1]", or "data.validation", whose rows are problems.
-        columns: those that will be asked for, which are best found while the rows are at hand.
-        limit: as `Recipe.limit`; a store without one that is there already serves as well.
 
     Raises:
         InputError: the source cannot be read, or its rows ask a question.
     """
-    weight = source.weight if isinstance(source, Weighed) else 1.0
-    source = source.source if isinstance(source, Weighed) else source
-    by_column = weight if isinstance(weight, str) else None
-    problems = setting == "data.validation"
-    # what a function of the user's depends on is not known
     made_anew = is_plug_in(source.shape)
     content = "" if made_anew else content_of(source)
     rows = iter_rows(source.path, source.split, source.hub_config)
     head = list(itertools.islice(rows, LOOKED_AT))
-    reader = reader_of(source, head, problems, reward, setting, by_column)
+    by_column = use.weight if isinstance(use.weight, str) else None
+    reader = reader_of(source, head, use.problems, reward, use.setting, by_column)
     said = (parsed for row in head for parsed in reader.read(row) if not parsed.fault and not parsed.left_out)
     common = common_sentences(question_of(parsed, template.text) for parsed in said)
-    recipe = Recipe(reader, template, tokenizer, turns, problems, common)
-    folder = _folder_for_once() if made_anew else _directory() / store_key(content, source, recipe, reward)
-    if limit is not None and not _is_ready(folder):
-        recipe = replace(recipe, limit=limit)
-        folder = folder if made_anew else _directory() / store_key(content, source, recipe, reward)
+    recipe = Recipe(reader, template, tokenizer, use.turns, use.problems, common)
+    folder = _folder_for_once() if made_anew else _directory() / store_key(content, source, recipe)
+    if use.limit is not None and not _is_ready(folder):
+        recipe = replace(recipe, limit=use.limit)
+        folder = folder if made_anew else _directory() / store_key(content, source, recipe)
     if not _is_ready(folder):
-        _make(folder, recipe, itertools.chain(head, rows), source, columns(recipe))
+        _make(folder, recipe, itertools.chain(head, rows), source, use.columns(recipe))
         if content and content_of(source) != content:
             shutil.rmtree(folder, ignore_errors=True)
             raise InputError(f"{source.path}: changed while it was read; begin again when it stays as it is")
     with contextlib.suppress(OSError):  # a cache that is only read
         os.utime(folder / "done.json")
-    return Store((opened(folder, recipe, source.path, 1.0 if isinstance(weight, str) else weight),))
+    return Store((opened(folder, recipe, source.path, 1.0 if isinstance(use.weight, str) else use.weight),))
 
 
 def _is_ready(folder: Path) -> bool:

@@ -52,7 +52,7 @@ def held_out_problems(config: Config, template: Template, tokenizer: Any) -> Ask
 
     def opened(source: Source) -> Store:
         its = template if source.prompt in (None, data.prompt) else template_of(str(source.prompt), tokenizer, {})
-        return open_store(source, its, tokenizer, config.eval.reward, setting="data.validation")
+        return open_store(source, its, tokenizer, config.eval.reward)
 
     if named is None:
         return hold_out(joined([opened(weighed.source) for weighed in data.of_training()]), data)[0]
@@ -71,7 +71,7 @@ def unsolved_problems(source: Source, held: Asked, config: Config, template: Tem
     Raises:
         InputError: a row is malformed, or no problem is left.
     """
-    store = open_store(source, template, tokenizer, config.eval.reward, setting="data.validation")
+    store = open_store(source, template, tokenizer, config.eval.reward)
     asked = problems_of(store, config.data)
     ledger = Ledger(store.sources)
     _mark_others(ledger, store, asked)

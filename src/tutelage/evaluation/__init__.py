@@ -22,11 +22,10 @@ if TYPE_CHECKING:
     from tutelage.evaluation.generations import log_generations, log_generations_vllm
     from tutelage.evaluation.grade import REWARD_FUNCTIONS, summarize
     from tutelage.evaluation.live import evaluator_for
-    from tutelage.evaluation.parts import Part, evaluate_parts, parts_of
+    from tutelage.evaluation.parts import evaluate_parts, parts_of
     from tutelage.evaluation.sample import Form, Wanted, problems_to_sample, sample_problems
-    from tutelage.evaluation.solve import Job, Solved, prompt_ids, sampling_of
-    from tutelage.evaluation.spread import settled, solve_elsewhere, solve_here, solver
-    from tutelage.evaluation.tell import least_difference
+    from tutelage.evaluation.solve import Job, prompt_ids, sampling_of
+    from tutelage.evaluation.spread import settled, solve_here, with_absolute_paths
     from tutelage.evaluation.validation import Evaluator
 
 __getattr__, __dir__, __all__ = lazily(__name__)

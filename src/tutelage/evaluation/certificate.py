@@ -11,7 +11,6 @@ Two questions, two measures:
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -22,6 +21,7 @@ from tutelage.data import TokenizedExample, arithmetic
 from tutelage.errors import RunError
 from tutelage.evaluation.engine.contract import Scores
 from tutelage.model import Policy, in_float32
+from tutelage.runs import finite
 
 PROBES, LENGTH = 2, 160
 """How many sequences, and of how many tokens: several blocks of an engine's prefix cache."""
@@ -118,8 +118,8 @@ class Certificate:
 
     def as_dict(self) -> dict[str, Any]:
         """For a log; JSON has neither NaN nor infinity."""
-        values = asdict(self) | {"bound": self.bound, "step": self.step, "holds": self.holds}
-        return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()}
+        values: dict[str, Any] = finite(asdict(self) | {"bound": self.bound, "step": self.step, "holds": self.holds})
+        return values
 
     def require(self) -> None:
         """Raises UncertifiedWeights if a gap is beyond its bound, or the engine has not moved with the trainer."""

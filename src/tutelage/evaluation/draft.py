@@ -57,7 +57,7 @@ class Draft:
     def add_seconds(self, seconds: float) -> None:
         """Keep for how long training stood still for the answers so far, where it is asked to stop before it has them all."""
         with contextlib.suppress(RunError):
-            append_lines(self.file, [_sealed({"seconds": seconds})])
+            append_lines(self.file, [with_checksum({"seconds": seconds})])
 
     def seconds(self) -> float:
         """For how long training stood still for the answers that are known, until it was stopped."""
@@ -66,7 +66,7 @@ class Draft:
 
     def add(self, answers: Mapping[int, Sequence[Completion]]) -> None:
         """Keep more answers. If they cannot be written, that is said once, and the evaluation does without."""
-        lines = [_sealed({"problem": index, "completions": [asdict(each) for each in answers[index]]}) for index in answers]
+        lines = [with_checksum({"problem": index, "completions": [asdict(each) for each in answers[index]]}) for index in answers]
         try:
             if not self.broken:
                 append_lines(self.file, lines)
@@ -87,16 +87,19 @@ def forget_drafts(run: Path, but_of: int | None = None) -> None:
             file.unlink(missing_ok=True)
 
 
-def _sealed(line: dict[str, Any]) -> dict[str, Any]:
-    """A line with its checksum."""
+def with_checksum(line: dict[str, Any]) -> dict[str, Any]:
     return {**line, "crc32": zlib.crc32(json.dumps(line).encode())}
+
+
+def without_checksum(line: Any) -> dict[str, Any] | None:
+    """A line as it was before `with_checksum`; None where it is no such line, or damaged."""
+    bare = {key: value for key, value in line.items() if key != "crc32"} if isinstance(line, dict) else {}
+    return bare if with_checksum(bare) == line else None
 
 
 def _fault_of(line: Any) -> str:
     """What is wrong with a line of a draft; its problem is asked again then."""
-    if not isinstance(line, dict) or "crc32" not in line:
-        return "no line with a checksum"
-    return "" if _sealed({key: value for key, value in line.items() if key != "crc32"}) == line else "damaged"
+    return "damaged" if without_checksum(line) is None else ""
 
 
 def _completion(values: dict[str, Any]) -> Completion:

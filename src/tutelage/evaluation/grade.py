@@ -80,7 +80,7 @@ def grade_completions(
             "prompt": prompts[asked[index]],
             "sample": index % samples,
             "response": completion.text,
-            "ground_truth": _as_json(ground_truths[asked[index]]),
+            "ground_truth": as_json(ground_truths[asked[index]]),
             **rewards[index],
             "vote": None,
             "length": len(completion.token_ids),
@@ -134,7 +134,7 @@ def _finite(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _as_json(truth: Any) -> Any:
+def as_json(truth: Any) -> Any:
     return list(truth) if isinstance(truth, tuple) else truth
 
 

@@ -240,9 +240,8 @@ def evaluator_for(course: Course, log: RunLog, placement: Placement | None, opti
     if placement is None:
         return Evaluator(course, log)
     config = course.config
-    longest = course.prepared.longest_prompt + config.eval.max_new_tokens
     setting = engine_setting(
-        config.model.id, config.eval, course.policy.precision, placement.device, longest, log.directory / "engine.log",
+        config, course.policy.precision, placement.device, course.longest, log.directory / "engine.log",
         gpu_memory_utilization=placement.gpu_memory_utilization, sleeps=placement.in_turns,
     )  # fmt: skip
     if placement.in_turns and not registry.entry_of(config.eval.backend).sleeps:

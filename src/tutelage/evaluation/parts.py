@@ -105,7 +105,7 @@ def _asked_as(named: Named, config: EvalConfig, overrides: Sequence[str]) -> Eva
 
 
 def evaluate_parts(
-    parts: Sequence[Part], config: Config, directory: Path, model: str, where: str = "local", workers: int = 2
+    parts: Sequence[Part], config: Config, directory: Path, model: str, where: str, workers: int
 ) -> dict[str, Any]:
     """Let a model solve the problems of all parts; the summary of one, or of several ``{"model", "parts": {name: summary}}``.
 
@@ -206,7 +206,7 @@ def _prepare(part: Part, tokenizer: Any, backend: str) -> Prepared:
     config, benchmark = part.config, part.named.benchmark
     template = template_of(part.source.prompt or config.data.prompt, tokenizer, config.data.template_arguments)
     try:
-        store = open_store(part.source, template, tokenizer, config.eval.reward, setting="data.validation")
+        store = open_store(part.source, template, tokenizer, config.eval.reward)
     except InputError as error:
         if benchmark is None or part.source.path != benchmark.pinned:
             raise

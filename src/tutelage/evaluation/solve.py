@@ -156,35 +156,8 @@ def solve(
         start_workers(job.responses)
     known = world.first(draft.known) if draft is not None else {}
     on_finished(sum(map(len, known.values())))
-    answers, stopped = _shared_among_ranks(job, policy, known, draft, world, (on_finished, on_tokens))
-    if world.any(stopped):
-        raise StopWanted
-    for of_a_rank in world.gather(answers):
-        known |= of_a_rank
-    if not world.leads:
-        return Solved()
-    world.long_task("grading")
-    solved = _graded(job, known, "off" if job.config.entropy == "off" else "exact", time.monotonic() - started)
-    if job.config.log_tokens:
-        add_tokens(solved.records, solved.completions, policy.tokenizer)
-    return solved
-
-
-def _shared_among_ranks(
-    job: Job,
-    policy: Policy,
-    known: Mapping[int, Sequence[Completion]],
-    draft: Draft | None,
-    world: World,
-    reports: tuple[Callable[[int], None], Callable[[int], None]],
-) -> tuple[dict[int, list[Completion]], bool]:
-    """This rank's answers by index, and whether it was asked to stop before it had all of them.
-
-    Args:
-        reports: `on_finished` and `on_tokens` of `solve`.
-    """
-    on_finished, on_tokens = reports
     answers: dict[int, list[Completion]] = {}
+    stopped = False
 
     def after_each_token(count: int) -> None:
         world.alive()
@@ -197,8 +170,18 @@ def _shared_among_ranks(
             if draft is not None:
                 draft.add(found)
     except StopWanted:
-        return answers, True
-    return answers, False
+        stopped = True
+    if world.any(stopped):
+        raise StopWanted
+    for of_a_rank in world.gather(answers):
+        known |= of_a_rank
+    if not world.leads:
+        return Solved()
+    world.long_task("grading")
+    solved = _graded(job, known, "off" if job.config.entropy == "off" else "exact", time.monotonic() - started)
+    if job.config.log_tokens:
+        add_tokens(solved.records, solved.completions, policy.tokenizer)
+    return solved
 
 
 def answers_of_policy(
@@ -237,9 +220,9 @@ def solve_by_engine(
     job: Job,
     engine: EngineHandle,
     handed: Handover,
-    draft: Draft | None = None,
-    on_finished: Callable[[int], None] = nothing,
-    on_failure: Callable[[EngineError], None] = nothing,
+    draft: Draft | None,
+    on_finished: Callable[[int], None],
+    on_failure: Callable[[EngineError], None],
 ) -> Solved:
     """As `answers_of_engine`, graded; exact entropies are left to the caller."""
     start_workers(job.responses)
@@ -253,9 +236,9 @@ def answers_of_engine(
     job: Job,
     engine: EngineHandle,
     handed: Handover,
-    draft: Draft | None = None,
-    on_finished: Callable[[int], None] = nothing,
-    on_failure: Callable[[EngineError], None] = nothing,
+    draft: Draft | None,
+    on_finished: Callable[[int], None],
+    on_failure: Callable[[EngineError], None],
 ) -> tuple[dict[int, list[Completion]], Certificate, float]:
     """An engine gets the weights, proves that it has them, and answers: (answers by index, the proof, seconds of generation).
 

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
 from tutelage import console
-from tutelage.config import Config, EvalConfig, replaced
+from tutelage.config import Config, EvalConfig, Source, replaced
 from tutelage.evaluation.certificate import expected_of
 from tutelage.evaluation.engine import EngineHandle, Handover, engine_setting, registry
 from tutelage.evaluation.solve import PORTION, Job, Solved, nothing, solve, solve_by_engine
@@ -73,9 +73,7 @@ def engines_for(
         directory: for what the engines print.
     """
     engines = [
-        EngineHandle(
-            engine_setting(config.model.id, config.eval, policy.precision, device, longest, directory / f"engine-{index}.log")
-        )
+        EngineHandle(engine_setting(config, policy.precision, device, longest, directory / f"engine-{index}.log"))
         for index, device in enumerate(engine_devices(config.eval)[:problems])
     ]
     # engines read the same weights themselves
@@ -149,8 +147,8 @@ def solve_by_engines(
     job: Job,
     engines: Sequence[EngineHandle],
     handed: Handover,
-    on_finished: Callable[[int], None] = nothing,
-    on_part: Callable[[Job, Solved], None] = nothing,
+    on_finished: Callable[[int], None],
+    on_part: Callable[[Job, Solved], None],
 ) -> Solved:
     """Engines take parts of a job from one queue; each part has a certificate. If that fails, the engines are closed.
 
@@ -192,8 +190,8 @@ def solve_elsewhere(
     config: Config,
     where: str,
     workers: int,
-    on_finished: Callable[[int], None] = nothing,
-    on_part: Callable[[Job, Solved], None] = nothing,
+    on_finished: Callable[[int], None],
+    on_part: Callable[[Job, Solved], None],
 ) -> Solved:
     """Workers of a cluster share a job; each loads the model from the same path.
 
@@ -202,7 +200,7 @@ def solve_elsewhere(
         on_part: is called with each worker's part, in order.
     """
     parts = job.parts(-(-len(job.problems) // workers))
-    shares = [(part, with_absolute_path(config)) for part in parts]
+    shares = [(part, with_absolute_paths(config)) for part in parts]
     solved = Solved()
     with fanout.cluster(where, workers):
         answers = fanout.run_map(solve_share, shares, where, workers=workers, gpus_per_job=1)
@@ -213,7 +211,24 @@ def solve_elsewhere(
     return solved
 
 
-def with_absolute_path(config: Config) -> Config:
-    """The configuration for another machine, which sees the model's directory and the prompt's file under the same paths."""
+def with_absolute_paths(config: Config) -> Config:
+    """The configuration for another machine, which sees the files and directories of this one under the same paths."""
+
+    def absolute(name: str) -> str:
+        return str(Path(name).absolute()) if Path(name).exists() else name
+
     named = {"model.id": config.model.id, "data.prompt": config.data.prompt}
-    return replaced(config, {key: str(Path(name).absolute()) for key, name in named.items() if Path(name).exists()})
+    values: dict[str, Any] = {key: absolute(name) for key, name in named.items()}
+    train = config.data.train
+    if isinstance(train, str):
+        values["data.train"] = absolute(train)
+    else:
+        prompts = [None if each.prompt is None else absolute(each.prompt) for each in train]
+        updates = [{"path": absolute(each.path), "prompt": prompt} for each, prompt in zip(train, prompts, strict=True)]
+        values["data.train"] = [each.model_copy(update=update) for each, update in zip(train, updates, strict=True)]
+    match config.data.validation:
+        case Source() as source:
+            values["data.validation"] = source.model_copy(update={"path": absolute(source.path)})
+        case str() as name:
+            values["data.validation"] = absolute(name)
+    return replaced(config, values)

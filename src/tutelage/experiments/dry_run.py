@@ -38,7 +38,7 @@ def show(layout: Layout, gpus_per_trial: int, models: int) -> list[dict[str, Any
         shape = {"rows": prepared.rows, "steps": trial.steps, "tokens": trial.tokens}
         cells = trial.name, *(f"{count:,}" for count in shape.values())
         if trial.name in finished:
-            took = sum(line["seconds"] for line in finished[trial.name].steps)
+            took = finished[trial.name].training_seconds
             rows.append((*cells, f"took {console.duration(took)}", "", "finished"))
             found.append({"trial": trial.name, "finished": True, "training_seconds": took})
             continue
@@ -70,7 +70,7 @@ def _pace(trials: Sequence[Trial], finished: Mapping[str, Reading]) -> tuple[flo
     if not done:
         return None
     readings = [finished[trial.name] for trial in done]
-    training = sum(line["seconds"] for reading in readings for line in reading.steps)
+    training = sum(reading.training_seconds for reading in readings)
     evaluations = [line for reading in readings for line in reading.evaluations if "adopted_from" not in line]
     return training / sum(trial.tokens for trial in done), sum(line["seconds"] for line in evaluations) / len(done)
 

@@ -92,14 +92,12 @@ def _of_one_variation(
     grades = "filtered" in design.kinds or "control" in design.kinds
     filtered = choose(pool, lengths.model_copy(update={"filter": True})) if grades else raw
     right = filtered.rows
-    rows_per_step = base.train.batch_size * base.train.grad_accum
 
     def course(kind: str, rows: int) -> tuple[int, float]:
         """(steps, tokens of a step) of a set by itself, as if its rows were as long as those of its kind are on average."""
         of_kind = filtered if kind == "filtered" else raw
-        epoch = steps_per_epoch(rows, rows_per_step)
-        steps = total_steps(rows, rows_per_step, base.train.num_epochs, base.train.num_steps)
-        return steps, of_kind.tokens / of_kind.rows * rows / epoch
+        epoch = steps_per_epoch(rows, base.train.rows_per_step)
+        return total_steps(rows, base.train), of_kind.tokens / of_kind.rows * rows / epoch
 
     counted = [(kind, size, rows_of(kind, size, raw.rows, right)) for size in design.sizes for kind in design.kinds]
     largest = max((course(kind, rows) for kind, _, rows in counted), key=lambda pair: pair[0] * pair[1])

@@ -18,9 +18,10 @@ from typing import Any, Literal
 import torch
 
 from tutelage import console
-from tutelage.config import Config, Source, changeable, replaced, to_toml
+from tutelage.config import Config, changeable, replaced, to_toml
 from tutelage.data import Prepared, choose
 from tutelage.errors import InputError, RunError
+from tutelage.evaluation import with_absolute_paths
 from tutelage.experiments import dry_run
 from tutelage.experiments.design import Design
 from tutelage.experiments.layout import Layout, Trial, lay_out
@@ -231,29 +232,6 @@ def _refuse_other_trials(layout: Layout, directory: Path) -> None:
                 f"--out: {directory} holds trials on other rows or problems: {pool.config.data.in_words}, or what it is validated on,"
                 " has changed since; choose another --out"
             )
-
-
-def with_absolute_paths(config: Config) -> Config:
-    """The same, with the absolute paths of what is a file or a directory on this machine."""
-
-    def absolute(name: str) -> str:
-        return str(Path(name).absolute()) if Path(name).exists() else name
-
-    named = {"model.id": config.model.id, "data.prompt": config.data.prompt}
-    values: dict[str, Any] = {key: absolute(name) for key, name in named.items()}
-    train = config.data.train
-    if isinstance(train, str):
-        values["data.train"] = absolute(train)
-    else:
-        prompts = [None if each.prompt is None else absolute(each.prompt) for each in train]
-        updates = [{"path": absolute(each.path), "prompt": prompt} for each, prompt in zip(train, prompts, strict=True)]
-        values["data.train"] = [each.model_copy(update=update) for each, update in zip(train, updates, strict=True)]
-    match config.data.validation:
-        case Source() as source:
-            values["data.validation"] = source.model_copy(update={"path": absolute(source.path)})
-        case str() as name:
-            values["data.validation"] = absolute(name)
-    return replaced(config, values)
 
 
 def _devices(gpus_per_trial: int) -> list[str]:

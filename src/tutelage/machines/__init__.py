@@ -57,7 +57,7 @@ if TYPE_CHECKING:
         shard,
     )
     from tutelage.machines.transfer import to_device
-    from tutelage.machines.workers import is_worker, over_cores, over_processes
+    from tutelage.machines.workers import is_worker, over_cores
     from tutelage.machines.world import ALONE, World, agreed, join, of_a_collective, rank_device
 
 __getattr__, __dir__, __all__ = lazily(__name__)

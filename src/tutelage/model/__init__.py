@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tutelage.model.offload import IN_FLIGHT, Host
     from tutelage.model.order import Course, one_pack, step_batches, steps_per_epoch, total_steps
     from tutelage.model.packs import Costs
-    from tutelage.model.policy import RECOMPUTATIONS, Policy, Recomputation, evaluating, score_batch, shard_policy
+    from tutelage.model.policy import RECOMPUTATIONS, Policy, Recomputation, evaluating, head_size, shard_policy
     from tutelage.model.save import ADAPTER, save_model
     from tutelage.model.scoring import CHUNK, LARGE_CHUNK
     from tutelage.model.specification import (

@@ -49,16 +49,6 @@ class Batch:
     layout: attention.Layout | None = None
     counts: torch.Tensor | None = None
 
-    @property
-    def pairs(self) -> int:
-        """(query, key) pairs that attend."""
-        return self.size.pairs
-
-    @property
-    def keys(self) -> int:
-        """Keys that attention by paths gathers; 0 where no row branches off another."""
-        return self.size.keys
-
     def ready(self, kernel: attention.Kernel) -> Batch:
         """The batch as the model takes it: filled up, with its layout, and on the kernel's device.
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from tutelage.config import Config
+from tutelage.config import Config, TrainConfig
 from tutelage.data import Prepared, TokenizedExample
 from tutelage.machines import ALONE, World
 from tutelage.model.batch import Batch, pack, pack_rows, pad
@@ -26,9 +26,11 @@ def steps_per_epoch(rows: int, rows_per_step: int) -> int:
     return math.ceil(rows / rows_per_step)
 
 
-def total_steps(rows: int, rows_per_step: int, num_epochs: float, num_steps: int | None) -> int:
-    """Optimizer steps of a run."""
-    return num_steps if num_steps is not None else math.ceil(num_epochs * steps_per_epoch(rows, rows_per_step) - 1e-9)
+def total_steps(rows: int, train: TrainConfig) -> int:
+    """Optimizer steps of a run on so many rows."""
+    if train.num_steps is not None:
+        return train.num_steps
+    return math.ceil(train.num_epochs * steps_per_epoch(rows, train.rows_per_step) - 1e-9)
 
 
 def step_rows(rows: int, rows_per_step: int, seed: int, step: int) -> Sequence[int]:
@@ -114,20 +116,14 @@ class Course:
     world: World = ALONE
 
     @property
-    def rows_per_step(self) -> int:
-        """Rows of an optimizer step, of all ranks."""
-        return self.config.train.batch_size * self.config.train.grad_accum
-
-    @property
     def epoch(self) -> int:
         """Optimizer steps of one pass over the rows."""
-        return steps_per_epoch(self.prepared.rows, self.rows_per_step)
+        return steps_per_epoch(self.prepared.rows, self.config.train.rows_per_step)
 
     @property
     def total(self) -> int:
         """Optimizer steps of the run."""
-        train = self.config.train
-        return total_steps(self.prepared.rows, self.rows_per_step, train.num_epochs, train.num_steps)
+        return total_steps(self.prepared.rows, self.config.train)
 
     @property
     def budget(self) -> int:
@@ -141,27 +137,32 @@ class Course:
         return max(self.budget, self.prepared.max_length) if self.policy.packs else rows
 
     @property
+    def longest(self) -> int:
+        """Tokens of a problem's prompt and response, at most."""
+        return self.prepared.longest_prompt + self.config.eval.max_new_tokens
+
+    @property
     def most(self) -> int:
         """Tokens of the longest rows of a step, of all ranks; no step has more."""
-        return int(sum(heapq.nlargest(self.rows_per_step, self.prepared.lengths)))
+        return int(sum(heapq.nlargest(self.config.train.rows_per_step, self.prepared.lengths)))
 
     @property
     def has_several(self) -> bool:
         """Whether a step could have several batches (of a rank)."""
         if not self.policy.packs:
             return self.config.train.grad_accum > 1
-        return one_pack(self.prepared.lengths, self.rows_per_step, self.world.size, self.budget) > self.budget
+        return one_pack(self.prepared.lengths, self.config.train.rows_per_step, self.world.size, self.budget) > self.budget
 
     @property
     def together(self) -> int:
         """Tokens of the batches of a step, at most, where those go backward together; 0: where they do not."""
         if self.config.train.update != "in_backward" or not self.has_several:
             return 0
-        return self.most if self.policy.packs else self.rows_per_step * self.prepared.max_length
+        return self.most if self.policy.packs else self.config.train.rows_per_step * self.prepared.max_length
 
     def examples(self, step: int) -> list[TokenizedExample]:
         """The sequences of the rows of optimizer step `step` (from 0), those of all ranks."""
-        return self.prepared.of_rows(step_rows(self.prepared.rows, self.rows_per_step, self.config.train.seed, step))
+        return self.prepared.of_rows(step_rows(self.prepared.rows, self.config.train.rows_per_step, self.config.train.seed, step))
 
     def batches(self, examples: Sequence[TokenizedExample], parts: int = 1) -> list[Batch]:
         """This rank's batches of a step with these rows, each `parts` times smaller than planned, though of one row at least."""

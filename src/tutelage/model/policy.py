@@ -28,7 +28,8 @@ from tutelage.model.trie import SortedRows
 Recomputation = Literal["none", "selective", "full"]
 RECOMPUTATIONS: tuple[Recomputation, ...] = get_args(Recomputation)
 """From the fastest to the one that needs least memory."""
-
+SCORED_AT_ONCE = 8192
+"""Tokens of responses that go through the model together when they are scored, about."""
 
 Compute = Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]
 """`score_batch` of a model, without its first argument."""
@@ -95,10 +96,7 @@ class Policy:
     @property
     def kernel(self) -> attention.Kernel:
         """What computes the attention of packs."""
-        config = self.model.config.get_text_config()
-        heads = getattr(config, "num_attention_heads", None) or 1  # a recurrent model has none
-        size = getattr(config, "head_dim", None) or config.hidden_size // heads
-        return attention.kernel_for(self.device, self.compute_dtype, size)
+        return attention.kernel_for(self.device, self.compute_dtype, head_size(self.model.config.get_text_config()))
 
     @contextlib.contextmanager
     def computing(self, with_head: bool = False) -> Iterator[None]:
@@ -184,19 +182,14 @@ class Policy:
         with self.computing():
             return self.score(batch, entropy=entropy)
 
-    def score_responses(
-        self, examples: Sequence[TokenizedExample], budget: int = 8192
-    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """(log-probabilities, entropies) of each example's response tokens, on the CPU, as the model computes in evaluation.
-
-        At most about `budget` tokens go through the model together.
-        """
+    def score_responses(self, examples: Sequence[TokenizedExample]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """(log-probabilities, entropies) of each example's response tokens, on the CPU, as the model computes in evaluation."""
         found: list[tuple[torch.Tensor, torch.Tensor]] = [(torch.empty(0), torch.empty(0))] * len(examples)
         spoken = [(index, example) for index, example in enumerate(examples) if example.response_ids]
         if not spoken:
             return found
         rows = [example for _, example in spoken]
-        groups = _packed(rows, budget) if self.packs else _by_length(rows, budget)
+        groups = _packed(rows) if self.packs else _by_length(rows)
         with evaluating(self.model), torch.no_grad(), self.computing():
             for members in groups:
                 chosen = [rows[index] for index in members]
@@ -268,6 +261,11 @@ class Policy:
             layer.compile(dynamic=True)
 
 
+def head_size(config: Any) -> int:
+    """The width of an attention head, by the configuration of a model's text."""
+    return int(getattr(config, "head_dim", None) or config.hidden_size // (getattr(config, "num_attention_heads", None) or 1))
+
+
 def layers_of(model: Any) -> list[Any]:
     """The decoder layers of a model of transformers."""
     from transformers.modeling_layers import GradientCheckpointingLayer
@@ -305,16 +303,16 @@ def score_batch(
     return scores.total, scores.log_probs, scores.entropies
 
 
-def _packed(examples: Sequence[TokenizedExample], budget: int) -> list[list[int]]:
-    """Indices of examples in groups whose packs hold at most `budget` distinct tokens."""
-    return [rows.order.tolist() for rows in lay_out_packs(SortedRows.of_examples(examples), budget)]
+def _packed(examples: Sequence[TokenizedExample]) -> list[list[int]]:
+    """Indices of examples in groups whose packs hold at most `SCORED_AT_ONCE` distinct tokens."""
+    return [rows.order.tolist() for rows in lay_out_packs(SortedRows.of_examples(examples), SCORED_AT_ONCE)]
 
 
-def _by_length(examples: Sequence[TokenizedExample], budget: int) -> list[list[int]]:
-    """Indices of examples in groups of like length, whose padded rows hold at most `budget` tokens."""
+def _by_length(examples: Sequence[TokenizedExample]) -> list[list[int]]:
+    """Indices of examples in groups of like length, whose padded rows hold at most `SCORED_AT_ONCE` tokens."""
     groups: list[list[int]] = []
     for index in sorted(range(len(examples)), key=lambda index: -len(examples[index])):
-        if not groups or (len(groups[-1]) + 1) * len(examples[groups[-1][0]]) > budget:
+        if not groups or (len(groups[-1]) + 1) * len(examples[groups[-1][0]]) > SCORED_AT_ONCE:
             groups.append([])
         groups[-1].append(index)
     return groups

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tutelage.errors import first_line
+from tutelage.errors import first_line, some_of
 
 if TYPE_CHECKING:
     import torch
@@ -121,8 +121,8 @@ def _without_safetensors(folder: Path, shards: dict[str, str] | None, weights: b
     named = sorted(file.name for file in folder.glob("*.safetensors") if file.is_file())
     if len(named) > 1:
         return (
-            f"its weights are in {len(named)} files of safetensors ({_some(named)}), and {INDEX}, which says which file holds which"
-            f" tensor, is not there; {AGAIN}"
+            f"its weights are in {len(named)} files of safetensors ({some_of(named, SHOWN)}), and {INDEX}, which says which file"
+            f" holds which tensor, is not there; {AGAIN}"
         )
     if named:
         return f"it holds no {WEIGHTS}, but {named[0]}; a model in one file has it under the name {WEIGHTS}"
@@ -167,7 +167,7 @@ def _unfinished(folder: Path, shards: dict[str, str] | None, weights: bool) -> s
     if missing and (weights or len(missing) < len(names)):  # all of them: perhaps nobody wants them
         return (
             f"an unfinished download: {len(missing)} of the {len(names)} files that {INDEX} names are not there"
-            f" ({_some(missing)}); {AGAIN}"
+            f" ({some_of(missing, SHOWN)}); {AGAIN}"
         )
     tensors: set[str] = set()
     for file in (folder / name for name in names):
@@ -180,10 +180,6 @@ def _unfinished(folder: Path, shards: dict[str, str] | None, weights: bool) -> s
     if lost:
         return f"{INDEX}: weight_map names the tensor {quoted(lost[0])}, which is in none of its files; {AGAIN}"
     return ""
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def is_pointer(file: Path) -> bool:

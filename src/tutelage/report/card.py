@@ -19,26 +19,19 @@ prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_
 
 
 def model_card(
-    config: Config,
-    fates: Counter[str],
-    evaluations: Sequence[dict[str, Any]],
-    steps: int,
-    template: Template,
-    precision: str,
-    adapter: bool = False,
-    stopped: Mapping[str, Any] | None = None,
+    config: Config, result: Mapping[str, Any], fates: Counter[str], template: Template, precision: str, adapter: bool = False
 ) -> str:
     """The model card, written from the run.
 
     Args:
+        result: steps, evaluations, and how the run was stopped before its planned length if it was, as in ``result.json``.
         fates: how many rows met which fate.
         precision: what was computed in, which a device may have decided.
         adapter: whether it is the card of the adapter alone.
-        stopped: how the run was ended before its planned length, as ``result.json`` says.
     """
-    base, train = model_id(config), config.train
+    base, train, steps, stopped = model_id(config), config.train, result["steps"], result.get("stopped")
     rows = fates["kept"] + fates["truncated"]
-    seen = rows_seen(steps, train.batch_size * train.grad_accum, rows)
+    seen = rows_seen(steps, train.rows_per_step, rows)
     card = [
         "---",
         f"library_name: {'peft' if adapter else 'transformers'}",
@@ -61,19 +54,8 @@ def model_card(
         *_snippet(template, config, adapter),
         "",
     ]
-    if evaluations:
-        problems = evaluations[0]["examples"]
-        card += [
-            "## How often it is right",
-            "",
-            f"Accuracy on {problems} problems, the same ones each time, graded by `{config.eval.reward}_reward_fn`:",
-            "",
-            *_curve(evaluations),
-            "",
-        ]
-    for line in evaluations:
-        if "full" in line:
-            card.append(f"On all {line['full']['examples']} problems, step {line['step']}: {shown_accuracy(line['full'])}.\n")
+    if result["evaluations"]:
+        card += _accuracies(result["evaluations"], config.eval.reward)
     card.append(
         "The run directory beside this model holds the resolved configuration, the environment, the fate of every row"
         " and every generation.\n"
@@ -133,12 +115,18 @@ def _snippet(template: Template, config: Config, adapter: bool) -> list[str]:
     ]
 
 
-def _curve(evaluations: Sequence[dict[str, Any]]) -> list[str]:
-    """The accuracy curve as the lines of a Markdown table."""
+def _accuracies(evaluations: Sequence[dict[str, Any]], reward: str) -> list[str]:
+    """How often the model is right, as lines of Markdown: the curve of the panel in a table, and evaluations of all problems."""
+    asked = f"Accuracy on {evaluations[0]['examples']} problems, the same ones each time, graded by `{reward}_reward_fn`:"
     names = ("step", "accuracy", "95 % interval", "well-formed", "cut off", "mean tokens", "mean token entropy")
     rows: list[Sequence[str]] = [names, ["---"] * len(names)]
     for line in evaluations:
         row, (low, high) = evaluation_row(line), line["accuracy_ci95"]
         shares = (percent(line["accuracy"]), f"{100 * low:.1f}–{100 * high:.1f} %", row["well_formed"], row["cut_off"])
         rows.append((str(row["step"]), *shares, row["length"], row["entropy"]))
-    return [f"| {' | '.join(row)} |" for row in rows]
+    of_all = [
+        f"On all {line['full']['examples']} problems, step {line['step']}: {shown_accuracy(line['full'])}.\n"
+        for line in evaluations
+        if "full" in line
+    ]
+    return ["## How often it is right", "", asked, "", *(f"| {' | '.join(row)} |" for row in rows), "", *of_all]

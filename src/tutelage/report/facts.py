@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from tutelage.config import Config, describe, differences, known_keys, parse_overrides, shown, split_overrides
 from tutelage.console import percent
@@ -49,6 +52,11 @@ def of_run(reading: Reading, price_per_hour: float | None) -> dict[str, Any]:
         "commands": _commands_to_go_on(reading),
         "template": reading.template,
     }
+
+
+def link(report: Path, page: Path) -> str | None:
+    """How a page links to a report; None where there is none."""
+    return quote(os.path.relpath(report, page.parent)) if report.is_file() else None
 
 
 def _title(reading: Reading) -> dict[str, str]:

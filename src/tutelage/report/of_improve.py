@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from tutelage.config import Config, inline
 from tutelage.console import duration, percent, within
@@ -91,7 +89,7 @@ def _shown(row: Row, directory: Path, page: Path) -> dict[str, Any]:
     fates = row["fates"] or {}
     solved = row["solved"]
     return row | rounds.cells(row) | {
-        "link": quote(os.path.relpath(report, page.parent)) if report.is_file() else None,
+        "link": facts.link(report, page),
         "solved_share": "–" if solved is None else within(solved / row["asked"], row["solved_low"], row["solved_high"]),
         "pass_at_k": ", ".join(f"pass@{k} {percent(each['estimate'])}" for k, each in (row["pass_at_k"] or {}).items()) or "–",
         "fates": ", ".join(f"{count:,} {fate}" for fate, count in fates.items() if count) or "–",

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from tutelage.config import describe, shown
 from tutelage.console import percent, within
@@ -132,7 +130,7 @@ def _row(
     evaluated = reading.evaluations[0]
     return {
         "label": label,
-        "link": quote(os.path.relpath(report, page.parent)) if report.is_file() else None,
+        "link": facts.link(report, page),
         "model": words.model_name(config) if config else facts.shortly(evaluated["model"]),
         "data": facts.data_name(config.data.train) if config else "",
         "rows": known.get("rows"),

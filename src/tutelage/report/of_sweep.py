@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from tutelage.config import Config
 from tutelage.console import duration, percent, within
@@ -105,7 +103,7 @@ def curve(point: Found, judged: verdicts.Verdicts) -> dict[str, str]:
 def _row(row: dict[str, Any], directory: Path, page: Path) -> dict[str, Any]:
     report = directory / "trials" / row["trial"] / "report.html"
     return row | {
-        "link": quote(os.path.relpath(report, page.parent)) if report.is_file() else None,
+        "link": facts.link(report, page),
         "shown": "–" if row["accuracy"] is None else within(row["accuracy"], row["accuracy_low"], row["accuracy_high"]),
         "took": duration(row["wall_seconds"]) if row["wall_seconds"] else "–",
         "evaluating": "–" if row["evaluation_share"] is None else percent(row["evaluation_share"]),

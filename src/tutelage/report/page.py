@@ -17,7 +17,7 @@ from typing import Any
 from tutelage import console
 from tutelage.errors import InputError
 from tutelage.report import facts, figures, of_improve, of_runs, of_sweep
-from tutelage.runs import damage, finite, is_improvement, is_sweep, read_run, results, rounds, side, write_text
+from tutelage.runs import damage, finite, is_improvement, is_sweep, read_run, results, rounds, write_text
 
 LARGEST = 15_000_000
 """Bytes of a page at most; more generations are split over several."""
@@ -54,15 +54,11 @@ def write(
     """
     directory = Path(directory)
     page = out or directory / "report.html"
-    if is_sweep(directory):
-        content = of_sweep.content(directory, page, price_per_hour)
+    if is_sweep(directory) or is_improvement(directory):
+        of, template = (of_sweep, "sweep.html") if is_sweep(directory) else (of_improve, "improve.html")
+        content = of.content(directory, page, price_per_hour)
         content["currency"] = currency or content["currency"]
-        write_text(page, _render("sweep.html", content, live))
-        return page
-    if is_improvement(directory):
-        content = of_improve.content(directory, page, price_per_hour)
-        content["currency"] = currency or content.get("currency")
-        write_text(page, _render("improve.html", content, live))
+        write_text(page, _render(template, content, live))
         return page
     reading = read_run(directory)
     if not reading.lines and not reading.finished and not live:
@@ -82,26 +78,19 @@ def write(
 
 
 def write_beside(
-    names: Sequence[str],
-    out: Path | None = None,
-    *,
-    price_per_hour: float | None = None,
-    currency: str | None = None,
-    largest: int = LARGEST,
+    names: Sequence[str], page: Path, *, price_per_hour: float | None = None, currency: str | None = None
 ) -> Path:
     """Write the page of several runs beside each other; its path. The first run is what the others are compared with.
 
     Args:
         names: run directories, or directories of `tutelage eval`; ``RUN@STEP`` for another evaluation than the last.
-        out: default: ``compare.html`` in the directory of the first.
 
     Raises:
         InputError: as `of_runs.content`.
         RunError: the page cannot be written.
     """
-    page = out or side(names[0]).reading.directory / "compare.html"
     content = of_runs.content(names, page, price_per_hour, currency)
-    _write_all(_parts(page, "compare.html", content, content.pop("generations"), False, largest))
+    _write_all(_parts(page, "compare.html", content, content.pop("generations"), False, LARGEST))
     return page
 
 

@@ -88,7 +88,7 @@ def headline(reading: Reading) -> str:
     steps = reading.last_step
     data = reading.table("data.json")
     rows = f"{data['rows']:,} worked solutions" if "rows" in data else "worked solutions"
-    seen = rows_seen(steps, config.train.batch_size * config.train.grad_accum, data.get("rows", 0)) if reading.finished else ""
+    seen = rows_seen(steps, config.train.rows_per_step, data.get("rows", 0)) if reading.finished else ""
     said = f"{model_name(config)}, trained for {steps:,} steps on {rows} from {config.data.in_words}{seen and f' ({seen})'}"
     said += "" if reading.finished else " so far"
     if after is None:

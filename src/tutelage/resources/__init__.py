@@ -6,6 +6,7 @@ from tutelage._lazy import lazily
 
 if TYPE_CHECKING:
     from tutelage.resources.device import (
+        Device,
         device_named,
         free_memory,
         joined_by,
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from tutelage.resources.fitting import chunk_for, tile_for
     from tutelage.resources.ladder import MEANINGS, exact_rungs, keeps, smaller_state, way_of, ways
     from tutelage.resources.memory import (
-        GIB,
         HEADROOM,
         Load,
         Shapes,

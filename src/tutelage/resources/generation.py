@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tutelage.machines import local_part
-from tutelage.model import Policy
+from tutelage.model import Policy, head_size
 from tutelage.resources.memory import shapes_and_weights
 
 ENGINE_OVERHEAD = 2e9
@@ -57,7 +57,6 @@ def engine_key_bytes(policy: Policy) -> float:
 def numbers_of_a_key(policy: Policy) -> int:
     """Numbers of the keys and values of one token in all layers."""
     config: Any = policy.model.config.get_text_config()
-    attending = getattr(config, "num_attention_heads", None) or 1  # a recurrent model has none
-    heads = getattr(config, "num_key_value_heads", None) or attending
-    size = getattr(config, "head_dim", None) or config.hidden_size // attending
-    return int(2 * config.num_hidden_layers * heads * size)
+    # a recurrent model has no heads
+    heads = getattr(config, "num_key_value_heads", None) or getattr(config, "num_attention_heads", None) or 1
+    return int(2 * config.num_hidden_layers * heads * head_size(config))

@@ -95,7 +95,7 @@ def exact_rungs(config: Config, policy: Policy, tokens: int | None, longest: int
     if tokens is not None and policy.packs:
         yield Rung({"train.pack_tokens": tokens // 2}, "the same gradients")
     elif tokens is not None:
-        rows = config.train.batch_size * config.train.grad_accum
+        rows = config.train.rows_per_step
         fewer = max((size for size in range(1, config.train.batch_size // 2 + 1) if rows % size == 0), default=1)
         yield Rung({"train.batch_size": fewer, "train.grad_accum": rows // fewer}, "the same gradients")
     possible = keeps(config, policy.device.type) if policy.model.supports_gradient_checkpointing else []

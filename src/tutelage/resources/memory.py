@@ -15,7 +15,7 @@ import torch
 
 from tutelage.config import Config
 from tutelage.machines import is_sharded, local_part
-from tutelage.model import IN_FLIGHT, Batch, Policy, Recomputation, optim, quantized
+from tutelage.model import IN_FLIGHT, Batch, Policy, Recomputation, head_size, optim, quantized
 
 GIB = float(1 << 30)
 HEADROOM = 0.9
@@ -44,7 +44,7 @@ class Load:
         several: whether a step has several batches, so that gradients of the earlier ones are there beside the last one.
         freed: whether each gradient is freed as soon as it is complete (`train.update = "in_backward"`).
         together: tokens of all batches of a step that go backward together, so that inputs of layers are kept of all; 0: they do not.
-        keys: that attention by paths gathers, as `Batch.keys`. None: not known; reckoned as twice the tokens, which is more than
+        keys: that attention by paths gathers, as `Size.keys`. None: not known; reckoned as twice the tokens, which is more than
             four solutions under a prompt of their length need.
     """
 
@@ -70,7 +70,7 @@ class Load:
         steps = list(steps)
         batches = [batch for step in steps for batch in step]
         largest = max(batches, key=lambda batch: batch.input_ids.numel())
-        several, keys = any(len(step) > 1 for step in steps), max(batch.keys for batch in batches)
+        several, keys = any(len(step) > 1 for step in steps), max(batch.size.keys for batch in batches)
         freed = config is not None and frees(config)
         together = max(sum(batch.input_ids.numel() for batch in step) for step in steps) if freed and several else 0
         return Load(largest.input_ids.numel(), len(largest.sources), several and not freed, keys, freed, together)
@@ -124,7 +124,7 @@ class Shapes:
     def of(policy: Policy) -> Shapes:
         config: Any = policy.model.config.get_text_config()
         heads = getattr(config, "num_attention_heads", None) or 1
-        size = getattr(config, "head_dim", None) or config.hidden_size // heads
+        size = head_size(config)
         keys = getattr(config, "num_key_value_heads", None) or heads
         head, embedding, kernel = policy.head.weight, policy.model.get_input_embeddings().weight, kernel_name(policy)
         others = [weight for weight in policy.model.parameters() if weight is not head and weight is not embedding]
@@ -222,10 +222,9 @@ def state_to_come(policy: Policy, config: Config) -> float:
     return sum(state_bytes(policy, config).values())
 
 
-def activation_bytes(policy: Policy, load: Load, kind: Recomputation, chunk: int | None = None) -> float:
-    """`activations_of` the policy's shapes; with `chunk` targets that meet the vocabulary at a time, where that is said."""
-    shapes = Shapes.of(policy)
-    return activations_of(shapes if chunk is None else replace(shapes, chunk=chunk), load, kind)
+def activation_bytes(policy: Policy, load: Load, kind: Recomputation) -> float:
+    """`activations_of` the policy's shapes."""
+    return activations_of(Shapes.of(policy), load, kind)
 
 
 def activations_of(s: Shapes, load: Load, kind: Recomputation) -> float:

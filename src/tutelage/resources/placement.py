@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 
 from tutelage import console
-from tutelage.config import Config, EvalConfig
+from tutelage.config import EvalConfig
 from tutelage.errors import InputError
-from tutelage.model import Policy, Recomputation, choose_device, optim
+from tutelage.model import Course, Policy, Recomputation, choose_device, optim
 from tutelage.resources.device import free_memory
 from tutelage.resources.generation import ENGINE_ASLEEP, engine_bytes, engine_key_bytes, engine_parts
 from tutelage.resources.memory import (
@@ -153,21 +153,16 @@ class Placement:
     asynchronous: bool
 
 
-def place_engine(
-    policy: Policy, config: Config, optimizer: torch.optim.Optimizer, pack_tokens: int, longest: int, ranks: int,
-    missing: Callable[[str], str],
-) -> Placement | None:
+def place_engine(course: Course, optimizer: torch.optim.Optimizer, missing: Callable[[str], str]) -> Placement | None:
     """Where an engine is to run, by the memory that is free now, or None where the policy generates by itself; says what was decided.
 
     Args:
-        pack_tokens: of the largest pack that is trained on.
-        longest: prompt + response in tokens, at most.
-        ranks: how many train on this machine.
         missing: says what keeps the engine from running on a kind of device, nothing if nothing does.
 
     Raises:
         InputError: an engine was asked for and is not installed or does not fit; or "async" where they compute in turns.
     """
+    policy, config, ranks = course.policy, course.config, course.world.local_size
     if config.eval.backend == "native":
         return None
     name, device, trains_on = engine_name(config.eval), engine_device(config.eval.device, policy.device, ranks), policy.device
@@ -175,7 +170,7 @@ def place_engine(
     if not objection and device.type == "cuda" == trains_on.type and trains_on.index < device.index < trains_on.index + ranks:
         objection = f"another rank trains on {device}"
     if not objection:
-        need, found = engine_bytes(policy, longest), _rooms_now(policy, config, optimizer, device, pack_tokens, ranks)
+        need, found = engine_bytes(policy, course.longest), _rooms_now(course, optimizer, device)
         seat, objection = seat_of(need, found), _too_small(need, found, device, ranks)
     if seat is Seat.NATIVE:
         if is_asked_for(config.eval):
@@ -200,16 +195,15 @@ def place_engine(
     return Placement(device, in_turns, share, asynchronous)
 
 
-def _rooms_now(
-    policy: Policy, config: Config, optimizer: torch.optim.Optimizer, device: torch.device, pack_tokens: int, ranks: int
-) -> dict[Seat, float]:
+def _rooms_now(course: Course, optimizer: torch.optim.Optimizer, device: torch.device) -> dict[Seat, float]:
     """`rooms` in the memory that is free now, where the model is loaded; of a run that goes on, moments are there, too."""
+    policy, config, ranks = course.policy, course.config, course.world.local_size
     free = free_memory(device) * (HEADROOM if device.type == "cuda" else 1.0)
     if device != policy.device:
         wanted = config.eval.gpu_memory_utilization * torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else free
         return rooms(config.eval, policy.device.type, ranks, free, {}, own=min(free, wanted))
     kept: Recomputation = "selective" if policy.model.is_gradient_checkpointing else "none"
-    training = {**state_bytes(policy, config), "activations": activation_bytes(policy, Load.at_most(pack_tokens, config), kept)}
+    training = {**state_bytes(policy, config), "activations": activation_bytes(policy, Load.at_most(course.largest, config), kept)}
     return rooms(config.eval, device.type, ranks, free + optim.state_bytes(optimizer), training)
 
 

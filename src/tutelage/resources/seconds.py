@@ -10,7 +10,7 @@ import torch
 
 from tutelage.config import EvalConfig
 from tutelage.data import Prepared, TokenizedExample
-from tutelage.model import Batch, Costs, Course, Policy, Recomputation, quantized
+from tutelage.model import Batch, Costs, Course, Policy, Recomputation, head_size, quantized
 from tutelage.resources.device import Device
 from tutelage.resources.generation import numbers_of_a_key
 from tutelage.resources.memory import Load, Shapes, gathers, kernel_name, shapes_and_weights
@@ -70,15 +70,14 @@ class Operations:
     def of(policy: Policy) -> Operations:
         config: Any = policy.model.config.get_text_config()
         heads = getattr(config, "num_attention_heads", None) or 0  # a recurrent model has none
-        size: int = getattr(config, "head_dim", None) or config.hidden_size // max(heads, 1)
         apart = {id(policy.head.weight), id(policy.model.get_input_embeddings().weight)}
         layers = [weight for weight in policy.model.parameters() if weight.ndim >= 2 and id(weight) not in apart]
-        pair = 12 * size * heads * int(config.num_hidden_layers)
+        pair = 12 * head_size(config) * heads * int(config.num_hidden_layers)
         return Operations(sum(map(_of_a_weight, layers)), _of_a_weight(policy.head.weight), pair)
 
     def of_batch(self, batch: Batch) -> float:
         tokens, targets = batch.input_ids.numel(), len(batch.sources)
-        return float(self.token * tokens + self.target * targets + self.pair * batch.pairs)
+        return float(self.token * tokens + self.target * targets + self.pair * batch.size.pairs)
 
     def as_products(self, batch: Batch, costs: Costs) -> float:
         """Operations of products that take as long as the batch: what is slower than products counts more, as `costs` say."""

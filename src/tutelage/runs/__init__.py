@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from tutelage.runs.checkpoint import Checkpoints
     from tutelage.runs.compare import Side, as_json, compare_runs, difference_of, kinds_of, pair, side, verdict_of
     from tutelage.runs.environment import describe_environment
-    from tutelage.runs.files import append_lines, finite, flattened, locked, read_lines, to_lines, write_text, writing
+    from tutelage.runs.files import append_lines, finite, locked, to_lines, write_text, writing
     from tutelage.runs.identity import changes_of_model, refuse_another_model
     from tutelage.runs.log import RunGone, RunLog, SilentRunLog, changes, kept_template, open_run, refuse_to_overwrite
     from tutelage.runs.owner import checked_name, owned

@@ -98,22 +98,6 @@ def append_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:
         raise RunError(f"{path}: cannot be written: {error.strerror}") from None
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON lines of a file, none if there is no file. A line that was torn (the process was killed) is left out."""
-    return list(iter_lines(path))
-
-
-def iter_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of `read_lines`, one after the other."""
-    if not path.exists():
-        return
-    with path.open("rb") as file:  # bytes: the torn end may lie inside a character
-        for line in file:
-            if line.endswith(b"\n"):
-                with contextlib.suppress(ValueError):
-                    yield json.loads(line)
-
-
 def _lock_of(directory: Path, setting: str) -> TextIO:
     """The lock of a directory, open and taken."""
     while True:

@@ -35,12 +35,15 @@ class RunLog:
     """What the first rank writes of a run. A line is written in full and flushed, so a killed run keeps what it had measured.
 
     Threads may write at once: an evaluation comes in while training goes on.
+
+    Args:
+        allowed: as `open_run`.
     """
 
     leads = True
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path, allowed: Collection[str] = ()) -> None:
+        self.directory, self.allowed = directory, allowed
         self._opened = _lock_of(directory)
         self._lock = threading.Lock()
         self._unwritten: list[dict[str, Any]] = []
@@ -104,7 +107,6 @@ class RunLog:
         data: Mapping[str, Any],
         ledger: Iterable[Fate],
         model: Mapping[str, Any] | None = None,
-        allowed: Collection[str] = (),
     ) -> None:
         """Write what explains the run: its configuration, environment, prompt template, model, and the fate of every row.
 
@@ -113,14 +115,13 @@ class RunLog:
         Args:
             data: the description of the prepared data; its ``sha256`` covers all rows and problems.
             model: `tutelage.model.identity_of`.
-            allowed: as `open_run`.
 
         Raises:
             InputError: the run was begun on other rows and has a checkpoint; or the directory cannot be written.
         """
         found = checkpoint.latest(self.directory)
         if found is not None:
-            self.refuse_other_rows(data["sha256"], allowed)
+            self.refuse_other_rows(data["sha256"])
             self._damage = damage.faults(self.reading(), checkpoint.step_of(found))
             damage.say(self._damage, self.directory)
         try:
@@ -138,11 +139,11 @@ class RunLog:
             raise InputError(str(error)) from None
         self._tracker = tracking.start(config, self.directory, None if found is None else checkpoint.step_of(found))
 
-    def refuse_other_rows(self, sha256: str, allowed: Collection[str] = ()) -> None:
+    def refuse_other_rows(self, sha256: str) -> None:
         """Raises InputError if the run was begun on other rows, or nothing says on which."""
         reading = self.reading()
         known = reading.table("data.json").get("sha256")
-        if known is None and "data.train" not in allowed:
+        if known is None and "data.train" not in self.allowed:
             what = f"is damaged ({fault})" if (fault := reading.fault_of("data.json")) else "is not there"
             raise InputError(
                 f"run.dir: {self.directory}/data.json {what}, so nothing says whether the rows are those that this unfinished run was"
@@ -264,7 +265,7 @@ def open_run(config: Config, allowed: Collection[str] = (), reopens: bool = Fals
     with locked(directory, "run.dir"):
         refuse_to_overwrite(config, allowed, reopens)
         checkpoint.set_damaged_aside(directory)
-        log = RunLog(directory)
+        log = RunLog(directory, allowed)
         try:
             yield log
         finally:

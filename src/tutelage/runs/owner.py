@@ -45,21 +45,20 @@ def _short(text: str) -> str:
 
 
 @contextlib.contextmanager
-def owned(path: Path, setting: str = "--out", *, new: bool = True, parents: bool = False) -> Iterator[None]:
-    """Own a file or directory that is to be written: nobody else writes it meanwhile.
+def owned(path: Path, *, new: bool = True, parents: bool = False) -> Iterator[None]:
+    """Own a file or directory that is to be written, as --out names it: nobody else writes it meanwhile.
 
     Args:
-        setting: what names the path.
         new: it must not be there yet.
         parents: directories above it are made; those in which nothing is written are removed at the end.
 
     Raises:
         InputError: another process owns it, it is there, or it cannot be written.
     """
-    checked_name(path, setting)
-    with parents_of(path, setting) if parents else contextlib.nullcontext(), _lock_beside(path, setting):
+    checked_name(path, "--out")
+    with parents_of(path, "--out") if parents else contextlib.nullcontext(), _lock_beside(path):
         if new and os.path.lexists(path):
-            raise InputError(f"{path} exists and is not overwritten; remove it, or choose another {setting}")
+            raise InputError(f"{path} exists and is not overwritten; remove it, or choose another --out")
         remove_leftovers(path)
         yield
 
@@ -81,18 +80,18 @@ def parents_of(path: Path, setting: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _lock_beside(path: Path, setting: str) -> Iterator[None]:
+def _lock_beside(path: Path) -> Iterator[None]:
     lock = path.with_name(f".{_stem(path)}.lock")
     while True:
         try:
             file = _open_lock(lock)
         except FileNotFoundError:
-            raise InputError(f"{setting}: {path.parent}: no such directory to write {path.name} to") from None
+            raise InputError(f"--out: {path.parent}: no such directory to write {path.name} to") from None
         except OSError as error:
-            raise InputError(f"{setting}: {path} cannot be written: {error.strerror}") from None
+            raise InputError(f"--out: {path} cannot be written: {error.strerror}") from None
         if not take(file, path):
             os.close(file)
-            raise InputError(f"{setting}: {path} is being written by another process; wait for it, or choose another {setting}")
+            raise InputError(f"--out: {path} is being written by another process; wait for it, or choose another --out")
         if is_at(file, lock):  # else its owner has removed it since it was opened
             break
         os.close(file)

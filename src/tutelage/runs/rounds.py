@@ -15,7 +15,7 @@ from tutelage.errors import InputError
 from tutelage.runs import damage
 from tutelage.runs.compare import difference_of
 from tutelage.runs.files import write_text
-from tutelage.runs.reading import Reading, Scores, aligned, of_all_problems, shown_accuracy
+from tutelage.runs.reading import Reading, aligned, of_all_problems, shown_accuracy
 from tutelage.runs.records import read_table
 from tutelage.stats import in_words, judged_together
 
@@ -122,21 +122,12 @@ def _row(directory: Path, index: int, record: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def scores_of(reading: Reading, step: int | None = None) -> Scores | None:
-    """For each question, the share of right responses of a round's model; None where it was not evaluated."""
-    if step is None:
-        last = evaluation_of(reading)
-        if last is None:
-            return None
-        step = last["step"]
-    return reading.scores(step)
-
-
 def verdicts(directory: Path) -> list[str]:
     """Each round against the one before, the last one against round 0, and against the untouched model: on the same questions, in
     pairs, judged by Holm's rule for their number."""
     readings = [reading_of(directory, row["round"]) for row in table(directory)]
-    known = {f"round {index}": scores for index, reading in enumerate(readings) if (scores := scores_of(reading)) is not None}
+    last = [(index, reading, evaluation_of(reading)) for index, reading in enumerate(readings)]
+    known = {f"round {index}": reading.scores(line["step"]) for index, reading, line in last if line is not None}
     names = list(known)
     wanted = list(itertools.pairwise(names))
     if len(names) > 2:

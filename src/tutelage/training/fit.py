@@ -8,10 +8,9 @@ from collections.abc import Sequence
 import torch
 
 from tutelage import console
-from tutelage.config import Config
 from tutelage.data import TokenizedExample
 from tutelage.errors import RunError, first_line
-from tutelage.machines import AGAIN, World
+from tutelage.machines import AGAIN
 from tutelage.model import Batch, Course, is_out_of_memory
 from tutelage.resources import Load, exact_rungs, held_bytes, in_parts, smaller_state, training_bytes
 from tutelage.runs import RunLog, write_text
@@ -39,10 +38,11 @@ class Fitting:
     The loss of a step is one sum over one denominator, so its gradient is that of the larger batches, to rounding.
     """
 
-    def __init__(self, course: Course, config: Config, log: RunLog, world: World, updates: InBackward | None = None) -> None:
-        self.course, self.config, self.log, self.world, self.updates = course, config, log, world, updates
+    def __init__(self, course: Course, log: RunLog, updates: InBackward | None = None) -> None:
+        self.course, self.config, self.world = course, course.config, course.world
+        self.log, self.updates = log, updates
         self._record = log.directory / "plan.json"
-        self.parts: int = world.first(lambda: recorded(self._record).get("parts", 1))
+        self.parts: int = self.world.first(lambda: recorded(self._record).get("parts", 1))
         """Into how many times smaller batches than planned the rows are laid out by now."""
 
     def gradients(

@@ -16,9 +16,9 @@ from torch.distributed.tensor import DTensor, Replicate
 
 from tutelage.config import Config
 from tutelage.data import TokenizedExample
-from tutelage.errors import InputError, first_line
+from tutelage.errors import InputError
 from tutelage.machines import StopWanted, is_sharded, local_part, reshard
-from tutelage.model import Batch, ByWeight, ChangeMeter, Course, Layered, is_out_of_memory, loss_named, one_pack, optim
+from tutelage.model import Batch, ByWeight, ChangeMeter, Course, Layered, loss_named, one_pack, optim
 from tutelage.training.step import (
     Gradients,
     HalfUpdated,
@@ -50,7 +50,7 @@ def require_batches(course: Course) -> None:
         return
     if course.world.size == 1 and checkpointing in ("auto", "full"):
         return
-    rows, ranks, accumulated = course.rows_per_step, course.world.size, train.grad_accum
+    rows, ranks, accumulated = train.rows_per_step, course.world.size, train.grad_accum
     if course.policy.packs:
         needs = f"the {rows} longest rows have {course.most:,} tokens, and a pack {course.budget:,}"
         enough = one_pack(course.prepared.lengths, rows, ranks, course.budget)
@@ -189,8 +189,7 @@ class InBackward:
         except Exception as error:  # whatever it is: the weights are in between
             if not self._began:
                 raise
-            what = "memory ran out" if is_out_of_memory(error) else type(error).__name__
-            raise HalfUpdated(f"{what} in the middle of an update ({first_line(error)})") from error
+            raise HalfUpdated.by(error) from error
         finally:
             for hook in hooks:
                 hook.remove()

@@ -29,7 +29,7 @@ from tutelage.training.prolong import made_longer
 from tutelage.training.saving import best_step, report_failures, save, saved, worth_keeping
 from tutelage.training.start import Start, check_size, explain, keeps_end, require, same_model, saves_at, set_up
 from tutelage.training.step import Clock, Guard, share_changed, speed_of
-from tutelage.training.taken import taken_step
+from tutelage.training.taken import Stepper
 
 T = TypeVar("T")
 
@@ -76,7 +76,7 @@ def fine_tune(
         allow_changes = world.first(lambda: require(config, world, allow_changes), may_stop=True)
         tokenizer = world.first(lambda: tokenizer_of(config), may_stop=True)
         ready = world.first(lambda: prepared or prepare(config, tokenizer, kept_template(config)), may_stop=True)
-        log = _open(config, allow_changes, world, held)
+        log, longer = _open(config, allow_changes, world, held)
         if world.leads and checkpoint.latest(log.directory) is None:  # who goes on has seen it
             show.preview(ready, tokenizer)
         changed = world.first(lambda: same_model(config, log.directory, allow_changes))
@@ -89,7 +89,7 @@ def fine_tune(
 
         policy = loaded()
         world.first(lambda: check_size(policy, ready, config, log.directory))
-        world.first(lambda: explain(policy, config, ready, log, allow_changes, changed))
+        world.first(lambda: explain(policy, config, ready, log, changed, longer))
         if world.any(world.stop.wanted):
             raise StopWanted
         while True:
@@ -114,17 +114,20 @@ def _stoppable(world: World) -> Iterator[None]:
         raise agreed(Preempted(f"{world.stop.by or 'another rank was asked'}: {BEFORE_TRAINING}"), world) from None
 
 
-def _open(config: Config, allow_changes: Collection[str], world: World, held: contextlib.ExitStack) -> RunLog:
-    """The run's log: rank 0 holds the directory until `held` is left, and the other ranks are silent."""
+def _open(
+    config: Config, allow_changes: Collection[str], world: World, held: contextlib.ExitStack
+) -> tuple[RunLog, tuple[int, int] | None]:
+    """(the run's log, `made_longer`): rank 0 holds the directory until `held` is left, and the other ranks are silent."""
     log: RunLog = SilentRunLog(Path(config.run.dir))
 
-    def take_directory() -> None:
+    def take_directory() -> tuple[int, int] | None:
         nonlocal log
-        reopens = made_longer(config, allow_changes) is not None
-        log = held.enter_context(open_run(config, allow_changes, reopens))
+        longer = made_longer(config, allow_changes)  # asked again: much time has passed since `require`
+        log = held.enter_context(open_run(config, allow_changes, longer is not None))
+        return longer
 
-    world.first(take_directory)
-    return log
+    longer = world.first(take_directory)
+    return log, longer
 
 
 def evaluate_untrained(config: Config, prepared: Prepared) -> Path:
@@ -159,7 +162,8 @@ def run(
     total = course.total
     evaluator = _evaluator(start, log)
     guard = world.first(lambda: Guard.of_lines(config.train.spike_ratio, log.reading().steps))
-    fitting, patience = Fitting(course, config, log, world, start.updates), Patience(config.eval.patience, total, log, world)
+    fitting, patience = Fitting(course, log, start.updates), Patience(config.eval.patience, total, log, world)
+    stepper = Stepper(start, fitting, guard)
     saves = Checkpoints(log.directory, world, config.run.keep_last, lambda: worth_keeping(log, config, total))
     stopped: dict[str, Any] | None = None
     settling = policy.compiled  # the first step after a start compiles, which takes long
@@ -173,7 +177,7 @@ def run(
                         break
                     clock.lap("data")
                     # no signal comes between weights, optimizer, step number and log
-                    with taken_step(start, fitting, guard, clock, rows, step, settling) as taken:
+                    with stepper.taken(rows, step, clock, settling) as taken:
                         step, settling = step + 1, False
                         clock.lap("optimizer")
                         changed, weights, stops = world.sum([*(taken.counted or (0.0, 0.0)), world.stop.wanted])
@@ -206,12 +210,8 @@ def run(
 def _evaluator(start: Start, log: RunLog) -> Evaluator:
     """What evaluates the policy of a run; where its engine runs is decided and said."""
     course = start.course
-    policy, prepared, config, world = course.policy, course.prepared, course.config, course.world
-    longest = prepared.longest_prompt + config.eval.max_new_tokens
-    missing = partial(registry.reason, config.eval.backend)
-    placement = world.first(
-        lambda: place_engine(policy, config, start.optimizer, course.largest, longest, world.local_size, missing)
-    )
+    missing = partial(registry.reason, course.config.eval.backend)
+    placement = course.world.first(lambda: place_engine(course, start.optimizer, missing))
     return evaluator_for(course, log, placement, start.optimizer)
 
 
@@ -261,11 +261,12 @@ def _finished(
     report_failures(saves.wait(), total, log)
     world.first(log.require_there)
     evaluations, cost = world.first(lambda: (log.reading().evaluations, log.reading().evaluation_cost))
-    with console.progress("saving the model"):
-        card = model_card(config, prepared.ledger.counts(), evaluations, total, prepared.template, policy.precision, stopped=stopped)
-        save_model(policy, log.directory / "model", card, world)
     early = {"stopped": stopped} if stopped else {}
-    log.finish({"steps": total, "evaluations": evaluations, "evaluation_cost": cost, "model": "model", **early})
+    result = {"steps": total, "evaluations": evaluations, "evaluation_cost": cost, "model": "model", **early}
+    with console.progress("saving the model"):
+        card = model_card(config, result, prepared.ledger.counts(), prepared.template, policy.precision)
+        save_model(policy, log.directory / "model", card, world)
+    log.finish(result)
     nothing_left_to_stop()
     return Result(log.directory, evaluations, total, cost)
 

@@ -15,12 +15,6 @@ LENGTH = frozenset({"train.num_epochs", "train.num_steps"})
 """The settings that say how long a run is."""
 
 
-def length_of(config: Config, rows: int) -> int:
-    """Optimizer steps of a run on so many rows."""
-    train = config.train
-    return total_steps(rows, train.batch_size * train.grad_accum, train.num_epochs, train.num_steps)
-
-
 def made_longer(config: Config, allowed: Collection[str]) -> tuple[int, int] | None:
     """(optimizer steps that the run in `run.dir` was to have, those that it is to have now), where these are more; else None.
 
@@ -34,8 +28,8 @@ def made_longer(config: Config, allowed: Collection[str]) -> tuple[int, int] | N
     if not (directory / "config.toml").is_file() or not (reading.trained or checkpoint.latest(directory)):
         return None
     rows = reading.table("data.json").get("rows")
-    then = None if rows is None else length_of(damage.configuration(directory / "config.toml"), rows)
-    now = None if rows is None else length_of(config, rows)
+    then = None if rows is None else total_steps(rows, damage.configuration(directory / "config.toml").train)
+    now = None if rows is None else total_steps(rows, config.train)
     if reading.trained:
         _refuse_what_cannot_go_on(reading, config, now, allowed)
     elif then is None or now is None or now <= then:

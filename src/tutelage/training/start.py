@@ -131,19 +131,24 @@ def same_model(config: Config, directory: Path, allow_changes: Collection[str]) 
 
 
 def explain(
-    policy: Policy, config: Config, prepared: Prepared, log: RunLog, allow_changes: Collection[str] = (), changed: Sequence[str] = ()
+    policy: Policy,
+    config: Config,
+    prepared: Prepared,
+    log: RunLog,
+    changed: Sequence[str] = (),
+    longer: tuple[int, int] | None = None,
 ) -> None:
     """Write what explains the run, and what a run that goes on has changed.
 
     Args:
         changed: of the model (`same_model`).
+        longer: as `made_longer`.
     """
     found = checkpoint.latest(log.directory)
-    longer = made_longer(config, allow_changes)
-    kept = changeable() - set(allow_changes) | (LENGTH if longer else frozenset())
+    kept = changeable() - set(log.allowed) | (LENGTH if longer else frozenset())
     changed = [*changed, *changes(config, kept)] if found is not None else []
     description, model = prepared.description(policy.tokenizer), identity_of(config.model.id)
-    log.begin(config, prepared.template, description, prepared.ledger, model, allow_changes)
+    log.begin(config, prepared.template, description, prepared.ledger, model)
     if found is not None and changed:
         log.metrics(kind="config_changed", step=checkpoint.step_of(found), changes=changed)
     if found is not None and longer is not None:
@@ -227,7 +232,7 @@ def _fill_state(optimizer: torch.optim.Optimizer, course: Course, log: RunLog) -
             raise
         failure = first_line(error)
     if course.world.any(bool(failure)):
-        explained = Fitting(course, course.config, log, course.world).elsewhere(failure or "memory ran out on another rank")
+        explained = Fitting(course, log).elsewhere(failure or "memory ran out on another rank")
         raise agreed(MemoryRanOut(f"no room for the optimizer's state, so nothing was trained: {explained}"), course.world)
 
 

@@ -156,6 +156,12 @@ def share_changed(changed: float, weights: float) -> dict[str, float]:
 class HalfUpdated(RunError):
     """An update failed in the middle: some weights or moments are of the step before, others of this one. Nothing is saved of it."""
 
+    @staticmethod
+    def by(error: Exception) -> HalfUpdated:
+        """The error to raise from whatever stopped an update."""
+        what = "memory ran out" if is_out_of_memory(error) else type(error).__name__
+        return HalfUpdated(f"{what} in the middle of an update ({first_line(error)})")
+
 
 def update_weights(
     policy: Policy, optimizer: torch.optim.Optimizer, lr: float, measures: bool = True
@@ -175,8 +181,7 @@ def update_weights(
         optimizer.zero_grad(set_to_none=True)
         return None if meter is None else meter.changed()
     except Exception as error:  # whatever it is: the weights are in between
-        what = "memory ran out" if is_out_of_memory(error) else type(error).__name__
-        raise HalfUpdated(f"{what} in the middle of an update ({first_line(error)})") from error
+        raise HalfUpdated.by(error) from error
 
 
 class Clock:

@@ -7,7 +7,7 @@ from tutelage._lazy import lazily
 if TYPE_CHECKING:
     from tutelage.data.shapes.messages import is_messages
     from tutelage.data.shapes.parsed import BadRow, Parsed
-    from tutelage.data.shapes.reader import Reader, build_text_pairs, parse_row, reader_of
+    from tutelage.data.shapes.reader import LOOKED_AT, Reader, build_text_pairs, reader_of
     from tutelage.data.shapes.recognise import likely_columns
     from tutelage.data.shapes.saw import columns_by_content, columns_seen
 

@@ -71,6 +71,17 @@ def holds(value: Any) -> bool:
     return value is not None and value == value
 
 
+def said_in(found: Found) -> str:
+    """The prompt and all turns that were found."""
+    return "\n".join([found["prompt"], *(str(turn["content"]) for turn in found.get("messages", ()))])
+
+
+def stands_in(value: Any, text: str) -> bool:
+    """Whether all that a value says stands in a text already."""
+    said = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else [value]
+    return all(str(each).strip() in text for each in said)
+
+
 def as_text(value: Any) -> Any:
     """Numbers as they are written, NaN as nothing, anything else as it is."""
     if isinstance(value, float) and math.isnan(value):

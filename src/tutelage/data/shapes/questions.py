@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tutelage.data.shapes.names import CONTEXT, PROMPT, is_about, is_thought, kind_of, rank_of
-from tutelage.data.shapes.parsed import BadRow, Found, Purpose, holds
+from tutelage.data.shapes.parsed import BadRow, Found, Purpose, holds, said_in, stands_in
 from tutelage.data.shapes.paths import Column
 from tutelage.data.shapes.recognise import Facts, is_context, likely_columns, median_length, mostly
 from tutelage.data.shapes.ways import WITHOUT, Conversation, Named, Way
@@ -98,9 +98,8 @@ def _read(seen: Seen, find: Find) -> tuple[list[Reading], Counter[str]]:
             faults[str(problem)] += 1
             continue
         if isinstance(way, Named | Conversation):
-            said = "\n".join([found[0]["prompt"], *(str(turn["content"]) for turn in found[0].get("messages", ()))])
             left = found[0]["unread"] + ((way.twin,) if isinstance(way, Named) and way.twin and way.differs(row) else ())
-            readings.append(Reading(row, way, said, found[0]["response"], left))
+            readings.append(Reading(row, way, said_in(found[0]), found[0]["response"], left))
     return readings, faults
 
 
@@ -132,7 +131,7 @@ def _open_contexts(readings: Sequence[Reading]) -> list[str]:
     for name in _unread(readings):
         held = [(reading, reading.row[name]) for reading in readings if name in reading.unread and holds(reading.row[name])]
         if is_context(name, "") or rank_of(name, ASKS)[0] == 0:
-            is_open = any(not _stands_in(value, reading.prompt) for reading, value in held)
+            is_open = any(not stands_in(value, reading.prompt) for reading, value in held)
         elif is_about(name) or kind_of(name) in ("work", "reference", "conversation"):
             is_open = False
         else:
@@ -160,11 +159,6 @@ def _text(value: Any) -> str:
         texts = [item for item in value if isinstance(item, str)]
         return max(texts, key=len) if texts and len(texts) == len(value) else ""
     return value if isinstance(value, str) else ""
-
-
-def _stands_in(value: Any, prompt: str) -> bool:
-    texts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else [value]
-    return all(str(text).strip() in prompt for text in texts)
 
 
 def _is_prose(text: str) -> bool:

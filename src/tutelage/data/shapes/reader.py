@@ -12,8 +12,8 @@ from typing import Any
 
 from tutelage.config import LARGEST_WEIGHT, LEAST_WEIGHT, Source
 from tutelage.data.shapes.messages import content_of, is_messages
-from tutelage.data.shapes.own import Own, Shape, load_shape, read_by
-from tutelage.data.shapes.parsed import FIELDS, BadRow, Found, Parsed, Purpose, holds
+from tutelage.data.shapes.own import Own, load_shape
+from tutelage.data.shapes.parsed import BadRow, Found, Parsed, Purpose, holds, said_in, stands_in
 from tutelage.data.shapes.paths import Column, Path, column_of, path_of
 from tutelage.data.shapes.questions import Seen, ask_of, ask_which_work, wants_columns
 from tutelage.data.shapes.recognise import Facts, facts_of, is_context, rest_of, way_of
@@ -22,6 +22,9 @@ from tutelage.data.shapes.unknown import no_shape
 from tutelage.data.shapes.ways import Conversation, Mapped, Named, Way, is_true
 from tutelage.data.sources import Row
 from tutelage.errors import InputError
+
+LOOKED_AT = 200
+"""The first rows of a source, by which it is decided how all are read."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ class Reader:
             raise BadRow(f"{way.twin} says something else than {way.prompt} and {way.work}: name one of them in {self.setting}.columns")
         if isinstance(way, Named | Conversation) and self.way is None:
             for name in found[0]["unread"]:
-                if is_context(name, "") and not _is_said(row[name], found[0]):
+                if is_context(name, "") and not stands_in(row[name], said_in(found[0])):
                     raise BadRow(f"{name} holds something that nothing reads: join it to the prompt in {self.setting}.columns")
 
     def _named(self, found: Found) -> Found:
@@ -141,7 +144,7 @@ def reader_of(
     """How the rows of a source are read, decided by its first rows.
 
     Args:
-        head: the first rows of the source, some 200.
+        head: the first `LOOKED_AT` rows of the source.
         problems: the rows are validation problems: they need no response, and works are not read.
         reward: the grader, as `eval.reward`: its form of an answer is written into responses that are made of several columns.
         setting: the section of the configuration that messages name.
@@ -248,41 +251,6 @@ def _fit(columns: Mapping[str, Column], rows: Sequence[Mapping[str, Any]]) -> bo
 
 def _has_items(way: Way) -> bool:
     return isinstance(way, Mapped) and any(column.each for _, column in way.columns)
-
-
-def _is_said(value: Any, found: Found) -> bool:
-    """Whether a text stands in the prompt, or in another turn, already."""
-    said = "\n".join([found["prompt"], *(str(turn["content"]) for turn in found.get("messages", ()))])
-    texts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else [value]
-    return all(str(text).strip() in said for text in texts)
-
-
-def parse_row(row: dict[str, Any], shape: Mapping[Any, str] | Shape | None = None, needs_response: bool = True) -> dict[str, Any]:
-    """A raw row as ``{"prompt", "response", "reference"}``, "" where there is none.
-
-    Args:
-        shape: which column holds which field, or a function of the row; None: the shape is recognised by the row's keys.
-        needs_response: a training row needs a response; a problem needs a reference instead.
-
-    Raises:
-        BadRow: the row cannot be read as one prompt with one response.
-    """
-    purpose = Purpose(not needs_response)
-    if callable(shape):
-        found = read_by(shape, row, purpose)
-    else:
-        columns = {str(name): column_of(text, "data.columns") for name, text in (shape or {}).items()}
-        asked = {name for name in columns if needs_response or name != "response"}
-        facts = facts_of([row])
-        way = _mapped(columns, None, Seen("the row", "data", purpose, [row], facts)) if asked else None
-        found = Reader(way, facts, purpose).find(row)[1]
-    if len(found) != 1 or "fault" in found[0] or "left_out" in found[0]:
-        raise BadRow(found[0].get("fault") or found[0].get("left_out") or f"the row has {len(found)} items, and one is wanted")
-    if found[0].get("messages"):
-        raise BadRow("the row is a conversation that a prompt and a response do not tell (several turns, a system turn, tools, …)")
-    if not needs_response and not found[0]["reference"]:
-        raise BadRow("reference is empty or missing")
-    return {name: found[0].get(name, "") for name in FIELDS}
 
 
 def build_text_pairs(example: dict[str, Any]) -> dict[str, Any]:

@@ -35,12 +35,18 @@ class Facts:
     long: frozenset[str]
 
 
-def facts_of(rows: Sequence[Mapping[str, Any]]) -> Facts:
+def held_by(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """The values of each column that say anything."""
     held: dict[str, list[Any]] = {}
     for row in rows:
         for name, value in row.items():
             if holds(value):
                 held.setdefault(name, []).append(value)
+    return held
+
+
+def facts_of(rows: Sequence[Mapping[str, Any]]) -> Facts:
+    held = held_by(rows)
 
     def those(test: Callable[[Any], bool], kind: str | None = None) -> frozenset[str]:
         asked = {name: values for name, values in held.items() if kind is None or kind_of(name) == kind}

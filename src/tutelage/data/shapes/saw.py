@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from tutelage.data.shapes.names import PROMPT, REFERENCE, WORK, is_about, kind_of, rank_of
+from tutelage.data.shapes.names import PROMPT, REFERENCE, WORK, is_about
 from tutelage.data.shapes.parsed import FIELDS, BadRow, holds
 from tutelage.data.shapes.reader import Reader
+from tutelage.data.shapes.recognise import held_by, ranked
 from tutelage.data.shapes.references import row_reference
 from tutelage.data.shapes.ways import Conversation, Mapped, Named, Way
 from tutelage.data.shapes.works import boxed, is_bare, split_final
@@ -36,7 +37,7 @@ def columns_seen(reader: Reader, rows: Sequence[Row]) -> dict[str, str]:
     return {field: counts.most_common(1)[0][0] for field, counts in said.items() if counts}
 
 
-def columns_by_content(rows: Sequence[Mapping[str, Any]], problems: bool = False) -> dict[str, str]:
+def columns_by_content(rows: Sequence[Mapping[str, Any]], problems: bool) -> dict[str, str]:
     """What columns of unknown names probably hold, by what stands in them; fields for which no column is likely are left out.
 
     The response is the longest text, the reference a short value that stands at its end, the prompt the longest text that is left.
@@ -45,12 +46,7 @@ def columns_by_content(rows: Sequence[Mapping[str, Any]], problems: bool = False
     Args:
         problems: the rows have no response.
     """
-    values: dict[str, list[Any]] = {}
-    for row in rows:
-        for name, value in row.items():
-            if holds(value):
-                values.setdefault(name, []).append(value)
-    values = {name: held for name, held in values.items() if all(isinstance(value, str | int | float) for value in held)}
+    values = {name: held for name, held in held_by(rows).items() if all(isinstance(value, str | int | float) for value in held)}
     texts = {name: median(map(len, map(str, held))) for name, held in values.items() if any(isinstance(each, str) for each in held)}
     differ = {name: length for name, length in texts.items() if len(set(values[name])) >= SHARE * len(values[name])}
     texts = differ if len(differ) > (not problems) else texts
@@ -65,9 +61,9 @@ def columns_by_content(rows: Sequence[Mapping[str, Any]], problems: bool = False
     return {field: found[field] for field in FIELDS if found.get(field)}
 
 
-def _named(names: Any, kind: str, known: tuple[str, ...]) -> str:
+def _named(names: Iterable[str], kind: str, known: tuple[str, ...]) -> str:
     """The likeliest column of a known name; "" where none has one."""
-    return min((name for name in names if kind_of(name) == kind), key=lambda name: rank_of(name, known), default="")
+    return next(iter(ranked(names, kind, known)), "")
 
 
 def _longest(lengths: Mapping[str, float], without: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 from typing import NoReturn
 
 from tutelage.data.sources.files import KINDS, PACKED, kind_of, stem_of
-from tutelage.errors import InputError
+from tutelage.errors import InputError, some_of
 
 SPLITS = {
     "train": "train", "training": "train",
@@ -56,7 +56,7 @@ def choose_files(directory: Path, split: str) -> Choice:
     """
     data, others = _listed(directory)
     if not data:
-        there = f"; there is {_few(others)}" if others else "; it is empty"
+        there = f"; there is {some_of(others, SHOWN)}" if others else "; it is empty"
         raise InputError(
             f"{directory}: no {', '.join(KINDS)} file in this directory (each also with {' or '.join(PACKED)}){there}"
         )
@@ -153,8 +153,8 @@ def _of_split(directory: Path, data: Sequence[PurePath], split: str) -> list[Pur
     unnamed = [file for file in data if not said[file].split]
     if unnamed:
         raise InputError(
-            f"{directory}: some files name a split ({_few(named)}), others do not ({_few(unnamed)}), so which of them belong to"
-            f' {split!r} is not certain; name one file, move the others away, or ask for the split "all"'
+            f"{directory}: some files name a split ({some_of(named, SHOWN)}), others do not ({some_of(unnamed, SHOWN)}), so which"
+            f' of them belong to {split!r} is not certain; name one file, move the others away, or ask for the split "all"'
         )
     asked = split.lower()
     alike = [file for file in data if said[file].split == _meaning(split) or said[file].label == asked]
@@ -173,8 +173,8 @@ def _of_split(directory: Path, data: Sequence[PurePath], split: str) -> list[Pur
     ]  # fmt: skip
     if variants:
         raise InputError(
-            f"{directory}: the split {split!r} may be {_few(chosen)} alone, or {_few(variants)} too; name one file, or move the others"
-            " away"
+            f"{directory}: the split {split!r} may be {some_of(chosen, SHOWN)} alone, or {some_of(variants, SHOWN)} too;"
+            " name one file, or move the others away"
         )
     return chosen
 
@@ -224,8 +224,3 @@ def _refuse_configurations(directory: Path, files: Sequence[PurePath]) -> None:
             f"{directory}: README.md says that {', '.join(folders)} are configurations of one data set; name the folder of one"
             f" of them ({directory / folders[0]})"
         )
-
-
-def _few(files: Sequence[PurePath]) -> str:
-    more = f" and {len(files) - SHOWN} more" if len(files) > SHOWN else ""
-    return ", ".join(map(str, files[:SHOWN])) + more

@@ -15,7 +15,7 @@ import xxhash
 
 from tutelage.data import arithmetic
 from tutelage.data.sources.files import kind_of, read_file
-from tutelage.data.sources.folders import SAY_WHICH, choose_files, saved_files, saved_folder
+from tutelage.data.sources.folders import SAY_WHICH, Choice, choose_files, saved_files, saved_folder
 from tutelage.data.sources.rows import Row, row_of
 from tutelage.errors import InputError, first_line
 
@@ -62,8 +62,12 @@ def unread_files(name: str, split: str = "train") -> list[str]:
     path = Path(name).expanduser()
     if name == "arithmetic" or not path.is_dir():
         return []
-    saved = saved_folder(path, split)
-    return (choose_files(path, split) if saved is None else saved_files(path, saved)).unread
+    return _choice(path, split).unread
+
+
+def _choice(directory: Path, split: str) -> Choice:
+    saved = saved_folder(directory, split)
+    return choose_files(directory, split) if saved is None else saved_files(directory, saved)
 
 
 def fingerprint(name: str, split: str = "train", hub_config: str | None = None) -> str:
@@ -76,9 +80,7 @@ def fingerprint(name: str, split: str = "train", hub_config: str | None = None) 
     if name == "arithmetic":
         return _hash([Path(str(arithmetic.__file__))], Path(str(arithmetic.__file__)).parent, _part(split), str(BUILT_IN_ROWS))
     if path.is_dir():
-        saved = saved_folder(path, split)
-        choice = choose_files(path, split) if saved is None else saved_files(path, saved)
-        return _hash(choice.read, path)
+        return _hash(_choice(path, split).read, path)
     if _is_file(name, path):
         return _hash([path], path.parent)
     return _hash([], path, name, split, str(hub_config), _load(name, split, hub_config)._fingerprint)

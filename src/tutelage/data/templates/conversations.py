@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tutelage.data.shapes import BadRow, Parsed
-from tutelage.data.templates.marks import TAGS, protect, protect_all
+from tutelage.data.templates.marks import MARK, TAGS, protect, protect_all
 from tutelage.data.templates.rendered import check_begun, is_rendered
 from tutelage.data.templates.said import Said, check_shown, check_written, own_text, said_of
 from tutelage.data.templates.template import BARE, Template, thought_argument
@@ -40,6 +40,10 @@ class Turn:
     prompt: str
     response: str
     end: str = ""
+
+    @property
+    def is_marked(self) -> bool:
+        return MARK in self.prompt or MARK in self.response
 
 
 def write_turns(parsed: Parsed, template: Template, turns: Literal["last", "all"], specials: tuple[str, ...]) -> list[Turn]:

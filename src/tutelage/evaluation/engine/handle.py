@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from tutelage.config import EvalConfig, ModelConfig
+from tutelage.config import Config, ModelConfig
 from tutelage.data import TokenizedExample
 from tutelage.errors import InputError
 from tutelage.evaluation import certificate
@@ -54,21 +54,18 @@ class EngineSetting:
     timeout: float = 600.0
 
 
-def engine_setting(
-    model: str, config: EvalConfig, precision: str, device: torch.device, longest: int, log: Path, **others: Any
-) -> EngineSetting:
+def engine_setting(config: Config, precision: str, device: torch.device, longest: int, log: Path, **others: Any) -> EngineSetting:
     """The setting of a configured evaluation's engine.
 
     Args:
-        model: `model.id`.
-        precision: `model.precision`, which the engine's dtype follows.
+        precision: of the policy, which the engine's dtype follows.
         longest: prompt + response in tokens, at most.
         others: fields that take the place of what is configured.
     """
     dtype = "float32" if precision == "fp32" else "bfloat16"
-    path = resolve(model, by_engine=True)
-    setting = EngineSetting(path, device, config.seed, dtype, config.backend, config.gpu_memory_utilization, longest)
-    return replace(setting, log=log, timeout=config.timeout, **others)
+    path, asked = resolve(config.model.id, by_engine=True), config.eval
+    setting = EngineSetting(path, device, asked.seed, dtype, asked.backend, asked.gpu_memory_utilization, longest)
+    return replace(setting, log=log, timeout=asked.timeout, **others)
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import zlib
 from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tutelage.evaluation.draft import with_checksum, without_checksum
 from tutelage.runs import append_lines, finite
-
-SCORES = ("log_prob", "token_entropy")
-"""What an engine may not tell of a response, so that the policy computes it afterwards."""
 
 
 class Answers:
@@ -82,7 +79,7 @@ class _Lines:
     def add(self, lines: Sequence[dict[str, Any]], seconds: float) -> None:
         """Append lines in one write. Raises RunError: they cannot be written."""
         start = self.file.stat().st_size if self.file.exists() else 0
-        append_lines(self.file, [_sealed(finite(line)) for line in [*lines, {"seconds": round(seconds, 3)}]])
+        append_lines(self.file, [with_checksum(finite(line)) for line in [*lines, {"seconds": round(seconds, 3)}]])
         self._note(start)
 
     def read(self, problem: int) -> dict[str, Any]:
@@ -94,16 +91,9 @@ class _Lines:
         return line
 
 
-def _sealed(line: dict[str, Any]) -> dict[str, Any]:
-    """A line with its checksum."""
-    return {**line, "crc32": zlib.crc32(json.dumps(line).encode())}
-
-
 def _unsealed(raw: bytes) -> dict[str, Any] | None:
     """A line without its checksum; None where it was torn, or is damaged."""
     try:
-        line = json.loads(raw) if raw.endswith(b"\n") else None
+        return without_checksum(json.loads(raw)) if raw.endswith(b"\n") else None
     except ValueError:
         return None
-    bare = {key: value for key, value in line.items() if key != "crc32"} if isinstance(line, dict) else {}
-    return bare if line == _sealed(bare) else None

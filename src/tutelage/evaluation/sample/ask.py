@@ -24,7 +24,7 @@ from tutelage.evaluation.sample.answers import Answers
 from tutelage.evaluation.sample.form import Form
 from tutelage.evaluation.sample.judge import judged
 from tutelage.evaluation.solve import Job, answers_of_engine, answers_of_policy, prompt_ids
-from tutelage.evaluation.spread import engines_for, loaded, with_absolute_path
+from tutelage.evaluation.spread import engines_for, loaded, with_absolute_paths
 from tutelage.grading import start_workers
 from tutelage.machines import fanout
 from tutelage.model import Policy
@@ -84,7 +84,7 @@ class Asked:
     def shares(self, workers: int) -> Iterator[Asked]:
         """What workers take, one after the other: as many shares as there are workers, or more where these would be large."""
         size = max(1, min(-(-len(self.indices) // workers), SHARE * self.portions(()).size))
-        there = with_absolute_path(self.config)
+        there = with_absolute_paths(self.config)
         for each in Portions(self.indices, size):
             yield Asked({index: self.problems[index] for index in each}, each, there, self.longest)
 

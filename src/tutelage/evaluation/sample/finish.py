@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from tutelage import console
 from tutelage.data import Example
+from tutelage.evaluation.grade import as_json
 from tutelage.evaluation.sample.answers import Answers
 from tutelage.evaluation.sample.choose import chosen, duplicates
 from tutelage.evaluation.sample.task import Task
@@ -74,7 +75,3 @@ def row(task: Task, problem: Example, prompt: str, response: dict[str, Any], sam
             "verdict": response["fate"], "ids_differ": response["ids_differ"],
         },
     }  # fmt: skip
-
-
-def as_json(reference: Any) -> Any:
-    return list(reference) if isinstance(reference, tuple) else reference

@@ -52,7 +52,7 @@ def problems_to_sample(
     template = template_of(config.data.prompt, tokenizer, config.data.template_arguments)
 
     def opened(source: Source) -> Store:
-        return open_store(source, template, tokenizer, config.eval.reward, setting="data.validation")
+        return open_store(source, template, tokenizer, config.eval.reward)
 
     def read(source: str) -> Source:
         return config.data.read_as_training(source).model_copy(update={"where": None})

@@ -83,8 +83,7 @@ def _reckoned(
     mine = own.rows if own is not None and (index == 0 or wished.with_rows) else 0
     sampled = accepted * (index if wished.origin == "base" else min(index, 1))
     rows = mine + sampled if index or wished.start is None else 0
-    train = config.train
-    steps = total_steps(rows, train.batch_size * train.grad_accum, train.num_epochs, train.num_steps) if rows else 0
+    steps = total_steps(rows, config.train) if rows else 0
     training, evaluation = _run_seconds(own, config, estimator, steps, index)
     return {
         "round": index, "finished": False, "rows": rows, "own_rows": mine, "sampled_rows": sampled, "steps": steps,

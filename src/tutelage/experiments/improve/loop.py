@@ -20,12 +20,11 @@ from tutelage import console
 from tutelage.config import Config, changeable, replaced, to_toml
 from tutelage.data import Prepared, Template, prepare
 from tutelage.errors import InputError, RunError
-from tutelage.evaluation import sample_problems
+from tutelage.evaluation import sample_problems, with_absolute_paths
 from tutelage.experiments.improve.first import evaluate_start, resolved_start
 from tutelage.experiments.improve.ground import FATES_OF_ROWS, HELD_OUT, Ground, read_ground, same_problems, write_problems
 from tutelage.experiments.improve.mix import KEPT, config_of_round, config_of_sampling, samples_of, solved_so_far, write_rows
 from tutelage.experiments.improve.wished import Improvement
-from tutelage.experiments.sweep import with_absolute_paths
 from tutelage.machines import fanout
 from tutelage.model import identity_of, tokenizer_of
 from tutelage.report import page as report
