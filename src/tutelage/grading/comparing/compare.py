@@ -11,6 +11,7 @@ from tutelage.grading.calculating.work import spend
 from tutelage.grading.comparing import families, relations  # noqa: F401 (its rules)
 from tutelage.grading.comparing.applied import resolved
 from tutelage.grading.comparing.canonical import expand, shape, simplify
+from tutelage.grading.comparing.cases import equal_cases
 from tutelage.grading.comparing.expressions import equal_expressions, is_scalar
 from tutelage.grading.comparing.named import assignment, neutral
 from tutelage.grading.comparing.quantities import in_one_unit, measures_of, with_letter_unit
@@ -218,26 +219,9 @@ def _rows_as_matrix(node: Node) -> Node:
 
 @rule(Kind.MATRIX)
 def _equal_matrices(gold: Node, answer: Node) -> bool:
-    """Entry by entry; the cases of a definition have no order."""
-    if gold.kind is not answer.kind or gold.value != answer.value or shape(gold) != shape(answer):
+    """Entry by entry."""
+    if "cases" in (gold.value, answer.value):
+        return equal_cases(gold, answer)
+    if gold.kind is not answer.kind or shape(gold) != shape(answer):
         return False
-    if gold.value == "cases":
-        return _equal_cases(gold.args, answer.args)
     return all(map(ordered, gold.args, answer.args))
-
-
-def _equal_cases(gold: tuple[tuple[Node, ...], ...], answer: tuple[tuple[Node, ...], ...]) -> bool:
-    """Cases in any order; "otherwise" is the condition that is left."""
-    left = list(answer)
-    for row in sorted(gold, key=lambda row: _otherwise(row) or not any(same(row[-1], other[-1]) for other in answer)):
-        found = [other for other in left if len(row) == len(other) and all(map(same, row, other))] or [
-            other for other in left if same(row[0], other[0]) and _otherwise(row) is not _otherwise(other) and len(left) == 1
-        ]
-        if not found:
-            return False
-        left.remove(found[0])
-    return not left
-
-
-def _otherwise(row: tuple[Node, ...]) -> bool:
-    return row[-1].is_symbol("otherwise")

@@ -27,13 +27,12 @@ def same_region(gold: Node, answer: Node) -> bool | None:
     if names - {variable} or len(variables[0] | variables[1]) > 1:
         return None
     try:
-        found = {boundary for node in (gold, answer) for boundary in _boundaries(node, variable)}
-        boundaries = sorted(found, key=as_mpf) or [Fraction(0)]
-        near = [boundary + side for boundary in boundaries for side in (-JUST, JUST)]
-        between = [(as_mpf(a) + as_mpf(b)) / 2 for a, b in pairwise(boundaries)]
-        tests = [boundaries[0] - 7, *boundaries, *near, *between, boundaries[-1] + 7]
+        found = sorted(boundaries(gold, variable) | boundaries(answer, variable), key=as_mpf) or [Fraction(0)]
+        near = [boundary + side for boundary in found for side in (-JUST, JUST)]
+        between = [(as_mpf(a) + as_mpf(b)) / 2 for a, b in pairwise(found)]
+        tests = [found[0] - 7, *found, *near, *between, found[-1] + 7]
         sides = [_joined(node, tests, variable) for node in (gold, answer)]
-        return all(_holds(sides[0], test, variable) == _holds(sides[1], test, variable) for test in tests)
+        return all(lies_in(sides[0], test, variable) == lies_in(sides[1], test, variable) for test in tests)
     except Undefined:
         return False
 
@@ -47,7 +46,7 @@ def _joined(node: Node, tests: list[Value], variable: str) -> Node:
     if node.kind is not Kind.LIST or node.value is not None:
         return node
     together = Node(Kind.LIST, node.args, "and")
-    return together if any(_holds(together, test, variable) for test in tests) else node
+    return together if any(lies_in(together, test, variable) for test in tests) else node
 
 
 def flat_union(node: Node) -> list[Node]:
@@ -68,7 +67,7 @@ def _variables(node: Node) -> frozenset[str]:
     return frozenset().union(*(_variables(part) for part in node.args if isinstance(part, Node)))
 
 
-def _boundaries(node: Node, variable: str) -> set[Value]:
+def boundaries(node: Node, variable: str) -> set[Value]:
     """The points at which its truth may change. Raises Undefined: they cannot be found."""
     if node.kind in (Kind.SEQUENCE, Kind.SET):
         values = {evaluate(part) for part in node.args}
@@ -77,7 +76,7 @@ def _boundaries(node: Node, variable: str) -> set[Value]:
         return {root for a, b in pairwise(node.args) for root in _roots(a, b, variable)}
     if node.kind is Kind.MATRIX:
         raise Undefined("a matrix is no region")
-    return set().union(*(_boundaries(part, variable) for part in node.args)) if node.args else set()
+    return set().union(*(boundaries(part, variable) for part in node.args)) if node.args else set()
 
 
 def _roots(left: Node, right: Node, variable: str) -> set[Value]:
@@ -143,18 +142,18 @@ def _absolute_values(node: Node) -> list[Node]:
     return own + [inner for part in node.args if isinstance(part, Node) for inner in _absolute_values(part)]
 
 
-def _holds(node: Node, at: Value, variable: str) -> bool:
+def lies_in(node: Node, at: Value, variable: str) -> bool:
     """Whether a number lies in the region."""
     spend(5)
     match node.kind:
         case Kind.UNION:
-            return any(_holds(part, at, variable) for part in node.args)
+            return any(lies_in(part, at, variable) for part in node.args)
         case Kind.INTERSECTION:
-            return all(_holds(part, at, variable) for part in node.args)
+            return all(lies_in(part, at, variable) for part in node.args)
         case Kind.LIST:
-            return (all if node.value == "and" else any)(_holds(part, at, variable) for part in node.args)
+            return (all if node.value == "and" else any)(lies_in(part, at, variable) for part in node.args)
         case Kind.SETMINUS:
-            return _holds(node.args[0], at, variable) and not _holds(node.args[1], at, variable)
+            return lies_in(node.args[0], at, variable) and not lies_in(node.args[1], at, variable)
         case Kind.SET:
             return any(close(evaluate(part), at) for part in node.args)
         case Kind.SEQUENCE if len(node.args) == 2:
@@ -189,7 +188,7 @@ def _related(a: Value, operator: str, b: Value) -> bool:
 def integers_in(condition: Node, variable: str, start: int) -> list[int] | None:
     """The integers from `start` to 100 for which a condition on one variable holds; None where they are not all."""
     try:
-        found = [at for at in range(start, 102) if _holds(condition, Fraction(at), variable)]
+        found = [at for at in range(start, 102) if lies_in(condition, Fraction(at), variable)]
     except Undefined:
         return None
     return None if not found or found[-1] > 100 or (start < 0 and found[0] == start) else found

@@ -115,7 +115,9 @@ def _equal_relations(gold: Node, answer: Node) -> bool:
         if None not in members and name_of(gold.args[0]) != name_of(answer.args[0]):
             return False
         sides = members[0] or gold, members[1] or answer
-        return {side.kind for side in sides} != {Kind.SET, Kind.SEQUENCE} and same(*sides)
+        kinds = {side.kind for side in sides}
+        listed = kinds == {Kind.LIST, Kind.SEQUENCE} and not any(map(is_condition, sides))  # x = 0 or x = 5 is no interval
+        return kinds != {Kind.SET, Kind.SEQUENCE} and not listed and same(*sides)
     if gold.kind is answer.kind:
         if set(gold.value) | set(answer.value) <= {"="}:
             return _equal_equations(gold, answer)

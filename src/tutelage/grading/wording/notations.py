@@ -163,6 +163,7 @@ NOTATIONS = table(
     ("\\mapsto", r"^(?:([a-z])\s*:\s*)?([a-z])\s*\\mapsto\s*", lambda match: f"{match[1] or 'f'}({match[2]}) = "),
     ("\\text|\\mathrm", rf"{_TEXT}([A-Za-z]+)\s*\}}\s*(?:\\cdot|\\,|\s)\s*{_TEXT}([A-Za-z]+)\s*\}}(?:\^\{{?(-?\d)\}}?)?",
      lambda match: rf"\text{{{match[1]} {match[2]}{(match[3] and '^' + match[3]) or ''}}}"),
+    ("\\Rightarrow", r"^([^=\d]*)\\Rightarrow(?![a-z])([^=\d]*)$", r"\1\\to\2"),
     (" x ", r"(?<=[\d}]) x (?=\$?\d)", r" \\times "),
     ("const", r"(?<=\+)\s*(?:\\text\s*\{\s*)?const(?:ant|\.)?\s*\}?$", " C"),
     ("\\frac", rf"\\frac\s*\{{\s*{_TEXT}([A-Za-z]+)\s*\}}\s*\}}\s*\{{\s*{_TEXT}([A-Za-z]+)\s*\}}\s*(\^\{{?\d\}}?)?\s*\}}",

@@ -138,7 +138,8 @@ _PHRASES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
         (r"(.*[\w})])[ ,]+(?:where|with|for) ([a-z] ?\\in ?\\mathbb ?\{?[A-Z]\}?)", r"\1, \2"),
         (r"(?:(half|quarter|[a-z-]+|\d+)(?: minutes?)? (past|to) ([a-z]+|\d+)"
          r"|([a-z]+|\d+) o'clock)(?: in the (morning|afternoon|evening))?", _clock),
-        (r"(?:(?:local|global|absolute|relative) )?(min|max)(?:imum)?(?: value)?(?: is| at|:| =)* ?(-?[\d\\][^,]*|\(.*\))", r"\\\1 = \2"),
+        (r"(?:(?:local|global|absolute|relative) )?(min|max)(?:imum)?(?: value)?"
+         r"(?: |(?: is| at|:| =)+ ?)(-?[\d\\][^,]*|\(.*\))", r"\\\1 = \2"),
         (r"(.*[\w})])[ ,]* \(?where ([a-z]) is an? ((?:positive |non-?negative )?integer|real number|real)\)?", _with_parameter),
         (rf"(.*[\w}})])[ ,]* \(?(?:(?:where|with) ({_CONSTANTS})(?:are|is an?|being) (?:any |arbitrary |real )*constants?"
          rf"|(?:for|where|with) (?:any |some |arbitrary |real |an? )*constants? ({_CONSTANTS}))\)?",

@@ -195,6 +195,8 @@ def _value(sentence: str, many: bool) -> str | None:
         return None
     if "and" in subject.split()[1:] and re.search(r"\band\b|,", value):  # the mean and the variance are 6 and 4
         return None
+    if lead[copula] == "=" and not _QUANTITIES.isdisjoint(lead[:copula]):  # median = 4 is not mean = 4
+        return None
     counted = _counted(value, behind)
     named = next((word for word in reversed(lead[:copula]) if word not in _MUST), "") == _FORMULA
     if counted is None or not named or not re.fullmatch("[A-Za-z]", pieces[last - 2][1]) or _RELATION.search(value):
