@@ -89,7 +89,7 @@ def _without_declarations(node: Node) -> tuple[Node, dict[str, str]]:
     """An answer without its "k ∈ ℤ", and the domain of each name that these declare."""
     if node.kind is Kind.BUILDER and node.args[0].is_symbol() and len(node.args) > 2:  # {x | x = kπ, k ∈ ℤ}
         node = Node(Kind.LIST, node.args[1:])
-    if node.kind is not Kind.LIST:
+    if node.kind is not Kind.LIST or node.value == "or":
         return node, {}
     rest, domains = [], {}
     for part in node.args:

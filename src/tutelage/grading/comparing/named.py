@@ -16,6 +16,7 @@ _SEGMENT = re.compile("^bar (?=[A-Z]{2}$)")
 """AB with a bar is the segment AB, and in "AB = 5" its length."""
 
 
+_ALIASES = {"bar x": "mean", "mu": "mean", "average": "mean"}
 _SEQUENCE = re.compile("^([a-zA-Z])_[nkmij]$")
 """a_n is a(n), whichever letter counts."""
 
@@ -24,7 +25,7 @@ def name_of(node: Node) -> str | None:
     """x, f(x), AB, |AB|, \\angle ABC, V_1 : V_2, (x, y), sin A: what only says which quantity is meant; None for anything else."""
     match node.kind:
         case Kind.SYMBOL:
-            return None if node.value in CONSTANTS and node.value != "e" else _SEQUENCE.sub(r"\1()", _SEGMENT.sub("", node.value))
+            return None if node.value in CONSTANTS and node.value != "e" else _ALIASES.get(node.value) or _SEQUENCE.sub(r"\1()", _SEGMENT.sub("", node.value))
         case Kind.APPLY:  # f(x) by its head alone, f(2) and f(x + 1) with what they are taken of
             of_variable = len(node.args) == 2 and node.args[1].is_symbol(*VARIABLES)
             return f"{node.args[0].value}()" if of_variable else f"{node.args[0].value}({node.args[1:]!r})"

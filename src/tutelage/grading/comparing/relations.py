@@ -35,6 +35,8 @@ def _equal_collections(gold: Node, answer: Node) -> bool:
         return False
     if _leaves_open(gold) is not _leaves_open(answer):
         return False
+    if {gold.value, answer.value} == {"or", "and"} and _is_mixed(gold):  # x = 2 or x > 5
+        return False
     if any(part.is_symbol(ELLIPSIS) for part in gold.args + answer.args):  # 1, 4, 9, …, n^2 has an order
         return gold.kind is answer.kind and ordered(gold.args, answer.args)
     if is_condition(gold) or is_condition(answer):
@@ -64,8 +66,12 @@ def _leaves_open(node: Node) -> bool:
     if node.kind is not Kind.LIST or node.value != "or":
         return False
     relations = [part for part in node.args if part.kind is Kind.RELATION]
-    mixed = {"="} < {operator for part in relations for operator in part.value} and len(symbols_of(node)) > 1
-    return mixed or len({name_of(part.args[0]) for part in relations}) == len(relations) > 1
+    return (_is_mixed(node) and len(symbols_of(node)) > 1) or len({name_of(part.args[0]) for part in relations}) == len(relations) > 1
+
+
+def _is_mixed(node: Node) -> bool:
+    """Equations and inequalities stand in it."""
+    return {"="} < {operator for part in node.args if part.kind is Kind.RELATION for operator in part.value}
 
 
 def is_condition(node: Node) -> bool:

@@ -15,7 +15,7 @@ from tutelage.grading.taking.format import TEXT_COMMANDS, boxes, closing_brace, 
 from tutelage.grading.wording.languages import translated
 from tutelage.grading.wording.notations import conclusion, groups, latex_synonyms, notations, parts, rewritten, table
 from tutelage.grading.wording.phrases import cases, phrases
-from tutelage.grading.wording.prose import is_subject, said
+from tutelage.grading.wording.prose import EXTREMES, is_subject, said
 from tutelage.grading.wording.vocabulary import DOUBTS, listed, replacements, words_of
 
 _SYMBOLS = {
@@ -160,7 +160,8 @@ def _unwrapped(text: str) -> str:
     if prose is None or not DOUBTS.isdisjoint(words_of(prose[0])):
         return text
     subject = prose["subject"] or ""
-    spoken = is_subject(subject) and not (subject and (_ANOTHER.search(text, prose.end()) or " and " in subject))
+    named = not EXTREMES.isdisjoint(words_of(subject))  # the mean: `said` keeps its name
+    spoken = is_subject(subject) and not named and not (subject and (_ANOTHER.search(text, prose.end()) or " and " in subject))
     return text[prose.end() :] if spoken else text
 
 

@@ -139,7 +139,7 @@ _PHRASES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
         (r"(?:(half|quarter|[a-z-]+|\d+)(?: minutes?)? (past|to) ([a-z]+|\d+)"
          r"|([a-z]+|\d+) o'clock)(?: in the (morning|afternoon|evening))?", _clock),
         (r"(?:(?:local|global|absolute|relative) )?(min|max)(?:imum)?(?: value)?"
-         r"(?: |(?: is| at|:| =)+ ?)(-?[\d\\][^,]*|\(.*\))", r"\\\1 = \2"),
+         r"(?: |(?: is| at|:| =)+ ?)(-?[\d\\][^,]*|\(.*\))", lambda match: f"{match[1].casefold()}imum = {match[2]}"),
         (r"(.*[\w})])[ ,]* \(?where ([a-z]) is an? ((?:positive |non-?negative )?integer|real number|real)\)?", _with_parameter),
         (rf"(.*[\w}})])[ ,]* \(?(?:(?:where|with) ({_CONSTANTS})(?:are|is an?|being) (?:any |arbitrary |real )*constants?"
          rf"|(?:for|where|with) (?:any |some |arbitrary |real |an? )*constants? ({_CONSTANTS}))\)?",
@@ -185,7 +185,7 @@ def cases(text: str) -> str:
         case = _WORDED_CASE.fullmatch(part)
         if case is None and not part.endswith(" otherwise"):
             return text
-        value, condition = (part.removesuffix("otherwise"), r"\text{otherwise}") if case is None else (
+        value, condition = (part.removesuffix("otherwise").rstrip(" ,"), r"\text{otherwise}") if case is None else (
             (case["value"] or case["behind"]), (case["condition"] or case["first"]))
         rows.append(f"{value} & {condition}")
     return name + r"\begin{cases} " + r" \\ ".join(rows) + r" \end{cases}" if len(rows) > 1 else text

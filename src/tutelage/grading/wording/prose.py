@@ -32,14 +32,16 @@ _NEEDS = frozenset({"need", "needs", "needed"})
 _CLAUSES = frozenset({"when", "that", "which", "who"})
 """What stands before a copula that says nothing of the answer."""
 _OBJECTS = listed("objects")
-_EXTREMES = frozenset({"maximum", "minimum", "max", "min", "mean", "median", "average"})
+_FULL = {"max": "maximum", "min": "minimum"}
+EXTREMES = frozenset({"maximum", "minimum", "max", "min", "mean", "median", "average"})
+"""What says which value of several it is: the mean is not the median."""
 _CALLED = frozenset({"is", "are", "was", "which", "as"})
 _RELATION = re.compile(r"[=<>]|\\[lg]e|\\in")
 _SUPPOSES = frozenset({"suppose", "supposing", "assume", "assuming"})
 _CLAIMED = _GLUE | {"valid", "possible", "unique", "smallest", "largest", "integer", "root", "works", "value"}
 _ONLY = (["works"], ["only"], ["suffices"])
 _VERB = re.compile("[a-z]{3,}(?:ed|[^s]s)|can|will|must")
-_LEAVES_OPEN = (listed("prepositions") | {"besides", "near", "but", "by", "than", "across", "towards", "de", "von", "di"}) - {"at"}
+_LEAVES_OPEN = (listed("prepositions") | listed("other prepositions")) - {"at"}
 _OF_ALL = tuple(
     phrase.split()
     for phrase in ("total of", "profit of", "average of", "started with", "starts with", "up with", "calls for", "come to", "comes to")
@@ -74,7 +76,7 @@ _PIECE = re.compile(
 )
 _NO_PROSE = re.compile(
     rf"^\(?[A-J][.):]\s|\b{MONTH}\s+\d|\d(?:st|nd|rd|th)?\s+(?:of\s+)?{MONTH}(?![a-z])"
-    r"|\b(?:mod|gcd|lcm|mid|floor|ceiling|sqrt|step|part|page|chapter|option|choice)\b", re.IGNORECASE,
+    r"|(?<!\\)\b(?:mod|gcd|lcm|mid|floor|ceiling|sqrt|step|part|page|chapter|option|choice)\b", re.IGNORECASE,
 )  # fmt: skip
 """Choices and dates are read elsewhere; the other words make something of the number behind them."""
 LONGEST = 1_500
@@ -198,6 +200,9 @@ def _value(sentence: str, many: bool) -> str | None:
     if lead[copula] == "=" and not _QUANTITIES.isdisjoint(lead[:copula]):  # median = 4 is not mean = 4
         return None
     counted = _counted(value, behind)
+    extremes = EXTREMES.intersection(words_of(subject))
+    if counted is not None and len(extremes) == 1 and (_GLUE | EXTREMES | {"value", "possible"}).issuperset(words_of(subject)):
+        return f"{_FULL.get(*extremes, *extremes)} = {counted}" if not _RELATION.search(value) else counted  # the mean is 4
     named = next((word for word in reversed(lead[:copula]) if word not in _MUST), "") == _FORMULA
     if counted is None or not named or not re.fullmatch("[A-Za-z]", pieces[last - 2][1]) or _RELATION.search(value):
         return counted
@@ -247,7 +252,7 @@ def _is_lead(lead: str) -> bool:
     verb = next(verbs, None)
     if words and words[-1] in _FIGURES and (_GLUE | _QUANTITIES).issuperset(words[:-1]):
         return True
-    of_quantity = len(words) > 1 and words[-1] == "of" and words[-2] in _QUANTITIES - _EXTREMES  # has a radius of 5
+    of_quantity = len(words) > 1 and words[-1] == "of" and words[-2] in _QUANTITIES - EXTREMES  # has a radius of 5
     if of_quantity and {"a", "an", "the", "at", "with"}.issuperset(words[:-2]):  # at a speed of 5
         return True
     if _GLUE.issuperset(words):
