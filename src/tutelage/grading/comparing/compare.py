@@ -13,7 +13,7 @@ from tutelage.grading.comparing.applied import resolved
 from tutelage.grading.comparing.canonical import expand, shape, simplify
 from tutelage.grading.comparing.cases import equal_cases
 from tutelage.grading.comparing.expressions import equal_expressions, is_scalar
-from tutelage.grading.comparing.named import assignment, neutral
+from tutelage.grading.comparing.named import neutral
 from tutelage.grading.comparing.quantities import in_one_unit, measures_of, with_letter_unit
 from tutelage.grading.comparing.rules import only_element, ordered, rule, same
 from tutelage.grading.reading.tree import (
@@ -51,8 +51,6 @@ def equal(gold: Node, answer: Node) -> bool:
     gold, answer = (_said_value(node, other) for node, other in ((gold, answer), (answer, gold)))
     spend(gold.contents[3] + answer.contents[3])  # a product of many matrices may be huge when it is written out
     both_builders = gold.kind is answer.kind is Kind.BUILDER
-    if not both_builders:
-        gold, answer = _as_conditions(gold), _as_conditions(answer)
     gold, answer = (neutral(node, both_builders) for node in (gold, answer))
     gold, answer = _as_mixed(gold, answer), _as_mixed(answer, gold)
     if same(only_element(gold, answer), only_element(answer, gold)):
@@ -105,13 +103,6 @@ def _as_vector(node: Node, other: Node) -> Node:
     if other.kind not in (Kind.SEQUENCE, Kind.MATRIX) or not is_scalar(node) or not {"j", "k"} >= node.names or not node.names:
         return node
     return rewritten(node, lambda part: symbol(units[part.value]) if part.is_symbol(*units) else part)
-
-
-def _as_conditions(node: Node) -> Node:
-    """{x | x = kπ, k ∈ ℤ} as x = kπ, k ∈ ℤ."""
-    element, *conditions = node.args if node.kind is Kind.BUILDER else (node,)
-    solved = any((pair := assignment(part)) is not None and element.is_symbol(pair[0]) for part in conditions)
-    return Node(Kind.LIST, tuple(conditions)) if solved else node
 
 
 def _as_mixed(node: Node, other: Node) -> Node:

@@ -89,11 +89,12 @@ def _without_declarations(node: Node) -> tuple[Node, dict[str, str]]:
     """An answer without its "k ∈ ℤ", and the domain of each name that these declare."""
     if node.kind is Kind.BUILDER and node.args[0].is_symbol() and len(node.args) > 2:  # {x | x = kπ, k ∈ ℤ}
         node = Node(Kind.LIST, node.args[1:])
-    if node.kind is not Kind.LIST or node.value == "or":
+    if node.kind is not Kind.LIST:
         return node, {}
     rest, domains = [], {}
     for part in node.args:
-        if (domain := _domain(part)) and part.args[0].is_symbol(*symbols_of(tuple(other for other in node.args if other is not part))):
+        domain = _domain(part)
+        if domain and not (node.value == "or" and domain.startswith("from")) and part.args[0].is_symbol(*symbols_of(tuple(other for other in node.args if other is not part))):
             domains[part.args[0].value] = domain
         else:
             rest.append(part)
@@ -159,7 +160,7 @@ def _replaced(node: Node, values: dict[str, Node]) -> Node:
 
 def _renamed_constants(gold: Node, answer: Node) -> Iterator[tuple[Node, Node]]:
     """x² + C and x² + c; C_1e^x + C_2e^{-x} and Ae^x + Be^{-x}."""
-    names = [symbols_of((assignment(node) or ("", node))[1]) for node in (gold, answer)]
+    names = [_free_letters(node) for node in (gold, answer)]
     constants = [sorted(name for name in side if _CONSTANT.match(name)) for side in names]
     known = any(name[0] == "C" or name.startswith("c_") for name in constants[0] + constants[1])
     if not known or len(constants[0]) != len(constants[1]) or len(constants[0]) > 3:
@@ -172,6 +173,12 @@ def _renamed_constants(gold: Node, answer: Node) -> Iterator[tuple[Node, Node]]:
     for order in permutations(constants[1]):
         if order != tuple(constants[0]):
             yield gold, _replaced(answer, {name: symbol(constant) for name, constant in zip(order, constants[0], strict=True)})
+
+
+def _free_letters(node: Node) -> frozenset[str]:
+    """The letters of a value, without the name in front; of x^2 + y^2 = C all."""
+    _, value = assignment(node) or ("", node)
+    return value.names if len(value.names) < 2 or not value.names <= _VARIABLES else node.names
 
 
 def _up_to_a_constant(gold: Node, answer: Node) -> Iterator[tuple[Node, Node]]:

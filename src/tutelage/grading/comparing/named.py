@@ -25,7 +25,9 @@ def name_of(node: Node) -> str | None:
     """x, f(x), AB, |AB|, \\angle ABC, V_1 : V_2, (x, y), sin A: what only says which quantity is meant; None for anything else."""
     match node.kind:
         case Kind.SYMBOL:
-            return None if node.value in CONSTANTS and node.value != "e" else _ALIASES.get(node.value) or _SEQUENCE.sub(r"\1()", _SEGMENT.sub("", node.value))
+            if node.value in CONSTANTS and node.value != "e":
+                return None
+            return _ALIASES.get(node.value) or _SEQUENCE.sub(r"\1()", _SEGMENT.sub("", node.value))
         case Kind.APPLY:  # f(x) by its head alone, f(2) and f(x + 1) with what they are taken of
             of_variable = len(node.args) == 2 and node.args[1].is_symbol(*VARIABLES)
             return f"{node.args[0].value}()" if of_variable else f"{node.args[0].value}({node.args[1:]!r})"
