@@ -11,6 +11,20 @@ from tutelage.grading import grade_all
 
 ATTACKS = Path(__file__).parent / "data" / "attacks"
 STILL_ACCEPTED = {
+    (r"no real solution", r"no integer solution"),
+    (r"no real roots", r"no integer roots"),
+    (r"no positive solutions", r"no real solutions"),
+    (r"the equation has no real roots", r"the equation has no positive roots"),
+    (r"f(x) = cx \text{ for all integers x}", r"f(x) = cx \text{ for all positive x}"),
+    (r"\frac{P}{AB^2}+A+B", r"\frac{P}{(AB)^2}+A+B"),
+    (r"AB^{-1}+A+B", r"(AB)^{-1}+A+B"),
+    (r"AB^T + A + B", r"(AB)^T+A+B"),
+    (r"(2, 3)", r"the closed interval (2,3)"),
+    (r"(2,3]", r"the closed interval (2,3]"),
+    (r"There are two boys", r"There are two girls"),
+    (r"Tom has three cats", r"Tom has three dogs"),
+    (r"x=3 \iff y=4", r"x = 4 \iff y = 4"),
+    (r"a = 0 \iff b = 0", r"a = 1 \iff b = 0"),
     ("T(n-1)+T(n-2)", "T(2n-3)"),
     ("2T(n-1)+1", "T(2n-2)+1"),
     ("y(t-2)", "y(t) - 2y"),

@@ -94,7 +94,8 @@ def _without_declarations(node: Node) -> tuple[Node, dict[str, str]]:
     rest, domains = [], {}
     for part in node.args:
         domain = _domain(part)
-        if domain and not (node.value == "or" and domain.startswith("from")) and part.args[0].is_symbol(*symbols_of(tuple(other for other in node.args if other is not part))):
+        spoken_of = symbols_of(tuple(other for other in node.args if other is not part))
+        if domain and part.args[0].is_symbol(*spoken_of) and not (node.value == "or" and domain.startswith("from")):
             domains[part.args[0].value] = domain
         else:
             rest.append(part)
