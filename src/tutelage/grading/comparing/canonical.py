@@ -137,8 +137,9 @@ def _simplify_relation(node: Node) -> Node:
             return Node(Kind.LIST, tuple(Node(Kind.RELATION, (name, values[-1]), ("=",)) for name in names), "chain")
         elif not names:  # 9/4 = 2.25, (x + 1)^2 = x^2 + 2x + 1
             alike = all(equal_expressions(members[0], member) for member in members[1:])
-            if not alike:
-                return node
+            if not alike:  # x^2 + y^2 = 81 - 32 = 49 says what its left side is
+                worked = len(members) > 2 and not any(map(symbols_of, members[-2:])) and equal_expressions(*members[-2:])
+                return members[-1] if worked and is_scalar(members[0]) else node
             signed = [member for member in members if member.kind in (Kind.QUANTITY, Kind.PERCENT, Kind.DEGREE)]
             return members[-1] if any(map(symbols_of, members)) else signed[-1] if signed else members[0]
     return Node(Kind.RELATION, tuple(members), tuple(operators))

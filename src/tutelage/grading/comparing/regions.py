@@ -151,7 +151,8 @@ def lies_in(node: Node, at: Value, variable: str) -> bool:
         case Kind.INTERSECTION:
             return all(lies_in(part, at, variable) for part in node.args)
         case Kind.LIST:
-            return (all if node.value == "and" else any)(lies_in(part, at, variable) for part in node.args)
+            intervals = all(part.kind is Kind.SEQUENCE for part in node.args)  # on (0, 1) and (2, 3): on both
+            return (all if node.value == "and" and not intervals else any)(lies_in(part, at, variable) for part in node.args)
         case Kind.SETMINUS:
             return lies_in(node.args[0], at, variable) and not lies_in(node.args[1], at, variable)
         case Kind.SET:

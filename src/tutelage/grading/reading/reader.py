@@ -150,6 +150,8 @@ class _Parser(Terms):
             steps += 1
         if steps and self.ahead(steps).text == "(" and self.ahead(steps + 2).text == ")":  # rank(A)
             steps += 3
+        if steps and self.next.text in ("dim", "ker", "rank", "tr") and self.ahead(steps).kind == "symbol":  # dim V
+            steps += 1
         if steps and self.ahead(steps).text in ("=", "approx", "~"):
             return symbol(" ".join(self.take().text.lower() for _ in range(steps)))
         return None

@@ -67,6 +67,8 @@ def escapes(text: str) -> str:
 _ENTITY = re.compile(r"&(?:[A-Za-z]+|#\d+|#x[0-9A-Fa-f]+);")
 _TAGS = table(
     ("<<", r"<<[^<>]*>>", ""),
+    ("####", r"(?s)^.*\n\s*####\s*([^\n]*\S)\s*$", r"\1"),
+    ("#", r"(?i)^\s*#+\s*(?:final )?(?:answer|result|solution):?\s*\n", ""),
     ("<", r"<\|[A-Za-z_]+\|>|^\s*<s>(?!.*</s>)|<(?:eos|pad|end_of_turn|endoftext)>", " "),
     ("</s>", r"^((?:(?!<s>).)*)</s>\s*$", r"\1 "),
     (",", r"^\s*<([^<>]*,[^<>]*)>\s*$", r"\\langle \1\\rangle "),
@@ -81,7 +83,7 @@ def html_markup(text: str) -> str:
     """<b>7</b> → 7, x<sup>2</sup> → x^{2}, &times; → ×."""
     if "&" in text and ";" in text:
         text = unicode_symbols(_ENTITY.sub(lambda match: html.unescape(match[0]), text))
-    return rewritten(text, _TAGS) if "<" in text and ">" in text else text
+    return rewritten(text, _TAGS) if "#" in text or ("<" in text and ">" in text) else text
 
 
 HEDGE = "\\approx "
@@ -97,7 +99,7 @@ _HENCE = r"(?:so|thus|hence|therefore)\b,?\s*"
 _PROSE = re.compile(
     rf"(?:{_HENCE})?(?:\*\*)?(?:the\s+)?(?:(?:final|correct)\s+)?(?:answer|ans|result|solution|option|choice)"
     r"\s*(?:\*\*)?\s*(?:is|:|=)(?:\*\*)?\s*:?\s+(?=\S)"
-    r"|(?P<subject>(?:the|this|its|his|her|their)\s+(?:[a-z-]{2,}\s+){1,6})(?:is|are|equals|was)\s*:?\s+(?=\S)"
+    r"|(?P<subject>(?:the|this|its|his|her|their)\s+(?:[a-z-]{2,}\s+){1,6})(?:is|are|equals|was)(?:\s+given\s+by)?\s*:?\s+(?=\S)"
     rf"|{_HENCE}(?=[\d\\$]|[A-Za-z]\s*=)|(?:exactly|precisely|definitely|certainly)\s+(?=[\d$\\.-])"
     r"|(?:\\(?:Rightarrow|therefore|implies)\b|=>|⇒|∴|=(?=\s*[^=])|\\equiv(?![a-z])(?=.*mod))\s*|#+\s+(?=\S)", re.IGNORECASE,
 )  # fmt: skip

@@ -84,6 +84,7 @@ def _with_parameter(match: re.Match[str]) -> str:
 _PHRASES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     (re.compile(pattern, re.IGNORECASE), replacement)
     for pattern, replacement in (
+        (r"(?:there (?:are|is|exists?) )?no such [a-z]+(?: exists?)?", r"\\emptyset"),
         (r"(?:there (?:is|are|exists?) |the (?:system|equation) has )?no "
          r"(?:(?:real|integer|such|positive|valid|possible) )*(?:solutions?|roots?|values?)(?: exists?)?"
          r"(?:: ?\\(?:emptyset|oslash|varnothing))?",
@@ -130,6 +131,7 @@ _PHRASES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
         (r"(?:all )?integers of the form (.*)", r"\1"),
         (r"(?:statements?|options?|choices?|propositions?) ((?:\(?[A-J\d]\)?(?:,? and |, ?)?)+)", r"\1"),
         (r"([a-z]) (?:is|lies) strictly between (\S+) and (\S+)", r"\2 < \1 < \3"),
+        (r"(?:all )?(?:real )?numbers (?:[a-z] )?in (?:the interval )?([(\[\\].+)", r"\1"),
         (r"(?:the )?(?:point|segment) ([A-Z]{1,2})", r"\1"),
         (r"(?:the )?(?:eigenvalues?|roots|zeros|solutions?)(?: are| is|:)? (-?\d.*)", r"\1"),
         (r"(?:the )?(\d) ?(?:\\times|x|by|-by-) ?(?:\1) identity(?: matrix)?", r"I_\1"),
@@ -140,6 +142,13 @@ _PHRASES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
          r"|([a-z]+|\d+) o'clock)(?: in the (morning|afternoon|evening))?", _clock),
         (r"(?:(?:local|global|absolute|relative) )?(min|max)(?:imum)?(?: value)?"
          r"(?: |(?: is| at|:| =)+ ?)(-?[\d\\][^,]*|\(.*\))", lambda match: f"{match[1].casefold()}imum = {match[2]}"),
+        (r"(.*=.*[\w})])[ ,]+(?:for (?:all|any|every|each)|\\forall) "
+         r"(?:real |positive |natural |integers? |numbers? )*[a-z](?: ?\\in ?\\mathbb ?\{?[A-Z]\}?| ?(?:\\ge ?[01]|> ?0))?"
+         r"((?:, \w+ \\in \\mathbb\{R\})*)", r"\1\2"),
+        (r"(.*[\w})])[ ,]+for (?:some|any|all|every) ([a-z] ?(?:[<>]|\\[lg]e|\\ne) ?\S+)", r"\1, \2"),
+        (r"(?:the (?:limit|series|integral|sequence|function) )?(?:diverges|tends|goes|converges) to (.+)", r"\1"),
+        (r"(?:(?:the )?(?:function|graph|it|f|f\(x\)) )+is (?:strictly )?(?:increasing|decreasing|concave (?:up|down)(?:ward)?|defined|continuous)"
+         r" (?:on|for|when|in|over) (?:the intervals? )?(.+)", r"\1"),
         (r"(.*[\w})])[ ,]* \(?where ([a-z]) is an? ((?:positive |non-?negative )?integer|real number|real)\)?", _with_parameter),
         (rf"(.*[\w}})])[ ,]* \(?(?:(?:where|with) ({_CONSTANTS})(?:are|is an?|being) (?:any |arbitrary |real )*constants?"
          rf"|(?:for|where|with) (?:any |some |arbitrary |real |an? )*constants? ({_CONSTANTS}))\)?",
@@ -147,9 +156,6 @@ _PHRASES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
         (r"(.*[\w})])[ ,]+for (?:any |every |all |each |some |an? )?((?:positive |non-?negative )?integers?"
          r"|constants?|real numbers?|real|reals)(?: constants?)? ([a-z])",
          _with_parameter),
-        (r"(.*=.*[\w})])[ ,]+(?:for (?:all|any|every|each)|\\forall) "
-         r"(?:real |positive |natural |integers? |numbers? )*[a-z](?: ?\\in ?\\mathbb ?\{?[A-Z]\}?| ?(?:\\ge ?[01]|> ?0))?"
-         r"((?:, \w+ \\in \\mathbb\{R\})*)", r"\1\2"),
     )
 ]  # fmt: skip
 

@@ -75,7 +75,7 @@ _PIECE = re.compile(
     re.DOTALL,
 )
 _NO_PROSE = re.compile(
-    rf"^\(?[A-J][.):]\s|\b{MONTH}\s+\d|\d(?:st|nd|rd|th)?\s+(?:of\s+)?{MONTH}(?![a-z])"
+    rf"\bthe\s+\d+\s*(?:\\text\{{)?(?:st|nd|rd|th)\b|^\(?[A-J][.):]\s|\b{MONTH}\s+\d|\d(?:st|nd|rd|th)?\s+(?:of\s+)?{MONTH}(?![a-z])"
     r"|(?<!\\)\b(?:mod|gcd|lcm|mid|floor|ceiling|sqrt|step|part|page|chapter|option|choice)\b", re.IGNORECASE,
 )  # fmt: skip
 """Choices and dates are read elsewhere; the other words make something of the number behind them."""
@@ -204,7 +204,7 @@ def _value(sentence: str, many: bool) -> str | None:
     if counted is not None and len(extremes) == 1 and (_GLUE | EXTREMES | {"value", "possible"}).issuperset(words_of(subject)):
         return f"{_FULL.get(*extremes, *extremes)} = {counted}" if not _RELATION.search(value) else counted  # the mean is 4
     named = next((word for word in reversed(lead[:copula]) if word not in _MUST), "") == _FORMULA
-    if counted is None or not named or not re.fullmatch("[A-Za-z]", pieces[last - 2][1]) or _RELATION.search(value):
+    if counted is None or not named or not re.fullmatch(r"[A-Za-z]|(?:\\overline\{)?[A-Z]{2}\}?", pieces[last - 2][1]) or _RELATION.search(value):
         return counted
     return f"{pieces[last - 2][1]} = {counted}"  # x must be 5
 

@@ -125,7 +125,7 @@ def without_remark(text: str) -> str:
         return value
     if kind not in _REASONS:
         return value if _TRUE_OF_ALL.fullmatch(tail) else text
-    of_words = re.match(r"\W*(?:\(?[A-J]|yes|no|true|false)\b(?!\s*=)", value, re.IGNORECASE) is not None
+    of_words = re.match(r"\W*(?:option |choice )?(?:\(?[A-J]|yes|no|true|false)\b(?!\s*=)", value, re.IGNORECASE) is not None
     words = words_of(_COMMAND.sub("", tail))
     if doubted(words) or not _RECKONING.isdisjoint(words) or (not of_words and (changed(words) or not _ANSWERS.isdisjoint(words))):
         return text

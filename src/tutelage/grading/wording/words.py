@@ -192,9 +192,13 @@ _SUBJECT = re.compile(
     r" (?:is|are|was|were|will be|represents|falls on|describes) (?!not$)"
     r"|^(?:it|(?:the|this) (?:[a-z]+ )?(?:series|integral|sequence|limit|function)) (?=(?:con|di)verges\b|does not exist$)"
 )
-_OF_FUNCTION = re.compile(r"^(?:[a-z]\([a-z]\)|[Tt]he \d+ ?(?:st|nd|rd|th) +[a-z]+) is (?=[a-z]{2})")
+_OF_FUNCTION = re.compile(
+    r"^(?:[a-z]\([a-z]\)|\([^()]{3,20}\)|[Tt]he \d+ ?(?:st|nd|rd|th) +[a-z]+) (?:is|falls on) (?:an? )?(?=[A-Za-z]{2})"
+)
+"""f(x) is even, (0, 0) is a saddle point, the 100th day falls on a Tuesday"""
 _WINS = re.compile(
-    r"(?<=[a-z]) (?:(?:will |can )?(?:always )?(?:wins?|won)(?: the [a-z]+)?|is the winner|has (?:a|the) winning strategy"
+    r"(?<=[a-z]) (?:(?:will |can )?(?:always )?(?:wins?|won)(?: the [a-z]+)?"
+    r"|is the (?:winner|[a-z]+ (?:with|who (?:has|had|is)) the (?:most|least|[a-z]{2,}est)(?: [a-z]+){0,2})|has (?:a|the) winning strategy"
     r"|(?:is|was|has|had|got|ran|sold|ate|made|[a-z]{2,}(?:ed|s)) the (?:most|least|[a-z]{2,}est)"
     r"(?: (?!but\b|except\b|and\b|or\b)[a-z]+){0,2})$"
 )
@@ -221,7 +225,8 @@ def _agreed(text: str) -> str | None:
 
 def _canonical(words: str) -> str:
     """Without regard to case, articles, "it is" and fillers (due east, skew lines); number words as numbers."""
-    words = _ARTICLE.sub("", _SUBJECT.sub("", _WINS.sub("", words.casefold())))
+    words = re.sub(r"^(?:by|using) (?:the )?[a-z ]+, | to each other$", "", words.casefold())
+    words = _ARTICLE.sub("", _SUBJECT.sub("", _WINS.sub("", words)))
     if (number := number_of(words)) is not None:
         return str(number)
     words = _VERGES.sub(lambda found: f"{found[1] or found[3] or ''} {found[2]}vergent".strip(), words)
