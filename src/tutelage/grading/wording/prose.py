@@ -204,7 +204,8 @@ def _value(sentence: str, many: bool) -> str | None:
     if counted is not None and len(extremes) == 1 and (_GLUE | EXTREMES | {"value", "possible"}).issuperset(words_of(subject)):
         return f"{_FULL.get(*extremes, *extremes)} = {counted}" if not _RELATION.search(value) else counted  # the mean is 4
     named = next((word for word in reversed(lead[:copula]) if word not in _MUST), "") == _FORMULA
-    if counted is None or not named or not re.fullmatch(r"[A-Za-z]|(?:\\overline\{)?[A-Z]{2}\}?", pieces[last - 2][1]) or _RELATION.search(value):
+    of_letter = named and re.fullmatch(r"[A-Za-z]|(?:\\overline\{)?[A-Z]{2}\}?", pieces[last - 2][1])
+    if counted is None or not of_letter or _RELATION.search(value):
         return counted
     return f"{pieces[last - 2][1]} = {counted}"  # x must be 5
 
