@@ -148,7 +148,8 @@ _PHRASES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
         (r"(.*[\w})])[ ,]+for (?:some|any|all|every) ([a-z] ?(?:[<>]|\\[lg]e|\\ne) ?\S+)", r"\1, \2"),
         (r"(?:the (?:limit|series|integral|sequence|function) )?(?:diverges|tends|goes|converges) to (.+)", r"\1"),
         (r"(?:(?:the )?(?:function|graph|it|f|f\(x\)) )+is (?:strictly )?"
-         r"(?:increasing|decreasing|concave (?:up|down)(?:ward)?|defined|continuous) (?:on|for|when|in|over) (?:the intervals? )?(.+)", r"\1"),
+         r"(?:increasing|decreasing|concave (?:up|down)(?:ward)?|defined|continuous)"
+         r" (?:on|for|when|in|over) (?:the intervals? )?(.+)", r"\1"),
         (r"(.*[\w})])[ ,]* \(?where ([a-z]) is an? ((?:positive |non-?negative )?integer|real number|real)\)?", _with_parameter),
         (rf"(.*[\w}})])[ ,]* \(?(?:(?:where|with) ({_CONSTANTS})(?:are|is an?|being) (?:any |arbitrary |real )*constants?"
          rf"|(?:for|where|with) (?:any |some |arbitrary |real |an? )*constants? ({_CONSTANTS}))\)?",
