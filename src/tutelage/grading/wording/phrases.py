@@ -132,6 +132,7 @@ _PHRASES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
         (r"(?:statements?|options?|choices?|propositions?) ((?:\(?[A-J\d]\)?(?:,? and |, ?)?)+)", r"\1"),
         (r"([a-z]) (?:is|lies) strictly between (\S+) and (\S+)", r"\2 < \1 < \3"),
         (r"(?:all )?(?:real )?numbers (?:[a-z] )?in (?:the interval )?([(\[\\].+)", r"\1"),
+        (r"(?:the )?\d+\s*\\?% confidence interval (?:is|:|=) ?(.+)", r"\1"),
         (r"(?:the )?(?:point|segment) ([A-Z]{1,2})", r"\1"),
         (r"(?:the )?(?:eigenvalues?|roots|zeros|solutions?)(?: are| is|:)? (-?\d.*)", r"\1"),
         (r"(?:the )?(\d) ?(?:\\times|x|by|-by-) ?(?:\1) identity(?: matrix)?", r"I_\1"),

@@ -215,6 +215,8 @@ def _agreed(text: str) -> str | None:
     word = agreed[1].casefold()
     rest = text[agreed.end() :].strip(" .!").casefold()
     said = _SAYS_SO.fullmatch(rest)
+    if said is None and word == "yes" and re.match("(?:the|it|they|these|this|we|both) ", rest) and _UNSURE.isdisjoint(words_of(rest)):
+        return word
     if said is None or not _UNSURE.isdisjoint(words_of(" ".join(said.groups("")))):
         return text
     spoken = rest[: said.start("why")] if said["why"] else rest
