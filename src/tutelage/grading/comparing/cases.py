@@ -19,8 +19,9 @@ def equal_cases(gold: Node, answer: Node) -> bool:
     """The cases of both, or a definition by cases and a formula (|x|) that has its values."""
     if gold.kind is answer.kind and _same_cases(gold.args, answer.args):
         return True
-    names = gold.names | answer.names
-    if len(names) != 1 or any(len(case) != 2 for side in (gold, answer) if side.value == "cases" for case in side.args):
+    names = (gold.names | answer.names) - {"otherwise"}
+    early = any(_otherwise(case) for side in (gold, answer) if side.value == "cases" for case in side.args[:-1])
+    if len(names) != 1 or early or any(len(case) != 2 for side in (gold, answer) if side.value == "cases" for case in side.args):
         return False
     variable = next(iter(names))
     try:
@@ -32,12 +33,10 @@ def equal_cases(gold: Node, answer: Node) -> bool:
 
 
 def _same_cases(gold: tuple[Case, ...], answer: tuple[Case, ...]) -> bool:
-    """Cases in any order; "otherwise" is the condition that is left."""
+    """The same cases in any order."""
     left = list(answer)
-    for row in sorted(gold, key=lambda row: _otherwise(row) or not any(same(row[-1], other[-1]) for other in answer)):
-        found = [other for other in left if len(row) == len(other) and all(map(same, row, other))] or [
-            other for other in left if same(row[0], other[0]) and _otherwise(row) is not _otherwise(other) and len(left) == 1
-        ]
+    for row in gold:
+        found = [other for other in left if len(row) == len(other) and all(map(same, row, other))]
         if not found:
             return False
         left.remove(found[0])
@@ -53,7 +52,10 @@ def _points(gold: Node, answer: Node, variable: str) -> list[Value]:
     if holds(gold, Kind.RESIDUE) or holds(answer, Kind.RESIDUE):
         return [Fraction(at) for at in range(1, 13)]
     conditions = [case[1] for side in (gold, answer) if side.value == "cases" for case in side.args if not _otherwise(case)]
-    found = sorted(set().union(*(boundaries(condition, variable) for condition in conditions)) or {Fraction(0)}, key=as_mpf)
+    bounds = set().union(*(boundaries(condition, variable) for condition in conditions)) or {Fraction(0)}
+    if variable in "nkmij" and all(type(bound) is Fraction and bound.denominator == 1 for bound in bounds):
+        return [min(bounds) + step for step in range(int(max(bounds) - min(bounds)) + 7)]  # n counts
+    found = sorted(bounds, key=as_mpf)
     between = [(as_mpf(a) + as_mpf(b)) / 2 for a, b in pairwise(found)]
     drawn = Fraction(hash_of(repr((gold, answer))) % 9_973 + 1, 3_331)  # nobody can choose an answer that is right just there
     steps = (0, -JUST, JUST, Fraction(-1, 3), Fraction(1, 3), Fraction(-7, 2), Fraction(7, 2), -drawn, drawn)

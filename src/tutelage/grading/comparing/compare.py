@@ -155,6 +155,9 @@ def _equal_based(gold: Node, answer: Node) -> bool:
     """52_8 is 52_8, and 52 where the question has said the base; never a number in another base."""
     if gold.kind is answer.kind:
         return _in_base(gold) == _in_base(answer)
+    if "10" in {node.value[1] for node in (gold, answer) if node.kind is Kind.BASED}:  # 73_{10} is 73
+        plain = [number(int(node.value[0])) if node.kind is Kind.BASED and node.value[0].isdigit() else node for node in (gold, answer)]
+        return Kind.NUMBER in (gold.kind, answer.kind) and plain[0] == plain[1]
     return gold.kind is Kind.BASED and answer.kind is Kind.NUMBER and answer.places is None and str(answer.value) == gold.value[0]
 
 

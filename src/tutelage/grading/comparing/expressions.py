@@ -226,7 +226,7 @@ def _rounds_to(gold: Node, answer: Node, log_base: int | None) -> bool:
     if (literals[0] is None) is (literals[1] is None):
         return False
     literal, decimal, exact, digits = (literals[0], gold, answer, 3) if literals[0] else (literals[1], answer, gold, 12)
-    if literal is None or (_significant(literal) < digits and not (literals[0] and (literal.places or 0) > 1)):
+    if literal is None or (_significant(literal) < digits and not (literals[0] and (literal.places or 0) > 1 < _significant(literal))):
         return False
     many = MANY_DIGITS if _significant(literal) > DIGITS - 20 else DIGITS
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tutelage.grading.reading.tree import CONSTANTS, Kind, Node, rewritten, symbol, symbols_of, tuple_of
+from tutelage.grading.reading.tree import CONSTANTS, ZERO, Kind, Node, rewritten, symbol, symbols_of, tuple_of
 
 Named = list[tuple[str, Node]]
 """(name, value) of each element of an answer."""
@@ -17,8 +17,6 @@ _SEGMENT = re.compile("^bar (?=[A-Z]{2}$)")
 
 
 _ALIASES = {"bar x": "mean", "mu": "mean", "average": "mean"}
-_SEQUENCE = re.compile("^([a-zA-Z])_[nkmij]$")
-"""a_n is a(n), whichever letter counts."""
 
 
 def name_of(node: Node) -> str | None:
@@ -27,7 +25,7 @@ def name_of(node: Node) -> str | None:
         case Kind.SYMBOL:
             if node.value in CONSTANTS and node.value != "e":
                 return None
-            return _ALIASES.get(node.value) or _SEQUENCE.sub(r"\1()", _SEGMENT.sub("", node.value))
+            return _ALIASES.get(node.value) or _SEGMENT.sub("", node.value)
         case Kind.APPLY:  # f(x) by its head alone, f(2) and f(x + 1) with what they are taken of
             of_variable = len(node.args) == 2 and node.args[1].is_symbol(*VARIABLES)
             return f"{node.args[0].value}()" if of_variable else f"{node.args[0].value}({node.args[1:]!r})"
@@ -40,6 +38,8 @@ def name_of(node: Node) -> str | None:
             return f"{node.value}({inner})" if inner else None
         case Kind.ADD if all(part.is_symbol(*"abcdkmnpq") for part in node.args):  # m + n = 113
             return " + ".join(sorted(part.value for part in node.args))
+        case Kind.ADD if all(part.kind is Kind.APPLY and not symbols_of(part.args[1:]) for part in node.args):  # f(1) + f(2)
+            return " + ".join(sorted(name_of(part) or "" for part in node.args))
         case Kind.MULTIPLY | Kind.RATIO | Kind.DIVIDE | Kind.SEQUENCE:
             names = [name_of(part) for part in node.args]
             return None if None in names else _joined(node.kind, [name or "" for name in names])
@@ -65,6 +65,8 @@ def assignment(node: Node) -> tuple[str, Node] | None:
     if node.kind is not Kind.RELATION or node.value != ("=",):
         return None
     name, value = node.args
+    if name.kind is Kind.ADD and (value.names or value == ZERO):  # a + b = 0 is an equation
+        return None
     if value.kind is Kind.MATRIX and not name.is_symbol() and "".join(symbols_of(name)).isupper():  # A^{-1}, A + B
         return repr(name), value
     return (found, value) if (found := name_of(name)) is not None else None

@@ -50,7 +50,8 @@ def with_letter_unit(node: Node, other: Node) -> Node:
     if other.kind is not Kind.QUANTITY or node.kind not in (Kind.MULTIPLY, Kind.DIVIDE):
         return node
     value, letters = _value_and_letters(node)
-    return Node(Kind.QUANTITY, (value,), letters) if letters and measure(letters)[1] == measure(other.value)[1] else node
+    shouted = letters.strip() in ("M", "G", "S", "H", "T", "k")  # 5M is not 5 m
+    return Node(Kind.QUANTITY, (value,), letters) if letters and not shouted and measure(letters)[1] == measure(other.value)[1] else node
 
 
 def _value_and_letters(node: Node) -> tuple[Node, str]:

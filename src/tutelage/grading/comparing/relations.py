@@ -37,7 +37,7 @@ def _equal_collections(gold: Node, answer: Node) -> bool:
         return False
     if {gold.value, answer.value} == {"or", "and"} and _is_mixed(gold):  # x = 2 or x > 5
         return False
-    if any(part.is_symbol(ELLIPSIS) for part in gold.args + answer.args):  # 1, 4, 9, …, n^2 has an order
+    if any(isinstance(part, Node) and part.is_symbol(ELLIPSIS) for part in gold.args + answer.args):  # 1, 4, 9, …, n^2 has an order
         return gold.kind is answer.kind and ordered(gold.args, answer.args)
     if is_condition(gold) or is_condition(answer):
         joined = "or" not in (gold.value, answer.value) and len(symbols_of(gold)) > 1
@@ -71,7 +71,7 @@ def _leaves_open(node: Node) -> bool:
 
 def _is_mixed(node: Node) -> bool:
     """Equations and inequalities stand in it."""
-    return {"="} < {operator for part in node.args if part.kind is Kind.RELATION for operator in part.value}
+    return {"="} < {operator for part in node.args if isinstance(part, Node) and part.kind is Kind.RELATION for operator in part.value}
 
 
 def is_condition(node: Node) -> bool:
@@ -141,6 +141,9 @@ def _equal_relations(gold: Node, answer: Node) -> bool:
 
 def _equal_assignments(gold: Node, answer: Node, first: tuple[str, Node], second: tuple[str, Node]) -> bool:
     """x = 5 and x = 5.0, f(x) = 2x and f(t) = 2t; under two names only as one equation (x = 2y and y = x/2)."""
+    one, other = _sequence(gold), _sequence(answer)
+    if one and other and one[0] == other[0]:  # a_n = 2n, a(k) = 2k
+        return same(renamed(first[1], {one[1]: "x•"}), renamed(second[1], {other[1]: "x•"}))
     names = sorted((first[0], second[0]))
     if names[0] == names[1] or _argument_dropped(gold, answer) or (
         names[1].rstrip("'") == "y" and names[0][0] in "fgh" and names[0].endswith("()") and names[0].count("'") == names[1].count("'")
@@ -155,6 +158,18 @@ def _equal_assignments(gold: Node, answer: Node, first: tuple[str, Node], second
     return bool(symbols_of(first[1]) or symbols_of(second[1])) and _equal_equations(gold, answer)
 
 
+def _sequence(side: Node) -> tuple[str, str] | None:
+    """The a and n of a_n = 2n and of a(n) = 2n, where the value speaks of n."""
+    name, value = side.args
+    if name.is_symbol() and re.fullmatch("[a-zA-Z]_[nkmij]", name.value):
+        found = name.value[0], name.value[-1]
+    elif (letter := _argument_of(name)) and name.args[0].is_symbol():
+        found = name.args[0].value, letter
+    else:
+        return None
+    return found if found[1] in value.names else None
+
+
 def _argument_dropped(gold: Node, answer: Node) -> bool:
     """V(r) on one side and V on the other, where the value speaks of r."""
     for side, other in ((gold, answer), (answer, gold)):
@@ -167,9 +182,7 @@ def _argument_dropped(gold: Node, answer: Node) -> bool:
 
 
 def _argument_of(name: Node) -> str:
-    """The x of f(x), the n of a_n."""
-    if name.is_symbol() and re.fullmatch("[a-zA-Z]_[nkmij]", name.value):
-        return str(name.value[-1])
+    """The x of f(x)."""
     return str(name.args[1].value) if name.kind is Kind.APPLY and len(name.args) == 2 and name.args[1].is_symbol() else ""
 
 

@@ -127,7 +127,11 @@ class Commands(Atoms):
             else:
                 token = self.take()
                 bounds[which] = number(token.value) if token.kind == "number" else symbol(token.text)
-        body = self.sum() if "int" in name and any(token.text == "differential" for token in self.tokens[self.at :]) else self.term()
+        if "int" in name and self.sees("differential"):  # \\int dx
+            body = number(1)
+        else:
+            measured = "int" in name and any(token.text == "differential" for token in self.tokens[self.at :])
+            body = self.sum() if measured else self.term()
         below, above, variable = bounds.get("_"), bounds.get("^"), None
         if "int" in name and self.takes("differential"):
             variable = self.argument()

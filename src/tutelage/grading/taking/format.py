@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from tutelage.grading.wording.units import is_unit
 from tutelage.grading.wording.vocabulary import changed, words_of
 
 TEXT_COMMANDS = "text|textbf|textit|textrm|textnormal|mbox|hbox|mathrm|mathbf|mathit|mathsf|mathcal|boldsymbol|emph|bf|rm"
@@ -93,4 +94,4 @@ def _follows(behind: str) -> bool:
         return False
     if plain[0].isalnum() and plain[0].isascii():
         return False
-    return re.search(r"[\d=<>^_/+|\\~&%]|\s[-*]\s", rest) is None and not changed(words_of(rest))
+    return re.search(r"[\d=<>^_/+|\\~&%]|\s[-*]\s", rest) is None and (not changed(words_of(rest)) or is_unit(words_of(rest), False))

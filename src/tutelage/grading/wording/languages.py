@@ -37,7 +37,7 @@ _BETWEEN = table(
 )
 _UNIT_BEHIND = re.compile(f"[\\s${{}}]*([{_EAST}/]+)")
 _UNSURE = re.compile(
-    "不(?!等式)|[非没无未否或若约近倍除能假且半]|至[多少]|[大小多少]于|错误|如果|左右|(?<!所)以|超过|[平立]方(?!和|差|数)|相反|倒数|分之|也许|估计|预计|似乎|好像|[说猜]"
+    "不(?!等式)|[非没无未否或若约近倍除能假且半]|至[多少]|[大小多少]于|错误|如果|左右|(?<!所)以|超过|[平立]方(?!和|差|数)|相反|倒数|分之|也许|估|预计|错|舍|增根|起码|大致|恐|减去|似乎|好像|[说猜]"
 )
 _NOTHING = re.compile(
     "(?:[原该此]?(?:方程|不等式)组?)?(?:[无無]解|无实数?[解根]|没有(?:实数)?[解根])|空集合?|解なし|해가 ?없(?:다|습니다)|해 ?없음|공집합"
@@ -57,6 +57,8 @@ def translated(text: str) -> str:
     text = _NUMERAL.sub(lambda found: _digits(found[0]), rewritten(_WHOLE.get(text, text), _EASTERN))
     if _MIXED.fullmatch(text):  # 2小时30分钟
         return re.sub(_UNIT, lambda found: rf"\text{{ {unit_of(found[0])}}} ", text)
+    if re.search("的(?:和|差|积|商)$", text.strip(" .")):  # 3和5的积
+        return text
     subject = _SUBJECT.match(text)
     if subject is not None and subject[0] and not _UNSURE.search(subject[0]) and text[subject.end() :].strip(" $"):
         text = text[subject.end() :]
@@ -169,7 +171,8 @@ _EUROPEAN = table(
     ("ä|ö|ü|Ä|é|è|í|ó|ô|ñ|á|ê", r"(?<=\d)\s+([^\W\d_]*[^\x00-\x7f\W\d_][^\W\d_]*)(?=[ .]*$)", r"\\text{ \1}"),
     ("Es |Il |Hay |Ci |Há ", r"^(?:Es gibt|Il y a|Hay|Ci sono|Há) (\S+)(?= [^\W\d_]{2})",
      lambda match: f"There are {_spoken(match[1]) or match[1]}"),
-    (" de la ", r"^(?:a )?las? (\d{1,2})(?::(\d\d))? de la (?:tarde|noche)$", lambda match: f"{match[1]}:{match[2] or '00'} pm"),
+    (" de la ", r"^(?:a )?las? (\d{1,2})(?::(\d\d))? de la (?:tarde|noche)$",
+     lambda match: match[0] if "noche" in match[0] and not 5 < int(match[1]) < 12 else f"{match[1]}:{match[2] or '00'} pm"),
 )  # fmt: skip
 
 
@@ -199,24 +202,24 @@ def _spoken(text: str) -> str | None:
         if match["number"]:
             found.append((int(_NUMBER_WORDS[match["number"]]), joined))
         part, joined = int(_PART_WORDS.get(match["part"], 0)), match["joins"] is not None
-    value = _composed(found) if found and foreign and not joined else None
+    value = _composed(found, " " not in text, "quatre" in text) if found and foreign and not joined else None
     if not part or value is None:
         return None if value is None else str(value)
     return f"\\frac{{{value}}}{{{part}}}" if 0 < value < 20 and len(found) == 1 else None
 
 
-def _composed(found: list[tuple[int, bool]]) -> int | None:
+def _composed(found: list[tuple[int, bool]], one_word: bool, french: bool) -> int | None:
     """The number of its words in order, each with whether an "and" stands before it: 4, 20, 10 are 90, and 3, (and) 20 are 23."""
     thousands = value = before = 0
     for index, (size, joined) in enumerate(found):
-        room = before if before >= 100 else 20 if before >= 20 else 10 if before == 10 and not joined else 0
+        room = before if before >= 100 else 20 if before >= 20 else 10 if before == 10 and not joined and size > 6 else 0
         if size == 1_000 and not (thousands or joined):
             thousands, value = 1_000 * max(value, 1), 0
         elif size == 100 and value < 10 and not joined:
             value = 100 * max(value, 1)
-        elif size == 20 and before == 4 and not joined:  # quatre-vingts
+        elif size == 20 and before == 4 and not joined and french:  # quatre-vingts
             value += 76
-        elif joined and 0 < before < 10 and size >= 20 and size < 100:  # dreiundzwanzig
+        elif joined and one_word and 0 < before < 10 and size >= 20 and size < 100:  # dreiundzwanzig
             value, size = value + size, 1
         elif not index or before == 1_000 or (size < room and not (joined and size > 9 and (before, size) != (60, 11))):
             value += size

@@ -15,7 +15,7 @@ from tutelage.grading.taking.format import TEXT_COMMANDS, boxes, closing_brace, 
 from tutelage.grading.wording.languages import translated
 from tutelage.grading.wording.notations import conclusion, groups, latex_synonyms, notations, parts, rewritten, table
 from tutelage.grading.wording.phrases import cases, phrases
-from tutelage.grading.wording.prose import EXTREMES, is_subject, said
+from tutelage.grading.wording.prose import extreme_of, is_subject, said
 from tutelage.grading.wording.vocabulary import DOUBTS, listed, replacements, words_of
 
 _SYMBOLS = {
@@ -162,8 +162,8 @@ def _unwrapped(text: str) -> str:
     if prose is None or not DOUBTS.isdisjoint(words_of(prose[0])):
         return text
     subject = prose["subject"] or ""
-    named = not EXTREMES.isdisjoint(words_of(subject))  # the mean: `said` keeps its name
-    spoken = is_subject(subject) and not named and not (subject and (_ANOTHER.search(text, prose.end()) or " and " in subject))
+    another = subject and (_ANOTHER.search(text, prose.end()) or " and " in subject)
+    spoken = is_subject(subject) and not extreme_of(subject) and not another
     return text[prose.end() :] if spoken else text
 
 
@@ -174,11 +174,11 @@ def _boxed_list(text: str) -> str | None:
         return None
     if len(found) > 1 and not _LEADS_ON.isdisjoint(words_of(text[found[-2][1] : found[-1][0]])):  # so the final answer is \\boxed{23}
         return found[-1][2]
-    before = text[: found[0][0]]
-    worked = re.search(r"[^<>!]=\s*$|^\W*[A-Za-z]\s*\\in\s*$", before) and not re.search(r"\d\s*[A-Za-z]\s*=\s*$", before)
+    if len(found) == 1 and re.search(r"[^<>!]=\s*$|^\W*[A-Za-z]\s*\\in\s*$", text[: found[0][0]]):
+        # m + n = 20 + 9 = \\boxed{29}: a chain, whose members must agree
+        return text[: found[0][0]] + found[0][2] + text[found[0][1] :]
     outside = "".join(text[end:start] for (_, end, _), (start, _, _) in pairwise([(0, 0, ""), *found, (len(text), 0, "")]))
-    listed = (len(found) == 1 and worked) or not re.search(r"\d", outside)  # f(1) + f(2) = \\boxed{3}; not 2x = \\boxed{5}
-    return ", ".join(dict.fromkeys(content for _, _, content in found)) if listed else None
+    return None if re.search(r"\d", outside) else ", ".join(dict.fromkeys(content for _, _, content in found))
 
 
 def lines(text: str) -> str:

@@ -96,7 +96,8 @@ def _chosen(kind: str, n: str, k: str, text: str) -> str:
     return f"\\{'binom' if kind == 'C' else 'perm'}{{{n}}}{{{k}}}"
 
 
-_LETTERS, _POWER, _SQUARE = r"[A-Za-z\s.]|\\cdot|\\times|\\[,;: ]", r"\^\s*\{?\s*-?\d\s*\}?", r"\^\s*\{?2\}?"
+_LETTERS, _POWER = r"[A-Za-z\s.]|\\cdot|\\times|\\[,;: ]", r"\^\s*(?:\{\s*-?\d\s*\}|-?\d)"
+_SQUARE = r"\^\s*\{?2\}?"
 NOTATIONS = table(
     ("egree", rf"(?<!\{{)(?<!\{{ )\\?degrees?(?![a-z])\s*{_WORD}(C(?:elsius)?|F(?:ahrenheit)?)(?![A-Za-z])\s*\}}?",
      lambda match: rf"\text{{ degrees {'Celsius' if match[1][0] == 'C' else 'Fahrenheit'}}}"),
@@ -164,6 +165,7 @@ NOTATIONS = table(
     ("asymptote", r"(?:vertical|horizontal|oblique|slant) asymptotes?(?: is| are| at|:)? *(?=[xy] ?=)", ""),
     ("similar|congruent", r"\s+is (similar|congruent) to\s+", lambda match: r" \sim " if match[1] == "similar" else r" \cong "),
     ("\\dim|\\ker|\\rank|\\tr", r"\\(dim|ker|rank|tr)(?![a-z])", r"\\text{\1}"),
+    ("triangle", r"(?<![\\A-Za-z])triangle ([A-Z]{3})(?![A-Za-z])", r"\\triangle \1"),
     (" x ", r"(?<=[\d}]) x (?=\$?\d)", r" \\times "),
     ("const", r"(?<=\+)\s*(?:\\text\s*\{\s*)?const(?:ant|\.)?\s*\}?$", " C"),
     ("\\frac", rf"\\frac\s*\{{\s*{_TEXT}([A-Za-z]+)\s*\}}\s*\}}\s*\{{\s*{_TEXT}([A-Za-z]+)\s*\}}\s*(\^\{{?\d\}}?)?\s*\}}",
@@ -211,15 +213,17 @@ def _decimal_commas(match: Match) -> str:
 
 
 _DERIVED = re.compile(r"\\(?:Rightarrow|implies|Longrightarrow)(?![a-z])|=>|\\to(?![a-z])")
+_SOLVED = re.compile(r"\s*([a-z])\s*=[^=<>]+")
 
 
 def conclusion(text: str) -> str:
-    """2x = 6 \\implies x = 3 → x = 3: the last of several lines of a derivation."""
+    """2x + 1 = 7 \\implies 2x = 6 \\implies x = 3 → x = 3: an equation in one letter, solved."""
     *lines, last = _DERIVED.split(text)
-    letters = {letter for line in lines for letter in re.findall("[A-Za-z]", re.sub(r"\\[A-Za-z]+", "", line))}
-    derived = len(letters) == 1 and all("=" in line and not re.search(r"\\lim|[{(<>]$|\\[lg]e|\\ne", line) for line in lines)
-    ends = re.search(r"\w", last) and letters.issuperset(re.findall("[A-Za-z]", re.sub(r"\\[A-Za-z]+", "", last)))
-    return last.strip() if derived and ends else text
+    solved = _SOLVED.fullmatch(last)
+    if not lines or solved is None or any(_SOLVED.fullmatch(line) or line.count("=") != 1 for line in lines):
+        return text
+    letters = set(re.findall("[A-Za-z]", re.sub(r"\\[A-Za-z]+", "", text)))
+    return last.strip() if letters == {solved[1]} and "\\lim" not in text else text
 
 
 _SUFFIXES = {"K": "thousand", "M": "million", "B": "billion"}
@@ -232,7 +236,8 @@ GROUPS = table(
     ("&", r"(?<=\d)\s*\\?&\s*(?=\d+$)", ", "),
     ("\\in", r"(?<=[\w})\]])\s*\(\s*([a-z]\s*\\in\s*\\mathbb\s*\{?[A-Z]\}?)\s*\)$", r", \1"),
     (" (", r"(?<=[\w})\]])\s+\(\s*([a-z]\s*(?:[<>]|\\[lg]e|\\ne)\s*[^()]+)\)$", r", \1"),
-    ("\\forall", r"(?<=[\w})\]])[ ,]*\(?\s*\\forall\s*[a-z]\s*(?:\\in\s*\\mathbb\s*\{?[A-Z]\}?)?\s*\)?$", ""),
+    ("\\forall", r"(?<=[\w})\]])[ ,]*\(?\s*\\forall\s*([a-z])\s*(?:\\in\s*\\mathbb\s*\{?([A-Z])\}?)?\s*\)?$",
+     lambda match: "" if match[2] in (None, "R") else rf", {match[1]} \in \mathbb{{{match[2]}}}"),
     ("m|M", r"^(\d{1,2}) ?([apAP])\.? ?[mM]\.?$", r"\1:00 \2m"),
     ("m|M", r"^(\d{1,2})\.(\d{2}) ?([apAP])\.? ?[mM]\.?$", r"\1:\2 \3m"),
     ("min", r"^(\d+) ?h ?(\d+) ?min$", r"\1 hours \2 minutes"),

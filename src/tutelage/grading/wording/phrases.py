@@ -8,7 +8,7 @@ from collections.abc import Callable
 from tutelage.grading.taking.format import TEXT_COMMANDS
 from tutelage.grading.wording.remarks import items_of
 from tutelage.grading.wording.units import is_unit
-from tutelage.grading.wording.vocabulary import number_of, replacements
+from tutelage.grading.wording.vocabulary import DOUBTS, number_of, replacements, words_of
 from tutelage.grading.wording.words import WORD
 
 LONGEST = 200
@@ -23,6 +23,7 @@ _SETS = {
 }  # fmt: skip
 _NUMBERS = r"(?:real\s+numbers?|reals?|numbers?|values)"
 _OF_ALL = r"(?:the )?(?:set of )?(?:all )?(?:the )?"
+_EXTENT = {"local": "local ", "relative": "local ", "global": "global ", "absolute": "global "}
 _QUADRANTS = {"first": "I", "second": "II", "third": "III", "fourth": "IV", "1": "I", "2": "II", "3": "III", "4": "IV"}
 _CENTER, _RADIUS = r"(?:the )?cent(?:er|re)(?: is| at|:| =)* (\(.+\))", r"(?:the )?radius(?: is| of|:| =)* ([^ ,]+)"
 _CONSTANT = re.compile(r"(?<![A-Za-z])[A-Za-z](?![A-Za-z])(?:_\d|_\{\d\})?")
@@ -47,12 +48,14 @@ def _change(match: re.Match[str]) -> str:
     """The price fell by 20% → 20% decrease."""
     percent, word = sorted(part for part in match.groups() if part)  # a digit stands before a letter
     change = _DIRECTIONS.get(word.casefold())
-    return match[0] if change is None else rf"{percent}\text{{ {change}}}"
+    return match[0] if change is None or not DOUBTS.isdisjoint(words_of(match[0])) else rf"{percent}\text{{ {change}}}"
 
 
 def _circle(match: re.Match[str]) -> str:
     """The circle with center (1, 0) and radius 4 → (x - (1))^2 + (y - (0))^2 = (4)^2."""
     center, radius = match[2] or match[5], match[3] or match[4]
+    if radius.startswith("-") or "|" in radius:
+        return match[0]
     at = items_of(center[1:-1])
     return f"(x - ({at[0]}))^2 + (y - ({at[1]}))^2 = ({radius})^2" if match[1] and len(at) == 2 else f"{center}, {radius}"
 
@@ -133,7 +136,8 @@ _PHRASES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
         (r"([a-z]) (?:is|lies) strictly between (\S+) and (\S+)", r"\2 < \1 < \3"),
         (r"(?:all )?(?:real )?numbers (?:[a-z] )?in (?:the interval )?([(\[\\].+)", r"\1"),
         (r"(?:the )?\d+\s*\\?% confidence interval (?:is|:|=) ?(.+)", r"\1"),
-        (r"(?:the )?(?:point|segment) ([A-Z]{1,2})", r"\1"),
+        (r"(-?\d[\d.,/]*) \(in ([a-z]+(?: [a-z]+){0,3})\)", r"\1\\text{ \2}"),
+        (r"(?:the )?(?:point ([A-Z])|segment ([A-Z]{2}))", lambda match: match[1] or match[2]),
         (r"(?:the )?(?:eigenvalues?|roots|zeros|solutions?)(?: are| is|:)? (-?\d.*)", r"\1"),
         (r"(?:the )?(\d) ?(?:\\times|x|by|-by-) ?(?:\1) identity(?: matrix)?", r"I_\1"),
         (rf"((?:the )?circle with )?(?:{_CENTER}(?:,|;| and| with)+ {_RADIUS}|{_RADIUS}(?:,|;| and| with)+ {_CENTER})", _circle),
@@ -141,8 +145,9 @@ _PHRASES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
         (r"(.*[\w})])[ ,]+(?:where|with|for) ([a-z] ?\\in ?\\mathbb ?\{?[A-Z]\}?)", r"\1, \2"),
         (r"(?:(half|quarter|[a-z-]+|\d+)(?: minutes?)? (past|to) ([a-z]+|\d+)"
          r"|([a-z]+|\d+) o'clock)(?: in the (morning|afternoon|evening))?", _clock),
-        (r"(?:(?:local|global|absolute|relative) )?(min|max)(?:imum)?(?: value)?"
-         r"(?: |(?: is| at|:| =)+ ?)(-?[\d\\][^,]*|\(.*\))", lambda match: f"{match[1].casefold()}imum = {match[2]}"),
+        (r"(?:(local|global|absolute|relative) )?(min|max)(?:imum)?(?: value)?"
+         r"(?: |(?: is|:| =)+ ?|(?: is)? at (?=\())(-?[\d\\][^,]*|\(.*\))",
+         lambda match: f"{_EXTENT.get(match[1], '')}{match[2].casefold()}imum = {match[3]}"),
         (r"(.*=.*[\w})])[ ,]+(?:for (?:all|any|every|each)|\\forall) "
          r"(?:real |positive |natural |integers? |numbers? )*[a-z](?: ?\\in ?\\mathbb ?\{?[A-Z]\}?| ?(?:\\ge ?[01]|> ?0))?"
          r"((?:, \w+ \\in \\mathbb\{R\})*)", r"\1\2"),
@@ -151,7 +156,7 @@ _PHRASES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
         (r"(?:(?:the )?(?:function|graph|it|f|f\(x\)) )+is (?:strictly )?"
          r"(?:increasing|decreasing|concave (?:up|down)(?:ward)?|defined|continuous)"
          r" (?:on|for|when|in|over) (?:the intervals? )?(.+)", r"\1"),
-        (r"(.*[\w})])[ ,]* \(?where ([a-z]) is an? ((?:positive |non-?negative )?integer|real number|real)\)?", _with_parameter),
+        (r"(.*[\w})])[ ,]* \(?where ([a-z]) is an?y? ((?:positive |non-?negative )?integer|real number|real)\)?", _with_parameter),
         (rf"(.*[\w}})])[ ,]* \(?(?:(?:where|with) ({_CONSTANTS})(?:are|is an?|being) (?:any |arbitrary |real )*constants?"
          rf"|(?:for|where|with) (?:any |some |arbitrary |real |an? )*constants? ({_CONSTANTS}))\)?",
          lambda match: match[1] + "".join(rf", {name} \in \mathbb{{R}}" for name in _CONSTANT.findall(match[2] or match[3]))),

@@ -33,7 +33,7 @@ _CLAUSES = frozenset({"when", "that", "which", "who"})
 """What stands before a copula that says nothing of the answer."""
 _OBJECTS = listed("objects")
 _FULL = {"max": "maximum", "min": "minimum"}
-EXTREMES = frozenset({"maximum", "minimum", "max", "min", "mean", "median", "average"})
+_EXTREMES = frozenset({"maximum", "minimum", "max", "min", "mean", "median", "average"})
 """What says which value of several it is: the mean is not the median."""
 _CALLED = frozenset({"is", "are", "was", "which", "as"})
 _RELATION = re.compile(r"[=<>]|\\[lg]e|\\in")
@@ -119,7 +119,8 @@ def _said(text: str) -> str:
     *reasons, conclusion = _HENCE.split(last)
     supposed = not _SUPPOSES.isdisjoint(words_of(" ".join(sentences[: valued[-1]])))
     doubts = DOUBTS.intersection(words_of(" ".join(reasons)))
-    if supposed or (doubts and not (doubts == {"no"} and re.search(r"\b0$", conclusion.strip(" .$")))):  # there are none, so the count is 0
+    none = doubts == {"no"} and re.search(r"\b(?:is|equals)\s+0$", conclusion.strip(" .$").replace("$", ""))
+    if supposed or (doubts and not none):  # there are no such numbers, so the count is 0
         return text
     return _value(conclusion, len(sentences) > 1 or bool(reasons)) or text
 
@@ -200,9 +201,8 @@ def _value(sentence: str, many: bool) -> str | None:
     if lead[copula] == "=" and not _QUANTITIES.isdisjoint(lead[:copula]):  # median = 4 is not mean = 4
         return None
     counted = _counted(value, behind)
-    extremes = EXTREMES.intersection(words_of(subject))
-    if counted is not None and len(extremes) == 1 and (_GLUE | EXTREMES | {"value", "possible"}).issuperset(words_of(subject)):
-        return f"{_FULL.get(*extremes, *extremes)} = {counted}" if not _RELATION.search(value) else counted  # the mean is 4
+    if counted is not None and (extreme := extreme_of(subject)) and not _RELATION.search(value):
+        return f"{extreme} = {counted}"
     named = next((word for word in reversed(lead[:copula]) if word not in _MUST), "") == _FORMULA
     of_letter = named and re.fullmatch(r"[A-Za-z]|(?:\\overline\{)?[A-Z]{2}\}?", pieces[last - 2][1])
     if counted is None or not of_letter or _RELATION.search(value):
@@ -231,6 +231,13 @@ def _counted(value: str, behind: str) -> str | None:
     return f"{value} {named}" if _harmless(rest) or _harmless(["units", *rest]) else None
 
 
+def extreme_of(subject: str) -> str:
+    """The mean of "the mean", the maximum of "the max value": said with the value, since the mean is not the median."""
+    words = words_of(subject)
+    found = _EXTREMES.intersection(words)
+    return _FULL.get(*found, *found) if len(found) == 1 and (_GLUE | found | {"value", "possible"}).issuperset(words) else ""
+
+
 def is_subject(spoken: str, labelled: bool = False) -> bool:
     """Whether words before a copula, none of them a doubt, name the answer itself, or are a noun phrase that says nothing of it."""
     words = words_of(_LEADING_CLAUSE.sub("", spoken.strip()))
@@ -253,7 +260,7 @@ def _is_lead(lead: str) -> bool:
     verb = next(verbs, None)
     if words and words[-1] in _FIGURES and (_GLUE | _QUANTITIES).issuperset(words[:-1]):
         return True
-    of_quantity = len(words) > 1 and words[-1] == "of" and words[-2] in _QUANTITIES - EXTREMES  # has a radius of 5
+    of_quantity = len(words) > 1 and words[-1] == "of" and words[-2] in _QUANTITIES - _EXTREMES  # has a radius of 5
     if of_quantity and {"a", "an", "the", "at", "with"}.issuperset(words[:-2]):  # at a speed of 5
         return True
     if _GLUE.issuperset(words):

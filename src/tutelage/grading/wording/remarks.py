@@ -14,16 +14,18 @@ _COMMAND = re.compile(r"\\(?!text)[A-Za-z]+")
 _RECKONING = frozenset({"value", "if", "actually", "rounding"})
 _REMARK = re.compile(
     r"(?:[\s,;]|\\q?quad|\\text\s*\{)*"
-    r"(?:(?P<bracket>\()(?:\\text\s*\{\s*)?|[\s,](?=since|because)|,\s*(?=as (?:required|desired|expected)\b|which (?:is|are)\b|not\b)"
+    r"(?:(?P<bracket>\()(?:\\text\s*\{\s*)?|[\s,](?=since|because)|,\s*(?=as (?:required|desired|expected)\b"
+    r"|which (?:is|are|satisfies)\b|not\b)"
     r"|,?\s+(?=(?:which is )?(?:attained|achieved|reached|with equality)\b))"
-    r"(?P<kind>(?:which is )?(?:attained|achieved|reached|with equality)|as (?:required|desired|expected)|which (?:is|are)|since|because"
-    r"|the only|as|by|using|from|due|given|note|check(?:ed)?|verified|rounded"
+    r"(?P<kind>(?:which is )?(?:attained|achieved|reached|with equality)|as (?:required|desired|expected)|which (?:is|are|satisfies)"
+    r"|since|because|the only|as|by|using|from|due|given|note|check(?:ed)?|verified|rounded"
     r"|simplified|in simplest|in lowest|answer|final|not|exactly|in total|see)\b(?P<said>.*)$",
     re.IGNORECASE | re.DOTALL,
 )
 _WHERE = re.compile(r"(?:only )?(?:if and only if|if|iff|when|at|for|by)\b[^;?!]*")
 _TRUE_OF_ALL = re.compile(
-    r"(?:form|terms|answer|above|below|even|odd|prime|required|desired|expected|(?:the|our) (?:final )?(?:answer|result))?"
+    r"(?:form|terms|answer|above|below|even|odd|prime|required|desired|expected"
+    r"|the (?:original |given )?(?:equation|condition|inequality)|(?:the|our) (?:final )?(?:answer|result))?"
 )
 _AGAIN = re.compile(
     r"^(?P<first>.*[^\s(,])\s*\((?:\\text\{)?\s*(?:or|i\.?e\.?,?|that is,?|=|equivalently,?)\s*\}?(?P<second>.*[^\s])\)$"
@@ -120,9 +122,7 @@ def without_remark(text: str) -> str:
         words = words_of(_COMMAND.sub("", tail))
         return value if _WHERE.fullmatch(tail) and (_ANSWERS | DOUBTS).isdisjoint(words) and "but" not in words else text
     if kind == "the only":
-        return value if re.fullmatch("(?:(?:real|positive|negative|integer|valid|possible) )*(?:solution|root|value|one)", tail) else text
-    if kind == "check" and re.fullmatch(r"[^=<>]*[^=<>!]=[^=<>]*", tail) and not words_of(_COMMAND.sub("", tail)):
-        return value
+        return value if re.fullmatch("(?:(?:real|valid|possible) )*(?:solution|root|value|one)", tail) else text
     if kind not in _REASONS:
         return value if _TRUE_OF_ALL.fullmatch(tail) else text
     of_words = re.match(r"\W*(?:option |choice )?(?:\(?[A-J]|yes|no|true|false)\b(?!\s*=)", value, re.IGNORECASE) is not None

@@ -25,6 +25,8 @@ _KNOWN = listed("more units") | _SHORT.keys() | set(_SHORT.values())
 _SPOILS = (CHANGES | DOUBTS | listed("no units") | replacements("european parts").keys()) - _KNOWN
 _PLURALS = listed("foreign plurals")
 _SIGN = re.compile(r"\^\{?-?\d+\}?|[/.\-]|cdot")
+_OF_PARTS = re.compile("(?:i[èe]mes?|[ée]sim[ao]s?|ill(?:ions?|iards?|ones|ionen))$")
+"""What an ordinal, a part or a large number ends like in French and Spanish."""
 _NAME = re.compile(r"[^\W\d_]+(?:[.'’-][^\W\d_]+)*|[$€£¥¢₹]")
 _PARTS = re.compile(r"[^\W\d_]+|\^\{?-?\d+|[/$€£¥¢₹°]")
 _NO_UNITS = frozenset({"unit", "of", "the", "a", "an", "th", "st", "nd", "rd", "exactly", "and", "ratio"})
@@ -53,7 +55,9 @@ def _is_no_unit(name: str) -> bool:
     name = name.lower()
     if _NAME.fullmatch(name) is None or (name.endswith("ths") and not is_known(name)):
         return True
-    return name in _SPOILS or name.rstrip("s") in MULTIPLES or number_of(name.removesuffix("s")) is not None
+    if name in _SPOILS or _OF_PARTS.search(name) is not None:
+        return True
+    return name.rstrip("s") in MULTIPLES or number_of(name.removesuffix("s")) is not None
 
 
 def is_known(name: str) -> bool:

@@ -25,6 +25,8 @@ def plain(text: str) -> str:
     """The text without the commands around words: \\text{Even} → Even."""
     if "\\" in text:
         text = _TEXT_COMMAND.sub(r"\1 ", text).replace("\\ ", " ")
+    if text.startswith("\\{") and text.endswith("\\}") and "," in text and not re.search(r"[\d=|<>^_]", text):  # a set of words
+        text = text[2:-2]
     return re.sub(r"\s+", " ", text).replace(" & ", " and ").strip().strip(".").strip()
 
 
