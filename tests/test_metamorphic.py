@@ -167,7 +167,7 @@ def test_each_way_of_writing_is_met_by_pairs():
 def has_a_direction(pair: Pair) -> bool:
     """Kinds of which the conventions (docs/grading.md) say something else for a reference than for an answer."""
     decimal = [bool(re.search(r"\d\.\d", text)) for text in pair]  # rounding: by the digits of the reference
-    based = [bool(re.search(r"\d_|base", text)) for text in pair]  # a base may be left out where the reference has it
+    based = [bool(re.search(r"[\dA-F}]_|base", text)) for text in pair]  # a base may be left out where the reference has it
     worded = [bool(re.search(r"\d\s*(?:\\text\{)?\s*[a-z]{2,}", text)) for text in pair]  # what a reference has behind a number is a unit
     binary = any(re.search(r"\.\d{12}", text) for text in pair)  # as a computer prints a fraction: correct to so many digits
     hedged = any(re.search(r"approx|≈|~|probably|about|roughly|maybe", text) for text in pair)  # a hedge is no answer, but may be a reference
@@ -222,6 +222,7 @@ SAYS_THE_SAME = {
     "[A-Za-z]{2,}=": "a name in front",
     "=.*=": "a name that stands twice",
     r"</": "a tag",
+    r"\d ?[a-z]+(?:/[a-z]+)? [*x]": "a unit within a calculation",
     r"\.\d{12}": "the last digits that a computer prints",
     r"\\d?binom|C_|P_": "two binomial coefficients are one number",
     r"=\s*\d+[k-n]": "a residue class, whose letter counts",

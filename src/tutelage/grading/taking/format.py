@@ -78,7 +78,7 @@ def _leads(before: str) -> bool:
         return True
     if re.search(r"\d[.,]$", plain):
         return False
-    words = words_of(plain[-60:])
+    words = words_of(re.sub(r"\\[A-Za-z]+", " ", plain[-60:]))
     if re.search(r"(?:^|[\s\"(])(?:[^\W\d_]{2,}|a|an)$", plain) is not None and before[-1:] in " $\n{[(*~":
         return not changed(words[-3:])
     introduces = re.search(r"(?<![<>!])[=:,.;。：，]$|(?:^|\s)\($|[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7a3]$", plain)

@@ -126,6 +126,8 @@ _ENDING = re.compile(r"(?:\\[,;:!. ]|(?<!\.)(?<!\\right)\.|[,;\s])+$")
 
 def wrappers(text: str) -> str:
     """$7$, \\boxed{7}, **7**, `7`, \\text{7}, "The answer is 7.", 7. → 7; what stands in several boxes becomes a list."""
+    if "quad" in text:
+        text = re.sub(r"^(?:\s|\\q?quad(?![a-z]))+|(?:\s|\\q?quad(?![a-z]))+$", "", text)
     if "\\text" in text:
         text = _LEADING_TEXT.sub(r"\1 ", text)
     if "**" in text:

@@ -38,7 +38,7 @@ _EXTREMES = frozenset({"maximum", "minimum", "max", "min", "mean", "median", "av
 _CALLED = frozenset({"is", "are", "was", "which", "as"})
 _RELATION = re.compile(r"[=<>]|\\[lg]e|\\in")
 _SUPPOSES = frozenset({"suppose", "supposing", "assume", "assuming"})
-_CLAIMED = _GLUE | {"valid", "possible", "unique", "smallest", "largest", "integer", "root", "works", "value"}
+_CLAIMED = _GLUE | {"valid", "possible", "possibility", "unique", "smallest", "largest", "integer", "root", "works", "value"}
 _ONLY = (["works"], ["only"], ["suffices"])
 _VERB = re.compile("[a-z]{3,}(?:ed|[^s]s)|can|will|must")
 _LEAVES_OPEN = (listed("prepositions") | listed("other prepositions")) - {"at"}
