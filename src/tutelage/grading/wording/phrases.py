@@ -61,7 +61,7 @@ def _circle(match: re.Match[str]) -> str:
 
 
 def _clock(match: re.Match[str]) -> str:
-    """half past two → 2:30, a quarter to eight in the morning → 7:45 am."""
+    """half past two → 2:30, quarter to eight in the morning → 7:45 am."""
     hour, minutes = _integer((match[3] or match[4]).casefold()), {"half": 30, "quarter": 15, None: 0}.get(match[1], 60)
     minutes = minutes if minutes < 60 else _integer(match[1].casefold()) or 60
     if hour is None or hour > 12 or minutes > 59:
@@ -76,7 +76,7 @@ def _one_in(match: re.Match[str]) -> str:
 
 
 def _with_parameter(match: re.Match[str]) -> str:
-    """kπ, where k is an integer → kπ, k ∈ ℤ; that c is a constant says nothing more."""
+    """kπ, where k is an integer → kπ, k ∈ ℤ; k ≥ 1 for a positive one; that c is a constant says nothing more."""
     name, kind = sorted(match.groups()[1:], key=len)
     positive = re.match(r"positive|non-?negative", kind := kind.casefold())
     domain = rf" \ge {int(positive[0] == 'positive')}" if positive else r" \in \mathbb{Z}"
@@ -143,7 +143,7 @@ _PHRASES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
         (rf"((?:the )?circle with )?(?:{_CENTER}(?:,|;| and| with)+ {_RADIUS}|{_RADIUS}(?:,|;| and| with)+ {_CENTER})", _circle),
         (r"(.*\d) \(?(?:a )?(?:double|repeated) root\)?", r"\1"),
         (r"(.*[\w})])[ ,]+(?:where|with|for) ([a-z] ?\\in ?\\mathbb ?\{?[A-Z]\}?)", r"\1, \2"),
-        (r"(?:(half|quarter|[a-z-]+|\d+)(?: minutes?)? (past|to) ([a-z]+|\d+)"
+        (r"(?:a )?(?:(half|quarter|five|ten|twenty|twenty-five|\d+(?= minutes))(?: minutes)? (past|to) ([a-z]+|\d+)"
          r"|([a-z]+|\d+) o'clock)(?: in the (morning|afternoon|evening))?", _clock),
         (r"(?:(local|global|absolute|relative) )?(min|max)(?:imum)?(?: value)?"
          r"(?: |(?: is|:| =)+ ?|(?: is)? at (?=\())(-?[\d\\][^,]*|\(.*\))",

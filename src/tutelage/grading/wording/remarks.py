@@ -49,8 +49,8 @@ _ONE = re.compile(r"\b(?:is|are|has|have|only|exactly) $", re.IGNORECASE)
 """Behind these words, one is a number."""
 _UNIT_IN_TERM = re.compile(r"(?<=\d) ?((?!x\b)[a-z]+)(?:/[a-z]+)?(?=[ )]*(?:[-+*/=)]|\\times|\\cdot|x\b|$))")
 _REJECTED = re.compile(
-    r"(?P<value>(?:[A-Za-z]\s*=\s*)?-?\d+(?:[./]\d+)?)(?: only)?,?\s*(?:\(|\b(?:since|because|as) )"
-    r"(?:the other (?:root|solution|value),? ?)?(?:[A-Za-z]\s*=\s*)?(?P<other>-?\d+(?:/\d+)?),? "
+    r"(?P<value>(?:[A-Za-z]\s*=\s*)?-?\d+(?:\.\d+|/[1-9]\d*)?)(?: only)?,?\s*(?:\(|\b(?:since|because|as) )"
+    r"(?:the other (?:root|solution|value),? ?)?(?:[A-Za-z]\s*=\s*)?(?P<other>-?\d+(?:/[1-9]\d*)?),? "
     r"(?:(?:is )?(?:extraneous|rejected|invalid|discarded)|(?:is|does)(?: not|n't) (?:valid|satisfy|work|check|in)"
     r"(?: (?:in|the|a|original|equation|domain|condition|constraint|problem|solution))*)\)?"
 )
