@@ -288,7 +288,7 @@ class _Evaluator:
                 calculated[key] = None if from_one_side else self.calculated(name, variable, bounds, body)
             if calculated[key] is not None:
                 return calculated[key]
-        inner = self.with_variable(variable, Fraction(hash_of("('bound',)") % 97, 89))
+        inner = self.with_variable(variable, Fraction(hash_of(variable) % 97 + 1, 89))
         return self.opaque(name, [*bounds, inner.value(body)])
 
     def calculated(self, name: str, variable: str, bounds: list[Value], body: Node) -> Value | None:

@@ -10,11 +10,27 @@ from tutelage.grading.calculating.values import evaluate
 from tutelage.grading.comparing.expressions import decimal_of, equal_expressions, is_scalar, rounded_or_cut
 from tutelage.grading.comparing.named import name_of
 from tutelage.grading.comparing.quantities import with_letter_unit
-from tutelage.grading.reading.tree import ZERO, Kind, Node, holds, negated, number, product, rewritten, symbols_of, tuple_of
+from tutelage.grading.reading.tree import (
+    ELLIPSIS,
+    ZERO,
+    Kind,
+    Node,
+    holds,
+    negated,
+    number,
+    product,
+    rewritten,
+    symbols_of,
+    tuple_of,
+)
 
 _COLLECTIONS = (
     Kind.LIST, Kind.SET, Kind.SEQUENCE, Kind.UNION, Kind.INTERSECTION, Kind.SETMINUS, Kind.QUANTITY, Kind.BUILDER, Kind.RESIDUE,
 )  # fmt: skip
+
+
+MOST_MEMBERS = 200
+"""Members of a list that an ellipsis stands for."""
 
 
 def simplify(node: Node) -> Node:
@@ -47,7 +63,7 @@ def simplify(node: Node) -> Node:
             name, first = node.args[0].args  # x ≠ 1, -1
             return Node(Kind.LIST, tuple(Node(Kind.RELATION, (name, value), ("!=",)) for value in (first, *node.args[1:])), node.value)
         case kind if kind in _COLLECTIONS:
-            parts = tuple(map(simplify, node.args))
+            parts = tuple(map(simplify, _spelled_out(node.args)))
             if kind is Kind.LIST:  # x = y = 2, z = -1
                 parts = tuple(one for part in parts for one in (part.args if part.kind is kind and part.value == "chain" else (part,)))
             if kind is Kind.QUANTITY and parts[0].kind is Kind.QUANTITY:  # \$5 million: the inner unit stays
@@ -73,6 +89,18 @@ def _line(point: Node, step: Node) -> Node | None:
     if point.kind is not Kind.SEQUENCE or len(point.args) != len(direction) or len(direction) < 2 or not is_scalar(letter):
         return None
     return tuple_of(tuple(Node(Kind.ADD, (start, product(letter, along))) for start, along in zip(point.args, direction, strict=True)))
+
+
+def _spelled_out(parts: tuple[Node, ...]) -> tuple[Node, ...]:
+    """1, …, 10 and 2, 4, …, 10 with all their members; as they stand where no step leads from the first number to the last."""
+    at = next((index for index, part in enumerate(parts) if part.is_symbol(ELLIPSIS)), 0)
+    numbers = [part.value for part in parts if part.kind is Kind.NUMBER]
+    if not at or at != len(parts) - 2 or len(numbers) != len(parts) - 1:
+        return parts
+    step = numbers[1] - numbers[0] if at > 1 else 1
+    count = (numbers[-1] - numbers[0]) / step if step else 0
+    members = [numbers[0] + step * index for index in range(int(count) + 1)] if 0 < count < MOST_MEMBERS else []
+    return tuple(map(number, members)) if members and members[:at] == numbers[:-1] and members[-1] == numbers[-1] else parts
 
 
 def _with_modulus(node: Node) -> Node:

@@ -167,6 +167,9 @@ class Commands(Atoms):
             elif name == "cases" and self.is_word() and self.next.text.strip(" .,").lower() in ("otherwise", "else"):
                 self.take()
                 rows[-1].append(symbol("otherwise"))
+            elif name == "cases" and self.next.kind == "separator" and rows[-1]:  # x < 0 or x > 1
+                joined = self.take().text.lower()
+                rows[-1][-1] = Node(Kind.LIST, (rows[-1][-1], self.element()), joined)
             elif not self.takes("&") and not (name == "cases" and self.takes(",")):
                 rows[-1].append(self.element(("\\", "&", "end")) if name != "cases" else self.element())
             if len(rows) > MAX_ROWS or len(rows[-1]) > MAX_ROWS:

@@ -25,7 +25,7 @@ _SAYS = re.compile(f"(?:{_any_of(_MEASURES)}|[平立]方(?=[千公厘毫分米])
 """Words that may stand around a value; any other run of characters leaves a text unread."""
 _NAME = r"[A-Za-z](?:\([a-z]\))?|\\triangle\s*|△|\\?\{[a-z]_\{?n\}?\\?\}"
 _SUBJECT = re.compile(
-    rf"\s*(?:{_NAME}|[{_EAST}$\s]){{1,20}}?(?:是|为|等于|(?:(?<!所)有|相距|剩下?|共|需要?)(?=\s*[\d$\\]))\s*:?\s*"
+    rf"\s*(?:{_NAME}|[{_EAST}$\s]){{1,20}}?(?:是|为|等于|(?:(?<!所)有|相距|剩下?|共|需要?|[走跑花用买卖赚][了过]?)(?=\s*[\d$\\]))\s*:?\s*"
     f"|(?:[该此这]个?[{_EAST}]{{2}}|函数|数列|直线|两圆|它们?)?(?:{_NAME})?(?:在[^是为]{{1,8}}上|与[{_EAST}])?(?=[{_EAST}]{{2,4}}[.。]?$)(?!选项|的)"
 )
 """A noun phrase before a copula, or before what is said of it (该命题正确)."""
@@ -146,6 +146,9 @@ _EASTERN = table(
      rf"({_NUMBER}|\\pi|\\sqrt\{{\w+\}})(?!\s*[-+])", _fraction),
     ("", rf"(?<=[A-Za-z)}}])\s*({_any_of(_RELATIONS)})\s*(?=[-+\d\\A-Za-z(])", lambda match: f" {_RELATIONS[match[1]]} "),
     ("比", f"^({_NUMBER})\\s*比\\s*({_NUMBER})$", lambda match: f"{_digits(match[1])}:{_digits(match[2])}"),
+    ("", r"^(\d{1,2})[点點时時](\d{1,2})分$", r"\1:\2"),
+    ("最|平均|中位", r"^(最大值|最小值|平均[数值]|中位数)\s*[是为]\s*([^是为]+)$",
+     lambda match: f"{ {'大': 'maximum', '小': 'minimum', '均': 'mean', '位': 'median'}[match[1][1]]} = {match[2]}"),
     ("条件", "^([充分必要不且既又也非]+)条件$", r"\1"),
     ("周", "^周(?=[一二三四五六日天]$)", "星期"),
     ("正负", r"正负(?=[\d\\])", r"\\pm "),

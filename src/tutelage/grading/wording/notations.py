@@ -130,7 +130,7 @@ NOTATIONS = table(
     ("C|P", r"(?<![\w.\\])(\d+|n)([CP])(\d+|[rk])(?!\w)", lambda match: _chosen(match[2], match[1], match[3], match[0])),
     ("choose", rf"\{{?\s*{_VALUE}\s*\\?choose\s*{_VALUE}\s*\}}?", r"\\binom{\1}{\2}"),
     ("_", rf"{_TEXT}([0-9A-F]+)\}}(?=[0-9A-F]*\s*_)", r"\1"),
-    ("(base", r"\s*\(base\s+(\w+)\s*\)", r"_{\1}"),
+    ("(base", r"\s*(?:\\text\s*\{\s*)?\(base\s+(\w+)\s*\)\s*\}?", r"_{\1}"),
     ("0x", r"(?<!\w)0x([0-9A-Fa-f]+)(?!\w)", lambda match: match[1].upper() + "_{16}"),
     ("0b", r"(?<!\w)0b([01]+)(?!\w)", r"\1_{2}"),
     ("per", r"\bper\s+cent\b", "percent"),
@@ -151,6 +151,7 @@ NOTATIONS = table(
     (";", r"^\[([^\[\],;]+ [^\[\],;]+(?:;[^\[\],;]+)+)\]$",
      lambda match: f"[{', '.join('[' + ', '.join(row.split()) + ']' for row in match[1].split(';'))}]"),
     ("'", r"(?<=[{\[( ])'([^',]*)'(?=[,}\])])", r"\1"),
+    ("=", r"(?<![A-Za-z\\_{\d])([a-z])([1-9])(?=\s*=)", r"\1_\2"),
     ("c|C", r"(?<![A-Za-z\\_{])([cC])([1-9])(?![\w.])", r"\1_\2"),
     ("\\cap|\\cup", r"(?<=[A-Z)])\s*\^\s*\{?\s*[cC]\s*\}?(?![\w])", "'"),
     ("mod", r"\(\s*mod\s+(\w+)\s*\)|\\pmod\s*([\da-z])", lambda match: rf"\pmod{{{match[1] or match[2]}}}"),
@@ -166,6 +167,7 @@ NOTATIONS = table(
     ("similar|congruent", r"\s+is (similar|congruent) to\s+", lambda match: r" \sim " if match[1] == "similar" else r" \cong "),
     ("\\dim|\\ker|\\rank|\\tr", r"\\(dim|ker|rank|tr)(?![a-z])", r"\\text{\1}"),
     ("triangle", r"(?<![\\A-Za-z])triangle ([A-Z]{3})(?![A-Za-z])", r"\\triangle \1"),
+    ("\\mathbb", r"\\mathbb\s*\{?\s*([EP])\s*\}?(?=\s*[\[(])", r"\1"),
     (" x ", r"(?<=[\d}]) x (?=\$?\d)", r" \\times "),
     ("const", r"(?<=\+)\s*(?:\\text\s*\{\s*)?const(?:ant|\.)?\s*\}?$", " C"),
     ("\\frac", rf"\\frac\s*\{{\s*{_TEXT}([A-Za-z]+)\s*\}}\s*\}}\s*\{{\s*{_TEXT}([A-Za-z]+)\s*\}}\s*(\^\{{?\d\}}?)?\s*\}}",
@@ -228,6 +230,8 @@ def conclusion(text: str) -> str:
 
 _SUFFIXES = {"K": "thousand", "M": "million", "B": "billion"}
 GROUPS = table(
+    ("\"", r"^(\d+(?:\.\d+)?)\s*\"$", r"\1 inches"),
+    ("'", r"^(\d+)\s*'\s*(\d+(?:\.\d+)?)\s*(?:''|\")$", r"\1 feet \2 inches"),
     (";", r"^([A-Z]?[(\[])([^()\[\]]+)([)\]])$", _decimal_commas),
     (".|'| |_", r"(?<![\w.,'])([1-9]\d{0,2})(([.' _])\d{3}(?:\3\d{3})*)(?:,(\d+))?(?![\d,]|\3)", _grouped),
     ("€", r"(?<![\w.,])(\d+),(\d{2})(?=\s*€)", r"\1.\2"),

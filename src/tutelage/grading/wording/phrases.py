@@ -15,7 +15,7 @@ LONGEST = 200
 """Characters of a phrase, at most."""
 _PLAIN = {
     "empty set": r"\emptyset", "none": r"\emptyset", r"\{\}": r"\emptyset", "infinity": r"\infty", "negative infinity": r"-\infty",
-    "dne": "does not exist", "undefined": "does not exist",
+    "origin": "(0, 0)", "dne": "does not exist", "undefined": "does not exist",
 }  # fmt: skip
 _SETS = {
     "integers": r"\mathbb{Z}", "rational numbers": r"\mathbb{Q}", "real numbers": r"\mathbb{R}", "reals": r"\mathbb{R}",
@@ -115,7 +115,9 @@ _PHRASES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
         (r"(?:(?:I|we) (?:choose|chose|pick|select) (?:option |choice )?)\(?([A-J])\)?"
          r"|(?:option |choice )?\(?([A-J])\)? is (?:the )?(?:correct|right)(?: answer| option| choice| one)?",
          lambda match: match[1] or match[2]),
-        (r"(?:from|between) (\S+) (?:to|and) (\S+?),? inclusive", r"[\1, \2]"),
+        (r"(?:from|between) (\S+) (?:to|and) (\S+?),? inclusive|(?:the )?closed interval (?:from|between) (\S+) (?:to|and) (\S+)",
+         lambda match: f"[{match[1] or match[3]}, {match[2] or match[4]}]"),
+        (r"(?:the )?open interval (?:from|between) (\S+) (?:to|and) (\S+)", r"(\1, \2)"),
         (r"(?:at |in )?(?:the )?(?:origin |vertex |cent(?:er|re) )?(?:points? )?(?:at )?(\(.+\))", r"\1"),
         (r"(?:the )?(?:ratio )?(\d+(?:\.\d+)?(?: to \d+(?:\.\d+)?)+)", lambda match: match[1].replace(" to ", ":")),
         (r"(\d+(?::\d+)+) ratio", r"\1"),
@@ -129,7 +131,7 @@ _PHRASES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
         (r"(?:it|this|the [a-z]+(?: [a-z]+)?) (?:is undefined|does not exist)", "does not exist"),
         (r"quotient (?:is |= ?)?(\S+?),? (?:and |with )?(?:a )?remainder (?:is |of |= ?)?(\S+)|(\S+) with (?:a )?remainder (?:of )?(\S+)",
          lambda match: f"{match[1] or match[3]} remainder {match[2] or match[4]}"),
-        (r"(?:all )?(?:integers |numbers )?(?:that are )?(?:multiples of|divisible by) (\d+)|(?:all )?(odd|even) (?:integers|numbers)",
+        (r"(?:all )?(?:integers |numbers )?(?:that are )?(?:multiples of|divisible by) (\d+)|(?:all |the )?(odd|even) (?:integers|numbers)",
          lambda match: rf"n \equiv {int(match[2] == 'odd')} \pmod{{{match[1] or 2}}}"),
         (r"(?:all )?integers of the form (.*)", r"\1"),
         (r"(?:statements?|options?|choices?|propositions?) ((?:\(?[A-J\d]\)?(?:,? and |, ?)?)+)", r"\1"),
@@ -137,6 +139,7 @@ _PHRASES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
         (r"(?:all )?(?:real )?numbers (?:[a-z] )?in (?:the interval )?([(\[\\].+)", r"\1"),
         (r"(?:the )?\d+\s*\\?% confidence interval (?:is|:|=) ?(.+)", r"\1"),
         (r"(-?\d[\d.,/]*) \(in ([a-z]+(?: [a-z]+){0,3})\)", r"\1\\text{ \2}"),
+        (r"(.*[\d)}]) exactly", r"\1"),
         (r"(?:the )?(?:point ([A-Z])|segment ([A-Z]{2}))", lambda match: match[1] or match[2]),
         (r"(?:the )?(?:eigenvalues?|roots|zeros|solutions?)(?: are| is|:)? (-?\d.*)", r"\1"),
         (r"(?:the )?(\d) ?(?:\\times|x|by|-by-) ?(?:\1) identity(?: matrix)?", r"I_\1"),

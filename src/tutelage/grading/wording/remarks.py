@@ -50,7 +50,7 @@ _ONE = re.compile(r"\b(?:is|are|has|have|only|exactly) $", re.IGNORECASE)
 _UNIT_IN_TERM = re.compile(r"(?<=\d) ?((?!x\b)[a-z]+)(?:/[a-z]+)?(?=[ )]*(?:[-+*/=)]|\\times|\\cdot|x\b|$))")
 _REJECTED = re.compile(
     r"(?P<value>(?:[A-Za-z]\s*=\s*)?-?\d+(?:\.\d+|/[1-9]\d*)?)(?: only)?,?\s*(?:\(|\b(?:since|because|as) )"
-    r"(?:the other (?:root|solution|value),? ?)?(?:[A-Za-z]\s*=\s*)?(?P<other>-?\d+(?:/[1-9]\d*)?),? "
+    r"(?:the (?:other|extraneous) (?:root|solution|value),? ?)?(?:[A-Za-z]\s*=\s*)?(?P<other>-?\d+(?:/[1-9]\d*)?),? "
     r"(?:(?:is )?(?:extraneous|rejected|invalid|discarded)|(?:is|does)(?: not|n't) (?:valid|satisfy|work|check|in)"
     r"(?: (?:in|the|a|original|equation|domain|condition|constraint|problem|solution))*)\)?"
 )
@@ -100,9 +100,10 @@ def items_of(text: str) -> list[str]:
 
 def without_remark(text: str) -> str:
     """42 (since 6 · 7 = 42) → 42; 3/4 (or 0.75) → 3/4 = 0.75, so that both must be right."""
+    text = re.sub(r"(?<=[\d$]) when (?:(?:it|[A-Za-z]) is )?divided by \$?\d+\$?\.?$", "", text)
     again = (_AGAIN.match(text) or _DECIMAL_AGAIN.match(text)) if text.endswith(")") else _THAT_IS.match(text)
     if again is not None and not re.search("[=<>]", again["first"] + again["second"]) and not words_of(_COMMAND.sub("", again["second"])):
-        return f"{again['first']} = {again['second']}"
+        return f"{again['first']} = {again['second']}".replace("$", "")
     if (worded := _WORDED.fullmatch(text.strip())) is not None:
         digits, words = worded["digits"] or worded["first"], worded["words"] or worded["behind"]
         if number_of(words.casefold()) == int(digits):

@@ -56,7 +56,8 @@ def same_words(gold: str, answer: str) -> bool | None:
     of_words = _is_words(gold), _is_words(answer)
     if not any(of_words):
         return None
-    if (_canonical(gold) if of_words[0] else gold.casefold()) == (_canonical(answer) if of_words[1] else answer.casefold()):
+    said = [_canonical(side) if words else side.casefold() for side, words in zip((gold, answer), of_words, strict=True)]
+    if said[0].replace(" ", "") == said[1].replace(" ", ""):  # north-west, northwest
         return True
     return all(of_words) and _enumerated(gold) == _enumerated(answer)
 
@@ -65,7 +66,7 @@ def same_words(gold: str, answer: str) -> bool | None:
 
 _WHEN = re.compile(r"^(?:it(?:'s| is| was) )?(?:(?:on|at) )?(?=\d|[A-Z])", re.IGNORECASE)
 _CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?\s*(?:([ap])\.?\s*m\.?)?", re.IGNORECASE)
-_NAMED_TIMES = {"noon": "12:00", "12 noon": "12:00", "midnight": "0:00"}
+_NAMED_TIMES = {"noon": "12:00", "12 noon": "12:00", "midnight": "0:00", "12:00 noon": "12:00", "12:00 midnight": "0:00"}
 _MONTHS = [
     "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november", "december"
 ]  # fmt: skip
@@ -234,7 +235,7 @@ def _canonical(words: str) -> str:
     if (number := number_of(words)) is not None:
         return str(number)
     words = _VERGES.sub(lambda found: f"{found[1] or found[3] or ''} {found[2]}vergent".strip(), words)
-    kept = words.replace("-", "").split()
+    kept = words.replace("-", " ").split()
     kept = [word for index, word in enumerate(kept) if word not in _FILLERS or len(kept) < 2] or kept
     return " ".join(kept)
 
