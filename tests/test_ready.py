@@ -102,7 +102,7 @@ def test_what_is_reckoned_of_a_batch_reads_nothing_from_the_device(policy, make)
 
 @pytest.mark.parametrize("packs", [True, False])
 def test_the_batches_of_a_step_are_made_ready_without_reading_the_device(policy, monkeypatch, packs):
-    train = SimpleNamespace(batch_size=2, grad_accum=1, seed=0, num_epochs=1, num_steps=None, pack_tokens=None, update="step")
+    train = SimpleNamespace(rows_per_step=2, batch_size=2, grad_accum=1, seed=0, num_epochs=1, num_steps=None, pack_tokens=None, update="step")
     prepared = SimpleNamespace(rows=len(ROWS), max_length=4, of_rows=lambda rows: [ROWS[row] for row in rows])
     policy.packs = packs
     monkeypatch.setattr(Policy, "kernel", Kernel("cpu", META))
@@ -130,7 +130,7 @@ def test_on_a_gpu_a_batch_is_copied_from_pinned_memory_as_it_was():
 
 def test_batches_that_have_no_room_ahead_are_made_ready_in_their_step(policy, monkeypatch):
     """Memory that runs out in the thread is not the end: the step meets it, and may make smaller batches."""
-    train = SimpleNamespace(batch_size=2, grad_accum=1, seed=0, num_epochs=1, num_steps=None, pack_tokens=None, update="step")
+    train = SimpleNamespace(rows_per_step=2, batch_size=2, grad_accum=1, seed=0, num_epochs=1, num_steps=None, pack_tokens=None, update="step")
     prepared = SimpleNamespace(rows=len(ROWS), max_length=4, of_rows=lambda rows: [ROWS[row] for row in rows])
     course = Course(prepared, SimpleNamespace(train=train), policy)
     policy.packs = True

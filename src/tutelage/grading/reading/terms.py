@@ -174,7 +174,12 @@ class Terms(Commands):
         if self.is_number() and self.follows("_"):  # x^2_1 is x_1^2
             return number(self.take().value)
         node = self.postfix(self.atom())
-        return Node(Kind.POWER, (node, self.exponent())) if self.takes("^") else node
+        if not self.takes("^"):
+            return node
+        self.deeper()
+        node = Node(Kind.POWER, (node, self.exponent()))
+        self.depth -= 1
+        return node
 
     def postfix(self, node: Node) -> Node:
         """What stands behind an atom: !, %, °, the words for them, the base of a number."""
