@@ -11,7 +11,6 @@ from tutelage.grading import grade_all
 
 ATTACKS = Path(__file__).parent / "data" / "attacks"
 STILL_ACCEPTED = {
-    ("3", "Le triple est trois"),
     ("T(n-1)+T(n-2)", "T(2n-3)"),
     ("2T(n-1)+1", "T(2n-2)+1"),
     ("y(t-2)", "y(t) - 2y"),
@@ -40,7 +39,6 @@ STILL_ACCEPTED = {
     ("5 ms", "5 m s"),
     ("5 meters", "5th meter"),
     ("3 hours", "3rd hour"),
-    ("最大值为5", "最小值为5"),
     ("周长是5", "面积是5"),
     ("和为5", "差为5"),
     ("时间为5", "速度为5"),
@@ -50,6 +48,7 @@ STILL_ACCEPTED = {
     ("90^\\circ", "90人"),
     ("5 apples", "5名学生"),
     ("3天", "3次"),
+    ("3", "Le triple est trois"),
     ("\\text{Das Maximum ist drei}", "Das Minimum ist drei"),
     ("\\text{relative minimum is } -3", "absolute minimum is -3"),
     ("f(x)=x \\forall x \\in \\mathbb{R}", "f(x) = x \\forall x \\in \\mathbb{Z}"),
@@ -62,7 +61,6 @@ STILL_ACCEPTED = {
     ("7度", "7天"),
     ("8元", "8岁"),
     ("8元", "8个"),
-    ("最大值是9", "最小值是9"),
     ("最小的是9", "最大的是9"),
     ("面积为12", "周长为12"),
     ("体积为12", "面积为12"),

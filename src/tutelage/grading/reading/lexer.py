@@ -127,7 +127,7 @@ def _letter_tokens(run: str, spaced: bool, before: list[Token]) -> list[Token]:
     if lower in ("and", "or") and len(run) > 1:
         return [Token("separator", lower, spaced)]
     is_preposition = lower == "in" and spaced and bool(before) and before[-1].kind != "number"
-    if {lower, run} & _UNIT_WORDS and follows_value and not is_preposition:
+    if ({lower, run} & _UNIT_WORDS or run == "nm") and follows_value and not is_preposition:
         return [Token("word", run, spaced)]
     if run in _PLAIN_NAMES:
         name = _SAME_FUNCTION.get(run, _SAME_SYMBOL.get(run, run))

@@ -92,6 +92,9 @@ _PAIRS = (
     ("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("__", "__"), ("```", "```"), ("`", "`"),
     ("*", "*"), ('"', '"'), ("'", "'"),
 )  # fmt: skip
+_LAYOUT = re.compile(
+    r"^(?:\s|\\(?:q?quad|displaystyle|textstyle|[lL]arge|LARGE|[hH]uge)(?![a-z])|\\[,;:!])+|(?:\s|\\q?quad(?![a-z])|\\[,;:!])+$"
+)
 _OPENERS = frozenset("$\\*_`\"'")
 _LEADS_ON = listed("consequences")
 _COMMAND = re.compile(rf"\\(?:boxed|fbox|ensuremath|{TEXT_COMMANDS})\s*\{{")
@@ -126,8 +129,8 @@ _ENDING = re.compile(r"(?:\\[,;:!. ]|(?<!\.)(?<!\\right)\.|[,;\s])+$")
 
 def wrappers(text: str) -> str:
     """$7$, \\boxed{7}, **7**, `7`, \\text{7}, "The answer is 7.", 7. → 7; what stands in several boxes becomes a list."""
-    if "quad" in text:
-        text = re.sub(r"^(?:\s|\\q?quad(?![a-z]))+|(?:\s|\\q?quad(?![a-z]))+$", "", text)
+    if "\\" in text:
+        text = _LAYOUT.sub("", text)
     if "\\text" in text:
         text = _LEADING_TEXT.sub(r"\1 ", text)
     if "**" in text:
