@@ -222,6 +222,7 @@ SAYS_THE_SAME = {
     "[A-Za-z]{2,}=": "a name in front",
     "=.*=": "a name that stands twice",
     r"</": "a tag",
+    r"\+ ?C(?![a-z])": "a constant of integration is shifted",
     r"(?<![A-Za-z])[a-z][1-9]": "the number of a name",
     r"\d ?[a-z]+(?:/[a-z]+)? [*x]": "a unit within a calculation",
     r"\.\d{12}": "the last digits that a computer prints",

@@ -194,7 +194,7 @@ def cases(text: str) -> str:
     """x if x > 0, and -x otherwise → \\begin{cases} x & x > 0 \\\\ -x & \\text{otherwise} \\end{cases}"""
     if len(text) > LONGEST or not re.search(r"\b(?:if|for|when)\b|: ", text) or "\\begin" in text:
         return text
-    plain = re.sub(r"\\text\s*\{\s*,?\s*(if|for|when|otherwise|and)\s*\}", r" \1 ", text)
+    plain = re.sub(r"\\(?:text|mathrm)\s*\{\s*,?\s*(if|for|when|otherwise|and)\s*\}", r" \1 ", text)
     name = "".join(re.findall(r"^[A-Za-z]\([a-z]\)\s*=\s*", plain))
     rows = []
     for part in map(str.strip, items_of(plain.removeprefix(name))):
