@@ -41,12 +41,7 @@ def equal(gold: Node, answer: Node) -> bool:
     Raises:
         TooLarge: a limit of evaluation was met.
     """
-    letters = gold.names | answer.names
-    powers = (part for side in (gold, answer) for part in nodes_of(side) if part.kind is Kind.POWER)
-    squared = {power.args[0].value for power in powers if power.args[0].is_symbol()}
-    products = {name for name in letters if len(name) == 2 and name.isupper() and letters.issuperset(name)} - squared
-    gold, answer = (_beside(node, other) for node, other in ((gold, answer), (answer, gold)))
-    gold, answer = (_as_products(node, products) for node in (gold, answer))
+    gold, answer = _with_products(_beside(gold, answer), _beside(answer, gold))
     gold, answer = (expand(simplify(node)) for node in resolved(gold, answer))
     gold, answer = (_said_value(node, other) for node, other in ((gold, answer), (answer, gold)))
     spend(gold.contents[3] + answer.contents[3])  # a product of many matrices may be huge when it is written out
@@ -73,9 +68,19 @@ def _said_value(node: Node, other: Node) -> Node:
     return value if unknown else node
 
 
-def _as_products(node: Node, names: set[str]) -> Node:
-    """PJ as P · J, where P and J stand alone elsewhere: then it is no segment."""
-    return rewritten(node, lambda part: product(*map(symbol, part.value)) if part.is_symbol(*names) else part) if names else node
+def _with_products(gold: Node, answer: Node) -> tuple[Node, Node]:
+    """PJ as P · J, where P and J stand alone in one of both: then it is no segment. Of AB^2 nobody knows what is squared."""
+    letters = gold.names | answer.names
+    products = {name for name in letters if len(name) == 2 and name.isupper() and letters.issuperset(name)}
+    if not products:
+        return gold, answer
+    powers = (part for side in (gold, answer) for part in nodes_of(side) if part.kind is Kind.POWER)
+    products -= {power.args[0].value for power in powers if power.args[0].is_symbol()}
+
+    def written(part: Node) -> Node:
+        return product(*map(symbol, part.value)) if part.is_symbol() and part.value in products else part
+
+    return rewritten(gold, written), rewritten(answer, written)
 
 
 def _beside(node: Node, other: Node) -> Node:
