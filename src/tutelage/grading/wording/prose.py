@@ -12,7 +12,7 @@ from itertools import dropwhile
 from tutelage.grading.wording.remarks import with_digits, without_items, without_remark, without_units
 from tutelage.grading.wording.units import MULTIPLES, is_known, is_unit
 from tutelage.grading.wording.vocabulary import DOUBTS, changed, doubted, listed, words_of
-from tutelage.grading.wording.words import MATHEMATICAL, MONTH, WORD
+from tutelage.grading.wording.words import FULL_NAMES, MATHEMATICAL, MONTH, WORD
 
 _COPULAS, _ANSWERS, _GLUE = listed("copulas"), listed("answers"), listed("answers") | listed("copulas") | listed("glue")
 _CLOSING = _GLUE | listed("closings")
@@ -32,7 +32,6 @@ _NEEDS = frozenset({"need", "needs", "needed"})
 _CLAUSES = frozenset({"when", "that", "which", "who"})
 """What stands before a copula that says nothing of the answer."""
 _OBJECTS = listed("objects")
-_FULL = {"max": "maximum", "min": "minimum"}
 _EXTREMES = frozenset({"maximum", "minimum", "max", "min", "mean", "median", "average"})
 """What says which value of several it is: the mean is not the median."""
 _CALLED = frozenset({"is", "are", "was", "which", "as"})
@@ -235,7 +234,7 @@ def extreme_of(subject: str) -> str:
     """The mean of "the mean", the maximum of "the max value": said with the value, since the mean is not the median."""
     words = words_of(subject)
     found = _EXTREMES.intersection(words)
-    return _FULL.get(*found, *found) if len(found) == 1 and (_GLUE | found | {"value", "possible"}).issuperset(words) else ""
+    return FULL_NAMES.get(*found, *found) if len(found) == 1 and (_GLUE | found | {"value", "possible"}).issuperset(words) else ""
 
 
 def is_subject(spoken: str, labelled: bool = False) -> bool:

@@ -41,9 +41,7 @@ def is_unit(words: list[str], trusted: bool) -> bool:
     """
     names = [word.strip(".,") for word in words if not _SIGN.fullmatch(word)]
     names = [part for name in names for part in re.split(r"[/\s]+", name) if part]
-    if not names:
-        return False
-    if (names[0].lower() in ("squared", "cubed")) or any(map(_is_no_unit, names)):
+    if not names or names[0].lower() in ("squared", "cubed") or any(map(_is_no_unit, names)):
         return False
     known = [len(name) < 2 or is_known(name) for name in names]
     plural = any(name.lower() in _KNOWN | _PLURALS or (name.lower().endswith("s") and len(name) > 3) for name in (names[0], names[-1]))

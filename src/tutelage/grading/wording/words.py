@@ -143,7 +143,7 @@ def _same_size(gold: str, answer: str) -> bool | None:
 _VALUE = re.compile(r"[-+]?\s*[$€£]?\s*\d[\d.,/]*\s*%?")
 
 
-_SHORT_LABELS = {"max": "maximum", "min": "minimum"}
+FULL_NAMES = {"max": "maximum", "min": "minimum"}
 
 
 def _labelled(text: str) -> dict[str, str] | None:
@@ -152,7 +152,7 @@ def _labelled(text: str) -> dict[str, str] | None:
     parts = re.split(r"[,;]\s+(?:and\s+)?|\s+and\s+", text)
     for part in parts if len(parts) > 1 else ():
         value = _VALUE.search(part)
-        label = " ".join(_SHORT_LABELS.get(word, word) for word in words_of(part) if word not in _LINKS)
+        label = " ".join(FULL_NAMES.get(word, word) for word in words_of(part) if word not in _LINKS)
         rest = part.replace(value[0], "", 1).replace("=", "").strip(" :") if value is not None else ""
         if value is None or not re.fullmatch(r"[^\W\d_][^\d=<>\\^_()]*", rest) or len(label) < 3 or label in found:
             return None
