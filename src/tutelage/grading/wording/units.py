@@ -22,7 +22,8 @@ _LONG_PREFIXED = re.compile(f"({'|'.join(_PREFIXES)})(.+)")
 _LARGEST_POWER = 12
 """A unit to a higher power is not converted."""
 _KNOWN = listed("more units") | _SHORT.keys() | set(_SHORT.values())
-_SPOILS = (CHANGES | DOUBTS | listed("no units") | replacements("european parts").keys()) - _KNOWN
+_FOREIGN_PARTS = {word for word in replacements("european parts") if word.rstrip("s") not in _KNOWN}  # "quarts" are English, too
+_SPOILS = (CHANGES | DOUBTS | listed("no units") | _FOREIGN_PARTS) - _KNOWN
 _PLURALS = listed("foreign plurals")
 _SIGN = re.compile(r"\^\{?-?\d+\}?|[/.\-]|cdot")
 _OF_PARTS = re.compile("(?:i[èe]mes?|[ée]sim[ao]s?|ill(?:ions?|iards?|ones|ionen))$")
